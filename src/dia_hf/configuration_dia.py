@@ -1,0 +1,271 @@
+"""The shape of a Dia: encoder, decoder, delay pattern and special tokens.
+
+This file is the one truth for token ids and for the delay pattern; everything else reads them from here. It reads
+both file layouts in circulation: that of transformers 4.53 (token ids at the top level, `rope_theta`) and that of 5.x
+(token ids on the decoder, `rope_parameters`), and writes the latter. It knows nothing of weights, audio or text.
+
+The defaults are those of the published `nari-labs/Dia-1.6B-0626` checkpoint (its `config.json`) unless a line says
+otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import RopeParameters
+
+__all__ = ["DiaConfig", "DiaDecoderConfig", "DiaEncoderConfig"]
+
+
+def _check_positive(config: PreTrainedConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value <= 0:
+            raise ValueError(
+                f"{type(config).__name__}: `{name}` is {value!r}; it must be a whole number of at least 1."
+            )
+
+
+def _check_groups(config: PreTrainedConfig, heads: str, key_value_heads: str) -> None:
+    num_heads, num_key_value_heads = getattr(config, heads), getattr(config, key_value_heads)
+    if num_heads % num_key_value_heads:
+        divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+        raise ValueError(
+            f"{type(config).__name__}: `{heads}` ({num_heads}) cannot be shared out among `{key_value_heads}` "
+            f"({num_key_value_heads}) without a rest; with {num_heads} heads, `{key_value_heads}` can be {divisors}."
+        )
+
+
+def _check_rope(config: PreTrainedConfig) -> None:
+    rope_type = config.rope_parameters["rope_type"]
+    if rope_type != "default":
+        raise ValueError(
+            f"{type(config).__name__}: `rope_parameters['rope_type']` is {rope_type!r}; Dia knows only 'default' "
+            "(plain rotary embedding), which every published checkpoint uses."
+        )
+
+
+@strict
+class DiaEncoderConfig(PreTrainedConfig):
+    """The text encoder: a bidirectional transformer over UTF-8 bytes.
+
+    Args:
+        max_position_embeddings (`int`, defaults to 1024): Longest text, in bytes.
+        num_hidden_layers (`int`, defaults to 12): Number of layers.
+        hidden_size (`int`, defaults to 1024): Width of the residual stream.
+        num_attention_heads (`int`, defaults to 16): Number of query heads.
+        num_key_value_heads (`int`, defaults to 16): Number of key and value heads; divides `num_attention_heads`.
+        head_dim (`int`, defaults to 128): Width of a head; even, because rotary embedding turns pairs.
+        intermediate_size (`int`, defaults to 4096): Width of the SwiGLU block.
+        norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalisations.
+        vocab_size (`int`, defaults to 256): One id a byte.
+        hidden_act (`str`, defaults to `"silu"`): Activation of the gate.
+        rope_parameters (`dict`, *optional*): `{"rope_type": "default", "rope_theta": 10000.0}` unless given.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of freshly drawn weights.
+
+    Raises:
+        ValueError: If a size is not positive, the heads do not divide, or `head_dim` is odd.
+    """
+
+    model_type = "dia_encoder"
+    base_config_key = "encoder_config"
+
+    max_position_embeddings: int = 1024
+    num_hidden_layers: int = 12
+    hidden_size: int = 1024
+    num_attention_heads: int = 16
+    num_key_value_heads: int = 16
+    head_dim: int = 128
+    intermediate_size: int = 4096
+    norm_eps: float = 1e-5
+    vocab_size: int = 256
+    hidden_act: str = "silu"
+    rope_parameters: RopeParameters | dict | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # Checked here as well as by `@strict`, which would hide the ValueError in a class of its own.
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Raise `ValueError` for sizes that do not fit together."""
+        _check_positive(self, "max_position_embeddings", "num_hidden_layers", "hidden_size", "num_attention_heads")
+        _check_positive(self, "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size")
+        _check_groups(self, "num_attention_heads", "num_key_value_heads")
+        _check_rope(self)
+        if self.head_dim % 2:
+            raise ValueError(f"DiaEncoderConfig: `head_dim` is {self.head_dim}; rotary embedding needs an even number.")
+
+
+@strict
+class DiaDecoderConfig(PreTrainedConfig):
+    """The audio decoder: a causal transformer over frames of `num_channels` codes.
+
+    Args:
+        max_position_embeddings (`int`, defaults to 3072): Longest audio, in frames, the delay included.
+        num_hidden_layers (`int`, defaults to 18): Number of layers.
+        hidden_size (`int`, defaults to 2048): Width of the residual stream.
+        intermediate_size (`int`, defaults to 8192): Width of the SwiGLU block.
+        num_attention_heads (`int`, defaults to 16): Query heads of the self-attention.
+        num_key_value_heads (`int`, defaults to 4): Key and value heads of the self-attention.
+        head_dim (`int`, defaults to 128): Width of a self-attention head; even.
+        cross_num_attention_heads (`int`, defaults to 16): Query heads of the cross-attention.
+        cross_head_dim (`int`, defaults to 128): Width of a cross-attention head.
+        cross_num_key_value_heads (`int`, defaults to 16): Key and value heads of the cross-attention.
+        cross_hidden_size (`int`, defaults to 1024): Width of the encoder states attended to; the encoder's
+            `hidden_size`.
+        norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalisations.
+        vocab_size (`int`, defaults to 1028): Tokens a channel: 1024 codes and the special ones.
+        hidden_act (`str`, defaults to `"silu"`): Activation of the gate.
+        num_channels (`int`, defaults to 9): Codebooks of the codec.
+        rope_parameters (`dict`, *optional*): `{"rope_type": "default", "rope_theta": 10000.0}` unless given.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of freshly drawn weights.
+        use_cache (`bool`, defaults to `True`): Whether `generate` keeps keys and values.
+        pad_token_id (`int`, defaults to 1025): Padding after the end; marks a free slot in `decoder_input_ids`.
+        eos_token_id (`int`, defaults to 1024): End of speech; every id below it is a code.
+        bos_token_id (`int`, defaults to 1026): Beginning of speech.
+
+    Raises:
+        ValueError: If a size is not positive, the heads do not divide, or a token lies outside the vocabulary.
+    """
+
+    model_type = "dia_decoder"
+    base_config_key = "decoder_config"
+
+    max_position_embeddings: int = 3072
+    num_hidden_layers: int = 18
+    hidden_size: int = 2048
+    intermediate_size: int = 8192
+    num_attention_heads: int = 16
+    num_key_value_heads: int = 4
+    head_dim: int = 128
+    cross_num_attention_heads: int = 16
+    cross_head_dim: int = 128
+    cross_num_key_value_heads: int = 16
+    cross_hidden_size: int = 1024
+    norm_eps: float = 1e-5
+    vocab_size: int = 1028
+    hidden_act: str = "silu"
+    num_channels: int = 9
+    rope_parameters: RopeParameters | dict | None = None
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    is_encoder_decoder: bool = True
+    pad_token_id: int = 1025
+    eos_token_id: int = 1024
+    bos_token_id: int = 1026
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Raise `ValueError` for sizes or token ids that do not fit together."""
+        _check_positive(self, "max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size")
+        _check_positive(self, "num_attention_heads", "num_key_value_heads", "head_dim", "cross_num_attention_heads")
+        _check_positive(self, "cross_head_dim", "cross_num_key_value_heads", "cross_hidden_size", "vocab_size")
+        _check_positive(self, "num_channels")
+        _check_groups(self, "num_attention_heads", "num_key_value_heads")
+        _check_groups(self, "cross_num_attention_heads", "cross_num_key_value_heads")
+        _check_rope(self)
+        if self.head_dim % 2:
+            raise ValueError(f"DiaDecoderConfig: `head_dim` is {self.head_dim}; rotary embedding needs an even number.")
+        ids = {name: getattr(self, name) for name in ("eos_token_id", "pad_token_id", "bos_token_id")}
+        for name, token_id in ids.items():
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(
+                    f"DiaDecoderConfig: `{name}` is {token_id}; it must lie within the vocabulary, 0 to "
+                    f"{self.vocab_size - 1}."
+                )
+        if len(set(ids.values())) < len(ids) or self.eos_token_id != min(ids.values()):
+            raise ValueError(
+                f"DiaDecoderConfig: {ids}; the three must differ and `eos_token_id` be the smallest, because every id "
+                "below it is a code of the codec."
+            )
+
+
+@strict
+class DiaConfig(PreTrainedConfig):
+    """A whole Dia.
+
+    Args:
+        encoder_config (`DiaEncoderConfig` or `dict`, *optional*): The text encoder.
+        decoder_config (`DiaDecoderConfig` or `dict`, *optional*): The audio decoder.
+        delay_pattern (`list[int]`, *optional*): Frames by which each channel lags behind; one entry a channel,
+            `[0, 8, 9, 10, 11, 12, 13, 14, 15]` unless given.
+        norm_eps (`float`, defaults to 1e-5): Kept for the file layout; the sub-configs hold the value in force.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of freshly drawn weights.
+        use_cache (`bool`, defaults to `True`): Kept for the file layout; the decoder's value is in force.
+        pad_token_id, eos_token_id, bos_token_id (`int`, *optional*): Where files of transformers 4.53 keep them. They
+            are moved to `decoder_config`, so that each id lives in one place, and read as `None` here.
+
+    Raises:
+        ValueError: If the delay pattern does not fit the channels or holds a negative delay, or if the decoder does
+            not expect the encoder's width.
+
+    Example:
+    ```python
+    >>> from dia_hf import DiaConfig
+    >>> config = DiaConfig(decoder_config={"num_hidden_layers": 2})
+    >>> config.decoder_config.num_hidden_layers, config.decoder_config.eos_token_id, max(config.delay_pattern)
+    (2, 1024, 15)
+
+    ```
+    """
+
+    model_type = "dia"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (read by Trainer)
+    # Two names for one table: transformers 5.17 reads the first, later versions the second.
+    sub_configs = {"encoder_config": DiaEncoderConfig, "decoder_config": DiaDecoderConfig}  # noqa: RUF012
+    sub_configs_defaults = sub_configs
+
+    encoder_config: DiaEncoderConfig | dict | None = None
+    decoder_config: DiaDecoderConfig | dict | None = None
+    delay_pattern: list[int] | None = None
+    norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    is_encoder_decoder: bool = True
+    pad_token_id: int | None = None
+    eos_token_id: int | None = None
+    bos_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, config_class in self.sub_configs.items():
+            value = getattr(self, name)
+            if not isinstance(value, config_class):
+                # A config of another implementation is taken over by its values.
+                values = value.to_dict() if isinstance(value, PreTrainedConfig) else dict(value or {})
+                setattr(self, name, config_class(**values))
+        if self.delay_pattern is None:
+            self.delay_pattern = [0, 8, 9, 10, 11, 12, 13, 14, 15]
+        for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
+            if getattr(self, name) is not None:
+                setattr(self.decoder_config, name, getattr(self, name))
+                setattr(self, name, None)
+        super().__post_init__(**kwargs)
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Raise `ValueError` for parts that do not fit together."""
+        self.decoder_config.validate_architecture()
+        num_channels = self.decoder_config.num_channels
+        if len(self.delay_pattern) != num_channels:
+            raise ValueError(
+                f"DiaConfig: `delay_pattern` has {len(self.delay_pattern)} entries for {num_channels} channels; give "
+                "one delay for each channel, or change `decoder_config.num_channels`."
+            )
+        if not all(isinstance(delay, int) and delay >= 0 for delay in self.delay_pattern):
+            raise ValueError(f"DiaConfig: `delay_pattern` is {self.delay_pattern}; a delay is 0 frames or more.")
+        if self.decoder_config.cross_hidden_size != self.encoder_config.hidden_size:
+            raise ValueError(
+                f"DiaConfig: `decoder_config.cross_hidden_size` ({self.decoder_config.cross_hidden_size}) must equal "
+                f"`encoder_config.hidden_size` ({self.encoder_config.hidden_size})."
+            )
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> DiaDecoderConfig:
+        """Return the decoder's config: what transformers calls the text config is the part that generates."""
+        return self.decoder_config

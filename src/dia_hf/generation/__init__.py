@@ -1,0 +1,21 @@
+"""From logits to delayed codes: the rules (`logits_process`) and the hooks over `GenerationMixin` (`generation_dia`)."""
+
+from .generation_dia import DiaGenerationMixin
+from .logits_process import (
+    DiaClassifierFreeGuidanceLogitsProcessor,
+    DiaEOSChannelFilterLogitsProcessor,
+    DiaEOSDelayPatternLogitsProcessor,
+    DiaGivenTokensLogitsProcessor,
+    DiaGuidanceTopKLogitsProcessor,
+    DiaSeededSamplingLogitsProcessor,
+)
+
+__all__ = [
+    "DiaClassifierFreeGuidanceLogitsProcessor",
+    "DiaEOSChannelFilterLogitsProcessor",
+    "DiaEOSDelayPatternLogitsProcessor",
+    "DiaGenerationMixin",
+    "DiaGivenTokensLogitsProcessor",
+    "DiaGuidanceTopKLogitsProcessor",
+    "DiaSeededSamplingLogitsProcessor",
+]

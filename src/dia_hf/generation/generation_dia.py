@@ -1,0 +1,264 @@
+"""`generate()` for parallel channels, by hooks over transformers' `GenerationMixin`.
+
+The loop itself is transformers'. It knows token rows `[rows, length]`; here each channel of each sample is such a row
+(row b·C + c), and the hooks fold rows into frames `[B, T, C]` where the network is called, double the batch for
+guidance, and compose the rules of `logits_process`. Everything about a call travels in the call (`model_kwargs`), under
+names that begin with `decoder_` because transformers keeps those from the encoder; the model itself stays untouched,
+so that threads can share it. Knows nothing of text or audio.
+
+Legend: B batch, T frames, C channels, N = B·C rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import GenerationMode
+
+from ..configuration_dia import DiaConfig
+from ..delay import apply_delay, num_given_frames
+from .logits_process import (
+    DiaClassifierFreeGuidanceLogitsProcessor,
+    DiaEOSChannelFilterLogitsProcessor,
+    DiaEOSDelayPatternLogitsProcessor,
+    DiaGivenTokensLogitsProcessor,
+    DiaGuidanceTopKLogitsProcessor,
+    DiaSeededSamplingLogitsProcessor,
+)
+
+if TYPE_CHECKING:
+    from transformers.generation.utils import GenerateOutput
+
+__all__ = ["DiaGenerationMixin"]
+
+
+class DiaGenerationMixin(GenerationMixin):
+    """The generating half of `DiaForConditionalGeneration`."""
+
+    config: DiaConfig
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> GenerateOutput | torch.Tensor:
+        """Generate delayed codes, greedily or by sampling.
+
+        Args:
+            inputs (`torch.LongTensor` of shape `[B, S]`, *optional*): Bytes; the same as `input_ids`.
+            generation_config (`GenerationConfig`, *optional*): Defaults to the checkpoint's. Of note:
+                `max_new_tokens`, the frames to add, of which the last `max(delay_pattern)` only complete those before;
+                `max_length`, the limit of channel 0 with the prompt; `guidance_scale`, above 0 (None or 1: off);
+                `top_k`, which under guidance is the filter on the guided logits; `temperature`, above 0; `top_p`;
+                `do_sample`; `num_return_sequences`.
+            logits_processor (`LogitsProcessorList`, *optional*): Further rules, run after guidance and before Dia's own
+                rules and the warpers, on token history `[B·C, T]` and scores `[B·C, V]`.
+            stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`.
+            generator (`torch.Generator`, *optional*): Source of randomness of this call alone. Scores that are asked
+                for (`output_scores`) then show the draw, not the distribution.
+            kwargs: The processor's outputs, and any field of the generation config. `decoder_input_ids`
+                (`[B, T₀, C]`, delayed, padding in the free slots) and `decoder_attention_mask` (`[B, T₀]`) default
+                to a mere beginning of speech.
+
+        Returns:
+            `torch.LongTensor` of shape `[B · num_return_sequences, T, C]`: delayed codes, prompt included, every
+            channel closed by end of speech and padded; or, with `return_dict_in_generate=True`, transformers'
+            `GenerateEncoderDecoderOutput` with these as `sequences` (its scores are of rows, `[B·C, V]`).
+
+        Raises:
+            ValueError: If beams or an assistant are asked for, the guidance scale or the temperature is not above 0,
+                or the prompt has another shape than the text's batch.
+        """
+        if generator is not None:
+            kwargs["decoder_generator"] = generator
+        output = super().generate(
+            inputs,
+            generation_config=generation_config,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            **kwargs,
+        )
+        if isinstance(output, torch.Tensor):
+            return self._rows_to_frames(output)
+        output.sequences = self._rows_to_frames(output.sequences)
+        return output
+
+    def _rows_to_frames(self, rows: torch.Tensor) -> torch.Tensor:
+        """Fold token rows `[B·C, T]` into frames `[B, T, C]`."""
+        return rows.unflatten(0, (-1, self.config.decoder_config.num_channels)).transpose(1, 2)
+
+    def _validate_generation_mode(
+        self, generation_mode: GenerationMode, generation_config: GenerationConfig, generation_mode_kwargs: dict
+    ) -> None:
+        if generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+            raise ValueError(
+                f"Dia cannot generate by {generation_mode.value!r}: a frame is {self.config.decoder_config.num_channels} "
+                "tokens chosen at once, so there is no single next token to rank beams or to check an assistant by. "
+                "Use `do_sample=True` or greedy search (`num_beams=1`, no assistant)."
+            )
+        super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
+
+    def _maybe_prepare_encoder_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self._encode_for_guidance(super()._maybe_prepare_encoder_kwargs_for_generation, *args, **kwargs)
+
+    def _prepare_encoder_decoder_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # The name of the same hook in transformers 5.17.
+        return self._encode_for_guidance(super()._prepare_encoder_decoder_kwargs_for_generation, *args, **kwargs)
+
+    def _encode_for_guidance(
+        self,
+        encode: Callable[..., dict[str, Any]],
+        inputs_tensor: torch.Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None,
+        generation_config: GenerationConfig,
+    ) -> dict[str, Any]:
+        """Under guidance, encode the texts and as many of zeros, under the same attention mask, in one batch.
+
+        Moves the guidance scale from the config, which is this call's own copy, to the call's kwargs: transformers'
+        own guidance, which would run the model a second time on a negative prompt, is not wanted.
+        """
+        guidance_scale = generation_config.guidance_scale
+        if guidance_scale not in (None, 1) and model_kwargs.get("encoder_outputs") is None:
+            generation_config.guidance_scale = None
+            model_kwargs["decoder_guidance_scale"] = guidance_scale
+            inputs_tensor = torch.cat([inputs_tensor, torch.zeros_like(inputs_tensor)])
+            if model_kwargs.get("attention_mask") is not None:
+                model_kwargs["attention_mask"] = model_kwargs["attention_mask"].repeat(2, 1)
+        return encode(inputs_tensor, model_kwargs, model_input_name, generation_config)
+
+    def _prepare_decoder_input_ids_for_generation(
+        self,
+        batch_size: int,
+        model_input_name: str,
+        model_kwargs: dict[str, Any],
+        decoder_start_token_id: torch.Tensor,
+        device: torch.device | None = None,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Split the delayed prompt into the frames that the network may read and the slots that stay given."""
+        decoder = self.config.decoder_config
+        given = model_kwargs.pop("decoder_input_ids", None)
+        attention_mask = model_kwargs.pop("decoder_attention_mask", None)
+        if given is None:
+            start = torch.full((batch_size, 1, decoder.num_channels), decoder.bos_token_id, device=device)
+            given = apply_delay(start, self.config.delay_pattern, decoder.bos_token_id, decoder.pad_token_id)
+            attention_mask = None
+        if given.ndim != 3 or given.shape[0] != batch_size or given.shape[2] != decoder.num_channels:
+            raise ValueError(
+                f"`decoder_input_ids` have the shape {tuple(given.shape)}; expected [{batch_size}, frames, "
+                f"{decoder.num_channels}], as `DiaProcessor` makes them."
+            )
+        num_frames = num_given_frames(given, decoder.pad_token_id)
+        if num_frames == 0:
+            raise ValueError(
+                f"`decoder_input_ids` begin with a free slot ({decoder.pad_token_id}); they must begin with a frame of "
+                f"{decoder.bos_token_id}, the beginning of speech."
+            )
+        given = given.to(device, torch.long)
+        if attention_mask is None:
+            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=device)
+        attention_mask = attention_mask[:, :num_frames].to(device, torch.long)
+        model_kwargs["decoder_given_ids"] = given
+        model_kwargs["decoder_attention_mask"] = attention_mask
+        # A row padded on the left counts from its own beginning, as it would alone.
+        model_kwargs["decoder_position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        return given[:, :num_frames].transpose(1, 2).flatten(0, 1), model_kwargs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
+        """Repeat samples, not rows."""
+        if input_ids is not None and expand_size > 1:
+            samples = input_ids.unflatten(0, (-1, self.config.decoder_config.num_channels))
+            input_ids = samples.repeat_interleave(expand_size, dim=0).flatten(0, 1)
+        _, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=None, **model_kwargs
+        )
+        return input_ids, model_kwargs
+
+    def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs: Any) -> GenerationConfig:  # type: ignore[override]
+        """Let `max_new_tokens` replace the limit of the checkpoint, and extend that limit by the delay."""
+        if generation_config.max_new_tokens is not None:
+            generation_config.max_length = None
+            return super()._prepare_generated_length(generation_config, **kwargs)
+        generation_config = super()._prepare_generated_length(generation_config, **kwargs)
+        # The limit is meant for channel 0; the slowest channel ends that much later.
+        generation_config.max_length += max(self.config.delay_pattern)
+        return generation_config
+
+    def _get_logits_processor(  # type: ignore[override]
+        self,
+        generation_config: GenerationConfig,
+        input_ids_seq_length: int,
+        logits_processor: LogitsProcessorList | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> LogitsProcessorList:
+        """Compose the rules: guidance, transformers' and the user's, end of speech, warpers, delayed end, given slots."""
+        decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
+        model_kwargs = model_kwargs or {}
+        if generation_config.guidance_scale not in (None, 1):
+            raise ValueError(
+                "guidance needs the text: pass `input_ids` instead of `encoder_outputs`, or `guidance_scale=None`."
+            )
+        processors = super()._get_logits_processor(
+            generation_config=generation_config,
+            input_ids_seq_length=input_ids_seq_length,
+            logits_processor=LogitsProcessorList(
+                [
+                    *(logits_processor or []),
+                    DiaEOSChannelFilterLogitsProcessor(decoder.num_channels, decoder.eos_token_id),
+                ]
+            ),
+            # Not handed on: transformers would read attention masks [B, T] as if they were of rows.
+            model_kwargs=None,
+            **kwargs,
+        )
+        guidance_scale = model_kwargs.get("decoder_guidance_scale")
+        if guidance_scale is not None:
+            top_k = generation_config.top_k
+            processors.insert(
+                0,
+                DiaGuidanceTopKLogitsProcessor(guidance_scale, top_k)
+                if top_k
+                else DiaClassifierFreeGuidanceLogitsProcessor(guidance_scale),
+            )
+        processors.append(
+            DiaEOSDelayPatternLogitsProcessor(
+                delay_pattern, decoder.eos_token_id, generation_config.max_length, begin_index=input_ids_seq_length
+            )
+        )
+        processors.append(DiaGivenTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id))
+        generator = model_kwargs.get("decoder_generator")
+        if generator is not None and generation_config.do_sample:
+            processors.append(DiaSeededSamplingLogitsProcessor(generator))
+        return processors
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor,
+        decoder_guidance_scale: float | None = None,
+        decoder_given_ids: torch.Tensor | None = None,
+        decoder_generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Fold rows `[N, T]` into frames `[B, T, C]`, twice under guidance; what only the rules need ends here."""
+        frames = self._rows_to_frames(input_ids)
+        if decoder_guidance_scale is not None:
+            frames = frames.repeat(2, 1, 1)
+            for name in ("decoder_attention_mask", "decoder_position_ids"):
+                if kwargs.get(name) is not None:
+                    kwargs[name] = kwargs[name].repeat(2, 1)
+        return super().prepare_inputs_for_generation(frames, **kwargs)

@@ -1,0 +1,204 @@
+"""The rules by which Dia turns logits into choices, one small class a rule.
+
+`DiaGenerationMixin` composes them; each works alone on logits written by hand, and none waits for the device. They are
+called with rows flattened as `generate()` flattens them: row b·C + c is channel c of sample b.
+
+Legend: B batch, C channels, N = B·C rows, L tokens so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessor
+
+__all__ = [
+    "DiaClassifierFreeGuidanceLogitsProcessor",
+    "DiaEOSChannelFilterLogitsProcessor",
+    "DiaEOSDelayPatternLogitsProcessor",
+    "DiaGivenTokensLogitsProcessor",
+    "DiaGuidanceTopKLogitsProcessor",
+    "DiaSeededSamplingLogitsProcessor",
+]
+
+_MINUS_INFINITY = -float("inf")
+
+
+def _only_token(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Make scores of the shape `[N, V]` that leave each row one choice: `tokens` `[N]`."""
+    return torch.full_like(scores, _MINUS_INFINITY).scatter(-1, tokens[:, None], 0.0)
+
+
+class DiaClassifierFreeGuidanceLogitsProcessor(LogitsProcessor):
+    """Classifier-free guidance centred on the conditional logits: cond + scale · (cond − uncond).
+
+    Args:
+        guidance_scale (`float`): Above 0; 0 would be the conditional logits themselves.
+
+    Raises:
+        ValueError: If the scale is not above 0.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from dia_hf.generation import DiaClassifierFreeGuidanceLogitsProcessor
+    >>> cond, uncond = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> DiaClassifierFreeGuidanceLogitsProcessor(3.0)(torch.zeros(1, 1), torch.cat([cond, uncond]))
+    tensor([[4., 0.]])
+
+    ```
+    """
+
+    def __init__(self, guidance_scale: float) -> None:
+        if not guidance_scale > 0:
+            raise ValueError(
+                f"`guidance_scale` is {guidance_scale}; it must be above 0 (None or 1 switches guidance off)."
+            )
+        self.guidance_scale = guidance_scale
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map scores `[2·N, V]`, conditional rows first, to guided scores `[N, V]`."""
+        cond, uncond = scores.chunk(2)
+        return cond + self.guidance_scale * (cond - uncond)
+
+
+class DiaGuidanceTopKLogitsProcessor(DiaClassifierFreeGuidanceLogitsProcessor):
+    """Guidance as a filter: keep the conditional logits of those tokens that are the `top_k` best under guidance.
+
+    Args:
+        guidance_scale (`float`): Above 0.
+        top_k (`int`): Tokens to keep in each row; at least 1.
+
+    Raises:
+        ValueError: If the scale is not above 0 or `top_k` is below 1.
+    """
+
+    def __init__(self, guidance_scale: float, top_k: int) -> None:
+        super().__init__(guidance_scale)
+        if top_k < 1:
+            raise ValueError(f"`top_k` is {top_k}; it must be at least 1 (None or 0 switches the filter off).")
+        self.top_k = top_k
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map scores `[2·N, V]`, conditional rows first, to filtered conditional scores `[N, V]`."""
+        guided = super().__call__(input_ids, scores)
+        best = guided.topk(min(self.top_k, guided.shape[-1]), dim=-1).indices
+        is_kept = torch.zeros_like(guided, dtype=torch.bool).scatter(-1, best, True)
+        return scores[: len(guided)].masked_fill(~is_kept, _MINUS_INFINITY)
+
+
+class DiaEOSChannelFilterLogitsProcessor(LogitsProcessor):
+    """End of speech is channel 0's to say, and it says it if and only if that is its best token.
+
+    The special tokens beyond it (padding, beginning) are nobody's to say.
+
+    Args:
+        num_channels (`int`): Channels.
+        eos_token_id (`int`): End of speech; all ids below are codes, all above other special tokens.
+    """
+
+    def __init__(self, num_channels: int, eos_token_id: int) -> None:
+        self.num_channels = num_channels
+        self.eos_token_id = eos_token_id
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map scores `[N, V]` to scores `[N, V]`."""
+        tokens = torch.arange(scores.shape[-1], device=scores.device)
+        is_code, is_eos = tokens < self.eos_token_id, tokens == self.eos_token_id
+        by_channel = scores.unflatten(0, (-1, self.num_channels))
+        first = by_channel[:, 0].masked_fill(~(is_code | is_eos), _MINUS_INFINITY)
+        ends = first.argmax(dim=-1, keepdim=True) == self.eos_token_id
+        allowed = is_code.expand_as(by_channel).clone()
+        allowed[:, 0] = torch.where(ends, is_eos, is_code)
+        return scores.masked_fill(~allowed.flatten(0, 1), _MINUS_INFINITY)
+
+
+class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
+    """Once channel 0 ends, let channel c end `delay_pattern[c]` frames later; end in time for the length limit.
+
+    With the delays [0, 2, 3] (x: free, E: end of speech, .: padding, which the stopping criterion writes):
+
+        channel 0   x E . . . .
+        channel 1   x x x E . .
+        channel 2   x x x x E .
+
+    Args:
+        delay_pattern (`Sequence[int]` of length C): Frames of delay.
+        eos_token_id (`int`): End of speech.
+        max_length (`int`, *optional*): Limit of the whole sequence in frames. Channel 0 is made to end where the
+            slowest channel just reaches its end within the limit.
+        begin_index (`int`, defaults to 0): Where generation begins; what lies before is a prompt and ends nothing.
+    """
+
+    def __init__(
+        self,
+        delay_pattern: Sequence[int],
+        eos_token_id: int,
+        max_length: int | None = None,
+        begin_index: int = 0,
+    ) -> None:
+        self.delay_pattern = list(delay_pattern)
+        self.eos_token_id = eos_token_id
+        self.last_begin_of_end = None if max_length is None else max_length - max(delay_pattern) - 1
+        self.begin_index = begin_index
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map token history `[N, L]` and scores `[N, V]` to scores `[N, V]`."""
+        num_channels = len(self.delay_pattern)
+        said_eos = input_ids[::num_channels, self.begin_index :] == self.eos_token_id
+        length = said_eos.shape[1]
+        ends_now = scores[::num_channels].argmax(dim=-1) == self.eos_token_id
+        if input_ids.shape[1] == self.last_begin_of_end:
+            ends_now = torch.ones_like(ends_now)
+        # Frames since channel 0's first end of speech; 0 in the frame that is about to say it, -1 before.
+        since = ends_now.long() - 1
+        if length > 0:
+            since = torch.where(said_eos.any(dim=1), length - said_eos.long().argmax(dim=1), since)
+        delays = torch.tensor(self.delay_pattern, device=scores.device)
+        must_end = (since[:, None] == delays).flatten()
+        only_eos = _only_token(scores, torch.full_like(must_end, self.eos_token_id, dtype=torch.long))
+        return torch.where(must_end[:, None], only_eos, scores)
+
+
+class DiaGivenTokensLogitsProcessor(LogitsProcessor):
+    """Leave a given slot its given token: a slow channel's beginnings, and the last codes of a voice prompt.
+
+    Here transformers predicts such slots freely and overwrites them when they are read
+    (`tests/generation/test_generation_dia.py::test_given_slots_are_true_at_every_step`).
+
+    Args:
+        given (`torch.LongTensor` of shape `[B, L₀, C]`): Delayed prompt; `pad_token_id` marks a free slot.
+        pad_token_id (`int`): Padding.
+    """
+
+    def __init__(self, given: torch.Tensor, pad_token_id: int) -> None:
+        self.given = given
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map token history `[N, L]` and scores `[N, V]` to scores `[N, V]`."""
+        frame = input_ids.shape[1]
+        if frame >= self.given.shape[1]:
+            return scores
+        tokens = self.given[:, frame].flatten()
+        return torch.where((tokens != self.pad_token_id)[:, None], _only_token(scores, tokens), scores)
+
+
+class DiaSeededSamplingLogitsProcessor(LogitsProcessor):
+    """Draw with a generator of the caller's, and leave `generate()` nothing but the token drawn.
+
+    `generate()` draws from the global generator, which other threads share. Placed last, this rule makes its draw a
+    matter of course. On the CPU the tokens are those that the global generator would give from the same seed.
+
+    Args:
+        generator (`torch.Generator`): On the device of the scores.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map scores `[N, V]` to scores `[N, V]` with one finite entry a row."""
+        drawn = torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=self.generator)
+        return _only_token(scores, drawn[:, 0])

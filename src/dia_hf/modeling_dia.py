@@ -1,0 +1,633 @@
+"""The network and its loss: a text encoder, an audio decoder that attends to it, and one head for all channels.
+
+Knows nothing of audio, files, the delay pattern or sampling: it maps bytes and delayed codes to logits. Parameters
+carry the names of the published checkpoints. Called by `generate()` (`generation/`) and by `Trainer`.
+
+Three things set Dia apart from its relatives, and half precision against it: attention logits are not divided by
+sqrt(head_dim) (scale 1.0); rotary embedding turns self-attention only; a frame's input is the sum of its channels'
+embeddings.
+
+Legend: B batch, S text bytes, T frames, C channels, V vocabulary, H hidden, A heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
+from .generation.generation_dia import DiaGenerationMixin
+
+__all__ = ["DiaForConditionalGeneration", "DiaModel", "DiaPreTrainedModel"]
+
+
+def rotary_embedding(position_ids: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute cosine and sine of the angles of rotary embedding (Su et al., RoFormer, 2021, eq. 15).
+
+    They are computed anew in every pass, in fp32: a buffer would be rounded by `model.to(torch.bfloat16)`.
+
+    Args:
+        position_ids (`torch.Tensor` of shape `[B, T]`, integer): Positions.
+        head_dim (`int`): Width of a head, D.
+        theta (`float`): Base of the wavelengths.
+
+    Returns:
+        `tuple` of two `torch.Tensor` of shape `[B, 1, T, D / 2]`, float32, to be broadcast over heads.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    angles = position_ids[:, None, :, None].float() * (1.0 / theta**exponents)
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotate each pair (i, i + D/2) of `states`, in fp32.
+
+    Args:
+        states (`torch.Tensor` of shape `[B, A, T, D]`): Queries or keys.
+        rotary (`tuple`): Cosine and sine from `rotary_embedding`.
+
+    Returns:
+        `torch.Tensor` of the shape and dtype of `states`.
+    """
+    cos, sin = rotary
+    first, second = states.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend in plain torch: the reference for the other kernels, and the only one that returns the weights.
+
+    Args:
+        module (`nn.Module`): The attention layer.
+        query (`torch.Tensor` of shape `[B, A, T, D]`): Queries.
+        key, value (`torch.Tensor` of shape `[B, A / groups, S, D]`): Keys and values, shared by groups of query heads.
+        attention_mask (`torch.Tensor`, *optional*): Added to the logits; broadcasts to `[B, A, T, S]`.
+        scaling (`float`): Factor on the logits.
+        dropout (`float`, defaults to 0.0): On the weights.
+
+    Returns:
+        `tuple`: Output `[B, T, A, D]` and weights `[B, A, T, S]`.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    logits = query @ key.mT * scaling
+    if attention_mask is not None:
+        logits = logits + attention_mask
+    weights = logits.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class DiaAttention(nn.Module):
+    """Grouped-query attention at scale 1.0, over the sequence itself or over the encoder's states.
+
+    Args:
+        config (`DiaEncoderConfig` or `DiaDecoderConfig`): Names the attention implementation.
+        layer_idx (`int`): Place in the cache.
+        num_heads, num_key_value_heads, head_dim (`int`): Heads and their width.
+        key_value_size (`int`, *optional*): Width of the states attended to; that of the sequence itself unless given.
+        is_causal (`bool`, defaults to `False`): Whether a position sees only those before it.
+    """
+
+    def __init__(
+        self,
+        config: DiaEncoderConfig | DiaDecoderConfig,
+        layer_idx: int,
+        num_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        key_value_size: int | None = None,
+        is_causal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = head_dim
+        self.num_key_value_groups = num_heads // num_key_value_heads
+        self.scaling = 1.0
+        self.is_causal = is_causal
+        key_value_size = key_value_size or config.hidden_size
+        self.q_proj = nn.Linear(config.hidden_size, num_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(key_value_size, num_key_value_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(key_value_size, num_key_value_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(num_heads * head_dim, config.hidden_size, bias=False)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """Turn `[B, T, A·D]` into `[B, A, T, D]`."""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `[B, T, H]`): Where queries come from.
+            attention_mask (`torch.Tensor`, *optional*): In the form of the attention implementation.
+            rotary (`tuple`, *optional*): Cosine and sine of the positions of `hidden_states`; no rotation unless given.
+            encoder_hidden_states (`torch.Tensor` of shape `[B, S, key_value_size]`, *optional*): Where keys and values
+                come from in cross-attention.
+            past_key_values (`EncoderDecoderCache`, *optional*): Holds the keys and values of earlier frames, and
+                those of the encoder's states once they are computed.
+
+        Returns:
+            `tuple`: Output `[B, T, H]`, and weights `[B, A, T, S]` from the eager implementation, else `None`.
+        """
+        query = self._split_heads(self.q_proj(hidden_states))
+        if encoder_hidden_states is None:
+            key = self._split_heads(self.k_proj(hidden_states))
+            value = self._split_heads(self.v_proj(hidden_states))
+            if rotary is not None:
+                query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
+            if past_key_values is not None:
+                key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
+        elif past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
+            cached = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            key, value = cached.keys, cached.values
+        else:
+            key = self._split_heads(self.k_proj(encoder_hidden_states))
+            value = self._split_heads(self.v_proj(encoder_hidden_states))
+            if past_key_values is not None:
+                key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
+                past_key_values.is_updated[self.layer_idx] = True
+
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
+        return self.o_proj(output.flatten(2)), weights
+
+
+class DiaMLP(nn.Module):
+    """SwiGLU (Shazeer, GLU Variants Improve Transformer, 2020) with gate and up projection in one matrix: [gate; up]."""
+
+    def __init__(self, config: DiaEncoderConfig | DiaDecoderConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map `[B, T, H]` to `[B, T, H]`."""
+        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+        return self.down_proj(self.activation(gate) * up)
+
+
+class DiaEncoderLayer(GradientCheckpointingLayer):
+    """Self-attention and SwiGLU, each on normalised input and added to the residual stream."""
+
+    def __init__(self, config: DiaEncoderConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.pre_sa_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.self_attention = DiaAttention(
+            config, layer_idx, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        )
+        self.post_sa_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = DiaMLP(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Map `[B, S, H]` to `[B, S, H]`."""
+        attended, _ = self.self_attention(self.pre_sa_norm(hidden_states), attention_mask, rotary, **kwargs)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.post_sa_norm(hidden_states))
+
+
+class DiaDecoderLayer(GradientCheckpointingLayer):
+    """Causal self-attention, cross-attention and SwiGLU, each on normalised input and added to the residual stream."""
+
+    def __init__(self, config: DiaDecoderConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.pre_sa_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.self_attention = DiaAttention(
+            config,
+            layer_idx,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            is_causal=True,
+        )
+        self.pre_ca_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.cross_attention = DiaAttention(
+            config,
+            layer_idx,
+            config.cross_num_attention_heads,
+            config.cross_num_key_value_heads,
+            config.cross_head_dim,
+            key_value_size=config.cross_hidden_size,
+        )
+        self.pre_mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = DiaMLP(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        encoder_attention_mask: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        past_key_values: EncoderDecoderCache | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Map `[B, T, H]` to `[B, T, H]`, attending to `[B, S, cross_hidden_size]`."""
+        attended, _ = self.self_attention(
+            self.pre_sa_norm(hidden_states), attention_mask, rotary, past_key_values=past_key_values, **kwargs
+        )
+        hidden_states = hidden_states + attended
+        attended, _ = self.cross_attention(
+            self.pre_ca_norm(hidden_states),
+            encoder_attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.pre_mlp_norm(hidden_states))
+
+
+class DiaPreTrainedModel(PreTrainedModel):
+    """What all Dia networks share: loading, saving, initialisation and the list of supported kernels."""
+
+    config: DiaConfig
+    config_class = DiaConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("DiaEncoderLayer", "DiaDecoderLayer")
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+
+
+class DiaEncoder(DiaPreTrainedModel):
+    """The text encoder: byte embedding, bidirectional layers, final normalisation."""
+
+    config: DiaEncoderConfig
+    config_class = DiaEncoderConfig
+    _input_embed_layer = "embedding"
+    _can_record_outputs = {  # noqa: RUF012 (transformers reads it off the class)
+        "hidden_states": DiaEncoderLayer,
+        "attentions": OutputRecorder(DiaAttention, index=1, layer_name="self_attention"),
+    }
+
+    def __init__(self, config: DiaEncoderConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DiaEncoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutput:
+        """Encode text.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `[B, S]`): Bytes, padded on the right.
+            attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep.
+
+        Returns:
+            `BaseModelOutput` with `last_hidden_state` `[B, S, H]`; padded positions hold no meaning.
+        """
+        hidden_states = self.embedding(input_ids)
+        position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        rotary = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, rotary, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+class DiaMultiChannelEmbedding(nn.Module):
+    """One table for the tokens of all channels; a frame's embedding is the sum over its channels."""
+
+    def __init__(self, config: DiaDecoderConfig) -> None:
+        super().__init__()
+        self.num_channels = config.num_channels
+        self.vocab_size = config.vocab_size
+        self.embed = nn.Embedding(config.num_channels * config.vocab_size, config.hidden_size)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Map codes `[B, T, C]` to `[B, T, H]`; channel c's token v has row c·V + v."""
+        first_rows = torch.arange(self.num_channels, device=codes.device) * self.vocab_size
+        return self.embed(codes + first_rows).sum(dim=2)
+
+
+class DiaDecoder(DiaPreTrainedModel):
+    """The audio decoder: multi-channel embedding, causal layers with cross-attention, final normalisation."""
+
+    config: DiaDecoderConfig
+    config_class = DiaDecoderConfig
+    _input_embed_layer = "embed"
+    _can_record_outputs = {  # noqa: RUF012 (transformers reads it off the class)
+        "hidden_states": DiaDecoderLayer,
+        "attentions": OutputRecorder(DiaAttention, index=1, layer_name="self_attention"),
+        "cross_attentions": OutputRecorder(DiaAttention, index=1, layer_name="cross_attention"),
+    }
+
+    def __init__(self, config: DiaDecoderConfig) -> None:
+        super().__init__(config)
+        self.embeddings = DiaMultiChannelEmbedding(config)
+        self.layers = nn.ModuleList(DiaDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Decode frames.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes.
+            position_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Frame positions; they go on from the cache
+                unless given.
+            attention_mask (`torch.LongTensor` of shape `[B, cached + T]`, or 4-D as made by transformers, *optional*):
+                1 = keep.
+            encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_hidden_size]`): From the encoder.
+            encoder_attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep.
+            past_key_values (`EncoderDecoderCache`, *optional*): Filled and read.
+
+        Returns:
+            `BaseModelOutputWithPastAndCrossAttentions` with `last_hidden_state` `[B, T, H]`.
+        """
+        hidden_states = self.embeddings(input_ids)
+        if position_ids is None:
+            cached = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) + cached)[None]
+        rotary = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
+        attention_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values.self_attention_cache if past_key_values is not None else None,
+        )
+        encoder_attention_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=encoder_attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+        )
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                encoder_hidden_states,
+                attention_mask,
+                encoder_attention_mask,
+                rotary,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+        )
+
+
+class DiaModel(DiaPreTrainedModel):
+    """Encoder and decoder without a head.
+
+    Args:
+        config (`DiaConfig`): The shape.
+    """
+
+    def __init__(self, config: DiaConfig) -> None:
+        super().__init__(config)
+        self.encoder = DiaEncoder(config.encoder_config)
+        self.decoder = DiaDecoder(config.decoder_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the byte embedding, which is where the model's `input_ids` go."""
+        return self.encoder.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the byte embedding."""
+        self.encoder.embedding = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqModelOutput:
+        """Run encoder (unless its output is given) and decoder.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `[B, S]`, *optional*): Bytes.
+            attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep.
+            decoder_input_ids (`torch.LongTensor` of shape `[B, T, C]` or `[B·C, T]`, *optional*): Delayed codes; one
+                beginning-of-speech frame unless given.
+            decoder_position_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Frame positions.
+            decoder_attention_mask (`torch.LongTensor` of shape `[B, cached + T]`, *optional*): 1 = keep.
+            encoder_outputs (`BaseModelOutput` or `tuple`, *optional*): The encoder's output, instead of `input_ids`.
+            past_key_values (`EncoderDecoderCache`, *optional*): Keys and values of earlier frames.
+            use_cache (`bool`, *optional*): Whether to make a cache where none is given.
+
+        Returns:
+            `Seq2SeqModelOutput` with `last_hidden_state` `[B, T, H]`.
+
+        Raises:
+            ValueError: If neither `input_ids` nor `encoder_outputs` is given.
+        """
+        if encoder_outputs is None:
+            if input_ids is None:
+                raise ValueError("neither `input_ids` nor `encoder_outputs` is given; pass one of them.")
+            encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+
+        batch_size, num_channels = encoder_outputs[0].shape[0], self.config.decoder_config.num_channels
+        if decoder_input_ids is None:
+            decoder_input_ids = torch.full(
+                (batch_size, 1, num_channels), self.config.decoder_config.bos_token_id, device=self.device
+            )
+        elif decoder_input_ids.ndim == 2:
+            decoder_input_ids = decoder_input_ids.unflatten(0, (-1, num_channels)).transpose(1, 2)
+
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(
+                DynamicCache(config=self.config.decoder_config), DynamicCache(config=self.config.decoder_config)
+            )
+        decoder_outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            position_ids=decoder_position_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=encoder_outputs[0],
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs[0],
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
+    """Dia with its head: text and delayed codes in, logits (and a loss) out; `generate` speaks.
+
+    Args:
+        config (`DiaConfig`): The shape.
+
+    Example:
+    ```python
+    >>> from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+    >>> model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    >>> processor = DiaProcessor.from_pretrained(MINIATURE)
+    >>> inputs = processor(text=["[S1] Hello."], return_tensors="pt")
+    >>> model.generate(**inputs, max_new_tokens=20).shape
+    torch.Size([1, 21, 9])
+
+    ```
+    """
+
+    output_modalities = ("audio",)
+
+    def __init__(self, config: DiaConfig) -> None:
+        super().__init__(config)
+        self.model = DiaModel(config)
+        self.num_channels = config.decoder_config.num_channels
+        self.vocab_size = config.decoder_config.vocab_size
+        self.logits_dense = nn.Linear(
+            config.decoder_config.hidden_size, self.num_channels * self.vocab_size, bias=False
+        )
+        # Labels are aligned with the logits already (`DiaProcessor` shifts them), so no causal shift in the loss.
+        self.loss_type = "ForMaskedLM"
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """Return the head of all channels."""
+        return self.logits_dense
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the head."""
+        self.logits_dense = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        use_cache: bool | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Compute logits, and the loss where labels are given.
+
+        Args:
+            labels (`torch.LongTensor` of shape `[B·C, T]` or `[B, T, C]`, *optional*): The token to follow each
+                position, -100 where none counts; 0 is a code like any other. The loss is the mean cross-entropy over
+                all that count, in all channels (or their sum divided by `num_items_in_batch`).
+            logits_to_keep (`int`, defaults to 0): Compute logits of this many last positions only; 0 means all.
+            input_ids, attention_mask, decoder_input_ids, decoder_position_ids, decoder_attention_mask,
+                encoder_outputs, past_key_values, use_cache: See `DiaModel.forward`.
+
+        Returns:
+            `Seq2SeqLMOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b) and `loss`.
+
+        Raises:
+            ValueError: If labels come without `decoder_input_ids`.
+        """
+        if labels is not None and decoder_input_ids is None:
+            raise ValueError("`labels` need `decoder_input_ids`; `DiaProcessor(..., output_labels=True)` makes both.")
+        outputs: Seq2SeqModelOutput = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_position_ids=decoder_position_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.logits_dense(outputs.last_hidden_state[:, -logits_to_keep:])
+        logits = logits.unflatten(-1, (self.num_channels, self.vocab_size)).transpose(1, 2).flatten(0, 1)
+
+        loss = None
+        if labels is not None:
+            if labels.ndim == 3:
+                labels = labels.transpose(1, 2)
+            loss = self.loss_function(logits, labels.reshape(logits.shape[:2]), vocab_size=self.vocab_size, **kwargs)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+        )

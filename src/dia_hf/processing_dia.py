@@ -1,0 +1,383 @@
+"""Text and audio to model inputs and labels; generated codes to waveforms.
+
+Puts the tokenizer, the feature extractor, the codec and the delay pattern together. Token ids and delay pattern come
+from the checkpoint's `DiaConfig`. Knows nothing of the network; called by users, by `pipeline` and by `speech/`.
+
+Legend: B batch, S text bytes, T frames, D the largest delay, C channels, N samples.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, DacModel, ProcessorMixin
+from transformers.utils import cached_file
+
+from .audio import write_audio
+from .codec import Codec
+from .configuration_dia import DiaConfig
+from .delay import apply_delay, revert_delay
+from .feature_extraction_dia import DiaFeatureExtractor, as_clips
+from .tokenization_dia import DiaTokenizer
+
+__all__ = ["DiaProcessor"]
+
+_CODEC_FOLDER = "audio_tokenizer"
+_CODEC_REFERENCE = "audio_tokenizer_config.json"
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> str | None:
+    """Return the path of a checkpoint's file, fetched if need be, or `None` where the checkpoint has no such file."""
+    return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False, **hub_options)
+
+
+def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
+    """Load the codec inside a checkpoint, or else the one that the checkpoint names."""
+    subfolder = os.path.join(hub_options.get("subfolder", ""), _CODEC_FOLDER)
+    if _find_file(checkpoint, "config.json", **{**hub_options, "subfolder": subfolder}) is not None:
+        return DacModel.from_pretrained(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
+    reference = None
+    if (path := _find_file(checkpoint, _CODEC_REFERENCE, **hub_options)) is not None:
+        reference = json.loads(Path(path).read_text("utf-8"))
+    elif (path := _find_file(checkpoint, "processor_config.json", **hub_options)) is not None:
+        reference = json.loads(Path(path).read_text("utf-8")).get("audio_tokenizer")
+    if reference is None:
+        raise ValueError(
+            f"{str(checkpoint)!r} has neither a codec in {_CODEC_FOLDER!r} nor a {_CODEC_REFERENCE} that names one; pass "
+            "one: `DiaProcessor.from_pretrained(..., audio_tokenizer=DacModel.from_pretrained(...))`."
+        )
+    if reference["audio_tokenizer_class"] != "DacModel":
+        raise ValueError(
+            f"{str(checkpoint)!r} names a codec of the class {reference['audio_tokenizer_class']!r}; Dia speaks through "
+            "'DacModel'."
+        )
+    # The named codec is another repository: where *this* one is cut (revision, subfolder) says nothing about it.
+    elsewhere = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
+    return DacModel.from_pretrained(reference["audio_tokenizer_name_or_path"], **elsewhere, **options)
+
+
+class DiaProcessor(ProcessorMixin):
+    """Everything between people and `DiaForConditionalGeneration`.
+
+    Args:
+        feature_extractor (`DiaFeatureExtractor`): For audio.
+        tokenizer (`DiaTokenizer`): For text.
+        audio_tokenizer (`DacModel`, *optional*): The codec; without it, audio can neither be read nor returned.
+        config (`DiaConfig`, *optional*): Token ids and delay pattern; the published ones unless given.
+
+    Example:
+    ```python
+    >>> from dia_hf import MINIATURE, DiaProcessor
+    >>> processor = DiaProcessor.from_pretrained(MINIATURE)
+    >>> inputs = processor(text=["[S1] Hello.", "[S2] Hi!"], return_tensors="pt")
+    >>> {name: tuple(tensor.shape) for name, tensor in inputs.items()}
+    {'input_ids': (2, 8), 'attention_mask': (2, 8), 'decoder_input_ids': (2, 16, 9), 'decoder_attention_mask': (2, 16)}
+
+    ```
+    """
+
+    def __init__(
+        self,
+        feature_extractor: DiaFeatureExtractor,
+        tokenizer: DiaTokenizer,
+        audio_tokenizer: DacModel | None = None,
+        config: DiaConfig | None = None,
+    ) -> None:
+        super().__init__(feature_extractor, tokenizer, audio_tokenizer=audio_tokenizer)
+        self.audio_tokenizer = audio_tokenizer
+        self.config = config if config is not None else DiaConfig()
+
+    def __call__(
+        self,
+        text: str | list[str],
+        audio: Any = None,
+        output_labels: bool = False,
+        *,
+        generation: bool = True,
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str = "pt",
+        text_kwargs: dict[str, Any] | None = None,
+        audio_kwargs: dict[str, Any] | None = None,
+    ) -> BatchFeature:
+        """Prepare model inputs, and labels for training.
+
+        Args:
+            text (`str` or `list[str]`): What to say, with speaker tags; for a voice prompt, its transcript first.
+            audio (*optional*): One clip a text, see `DiaFeatureExtractor.load_waveforms`. With `generation=True` a
+                voice prompt, `None` in a list meaning none; with `generation=False` what is to be learnt.
+            output_labels (`bool`, defaults to `False`): Whether to return labels; needs `generation=False`.
+            generation (`bool`, defaults to `True`): Whether the audio is a beginning to go on from (no end of speech)
+                or a whole (with end of speech).
+            sampling_rate (`int`, *optional*): Rate in hertz of clips that do not carry theirs. If it is missing for
+                such a clip, the codec's is assumed, with a warning, as transformers' examples leave it out.
+            padding (`bool` or `str`, defaults to `True`): Of text, on the right: to the longest, or `"max_length"`.
+            truncation (`bool`, defaults to `False`): Whether to cut over-long text instead of raising.
+            max_length (`int`, *optional*): Of text, in bytes, for truncation or padding.
+            return_tensors (`str`, defaults to `"pt"`): Nothing else is supported.
+            text_kwargs, audio_kwargs (`dict`, *optional*): transformers' way to address the arguments above
+                (`text_kwargs={"truncation": True}`, `audio_kwargs={"sampling_rate": 48000}`).
+
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask` (int64 `[B, S]`), `decoder_input_ids` (int32
+            `[B, 1 + T + D, C]`: delayed, padding in the free slots, shorter clips padded on the left by beginnings)
+            and `decoder_attention_mask` (int64 `[B, 1 + T + D]`, 1 = keep); one frame more with `generation=False`;
+            with labels one less, and `labels` (int64 `[B·C, T]`, -100 where no token counts).
+
+        Raises:
+            ValueError: If text is empty or too long, text and audio differ in number, audio is missing in training,
+                or labels are asked for in generation; and as `DiaFeatureExtractor.load_waveforms` does.
+        """
+        options = {
+            "generation": generation,
+            "sampling_rate": sampling_rate,
+            "padding": padding,
+            "truncation": truncation,
+            "max_length": max_length,
+        }
+        for given in (text_kwargs, audio_kwargs):
+            for name, value in (given or {}).items():
+                if name not in options:
+                    raise TypeError(f"`DiaProcessor` has no option {name!r}; its options are {', '.join(options)}.")
+                options[name] = value
+        if return_tensors != "pt":
+            raise ValueError(f"`return_tensors` is {return_tensors!r}; `DiaProcessor` returns 'pt' only.")
+        generation = options["generation"]
+        if generation and output_labels:
+            raise ValueError("labels are for training: pass `generation=False` with `output_labels=True`.")
+
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(item, str) for item in texts):
+            raise ValueError(f"`text` is {text!r}; it must be a string or a list of strings.")
+        for index, item in enumerate(texts):
+            if not item.strip():
+                raise ValueError(f"text {index} is empty; give something to say, such as '[S1] Hello.'.")
+        clips = [None] * len(texts) if audio is None else as_clips(audio)
+        if len(clips) != len(texts):
+            raise ValueError(f"{len(texts)} texts but {len(clips)} audio clips; give one clip (or None) for each text.")
+        if not generation and any(clip is None for clip in clips):
+            raise ValueError("training needs audio for each text; `generation=False` was given without.")
+
+        model_inputs = dict(
+            self.tokenizer(
+                list(texts),
+                padding=options["padding"],
+                padding_side="right",
+                truncation=options["truncation"],
+                max_length=options["max_length"],
+                return_tensors="pt",
+            )
+        )
+        codes = self._encode_clips(clips, options["sampling_rate"])
+        model_inputs |= self._make_decoder_inputs(codes, with_eos=not generation)
+        if output_labels:
+            model_inputs |= self._make_labels(**model_inputs)
+        return BatchFeature(model_inputs)
+
+    def _encode_clips(self, clips: list[Any], sampling_rate: int | None) -> list[torch.Tensor]:
+        """Encode clips to codes `[T_i, C]`, none to `[0, C]`."""
+        present = [clip for clip in clips if clip is not None]
+        if present and sampling_rate is None:
+            rate = self.feature_extractor.sampling_rate
+            carries_rate = [
+                isinstance(clip, (str, os.PathLike, dict)) or hasattr(clip, "get_all_samples") for clip in present
+            ]
+            if not all(carries_rate):
+                warnings.warn(
+                    f"audio without `sampling_rate` is taken to be at {rate} Hz; pass `sampling_rate` to be sure.",
+                    stacklevel=3,
+                )
+            present = [
+                clip if carries else {"array": clip, "sampling_rate": rate}
+                for clip, carries in zip(present, carries_rate, strict=True)
+            ]
+        encoded: list[torch.Tensor] = []
+        if present:
+            features = self.feature_extractor(
+                present, sampling_rate=sampling_rate, audio_tokenizer=self._require_codec().model
+            )
+            encoded = features["audio_codes"]
+        remaining = iter(encoded)
+        no_codes = torch.zeros(0, self.config.decoder_config.num_channels, dtype=torch.long)
+        return [no_codes if clip is None else next(remaining) for clip in clips]
+
+    def _require_codec(self) -> Codec:
+        if self.audio_tokenizer is None:
+            raise ValueError("this processor has no codec; give it one: `processor.audio_tokenizer = DacModel...`.")
+        return Codec(self.audio_tokenizer)
+
+    def _make_decoder_inputs(self, codes: list[torch.Tensor], with_eos: bool) -> dict[str, torch.Tensor]:
+        """Frame codes by beginning (and end), align them on the right, and delay them."""
+        decoder, max_delay = self.config.decoder_config, max(self.config.delay_pattern)
+        num_frames = 1 + max(len(clip) for clip in codes) + with_eos
+        frames = torch.full((len(codes), num_frames, decoder.num_channels), decoder.bos_token_id, dtype=torch.int)
+        attention_mask = torch.zeros(len(codes), num_frames + max_delay, dtype=torch.long)
+        for row, (clip, mask) in enumerate(zip(codes, attention_mask, strict=True)):
+            end = num_frames - with_eos
+            frames[row, end - len(clip) : end] = clip
+            frames[row, end:] = decoder.eos_token_id
+            mask[end - len(clip) - 1 :] = 1
+        delayed = apply_delay(frames, self.config.delay_pattern, decoder.bos_token_id, decoder.pad_token_id)
+        return {"decoder_input_ids": delayed, "decoder_attention_mask": attention_mask}
+
+    def _make_labels(
+        self, decoder_input_ids: torch.Tensor, decoder_attention_mask: torch.Tensor, **kwargs: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Cut inputs and labels from the same frames: each position's label is the next position's token."""
+        decoder = self.config.decoder_config
+        following = decoder_input_ids[:, 1:].long()
+        counts = (following != decoder.pad_token_id) & (following != decoder.bos_token_id)
+        return {
+            "decoder_input_ids": decoder_input_ids[:, :-1],
+            "decoder_attention_mask": decoder_attention_mask[:, :-1],
+            "labels": following.masked_fill(~counts, -100).transpose(1, 2).flatten(0, 1),
+        }
+
+    def get_audio_prompt_len(self, decoder_attention_mask: torch.Tensor) -> int:
+        """Return the frames before the first generated one, for `batch_decode`.
+
+        Args:
+            decoder_attention_mask (`torch.Tensor` of shape `[B, 1 + T + D]`): As `__call__` returned it.
+
+        Returns:
+            `int`: 1 + T, the same for all rows, because prompts are aligned on the right.
+        """
+        return decoder_attention_mask.shape[1] - max(self.config.delay_pattern)
+
+    def batch_decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> list[torch.Tensor]:
+        """Turn generated codes into waveforms.
+
+        Args:
+            decoder_input_ids (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes, as `generate` returns them.
+            audio_prompt_len (`int`, *optional*): Frames to leave out at the beginning
+                (`get_audio_prompt_len`); a voice prompt is returned together with what follows it unless given.
+
+        Returns:
+            `list[torch.Tensor]`, each `[N_i]`, float32, at the codec's rate, on the CPU; of 0 samples where nothing
+            was said. Frames that generation did not complete in all channels are left out.
+
+        Raises:
+            ValueError: If there is no codec, or the codes are of another shape or no codes.
+        """
+        decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
+        codes = revert_delay(decoder_input_ids, delay_pattern)
+        clips = []
+        for row, first_channel in zip(codes, decoder_input_ids[:, :, 0], strict=True):
+            begin = audio_prompt_len
+            if begin is None:
+                begin = int((first_channel == decoder.bos_token_id).sum())
+            eos = (first_channel == decoder.eos_token_id).nonzero()
+            clips.append(row[begin : int(eos[0]) if len(eos) else None])
+        return self._require_codec().decode(clips)
+
+    def decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> torch.Tensor:
+        """Turn the codes of one sample, `[1, T, C]`, into its waveform `[N]`; see `batch_decode`.
+
+        Raises:
+            ValueError: If there is more than one sample; and as `batch_decode` does.
+        """
+        if decoder_input_ids.shape[0] != 1:
+            raise ValueError(f"`decode` takes one sample but got {decoder_input_ids.shape[0]}; use `batch_decode`.")
+        return self.batch_decode(decoder_input_ids, audio_prompt_len)[0]
+
+    def save_audio(
+        self,
+        audio: torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray],
+        saving_path: str | os.PathLike | Sequence[str | os.PathLike],
+        sampling_rate: int | None = None,
+    ) -> None:
+        """Write waveforms to files whose endings choose the format: wav, flac, mp3 or ogg.
+
+        Args:
+            audio: One waveform (`[N]` or `[channels, N]`) or a list of them.
+            saving_path: One path or a list of as many; missing folders are made.
+            sampling_rate (`int`, *optional*): In hertz; the codec's unless given.
+
+        Raises:
+            ValueError: If there are not as many paths as waveforms, or an ending is unknown.
+        """
+        waveforms = [audio] if isinstance(audio, (torch.Tensor, np.ndarray)) else list(audio)
+        paths = [saving_path] if isinstance(saving_path, (str, os.PathLike)) else list(saving_path)
+        if len(waveforms) != len(paths):
+            raise ValueError(f"{len(waveforms)} waveforms but {len(paths)} paths; give one path for each waveform.")
+        for waveform, path in zip(waveforms, paths, strict=True):
+            samples = torch.as_tensor(waveform).detach().cpu().float().numpy()
+            write_audio(path, samples, sampling_rate or self.feature_extractor.sampling_rate)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> DiaProcessor:
+        """Load tokenizer, feature extractor, config and codec of a checkpoint.
+
+        The codec inside the checkpoint is preferred to one that the checkpoint names, so that a folder can be moved
+        and used without a network.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+            kwargs: `audio_tokenizer` (`DacModel`), to use another codec; `device_map` and `dtype` of the codec;
+                transformers' options for the Hub (`revision`, `token`, `cache_dir`, …).
+
+        Raises:
+            OSError: If a file is missing.
+            ValueError: If no codec can be found.
+        """
+        hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
+        audio_tokenizer = kwargs.get("audio_tokenizer")
+        if audio_tokenizer is None:
+            placement = {name: kwargs[name] for name in ("device_map", "dtype") if name in kwargs}
+            audio_tokenizer = _load_codec(pretrained_model_name_or_path, hub_options, **placement)
+        has_config = _find_file(pretrained_model_name_or_path, "config.json", **hub_options) is not None
+        return cls(
+            feature_extractor=DiaFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **hub_options),
+            tokenizer=DiaTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_options),
+            audio_tokenizer=audio_tokenizer,
+            config=DiaConfig.from_pretrained(pretrained_model_name_or_path, **hub_options) if has_config else None,
+        )
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """Save all parts, the codec included, in the layout of the published checkpoints.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Folder; made if missing. A `config.json` that is there already
+                (the model's) is left alone.
+            push_to_hub (`bool`, defaults to `False`): Whether to upload the processor, too.
+            kwargs: For `push_to_hub` (`repo_id`, `token`, …).
+
+        Returns:
+            `list[str]`: The files written in the folder itself.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        # AutoProcessor finds the class by this entry of either file.
+        self.feature_extractor.processor_class = type(self).__name__
+        self.tokenizer._set_processor_class(type(self).__name__)
+        self.feature_extractor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        if not (folder / "config.json").exists():
+            self.config.save_pretrained(folder)
+        if self.audio_tokenizer is not None:
+            inside = folder / _CODEC_FOLDER
+            # transformers' own processor knows no codec inside a checkpoint; it follows this name. A codec from the Hub
+            # keeps its id, which every machine knows.
+            name = self.audio_tokenizer.name_or_path
+            if not name or os.path.isdir(name):
+                name = str(inside.absolute())
+            self.audio_tokenizer.save_pretrained(inside)
+            reference = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": name}
+            (folder / _CODEC_REFERENCE).write_text(json.dumps(reference, indent=2) + "\n", "utf-8")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+        return sorted(str(path) for path in folder.iterdir() if path.is_file())
