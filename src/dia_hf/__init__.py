@@ -3,22 +3,20 @@
 Importing this package makes transformers' Auto classes and pipelines give its classes for `dia` checkpoints.
 """
 
-from pathlib import Path
-
+from .assets import MINIATURE
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .feature_extraction_dia import DiaFeatureExtractor
 from .modeling_dia import DiaForConditionalGeneration, DiaModel, DiaPreTrainedModel
 from .processing_dia import DiaProcessor
 from .registration import register
+from .speech import Dia
 from .tokenization_dia import DiaTokenizer
-
-MINIATURE = str(Path(__file__).parent / "assets" / "miniature")
-"""Folder of the embedded miniature: a whole checkpoint, codec included, that needs no network."""
 
 register()
 
 __all__ = [
     "MINIATURE",
+    "Dia",
     "DiaConfig",
     "DiaDecoderConfig",
     "DiaEncoderConfig",

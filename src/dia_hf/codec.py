@@ -97,7 +97,7 @@ class Codec:
                 continue
             if not 0 <= clip.min() <= clip.max() < self.codebook_size:
                 raise ValueError(
-                    f"codes range from {clip.min()} to {clip.max()}, but this codec knows 0 to {self.codebook_size - 1}; "
+                    f"codes range from {clip.min()} to {clip.max()}; this codec knows 0 to {self.codebook_size - 1}, "
                     "special tokens must be cut off before decoding."
                 )
             audio = self.model.decode(audio_codes=clip.T[None].to(self.model.device)).audio_values

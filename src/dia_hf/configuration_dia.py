@@ -10,11 +10,10 @@ otherwise.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.modeling_rope_utils import RopeParameters
 
 __all__ = ["DiaConfig", "DiaDecoderConfig", "DiaEncoderConfig"]
 
@@ -82,7 +81,7 @@ class DiaEncoderConfig(PreTrainedConfig):
     norm_eps: float = 1e-5
     vocab_size: int = 256
     hidden_act: str = "silu"
-    rope_parameters: RopeParameters | dict | None = None
+    rope_parameters: Any = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -150,7 +149,7 @@ class DiaDecoderConfig(PreTrainedConfig):
     vocab_size: int = 1028
     hidden_act: str = "silu"
     num_channels: int = 9
-    rope_parameters: RopeParameters | dict | None = None
+    rope_parameters: Any = None
     initializer_range: float = 0.02
     use_cache: bool = True
     is_encoder_decoder: bool = True
@@ -185,6 +184,16 @@ class DiaDecoderConfig(PreTrainedConfig):
                 f"DiaDecoderConfig: {ids}; the three must differ and `eos_token_id` be the smallest, because every id "
                 "below it is a code of the codec."
             )
+
+
+if TYPE_CHECKING:  # what is left after construction
+    _EncoderConfig: TypeAlias = DiaEncoderConfig
+    _DecoderConfig: TypeAlias = DiaDecoderConfig
+    _DelayPattern: TypeAlias = list[int]
+else:  # what may be given
+    _EncoderConfig = DiaEncoderConfig | dict | None
+    _DecoderConfig = DiaDecoderConfig | dict | None
+    _DelayPattern = list[int] | None
 
 
 @strict
@@ -222,9 +231,9 @@ class DiaConfig(PreTrainedConfig):
     sub_configs = {"encoder_config": DiaEncoderConfig, "decoder_config": DiaDecoderConfig}  # noqa: RUF012
     sub_configs_defaults = sub_configs
 
-    encoder_config: DiaEncoderConfig | dict | None = None
-    decoder_config: DiaDecoderConfig | dict | None = None
-    delay_pattern: list[int] | None = None
+    encoder_config: _EncoderConfig = None  # type: ignore[assignment]
+    decoder_config: _DecoderConfig = None  # type: ignore[assignment]
+    delay_pattern: _DelayPattern = None  # type: ignore[assignment]
     norm_eps: float = 1e-5
     initializer_range: float = 0.02
     use_cache: bool = True

@@ -27,8 +27,8 @@ __all__ = ["apply_delay", "num_given_frames", "revert_delay"]
 def _check_codes(codes: torch.Tensor, delay_pattern: Sequence[int]) -> None:
     if codes.ndim != 3 or codes.shape[-1] != len(delay_pattern):
         raise ValueError(
-            f"codes have the shape {tuple(codes.shape)}; expected [batch, frames, {len(delay_pattern)}], one channel for "
-            f"each entry of the delay pattern {list(delay_pattern)}."
+            f"codes have the shape {tuple(codes.shape)}; expected [batch, frames, {len(delay_pattern)}], one channel "
+            f"for each entry of the delay pattern {list(delay_pattern)}."
         )
 
 

@@ -8,6 +8,7 @@ Legend: B clips, N samples, T frames, C codebooks.
 from __future__ import annotations
 
 import os
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,10 @@ def _to_mono(samples: np.ndarray) -> np.ndarray:
 
 
 def as_clips(raw_audio: Any) -> list[Any]:
-    """Tell one clip from a batch: return the list of clips in either case (see `DiaFeatureExtractor.load_waveforms`)."""
+    """Return the list of clips, be it one clip or a batch; see `DiaFeatureExtractor.load_waveforms` for the forms."""
     if isinstance(raw_audio, (list, tuple)):
-        return [raw_audio] if len(raw_audio) > 0 and np.isscalar(raw_audio[0]) else list(raw_audio)
+        is_one_clip = len(raw_audio) > 0 and isinstance(raw_audio[0], Real)
+        return [raw_audio] if is_one_clip else list(raw_audio)
     is_batch = isinstance(raw_audio, (np.ndarray, torch.Tensor)) and raw_audio.ndim == 3
     return list(raw_audio) if is_batch else [raw_audio]
 
@@ -183,8 +185,8 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             codec = Codec(audio_tokenizer)
             if codec.sampling_rate != self.sampling_rate:
                 raise ValueError(
-                    f"the feature extractor works at {self.sampling_rate} Hz and the codec at {codec.sampling_rate} Hz; "
-                    "they must belong together."
+                    f"the feature extractor works at {self.sampling_rate} Hz and the codec at {codec.sampling_rate} "
+                    "Hz; they must belong together."
                 )
             lengths = [int(np.sum(mask)) for mask in padded["attention_mask"]]
             features["audio_codes"] = codec.encode(

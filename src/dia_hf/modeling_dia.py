@@ -192,7 +192,7 @@ class DiaAttention(nn.Module):
 
 
 class DiaMLP(nn.Module):
-    """SwiGLU (Shazeer, GLU Variants Improve Transformer, 2020) with gate and up projection in one matrix: [gate; up]."""
+    """SwiGLU (Shazeer, GLU Variants Improve Transformer, 2020); one matrix holds both projections: [gate; up]."""
 
     def __init__(self, config: DiaEncoderConfig | DiaDecoderConfig) -> None:
         super().__init__()
@@ -463,7 +463,7 @@ class DiaModel(DiaPreTrainedModel):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_position_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | None = None,
+        encoder_outputs: Any = None,
         past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
@@ -576,7 +576,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_position_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | None = None,
+        encoder_outputs: Any = None,
         past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         labels: torch.Tensor | None = None,
@@ -613,7 +613,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             **kwargs,
         )
         logits = self.logits_dense(outputs.last_hidden_state[:, -logits_to_keep:])
-        logits = logits.unflatten(-1, (self.num_channels, self.vocab_size)).transpose(1, 2).flatten(0, 1)
+        logits = logits.unflatten(-1, (self.num_channels, self.vocab_size)).transpose(1, 2).flatten(0, 1).contiguous()
 
         loss = None
         if labels is not None:

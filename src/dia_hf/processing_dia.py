@@ -51,13 +51,13 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
         reference = json.loads(Path(path).read_text("utf-8")).get("audio_tokenizer")
     if reference is None:
         raise ValueError(
-            f"{str(checkpoint)!r} has neither a codec in {_CODEC_FOLDER!r} nor a {_CODEC_REFERENCE} that names one; pass "
-            "one: `DiaProcessor.from_pretrained(..., audio_tokenizer=DacModel.from_pretrained(...))`."
+            f"{str(checkpoint)!r} has neither a codec in {_CODEC_FOLDER!r} nor a {_CODEC_REFERENCE} that names one; "
+            "pass one: `DiaProcessor.from_pretrained(..., audio_tokenizer=DacModel.from_pretrained(...))`."
         )
     if reference["audio_tokenizer_class"] != "DacModel":
         raise ValueError(
-            f"{str(checkpoint)!r} names a codec of the class {reference['audio_tokenizer_class']!r}; Dia speaks through "
-            "'DacModel'."
+            f"{str(checkpoint)!r} names a codec of the class {reference['audio_tokenizer_class']!r}; Dia speaks "
+            "through 'DacModel'."
         )
     # The named codec is another repository: where *this* one is cut (revision, subfolder) says nothing about it.
     elsewhere = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
@@ -138,7 +138,7 @@ class DiaProcessor(ProcessorMixin):
             ValueError: If text is empty or too long, text and audio differ in number, audio is missing in training,
                 or labels are asked for in generation; and as `DiaFeatureExtractor.load_waveforms` does.
         """
-        options = {
+        options: dict[str, Any] = {
             "generation": generation,
             "sampling_rate": sampling_rate,
             "padding": padding,
@@ -203,15 +203,15 @@ class DiaProcessor(ProcessorMixin):
             ]
         encoded: list[torch.Tensor] = []
         if present:
-            features = self.feature_extractor(
-                present, sampling_rate=sampling_rate, audio_tokenizer=self._require_codec().model
-            )
+            features = self.feature_extractor(present, sampling_rate=sampling_rate, audio_tokenizer=self.codec.model)
             encoded = features["audio_codes"]
         remaining = iter(encoded)
         no_codes = torch.zeros(0, self.config.decoder_config.num_channels, dtype=torch.long)
         return [no_codes if clip is None else next(remaining) for clip in clips]
 
-    def _require_codec(self) -> Codec:
+    @property
+    def codec(self) -> Codec:
+        """The codec with its geometry; raises `ValueError` where there is none."""
         if self.audio_tokenizer is None:
             raise ValueError("this processor has no codec; give it one: `processor.audio_tokenizer = DacModel...`.")
         return Codec(self.audio_tokenizer)
@@ -278,7 +278,7 @@ class DiaProcessor(ProcessorMixin):
                 begin = int((first_channel == decoder.bos_token_id).sum())
             eos = (first_channel == decoder.eos_token_id).nonzero()
             clips.append(row[begin : int(eos[0]) if len(eos) else None])
-        return self._require_codec().decode(clips)
+        return self.codec.decode(clips)
 
     def decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> torch.Tensor:
         """Turn the codes of one sample, `[1, T, C]`, into its waveform `[N]`; see `batch_decode`.
@@ -315,9 +315,7 @@ class DiaProcessor(ProcessorMixin):
             write_audio(path, samples, sampling_rate or self.feature_extractor.sampling_rate)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
-    ) -> DiaProcessor:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> DiaProcessor:
         """Load tokenizer, feature extractor, config and codec of a checkpoint.
 
         The codec inside the checkpoint is preferred to one that the checkpoint names, so that a folder can be moved
@@ -325,8 +323,9 @@ class DiaProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
-            kwargs: `audio_tokenizer` (`DacModel`), to use another codec; `device_map` and `dtype` of the codec;
-                transformers' options for the Hub (`revision`, `token`, `cache_dir`, …).
+            kwargs: `audio_tokenizer` (`DacModel`), to use another codec; `load_codec=False`, to use none;
+                `device_map` and `dtype` of the codec; transformers' options for the Hub (`revision`, `token`,
+                `cache_dir`, …).
 
         Raises:
             OSError: If a file is missing.
@@ -334,7 +333,7 @@ class DiaProcessor(ProcessorMixin):
         """
         hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
         audio_tokenizer = kwargs.get("audio_tokenizer")
-        if audio_tokenizer is None:
+        if audio_tokenizer is None and kwargs.get("load_codec", True):
             placement = {name: kwargs[name] for name in ("device_map", "dtype") if name in kwargs}
             audio_tokenizer = _load_codec(pretrained_model_name_or_path, hub_options, **placement)
         has_config = _find_file(pretrained_model_name_or_path, "config.json", **hub_options) is not None
@@ -345,9 +344,7 @@ class DiaProcessor(ProcessorMixin):
             config=DiaConfig.from_pretrained(pretrained_model_name_or_path, **hub_options) if has_config else None,
         )
 
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
-    ) -> list[str]:
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save all parts, the codec included, in the layout of the published checkpoints.
 
         Args:

@@ -1,4 +1,4 @@
-"""From logits to delayed codes: the rules (`logits_process`) and the hooks over `GenerationMixin` (`generation_dia`)."""
+"""From logits to delayed codes: rules (`logits_process`) and hooks over `GenerationMixin` (`generation_dia`)."""
 
 from .generation_dia import DiaGenerationMixin
 from .logits_process import (

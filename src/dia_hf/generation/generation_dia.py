@@ -41,7 +41,7 @@ class DiaGenerationMixin(GenerationMixin):
     config: DiaConfig
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         inputs: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
@@ -100,8 +100,8 @@ class DiaGenerationMixin(GenerationMixin):
     ) -> None:
         if generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise ValueError(
-                f"Dia cannot generate by {generation_mode.value!r}: a frame is {self.config.decoder_config.num_channels} "
-                "tokens chosen at once, so there is no single next token to rank beams or to check an assistant by. "
+                f"Dia cannot generate by {generation_mode.value!r}: a frame is one token a channel, chosen at once, so "
+                "there is no single next token to rank beams or to check an assistant by. "
                 "Use `do_sample=True` or greedy search (`num_beams=1`, no assistant)."
             )
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
@@ -188,7 +188,7 @@ class DiaGenerationMixin(GenerationMixin):
         )
         return input_ids, model_kwargs
 
-    def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs: Any) -> GenerationConfig:  # type: ignore[override]
+    def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs: Any) -> GenerationConfig:
         """Let `max_new_tokens` replace the limit of the checkpoint, and extend that limit by the delay."""
         if generation_config.max_new_tokens is not None:
             generation_config.max_length = None
@@ -198,7 +198,7 @@ class DiaGenerationMixin(GenerationMixin):
         generation_config.max_length += max(self.config.delay_pattern)
         return generation_config
 
-    def _get_logits_processor(  # type: ignore[override]
+    def _get_logits_processor(
         self,
         generation_config: GenerationConfig,
         input_ids_seq_length: int,
@@ -206,7 +206,7 @@ class DiaGenerationMixin(GenerationMixin):
         model_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> LogitsProcessorList:
-        """Compose the rules: guidance, transformers' and the user's, end of speech, warpers, delayed end, given slots."""
+        """Compose: guidance, transformers' rules, the user's, end of speech, warpers, delayed end, given slots."""
         decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
         model_kwargs = model_kwargs or {}
         if generation_config.guidance_scale not in (None, 1):
@@ -246,7 +246,7 @@ class DiaGenerationMixin(GenerationMixin):
             processors.append(DiaSeededSamplingLogitsProcessor(generator))
         return processors
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
         decoder_guidance_scale: float | None = None,

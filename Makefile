@@ -1,0 +1,37 @@
+# `make demo` and `make test` work on a fresh machine: they make .venv and install into it.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: .venv/installed  ## say something with the embedded miniature
+	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] And I answer." --seed 7 --output demo.wav
+
+test: .venv/installed-dev  ## all tests
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/installed-dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo.wav
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# torch first and by itself: asked for by another package, its newest build would be taken instead.
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) torch
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(INSTALL) --editable ".[dev]"
+	touch $@

@@ -1,0 +1,70 @@
+"""Make the embedded miniature: a whole Dia checkpoint of random weights, small enough to ship.
+
+    python scripts/make_miniature.py [DEST]
+
+It is untrained: what it says is noise. It exists so that every command, example and test runs without a network.
+The real geometry (9 channels, 1028 tokens, the real delay pattern and token ids, 44.1 kHz at 512 samples a frame) on
+narrow layers; the same seed makes the same files.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import DacConfig, DacModel, GenerationConfig
+
+from dia_hf import MINIATURE, DiaConfig, DiaFeatureExtractor, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
+
+SEED = 2025
+
+
+def main(dest: str = MINIATURE) -> None:
+    """Write the checkpoint to `dest`."""
+    torch.manual_seed(SEED)
+    heads = {"num_attention_heads": 4, "head_dim": 16, "hidden_size": 32}
+    config = DiaConfig(
+        encoder_config={**heads, "num_key_value_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96},
+        decoder_config={
+            **heads,
+            "num_key_value_heads": 2,
+            "num_hidden_layers": 2,
+            "intermediate_size": 96,
+            "cross_num_attention_heads": 4,
+            "cross_num_key_value_heads": 4,
+            "cross_head_dim": 16,
+            "cross_hidden_size": 32,
+        },
+        # Wider than for training, so that the untrained logits are no near-tie between all tokens.
+        initializer_range=0.5,
+    )
+    for part in (config.encoder_config, config.decoder_config):
+        part.initializer_range = config.initializer_range
+    model = DiaForConditionalGeneration(config)
+    # The published settings, but an end after three seconds at the latest: untrained, it would go on to 3072.
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.decoder_config.bos_token_id,
+        eos_token_id=config.decoder_config.eos_token_id,
+        pad_token_id=config.decoder_config.pad_token_id,
+        do_sample=True,
+        guidance_scale=3.0,
+        max_length=260,
+        temperature=1.2,
+        top_k=45,
+        top_p=0.95,
+    )
+    codec = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=48, sampling_rate=44100)).eval()
+    with torch.no_grad():
+        codec.decoder.conv2.weight *= 20  # audible: its untrained output peaks at 0.01
+    processor = DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), codec, config)
+
+    model.save_pretrained(dest)
+    processor.save_pretrained(dest)
+    # A path of this machine is nobody else's; the codec lies inside.
+    path = Path(dest) / "audio_tokenizer_config.json"
+    reference = {**json.loads(path.read_text()), "audio_tokenizer_name_or_path": "audio_tokenizer"}
+    path.write_text(json.dumps(reference, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,8 @@
+"""Data that comes with the package."""
+
+from pathlib import Path
+
+__all__ = ["MINIATURE"]
+
+MINIATURE = str(Path(__file__).parent / "miniature")
+"""Folder of the embedded miniature: a whole checkpoint, codec included, that needs no network. It is untrained."""

@@ -1,0 +1,5 @@
+"""The application: text in, waveform out."""
+
+from .dia import Dia
+
+__all__ = ["Dia"]

@@ -1,0 +1,53 @@
+"""What all tests share. No test needs a network, a GPU or the real weights."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a look-up that slips in fails at once
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import DacModel
+from transformers.utils import logging
+
+from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+
+logging.disable_progress_bar()
+torch.set_num_threads(1)  # one a worker: two jobs of two threads on two cores are several times slower
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def model() -> DiaForConditionalGeneration:
+    return DiaForConditionalGeneration.from_pretrained(MINIATURE).eval()
+
+
+@pytest.fixture(scope="session")
+def processor() -> DiaProcessor:
+    return DiaProcessor.from_pretrained(MINIATURE)
+
+
+@pytest.fixture(scope="session")
+def pack() -> Path:
+    """The checkpoint that transformers 4.53 saved, with what it computed."""
+    return REFERENCE / "transformers-4.53"
+
+
+@pytest.fixture(scope="session")
+def pack_processor(pack: Path) -> DiaProcessor:
+    return DiaProcessor.from_pretrained(pack, audio_tokenizer=DacModel.from_pretrained(pack / "dac_44khz"))
+
+
+@pytest.fixture
+def tone():
+    """A synthetic voice-like tone: `tone(seconds, rate)` gives float32 samples."""
+
+    def make(seconds: float, rate: int, pitch: float = 220.0) -> np.ndarray:
+        time = np.arange(int(seconds * rate)) / rate
+        waves = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6))
+        return (0.2 * waves * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time))).astype(np.float32)
+
+    return make

@@ -1,0 +1,378 @@
+"""`generate()` against transformers' own and against itself alone, in a batch and in threads."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+import tiny
+from dia_hf import MINIATURE, DiaForConditionalGeneration
+from dia_hf.delay import apply_delay
+
+INPUTS = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+SAMPLING = {"do_sample": True, "guidance_scale": 3.0, "top_k": 45, "temperature": 1.3, "top_p": 0.95}
+GREEDY = {"do_sample": False, "guidance_scale": 3.0, "top_k": 45}
+
+
+@pytest.fixture(scope="module", params=["eager", "sdpa"])
+def pack_model(request, pack):
+    return DiaForConditionalGeneration.from_pretrained(pack, attn_implementation=request.param).eval()
+
+
+@pytest.fixture(scope="module")
+def expected(pack):
+    return load_file(pack / "expected.safetensors")
+
+
+def part(tensors, name):
+    return {key: tensors[f"{name}.{key}"] for key in INPUTS}
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("name", ["text", "prompt"])
+def test_greedy_codes_of_the_reference_pack(pack, pack_model, expected, name, cache):
+    """One wrong rule, position or mask and the codes part from transformers' within a few frames."""
+    options = json.loads((pack / "inputs.json").read_text())["generate"]
+    codes = pack_model.generate(**part(expected, name), **options, cache_implementation=cache)
+    assert torch.equal(codes, expected[f"{name}.generated"])
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("source", ["global", "generator"])
+def test_sampled_codes_of_the_reference_pack(pack_model, expected, source, cache):
+    """Rules in another order draw other codes from the same seed."""
+    options = SAMPLING | {"max_new_tokens": 40, "cache_implementation": cache}
+    if source == "generator":
+        options["generator"] = torch.Generator().manual_seed(1234)
+    else:
+        torch.manual_seed(1234)
+    assert torch.equal(pack_model.generate(**part(expected, "text"), **options), expected["text.sampled_seed_1234"])
+
+
+def as_inputs(config, texts, prompts):
+    """Build generate's inputs from bytes and prompt codes, aligned on the right as the processor does."""
+    decoder, longest = config.decoder_config, 1 + max(len(prompt) for prompt in prompts)
+    frames = torch.full((len(texts), longest, decoder.num_channels), decoder.bos_token_id)
+    mask = torch.zeros(len(texts), longest + max(config.delay_pattern), dtype=torch.long)
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for row, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        ids[row, : len(text)] = torch.tensor(list(text))
+        frames[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) - 1 :] = 1
+    delayed = apply_delay(frames, config.delay_pattern, decoder.bos_token_id, decoder.pad_token_id)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != 0).long(),
+        "decoder_input_ids": delayed,
+        "decoder_attention_mask": mask,
+    }
+
+
+def draw_requests(config, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    texts = [b"\x01 Hello there. \x02 Yes?", b"\x01 No.", b"\x02 A longer text than all the others are."]
+    lengths = [0, 7, 4]
+    shape = config.decoder_config.num_channels
+    prompts = [torch.randint(0, config.decoder_config.eos_token_id, (n, shape), generator=generator) for n in lengths]
+    return texts, prompts
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "options", [GREEDY, GREEDY | {"guidance_scale": None}, SAMPLING], ids=["cfg", "plain", "sampled"]
+)
+def test_random_configurations_equal_transformers(seed, options):
+    """Other delays, channels and vocabularies than the published ones were read from constants."""
+    model = tiny.random_model(tiny.random_config(seed), seed, scale=0.5)
+    theirs = tiny.their_model(model)
+    inputs = as_inputs(model.config, *draw_requests(model.config, seed))
+    options = options | {"max_new_tokens": 30, "top_k": 5}
+    decoder = model.config.decoder_config
+    special = {name: getattr(decoder, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    codes = []
+    for network in (model, theirs):
+        torch.manual_seed(seed)
+        codes.append(network.generate(**{k: v.clone() for k, v in inputs.items()}, **options, **special))
+    assert torch.equal(*codes)
+
+
+def assert_same_speech(batch_row, alone, config):
+    """Compare two rows from their beginnings of speech on: alignment before and padding behind may differ."""
+    decoder = config.decoder_config
+    rows = []
+    for row in (batch_row, alone):
+        first = row[:, 0]
+        begin = int((first == decoder.bos_token_id).sum()) - 1
+        rows.append(row[begin : row.shape[0]])
+    shorter = min(len(row) for row in rows)
+    assert torch.equal(rows[0][:shorter], rows[1][:shorter])
+    assert all((row[shorter:] == decoder.pad_token_id).all() for row in rows)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("guidance_scale", [None, 3.0])
+def test_a_batch_gives_what_its_members_give_alone(seed, cache, guidance_scale):
+    """Padding of texts or prompts that leaks into attention changes what a neighbour says."""
+    model = tiny.random_model(tiny.random_config(seed), seed, scale=0.5)
+    texts, prompts = draw_requests(model.config, seed)
+    options = GREEDY | {"guidance_scale": guidance_scale, "top_k": 5, "cache_implementation": cache}
+    longest = max(map(len, prompts))
+    together = model.generate(**as_inputs(model.config, texts, prompts), **options, max_new_tokens=40)
+    for row, text, prompt in zip(together, texts, prompts, strict=True):
+        alone = model.generate(**as_inputs(model.config, [text], [prompt]), **options, max_new_tokens=40)
+        assert_same_speech(row, alone[0], model.config)
+    assert together.shape[1] <= 1 + longest + 40
+
+
+def test_without_prepared_inputs_the_delay_still_holds(model):
+    """Transformers begins without delay when given text alone."""
+    ids = torch.tensor([list(b"\x01 Hello.")])
+    prepared = as_inputs(model.config, [b"\x01 Hello."], [torch.zeros(0, 9, dtype=torch.long)])
+    assert torch.equal(
+        model.generate(ids, max_new_tokens=20, **GREEDY), model.generate(**prepared, max_new_tokens=20, **GREEDY)
+    )
+
+
+@pytest.mark.parametrize("new_tokens", [25, 40])
+def test_every_channel_closes_within_the_limit(model, new_tokens):
+    """A limit that cuts channels open leaves frames that never sounded."""
+    codes = model.generate(torch.tensor([[72]]), max_new_tokens=new_tokens, min_new_tokens=new_tokens - 16, **GREEDY)[0]
+    decoder = model.config.decoder_config
+    assert codes.shape[0] == 1 + new_tokens
+    for channel, delay in enumerate(model.config.delay_pattern):
+        ends = (codes[:, channel] == decoder.eos_token_id).nonzero().flatten().tolist()
+        assert ends == [new_tokens - 15 + delay]
+        assert (codes[ends[0] + 1 :, channel] == decoder.pad_token_id).all()
+
+
+@pytest.mark.parametrize("limit", [30, 64])
+def test_max_length_is_a_limit_of_channel_0(model, limit):
+    """The delay was taken out of `max_length`, or added twice."""
+    theirs = tiny.their_model(model)
+    theirs.generation_config = model.generation_config
+    ids = torch.tensor([[72]])
+    options = GREEDY | {"max_length": limit, "min_new_tokens": 20}
+    codes = model.generate(ids, **options)
+    assert codes.shape[1] == limit + 15
+    prepared = as_inputs(model.config, [b"H"], [torch.zeros(0, 9, dtype=torch.long)])
+    assert torch.equal(codes, theirs.generate(**prepared, **options))
+
+
+class Record(LogitsProcessor):
+    """A user's rule that looks on."""
+
+    def __init__(self):
+        self.ids, self.scores = [], []
+
+    def __call__(self, input_ids, scores):
+        self.ids.append(input_ids.clone())
+        self.scores.append(scores.clone())
+        return scores
+
+
+def test_given_slots_are_true_at_every_step(model):
+    """The history that rules and streamers see held predictions in the place of beginnings and prompt codes."""
+    record = Record()
+    prompt = torch.arange(27).reshape(3, 9)
+    inputs = as_inputs(model.config, [b"Hi"], [prompt])
+    codes = model.generate(**inputs, max_new_tokens=20, logits_processor=LogitsProcessorList([record]), **GREEDY)
+    given = inputs["decoder_input_ids"]
+    is_given = given != model.config.decoder_config.pad_token_id
+    assert torch.equal(codes[:, : given.shape[1]][is_given], given[is_given])
+    for ids in record.ids:
+        assert torch.equal(ids, codes[0, : ids.shape[1]].T)
+
+
+def test_the_users_rules_run(model):
+    """Transformers' own Dia drops `logits_processor` without a word."""
+
+    class Only(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            assert scores.shape == (9, 1028), "guidance must have been applied"
+            only = torch.full_like(scores, -float("inf"))
+            only[:, 17] = 0
+            return only
+
+    codes = model.generate(
+        torch.tensor([[72]]), max_new_tokens=20, logits_processor=LogitsProcessorList([Only()]), **GREEDY
+    )
+    assert (codes[0, 1:5, 0] == 17).all()
+
+
+def test_the_users_stopping_criteria_run(model):
+    """A user's criterion that is dropped lets generation run to its limit."""
+
+    class Five(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.full((input_ids.shape[0],), input_ids.shape[1] >= 6)
+
+    codes = model.generate(
+        torch.tensor([[72]]), max_new_tokens=40, stopping_criteria=StoppingCriteriaList([Five()]), **GREEDY
+    )
+    assert codes.shape == (1, 6, 9)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_any_positive_temperature(model, temperature):
+    """Transformers' own Dia clamps a temperature below 1 to 1."""
+    record = Record()
+    options = SAMPLING | {"temperature": temperature, "top_k": 0, "top_p": 1.0, "guidance_scale": None}
+    output = model.generate(
+        torch.tensor([[72]]),
+        max_new_tokens=20,
+        logits_processor=LogitsProcessorList([record]),
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+    kept = torch.isfinite(output.scores[-1]) & (output.scores[-1] != 0)
+    torch.testing.assert_close(output.scores[-1][kept], (record.scores[-1] / temperature)[kept])
+
+
+@pytest.mark.parametrize("guidance_scale", [0.4, 1.5, 7.0])
+def test_any_positive_guidance(model, guidance_scale):
+    """Transformers' own Dia raises below 1."""
+    record = Record()
+    options = GREEDY | {"guidance_scale": guidance_scale, "top_k": 0, "max_new_tokens": 18}
+    ids = torch.tensor([[72, 105]])
+    model.generate(ids, logits_processor=LogitsProcessorList([record]), **options)
+    frame = torch.full((1, 1, 9), model.config.decoder_config.bos_token_id)
+    cond, uncond = (model(text, decoder_input_ids=frame).logits[:, -1] for text in (ids, torch.zeros_like(ids)))
+    torch.testing.assert_close(record.scores[0], cond + guidance_scale * (cond - uncond), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance_scale", [None, 1, 1.0])
+def test_guidance_off(model, guidance_scale):
+    """Guidance that is off must not double the batch, nor filter by `top_k` in greedy search."""
+    record = Record()
+    options = GREEDY | {"guidance_scale": guidance_scale, "max_new_tokens": 18}
+    assert model.generation_config.guidance_scale == 3.0, "the call must overrule the checkpoint"
+    model.generate(torch.tensor([[72, 105]]), logits_processor=LogitsProcessorList([record]), **options)
+    assert record.scores[0].shape == (9, 1028)
+    assert torch.isfinite(record.scores[0]).all()
+
+
+def test_several_samples_of_one_text(model):
+    """Rows instead of samples were repeated, which mixes channels of different samples."""
+    texts, prompts = draw_requests(model.config)
+    inputs = as_inputs(model.config, texts, prompts)
+    options = SAMPLING | {"max_new_tokens": 24}
+    codes = model.generate(**inputs, **options, num_return_sequences=3, generator=torch.Generator().manual_seed(3))
+    assert codes.shape[0] == 9
+    given = inputs["decoder_input_ids"].repeat_interleave(3, dim=0)
+    is_given = given != model.config.decoder_config.pad_token_id
+    assert torch.equal(codes[:, : given.shape[1]][is_given], given[is_given].long())
+    assert not torch.equal(codes[0], codes[1])
+
+
+def test_a_generator_makes_a_call_independent(model):
+    """Whatever drew from the global generator before, or between, changed the codes."""
+    ids, options = torch.tensor([[72]]), SAMPLING | {"max_new_tokens": 30}
+    calls = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        calls.append(model.generate(ids, **options, generator=torch.Generator().manual_seed(9)))
+    assert torch.equal(*calls)
+
+
+def test_two_threads_give_what_each_gives_alone(model):
+    """Guidance state on the module: one thread's call without guidance broke the other's with it."""
+    texts, prompts = draw_requests(model.config)
+    jobs = [
+        (as_inputs(model.config, texts, prompts), GREEDY | {"max_new_tokens": 40}),
+        (as_inputs(model.config, texts[:1], prompts[:1]), GREEDY | {"guidance_scale": 1.0, "max_new_tokens": 60}),
+        (as_inputs(model.config, texts[1:], prompts[1:]), SAMPLING | {"max_new_tokens": 50, "seed": 4}),
+        (
+            as_inputs(model.config, texts[2:], prompts[2:]),
+            SAMPLING | {"guidance_scale": 0.5, "max_new_tokens": 45, "seed": 5},
+        ),
+    ]
+
+    def run(job):
+        inputs, options = job
+        options = dict(options)
+        if (seed := options.pop("seed", None)) is not None:
+            options["generator"] = torch.Generator().manual_seed(seed)
+        return model.generate(**inputs, **options)
+
+    alone = [run(job) for job in jobs]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        together = list(pool.map(run, jobs * 3))
+    assert all(torch.equal(got, want) for got, want in zip(together, alone * 3, strict=True))
+
+
+def test_generation_leaves_no_trace_on_the_model(model):
+    """A call's settings that stay on the model are the next call's bug."""
+    before, config = dict(vars(model)), model.generation_config.to_dict()
+    model.generate(torch.tensor([[72]]), max_new_tokens=20, **SAMPLING)
+    assert vars(model) == before
+    assert model.generation_config.to_dict() == config
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [GREEDY, SAMPLING], ids=["greedy", "sampled"])
+def test_half_precision_runs(dtype, options):
+    """A float32 mask or cache beside half-precision weights raises in the middle of a sentence."""
+    model = DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=dtype)
+    texts, prompts = draw_requests(model.config)
+    codes = model.generate(**as_inputs(model.config, texts, prompts), max_new_tokens=24, **options)
+    assert codes.shape[::2] == (3, 9)
+
+
+def test_without_a_cache(model):
+    """`use_cache=False` reads the whole history at every step and must say the same."""
+    texts, prompts = draw_requests(model.config)
+    inputs = as_inputs(model.config, texts, prompts)
+    options = GREEDY | {"max_new_tokens": 20}
+    assert torch.equal(model.generate(**inputs, **options, use_cache=False), model.generate(**inputs, **options))
+
+
+def test_dictionary_output(model):
+    """Scores and attentions were promised and missing."""
+    model.set_attn_implementation("eager")
+    output = model.generate(
+        torch.tensor([[72, 105]]),
+        max_new_tokens=18,
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_attentions=True,
+        **GREEDY,
+    )
+    model.set_attn_implementation("sdpa")
+    assert output.sequences.shape == (1, 19, 9)
+    assert len(output.scores) == 18 and output.scores[0].shape == (9, 1028)
+    assert output.cross_attentions[0][0].shape == (2, 4, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": 2, "do_sample": False}, "rank beams"),
+        ({"guidance_scale": -1.0}, "above 0"),
+        ({"guidance_scale": 0.0}, "above 0"),
+        ({"do_sample": True, "temperature": -0.5}, "temperature"),
+        ({"decoder_input_ids": torch.zeros(1, 3, 4, dtype=torch.long)}, "expected"),
+        ({"decoder_input_ids": torch.zeros(9, 3, dtype=torch.long)}, "expected"),
+        ({"decoder_input_ids": torch.full((1, 3, 9), 1025)}, "beginning of speech"),
+        ({"speed": 2}, "speed"),
+    ],
+)
+def test_what_cannot_be_done_raises(model, options, message):
+    """Impossible requests came back as shape errors from deep inside, or did something else."""
+    with pytest.raises(ValueError, match=message):
+        model.generate(torch.tensor([[72]]), max_new_tokens=18, **options)
+
+
+def test_guidance_needs_the_text(model):
+    """Encoder output alone cannot be made unconditional; guidance was silently off."""
+    encoded = model.model.encoder(torch.tensor([[72]]))
+    with pytest.raises(ValueError, match="guidance needs the text"):
+        model.generate(encoder_outputs=encoded, max_new_tokens=18, **GREEDY)
+    codes = model.generate(encoder_outputs=encoded, max_new_tokens=18, do_sample=False, guidance_scale=1.0)
+    assert torch.equal(
+        codes, model.generate(torch.tensor([[72]]), max_new_tokens=18, do_sample=False, guidance_scale=1.0)
+    )

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+from transformers.models.dia import DiaConfig as TheirConfig
+
+from dia_hf import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
+
+
+def test_defaults_are_those_of_the_published_checkpoint():
+    """A default that drifts would build another model than the 1.6B one."""
+    theirs, ours = TheirConfig().to_dict(), DiaConfig().to_dict()
+    theirs.pop("transformers_version"), ours.pop("transformers_version")
+    assert ours == theirs
+
+
+def test_reads_the_layout_of_4_53(pack):
+    """Token ids at the top level and `rope_theta` were read as nothing, and the decoder kept its defaults."""
+    values = json.loads((pack / "config.json").read_text())
+    values |= {"eos_token_id": 1000, "pad_token_id": 1003, "bos_token_id": 1002}
+    values["decoder_config"]["rope_theta"] = 5000.0
+    config = DiaConfig.from_dict(values)
+    decoder = config.decoder_config
+    assert (decoder.eos_token_id, decoder.pad_token_id, decoder.bos_token_id) == (1000, 1003, 1002)
+    assert decoder.rope_parameters == {"rope_type": "default", "rope_theta": 5000.0}
+    assert config.eos_token_id is None, "an id must live in one place"
+
+
+def test_round_trip(tmp_path, pack):
+    """A saved config that reads back differently would change the model at its second load."""
+    config = DiaConfig.from_pretrained(pack)
+    config.save_pretrained(tmp_path)
+    again = DiaConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert TheirConfig.from_pretrained(tmp_path).decoder_config.to_dict() == config.decoder_config.to_dict()
+
+
+def test_takes_configs_of_transformers_own_dia():
+    """`DiaConfig(encoder_config=<transformers' own>)` failed on the type though the values fit."""
+    theirs = TheirConfig(decoder_config={"num_hidden_layers": 3})
+    config = DiaConfig(encoder_config=theirs.encoder_config, decoder_config=theirs.decoder_config)
+    assert type(config.encoder_config) is DiaEncoderConfig
+    assert config.decoder_config.num_hidden_layers == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"delay_pattern": [0, 1]}, "2 entries for 9 channels"),
+        ({"delay_pattern": [0, 8, -9, 10, 11, 12, 13, 14, 15]}, "a delay is 0 frames or more"),
+        ({"decoder_config": {"num_key_value_heads": 3}}, r"can be \[1, 2, 4, 8, 16\]"),
+        ({"decoder_config": {"cross_num_key_value_heads": 5}}, "cross_num_attention_heads"),
+        ({"encoder_config": {"num_attention_heads": 0}}, "whole number"),
+        ({"encoder_config": {"hidden_size": "wide"}}, "whole number"),
+        ({"encoder_config": {"head_dim": 7}}, "even"),
+        ({"decoder_config": {"head_dim": 7}}, "even"),
+        ({"encoder_config": {"hidden_size": 512}}, "cross_hidden_size"),
+        ({"decoder_config": {"eos_token_id": 1028}}, "within the vocabulary, 0 to 1027"),
+        ({"decoder_config": {"eos_token_id": 1027}}, "be the smallest"),
+        ({"pad_token_id": 1024}, "must differ"),
+        ({"encoder_config": {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}}, "'linear'"),
+    ],
+)
+def test_wrong_values_say_what_would_do(values, message):
+    """A contradiction in a config surfaced as a shape error in some layer, or not at all."""
+    with pytest.raises(ValueError, match=message):
+        DiaConfig(**values)
+
+
+def test_the_generating_part_is_the_decoder():
+    """Caches and generation configs were made from the encoder's sizes, or from nothing."""
+    config = DiaConfig()
+    assert config.get_text_config(decoder=True) is config.decoder_config
+    assert isinstance(config.decoder_config, DiaDecoderConfig)

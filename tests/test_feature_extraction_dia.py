@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+from transformers import DacModel
+from transformers.models.dia.feature_extraction_dia import DiaFeatureExtractor as TheirFeatureExtractor
+
+from dia_hf import DiaFeatureExtractor
+from dia_hf.audio import resample, write_audio
+
+EXTRACTOR = DiaFeatureExtractor()
+RATE = EXTRACTOR.sampling_rate
+
+
+@pytest.mark.parametrize("return_tensors", ["pt", "np"])
+@pytest.mark.parametrize("lengths", [[1000], [700, 3000, 512]])
+def test_equals_transformers(tone, lengths, return_tensors):
+    """Another padding, shape or dtype breaks who feeds DAC from it."""
+    clips = [tone(n / RATE, RATE)[:n] for n in lengths]
+    theirs = TheirFeatureExtractor(sampling_rate=RATE)(clips, sampling_rate=RATE, return_tensors=return_tensors)
+    ours = EXTRACTOR(clips, sampling_rate=RATE, return_tensors=return_tensors)
+    assert set(ours) == set(theirs)
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def as_numpy(wave):
+    return wave
+
+
+def as_float64(wave):
+    return wave.astype(np.float64)
+
+
+def as_torch(wave):
+    return torch.from_numpy(wave).requires_grad_()
+
+
+def as_bfloat16(wave):
+    return torch.from_numpy(wave).bfloat16()
+
+
+def as_list(wave):
+    return wave.tolist()
+
+
+def as_int16(wave):
+    return np.round(wave * 32768).astype(np.int16)
+
+
+def as_stereo(wave):
+    return np.stack([wave + 0.1, wave - 0.1])
+
+
+def as_soundfile_stereo(wave):
+    return np.stack([wave + 0.1, wave - 0.1], axis=1)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [as_numpy, as_float64, as_torch, as_bfloat16, as_list, as_int16, as_stereo, as_soundfile_stereo],
+)
+@pytest.mark.parametrize("batched", [False, True])
+def test_every_form_of_a_clip(tone, form, batched):
+    """Transformers crashes on a list of tensors and refuses stereo."""
+    wave = tone(0.05, RATE)
+    clip = form(wave)
+    features = EXTRACTOR([clip, clip] if batched else clip, sampling_rate=RATE, return_tensors="pt")
+    assert features["input_values"].shape == (1 + batched, 1, -(-len(wave) // 512) * 512)
+    tolerance = 4e-3 if form is as_bfloat16 else 1e-4
+    np.testing.assert_allclose(features["input_values"][0, 0, : len(wave)], wave, atol=tolerance)
+
+
+def test_a_three_dimensional_array_is_a_batch(tone):
+    """[B, 1, N], what this class itself returns, was refused as input."""
+    first = EXTRACTOR([tone(0.1, RATE)] * 2, sampling_rate=RATE, return_tensors="pt")["input_values"]
+    again = EXTRACTOR(first, sampling_rate=RATE, return_tensors="pt")["input_values"]
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_other_rates_are_resampled(tone, rate):
+    """Transformers raises for 48 kHz though its rate is given."""
+    wave = tone(0.2, rate)
+    (loaded,) = EXTRACTOR.load_waveforms(wave, rate)
+    np.testing.assert_array_equal(loaded, resample(wave, rate, RATE))
+
+
+def test_what_carries_its_rate_needs_none(tmp_path, tone):
+    """A missing rate taken for 44.1 kHz plays a 16 kHz prompt at almost three times its speed."""
+    wave = tone(0.2, 16000)
+    expected = resample(wave, 16000, RATE)
+    write_audio(tmp_path / "a.flac", wave, 16000)
+
+    class Decoder:  # as torchcodec's, which `datasets` hands out
+        def get_all_samples(self):
+            from types import SimpleNamespace
+
+            return SimpleNamespace(data=torch.from_numpy(wave)[None], sample_rate=16000)
+
+    for clip in ({"array": wave, "sampling_rate": 16000}, tmp_path / "a.flac", str(tmp_path / "a.flac"), Decoder()):
+        (loaded,) = EXTRACTOR.load_waveforms([clip])
+        np.testing.assert_allclose(loaded, expected, atol=2e-3)
+    assert len(EXTRACTOR.load_waveforms([str(tmp_path / "a.flac")] * 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("clip", "rate", "message"),
+    [
+        (np.zeros(10, dtype=np.float32), None, "rate of the audio is unknown"),
+        ({"array": np.zeros(10), "sampling_rate": 8000}, 44100, "the clip says 8000 Hz"),
+        (np.zeros(0, dtype=np.float32), 44100, "0 samples"),
+        (np.array([0.0, np.nan]), 44100, "1 samples that are NaN"),
+        (np.array([np.inf, 0.0]), 44100, "infinite"),
+        (np.zeros((20, 30)), 44100, r"shape \(20, 30\)"),
+        (np.zeros(10, dtype=np.int64), 44100, "int64"),
+        ([], 44100, "empty list"),
+    ],
+)
+def test_unusable_audio(clip, rate, message):
+    """Audio that cannot be meant became a prompt of noise, or a crash in the codec."""
+    with pytest.raises(ValueError, match=message):
+        EXTRACTOR(clip, sampling_rate=rate)
+
+
+def test_codes_when_given_the_codec(pack, tone):
+    """Codes of padded clips differ from the clips' own."""
+    dac = DacModel.from_pretrained(pack / "dac_44khz")
+    clips = [tone(0.1, RATE), tone(0.25, RATE, 150.0)]
+    together = EXTRACTOR(clips, sampling_rate=RATE, audio_tokenizer=dac)["audio_codes"]
+    for codes, clip in zip(together, clips, strict=True):
+        assert torch.equal(codes, EXTRACTOR(clip, sampling_rate=RATE, audio_tokenizer=dac)["audio_codes"][0])
+    dac.config.sampling_rate = 16000
+    with pytest.raises(ValueError, match="must belong together"):
+        EXTRACTOR(clips, sampling_rate=RATE, audio_tokenizer=dac)
+
+
+def test_truncation(tone):
+    """A cut clip kept the codes of the part that was cut off."""
+    features = EXTRACTOR(tone(1.0, RATE), sampling_rate=RATE, truncation=True, max_length=1024, return_tensors="np")
+    assert features["input_values"].shape == (1, 1, 1024)
+
+
+def test_round_trip(tmp_path):
+    """A rate lost on saving comes back as the default."""
+    DiaFeatureExtractor(sampling_rate=16000, hop_length=320).save_pretrained(tmp_path)
+    again = DiaFeatureExtractor.from_pretrained(tmp_path)
+    assert (again.sampling_rate, again.hop_length) == (16000, 320)

@@ -1,0 +1,81 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.models.dia.tokenization_dia import DiaTokenizer as TheirTokenizer
+
+from dia_hf import DiaTokenizer
+
+OURS, THEIRS = DiaTokenizer(), TheirTokenizer()
+
+# Any Unicode string but for the three characters whose bytes mean padding and tags.
+texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\x01\x02"), max_size=60)
+tagged = st.lists(st.one_of(texts, st.sampled_from(["[S1]", "[S2]", "[S3]", "(laughs)", "<pad>"]))).map("".join)
+
+
+@given(tagged)
+def test_ids_equal_transformers(text):
+    """A byte more or less shifts every position the encoder sees."""
+    assert OURS(text)["input_ids"] == THEIRS(text)["input_ids"]
+
+
+@given(tagged)
+def test_decoding_inverts_encoding(text):
+    """ "café" came back as "cafÃ©", because each byte was encoded once more."""
+    assert OURS.decode(OURS(text)["input_ids"]) == text
+
+
+def test_batch_padding():
+    """Padding on the left would move the text's positions."""
+    batch = OURS(["a", "[S1]bc"], padding=True)
+    assert batch["input_ids"] == [[97, 0, 0], [1, 98, 99]]
+    assert batch["attention_mask"] == [[1, 0, 0], [1, 1, 1]]
+    assert OURS.decode(batch["input_ids"][0], skip_special_tokens=True) == "a"
+
+
+def test_over_long_text_raises_with_both_lengths():
+    """1,025 bytes went through, beyond the positions the encoder was trained on."""
+    assert len(OURS("x" * 1024)["input_ids"]) == 1024
+    with pytest.raises(ValueError, match=r"1025 ids.*at most 1024"):
+        OURS("x" * 1025)
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=30), st.integers(1, 40))
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_truncation_never_cuts_a_character(side, text, max_length):
+    """Half a character at the cut is a byte sequence that no training text holds."""
+    tokenizer = DiaTokenizer(truncation_side=side)
+    ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+    kept = tokenizer.decode(ids)
+    assert len(ids) <= max_length
+    assert "�" not in kept or "�" in text
+    assert text.startswith(kept) if side == "right" else text.endswith(kept)
+    if len(kept) < len(text):
+        following = text[len(kept)] if side == "right" else text[-len(kept) - 1]
+        assert len(ids) + len(following.encode()) > max_length, "more was cut than need be"
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x01", "\x02"])
+def test_control_characters_that_mean_tags_raise(character):
+    """A stray U+0001 was read as [S1]."""
+    with pytest.raises(ValueError, match=r"U\+000[012]"):
+        OURS(f"a{character}b")
+
+
+def test_further_speakers(tmp_path):
+    """Fine-tunes with [S3] and [S4] lost them when saved and loaded."""
+    tokenizer = DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[S3]", "[S4]"])
+    tokenizer.save_pretrained(tmp_path)
+    for again in (DiaTokenizer.from_pretrained(tmp_path), TheirTokenizer.from_pretrained(tmp_path)):
+        assert again("[S3] a[S4]")["input_ids"] == [3, 32, 97, 4]
+    assert OURS("[S3]")["input_ids"] == list(b"[S3]")
+
+
+def test_too_many_speakers():
+    """A ninth tag would take the tab's byte."""
+    with pytest.raises(ValueError, match="at most 8"):
+        DiaTokenizer(speaker_tokens=[f"[S{i}]" for i in range(9)])
+
+
+def test_loads_the_published_files(pack):
+    """`model_max_length` 1e30 in the published file switched the length check off."""
+    assert DiaTokenizer.from_pretrained(pack).model_max_length == 1024

@@ -1,0 +1,90 @@
+"""Small random models, ours and transformers' own with the same weights."""
+
+import random
+
+import torch
+from transformers.models.dia import DiaConfig as TheirConfig
+from transformers.models.dia import DiaForConditionalGeneration as TheirModel
+
+from dia_hf import DiaConfig, DiaForConditionalGeneration
+
+
+def random_config(seed: int) -> DiaConfig:
+    """Draw a configuration: any number of channels, any delays, any grouping of heads."""
+    draw = random.Random(seed)
+    num_channels = draw.choice([1, 2, 4, 9])
+    encoder_groups, groups, cross_groups = (draw.choice([1, 2, 3]) for _ in range(3))
+    encoder_width = draw.choice([16, 24])
+    codes = draw.choice([11, 64])
+    return DiaConfig(
+        encoder_config={
+            "num_hidden_layers": draw.choice([1, 2]),
+            "hidden_size": encoder_width,
+            "num_key_value_heads": 2,
+            "num_attention_heads": 2 * encoder_groups,
+            "head_dim": draw.choice([4, 8]),
+            "intermediate_size": draw.choice([20, 32]),
+        },
+        decoder_config={
+            "num_hidden_layers": draw.choice([1, 2, 3]),
+            "hidden_size": draw.choice([16, 20]),
+            "num_key_value_heads": draw.choice([1, 2]) * 1,
+            "num_attention_heads": 2 * groups,
+            "head_dim": draw.choice([4, 8]),
+            "cross_num_key_value_heads": 2,
+            "cross_num_attention_heads": 2 * cross_groups,
+            "cross_head_dim": draw.choice([4, 8]),
+            "cross_hidden_size": encoder_width,
+            "intermediate_size": draw.choice([20, 32]),
+            "num_channels": num_channels,
+            "vocab_size": codes + draw.choice([3, 4]),
+            "eos_token_id": codes,
+            "pad_token_id": codes + 1,
+            "bos_token_id": codes + 2,
+        },
+        delay_pattern=[0, *(draw.randint(0, 6) for _ in range(num_channels - 1))],
+    )
+
+
+def random_model(config: DiaConfig, seed: int = 0, scale: float = 0.3) -> DiaForConditionalGeneration:
+    """Make a model whose weights are wide enough for its outputs to be no near-ties."""
+    generator = torch.Generator().manual_seed(seed)
+    model = DiaForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(1 + 0.2 * torch.randn(parameter.shape, generator=generator))
+            else:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def their_model(model: DiaForConditionalGeneration, implementation: str = "sdpa") -> TheirModel:
+    """Make transformers' own model of the same configuration and weights."""
+    config = TheirConfig(**model.config.to_dict())
+    config._attn_implementation = implementation
+    theirs = TheirModel(config).eval()
+    theirs.load_state_dict(model.state_dict())
+    return theirs
+
+
+def random_batch(
+    config: DiaConfig, seed: int = 0, batch_size: int = 3, num_frames: int = 12
+) -> dict[str, torch.Tensor]:
+    """Draw texts of different lengths, codes with special tokens among them, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    decoder = config.decoder_config
+    lengths = torch.randint(3, 15, (batch_size,), generator=generator)
+    attention_mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    codes = (batch_size, num_frames, decoder.num_channels)
+    decoder_mask = torch.ones(batch_size, num_frames, dtype=torch.long)
+    decoder_mask[0, :3] = 0
+    labels = torch.randint(0, decoder.eos_token_id + 1, codes, generator=generator)
+    labels[torch.rand(codes, generator=generator) < 0.2] = -100
+    return {
+        "input_ids": torch.randint(1, 256, attention_mask.shape, generator=generator) * attention_mask,
+        "attention_mask": attention_mask,
+        "decoder_input_ids": torch.randint(0, decoder.bos_token_id + 1, codes, generator=generator),
+        "decoder_attention_mask": decoder_mask,
+        "labels": labels.transpose(1, 2).flatten(0, 1),
+    }
