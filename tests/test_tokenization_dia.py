@@ -20,7 +20,7 @@ def test_ids_equal_transformers(text):
 
 @given(tagged)
 def test_decoding_inverts_encoding(text):
-    """ "café" came back as "cafÃ©", because each byte was encoded once more."""
+    """Each byte was encoded once more, and "café" came back as "cafÃ©"."""
     assert OURS.decode(OURS(text)["input_ids"]) == text
 
 

@@ -28,7 +28,7 @@ def random_config(seed: int) -> DiaConfig:
         decoder_config={
             "num_hidden_layers": draw.choice([1, 2, 3]),
             "hidden_size": draw.choice([16, 20]),
-            "num_key_value_heads": draw.choice([1, 2]) * 1,
+            "num_key_value_heads": draw.choice([1, 2]),
             "num_attention_heads": 2 * groups,
             "head_dim": draw.choice([4, 8]),
             "cross_num_key_value_heads": 2,
@@ -68,12 +68,10 @@ def their_model(model: DiaForConditionalGeneration, implementation: str = "sdpa"
     return theirs
 
 
-def random_batch(
-    config: DiaConfig, seed: int = 0, batch_size: int = 3, num_frames: int = 12
-) -> dict[str, torch.Tensor]:
+def random_batch(config: DiaConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     """Draw texts of different lengths, codes with special tokens among them, and labels."""
     generator = torch.Generator().manual_seed(seed)
-    decoder = config.decoder_config
+    decoder, batch_size, num_frames = config.decoder_config, 3, 12
     lengths = torch.randint(3, 15, (batch_size,), generator=generator)
     attention_mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     codes = (batch_size, num_frames, decoder.num_channels)

@@ -619,7 +619,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         if labels is not None:
             if labels.ndim == 3:
                 labels = labels.transpose(1, 2)
-            loss = self.loss_function(logits, labels.reshape(logits.shape[:2]), vocab_size=self.vocab_size, **kwargs)
+            loss = self.loss_function(logits, labels.reshape(-1), vocab_size=self.vocab_size, **kwargs)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

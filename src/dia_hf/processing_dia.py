@@ -240,7 +240,7 @@ class DiaProcessor(ProcessorMixin):
         return {
             "decoder_input_ids": decoder_input_ids[:, :-1],
             "decoder_attention_mask": decoder_attention_mask[:, :-1],
-            "labels": following.masked_fill(~counts, -100).transpose(1, 2).flatten(0, 1),
+            "labels": following.masked_fill(~counts, -100).transpose(1, 2).flatten(0, 1).contiguous(),
         }
 
     def get_audio_prompt_len(self, decoder_attention_mask: torch.Tensor) -> int:

@@ -20,9 +20,7 @@ PACK = REFERENCE / "nari-0626"
 def to_ours(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Translate names, and DenseGeneral's [in…, out…] into torch's [out, in]."""
     ours = {}
-    channels = sorted(
-        (name for name in weights if name.startswith("decoder.embeddings.")), key=lambda n: int(n.split(".")[2])
-    )
+    channels = [f"decoder.embeddings.{channel}.weight" for channel in range(9)]
     ours["model.decoder.embeddings.embed.weight"] = torch.cat([weights[name] for name in channels])
     for name, weight in weights.items():
         if name in channels:

@@ -112,10 +112,17 @@ class Dia:
 
         Raises:
             OSError: If the checkpoint or a part of it does not exist.
-            ValueError: If device or dtype are unknown or not available.
+            ValueError: If device or dtype are unknown or not available, or the checkpoint lacks weights.
         """
         dtype, device = _resolve_dtype(compute_dtype), _resolve_device(device)
-        model = DiaForConditionalGeneration.from_pretrained(model_name, dtype=dtype).to(device).eval()
+        model, report = DiaForConditionalGeneration.from_pretrained(model_name, dtype=dtype, output_loading_info=True)
+        if missing := sorted(report["missing_keys"]):
+            # transformers draws them at random, and warns.
+            raise ValueError(
+                f"{str(model_name)!r} lacks {len(missing)} of the model's tensors, such as {missing[0]!r}; it is "
+                "incomplete, or no Dia checkpoint in the Hugging Face layout."
+            )
+        model = model.to(device).eval()
         processor = DiaProcessor.from_pretrained(model_name, load_codec=load_dac)
         if processor.audio_tokenizer is not None:
             processor.audio_tokenizer.to(device)

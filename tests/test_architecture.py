@@ -1,0 +1,69 @@
+"""The laws of the house, read off the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dia_hf
+
+SOURCE = Path(dia_hf.__file__).parent
+FLOORS = {
+    "assets": 1,
+    "audio": 1,
+    "codec": 1,
+    "configuration_dia": 1,
+    "delay": 1,
+    "tokenization_dia": 1,
+    "feature_extraction_dia": 2,
+    "generation": 2,
+    "modeling_dia": 3,
+    "processing_dia": 3,
+    "registration": 4,
+    "speech": 4,
+    "cli": 5,
+    "__init__": 6,
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path):
+    """Yield what a file imports: absolute names, and rooms of this package as `.room`."""
+    package = path.relative_to(SOURCE).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            inner = package[: len(package) - node.level + 1]
+            parts = [*inner, *(node.module.split(".") if node.module else [node.names[0].name])]
+            yield f".{parts[0]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_rooms_import_from_lower_floors_only(path):
+    """An import upwards makes a circle, and a network that cannot be used without the command line."""
+    room = room_of(path)
+    for name in imports_of(path):
+        if name.startswith(".") and name[1:] != room:
+            lower = FLOORS[name[1:]] < FLOORS[room]
+            beside = FLOORS[name[1:]] == FLOORS[room] and room == "codec"
+            assert lower or beside, f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_nothing_leans_on_transformers_own_dia(path):
+    """Law 1: a class borrowed from the peer is tested against itself."""
+    for name in imports_of(path):
+        assert not name.startswith("transformers.models.dia")
+        assert not name.startswith("transformers.Dia")
+
+
+def test_the_delay_pattern_needs_torch_alone():
+    """The delay as an object of its own can be read, tested and borrowed without the rest."""
+    assert {name.split(".")[0] for name in imports_of(SOURCE / "delay.py")} <= {"__future__", "collections", "torch"}

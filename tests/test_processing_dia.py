@@ -1,0 +1,232 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import DacModel
+from transformers.models.dia.feature_extraction_dia import DiaFeatureExtractor as TheirFeatureExtractor
+from transformers.models.dia.processing_dia import DiaProcessor as TheirProcessor
+from transformers.models.dia.tokenization_dia import DiaTokenizer as TheirTokenizer
+
+from dia_hf import MINIATURE, DiaConfig, DiaFeatureExtractor, DiaProcessor, DiaTokenizer
+from dia_hf.audio import read_audio, write_audio
+
+RATE = 44100
+TRAINING = {"generation": False, "output_labels": True}
+
+
+@pytest.fixture(scope="module")
+def expected(pack):
+    return load_file(pack / "expected.safetensors")
+
+
+@pytest.fixture(scope="module")
+def texts(pack):
+    return json.loads((pack / "inputs.json").read_text())["texts"]
+
+
+@pytest.fixture(scope="module")
+def theirs(pack, pack_processor):
+    extractor = TheirFeatureExtractor.from_pretrained(pack)
+    return TheirProcessor(extractor, TheirTokenizer.from_pretrained(pack), pack_processor.audio_tokenizer)
+
+
+def assert_equal(ours, theirs):
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype, name
+        assert torch.equal(ours[name], tensor), name
+
+
+@pytest.mark.parametrize(("name", "options"), [("text", {}), ("prompt", {}), ("train", TRAINING)])
+def test_outputs_of_the_reference_pack(pack_processor, expected, texts, name, options):
+    """Another dtype, one frame more, a label not masked: each trains or speaks something else."""
+    audio = None if name == "text" else [expected["wave_0"].numpy(), expected["wave_1"].numpy()]
+    ours = pack_processor(texts, audio, sampling_rate=RATE, **options)
+    names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "labels")
+    assert_equal(ours, {key: expected[f"{name}.{key}"] for key in names if f"{name}.{key}" in expected})
+
+
+@pytest.mark.parametrize("name", ["text", "prompt"])
+def test_waveforms_of_the_reference_pack(pack_processor, expected, name):
+    """Codes cut one frame early or late shift every sample that follows."""
+    prompt_len = None
+    if name == "prompt":
+        prompt_len = pack_processor.get_audio_prompt_len(expected["prompt.decoder_attention_mask"])
+    waves = pack_processor.batch_decode(expected[f"{name}.generated"], audio_prompt_len=prompt_len)
+    for index, wave in enumerate(waves):
+        torch.testing.assert_close(wave, expected[f"{name}.audio_{index}"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"generation": False}, TRAINING])
+@pytest.mark.parametrize("num_samples", [[600], [512, 5000], [3000, 20, 7777]])
+def test_outputs_equal_transformers(pack_processor, theirs, tone, options, num_samples):
+    """Lengths at the edges of frames are where two implementations part."""
+    audio = [tone(1.0, RATE, 110 + 60 * i)[:n] for i, n in enumerate(num_samples)]
+    texts = ["[S1] Hi.", "[S2] Well, hello there!", "ok"][: len(audio)]
+    ours = pack_processor(text=texts, audio=audio, sampling_rate=RATE, **options)
+    # transformers takes these two under one name or the other, depending on the version.
+    labels = {"output_labels": options.get("output_labels", False)}
+    assert_equal(ours, theirs(text=texts, audio=audio, sampling_rate=RATE, **(options | labels)))
+
+
+def test_one_text_and_one_clip_need_no_lists(pack_processor, tone):
+    """`text="…", audio=array`, the form of transformers' examples."""
+    wave = tone(0.1, RATE)
+    assert_equal(
+        pack_processor("[S1] Hi.", wave, sampling_rate=RATE), pack_processor(["[S1] Hi."], [wave], sampling_rate=RATE)
+    )
+
+
+def test_a_batch_may_mix_prompts_and_none(pack_processor, tone):
+    """Transformers raises a TypeError for `[wave, None]`."""
+    wave = tone(0.1, RATE)
+    both = pack_processor(["[S1] a", "[S1] b"], [wave, None], sampling_rate=RATE)
+    prompted = pack_processor(["[S1] a"], [wave], sampling_rate=RATE)
+    bare = pack_processor(["[S1] b"])
+    length = bare["decoder_attention_mask"].shape[1]
+    assert torch.equal(both["decoder_input_ids"][:1], prompted["decoder_input_ids"])
+    assert torch.equal(both["decoder_input_ids"][1:, -length:], bare["decoder_input_ids"])
+    assert both["decoder_attention_mask"].sum(1).tolist() == [prompted["decoder_attention_mask"].sum(), length]
+
+
+def test_ids_and_delays_come_from_the_config(pack_processor, tone):
+    """Ids written into the processor contradict a fine-tune's own config."""
+    decoder = {"eos_token_id": 1024, "pad_token_id": 1027, "bos_token_id": 1025}
+    config = DiaConfig(decoder_config=decoder, delay_pattern=[0, 1, 1, 2, 2, 3, 3, 4, 4])
+    processor = DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), pack_processor.audio_tokenizer, config)
+    inputs = processor("[S1] a", tone(0.05, RATE), sampling_rate=RATE)["decoder_input_ids"][0]
+    assert inputs.shape == (1 + 5 + 4, 9)
+    assert (inputs[0] == 1025).all() and (inputs[-1, :7] == 1027).all()
+
+
+def test_missing_rate_warns(pack_processor, tone):
+    """Transformers takes audio of any rate for 44.1 kHz, silently; its own examples leave the rate out."""
+    with pytest.warns(UserWarning, match="taken to be at 44100 Hz"):
+        assumed = pack_processor("[S1] a", tone(0.1, RATE))
+    assert_equal(assumed, pack_processor("[S1] a", tone(0.1, RATE), sampling_rate=RATE))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_known_rate_does_not_warn(pack_processor, tone, tmp_path):
+    """A warning for a file, which tells its rate, teaches people to ignore it."""
+    write_audio(tmp_path / "p.wav", tone(0.1, RATE), RATE)
+    pack_processor("[S1] a", str(tmp_path / "p.wav"))
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        (("",), {}, "text 0 is empty"),
+        ((["[S1] a", "  "],), {}, "text 1 is empty"),
+        ((7,), {}, "`text` is 7"),
+        (("x" * 2000,), {}, "2000 ids"),
+        ((["a", "b"], [np.zeros(600)]), {"sampling_rate": RATE}, "2 texts but 1 audio clips"),
+        (("a",), {"generation": False}, "training needs audio"),
+        (("a", np.zeros(600)), {"output_labels": True}, "labels are for training"),
+        (("a",), {"return_tensors": "np"}, "'np'"),
+    ],
+)
+def test_unusable_requests(pack_processor, args, options, message):
+    """Half-prepared inputs fail later, far from the mistake."""
+    with pytest.raises(ValueError, match=message):
+        pack_processor(*args, **options)
+
+
+def test_options_may_be_nested(pack_processor):
+    """`text_kwargs={...}`, transformers' way, was taken for an unknown argument; a typo in it for an option."""
+    nested = pack_processor("x" * 2000, text_kwargs={"truncation": True, "max_length": 50})
+    assert nested["input_ids"].shape == (1, 50)
+    with pytest.raises(TypeError, match="no option 'trunc'"):
+        pack_processor("x", text_kwargs={"trunc": True})
+
+
+def test_decoding_leaves_out_what_was_not_completed(pack_processor):
+    """Generation that is stopped leaves frames whose slow channels never spoke; transformers decodes them as noise."""
+    config = pack_processor.config
+    codes = torch.randint(0, 1024, (1, 30, 9))
+    codes[0, 0] = config.decoder_config.bos_token_id
+    for channel, delay in enumerate(config.delay_pattern):
+        codes[0, : delay + 1, channel] = config.decoder_config.bos_token_id
+    assert pack_processor.decode(codes).shape == (512 * (30 - 15 - 1),)
+    assert pack_processor.decode(codes[:, :10]).shape == (0,)
+
+
+def test_decoding_of_different_lengths(pack_processor, expected):
+    """A row that ends early was decoded to the length of the longest."""
+    decoder = pack_processor.config.decoder_config
+    codes = expected["text.generated"].clone()
+    for channel, delay in enumerate(pack_processor.config.delay_pattern):
+        codes[1, 9 + delay, channel] = decoder.eos_token_id
+        codes[1, 10 + delay :, channel] = decoder.pad_token_id
+    waves = pack_processor.batch_decode(codes)
+    assert [len(wave) for wave in waves] == [len(expected["text.audio_0"]), 8 * 512]
+    with pytest.raises(ValueError, match="`decode` takes one sample but got 2"):
+        pack_processor.decode(codes)
+
+
+def test_save_audio(pack_processor, tone, tmp_path):
+    """Lists of waveforms and paths, and the codec's rate in the file."""
+    waves = [torch.from_numpy(tone(0.1, RATE)), tone(0.2, RATE)]
+    paths = [tmp_path / "a.wav", str(tmp_path / "b.ogg")]
+    pack_processor.save_audio(waves, paths)
+    assert [read_audio(path)[1] for path in paths] == [RATE, RATE]
+    pack_processor.save_audio(waves[0], tmp_path / "c.flac", sampling_rate=22050)
+    assert read_audio(tmp_path / "c.flac")[1] == 22050
+    with pytest.raises(ValueError, match="2 waveforms but 1 paths"):
+        pack_processor.save_audio(waves, tmp_path / "a.wav")
+
+
+def test_a_saved_processor_loads_anywhere(pack_processor, expected, texts, tmp_path):
+    """Transformers stores the codec's path, so a folder that was moved does not load without a network."""
+    pack_processor.save_pretrained(tmp_path / "here")
+    # transformers' own processor follows the path in the file
+    TheirProcessor.from_pretrained(tmp_path / "here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    again = DiaProcessor.from_pretrained(tmp_path / "there")
+    waves = [expected["wave_0"], expected["wave_1"]]
+    assert_equal(again(texts, waves, sampling_rate=RATE), pack_processor(texts, waves, sampling_rate=RATE))
+    assert again.config.to_dict() == pack_processor.config.to_dict()
+
+
+def test_saving_leaves_the_models_config_alone(pack_processor, tmp_path):
+    """A processor saved beside a model overwrote the model's `config.json`."""
+    (tmp_path / "config.json").write_text("{}")
+    pack_processor.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_loads_what_transformers_saved(theirs, pack_processor, tmp_path):
+    """Transformers 5 writes `processor_config.json` in place of `preprocessor_config.json`."""
+    theirs.save_pretrained(tmp_path)
+    again = DiaProcessor.from_pretrained(tmp_path)
+    assert again.feature_extractor.sampling_rate == RATE
+    assert again.audio_tokenizer.config.to_dict() == pack_processor.audio_tokenizer.config.to_dict()
+
+
+def test_a_checkpoint_without_codec(tmp_path, pack_processor):
+    """The error for a missing codec was a KeyError."""
+    DiaProcessor(pack_processor.feature_extractor, pack_processor.tokenizer).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="audio_tokenizer="):
+        DiaProcessor.from_pretrained(tmp_path)
+    bare = DiaProcessor.from_pretrained(tmp_path, load_codec=False)
+    with pytest.raises(ValueError, match="has no codec"):
+        bare.batch_decode(torch.zeros(1, 20, 9, dtype=torch.long))
+
+
+def test_a_codec_of_another_kind(tmp_path, pack_processor):
+    """A checkpoint that names another codec class failed inside that class."""
+    pack_processor.save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "audio_tokenizer")
+    (tmp_path / "audio_tokenizer_config.json").write_text('{"audio_tokenizer_class": "EncodecModel"}')
+    with pytest.raises(ValueError, match="EncodecModel"):
+        DiaProcessor.from_pretrained(tmp_path)
+
+
+def test_codec_options(tmp_path):
+    """`dtype` of the codec was dropped."""
+    processor = DiaProcessor.from_pretrained(MINIATURE, dtype=torch.bfloat16)
+    assert isinstance(processor.audio_tokenizer, DacModel)
+    assert processor.audio_tokenizer.dtype == torch.bfloat16

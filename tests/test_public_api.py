@@ -1,0 +1,68 @@
+"""What others build on: names that go away, and examples that no longer run, are breaking changes."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import dia_hf
+
+MODULES = ["dia_hf", *(m.name for m in pkgutil.walk_packages(dia_hf.__path__, "dia_hf."))]
+
+
+def test_public_names():
+    """A name dropped from `__init__` breaks people's imports."""
+    assert set(dia_hf.__all__) == {
+        "MINIATURE",
+        "Dia",
+        "DiaConfig",
+        "DiaDecoderConfig",
+        "DiaEncoderConfig",
+        "DiaFeatureExtractor",
+        "DiaForConditionalGeneration",
+        "DiaModel",
+        "DiaPreTrainedModel",
+        "DiaProcessor",
+        "DiaTokenizer",
+    }
+    assert set(dia_hf.generation.__all__) == {
+        "DiaClassifierFreeGuidanceLogitsProcessor",
+        "DiaEOSChannelFilterLogitsProcessor",
+        "DiaEOSDelayPatternLogitsProcessor",
+        "DiaGenerationMixin",
+        "DiaGivenTokensLogitsProcessor",
+        "DiaGuidanceTopKLogitsProcessor",
+        "DiaSeededSamplingLogitsProcessor",
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_run(module):
+    """An example that does not run teaches the reader not to trust the others."""
+    module = importlib.import_module(module)
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_everything_public_is_documented(module):
+    """A public name without a docstring is a name that only its author can use."""
+    module = importlib.import_module(module)
+    assert module.__doc__
+    for name in getattr(module, "__all__", []):
+        item = getattr(module, name)
+        if inspect.isclass(item) or inspect.isfunction(item):
+            assert (
+                item.__doc__ and item.__doc__ != getattr(item.__base__, "__doc__", None)
+                if inspect.isclass(item)
+                else item.__doc__
+            ), name
+
+
+def test_version_is_told_once():
+    """A release whose package and metadata disagree cannot be reported against."""
+    from importlib.metadata import version
+
+    assert dia_hf.__version__ == version("dia-hf")

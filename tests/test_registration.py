@@ -1,0 +1,108 @@
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForSpeechSeq2Seq,
+    AutoModelForTextToWaveform,
+    AutoProcessor,
+    AutoTokenizer,
+    pipeline,
+)
+
+import dia_hf
+from dia_hf import MINIATURE
+from dia_hf.registration import register
+
+
+@pytest.mark.parametrize(
+    ("auto", "name"),
+    [
+        (AutoConfig, "DiaConfig"),
+        (AutoModel, "DiaModel"),
+        (AutoModelForTextToWaveform, "DiaForConditionalGeneration"),
+        (AutoModelForSpeechSeq2Seq, "DiaForConditionalGeneration"),
+        (AutoTokenizer, "DiaTokenizer"),
+        (AutoFeatureExtractor, "DiaFeatureExtractor"),
+        (AutoProcessor, "DiaProcessor"),
+    ],
+)
+def test_auto_classes_give_ours(auto, name):
+    """AutoProcessor and AutoFeatureExtractor prefer the built-in class of the same name."""
+    assert type(auto.from_pretrained(MINIATURE)) is getattr(dia_hf, name)
+
+
+def test_parts_of_the_processor_are_ours():
+    """A processor of ours around transformers' tokenizer has transformers' mistakes."""
+    processor = AutoProcessor.from_pretrained(MINIATURE)
+    assert type(processor.tokenizer) is dia_hf.DiaTokenizer
+    assert type(processor.feature_extractor) is dia_hf.DiaFeatureExtractor
+
+
+def test_a_checkpoint_that_transformers_wrote(pack):
+    """The published files, which name classes but no package."""
+    assert type(AutoModelForTextToWaveform.from_pretrained(pack)) is dia_hf.DiaForConditionalGeneration
+    assert type(AutoTokenizer.from_pretrained(pack)) is dia_hf.DiaTokenizer
+
+
+def test_pipeline():
+    """Transformers lists its own Dia among the speech-to-text models, where the pipeline does not find it."""
+    speak = pipeline("text-to-speech", model=MINIATURE)
+    assert type(speak.model) is dia_hf.DiaForConditionalGeneration
+    output = speak("Hello.", generate_kwargs={"max_new_tokens": 30, "do_sample": False})
+    assert output["sampling_rate"] == 44100
+    assert 0 < output["audio"].shape[-1] <= 14 * 512
+
+
+def test_transformers_own_classes_stay():
+    """Replacing them would change what other code imports."""
+    from transformers.models.dia.modeling_dia import DiaForConditionalGeneration
+
+    assert transformers.DiaForConditionalGeneration is DiaForConditionalGeneration
+    assert transformers.DiaForConditionalGeneration is not dia_hf.DiaForConditionalGeneration
+    theirs = transformers.DiaConfig()
+    assert type(theirs).__module__.startswith("transformers.")
+    with_tiny_layers = {"num_hidden_layers": 1, "intermediate_size": 8}
+    theirs = transformers.DiaConfig(encoder_config=with_tiny_layers, decoder_config=with_tiny_layers)
+    assert type(AutoModel.from_config(theirs)).__module__.startswith("transformers.")
+
+
+def test_registering_twice():
+    """A reload in a notebook raised because the name was taken."""
+    register()
+    assert type(AutoConfig.from_pretrained(MINIATURE)) is dia_hf.DiaConfig
+
+
+def test_works_without_transformers_own_dia():
+    """Law 1 of the house: `src/` stands on transformers' general parts alone."""
+    program = """
+        import sys
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.startswith("transformers.models.dia"):
+                    raise ImportError(f"{name} is not to be imported")
+
+        sys.meta_path.insert(0, Refuse())
+        from transformers import AutoProcessor, pipeline
+        import dia_hf
+
+        processor = AutoProcessor.from_pretrained(dia_hf.MINIATURE)
+        model = dia_hf.DiaForConditionalGeneration.from_pretrained(dia_hf.MINIATURE)
+        inputs = processor(["[S1] Hi."], return_tensors="pt")
+        for options in ({"do_sample": False}, {"do_sample": True, "cache_implementation": "static"}):
+            processor.batch_decode(model.generate(**inputs, max_new_tokens=24, **options))
+        dia_hf.Dia.from_pretrained().generate("[S1] Hi.", max_seconds=0.2)
+        # Given objects: for names, the pipeline itself asks transformers for a class called like the architecture.
+        speak = pipeline("text-to-speech", model=model, tokenizer=processor.tokenizer, processor=processor)
+        speak("Hi.", generate_kwargs={"max_new_tokens": 24})
+        assert not [name for name in sys.modules if name.startswith("transformers.models.dia")]
+        print("fine")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "fine", done.stderr
