@@ -241,3 +241,24 @@ def test_full_size_has_the_published_number_of_parameters():
         model = DiaForConditionalGeneration(DiaConfig())
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, model.model.encoder)]
     assert [round(size / 1e6) for size in sizes] == [1611, 252]
+
+
+def test_traces_as_one_graph():
+    """A branch on data breaks the graph, and a compiled step waits for Python in the middle."""
+    model = tiny.random_model(tiny.random_config(3))
+    batch = tiny.random_batch(model.config)
+    batch.pop("labels")
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(**batch).logits, model(**batch).logits)
+
+
+def test_dispatched_over_devices(tmp_path):
+    """`device_map="auto"` must not split a layer between devices."""
+    pytest.importorskip("accelerate")
+    model = tiny.random_model(tiny.random_config(3))
+    batch = tiny.random_batch(model.config)
+    batch.pop("labels")
+    model.save_pretrained(tmp_path)
+    dispatched = DiaForConditionalGeneration.from_pretrained(tmp_path, device_map="auto")
+    assert torch.equal(dispatched(**batch).logits, model(**batch).logits)

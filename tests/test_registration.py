@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -106,3 +108,27 @@ def test_works_without_transformers_own_dia():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_a_checkpoint_by_its_name_on_the_hub(pack, tmp_path):
+    """The published checkpoint names its codec, another repository; `revision` of the one was asked of the other."""
+
+    def cache(repo, source):
+        snapshot = tmp_path / f"models--{repo.replace('/', '--')}" / "snapshots" / ("0" * 40)
+        shutil.copytree(source, snapshot, ignore=shutil.ignore_patterns("dac_44khz", "expected*"))
+        refs = snapshot.parent.parent / "refs"
+        refs.mkdir()
+        (refs / "main").write_text("0" * 40)
+
+    cache("nari-labs/Dia-1.6B-0626", pack)
+    cache("descript/dac_44khz", pack / "dac_44khz")
+    processor = AutoProcessor.from_pretrained("nari-labs/Dia-1.6B-0626", cache_dir=tmp_path, revision="main")
+    assert type(processor) is dia_hf.DiaProcessor
+    assert processor.codec.num_codebooks == 9
+    model = dia_hf.DiaForConditionalGeneration.from_pretrained("nari-labs/Dia-1.6B-0626", cache_dir=tmp_path)
+    assert model.generation_config.top_k == 45
+    # Saved beside each other, they need neither cache nor network, and still name the codec's repository.
+    processor.save_pretrained(tmp_path / "saved")
+    reference = json.loads((tmp_path / "saved" / "audio_tokenizer_config.json").read_text())
+    assert reference["audio_tokenizer_name_or_path"] == "descript/dac_44khz"
+    assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is dia_hf.DiaProcessor
