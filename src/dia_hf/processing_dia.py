@@ -210,6 +210,11 @@ class DiaProcessor(ProcessorMixin):
         return [no_codes if clip is None else next(remaining) for clip in clips]
 
     @property
+    def model_input_names(self) -> list[str]:
+        """Names of what `__call__` returns, labels aside."""
+        return ["input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"]
+
+    @property
     def codec(self) -> Codec:
         """The codec with its geometry; raises `ValueError` where there is none."""
         if self.audio_tokenizer is None:

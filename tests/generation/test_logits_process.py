@@ -199,22 +199,28 @@ def test_seeded_draw_equals_the_global_generator():
 
 
 @pytest.mark.parametrize(
-    "rule",
+    "make_rule",
     [
-        DiaGuidanceTopKLogitsProcessor(3.0, 3),
-        DiaEOSChannelFilterLogitsProcessor(2, EOS),
-        DiaEOSDelayPatternLogitsProcessor([0, 1], EOS, max_length=9),
-        DiaGivenTokensLogitsProcessor(torch.full((2, 9, 2), PAD), PAD),
+        lambda: DiaClassifierFreeGuidanceLogitsProcessor(3.0),
+        lambda: DiaGuidanceTopKLogitsProcessor(3.0, 3),
+        lambda: DiaEOSChannelFilterLogitsProcessor(2, EOS),
+        lambda: DiaEOSDelayPatternLogitsProcessor([0, 1], EOS, max_length=9, device="meta"),
+        lambda: DiaGivenTokensLogitsProcessor(torch.full((2, 9, 2), PAD, device="meta"), PAD),
     ],
-    ids=lambda rule: type(rule).__name__,
+    ids=["guidance", "top-k", "channel filter", "delayed end", "given"],
 )
-def test_no_rule_waits_for_the_device(rule):
-    """A data-dependent shape or an `if` on a tensor stops the queue of the GPU at every frame.
+def test_no_rule_waits_for_the_device(make_rule, monkeypatch):
+    """A look at the data, or a list copied to the device, stops the queue of the GPU at every frame.
 
     Tensors without data ("meta") allow just what needs no look at the data.
     """
-    if isinstance(rule, DiaGivenTokensLogitsProcessor):
-        rule = DiaGivenTokensLogitsProcessor(rule.given.to("meta"), PAD)
-    rows = 8 if isinstance(rule, DiaGuidanceTopKLogitsProcessor) else 4
-    scores = rule(torch.zeros(4, 3, dtype=torch.long, device="meta"), torch.zeros(rows, 6, device="meta"))
-    assert scores.shape == (4, 6)
+    rule = make_rule()
+    rows = 8 if isinstance(rule, DiaClassifierFreeGuidanceLogitsProcessor) else 4
+    ids, scores = torch.zeros(4, 3, dtype=torch.long, device="meta"), torch.zeros(rows, 6, device="meta")
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("host data is sent to the device in every step")
+
+    for name in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, name, refuse)
+    assert rule(ids, scores).shape == (4, 6)

@@ -237,7 +237,11 @@ class DiaGenerationMixin(GenerationMixin):
             )
         processors.append(
             DiaEOSDelayPatternLogitsProcessor(
-                delay_pattern, decoder.eos_token_id, generation_config.max_length, begin_index=input_ids_seq_length
+                delay_pattern,
+                decoder.eos_token_id,
+                generation_config.max_length,
+                begin_index=input_ids_seq_length,
+                device=kwargs["device"],
             )
         )
         processors.append(DiaGivenTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id))

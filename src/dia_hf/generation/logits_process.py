@@ -129,6 +129,7 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
         max_length (`int`, *optional*): Limit of the whole sequence in frames. Channel 0 is made to end where the
             slowest channel just reaches its end within the limit.
         begin_index (`int`, defaults to 0): Where generation begins; what lies before is a prompt and ends nothing.
+        device (`torch.device` or `str`, defaults to "cpu"): Where the scores will be.
     """
 
     def __init__(
@@ -137,15 +138,17 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
         eos_token_id: int,
         max_length: int | None = None,
         begin_index: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.delay_pattern = list(delay_pattern)
+        # Sent to the device once: a copy in every step would wait for it.
+        self.delays = torch.tensor(delay_pattern, device=device)
         self.eos_token_id = eos_token_id
         self.last_begin_of_end = None if max_length is None else max_length - max(delay_pattern) - 1
         self.begin_index = begin_index
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Map token history `[N, L]` and scores `[N, V]` to scores `[N, V]`."""
-        num_channels = len(self.delay_pattern)
+        num_channels = len(self.delays)
         said_eos = input_ids[::num_channels, self.begin_index :] == self.eos_token_id
         length = said_eos.shape[1]
         ends_now = scores[::num_channels].argmax(dim=-1) == self.eos_token_id
@@ -155,8 +158,7 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
         since = ends_now.long() - 1
         if length > 0:
             since = torch.where(said_eos.any(dim=1), length - said_eos.long().argmax(dim=1), since)
-        delays = torch.tensor(self.delay_pattern, device=scores.device)
-        must_end = (since[:, None] == delays).flatten()
+        must_end = (since[:, None] == self.delays).flatten()
         only_eos = _only_token(scores, torch.full_like(must_end, self.eos_token_id, dtype=torch.long))
         return torch.where(must_end[:, None], only_eos, scores)
 
