@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-oldest check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] And I answer." --seed 7 --output demo.wav
 
 test: .venv/installed-dev  ## all tests
 	$(BIN)/python -m pytest -n 2
+
+test-oldest:  ## the same with the oldest transformers that we allow, in an environment of its own
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt torch
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[dev]"
+	.venv-oldest/bin/python -m pytest -n 2
 
 check: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -21,7 +27,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo.wav
+	rm -rf .venv .venv-oldest demo.wav
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from transformers import DacModel
 from transformers.utils import logging
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
 
 logging.disable_progress_bar()
+settings.register_profile("house", deadline=None)  # a busy machine is no failure
+settings.load_profile("house")
 torch.set_num_threads(1)  # one a worker: two jobs of two threads on two cores are several times slower
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -65,7 +65,7 @@ RECORDINGS = {
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_voice_prompt_from_a_real_file(tmp_path, tone, name):
-    """Transformers refuses 48 kHz and stereo; nobody's recordings are 44.1 kHz mono."""
+    """transformers refuses 48 kHz and stereo; nobody's recordings are 44.1 kHz mono."""
     rate, channels, subtype = RECORDINGS[name]
     prompt, out = tmp_path / name, tmp_path / "out.wav"
     sf.write(prompt, np.stack([tone(0.8, rate)] * channels, axis=1), rate, subtype=subtype)

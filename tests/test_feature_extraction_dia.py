@@ -62,7 +62,7 @@ def as_soundfile_stereo(wave):
 )
 @pytest.mark.parametrize("batched", [False, True])
 def test_every_form_of_a_clip(tone, form, batched):
-    """Transformers crashes on a list of tensors and refuses stereo."""
+    """transformers crashes on a list of tensors and refuses stereo."""
     wave = tone(0.05, RATE)
     clip = form(wave)
     features = EXTRACTOR([clip, clip] if batched else clip, sampling_rate=RATE, return_tensors="pt")
@@ -80,7 +80,7 @@ def test_a_three_dimensional_array_is_a_batch(tone):
 
 @pytest.mark.parametrize("rate", [16000, 48000])
 def test_other_rates_are_resampled(tone, rate):
-    """Transformers raises for 48 kHz though its rate is given."""
+    """transformers raises for 48 kHz though its rate is given."""
     wave = tone(0.2, rate)
     (loaded,) = EXTRACTOR.load_waveforms(wave, rate)
     np.testing.assert_array_equal(loaded, resample(wave, rate, RATE))

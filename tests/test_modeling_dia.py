@@ -171,7 +171,7 @@ def test_gradient_checkpointing_changes_nothing(use_reentrant):
 
 
 def test_peft_attaches_with_gradient_checkpointing():
-    """Transformers' own Dia raises in `get_input_embeddings`, so LoRA with checkpointing does not attach."""
+    """transformers' own Dia raises in `get_input_embeddings`, so LoRA with checkpointing does not attach."""
     peft = pytest.importorskip("peft")
     model = tiny.random_model(tiny.random_config(3)).train()
     model.gradient_checkpointing_enable({"use_reentrant": True})
@@ -202,7 +202,10 @@ def test_rotary_embedding_stays_exact_in_half_precision():
 def test_base_model_and_tuples(pack):
     """`return_dict=False` and `AutoModel` users get the same numbers in another wrapping."""
     model = DiaForConditionalGeneration.from_pretrained(pack)
-    base = DiaModel.from_pretrained(pack)
+    base, report = DiaModel.from_pretrained(pack, output_loading_info=True)
+    assert not report["unexpected_keys"], (
+        "a report on the head, which is left out on purpose, teaches to overlook reports"
+    )
     batch = tiny.random_batch(model.config)
     batch.pop("labels")
     hidden = base(**batch, return_dict=False)[0]

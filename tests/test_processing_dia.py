@@ -81,7 +81,7 @@ def test_one_text_and_one_clip_need_no_lists(pack_processor, tone):
 
 
 def test_a_batch_may_mix_prompts_and_none(pack_processor, tone):
-    """Transformers raises a TypeError for `[wave, None]`."""
+    """transformers raises a TypeError for `[wave, None]`."""
     wave = tone(0.1, RATE)
     both = pack_processor(["[S1] a", "[S1] b"], [wave, None], sampling_rate=RATE)
     prompted = pack_processor(["[S1] a"], [wave], sampling_rate=RATE)
@@ -103,7 +103,7 @@ def test_ids_and_delays_come_from_the_config(pack_processor, tone):
 
 
 def test_missing_rate_warns(pack_processor, tone):
-    """Transformers takes audio of any rate for 44.1 kHz, silently; its own examples leave the rate out."""
+    """transformers takes audio of any rate for 44.1 kHz, silently; its own examples leave the rate out."""
     with pytest.warns(UserWarning, match="taken to be at 44100 Hz"):
         assumed = pack_processor("[S1] a", tone(0.1, RATE))
     assert_equal(assumed, pack_processor("[S1] a", tone(0.1, RATE), sampling_rate=RATE))
@@ -180,7 +180,7 @@ def test_save_audio(pack_processor, tone, tmp_path):
 
 
 def test_a_saved_processor_loads_anywhere(pack_processor, expected, texts, tmp_path):
-    """Transformers stores the codec's path, so a folder that was moved does not load without a network."""
+    """transformers stores the codec's path, so a folder that was moved does not load without a network."""
     pack_processor.save_pretrained(tmp_path / "here")
     # transformers' own processor follows the path in the file
     TheirProcessor.from_pretrained(tmp_path / "here")
@@ -199,7 +199,7 @@ def test_saving_leaves_the_models_config_alone(pack_processor, tmp_path):
 
 
 def test_loads_what_transformers_saved(theirs, pack_processor, tmp_path):
-    """Transformers 5 writes `processor_config.json` in place of `preprocessor_config.json`."""
+    """transformers 5 writes `processor_config.json` in place of `preprocessor_config.json`."""
     theirs.save_pretrained(tmp_path)
     again = DiaProcessor.from_pretrained(tmp_path)
     assert again.feature_extractor.sampling_rate == RATE

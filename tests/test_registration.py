@@ -53,7 +53,7 @@ def test_a_checkpoint_that_transformers_wrote(pack):
 
 
 def test_pipeline():
-    """Transformers lists its own Dia among the speech-to-text models, where the pipeline does not find it."""
+    """transformers lists its own Dia among the speech-to-text models, where the pipeline does not find it."""
     speak = pipeline("text-to-speech", model=MINIATURE)
     assert type(speak.model) is dia_hf.DiaForConditionalGeneration
     output = speak("Hello.", generate_kwargs={"max_new_tokens": 30, "do_sample": False})

@@ -441,6 +441,8 @@ class DiaModel(DiaPreTrainedModel):
         config (`DiaConfig`): The shape.
     """
 
+    _keys_to_ignore_on_load_unexpected = (r"logits_dense",)
+
     def __init__(self, config: DiaConfig) -> None:
         super().__init__(config)
         self.encoder = DiaEncoder(config.encoder_config)

@@ -1,5 +1,6 @@
 """`generate()` against transformers' own and against itself alone, in a batch and in threads."""
 
+import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -129,7 +130,7 @@ def test_a_batch_gives_what_its_members_give_alone(seed, cache, guidance_scale):
 
 
 def test_without_prepared_inputs_the_delay_still_holds(model):
-    """Transformers begins without delay when given text alone."""
+    """transformers begins without delay when given text alone."""
     ids = torch.tensor([list(b"\x01 Hello.")])
     prepared = as_inputs(model.config, [b"\x01 Hello."], [torch.zeros(0, 9, dtype=torch.long)])
     assert torch.equal(
@@ -162,6 +163,19 @@ def test_max_length_is_a_limit_of_channel_0(model, limit):
     assert torch.equal(codes, theirs.generate(**prepared, **options))
 
 
+def test_the_checkpoints_limit_counts_the_prompt(model):
+    """transformers counts its default limit from the end of the prompt, and so beyond the trained positions."""
+    theirs = tiny.their_model(model)
+    inputs = as_inputs(model.config, [b"H"], [torch.zeros(20, 9, dtype=torch.long)])
+    lengths = []
+    for network in (model, theirs):
+        config, network.generation_config = network.generation_config, copy.deepcopy(model.generation_config)
+        network.generation_config.max_length = 60
+        lengths.append(network.generate(**inputs, min_new_tokens=40, **GREEDY).shape[1])
+        network.generation_config = config
+    assert lengths == [60 + 15, 60 + 15 + 21]
+
+
 class Record(LogitsProcessor):
     """A user's rule that looks on."""
 
@@ -188,7 +202,7 @@ def test_given_slots_are_true_at_every_step(model):
 
 
 def test_the_users_rules_run(model):
-    """Transformers' own Dia drops `logits_processor` without a word."""
+    """transformers' own Dia drops `logits_processor` without a word."""
 
     class Only(LogitsProcessor):
         def __call__(self, input_ids, scores):
@@ -218,7 +232,7 @@ def test_the_users_stopping_criteria_run(model):
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_any_positive_temperature(model, temperature):
-    """Transformers' own Dia clamps a temperature below 1 to 1."""
+    """transformers' own Dia clamps a temperature below 1 to 1."""
     record = Record()
     options = SAMPLING | {"temperature": temperature, "top_k": 0, "top_p": 1.0, "guidance_scale": None}
     output = model.generate(
@@ -235,7 +249,7 @@ def test_any_positive_temperature(model, temperature):
 
 @pytest.mark.parametrize("guidance_scale", [0.4, 1.5, 7.0])
 def test_any_positive_guidance(model, guidance_scale):
-    """Transformers' own Dia raises below 1."""
+    """transformers' own Dia raises below 1."""
     record = Record()
     options = GREEDY | {"guidance_scale": guidance_scale, "top_k": 0, "max_new_tokens": 18}
     ids = torch.tensor([[72, 105]])

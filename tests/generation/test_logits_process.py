@@ -38,7 +38,7 @@ def test_guidance_is_centred_on_the_conditional_logits():
 
 @pytest.mark.parametrize("scale", [0.25, 1.5])
 def test_guidance_takes_any_positive_scale(scale):
-    """Transformers refuses scales below 1, though the formula does not."""
+    """transformers refuses scales below 1, though the formula does not."""
     scores = torch.randn(8, 6)
     cond, uncond = scores.chunk(2)
     torch.testing.assert_close(
