@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest check format clean
+.PHONY: demo test test-oldest test-descript check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] And I answer." --seed 7 --output demo.wav
@@ -17,6 +17,16 @@ test-oldest:  ## the same with the oldest transformers that we allow, in an envi
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[dev]"
 	.venv-oldest/bin/python -m pytest -n 2
 
+# descript's package asks for torchaudio, whose extension needs CUDA's libraries. On a CPU build of torch it cannot be
+# imported until the extension is out of the way; descript does not use it.
+test-descript:  ## our codec against descript's own package, in an environment of its own
+	$(PYTHON) -m venv .venv-descript
+	.venv-descript/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-descript/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[descript]" \
+		pytest hypothesis
+	rm -f .venv-descript/lib/python3*/site-packages/torchaudio/lib/*.so
+	.venv-descript/bin/python -m pytest tests/conversion/test_descript_package.py
+
 check: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,7 +37,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-oldest demo.wav
+	rm -rf .venv .venv-oldest .venv-descript demo.wav
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

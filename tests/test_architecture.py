@@ -19,6 +19,7 @@ FLOORS = {
     "generation": 2,
     "modeling_dia": 3,
     "processing_dia": 3,
+    "conversion": 4,
     "registration": 4,
     "speech": 4,
     "cli": 5,

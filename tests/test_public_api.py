@@ -31,6 +31,7 @@ def test_public_names():
         "DiaClassifierFreeGuidanceLogitsProcessor",
         "DiaEOSChannelFilterLogitsProcessor",
         "DiaEOSDelayPatternLogitsProcessor",
+        "DiaEOSScaleLogitsProcessor",
         "DiaGenerationMixin",
         "DiaGivenTokensLogitsProcessor",
         "DiaGuidanceTopKLogitsProcessor",

@@ -1,4 +1,4 @@
-"""Waveforms to codes and back, over a Descript Audio Codec.
+"""Waveforms to codes and back, over a Descript Audio Codec: transformers' `DacModel` or descript's own `dac.DAC`.
 
 The codec's own config is the one truth for sampling rate, hop length and number of codebooks. Knows nothing of the
 delay pattern, special tokens or text; called by the feature extractor and the processor.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import DacModel
@@ -18,19 +19,22 @@ __all__ = ["Codec"]
 
 
 class Codec:
-    """A `DacModel` seen as two functions on single clips: `encode` and `decode`.
+    """A codec seen as two functions on clips, `encode` and `decode`, whoever wrote its network.
 
     Clips go through the network one at a time, each with just the padding it would have alone: zero padding up to a
     longer neighbour changes the codes near a clip's end.
 
     Args:
-        model (`DacModel`): The network; stays where it is, on its device and in its dtype.
+        model (`DacModel` or `dac.DAC`): The network; stays where it is, on its device and in its dtype.
 
     Attributes:
         sampling_rate (`int`): In hertz.
         hop_length (`int`): Samples a frame.
         num_codebooks (`int`): Codes a frame.
         codebook_size (`int`): Entries a codebook; valid codes are 0 to `codebook_size - 1`.
+
+    Raises:
+        TypeError: If the model is neither.
 
     Example:
     ```python
@@ -45,12 +49,20 @@ class Codec:
     ```
     """
 
-    def __init__(self, model: DacModel) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
-        self.sampling_rate: int = model.config.sampling_rate
-        self.hop_length: int = math.prod(model.config.downsampling_ratios)
-        self.num_codebooks: int = model.config.n_codebooks
-        self.codebook_size: int = model.config.codebook_size
+        if isinstance(model, DacModel):
+            self.sampling_rate: int = model.config.sampling_rate
+            self.hop_length: int = math.prod(model.config.downsampling_ratios)
+            self.num_codebooks: int = model.config.n_codebooks
+            self.codebook_size: int = model.config.codebook_size
+        elif type(model).__module__.startswith("dac."):
+            self.sampling_rate = model.sample_rate
+            self.hop_length = int(model.hop_length)
+            self.num_codebooks = model.n_codebooks
+            self.codebook_size = model.codebook_size
+        else:
+            raise TypeError(f"the codec is a {type(model).__name__}; use transformers' DacModel or descript's dac.DAC.")
 
     @property
     def frame_rate(self) -> float:
@@ -68,11 +80,15 @@ class Codec:
         Returns:
             `list[torch.LongTensor]`, each of shape `[T_i, C]` with `T_i = ceil(N_i / hop_length)`, on the CPU.
         """
+        parameter = next(self.model.parameters())
         codes = []
         for waveform in waveforms:
             padding = -waveform.shape[-1] % self.hop_length
-            waveform = torch.nn.functional.pad(waveform, (0, padding)).to(self.model.device, self.model.dtype)
-            codes.append(self.model.encode(waveform[None, None]).audio_codes[0].T.cpu())
+            waveform = torch.nn.functional.pad(waveform, (0, padding)).to(parameter.device, parameter.dtype)
+            encoded = self.model.encode(waveform[None, None])
+            # descript returns a tuple: quantised latents, codes, …
+            channels = encoded.audio_codes if isinstance(self.model, DacModel) else encoded[1]
+            codes.append(channels[0].T.cpu())
         return codes
 
     @torch.no_grad()
@@ -88,6 +104,7 @@ class Codec:
         Raises:
             ValueError: If a clip has another number of channels, or a code lies outside the codebook.
         """
+        device = next(self.model.parameters()).device
         waveforms = []
         for clip in codes:
             if clip.ndim != 2 or clip.shape[1] != self.num_codebooks:
@@ -100,6 +117,10 @@ class Codec:
                     f"codes range from {clip.min()} to {clip.max()}; this codec knows 0 to {self.codebook_size - 1}, "
                     "special tokens must be cut off before decoding."
                 )
-            audio = self.model.decode(audio_codes=clip.T[None].to(self.model.device)).audio_values
-            waveforms.append(audio[0].float().cpu())
+            channels = clip.T[None].to(device)
+            if isinstance(self.model, DacModel):
+                audio = self.model.decode(audio_codes=channels).audio_values
+            else:
+                audio = self.model.decode(self.model.quantizer.from_codes(channels)[0])
+            waveforms.append(audio.flatten().float().cpu())
         return waveforms

@@ -116,6 +116,8 @@ class DiaDecoderConfig(PreTrainedConfig):
         cross_num_key_value_heads (`int`, defaults to 16): Key and value heads of the cross-attention.
         cross_hidden_size (`int`, defaults to 1024): Width of the encoder states attended to; the encoder's
             `hidden_size`.
+        cross_attention_rope (`bool`, defaults to `False`): Whether rotary embedding turns cross-attention too, queries
+            by the frame's position and keys by the byte's, as in the first release (v0.1).
         norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalisations.
         vocab_size (`int`, defaults to 1028): Tokens a channel: 1024 codes and the special ones.
         hidden_act (`str`, defaults to `"silu"`): Activation of the gate.
@@ -145,6 +147,7 @@ class DiaDecoderConfig(PreTrainedConfig):
     cross_head_dim: int = 128
     cross_num_key_value_heads: int = 16
     cross_hidden_size: int = 1024
+    cross_attention_rope: bool = False
     norm_eps: float = 1e-5
     vocab_size: int = 1028
     hidden_act: str = "silu"
@@ -170,8 +173,11 @@ class DiaDecoderConfig(PreTrainedConfig):
         _check_groups(self, "num_attention_heads", "num_key_value_heads")
         _check_groups(self, "cross_num_attention_heads", "cross_num_key_value_heads")
         _check_rope(self)
-        if self.head_dim % 2:
-            raise ValueError(f"DiaDecoderConfig: `head_dim` is {self.head_dim}; rotary embedding needs an even number.")
+        for name in ("head_dim", "cross_head_dim") if self.cross_attention_rope else ("head_dim",):
+            if getattr(self, name) % 2:
+                raise ValueError(
+                    f"DiaDecoderConfig: `{name}` is {getattr(self, name)}; rotary embedding needs an even number."
+                )
         ids = {name: getattr(self, name) for name in ("eos_token_id", "pad_token_id", "bos_token_id")}
         for name, token_id in ids.items():
             if not 0 <= token_id < self.vocab_size:

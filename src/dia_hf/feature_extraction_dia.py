@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, DacModel, SequenceFeatureExtractor
+from transformers import BatchFeature, SequenceFeatureExtractor
 
 from .audio import read_audio, resample
 from .codec import Codec
@@ -144,7 +144,7 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
         max_length: int | None = None,
         return_tensors: str | None = None,
         sampling_rate: int | None = None,
-        audio_tokenizer: DacModel | None = None,
+        audio_tokenizer: Any = None,
     ) -> BatchFeature:
         """Prepare one clip or several.
 
@@ -156,7 +156,7 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             max_length (`int`, *optional*): In samples at `self.sampling_rate`.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; lists of arrays unless given.
             sampling_rate (`int`, *optional*): Rate of `raw_audio` in hertz, needed where a clip does not carry it.
-            audio_tokenizer (`DacModel`, *optional*): The codec; with it, `audio_codes` are returned too.
+            audio_tokenizer (*optional*): The codec, as `Codec` takes it; with it, `audio_codes` are returned too.
 
         Returns:
             `BatchFeature` with `input_values` (float32 `[B, 1, N]`), `padding_mask` (int32 `[B, N]`, 1 where there

@@ -4,14 +4,15 @@ Knows nothing of audio, files, the delay pattern or sampling: it maps bytes and 
 carry the names of the published checkpoints. Called by `generate()` (`generation/`) and by `Trainer`.
 
 Three things set Dia apart from its relatives, and half precision against it: attention logits are not divided by
-sqrt(head_dim) (scale 1.0); rotary embedding turns self-attention only; a frame's input is the sum of its channels'
-embeddings.
+sqrt(head_dim) (scale 1.0); rotary embedding turns self-attention only (and cross-attention in the first release, v0.1);
+a frame's input is the sum of its channels' embeddings.
 
 Legend: B batch, S text bytes, T frames, C channels, V vocabulary, H hidden, A heads, D head width.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,12 +30,14 @@ from transformers.modeling_outputs import (
     Seq2SeqModelOutput,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
+
+logger = logging.get_logger(__name__)
 
 __all__ = ["DiaForConditionalGeneration", "DiaModel", "DiaPreTrainedModel"]
 
@@ -148,6 +151,7 @@ class DiaAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        key_rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Any,
@@ -158,6 +162,7 @@ class DiaAttention(nn.Module):
             hidden_states (`torch.Tensor` of shape `[B, T, H]`): Where queries come from.
             attention_mask (`torch.Tensor`, *optional*): In the form of the attention implementation.
             rotary (`tuple`, *optional*): Cosine and sine of the positions of `hidden_states`; no rotation unless given.
+            key_rotary (`tuple`, *optional*): In cross-attention, those of the positions of `encoder_hidden_states`.
             encoder_hidden_states (`torch.Tensor` of shape `[B, S, key_value_size]`, *optional*): Where keys and values
                 come from in cross-attention.
             past_key_values (`EncoderDecoderCache`, *optional*): Holds the keys and values of earlier frames, and
@@ -167,11 +172,13 @@ class DiaAttention(nn.Module):
             `tuple`: Output `[B, T, H]`, and weights `[B, A, T, S]` from the eager implementation, else `None`.
         """
         query = self._split_heads(self.q_proj(hidden_states))
+        if rotary is not None:
+            query = apply_rotary(query, rotary)
         if encoder_hidden_states is None:
             key = self._split_heads(self.k_proj(hidden_states))
             value = self._split_heads(self.v_proj(hidden_states))
             if rotary is not None:
-                query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
+                key = apply_rotary(key, rotary)
             if past_key_values is not None:
                 key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
         elif past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
@@ -180,6 +187,8 @@ class DiaAttention(nn.Module):
         else:
             key = self._split_heads(self.k_proj(encoder_hidden_states))
             value = self._split_heads(self.v_proj(encoder_hidden_states))
+            if key_rotary is not None:
+                key = apply_rotary(key, key_rotary)
             if past_key_values is not None:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True
@@ -264,6 +273,7 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None,
         encoder_attention_mask: torch.Tensor | None,
         rotary: tuple[torch.Tensor, torch.Tensor],
+        cross_rotary: dict[str, tuple[torch.Tensor, torch.Tensor]],
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
@@ -277,6 +287,7 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
             encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
             past_key_values=past_key_values,
+            **cross_rotary,
             **kwargs,
         )
         hidden_states = hidden_states + attended
@@ -296,6 +307,22 @@ class DiaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_compile_fullgraph = True
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as transformers does; warn where transformers' own Dia would read another model.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Folder.
+            kwargs: See `PreTrainedModel.save_pretrained`.
+        """
+        decoder_config = getattr(self.config, "decoder_config", self.config)
+        if getattr(decoder_config, "cross_attention_rope", False):
+            logger.warning(
+                "This is a v0.1 model (`cross_attention_rope`). transformers' own Dia does not know that field and "
+                "would silently compute something else from %s; load it with dia_hf.",
+                save_directory,
+            )
+        super().save_pretrained(save_directory, **kwargs)
 
 
 class DiaEncoder(DiaPreTrainedModel):
@@ -382,7 +409,7 @@ class DiaDecoder(DiaPreTrainedModel):
         input_ids: torch.Tensor,
         position_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor = None,  # type: ignore[assignment]
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Any,
@@ -406,7 +433,13 @@ class DiaDecoder(DiaPreTrainedModel):
         if position_ids is None:
             cached = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) + cached)[None]
-        rotary = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
+        theta = self.config.rope_parameters["rope_theta"]
+        rotary = rotary_embedding(position_ids, self.config.head_dim, theta)
+        cross_rotary = {}
+        if self.config.cross_attention_rope:
+            text_positions = torch.arange(encoder_hidden_states.shape[1], device=input_ids.device)[None]
+            cross_rotary["rotary"] = rotary_embedding(position_ids, self.config.cross_head_dim, theta)
+            cross_rotary["key_rotary"] = rotary_embedding(text_positions, self.config.cross_head_dim, theta)
         attention_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=hidden_states,
@@ -426,6 +459,7 @@ class DiaDecoder(DiaPreTrainedModel):
                 attention_mask,
                 encoder_attention_mask,
                 rotary,
+                cross_rotary,
                 past_key_values=past_key_values,
                 **kwargs,
             )

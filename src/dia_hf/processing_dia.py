@@ -70,8 +70,12 @@ class DiaProcessor(ProcessorMixin):
     Args:
         feature_extractor (`DiaFeatureExtractor`): For audio.
         tokenizer (`DiaTokenizer`): For text.
-        audio_tokenizer (`DacModel`, *optional*): The codec; without it, audio can neither be read nor returned.
+        audio_tokenizer (`DacModel` or `dac.DAC`, *optional*): The codec; without it, audio can neither be read nor
+            returned.
         config (`DiaConfig`, *optional*): Token ids and delay pattern; the published ones unless given.
+
+    Raises:
+        TypeError: If the codec is of another class.
 
     Example:
     ```python
@@ -88,10 +92,13 @@ class DiaProcessor(ProcessorMixin):
         self,
         feature_extractor: DiaFeatureExtractor,
         tokenizer: DiaTokenizer,
-        audio_tokenizer: DacModel | None = None,
+        audio_tokenizer: Any = None,
         config: DiaConfig | None = None,
     ) -> None:
-        super().__init__(feature_extractor, tokenizer, audio_tokenizer=audio_tokenizer)
+        # The base class would refuse descript's own codec.
+        super().__init__(feature_extractor, tokenizer)
+        if audio_tokenizer is not None:
+            Codec(audio_tokenizer)
         self.audio_tokenizer = audio_tokenizer
         self.config = config if config is not None else DiaConfig()
 
@@ -208,6 +215,15 @@ class DiaProcessor(ProcessorMixin):
         remaining = iter(encoded)
         no_codes = torch.zeros(0, self.config.decoder_config.num_channels, dtype=torch.long)
         return [no_codes if clip is None else next(remaining) for clip in clips]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the processor; weights are not part of it."""
+        codec = self.audio_tokenizer
+        return {
+            "processor_class": type(self).__name__,
+            "feature_extractor": self.feature_extractor.to_dict(),
+            "audio_tokenizer": None if codec is None else type(codec).__name__,
+        }
 
     @property
     def model_input_names(self) -> list[str]:
@@ -360,7 +376,15 @@ class DiaProcessor(ProcessorMixin):
 
         Returns:
             `list[str]`: The files written in the folder itself.
+
+        Raises:
+            ValueError: If the codec is descript's own, which has no layout of ours.
         """
+        if self.audio_tokenizer is not None and not isinstance(self.audio_tokenizer, DacModel):
+            raise ValueError(
+                f"a {type(self.audio_tokenizer).__module__} codec cannot be saved inside a checkpoint; turn its file "
+                "into a DacModel: `dia_hf.conversion.load_descript_codec(file)`."
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         # AutoProcessor finds the class by this entry of either file.

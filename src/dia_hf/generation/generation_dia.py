@@ -24,6 +24,7 @@ from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
+    DiaEOSScaleLogitsProcessor,
     DiaGivenTokensLogitsProcessor,
     DiaGuidanceTopKLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from transformers.generation.utils import GenerateOutput
 
 __all__ = ["DiaGenerationMixin"]
+
+
+# Dia's own fields of the generation config; the defaults are the 0626 release's.
+_OWN_DEFAULTS: dict[str, Any] = {"sample_from_guided": False, "eos_logit_scale": 1.0}
 
 
 class DiaGenerationMixin(GenerationMixin):
@@ -58,7 +63,10 @@ class DiaGenerationMixin(GenerationMixin):
                 `max_new_tokens`, the frames to add, of which the last `max(delay_pattern)` only complete those before;
                 `max_length`, the limit of channel 0 with the prompt; `guidance_scale`, above 0 (None or 1: off);
                 `top_k`, which under guidance is the filter on the guided logits; `temperature`, above 0; `top_p`;
-                `do_sample`; `num_return_sequences`.
+                `do_sample`; `num_return_sequences`; and Dia's own, for the first release (v0.1):
+                `sample_from_guided`, whether codes are drawn from the guided logits instead of the conditional ones
+                (default `False`; v0.1 `True`), and `eos_logit_scale`, a factor on channel 0's logit of end of speech
+                (default 1.0; v0.1 0.8).
             logits_processor (`LogitsProcessorList`, *optional*): Further rules, run after guidance and before Dia's own
                 rules and the warpers, on token history `[B·C, T]` and scores `[B·C, V]`.
             stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`.
@@ -105,6 +113,16 @@ class DiaGenerationMixin(GenerationMixin):
                 "Use `do_sample=True` or greedy search (`num_beams=1`, no assistant)."
             )
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """Settle Dia's own fields as transformers settles its own: the call's, the config's, the default."""
+        own = {name: kwargs.pop(name) for name in _OWN_DEFAULTS if name in kwargs}
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        for name, default in _OWN_DEFAULTS.items():
+            setattr(generation_config, name, own.get(name, getattr(generation_config, name, default)))
+        return generation_config, model_kwargs
 
     def _maybe_prepare_encoder_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self._encode_for_guidance(super()._maybe_prepare_encoder_kwargs_for_generation, *args, **kwargs)
@@ -213,15 +231,18 @@ class DiaGenerationMixin(GenerationMixin):
             raise ValueError(
                 "guidance needs the text: pass `input_ids` instead of `encoder_outputs`, or `guidance_scale=None`."
             )
+        rules = LogitsProcessorList(logits_processor or [])
+        if generation_config.eos_logit_scale != 1:
+            rules.append(
+                DiaEOSScaleLogitsProcessor(
+                    decoder.num_channels, decoder.eos_token_id, generation_config.eos_logit_scale
+                )
+            )
+        rules.append(DiaEOSChannelFilterLogitsProcessor(decoder.num_channels, decoder.eos_token_id))
         processors = super()._get_logits_processor(
             generation_config=generation_config,
             input_ids_seq_length=input_ids_seq_length,
-            logits_processor=LogitsProcessorList(
-                [
-                    *(logits_processor or []),
-                    DiaEOSChannelFilterLogitsProcessor(decoder.num_channels, decoder.eos_token_id),
-                ]
-            ),
+            logits_processor=rules,
             # Not handed on: transformers would read attention masks [B, T] as if they were of rows.
             model_kwargs=None,
             **kwargs,
@@ -232,7 +253,7 @@ class DiaGenerationMixin(GenerationMixin):
             processors.insert(
                 0,
                 DiaGuidanceTopKLogitsProcessor(guidance_scale, top_k)
-                if top_k
+                if top_k and not generation_config.sample_from_guided
                 else DiaClassifierFreeGuidanceLogitsProcessor(guidance_scale),
             )
         processors.append(

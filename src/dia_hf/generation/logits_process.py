@@ -17,6 +17,7 @@ __all__ = [
     "DiaClassifierFreeGuidanceLogitsProcessor",
     "DiaEOSChannelFilterLogitsProcessor",
     "DiaEOSDelayPatternLogitsProcessor",
+    "DiaEOSScaleLogitsProcessor",
     "DiaGivenTokensLogitsProcessor",
     "DiaGuidanceTopKLogitsProcessor",
     "DiaSeededSamplingLogitsProcessor",
@@ -112,6 +113,27 @@ class DiaEOSChannelFilterLogitsProcessor(LogitsProcessor):
         allowed = is_code.expand_as(by_channel).clone()
         allowed[:, 0] = torch.where(ends, is_eos, is_code)
         return scores.masked_fill(~allowed.flatten(0, 1), _MINUS_INFINITY)
+
+
+class DiaEOSScaleLogitsProcessor(LogitsProcessor):
+    """Multiply channel 0's logit of end of speech, as the first release (v0.1) does by 0.8.
+
+    Args:
+        num_channels (`int`): Channels.
+        eos_token_id (`int`): End of speech.
+        scale (`float`): Factor; below 1 it makes a positive logit, and so an early end, less likely.
+    """
+
+    def __init__(self, num_channels: int, eos_token_id: int, scale: float) -> None:
+        self.num_channels = num_channels
+        self.eos_token_id = eos_token_id
+        self.scale = scale
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map scores `[N, V]` to scores `[N, V]`."""
+        scores = scores.clone()
+        scores[:: self.num_channels, self.eos_token_id] *= self.scale
+        return scores
 
 
 class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):

@@ -1,0 +1,262 @@
+"""nari-labs' checkpoints: names, shapes and configs, there and back.
+
+Both releases hold the same tensors under the same names, in DenseGeneral's order: `[in…, out…]`, heads and channels
+unfolded, where torch has `[out, in]`. They differ in the config file (0626: flat; v0.1: nested) and in the model (v0.1:
+rotary embedding in cross-attention, codes drawn from the guided logits, end of speech × 0.8).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from ..configuration_dia import DiaConfig
+
+__all__ = ["Recipe", "config_from_v0_1", "config_to_0626", "generation_config_for", "recipes"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One tensor of ours and the tensor, or tensors, of theirs.
+
+    Args:
+        name (`str`): Our name.
+        sources (`tuple[str, ...]`): Their names; several are stacked along the first dimension.
+        shape (`tuple[int, ...]`): Their shape (of each source).
+        num_in (`int`): How many of their leading dimensions are inputs; 0 where the tensor is the same.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    num_in: int = 0
+
+    @property
+    def our_shape(self) -> tuple[int, ...]:
+        """Shape of our tensor."""
+        if self.num_in:
+            return math.prod(self.shape[self.num_in :]), math.prod(self.shape[: self.num_in])
+        return (len(self.sources) * self.shape[0], *self.shape[1:])
+
+    def to_ours(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        """Turn their tensors into ours."""
+        if self.num_in:
+            return tensors[0].reshape(math.prod(self.shape[: self.num_in]), -1).T.contiguous()
+        return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+
+    def to_theirs(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Turn our tensor into theirs."""
+        if self.num_in:
+            return [tensor.T.reshape(self.shape).contiguous()]
+        return [part.contiguous() for part in tensor.chunk(len(self.sources))]
+
+
+def recipes(config: DiaConfig) -> list[Recipe]:
+    """List every tensor of a Dia: the table of names."""
+    encoder, decoder = config.encoder_config, config.decoder_config
+    table = [
+        Recipe(
+            "model.encoder.embedding.weight", ("encoder.embedding.weight",), (encoder.vocab_size, encoder.hidden_size)
+        ),
+        Recipe("model.encoder.norm.weight", ("encoder.norm.weight",), (encoder.hidden_size,)),
+        Recipe(
+            "model.decoder.embeddings.embed.weight",
+            tuple(f"decoder.embeddings.{channel}.weight" for channel in range(decoder.num_channels)),
+            (decoder.vocab_size, decoder.hidden_size),
+        ),
+        Recipe("model.decoder.norm.weight", ("decoder.norm.weight",), (decoder.hidden_size,)),
+        Recipe(
+            "logits_dense.weight",
+            ("decoder.logits_dense.weight",),
+            (decoder.hidden_size, decoder.num_channels, decoder.vocab_size),
+            num_in=1,
+        ),
+    ]
+    for index in range(encoder.num_hidden_layers):
+        layer = f"encoder.layers.{index}"
+        table += _norms(layer, ("pre_sa_norm", "post_sa_norm"), encoder.hidden_size)
+        table += _attention(
+            f"{layer}.self_attention",
+            encoder.hidden_size,
+            encoder.hidden_size,
+            encoder.num_attention_heads,
+            encoder.num_key_value_heads,
+            encoder.head_dim,
+        )
+        table += _mlp(layer, encoder.hidden_size, encoder.intermediate_size)
+    for index in range(decoder.num_hidden_layers):
+        layer = f"decoder.layers.{index}"
+        table += _norms(layer, ("pre_sa_norm", "pre_ca_norm", "pre_mlp_norm"), decoder.hidden_size)
+        table += _attention(
+            f"{layer}.self_attention",
+            decoder.hidden_size,
+            decoder.hidden_size,
+            decoder.num_attention_heads,
+            decoder.num_key_value_heads,
+            decoder.head_dim,
+        )
+        table += _attention(
+            f"{layer}.cross_attention",
+            decoder.hidden_size,
+            decoder.cross_hidden_size,
+            decoder.cross_num_attention_heads,
+            decoder.cross_num_key_value_heads,
+            decoder.cross_head_dim,
+        )
+        table += _mlp(layer, decoder.hidden_size, decoder.intermediate_size)
+    return table
+
+
+def _norms(layer: str, names: tuple[str, ...], hidden_size: int) -> list[Recipe]:
+    return [Recipe(f"model.{layer}.{name}.weight", (f"{layer}.{name}.weight",), (hidden_size,)) for name in names]
+
+
+def _attention(
+    module: str, hidden_size: int, key_value_size: int, num_heads: int, num_key_value_heads: int, head_dim: int
+) -> list[Recipe]:
+    shapes = {
+        "q_proj": ((hidden_size, num_heads, head_dim), 1),
+        "k_proj": ((key_value_size, num_key_value_heads, head_dim), 1),
+        "v_proj": ((key_value_size, num_key_value_heads, head_dim), 1),
+        "o_proj": ((num_heads, head_dim, hidden_size), 2),
+    }
+    return [
+        Recipe(f"model.{module}.{name}.weight", (f"{module}.{name}.weight",), shape, num_in)
+        for name, (shape, num_in) in shapes.items()
+    ]
+
+
+def _mlp(layer: str, hidden_size: int, intermediate_size: int) -> list[Recipe]:
+    return [
+        Recipe(
+            f"model.{layer}.mlp.gate_up_proj.weight",
+            (f"{layer}.mlp.wi_fused.weight",),
+            (hidden_size, 2, intermediate_size),
+            num_in=1,
+        ),
+        Recipe(
+            f"model.{layer}.mlp.down_proj.weight",
+            (f"{layer}.mlp.wo.weight",),
+            (intermediate_size, hidden_size),
+            num_in=1,
+        ),
+    ]
+
+
+def config_from_v0_1(values: dict[str, Any]) -> DiaConfig:
+    """Read the nested config of the first release.
+
+    Raises:
+        KeyError: If an entry is missing.
+        ValueError: If an entry has a value that this model cannot have.
+    """
+    model, data = values["model"], values["data"]
+    encoder, decoder = model["encoder"], model["decoder"]
+    if model.get("rope_min_timescale", 1) != 1:
+        raise ValueError(f"`rope_min_timescale` is {model['rope_min_timescale']}; only 1 is known.")
+    if data.get("text_pad_value", 0) != 0:
+        raise ValueError(f"`text_pad_value` is {data['text_pad_value']}; only 0 is known.")
+    shared = {
+        "norm_eps": model["normalization_layer_epsilon"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(model["rope_max_timescale"])},
+    }
+    return DiaConfig(
+        encoder_config={
+            "num_hidden_layers": encoder["n_layer"],
+            "hidden_size": encoder["n_embd"],
+            "intermediate_size": encoder["n_hidden"],
+            "num_attention_heads": encoder["n_head"],
+            "num_key_value_heads": encoder["n_head"],
+            "head_dim": encoder["head_dim"],
+            "vocab_size": model["src_vocab_size"],
+            "max_position_embeddings": data["text_length"],
+            **shared,
+        },
+        decoder_config={
+            "num_hidden_layers": decoder["n_layer"],
+            "hidden_size": decoder["n_embd"],
+            "intermediate_size": decoder["n_hidden"],
+            "num_attention_heads": decoder["gqa_query_heads"],
+            "num_key_value_heads": decoder["kv_heads"],
+            "head_dim": decoder["gqa_head_dim"],
+            "cross_num_attention_heads": decoder["cross_query_heads"],
+            "cross_num_key_value_heads": decoder["cross_query_heads"],
+            "cross_head_dim": decoder["cross_head_dim"],
+            "cross_hidden_size": encoder["n_embd"],
+            "cross_attention_rope": True,
+            "vocab_size": model["tgt_vocab_size"],
+            "num_channels": data["channels"],
+            "max_position_embeddings": data["audio_length"],
+            "eos_token_id": data["audio_eos_value"],
+            "pad_token_id": data["audio_pad_value"],
+            "bos_token_id": data["audio_bos_value"],
+            **shared,
+        },
+        delay_pattern=data["delay_pattern"],
+        norm_eps=model["normalization_layer_epsilon"],
+    )
+
+
+def config_to_0626(config: DiaConfig) -> dict[str, Any]:
+    """Write the flat config of the 0626 release.
+
+    Raises:
+        ValueError: If the model is one that this release does not know (v0.1's).
+    """
+    encoder, decoder = config.encoder_config, config.decoder_config
+    if decoder.cross_attention_rope:
+        raise ValueError(
+            "this is a v0.1 model (`cross_attention_rope`), which nari-labs' 0626 code would read as another one; it "
+            "can be kept in the Hugging Face layout only."
+        )
+    shared = ["head_dim", "hidden_act", "hidden_size", "initializer_range", "intermediate_size"]
+    shared += ["max_position_embeddings", "model_type", "norm_eps", "num_attention_heads", "num_hidden_layers"]
+    shared += ["num_key_value_heads", "vocab_size"]
+    cross = ["cross_head_dim", "cross_hidden_size", "cross_num_attention_heads", "cross_num_key_value_heads"]
+
+    def part(source: Any, names: list[str]) -> dict[str, Any]:
+        rope = {"rope_scaling": None, "rope_theta": source.rope_parameters["rope_theta"]}
+        return dict(sorted({**{name: getattr(source, name) for name in names}, **rope}.items()))
+
+    return {
+        "architectures": ["DiaForConditionalGeneration"],
+        "bos_token_id": decoder.bos_token_id,
+        "decoder_config": part(decoder, [*shared, *cross, "num_channels"]),
+        "delay_pattern": config.delay_pattern,
+        "encoder_config": part(encoder, shared),
+        "eos_token_id": decoder.eos_token_id,
+        "initializer_range": config.initializer_range,
+        "is_encoder_decoder": True,
+        "model_type": config.model_type,
+        "norm_eps": config.norm_eps,
+        "pad_token_id": decoder.pad_token_id,
+    }
+
+
+def generation_config_for(config: DiaConfig) -> GenerationConfig:
+    """Return the settings that the original's `generate()` has as defaults, which its files do not hold.
+
+    0626: scale 3, temperature 1.2, top-p 0.95, top-k 45. v0.1: scale 3, temperature 1.3, top-p 0.95, top-k 35, codes
+    drawn from the guided logits, channel 0's end of speech × 0.8.
+    """
+    decoder = config.decoder_config
+    is_v0_1 = decoder.cross_attention_rope
+    generation_config = GenerationConfig(
+        bos_token_id=decoder.bos_token_id,
+        eos_token_id=decoder.eos_token_id,
+        pad_token_id=decoder.pad_token_id,
+        do_sample=True,
+        guidance_scale=3.0,
+        max_length=decoder.max_position_embeddings,
+        temperature=1.3 if is_v0_1 else 1.2,
+        top_k=35 if is_v0_1 else 45,
+        top_p=0.95,
+    )
+    if is_v0_1:
+        generation_config.sample_from_guided = True
+        generation_config.eos_logit_scale = 0.8
+    return generation_config
