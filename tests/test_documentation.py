@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import REFERENCE
 from dia_hf import MINIATURE, cli
 from dia_hf.audio import write_audio
 
@@ -18,9 +20,15 @@ REAL = "nari-labs/Dia-1.6B-0626"
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch, tone):
-    """A folder to work in, with the recording that the pages speak of."""
+    """A folder to work in, with the recording and the checkpoints that the pages speak of."""
     monkeypatch.chdir(tmp_path)
     write_audio("voice.wav", tone(0.5, 44100), 44100)
+    for layout in ("nari-0626", "nari-v0.1"):
+        shutil.copytree(REFERENCE / layout, layout, ignore=shutil.ignore_patterns("expected*"))
+    Path("nari-0626").rename("dia-0626")
+    shutil.copy(REFERENCE / "descript-dac" / "weights.pth", "dac.pth")
+    for file in Path("nari-v0.1").iterdir():
+        shutil.copy(file, file.name)
     torch.manual_seed(0)
     return tmp_path
 

@@ -178,6 +178,15 @@ def _split(targets: list[_Target], bytes_per_value: int, limit: int) -> list[lis
     return shards
 
 
+def _only_dtype(weights: Weights) -> torch.dtype:
+    dtypes = weights.dtypes()
+    dtype = next(iter(dtypes))
+    if len(dtypes) > 1 or dtype is None:
+        found = ", ".join(sorted("no floating-point" if d is None else str(d).removeprefix("torch.") for d in dtypes))
+        raise ValueError(f"{weights.files[0]} holds tensors of several dtypes ({found}); choose one: `--dtype`.")
+    return dtype
+
+
 def _write_weights(source: _Source, targets: list[_Target], folder: Path, dtype: torch.dtype, limit: int) -> None:
     shards = _split(targets, dtype.itemsize, limit)
     names = ["model.safetensors"]
@@ -194,7 +203,6 @@ def _write_weights(source: _Source, targets: list[_Target], folder: Path, dtype:
                 total += tensors[target.name].nbytes
                 bar.update()
             save_file(tensors, folder / name, metadata={"format": "pt"})
-            source.weights.close()
     if len(shards) > 1:
         content = {"metadata": {"total_size": total}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
@@ -389,14 +397,14 @@ def convert_checkpoint(
         raise ValueError(f"`dtype` is {dtype!r}; use one of {', '.join(DTYPES)}.")
     limit = _parse_size(max_shard_size)
     opened = _open_source(source)
-    if to == "nari-0626":
-        their_config = config_to_0626(opened.config)
-        limit = 1 << 62  # one file, which is what the original code opens
     targets = _plan(opened, to)
-    target_dtype = DTYPES[dtype] if dtype is not None else opened.weights.read(targets[0].sources[0]).dtype
+    target_dtype = DTYPES[dtype] if dtype is not None else _only_dtype(opened.weights)
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)
     dtype_told = str(target_dtype).removeprefix("torch.")
+    if to == "nari-0626":
+        their_config = config_to_0626(opened.config, dtype_told)
+        limit = 1 << 62  # one file, which is what the original code opens
     summary = f"{len(targets)} tensors, {total:,} parameters, {opened.layout} -> {to}, {dtype_told}"
     if dry_run:
         return "\n".join([*rows, summary, f"{dest} would be written; nothing was."])

@@ -103,8 +103,11 @@ def load_descript_codec(file: Path) -> DacModel:
         raise ValueError(f"{file} is no codec as descript publishes it (`state_dict` and `metadata.kwargs`).")
     try:
         config = config_from_descript(weights.metadata["kwargs"])
+        codec = DacModel(config).eval()
     except KeyError as error:
         raise ValueError(f"{file}: `metadata.kwargs` lacks {error}.") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
     used: set[str] = set()
 
@@ -124,7 +127,6 @@ def load_descript_codec(file: Path) -> DacModel:
     if extra := sorted(set(weights) - used):
         raise ValueError(f"{file} holds {len(extra)} tensors too many, such as {extra[0]!r}.")
 
-    codec = DacModel(config).eval()
     for name, parameter in codec.state_dict().items():
         if state[name].shape != parameter.shape:
             raise ValueError(

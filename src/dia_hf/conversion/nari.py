@@ -201,8 +201,8 @@ def config_from_v0_1(values: dict[str, Any]) -> DiaConfig:
     )
 
 
-def config_to_0626(config: DiaConfig) -> dict[str, Any]:
-    """Write the flat config of the 0626 release.
+def config_to_0626(config: DiaConfig, dtype: str = "float32") -> dict[str, Any]:
+    """Write the flat config of the 0626 release, the weights being of `dtype`.
 
     Raises:
         ValueError: If the model is one that this release does not know (v0.1's).
@@ -234,6 +234,7 @@ def config_to_0626(config: DiaConfig) -> dict[str, Any]:
         "model_type": config.model_type,
         "norm_eps": config.norm_eps,
         "pad_token_id": decoder.pad_token_id,
+        "torch_dtype": dtype,
     }
 
 

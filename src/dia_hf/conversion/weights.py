@@ -1,7 +1,7 @@
 """Weight files, read tensor by tensor: safetensors and PyTorch's pickles, whole or sharded.
 
-Knows nothing of layouts or names. A file is opened when one of its tensors is wanted and can be closed in between, so
-that its pages do not count against the memory for ever.
+Knows nothing of layouts or names. A file is mapped anew for each tensor that is wanted, so that no more of it than that
+tensor counts against the memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["Weights", "find_weight_files", "hash_files"]
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLES = (".pth", ".pt", ".bin")
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def find_weight_files(folder: Path) -> list[Path]:
@@ -59,15 +60,17 @@ def hash_files(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _load_pickle(file: Path) -> dict[str, Any]:
+def _load_pickle(file: Path, mmap: bool = True) -> dict[str, Any]:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused: it holds more than weights ({str(error).strip().splitlines()[0]}). A pickle can run "
             "code; open such a file only where you trust its author, and save its state_dict as safetensors."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
+        if mmap and "mmap can only be used" in str(error):  # the format of torch before 1.6
+            return _load_pickle(file, mmap=False)
         raise ValueError(f"{file} cannot be read: it is truncated or no PyTorch file ({error}).") from error
 
 
@@ -89,37 +92,29 @@ class Weights:
         self.metadata: dict[str, Any] = {}
         self._file_of: dict[str, Path] = {}
         self._shape_of: dict[str, tuple[int, ...]] = {}
-        self._pickles: dict[Path, dict[str, torch.Tensor]] = {}
-        self._opened: dict[Path, Any] = {}
+        self._dtype_of: dict[str, torch.dtype | None] = {}
         for file in files:
-            for name, shape in self._list(file):
+            for name, shape, dtype in self._list(file):
                 self._file_of[name] = file
                 self._shape_of[name] = shape
+                self._dtype_of[name] = dtype
 
-    def _list(self, file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _list(self, file: Path) -> Iterator[tuple[str, tuple[int, ...], torch.dtype | None]]:
         if file.suffix == ".safetensors":
-            opened = self._open(file)
-            for name in opened.keys():  # noqa: SIM118 (no mapping)
-                yield name, tuple(opened.get_slice(name).get_shape())
-            self.close()
-            return
-        content = _load_pickle(file)
-        if isinstance(content.get("state_dict"), dict):
-            self.metadata = content.get("metadata", {})
-            content = content["state_dict"]
-        self._pickles[file] = content
-        for name, tensor in content.items():
-            if not isinstance(tensor, torch.Tensor):
-                raise ValueError(f"{file}: {name!r} is no tensor but {type(tensor).__name__}; expected a state_dict.")
-            yield name, tuple(tensor.shape)
-
-    def _open(self, file: Path) -> Any:
-        if file not in self._opened:
             try:
-                self._opened[file] = safe_open(file, framework="pt")
+                with safe_open(file, framework="pt") as opened:
+                    for name in opened.keys():  # noqa: SIM118 (no mapping)
+                        tensor = opened.get_slice(name)
+                        yield name, tuple(tensor.get_shape()), _DTYPES.get(tensor.get_dtype())
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{file} cannot be read: it is truncated or no safetensors file ({error}).") from error
-        return self._opened[file]
+            return
+        content = _load_pickle(file)
+        self.metadata = content.get("metadata", {})
+        for name, tensor in content.get("state_dict", content).items():
+            if not isinstance(tensor, torch.Tensor):
+                raise ValueError(f"{file}: {name!r} is no tensor but {type(tensor).__name__}; expected a state_dict.")
+            yield name, tuple(tensor.shape), tensor.dtype if tensor.is_floating_point() else None
 
     def __contains__(self, name: str) -> bool:
         return name in self._shape_of
@@ -134,6 +129,10 @@ class Weights:
         """Return a tensor's shape without reading it."""
         return self._shape_of[name]
 
+    def dtypes(self) -> set[torch.dtype | None]:
+        """Return all dtypes that occur; `None` stands for what is not floating-point."""
+        return set(self._dtype_of.values())
+
     def file(self, name: str) -> Path:
         """Return the file that holds a tensor."""
         return self._file_of[name]
@@ -141,10 +140,8 @@ class Weights:
     def read(self, name: str) -> torch.Tensor:
         """Read a tensor."""
         file = self._file_of[name]
-        if file in self._pickles:
-            return self._pickles[file][name]
-        return self._open(file).get_tensor(name)
-
-    def close(self) -> None:
-        """Let go of what is mapped; the next `read` opens it again."""
-        self._opened.clear()
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                return opened.get_tensor(name)
+        content = _load_pickle(file)
+        return content.get("state_dict", content)[name]

@@ -1,0 +1,302 @@
+"""What can go wrong in a conversion, each a clear error that leaves no trace."""
+
+import errno
+import json
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import constants
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from conftest import REFERENCE
+from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, cli
+from dia_hf.conversion import convert as convert_module
+from dia_hf.conversion import convert_checkpoint, nari
+from dia_hf.conversion.nari import Recipe, recipes
+
+PACK = REFERENCE / "nari-0626"
+
+
+class Code:
+    """A pickle that runs something when it is opened."""
+
+    def __reduce__(self):
+        return print, ("this must never be printed",)
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def edit_config(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def break_source(kind, folder):
+    """Break a good source, and return what the error must name."""
+    file = folder / "model.safetensors"
+    if kind == "missing tensor":
+        edit_weights(folder, lambda w: w.pop("decoder.layers.1.mlp.wo.weight"))
+        return [file.name, "decoder.layers.1.mlp.wo.weight", "missing"]
+    if kind == "extra tensor":
+        edit_weights(folder, lambda w: w.update({"decoder.bonus": torch.zeros(1)}))
+        return [file.name, "decoder.bonus"]
+    if kind == "wrong shape":
+        edit_weights(folder, lambda w: w.update({"encoder.norm.weight": torch.zeros(25)}))
+        return [file.name, "encoder.norm.weight", "[25]", "[24]"]
+    if kind == "mixed dtypes":
+        edit_weights(folder, lambda w: w.update({"encoder.norm.weight": torch.ones(24, dtype=torch.bfloat16)}))
+        return [file.name, "bfloat16, float32", "--dtype"]
+    if kind == "config and weights disagree":
+        edit_config(folder, lambda c: c["encoder_config"].update(num_hidden_layers=3))
+        return [file.name, "encoder.layers.2"]
+    if kind == "config with other heads":
+        edit_config(folder, lambda c: c["decoder_config"].update(num_key_value_heads=3))
+        return [file.name, "self_attention.k_proj", "[24, 2, 16]", "[24, 3, 16]"]
+    if kind == "config that contradicts itself":
+        edit_config(folder, lambda c: c.update(delay_pattern=[0, 1]))
+        return ["config.json", "2 entries for 9 channels"]
+    if kind == "truncated safetensors":
+        file.write_bytes(file.read_bytes()[:100_000])
+        return [file.name, "truncated"]
+    if kind == "truncated pickle":
+        torch.save(load_file(file), folder / "model.pth")
+        file.unlink()
+        (folder / "model.pth").write_bytes((folder / "model.pth").read_bytes()[:100_000])
+        return ["model.pth", "truncated"]
+    if kind == "pickle with code":
+        torch.save({"weight": torch.zeros(1), "surprise": Code()}, folder / "model.pth")
+        file.unlink()
+        return ["model.pth", "refused", "run code"]
+    if kind == "pickle of something else":
+        torch.save({"epoch": 7}, folder / "model.pth")
+        file.unlink()
+        return ["model.pth", "'epoch'", "int"]
+    if kind == "no config":
+        (folder / "config.json").unlink()
+        return ["config.json", "missing"]
+    if kind == "no weights":
+        file.unlink()
+        return ["holds no weights"]
+    if kind == "two weight files":
+        shutil.move(file, folder / "a.safetensors")
+        shutil.copy(folder / "a.safetensors", folder / "b.safetensors")
+        return ["a.safetensors, b.safetensors", "give the file"]
+    if kind == "missing shard":
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-2.safetensors"}}')
+        return ["index.json", "model-2.safetensors"]
+    if kind == "unknown layout":
+        save_file({"transformer.h.0.weight": torch.zeros(1)}, file)
+        return [file.name, "transformer.h.0.weight", "no Dia"]
+    if kind == "a codec":
+        shutil.rmtree(folder)
+        shutil.copytree(REFERENCE / "transformers-4.53" / "dac_44khz", folder)
+        return ["is a codec", "--codec"]
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "missing tensor",
+        "extra tensor",
+        "wrong shape",
+        "mixed dtypes",
+        "config and weights disagree",
+        "config with other heads",
+        "config that contradicts itself",
+        "truncated safetensors",
+        "truncated pickle",
+        "pickle with code",
+        "pickle of something else",
+        "no config",
+        "no weights",
+        "two weight files",
+        "missing shard",
+        "unknown layout",
+        "a codec",
+    ],
+)
+def test_bad_sources(tmp_path, capsys, kind):
+    """Weights drawn at random for what was missing, or half a folder that looks like a checkpoint."""
+    source, place = tmp_path / "source", tmp_path / "place"
+    shutil.copytree(PACK, source, ignore=shutil.ignore_patterns("expected*", "inputs*"))
+    words = break_source(kind, source)
+    place.mkdir()
+    assert cli.main(["convert", str(source), str(place / "deep" / "dest")]) == 2
+    captured = capsys.readouterr()
+    assert all(word in captured.err for word in words), captured.err
+    assert "never be printed" not in captured.out
+    assert not list(place.iterdir())
+
+
+def test_codec_that_cannot_be_read(tmp_path, capsys):
+    """A broken codec was noticed after gigabytes of weights had been written."""
+    broken = tmp_path / "codec.pth"
+    content = torch.load(REFERENCE / "descript-dac" / "weights.pth", weights_only=True)
+    cases = {
+        "encoder.block.0.bias": lambda c: c["state_dict"].pop("encoder.block.0.bias"),
+        "n_codebooks": lambda c: c["metadata"]["kwargs"].pop("n_codebooks"),
+        "no codec": lambda c: c.pop("metadata"),
+        "too many": lambda c: c["state_dict"].update({"more": torch.zeros(1)}),
+        "decoder_rates": lambda c: c["metadata"]["kwargs"].update(decoder_rates=[2, 4, 8, 8]),
+        "latent_dim": lambda c: c["metadata"]["kwargs"].update(latent_dim=65),
+        "quantizer.quantizers.0.codebook.weight": lambda c: c["metadata"]["kwargs"].update(codebook_size=512),
+        "power of 2": lambda c: c["metadata"]["kwargs"].update(codebook_size=1000),
+    }
+    for word, change in cases.items():
+        copy = {"state_dict": dict(content["state_dict"]), "metadata": {"kwargs": dict(content["metadata"]["kwargs"])}}
+        change(copy)
+        torch.save(copy, broken)
+        assert cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--codec", str(broken)]) == 2
+        error = capsys.readouterr().err
+        assert word in error
+        assert "codec.pth" in error
+    assert cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--codec", str(tmp_path / "nowhere")]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codec.pth"]
+
+
+def test_destination_that_is_not_empty(tmp_path, capsys):
+    """A conversion into a folder in use mixed two checkpoints."""
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    (dest / "mine.txt").write_text("precious")
+    assert cli.main(["convert", str(PACK), str(dest)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert [path.name for path in dest.iterdir()] == ["mine.txt"]
+    assert cli.main(["convert", str(PACK), str(dest), "--force"]) == 0
+    assert not (dest / "mine.txt").exists()
+    assert (dest / "model.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+
+
+def test_destination_that_is_a_file_or_empty(tmp_path, capsys):
+    """An empty folder is as good as none; a file is not to be replaced."""
+    (tmp_path / "file").write_text("x")
+    assert cli.main(["convert", str(PACK), str(tmp_path / "file")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["convert", str(PACK), str(tmp_path / "empty")]) == 0
+    assert (tmp_path / "empty" / "config.json").exists()
+
+
+@pytest.mark.parametrize("failure", ["disk full", "disk full in safetensors", "interrupted"])
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_run_that_breaks_off(tmp_path, capsys, monkeypatch, failure, existing):
+    """A full disk or Control-C left half a folder, or had already deleted the one it was to replace."""
+    dest = tmp_path / "dest"
+    if existing:
+        dest.mkdir()
+        (dest / "old.txt").write_text("still here")
+
+    def fail(*args, **kwargs):
+        if failure == "disk full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if failure == "disk full in safetensors":
+            raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_module, "save_file", fail)
+    status = cli.main(["convert", str(PACK), str(dest), "--force"])
+    error = capsys.readouterr().err
+    assert (status, ("disk is full" in error)) == ((130, False) if failure == "interrupted" else (2, True))
+    assert [path.name for path in tmp_path.iterdir()] == (["dest"] if existing else [])
+    if existing:
+        assert [path.name for path in dest.iterdir()] == ["old.txt"]
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    """A look before hours of downloads and gigabytes of writing."""
+    assert cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--dry-run", "--dtype", "bfloat16"]) == 0
+    out = capsys.readouterr().out
+    assert "logits_dense.weight  [9252, 24]  <-  decoder.logits_dense.weight" in out
+    assert "nari-0626 -> huggingface, bfloat16" in out
+    assert "nothing was" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"dtype": "int8"}, "int8"), ({"max_shard_size": "big"}, "'big'"), ({"to": "onnx"}, "'onnx'")],
+)
+def test_unknown_options(tmp_path, options, word):
+    """A typo in an option was taken for the default."""
+    with pytest.raises(ValueError, match=word):
+        convert_checkpoint(PACK, tmp_path / "dest", **options)
+
+
+def test_a_source_that_does_not_exist(tmp_path, capsys):
+    """A mistyped path was looked up on the Hub, and the error spoke of repositories."""
+    assert cli.main(["convert", str(tmp_path / "nowhere"), str(tmp_path / "dest")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
+    """Only files of a checkpoint are to be fetched, and the card must name the repository, not a cache folder."""
+    snapshot = tmp_path / "models--nari-labs--Dia-1.6B-0626" / "snapshots" / ("0" * 40)
+    shutil.copytree(PACK, snapshot, ignore=shutil.ignore_patterns("expected*", "inputs*"))
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
+    fetched = []
+
+    def snapshot_download(name, allow_patterns):
+        fetched.append((name, allow_patterns))
+        return str(snapshot)
+
+    monkeypatch.setattr(convert_module, "snapshot_download", snapshot_download)
+    assert constants.HF_HUB_OFFLINE
+    convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
+    assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"
+    assert "`nari-labs/Dia-1.6B-0626`" in (tmp_path / "dest" / "README.md").read_text("utf-8")
+
+
+def test_own_tokenizer_and_codec_come_along(tmp_path):
+    """A fine-tune's further speakers were replaced by the defaults."""
+    source = tmp_path / "source"
+    shutil.copytree(MINIATURE, source)
+    from dia_hf import DiaTokenizer
+
+    DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[S3]"]).save_pretrained(source)
+    convert_checkpoint(source, tmp_path / "dest")
+    from dia_hf import DiaProcessor
+
+    processor = DiaProcessor.from_pretrained(tmp_path / "dest")
+    assert processor.tokenizer("[S3]")["input_ids"] == [3]
+    assert processor.audio_tokenizer is not None
+
+
+@given(st.integers(1, 4), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 3))
+def test_recipes_invert(num_sources, shape, num_in):
+    """There and back must be the same tensor, whatever the shape."""
+    num_in = min(num_in, len(shape) - 1)
+    sources = ("x",) if num_in else tuple("abcd"[:num_sources])
+    recipe = Recipe("ours", sources, tuple(shape), num_in)
+    theirs = [torch.randn(shape) for _ in sources]
+    ours = recipe.to_ours(theirs)
+    assert ours.shape == recipe.our_shape
+    assert all(torch.equal(a, b) for a, b in zip(recipe.to_theirs(ours), theirs, strict=True))
+
+
+@pytest.mark.parametrize("source", ["default", "pack"])
+def test_the_table_names_every_tensor(source):
+    """A layer or head that the table does not know would stay random."""
+    config = DiaConfig() if source == "default" else DiaConfig.from_pretrained(PACK)
+    with torch.device("meta"):
+        model = DiaForConditionalGeneration(config)
+    assert {recipe.name: recipe.our_shape for recipe in recipes(config)} == {
+        name: tuple(parameter.shape) for name, parameter in model.named_parameters()
+    }
+
+
+def test_v0_1_settings_that_are_not_known():
+    """A timescale or padding value of another fine-tune, silently ignored, is another model."""
+    values = json.loads((REFERENCE / "nari-v0.1" / "config.json").read_text())
+    values["model"]["rope_min_timescale"] = 2
+    with pytest.raises(ValueError, match="rope_min_timescale"):
+        nari.config_from_v0_1(values)
