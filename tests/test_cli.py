@@ -1,6 +1,7 @@
 """The command, run as people run it: in a process of its own where that matters, otherwise through `main`."""
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,17 @@ def make_bad_input(kind, tmp_path, tone):
         weights.pop("logits_dense.weight")
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
         return [text, "--model", str(folder)], "logits_dense.weight"
+    if kind in ("truncated model", "model that contradicts its config", "config of nonsense"):
+        folder = tmp_path / "model"
+        shutil.copytree(MINIATURE, folder)
+        if kind == "truncated model":
+            (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+        else:
+            config = json.loads((folder / "config.json").read_text())
+            change = {"intermediate_size": 100} if kind.startswith("model") else {"norm_eps": "tiny"}
+            config["decoder_config"] |= change
+            (folder / "config.json").write_text(json.dumps(config))
+        return [text, "--model", str(folder)], "model"
     option = {
         "device": ["--device", "warp"],
         "dtype": ["--dtype", "int3"],
@@ -155,6 +167,9 @@ def make_bad_input(kind, tmp_path, tone):
         "model without weights",
         "empty model folder",
         "model that lacks a tensor",
+        "truncated model",
+        "model that contradicts its config",
+        "config of nonsense",
         "device",
         "dtype",
         "temperature",

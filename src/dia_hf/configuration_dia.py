@@ -8,8 +8,7 @@ The defaults are those of the published `nari-labs/Dia-1.6B-0626` checkpoint (it
 otherwise.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: `@strict` checks values by the annotations themselves.
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from huggingface_hub.dataclasses import strict
@@ -18,13 +17,17 @@ from transformers import PreTrainedConfig
 __all__ = ["DiaConfig", "DiaDecoderConfig", "DiaEncoderConfig"]
 
 
+if TYPE_CHECKING:  # what is left after construction
+    _Rope: TypeAlias = dict
+else:  # what may be given
+    _Rope = dict | None
+
+
 def _check_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or value <= 0:
-            raise ValueError(
-                f"{type(config).__name__}: `{name}` is {value!r}; it must be a whole number of at least 1."
-            )
+        if value <= 0:
+            raise ValueError(f"{type(config).__name__}: `{name}` is {value}; it must be at least 1.")
 
 
 def _check_groups(config: PreTrainedConfig, heads: str, key_value_heads: str) -> None:
@@ -81,7 +84,7 @@ class DiaEncoderConfig(PreTrainedConfig):
     norm_eps: float = 1e-5
     vocab_size: int = 256
     hidden_act: str = "silu"
-    rope_parameters: Any = None
+    rope_parameters: _Rope = None  # type: ignore[assignment]
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -152,7 +155,7 @@ class DiaDecoderConfig(PreTrainedConfig):
     vocab_size: int = 1028
     hidden_act: str = "silu"
     num_channels: int = 9
-    rope_parameters: Any = None
+    rope_parameters: _Rope = None  # type: ignore[assignment]
     initializer_range: float = 0.02
     use_cache: bool = True
     is_encoder_decoder: bool = True
@@ -197,8 +200,8 @@ if TYPE_CHECKING:  # what is left after construction
     _DecoderConfig: TypeAlias = DiaDecoderConfig
     _DelayPattern: TypeAlias = list[int]
 else:  # what may be given
-    _EncoderConfig = DiaEncoderConfig | dict | None
-    _DecoderConfig = DiaDecoderConfig | dict | None
+    _EncoderConfig = PreTrainedConfig | dict | None
+    _DecoderConfig = PreTrainedConfig | dict | None
     _DelayPattern = list[int] | None
 
 
@@ -273,7 +276,7 @@ class DiaConfig(PreTrainedConfig):
                 f"DiaConfig: `delay_pattern` has {len(self.delay_pattern)} entries for {num_channels} channels; give "
                 "one delay for each channel, or change `decoder_config.num_channels`."
             )
-        if not all(isinstance(delay, int) and delay >= 0 for delay in self.delay_pattern):
+        if min(self.delay_pattern) < 0:
             raise ValueError(f"DiaConfig: `delay_pattern` is {self.delay_pattern}; a delay is 0 frames or more.")
         if self.decoder_config.cross_hidden_size != self.encoder_config.hidden_size:
             raise ValueError(

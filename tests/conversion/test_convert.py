@@ -98,7 +98,7 @@ def break_source(kind, folder):
     if kind == "a codec":
         shutil.rmtree(folder)
         shutil.copytree(REFERENCE / "transformers-4.53" / "dac_44khz", folder)
-        return ["is a codec", "--codec"]
+        return ["is a DacModel already", "--codec"]
     raise AssertionError(kind)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoProcessor
+from transformers import AutoProcessor, DacModel
 from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
 import tiny
 from conftest import REFERENCE
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
+from dia_hf.codec import Codec
 from dia_hf.conversion import convert_checkpoint
 from nari_packs import Pack
 
@@ -88,6 +89,19 @@ def test_the_codec_inside_is_descripts(converted):
         assert torch.equal(codec.encode([expected[f"wave_{index}"]])[0].T, expected[f"codes_{index}"])
         audio = codec.decode([expected[f"codes_{index}"].T])[0]
         torch.testing.assert_close(audio, expected[f"decoded_{index}"], rtol=0, atol=1e-4)
+
+
+def test_descripts_file_by_itself(tmp_path):
+    """A codec alone, made into a folder that `DacModel` and `--codec` take."""
+    script = [sys.executable, str(ROOT / "scripts" / "convert_checkpoint.py")]
+    subprocess.run([*script, str(DESCRIPT), str(tmp_path / "dac")], check=True)
+    codec = Codec(DacModel.from_pretrained(tmp_path / "dac"))
+    expected = load_file(REFERENCE / "descript-dac" / "expected.safetensors")
+    assert torch.equal(codec.encode([expected["wave_1"]])[0].T, expected["codes_1"])
+    with pytest.raises(ValueError, match="without `--codec`"):
+        convert_checkpoint(DESCRIPT, tmp_path / "x", codec=DESCRIPT)
+    assert "descript -> DacModel" in convert_checkpoint(DESCRIPT, tmp_path / "x", dry_run=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["dac"]
 
 
 def test_a_converted_checkpoint_is_complete(converted):

@@ -16,6 +16,7 @@ from dia_hf.generation import (
     DiaClassifierFreeGuidanceLogitsProcessor,
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
+    DiaEOSScaleLogitsProcessor,
     DiaGivenTokensLogitsProcessor,
     DiaGuidanceTopKLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
@@ -120,6 +121,14 @@ def test_rules_leave_their_input_alone():
     assert torch.equal(scores, before)
 
 
+def test_scaled_end_of_speech():
+    """v0.1 multiplies the logit, not the probability, and only channel 0's."""
+    scores = torch.tensor([[1.0, 2.0, 0.0, 10.0, 0.0, 0.0]]).repeat(4, 1)
+    scaled = DiaEOSScaleLogitsProcessor(2, EOS, 0.8)(NO_IDS, scores)
+    assert scaled[:, EOS].tolist() == [8.0, 10.0, 8.0, 10.0]
+    assert scores[0, EOS] == 10.0, "the input stays"
+
+
 def speak(rule, first_channel_ends_at, num_frames, delay_pattern, length=0):
     """Run a rule frame by frame on scores that say 1, but 'end' in channel 0 at one frame; return the frames."""
     ids = torch.ones(len(delay_pattern), length, dtype=torch.long)
@@ -205,9 +214,10 @@ def test_seeded_draw_equals_the_global_generator():
         lambda: DiaGuidanceTopKLogitsProcessor(3.0, 3),
         lambda: DiaEOSChannelFilterLogitsProcessor(2, EOS),
         lambda: DiaEOSDelayPatternLogitsProcessor([0, 1], EOS, max_length=9, device="meta"),
+        lambda: DiaEOSScaleLogitsProcessor(2, EOS, 0.8),
         lambda: DiaGivenTokensLogitsProcessor(torch.full((2, 9, 2), PAD, device="meta"), PAD),
     ],
-    ids=["guidance", "top-k", "channel filter", "delayed end", "given"],
+    ids=["guidance", "top-k", "channel filter", "delayed end", "scaled end", "given"],
 )
 def test_no_rule_waits_for_the_device(make_rule, monkeypatch):
     """A look at the data, or a list copied to the device, stops the queue of the GPU at every frame.

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import DacModel, GenerationConfig
@@ -86,13 +87,11 @@ def _locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
     raise FileNotFoundError(f"there is no checkpoint at {str(source)!r}: no such folder, file or name on the Hub.")
 
 
-def _open_source(given: str | os.PathLike) -> _Source:
-    folder, files = _locate(given)
-    weights = Weights(files)
-    names = set(weights)
-    file = files[0]
-    if is_descript(weights) or any(name.startswith("quantizer.") for name in names):
-        raise ValueError(f"{file} is a codec, not a Dia; give it as `--codec`, beside the Dia it belongs to.")
+def _recognise(given: str, folder: Path, weights: Weights) -> _Source:
+    """Tell the layout by content, and read the config."""
+    names, file = set(weights), weights.files[0]
+    if any(name.startswith("quantizer.") for name in names):
+        raise ValueError(f"{file} is a DacModel already, and no Dia; give it as `--codec`, beside the Dia.")
     if "logits_dense.weight" in names or any(name.startswith("model.") for name in names):
         layout = "huggingface"
     elif any(name.endswith(".mlp.wi_fused.weight") for name in names):
@@ -112,9 +111,9 @@ def _open_source(given: str | os.PathLike) -> _Source:
         config = config_from_v0_1(values) if layout == "nari-v0.1" else DiaConfig.from_dict(values)
     except KeyError as error:
         raise ValueError(f"{config_file} lacks {error}.") from error
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise ValueError(f"{config_file} cannot be used: {error}") from error
-    return _Source(str(given), folder, weights, layout, config)
+    return _Source(given, folder, weights, layout, config)
 
 
 def _plan(source: _Source, to: str) -> list[_Target]:
@@ -356,6 +355,21 @@ def _written_beside(dest: Path, force: bool) -> Iterator[Path]:
         raise
 
 
+def _convert_codec(file: Path, dest: Path, dtype: str | None, force: bool, dry_run: bool) -> str:
+    """Make a `DacModel` folder of descript's file."""
+    codec = load_descript_codec(file)
+    if dtype is not None:
+        codec = codec.to(DTYPES[dtype])
+    state = codec.state_dict()
+    rows = [f"{name}  {list(tensor.shape)}" for name, tensor in state.items()]
+    summary = f"{len(state)} tensors, {codec.num_parameters():,} parameters, descript -> DacModel, {codec.dtype}"
+    if dry_run:
+        return "\n".join([*rows, summary, f"{dest} would be written; nothing was."])
+    with _written_beside(dest, force) as folder:
+        codec.save_pretrained(folder)
+    return "\n".join([*rows, summary, f"{dest} was written."])
+
+
 def convert_checkpoint(
     source: str | os.PathLike,
     dest: str | os.PathLike,
@@ -371,7 +385,8 @@ def convert_checkpoint(
 
     Args:
         source (`str` or `os.PathLike`): Folder, weight file with its `config.json` beside it, or Hub id; in the layout
-            of Hugging Face, nari-labs 0626 or nari-labs v0.1, told apart by content.
+            of Hugging Face, nari-labs 0626 or nari-labs v0.1, told apart by content. A codec as descript publishes it
+            becomes a `DacModel` folder.
         dest (`str` or `os.PathLike`): Folder to be made.
         codec (`str` or `os.PathLike`, *optional*): The DAC to put inside: descript's .pth file, or a folder or Hub id
             of a `DacModel`. Unless given, the source's own, or else a mere reference to `descript/dac_44khz`.
@@ -396,7 +411,13 @@ def convert_checkpoint(
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"`dtype` is {dtype!r}; use one of {', '.join(DTYPES)}.")
     limit = _parse_size(max_shard_size)
-    opened = _open_source(source)
+    folder, files = _locate(source)
+    weights = Weights(files)
+    if is_descript(weights):
+        if codec is not None or to != "huggingface":
+            raise ValueError(f"{files[0]} is a codec; it is made into a DacModel, without `--codec` or `--to`.")
+        return _convert_codec(files[0], dest, dtype, force, dry_run)
+    opened = _recognise(str(source), folder, weights)
     targets = _plan(opened, to)
     target_dtype = DTYPES[dtype] if dtype is not None else _only_dtype(opened.weights)
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers.generation import BaseStreamer
 
@@ -112,10 +114,16 @@ class Dia:
 
         Raises:
             OSError: If the checkpoint or a part of it does not exist.
-            ValueError: If device or dtype are unknown or not available, or the checkpoint lacks weights.
+            ValueError: If device or dtype are unknown or not available, or the checkpoint is truncated, incomplete or
+                contradicts its config.
         """
         dtype, device = _resolve_dtype(compute_dtype), _resolve_device(device)
-        model, report = DiaForConditionalGeneration.from_pretrained(model_name, dtype=dtype, output_loading_info=True)
+        try:
+            model, report = DiaForConditionalGeneration.from_pretrained(
+                model_name, dtype=dtype, output_loading_info=True
+            )
+        except (RuntimeError, SafetensorError, StrictDataclassError) as error:
+            raise ValueError(f"{str(model_name)!r} cannot be loaded: {error}") from error
         if missing := sorted(report["missing_keys"]):
             # transformers draws them at random, and warns.
             raise ValueError(
