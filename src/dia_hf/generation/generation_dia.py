@@ -95,8 +95,8 @@ class DiaGenerationMixin(GenerationMixin):
             **kwargs,
         )
         if isinstance(output, torch.Tensor):
-            return self._rows_to_frames(output)
-        output.sequences = self._rows_to_frames(output.sequences)
+            return self._rows_to_frames(output).contiguous()
+        output.sequences = self._rows_to_frames(output.sequences).contiguous()
         return output
 
     def _rows_to_frames(self, rows: torch.Tensor) -> torch.Tensor:
