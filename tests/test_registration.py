@@ -132,3 +132,14 @@ def test_a_checkpoint_by_its_name_on_the_hub(pack, tmp_path):
     reference = json.loads((tmp_path / "saved" / "audio_tokenizer_config.json").read_text())
     assert reference["audio_tokenizer_name_or_path"] == "descript/dac_44khz"
     assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is dia_hf.DiaProcessor
+
+
+def test_a_checkpoint_on_the_hub_with_its_codec_inside(tmp_path):
+    """Saved again, it named its own repository as the codec's, where transformers' own processor would find a Dia."""
+    snapshot = tmp_path / "models--someone--dia" / "snapshots" / ("0" * 40)
+    shutil.copytree(MINIATURE, snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
+    AutoProcessor.from_pretrained("someone/dia", cache_dir=tmp_path).save_pretrained(tmp_path / "saved")
+    reference = json.loads((tmp_path / "saved" / "audio_tokenizer_config.json").read_text())
+    assert reference["audio_tokenizer_name_or_path"] == str(tmp_path / "saved" / "audio_tokenizer")

@@ -27,7 +27,7 @@ from .delay import apply_delay, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
 from .tokenization_dia import DiaTokenizer
 
-__all__ = ["DiaProcessor"]
+__all__ = ["DiaProcessor", "write_codec_reference"]
 
 _CODEC_FOLDER = "audio_tokenizer"
 _CODEC_REFERENCE = "audio_tokenizer_config.json"
@@ -43,7 +43,9 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
     """Load the codec inside a checkpoint, or else the one that the checkpoint names."""
     subfolder = os.path.join(hub_options.get("subfolder", ""), _CODEC_FOLDER)
     if _find_file(checkpoint, "config.json", **{**hub_options, "subfolder": subfolder}) is not None:
-        return DacModel.from_pretrained(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
+        codec = DacModel.from_pretrained(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
+        codec.name_or_path = ""  # transformers notes the checkpoint's name, under which there is no codec alone
+        return codec
     reference = None
     if (path := _find_file(checkpoint, _CODEC_REFERENCE, **hub_options)) is not None:
         reference = json.loads(Path(path).read_text("utf-8"))
@@ -62,6 +64,12 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
     # The named codec is another repository: where *this* one is cut (revision, subfolder) says nothing about it.
     elsewhere = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
     return DacModel.from_pretrained(reference["audio_tokenizer_name_or_path"], **elsewhere, **options)
+
+
+def write_codec_reference(folder: Path, name: str) -> None:
+    """Name a checkpoint's codec, Hub id or path, in the file that transformers' own processor follows."""
+    reference = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": name}
+    (folder / _CODEC_REFERENCE).write_text(json.dumps(reference, indent=2) + "\n", "utf-8")
 
 
 class DiaProcessor(ProcessorMixin):
@@ -402,8 +410,7 @@ class DiaProcessor(ProcessorMixin):
             if not name or os.path.isdir(name):
                 name = str(inside.absolute())
             self.audio_tokenizer.save_pretrained(inside)
-            reference = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": name}
-            (folder / _CODEC_REFERENCE).write_text(json.dumps(reference, indent=2) + "\n", "utf-8")
+            write_codec_reference(folder, name)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
         return sorted(str(path) for path in folder.iterdir() if path.is_file())

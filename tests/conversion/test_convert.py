@@ -79,6 +79,17 @@ def break_source(kind, folder):
         torch.save({"epoch": 7}, folder / "model.pth")
         file.unlink()
         return ["model.pth", "'epoch'", "int"]
+    if kind in ("pickle of a bare tensor", "pickle whose state_dict is a list"):
+        bare = torch.zeros(3) if kind.endswith("tensor") else {"state_dict": [torch.zeros(3)]}
+        torch.save(bare, folder / "model.pth")
+        file.unlink()
+        return ["model.pth", "expected a state_dict"]
+    if kind == "config that is a list":
+        (folder / "config.json").write_text("[1, 2]")
+        return ["config.json", "cannot be used"]
+    if kind == "index without a map":
+        (folder / "model.safetensors.index.json").write_text('{"metadata": {}}')
+        return ["index.json", "weight_map"]
     if kind == "no config":
         (folder / "config.json").unlink()
         return ["config.json", "missing"]
@@ -116,6 +127,10 @@ def break_source(kind, folder):
         "truncated pickle",
         "pickle with code",
         "pickle of something else",
+        "pickle of a bare tensor",
+        "pickle whose state_dict is a list",
+        "config that is a list",
+        "index without a map",
         "no config",
         "no weights",
         "two weight files",

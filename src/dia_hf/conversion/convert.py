@@ -28,7 +28,7 @@ from transformers import DacModel, GenerationConfig
 
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..processing_dia import DiaProcessor
+from ..processing_dia import DiaProcessor, write_codec_reference
 from ..tokenization_dia import DiaTokenizer
 from .descript import is_descript, load_descript_codec
 from .nari import Recipe, config_from_v0_1, config_to_0626, generation_config_for, recipes
@@ -111,7 +111,7 @@ def _recognise(given: str, folder: Path, weights: Weights) -> _Source:
         config = config_from_v0_1(values) if layout == "nari-v0.1" else DiaConfig.from_dict(values)
     except KeyError as error:
         raise ValueError(f"{config_file} lacks {error}.") from error
-    except (ValueError, StrictDataclassError) as error:
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"{config_file} cannot be used: {error}") from error
     return _Source(given, folder, weights, layout, config)
 
@@ -258,12 +258,11 @@ def _write_rest(source: _Source, processor: DiaProcessor, folder: Path, dest: Pa
     if processor.audio_tokenizer is not None:
         reference = json.loads(reference_file.read_text("utf-8"))
         if os.path.isdir(reference["audio_tokenizer_name_or_path"]):
-            reference["audio_tokenizer_name_or_path"] = str(dest.absolute() / "audio_tokenizer")
+            write_codec_reference(folder, str(dest.absolute() / "audio_tokenizer"))
     elif published.is_file():
-        reference = json.loads(published.read_text("utf-8"))
+        shutil.copy(published, reference_file)
     else:
-        reference = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "descript/dac_44khz"}
-    reference_file.write_text(json.dumps(reference, indent=2) + "\n", "utf-8")
+        write_codec_reference(folder, "descript/dac_44khz")
 
 
 _CARD = """\
@@ -411,13 +410,13 @@ def convert_checkpoint(
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"`dtype` is {dtype!r}; use one of {', '.join(DTYPES)}.")
     limit = _parse_size(max_shard_size)
-    folder, files = _locate(source)
+    source_folder, files = _locate(source)
     weights = Weights(files)
     if is_descript(weights):
         if codec is not None or to != "huggingface":
             raise ValueError(f"{files[0]} is a codec; it is made into a DacModel, without `--codec` or `--to`.")
         return _convert_codec(files[0], dest, dtype, force, dry_run)
-    opened = _recognise(str(source), folder, weights)
+    opened = _recognise(str(source), source_folder, weights)
     targets = _plan(opened, to)
     target_dtype = DTYPES[dtype] if dtype is not None else _only_dtype(opened.weights)
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]

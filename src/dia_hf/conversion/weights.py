@@ -31,7 +31,11 @@ def find_weight_files(folder: Path) -> list[Path]:
     """
     for name in _INDICES:
         if (folder / name).is_file():
-            files = sorted({folder / file for file in json.loads((folder / name).read_text())["weight_map"].values()})
+            try:
+                weight_map = json.loads((folder / name).read_text("utf-8"))["weight_map"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{folder / name} is no index of weight files: it has no `weight_map`.") from error
+            files = sorted({folder / file for file in weight_map.values()})
             for file in files:
                 if not file.is_file():
                     raise ValueError(f"{folder / name} lists {file.name}, which is missing.")
@@ -60,7 +64,7 @@ def hash_files(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _load_pickle(file: Path, mmap: bool = True) -> dict[str, Any]:
+def _load_pickle(file: Path, mmap: bool = True) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
@@ -72,6 +76,20 @@ def _load_pickle(file: Path, mmap: bool = True) -> dict[str, Any]:
         if mmap and "mmap can only be used" in str(error):  # the format of torch before 1.6
             return _load_pickle(file, mmap=False)
         raise ValueError(f"{file} cannot be read: it is truncated or no PyTorch file ({error}).") from error
+
+
+def _load_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return a pickle's tensors by name, and what stands beside them as `metadata`."""
+    content = _load_pickle(file)
+    metadata: Any = {}
+    if isinstance(content, dict) and "state_dict" in content:
+        content, metadata = content["state_dict"], content.get("metadata") or {}
+    if not isinstance(content, dict) or not isinstance(metadata, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}; expected a state_dict, tensors by name.")
+    for name, tensor in content.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{file}: {name!r} is no tensor but {type(tensor).__name__}; expected a state_dict.")
+    return content, metadata
 
 
 class Weights:
@@ -109,11 +127,8 @@ class Weights:
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{file} cannot be read: it is truncated or no safetensors file ({error}).") from error
             return
-        content = _load_pickle(file)
-        self.metadata = content.get("metadata", {})
-        for name, tensor in content.get("state_dict", content).items():
-            if not isinstance(tensor, torch.Tensor):
-                raise ValueError(f"{file}: {name!r} is no tensor but {type(tensor).__name__}; expected a state_dict.")
+        tensors, self.metadata = _load_state_dict(file)
+        for name, tensor in tensors.items():
             yield name, tuple(tensor.shape), tensor.dtype if tensor.is_floating_point() else None
 
     def __contains__(self, name: str) -> bool:
@@ -121,9 +136,6 @@ class Weights:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shape_of)
-
-    def __len__(self) -> int:
-        return len(self._shape_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape without reading it."""
@@ -143,5 +155,4 @@ class Weights:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 return opened.get_tensor(name)
-        content = _load_pickle(file)
-        return content.get("state_dict", content)[name]
+        return _load_state_dict(file)[0][name]
