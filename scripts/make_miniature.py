@@ -7,14 +7,15 @@ The real geometry (9 channels, 1028 tokens, the real delay pattern and token ids
 narrow layers; the same seed makes the same files.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import torch
-from transformers import DacConfig, DacModel, GenerationConfig
+from transformers import DacConfig, DacModel
 
 from dia_hf import MINIATURE, DiaConfig, DiaFeatureExtractor, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
+from dia_hf.conversion.nari import generation_config_for
+from dia_hf.processing_dia import write_codec_reference
 
 SEED = 2025
 
@@ -42,17 +43,8 @@ def main(dest: str = MINIATURE) -> None:
         part.initializer_range = config.initializer_range
     model = DiaForConditionalGeneration(config)
     # The published settings, but an end after three seconds at the latest: untrained, it would go on to 3072.
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.decoder_config.bos_token_id,
-        eos_token_id=config.decoder_config.eos_token_id,
-        pad_token_id=config.decoder_config.pad_token_id,
-        do_sample=True,
-        guidance_scale=3.0,
-        max_length=260,
-        temperature=1.2,
-        top_k=45,
-        top_p=0.95,
-    )
+    model.generation_config = generation_config_for(config)
+    model.generation_config.max_length = 260
     codec = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=48, sampling_rate=44100)).eval()
     with torch.no_grad():
         codec.decoder.conv2.weight *= 20  # audible: its untrained output peaks at 0.01
@@ -61,9 +53,7 @@ def main(dest: str = MINIATURE) -> None:
     model.save_pretrained(dest)
     processor.save_pretrained(dest)
     # A path of this machine is nobody else's; the codec lies inside.
-    path = Path(dest) / "audio_tokenizer_config.json"
-    reference = {**json.loads(path.read_text()), "audio_tokenizer_name_or_path": "audio_tokenizer"}
-    path.write_text(json.dumps(reference, indent=2) + "\n")
+    write_codec_reference(Path(dest), "audio_tokenizer")
 
 
 if __name__ == "__main__":

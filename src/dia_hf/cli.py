@@ -16,6 +16,8 @@ __all__ = ["main"]
 
 REAL_MODEL = "nari-labs/Dia-1.6B-0626"
 
+_DTYPES = ["float32", "bfloat16", "float16"]
+
 _MINIATURE_NOTE = f"""\
 note: this is the embedded miniature. It is untrained: what it says is noise, not speech.
       For speech, use the real model (1.6 billion parameters, downloaded at the first use):
@@ -68,7 +70,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--seed", type=int, metavar="N", help="make the result reproducible; default: drawn, and told"
     )
     generate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
-    generate.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: that of the checkpoint")
+    generate.add_argument("--dtype", choices=_DTYPES, help="default: that of the checkpoint")
     generate.add_argument("--max-seconds", type=_positive, metavar="S", help="limit of the new audio")
     sampling = generate.add_argument_group("sampling", "defaults: the checkpoint's generation_config.json")
     sampling.add_argument("--cfg-scale", type=_positive, metavar="X", help="guidance; 1 switches it off")
@@ -89,7 +91,7 @@ def _make_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--codec", metavar="SOURCE", help="DAC to put inside: descript's .pth file, a folder or a name"
     )
-    convert.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: that of the source")
+    convert.add_argument("--dtype", choices=_DTYPES, help="default: that of the source")
     convert.add_argument("--max-shard-size", default="2GB", metavar="SIZE", help="limit of a weight file (2GB)")
     convert.add_argument("--to", choices=["huggingface", "nari-0626"], default="huggingface", help="layout to write")
     convert.add_argument("--force", action="store_true", help="replace DEST if it is not empty")
