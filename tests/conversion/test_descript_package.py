@@ -62,3 +62,42 @@ def test_a_processor_speaks_through_descripts_codec(theirs, converted, tmp_path)
     assert torch.equal(*inputs)
     with pytest.raises(ValueError, match="load_descript_codec"):
         DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), theirs).save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("rates", [[2, 4, 8, 8], [3, 5]], ids=str)
+def test_batches_windows_and_streams_of_descripts_network(rates):
+    """Its nesting is another than transformers': layers called in another order sound almost right."""
+    torch.manual_seed(0)
+    sizes = {"encoder_dim": 4, "decoder_dim": 4 * 2 ** len(rates), "n_codebooks": 3, "codebook_size": 64}
+    network = dac.DAC(encoder_rates=rates, decoder_rates=rates[::-1], **sizes).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    codec = Codec(network)
+    codec = Codec(network, max_frames_per_pass=2 * max(codec.encoder_margin, codec.decoder_margin) + 15)
+    codes = [torch.randint(64, (num_frames, 3)) for num_frames in (70, 30, 26, 1)]
+    with torch.no_grad():
+        expected = [network.decode(network.quantizer.from_codes(clip.T[None])[0]).flatten() for clip in codes]
+    assert 0.03 < expected[0].std() < 0.8, "silence would pass any test of equality"
+    for wave, alone in zip(codec.decode(codes), expected, strict=True):
+        torch.testing.assert_close(wave, alone, rtol=0, atol=1e-5)
+
+    stream = codec.stream()
+    portions = []
+    for chunk in codes[0].split(9):
+        stream.push(chunk)
+        portions.append(stream.pop(stream.num_ready))
+    stream.close()
+    torch.testing.assert_close(torch.cat([*portions, stream.pop(stream.num_ready)]), expected[0], rtol=0, atol=1e-5)
+
+    waves = [torch.randn(num_frames * codec.hop_length) for num_frames in (70, 30, 26, 1)]
+    for clip, wave in zip(codec.encode(waves), waves, strict=True):
+        with torch.no_grad():
+            assert torch.equal(clip, network.encode(wave[None, None])[1][0].T)
+
+
+def test_both_networks_have_one_plan_and_one_fingerprint(theirs, converted):
+    """A voice made with descript's codec was refused beside the same codec converted."""
+    ours, descripts = Codec(converted), Codec(theirs)
+    assert (ours.encoder_margin, ours.decoder_margin) == (descripts.encoder_margin, descripts.decoder_margin) == (8, 10)
+    assert ours.fingerprint == descripts.fingerprint
