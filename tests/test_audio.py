@@ -1,8 +1,22 @@
+import errno
+import io
+import json
+import os
+import struct
+
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from dia_hf.audio import AUDIO_FORMATS, audio_format, read_audio, resample, write_audio
+from dia_hf.audio import AUDIO_FORMATS, audio_format, read_audio, read_metadata, resample, write_audio
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
@@ -78,3 +92,157 @@ def test_rates_must_be_positive():
     """A rate of 0 (an unset header) divided by zero."""
     with pytest.raises(ValueError, match="positive"):
         resample(np.zeros(10, dtype=np.float32), 0, 44100)
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+@given(metadata=st.dictionaries(st.text(), JSON, max_size=5))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_metadata_comes_back(tmp_path, tone, suffix, metadata):
+    """A comment in the wrong encoding: mp3 garbled every é, and the sound could not be made again from its file."""
+    path = tmp_path / f"s{suffix}"
+    write_audio(path, tone(0.05, 8000), 8000, metadata)
+    assert read_metadata(path) == metadata
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+@pytest.mark.parametrize(
+    "text", ["a" * 2047, "[S1] Grüße, 世界! " * 2000, "\U0001f600" * 30_000], ids=["2k", "34k", "360k"]
+)
+def test_long_metadata_comes_back_whole(tmp_path, tone, suffix, text):
+    """Libsndfile drops a comment of 2 kB when it reads wav, and one of 64 kB when it writes it, without a word."""
+    path, wave = tmp_path / f"s{suffix}", tone(0.5, 44100)
+    write_audio(path, wave, 44100, {"text": text, "seed": 7})
+    assert read_metadata(path) == {"text": text, "seed": 7}
+    write_audio(tmp_path / f"plain{suffix}", wave, 44100)
+    np.testing.assert_array_equal(read_audio(path)[0], read_audio(tmp_path / f"plain{suffix}")[0])
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_other_programs_find_the_metadata(tmp_path, tone, suffix):
+    """A record that only we can find is lost with us: the comment is JSON, and the wav is a wav to the last byte."""
+    path = tmp_path / f"s{suffix}"
+    write_audio(path, tone(0.1, 8000), 8000, {"text": "Grüße"})
+    with sf.SoundFile(path) as file:
+        assert json.loads(file.comment) == {"dia-hf": {"text": "Grüße"}}
+        assert suffix == ".mp3" or file.software.startswith("dia-hf")  # an mp3 names its encoder there
+    if suffix == ".wav":
+        content = path.read_bytes()
+        assert struct.unpack("<4sI4s", content[:12]) == (b"RIFF", len(content) - 8, b"WAVE") and len(content) % 2 == 0
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_without_metadata_there_is_none(tmp_path, tone, suffix):
+    """Another program's comment, or a list of markers in a wav, taken for ours."""
+    path = tmp_path / f"s{suffix}"
+    write_audio(path, tone(0.1, 8000), 8000)
+    assert read_metadata(path) == {}
+    with sf.SoundFile(path, "w", 8000, 1, format=AUDIO_FORMATS[suffix]) as file:
+        file.comment = '{"title": "not ours"}'
+        file.write(tone(0.1, 8000))
+    assert read_metadata(path) == {}
+
+
+def test_metadata_is_found_behind_other_chunks(tmp_path, tone):
+    """A wav that an editor has been at: markers before, and lengths that are odd."""
+    write_audio(tmp_path / "s.wav", tone(0.1, 8000), 8000, {"seed": 7})
+    content = (tmp_path / "s.wav").read_bytes()
+    markers = b"LIST\x14\0\0\0adtllabl\x07\0\0\0\x01\0\0\0ab\0\0" + b"junk\x03\0\0\0abc\0"
+    content = content[:36] + markers + content[36:]
+    (tmp_path / "s.wav").write_bytes(b"RIFF" + struct.pack("<I", len(content) - 8) + content[8:])
+    assert read_metadata(tmp_path / "s.wav") == {"seed": 7}
+
+
+def test_metadata_that_was_cut(tmp_path, tone):
+    """Half a record must not pass for none: the file was made by us, and somebody has been at it."""
+    path = tmp_path / "s.flac"
+    with sf.SoundFile(path, "w", 8000, 1) as file:
+        file.comment = '{"dia-hf": {"text": "[S1] He'
+        file.write(tone(0.1, 8000))
+    with pytest.raises(ValueError, match=r"s\.flac.*cut or changed"):
+        read_metadata(path)
+
+
+def test_metadata_of_what_is_no_audio(tmp_path):
+    """As for `read_audio`: which file it was, and what would do."""
+    (tmp_path / "text.wav").write_text("no audio at all")
+    with pytest.raises(ValueError, match=r"text\.wav.*cannot be read as audio"):
+        read_metadata(tmp_path / "text.wav")
+    with pytest.raises(FileNotFoundError, match=r"missing\.wav"):
+        read_metadata(tmp_path / "missing.wav")
+
+
+@pytest.mark.parametrize("metadata", [{"path": object()}, {"rate": float("nan")}, "text", 7, ["a"]])
+def test_metadata_that_is_no_json(tmp_path, tone, metadata):
+    """`NaN` is written by Python and read by nobody else; and no file is written for a record that cannot be."""
+    with pytest.raises(ValueError, match=r"`metadata` cannot be written as JSON.*give a dict"):
+        write_audio(tmp_path / "s.wav", tone(0.1, 8000), 8000, metadata)
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_beyond_what_a_format_holds(tmp_path, tone):
+    """A flac holds 16 MiB; the library's words for more are about its decoder."""
+    with pytest.raises(ValueError, match=r"s\.flac' cannot be written as FLAC.*with 17000\d\d\d bytes of metadata"):
+        write_audio(tmp_path / "s.flac", tone(0.1, 8000), 8000, {"text": "a" * 17_000_000})
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_that_a_library_cuts(tmp_path, tone, monkeypatch):
+    """Another build of libsndfile with a limit of its own: better an error than a record that is not whole."""
+    chunk = struct.pack("<4sI", b"ICMT", 8) + b'{"dia-hf'
+    monkeypatch.setattr("dia_hf.audio._chunk", lambda name, body: chunk)
+    with pytest.raises(ValueError, match=r"bytes of metadata do not fit into .*s\.wav"):
+        write_audio(tmp_path / "s.wav", tone(0.1, 8000), 8000, {"seed": 7})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_a_full_disk_is_told(tmp_path, tone, suffix):
+    """Libsndfile left half an ogg and said nothing. Here a file of more than 3 kB is too much for the disk."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / f"kept{suffix}"
+    path.write_bytes(b"precious")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(OSError, match=rf"nothing was written.*kept\{suffix}") as caught:
+            write_audio(path, tone(1, 44100), 44100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_only_when_it_is_asked(tmp_path, tone, monkeypatch):
+    """A disk on a network takes the bytes and says later that there was no room; the old file was gone by then."""
+
+    def fsync(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "kept.wav"
+    path.write_bytes(b"precious")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"No space left on device; nothing was written: .*kept\.wav"):
+        write_audio(path, tone(0.1, 8000), 8000)
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_written_in_parts_as_in_one(tmp_path, tone, suffix):
+    """Minutes of ogg in one go crash libsndfile; parts that were put together wrongly click."""
+    wave = tone(2, 44100)
+    write_audio(tmp_path / f"s{suffix}", wave, 44100)
+    once = io.BytesIO()
+    sf.write(once, wave, 44100, format=AUDIO_FORMATS[suffix])
+    once.seek(0)
+    begin = 128 if suffix == ".ogg" else 0  # which the encoder extrapolates from what it has been given by then
+    again, expected = read_audio(tmp_path / f"s{suffix}")[0][0], sf.read(once, dtype="float32")[0]
+    np.testing.assert_array_equal(again[begin:], expected[begin:])
+    np.testing.assert_allclose(again[:begin], expected[:begin], atol=0.03)
+
+
+def test_minutes_of_ogg(tmp_path, tone):
+    """The process died of a stack that overflowed."""
+    write_audio(tmp_path / "s.ogg", tone(300, 8000), 8000)
+    assert sf.info(tmp_path / "s.ogg").frames == 300 * 8000
