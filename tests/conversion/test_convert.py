@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from conftest import REFERENCE
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, cli
 from dia_hf.conversion import convert as convert_module
-from dia_hf.conversion import convert_checkpoint, nari
+from dia_hf.conversion import convert_checkpoint, load_checkpoint, nari
+from dia_hf.conversion import source as source_module
 from dia_hf.conversion.nari import Recipe, recipes
 
 PACK = REFERENCE / "nari-0626"
@@ -146,8 +147,11 @@ def test_bad_sources(tmp_path, capsys, kind):
     words = break_source(kind, source)
     place.mkdir()
     assert cli.main(["convert", str(source), str(place / "deep" / "dest")]) == 2
+    with pytest.raises(ValueError) as loading:  # noqa: PT011 (the message is compared below)
+        load_checkpoint(source)
     captured = capsys.readouterr()
     assert all(word in captured.err for word in words), captured.err
+    assert str(loading.value) in captured.err
     assert "never be printed" not in captured.out
     assert not list(place.iterdir())
 
@@ -174,6 +178,9 @@ def test_codec_that_cannot_be_read(tmp_path, capsys):
         error = capsys.readouterr().err
         assert word in error
         assert "codec.pth" in error
+        with pytest.raises(ValueError) as loading:  # noqa: PT011 (the message is compared below)
+            load_checkpoint(PACK, codec=broken)
+        assert str(loading.value) in error
     assert cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--codec", str(tmp_path / "nowhere")]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codec.pth"]
 
@@ -264,7 +271,7 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
         fetched.append((name, allow_patterns))
         return str(snapshot)
 
-    monkeypatch.setattr(convert_module, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(source_module, "snapshot_download", snapshot_download)
     assert constants.HF_HUB_OFFLINE
     convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
     assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"

@@ -43,9 +43,9 @@ class Recipe:
         return (len(self.sources) * self.shape[0], *self.shape[1:])
 
     def to_ours(self, tensors: list[torch.Tensor]) -> torch.Tensor:
-        """Turn their tensors into ours."""
+        """Turn their tensors into ours; a view of them where that will do."""
         if self.num_in:
-            return tensors[0].reshape(math.prod(self.shape[: self.num_in]), -1).T.contiguous()
+            return tensors[0].reshape(math.prod(self.shape[: self.num_in]), -1).T
         return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
     def to_theirs(self, tensor: torch.Tensor) -> list[torch.Tensor]:

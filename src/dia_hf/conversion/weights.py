@@ -1,7 +1,7 @@
 """Weight files, read tensor by tensor: safetensors and PyTorch's pickles, whole or sharded.
 
-Knows nothing of layouts or names. A file is mapped anew for each tensor that is wanted, so that no more of it than that
-tensor counts against the memory.
+Knows nothing of layouts or names. A file is mapped anew for each tensor that is wanted, a pickle, which takes long to
+open, after as much as `_BYTES_PER_MAPPING`: no more of a file than that counts against the memory.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["Weights", "find_weight_files", "hash_files"]
+__all__ = ["WEIGHT_SUFFIXES", "Weights", "find_weight_files", "hash_files"]
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLES = (".pth", ".pt", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", *_PICKLES)
+_BYTES_PER_MAPPING = 1 << 27
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -111,6 +113,8 @@ class Weights:
         self._file_of: dict[str, Path] = {}
         self._shape_of: dict[str, tuple[int, ...]] = {}
         self._dtype_of: dict[str, torch.dtype | None] = {}
+        self._mapped: tuple[Path | None, dict[str, torch.Tensor]] = None, {}
+        self._num_bytes_read = 0
         for file in files:
             for name, shape, dtype in self._list(file):
                 self._file_of[name] = file
@@ -155,4 +159,10 @@ class Weights:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 return opened.get_tensor(name)
-        return _load_state_dict(file)[0][name]
+        if self._mapped[0] != file or self._num_bytes_read >= _BYTES_PER_MAPPING:
+            self._mapped = None, {}  # let go first: the format of torch before 1.6 cannot be mapped and is held whole
+            self._mapped = file, _load_state_dict(file)[0]
+            self._num_bytes_read = 0
+        tensor = self._mapped[1][name]
+        self._num_bytes_read += tensor.nbytes
+        return tensor

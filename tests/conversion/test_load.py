@@ -1,0 +1,176 @@
+"""A checkpoint of any layout, straight into a model: what `convert_checkpoint` and `from_pretrained` give together."""
+
+import json
+import shutil
+import weakref
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import REFERENCE
+from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.conversion import convert_checkpoint, load_checkpoint
+from dia_hf.conversion import load as load_module
+from dia_hf.conversion import source as source_module
+from dia_hf.conversion import weights as weights_module
+from dia_hf.conversion.weights import Weights
+from nari_packs import Pack
+
+DESCRIPT = REFERENCE / "descript-dac" / "weights.pth"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """One checkpoint of each layout and kind of file, by name."""
+    pickled, sharded = tmp_path_factory.mktemp("pickled"), tmp_path_factory.mktemp("sharded")
+    weights = load_file(REFERENCE / "nari-0626" / "model.safetensors")
+    # As `torch.save(dict(model.named_parameters()))` does.
+    torch.save({name: torch.nn.Parameter(tensor) for name, tensor in weights.items()}, pickled / "pytorch_model.bin")
+    shutil.copy(REFERENCE / "nari-0626" / "config.json", pickled)
+    convert_checkpoint(REFERENCE / "transformers-4.53", sharded, dtype="bfloat16", max_shard_size="300KB")
+    return {
+        "nari-0626": REFERENCE / "nari-0626" / "model.safetensors",
+        "nari-0626 as .bin": pickled,
+        "nari-v0.1": REFERENCE / "nari-v0.1" / "dia-v0_1.pth",
+        "huggingface": REFERENCE / "transformers-4.53",
+        "huggingface in shards of bfloat16": sharded,
+    }
+
+
+def assert_same_model(loaded, expected):
+    assert list(loaded.state_dict()) == list(expected.state_dict())
+    for (name, ours), theirs in zip(loaded.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert ours.dtype == theirs.dtype, name
+        assert torch.equal(ours, theirs), name
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in loaded.parameters())
+    configs = [model.config.to_dict() for model in (loaded, expected)]
+    assert [config.pop("_name_or_path") for config in configs] == [loaded.name_or_path, expected.name_or_path]
+    assert configs[0] == configs[1]
+    assert loaded.generation_config.to_dict() == expected.generation_config.to_dict()
+    assert loaded.training == expected.training
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", torch.bfloat16])
+@pytest.mark.parametrize(
+    "name",
+    ["nari-0626", "nari-0626 as .bin", "nari-v0.1", "huggingface", "huggingface in shards of bfloat16"],
+)
+def test_loaded_as_if_converted(sources, tmp_path, name, dtype):
+    """Two ways to one model, of which one forgets the generation config, the dtype or `eval()`."""
+    model, processor = load_checkpoint(sources[name], dtype=dtype, codec=DESCRIPT)
+    told = None if dtype is None else str(dtype).removeprefix("torch.")
+    convert_checkpoint(sources[name], tmp_path / "d", dtype=told, codec=DESCRIPT)
+    assert_same_model(model, DiaForConditionalGeneration.from_pretrained(tmp_path / "d"))
+    assert model.name_or_path == str(sources[name]), "PEFT writes this name into its adapters"
+    assert not list(model.buffers()), "nothing that the weights do not fill"
+
+    converted = DiaProcessor.from_pretrained(tmp_path / "d")
+    text, wave = ["[S1] Hé! [S2] Oh."], torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    inputs = [p(text, wave, sampling_rate=44100) for p in (processor, converted)]
+    assert inputs[0].keys() == inputs[1].keys()
+    assert all(torch.equal(inputs[0][key], inputs[1][key]) for key in inputs[0])
+    assert processor.feature_extractor.to_dict() == converted.feature_extractor.to_dict()
+    assert processor.tokenizer.model_max_length == converted.tokenizer.model_max_length
+
+
+@pytest.mark.parametrize("name", ["nari-0626", "nari-v0.1"])
+def test_the_originals_own_numbers(sources, name):
+    """Loading and converting could agree on the same mistake."""
+    pack, (model, _) = Pack(name), load_checkpoint(sources[name])
+    pack.check_logits(model, "cond")
+    pack.check_greedy(model, 0, with_prompt=True)
+
+
+def test_a_loaded_model_can_be_saved(sources, tmp_path):
+    """A model that is not from a folder of its own must still become one."""
+    model, processor = load_checkpoint(sources["nari-v0.1"], codec=DESCRIPT)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert_same_model(DiaForConditionalGeneration.from_pretrained(tmp_path), model)
+    assert DiaProcessor.from_pretrained(tmp_path).codec.num_codebooks == 9
+
+
+def test_no_codec_unless_given(sources):
+    """Whoever wants codes only should wait for no codec, and download none."""
+    for source in (sources["nari-0626"], MINIATURE):
+        _, processor = load_checkpoint(source)
+        assert processor.audio_tokenizer is None
+        assert processor("[S1] Hi.")["input_ids"].shape == (1, 5)
+
+
+def test_a_config_elsewhere(sources, tmp_path):
+    """nari-labs' `from_local` takes two paths: the config beside the weights, another model's, was read instead."""
+    weights, config = tmp_path / "weights" / "dia.pth", tmp_path / "settings" / "mine.json"
+    weights.parent.mkdir()
+    config.parent.mkdir()
+    shutil.copy(sources["nari-v0.1"], weights)
+    (weights.parent / "config.json").write_text("not to be read")
+    shutil.copy(REFERENCE / "nari-v0.1" / "config.json", config)
+    model, _ = load_checkpoint(weights, config)
+    assert_same_model(model, load_checkpoint(sources["nari-v0.1"])[0])
+
+    values = json.loads(config.read_text())
+    values["model"]["decoder"]["n_layer"] = 4
+    config.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"dia.pth: the tensor 'decoder.layers.3\S+ is missing, which mine.json asks"):
+        load_checkpoint(weights, config)
+    with pytest.raises(FileNotFoundError, match=r"no config at .*nowhere\.json"):
+        load_checkpoint(weights, tmp_path / "nowhere.json")
+
+
+def test_weights_are_in_memory_once(sources, monkeypatch):
+    """A source, or a first copy, kept whole beside the model needs twice the memory."""
+    read, make_tensor = Weights.read, load_module.make_tensor
+    alive, most, made = [], [], set()
+
+    def watched_read(self, name):
+        tensor = read(self, name)
+        alive[:] = [reference for reference in alive if reference() is not None] + [weakref.ref(tensor)]
+        most.append(len(alive))
+        return tensor
+
+    def watched_make_tensor(*args):
+        tensor = make_tensor(*args)
+        made.add(tensor.data_ptr())
+        return tensor
+
+    monkeypatch.setattr(Weights, "read", watched_read)
+    monkeypatch.setattr(load_module, "make_tensor", watched_make_tensor)
+    for name, num_sources in (("nari-0626", 9), ("huggingface", 1)):
+        most.clear()
+        model, _ = load_checkpoint(sources[name])
+        assert max(most) == num_sources, "the channels' embeddings make one tensor"
+        assert {parameter.data_ptr() for parameter in model.parameters()} <= made
+
+
+def test_a_pickle_is_mapped_now_and_then(sources, monkeypatch):
+    """Mapped once, it counts whole beside the model; mapped for each tensor, a codec took 6 seconds to load."""
+    mapped, load_state_dict = [], weights_module._load_state_dict
+
+    def watched(file):
+        mapped.append(file)
+        return load_state_dict(file)
+
+    monkeypatch.setattr(weights_module, "_load_state_dict", watched)
+    expected, _ = load_checkpoint(sources["nari-v0.1"])
+    assert len(mapped) == 2, "to list it, and to read it"
+    monkeypatch.setattr(weights_module, "_BYTES_PER_MAPPING", 500_000)
+    model, _ = load_checkpoint(sources["nari-v0.1"])
+    assert len(mapped) == 2 + 1 + 3, "to list it, and for each half megabyte of 2 MB, rounded up to whole tensors"
+    assert_same_model(model, expected)
+
+
+def test_unknown_dtype(sources):
+    """An integer dtype would have emptied the weights."""
+    for dtype in ("int8", torch.int64, "auto"):
+        with pytest.raises(ValueError, match=r"`dtype` is .*use one of float32, bfloat16, float16"):
+            load_checkpoint(sources["nari-0626"], dtype=dtype)
+
+
+def test_a_mistyped_weight_file_is_not_looked_up(monkeypatch):
+    """`weights/dia.pth` has the form of a name on the Hub; the error spoke of repositories and passwords."""
+    monkeypatch.setattr(source_module, "snapshot_download", lambda *args, **kwargs: pytest.fail("looked up"))
+    for path in ("weights/dia-v0_1.pth", "weights/model.safetensors", "nowhere"):
+        with pytest.raises(FileNotFoundError, match=f"there is no checkpoint at '{path}'"):
+            load_checkpoint(path)
