@@ -92,6 +92,35 @@ def test_a_batch_may_mix_prompts_and_none(pack_processor, tone):
     assert both["decoder_attention_mask"].sum(1).tolist() == [prompted["decoder_attention_mask"].sum(), length]
 
 
+@pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray])
+def test_codes_in_the_place_of_sound(pack_processor, tone, kind):
+    """A recording that was encoded once is encoded again for every call, or its codes are taken for samples."""
+    sound = {"array": tone(0.1, 44100), "sampling_rate": 44100}
+    (codes,) = pack_processor.feature_extractor(sound, audio_tokenizer=pack_processor.audio_tokenizer)["audio_codes"]
+    texts = ["[S1] One.", "[S1] Two.", "[S1] Three."]
+    by_codes = pack_processor(texts, audio=[kind(codes), None, sound])
+    by_sound = pack_processor(texts, audio=[sound, None, sound])
+    for name, expected in by_sound.items():
+        assert torch.equal(by_codes[name], expected)
+    assert torch.equal(
+        pack_processor("[S1] One.", audio=kind(codes))["decoder_input_ids"][0, 1 : 1 + len(codes), 0], codes[:, 0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (torch.zeros(5, 8, dtype=torch.long), r"\[frames, 9\]"),
+        (torch.full((5, 9), 1024), "0 to 1023"),
+        (torch.full((5, 9), -1), "from -1"),
+    ],
+)
+def test_unusable_codes(pack_processor, codes, message):
+    """Delayed codes, or those of another codec, were a prompt of special tokens."""
+    with pytest.raises(ValueError, match=message):
+        pack_processor("[S1] One.", audio=[codes])
+
+
 def test_ids_and_delays_come_from_the_config(pack_processor, tone):
     """Ids written into the processor contradict a fine-tune's own config."""
     decoder = {"eos_token_id": 1024, "pad_token_id": 1027, "bos_token_id": 1025}

@@ -1,4 +1,4 @@
-"""Small random models, ours and transformers' own with the same weights."""
+"""Small random models, ours and transformers' own with the same weights, and what goes into and comes out of them."""
 
 import random
 
@@ -7,6 +7,7 @@ from transformers.models.dia import DiaConfig as TheirConfig
 from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
 from dia_hf import DiaConfig, DiaForConditionalGeneration
+from dia_hf.delay import apply_delay
 
 
 def random_config(seed: int) -> DiaConfig:
@@ -86,3 +87,35 @@ def random_batch(config: DiaConfig, seed: int = 0) -> dict[str, torch.Tensor]:
         "decoder_attention_mask": decoder_mask,
         "labels": labels.transpose(1, 2).flatten(0, 1),
     }
+
+
+def as_inputs(config, texts, prompts):
+    """Build generate's inputs from bytes and prompt codes, aligned on the right as the processor does."""
+    decoder, longest = config.decoder_config, 1 + max(len(prompt) for prompt in prompts)
+    frames = torch.full((len(texts), longest, decoder.num_channels), decoder.bos_token_id)
+    mask = torch.zeros(len(texts), longest + max(config.delay_pattern), dtype=torch.long)
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for row, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        ids[row, : len(text)] = torch.tensor(list(text))
+        frames[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) - 1 :] = 1
+    delayed = apply_delay(frames, config.delay_pattern, decoder.bos_token_id, decoder.pad_token_id)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != 0).long(),
+        "decoder_input_ids": delayed,
+        "decoder_attention_mask": mask,
+    }
+
+
+def assert_same_speech(batch_row, alone, config):
+    """Compare two rows from their beginnings of speech on: alignment before and padding behind may differ."""
+    decoder = config.decoder_config
+    rows = []
+    for row in (batch_row, alone):
+        first = row[:, 0]
+        begin = int((first == decoder.bos_token_id).sum()) - 1
+        rows.append(row[begin : row.shape[0]])
+    shorter = min(len(row) for row in rows)
+    assert torch.equal(rows[0][:shorter], rows[1][:shorter])
+    assert all((row[shorter:] == decoder.pad_token_id).all() for row in rows)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["apply_delay", "num_given_frames", "revert_delay"]
+__all__ = ["apply_delay", "num_given_frames", "num_spoken_frames", "revert_delay"]
 
 
 def _check_codes(codes: torch.Tensor, delay_pattern: Sequence[int]) -> None:
@@ -108,3 +108,27 @@ def num_given_frames(delayed: torch.Tensor, pad_token_id: int) -> int:
     """
     is_complete = (delayed != pad_token_id).all(dim=-1).all(dim=0)
     return int(is_complete.cumprod(0).sum())
+
+
+def num_spoken_frames(
+    delayed: torch.Tensor, delay_pattern: Sequence[int], eos_token_id: int, pad_token_id: int
+) -> torch.Tensor:
+    """Count each row's leading frames of speech: complete in all channels, before channel 0's end of speech.
+
+    Args:
+        delayed (`torch.Tensor` of shape `[B, T, C]`, integer): Delayed codes without a prompt: generated ones.
+        delay_pattern (`Sequence[int]` of length C): Frames of delay.
+        eos_token_id (`int`): Token by which channel 0 ends.
+        pad_token_id (`int`): Token of a row that was stopped, in any channel.
+
+    Returns:
+        `torch.LongTensor` of shape `[B]`: Frames in time, as `revert_delay` returns them.
+
+    Raises:
+        ValueError: If `delayed` is not `[B, T, C]`.
+    """
+    _check_codes(delayed, delay_pattern)
+    delays = torch.tensor(delay_pattern, device=delayed.device)
+    num_tokens = (delayed != pad_token_id).cumprod(dim=1).sum(dim=1)
+    num_before_end = (delayed[:, :, 0] != eos_token_id).cumprod(dim=1).sum(dim=1)
+    return torch.minimum((num_tokens - delays).amin(dim=1), num_before_end).clamp(min=0)

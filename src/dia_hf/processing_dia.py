@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 from .audio import write_audio
 from .codec import Codec
 from .configuration_dia import DiaConfig
-from .delay import apply_delay, revert_delay
+from .delay import apply_delay, num_spoken_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
 from .tokenization_dia import DiaTokenizer
 
@@ -32,6 +32,11 @@ __all__ = ["DiaProcessor", "write_codec_reference"]
 _CODEC_FOLDER = "audio_tokenizer"
 _CODEC_REFERENCE = "audio_tokenizer_config.json"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def _is_codes(clip: Any) -> bool:
+    """Whether a clip is codes `[T, C]`: int64, which no sound is (PCM is int16 or int32)."""
+    return isinstance(clip, (torch.Tensor, np.ndarray)) and clip.ndim == 2 and clip.dtype in (torch.int64, np.int64)
 
 
 def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> str | None:
@@ -129,8 +134,9 @@ class DiaProcessor(ProcessorMixin):
 
         Args:
             text (`str` or `list[str]`): What to say, with speaker tags; for a voice prompt, its transcript first.
-            audio (*optional*): One clip a text, see `DiaFeatureExtractor.load_waveforms`. With `generation=True` a
-                voice prompt, `None` in a list meaning none; with `generation=False` what is to be learnt.
+            audio (*optional*): One clip a text: sound, see `DiaFeatureExtractor.load_waveforms`, or its codes, int64
+                `[T, C]`. With `generation=True` a voice prompt, `None` in a list meaning none; with
+                `generation=False` what is to be learnt.
             output_labels (`bool`, defaults to `False`): Whether to return labels; needs `generation=False`.
             generation (`bool`, defaults to `True`): Whether the audio is a beginning to go on from (no end of speech)
                 or a whole (with end of speech).
@@ -201,7 +207,20 @@ class DiaProcessor(ProcessorMixin):
 
     def _encode_clips(self, clips: list[Any], sampling_rate: int | None) -> list[torch.Tensor]:
         """Encode clips to codes `[T_i, C]`, none to `[0, C]`."""
-        present = [clip for clip in clips if clip is not None]
+        decoder = self.config.decoder_config
+        codes = [torch.as_tensor(clip).cpu() if _is_codes(clip) else None for clip in clips]
+        for clip in codes:
+            if clip is not None and clip.shape[1] != decoder.num_channels:
+                raise ValueError(
+                    f"audio of int64 is codes, but has the shape {tuple(clip.shape)}; expected [frames, "
+                    f"{decoder.num_channels}]. Sound is floats, int16 or int32."
+                )
+            if clip is not None and len(clip) and not 0 <= clip.min() <= clip.max() < decoder.eos_token_id:
+                raise ValueError(
+                    f"audio given as codes ranges from {clip.min()} to {clip.max()}; codes are 0 to "
+                    f"{decoder.eos_token_id - 1}, without special tokens or delay."
+                )
+        present = [clip for clip, own in zip(clips, codes, strict=True) if clip is not None and own is None]
         if present and sampling_rate is None:
             rate = self.feature_extractor.sampling_rate
             carries_rate = [
@@ -221,8 +240,11 @@ class DiaProcessor(ProcessorMixin):
             features = self.feature_extractor(present, sampling_rate=sampling_rate, audio_tokenizer=self.codec.model)
             encoded = features["audio_codes"]
         remaining = iter(encoded)
-        no_codes = torch.zeros(0, self.config.decoder_config.num_channels, dtype=torch.long)
-        return [no_codes if clip is None else next(remaining) for clip in clips]
+        no_codes = torch.zeros(0, decoder.num_channels, dtype=torch.long)
+        return [
+            no_codes if clip is None else own if own is not None else next(remaining)
+            for clip, own in zip(clips, codes, strict=True)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the processor; weights are not part of it."""
@@ -300,14 +322,11 @@ class DiaProcessor(ProcessorMixin):
         """
         decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
         codes = revert_delay(decoder_input_ids, delay_pattern)
-        clips = []
-        for row, first_channel in zip(codes, decoder_input_ids[:, :, 0], strict=True):
-            begin = audio_prompt_len
-            if begin is None:
-                begin = int((first_channel == decoder.bos_token_id).sum())
-            eos = (first_channel == decoder.eos_token_id).nonzero()
-            clips.append(row[begin : int(eos[0]) if len(eos) else None])
-        return self.codec.decode(clips)
+        ends = num_spoken_frames(decoder_input_ids, delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
+        begins = (decoder_input_ids[:, :, 0] == decoder.bos_token_id).sum(dim=1)
+        if audio_prompt_len is not None:
+            begins = torch.full_like(begins, audio_prompt_len)
+        return self.codec.decode([row[begin:end] for row, begin, end in zip(codes, begins, ends, strict=True)])
 
     def decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> torch.Tensor:
         """Turn the codes of one sample, `[1, T, C]`, into its waveform `[N]`; see `batch_decode`.

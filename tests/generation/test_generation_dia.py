@@ -11,7 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 import tiny
 from dia_hf import MINIATURE, DiaForConditionalGeneration
-from dia_hf.delay import apply_delay
+from tiny import as_inputs, assert_same_speech
 
 INPUTS = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
 SAMPLING = {"do_sample": True, "guidance_scale": 3.0, "top_k": 45, "temperature": 1.3, "top_p": 0.95}
@@ -53,25 +53,6 @@ def test_sampled_codes_of_the_reference_pack(pack_model, expected, source, cache
     assert torch.equal(pack_model.generate(**part(expected, "text"), **options), expected["text.sampled_seed_1234"])
 
 
-def as_inputs(config, texts, prompts):
-    """Build generate's inputs from bytes and prompt codes, aligned on the right as the processor does."""
-    decoder, longest = config.decoder_config, 1 + max(len(prompt) for prompt in prompts)
-    frames = torch.full((len(texts), longest, decoder.num_channels), decoder.bos_token_id)
-    mask = torch.zeros(len(texts), longest + max(config.delay_pattern), dtype=torch.long)
-    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-    for row, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
-        ids[row, : len(text)] = torch.tensor(list(text))
-        frames[row, longest - len(prompt) :] = prompt
-        mask[row, longest - len(prompt) - 1 :] = 1
-    delayed = apply_delay(frames, config.delay_pattern, decoder.bos_token_id, decoder.pad_token_id)
-    return {
-        "input_ids": ids,
-        "attention_mask": (ids != 0).long(),
-        "decoder_input_ids": delayed,
-        "decoder_attention_mask": mask,
-    }
-
-
 def draw_requests(config, seed=0):
     generator = torch.Generator().manual_seed(seed)
     texts = [b"\x01 Hello there. \x02 Yes?", b"\x01 No.", b"\x02 A longer text than all the others are."]
@@ -98,19 +79,6 @@ def test_random_configurations_equal_transformers(seed, options):
         torch.manual_seed(seed)
         codes.append(network.generate(**{k: v.clone() for k, v in inputs.items()}, **options, **special))
     assert torch.equal(*codes)
-
-
-def assert_same_speech(batch_row, alone, config):
-    """Compare two rows from their beginnings of speech on: alignment before and padding behind may differ."""
-    decoder = config.decoder_config
-    rows = []
-    for row in (batch_row, alone):
-        first = row[:, 0]
-        begin = int((first == decoder.bos_token_id).sum()) - 1
-        rows.append(row[begin : row.shape[0]])
-    shorter = min(len(row) for row in rows)
-    assert torch.equal(rows[0][:shorter], rows[1][:shorter])
-    assert all((row[shorter:] == decoder.pad_token_id).all() for row in rows)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -293,6 +261,169 @@ def test_a_generator_makes_a_call_independent(model):
     assert torch.equal(*calls)
 
 
+def test_scores_of_seeded_sampling_are_the_distribution(model):
+    """Asked for scores, a call with a generator gave the draw: one token at 0, the rest at minus infinity."""
+    options = SAMPLING | {"max_new_tokens": 20, "return_dict_in_generate": True, "output_scores": True}
+    torch.manual_seed(5)
+    by_global = model.generate(torch.tensor([[72]]), **options)
+    by_generator = model.generate(torch.tensor([[72]]), **options, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(by_generator.sequences, by_global.sequences)
+    assert len(by_generator.scores) == len(by_global.scores)
+    for got, want in zip(by_generator.scores, by_global.scores, strict=True):
+        assert torch.equal(got, want)
+    assert torch.isfinite(by_generator.scores[0][0]).sum() > 1
+
+
+PER_SAMPLE = {
+    "guidance_scale": [3.0, None, 0.7],
+    "temperature": [0.8, 1.0, 2.0],
+    "top_k": [5, 20, 0],
+    "top_p": [0.9, 1.0, 0.5],
+    "max_new_tokens": [40, 25, 33],
+}
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sampled", "from guided"])
+@pytest.mark.parametrize("seed", range(3))
+def test_lists_give_each_sample_its_own_settings(mode, seed):
+    """A batch of requests was one request with many texts: every setting was shared."""
+    model = tiny.random_model(tiny.random_config(seed), seed, scale=0.5)
+    texts, prompts = draw_requests(model.config, seed)
+    options = {"do_sample": mode != "greedy", "sample_from_guided": mode == "from guided"}
+
+    def generators(seeds):
+        return [torch.Generator().manual_seed(s) for s in seeds] if options["do_sample"] else None
+
+    together = model.generate(
+        **as_inputs(model.config, texts, prompts), **options, **PER_SAMPLE, generator=generators(range(3))
+    )
+    for b in range(3):
+        own = {name: values[b] for name, values in PER_SAMPLE.items()}
+        alone = model.generate(
+            **as_inputs(model.config, texts[b : b + 1], prompts[b : b + 1]), **options, **own, generator=generators([b])
+        )
+        assert_same_speech(together[b], alone[0], model.config)
+
+
+def test_some_settings_as_lists_and_several_sequences(model):
+    """A list beside single values, and samples repeated, went out of step with the rows."""
+    ids = torch.tensor([[72, 105], [89, 111]])
+    options = {"do_sample": True, "max_new_tokens": 24, "num_return_sequences": 2}
+    seeds = range(4)
+    codes = model.generate(
+        ids, **options, temperature=[0.5, 1.5], generator=[torch.Generator().manual_seed(s) for s in seeds]
+    )
+    for b, temperature in enumerate([0.5, 0.5, 1.5, 1.5]):
+        alone = model.generate(
+            ids[b // 2 : b // 2 + 1],
+            **options | {"num_return_sequences": 1},
+            temperature=temperature,
+            generator=torch.Generator().manual_seed(b),
+        )
+        assert_same_speech(codes[b], alone[0], model.config)
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("guidance_scale", [None, 3.0])
+def test_a_sample_that_has_ended_is_computed_no_further(model, cache, guidance_scale):
+    """In a batch of one long and many short samples, the network read padding until the long one ended."""
+    texts, prompts = draw_requests(model.config)
+    rows = []
+    hook = model.model.decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    options = GREEDY | {"guidance_scale": guidance_scale, "cache_implementation": cache, "min_new_tokens": 90}
+    limits = [20, 90, 50]
+    together = model.generate(
+        **as_inputs(model.config, texts, prompts), **options | {"max_new_tokens": limits, "min_new_tokens": None}
+    )
+    hook.remove()
+    doubled = 1 if guidance_scale is None else 2
+    if cache is None:
+        ends = [int((row[:, 0] == 1024).nonzero()[0]) + 16 for row in together]
+        assert rows[0] == 3 * doubled and rows == sorted(rows, reverse=True)
+        first = 1 + max(map(len, prompts))
+        expected = [sum(length < end for end in ends) for length in range(first, max(ends))]
+        assert rows == [count * doubled for count in expected]
+    for row, text, prompt, limit in zip(together, texts, prompts, limits, strict=True):
+        alone = model.generate(
+            **as_inputs(model.config, [text], [prompt]),
+            **GREEDY | {"guidance_scale": guidance_scale, "max_new_tokens": limit},
+        )
+        assert_same_speech(row, alone[0], model.config)
+
+
+def test_stopping_criteria_end_one_sample(model):
+    """A criterion met in one channel padded that channel and let the others of the sample go on."""
+
+    class AtSix(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            done = torch.zeros(input_ids.shape[0], dtype=torch.bool)
+            done[4] = input_ids.shape[1] >= 6
+            return done
+
+    ids, options = torch.tensor([[72], [89]]), GREEDY | {"max_new_tokens": 30, "min_new_tokens": 10}
+    codes = model.generate(ids, stopping_criteria=StoppingCriteriaList([AtSix()]), **options)
+    free = model.generate(ids, **options)
+    assert torch.equal(codes[0, :6], free[0, :6])
+    assert (codes[0, 6:] == 1025).all()
+    assert_same_speech(codes[1], free[1], model.config)
+
+
+def test_a_sample_stopped_early_can_be_decoded(model, processor):
+    """The padding behind an early stop reached the codec, which knows no such code."""
+
+    class AtThirty(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.tensor([input_ids.shape[1] >= 30] * 9 + [False] * 9)
+
+    options = GREEDY | {"max_new_tokens": 60, "min_new_tokens": 44}
+    codes = model.generate(torch.tensor([[72], [89]]), stopping_criteria=StoppingCriteriaList([AtThirty()]), **options)
+    stopped, whole = processor.batch_decode(codes)
+    assert len(stopped) == (30 - 1 - 15) * 512
+    assert len(whole) == 44 * 512
+
+
+def test_min_new_tokens(model):
+    """End of speech that comes at once leaves nothing to hear."""
+    ids = torch.tensor([[72]])
+
+    class EndAtOnce(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            scores[:, 1024] = 1e4
+            return scores
+
+    for fewest in (1, 12):
+        codes = model.generate(
+            ids,
+            max_new_tokens=60,
+            min_new_tokens=fewest,
+            eos_logit_scale=1e4,
+            prefix_allowed_tokens_fn=lambda row, tokens: [0, 1024],
+            **GREEDY | {"guidance_scale": None},
+        )
+        ends = int((codes[0, :, 0] == 1024).nonzero()[0])
+        assert ends >= 1 + fewest
+
+
+def test_prefix_allowed_tokens(model):
+    """transformers' own Dia drops `prefix_allowed_tokens_fn` without a word."""
+    seen = set()
+
+    def allowed(row, tokens):
+        seen.add((row, tokens.shape[0]))
+        return [100 + row, 200 + row]
+
+    codes = model.generate(
+        torch.tensor([[72], [89]]), max_new_tokens=22, prefix_allowed_tokens_fn=allowed, **GREEDY | {"top_k": 0}
+    )
+    rows = codes.transpose(1, 2).flatten(0, 1)
+    for row, tokens in enumerate(rows):
+        spoken = tokens[tokens < 1024].tolist()
+        assert spoken and set(spoken) <= {100 + row, 200 + row}
+    assert {(row, 1) for row in range(18)} <= seen
+
+
 def test_two_threads_give_what_each_gives_alone(model):
     """Guidance state on the module: one thread's call without guidance broke the other's with it."""
     texts, prompts = draw_requests(model.config)
@@ -346,20 +477,33 @@ def test_without_a_cache(model):
 
 
 def test_dictionary_output(model):
-    """Scores and attentions were promised and missing."""
+    """Scores and attentions were promised and missing, or of twice the batch that was asked for."""
     model.set_attn_implementation("eager")
-    output = model.generate(
-        torch.tensor([[72, 105]]),
-        max_new_tokens=18,
-        return_dict_in_generate=True,
-        output_scores=True,
-        output_attentions=True,
-        **GREEDY,
-    )
+    outputs = [
+        model.generate(
+            torch.tensor([[72, 105]]),
+            max_new_tokens=18,
+            return_dict_in_generate=True,
+            output_scores=True,
+            output_logits=True,
+            output_attentions=True,
+            output_hidden_states=True,
+            **GREEDY | {"guidance_scale": guidance_scale},
+        )
+        for guidance_scale in (3.0, None)
+    ]
     model.set_attn_implementation("sdpa")
-    assert output.sequences.shape == (1, 19, 9)
-    assert len(output.scores) == 18 and output.scores[0].shape == (9, 1028)
-    assert output.cross_attentions[0][0].shape == (2, 4, 1, 2)
+    for output in outputs:
+        assert output.sequences.shape == (1, 19, 9)
+        assert len(output.scores) == len(output.logits) == 18
+        assert output.scores[0].shape == output.logits[0].shape == (9, 1028)
+        assert output.cross_attentions[0][0].shape == (1, 4, 1, 2)
+        assert output.decoder_hidden_states[0][0].shape == (1, 1, 32)
+        assert output.encoder_attentions[0].shape == (1, 4, 2, 2)
+    # The first step reads the same frame with and without guidance.
+    for name in ("logits", "cross_attentions"):
+        guided, plain = (output[name][0] for output in outputs)
+        torch.testing.assert_close(guided, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -373,12 +517,16 @@ def test_dictionary_output(model):
         ({"decoder_input_ids": torch.zeros(9, 3, dtype=torch.long)}, "expected"),
         ({"decoder_input_ids": torch.full((1, 3, 9), 1025)}, "beginning of speech"),
         ({"speed": 2}, "speed"),
+        ({"temperature": [1.0, 2.0], "do_sample": True}, "list of 2, but the batch has 1"),
+        ({"guidance_scale": [3.0, 2.0]}, "list of 2, but the batch has 1"),
+        ({"guidance_scale": [-3.0]}, "above 0"),
+        ({"max_new_tokens": [7]}, "at least 16"),
     ],
 )
 def test_what_cannot_be_done_raises(model, options, message):
     """Impossible requests came back as shape errors from deep inside, or did something else."""
     with pytest.raises(ValueError, match=message):
-        model.generate(torch.tensor([[72]]), max_new_tokens=18, **options)
+        model.generate(torch.tensor([[72]]), **{"max_new_tokens": 18} | options)
 
 
 def test_guidance_needs_the_text(model):

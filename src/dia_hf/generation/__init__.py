@@ -1,23 +1,39 @@
-"""From logits to delayed codes: rules (`logits_process`) and hooks over `GenerationMixin` (`generation_dia`)."""
+"""From logits to delayed codes, and to sound while they come.
+
+Rules (`logits_process`), ends (`stopping_criteria`, `running_samples`), streamers (`streaming`), and the hooks over
+`GenerationMixin` that put them together (`generation_dia`).
+"""
 
 from .generation_dia import DiaGenerationMixin
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
+    DiaConditionalLogitsProcessor,
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
     DiaEOSScaleLogitsProcessor,
     DiaGivenTokensLogitsProcessor,
     DiaGuidanceTopKLogitsProcessor,
+    DiaPerSampleLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
 )
+from .running_samples import DiaRunningSamplesLogitsProcessor
+from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
+from .streaming import DiaAudioStreamer, DiaCodesStreamer
 
 __all__ = [
+    "DiaAudioStreamer",
+    "DiaCancelStoppingCriteria",
     "DiaClassifierFreeGuidanceLogitsProcessor",
+    "DiaCodesStreamer",
+    "DiaConditionalLogitsProcessor",
     "DiaEOSChannelFilterLogitsProcessor",
     "DiaEOSDelayPatternLogitsProcessor",
     "DiaEOSScaleLogitsProcessor",
     "DiaGenerationMixin",
     "DiaGivenTokensLogitsProcessor",
     "DiaGuidanceTopKLogitsProcessor",
+    "DiaPerSampleLogitsProcessor",
+    "DiaRunningSamplesLogitsProcessor",
+    "DiaSampleStoppingCriteria",
     "DiaSeededSamplingLogitsProcessor",
 ]

@@ -11,24 +11,41 @@ Legend: B batch, T frames, C channels, N = B·C rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation import GenerationMode
+from transformers import (
+    EosTokenCriteria,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation import BaseStreamer, GenerationMode
 
 from ..configuration_dia import DiaConfig
 from ..delay import apply_delay, num_given_frames
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
+    DiaConditionalLogitsProcessor,
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
     DiaEOSScaleLogitsProcessor,
     DiaGivenTokensLogitsProcessor,
     DiaGuidanceTopKLogitsProcessor,
+    DiaPerSampleLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
 )
+from .running_samples import DiaRunningSamplesLogitsProcessor, RunningSamples
+from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
+from .streaming import DiaCodesStreamer
 
 if TYPE_CHECKING:
     from transformers.generation.utils import GenerateOutput
@@ -37,7 +54,69 @@ __all__ = ["DiaGenerationMixin"]
 
 
 # Dia's own fields of the generation config; the defaults are the 0626 release's.
-_OWN_DEFAULTS: dict[str, Any] = {"sample_from_guided": False, "eos_logit_scale": 1.0}
+_OWN_DEFAULTS: dict[str, Any] = {"sample_from_guided": False, "eos_logit_scale": 1.0, "per_sample": {}}
+
+# What may be given for each sample of a batch.
+_PER_SAMPLE = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
+
+_WARPERS = ("temperature", "top_k", "top_p")
+_GUIDANCE_OFF = (None, 1)
+
+# What `generate` can return of the network's batch, which guidance doubles.
+_OF_NETWORK = (
+    "logits",
+    "encoder_attentions",
+    "encoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+    "decoder_hidden_states",
+)
+
+
+def _guidance(sample_from_guided: bool, scale: float | None, top_k: int | None) -> LogitsProcessor:
+    """The rule that makes scores of conditional and unconditional logits."""
+    if scale in _GUIDANCE_OFF:
+        return DiaConditionalLogitsProcessor()
+    if top_k and not sample_from_guided:
+        return DiaGuidanceTopKLogitsProcessor(scale, top_k)
+    return DiaClassifierFreeGuidanceLogitsProcessor(scale)
+
+
+def _warpers(temperature: float | None, top_k: int | None, top_p: float | None) -> LogitsProcessor:
+    """transformers' warpers, under its conditions and in its order."""
+    warpers = LogitsProcessorList()
+    if temperature not in (None, 1):
+        warpers.append(TemperatureLogitsWarper(temperature))
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p is not None and top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    return warpers
+
+
+def _expand_per_sample(generation_config: GenerationConfig, batch_size: int) -> dict[str, list]:
+    """Return the lists of settings, each value once for every sequence that its sample returns."""
+    repeats = generation_config.num_return_sequences or 1
+    expanded = {}
+    for name, values in generation_config.per_sample.items():
+        if len(values) * repeats != batch_size:
+            raise ValueError(
+                f"`{name}` is a list of {len(values)}, but the batch has {batch_size // repeats} samples; give one "
+                "value for each sample, or one for all."
+            )
+        expanded[name] = [value for value in values for _ in range(repeats)]
+    return expanded
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, torch.Tensor) and value.ndim > 0)
+
+
+def _first_rows(value: Any, num_rows: int) -> Any:
+    """Cut the tensors of nested tuples down to their first rows."""
+    if isinstance(value, torch.Tensor):
+        return value[:num_rows]
+    return tuple(_first_rows(item, num_rows) for item in value)
 
 
 class DiaGenerationMixin(GenerationMixin):
@@ -52,7 +131,8 @@ class DiaGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        streamer: BaseStreamer | None = None,
         **kwargs: Any,
     ) -> GenerateOutput | torch.Tensor:
         """Generate delayed codes, greedily or by sampling.
@@ -61,6 +141,7 @@ class DiaGenerationMixin(GenerationMixin):
             inputs (`torch.LongTensor` of shape `[B, S]`, *optional*): Bytes; the same as `input_ids`.
             generation_config (`GenerationConfig`, *optional*): Defaults to the checkpoint's. Of note:
                 `max_new_tokens`, the frames to add, of which the last `max(delay_pattern)` only complete those before;
+                `min_new_tokens`, the frames before which nobody ends;
                 `max_length`, the limit of channel 0 with the prompt; `guidance_scale`, above 0 (None or 1: off);
                 `top_k`, which under guidance is the filter on the guided logits; `temperature`, above 0; `top_p`;
                 `do_sample`; `num_return_sequences`; and Dia's own, for the first release (v0.1):
@@ -69,34 +150,58 @@ class DiaGenerationMixin(GenerationMixin):
                 (default 1.0; v0.1 0.8).
             logits_processor (`LogitsProcessorList`, *optional*): Further rules, run after guidance and before Dia's own
                 rules and the warpers, on token history `[B·C, T]` and scores `[B·C, V]`.
-            stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`.
-            generator (`torch.Generator`, *optional*): Source of randomness of this call alone. Scores that are asked
-                for (`output_scores`) then show the draw, not the distribution.
-            kwargs: The processor's outputs, and any field of the generation config. `decoder_input_ids`
+            stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`. One
+                that is met in any channel ends that sample at once, its last frames incomplete.
+            generator (`torch.Generator` or a sequence of them, *optional*): Source of randomness of this call alone,
+                whatever else draws; one for each returned sequence makes its draws independent of its neighbours, too.
+            streamer (`BaseStreamer`, *optional*): Gets the prompt `[B·C, T₀]`, then the tokens of each frame `[B·C]`.
+                A `DiaAudioStreamer` turns them into sound, hears of an error, and can end the call.
+            kwargs: The processor's outputs, and any field of the generation config. `guidance_scale`, `temperature`,
+                `top_k`, `top_p` and `max_new_tokens` may be lists of one value a sample. `decoder_input_ids`
                 (`[B, T₀, C]`, delayed, padding in the free slots) and `decoder_attention_mask` (`[B, T₀]`) default
                 to a mere beginning of speech.
 
         Returns:
             `torch.LongTensor` of shape `[B · num_return_sequences, T, C]`: delayed codes, prompt included, every
             channel closed by end of speech and padded; or, with `return_dict_in_generate=True`, transformers'
-            `GenerateEncoderDecoderOutput` with these as `sequences` (its scores are of rows, `[B·C, V]`).
+            `GenerateEncoderDecoderOutput` with these as `sequences`. Its scores and logits are of rows, `[B·C, V]`;
+            attentions and hidden states are those of the conditional samples; the cache holds the unconditional ones
+            behind them.
 
         Raises:
             ValueError: If beams or an assistant are asked for, the guidance scale or the temperature is not above 0,
-                or the prompt has another shape than the text's batch.
+                a list is not as long as the batch, or the prompt has another shape than the text's batch.
         """
+        sampler = None
         if generator is not None:
-            kwargs["decoder_generator"] = generator
-        output = super().generate(
-            inputs,
-            generation_config=generation_config,
-            logits_processor=logits_processor,
-            stopping_criteria=stopping_criteria,
-            **kwargs,
-        )
+            sampler = DiaSeededSamplingLogitsProcessor(generator, self.config.decoder_config.num_channels)
+            kwargs["decoder_sampler"] = sampler
+        if isinstance(streamer, DiaCodesStreamer):
+            cancel = DiaCancelStoppingCriteria(lambda: streamer.is_cancelled)
+            stopping_criteria = StoppingCriteriaList([*(stopping_criteria or []), cancel])
+        try:
+            output = super().generate(
+                inputs,
+                generation_config=generation_config,
+                logits_processor=logits_processor,
+                stopping_criteria=stopping_criteria,
+                streamer=streamer,
+                **kwargs,
+            )
+        except BaseException as error:
+            if isinstance(streamer, DiaCodesStreamer):
+                streamer.fail(error)
+            raise
         if isinstance(output, torch.Tensor):
             return self._rows_to_frames(output).contiguous()
+        num_rows = len(output.sequences)
+        num_samples = num_rows // self.config.decoder_config.num_channels
         output.sequences = self._rows_to_frames(output.sequences).contiguous()
+        if sampler is not None and output.scores is not None:
+            output.scores = tuple(sampler.scores)
+        for name in _OF_NETWORK:
+            if output.get(name) is not None:
+                output[name] = _first_rows(output[name], num_rows if name == "logits" else num_samples)
         return output
 
     def _rows_to_frames(self, rows: torch.Tensor) -> torch.Tensor:
@@ -119,6 +224,17 @@ class DiaGenerationMixin(GenerationMixin):
     ) -> tuple[GenerationConfig, dict[str, Any]]:
         """Settle Dia's own fields as transformers settles its own: the call's, the config's, the default."""
         own = {name: kwargs.pop(name) for name in _OWN_DEFAULTS if name in kwargs}
+        per_sample = {
+            name: value.tolist() if isinstance(value, torch.Tensor) else list(value)
+            for name, value in kwargs.items()
+            if name in _PER_SAMPLE and _is_list(value)
+        }
+        if per_sample:
+            own["per_sample"] = per_sample
+            # transformers knows one value for all; `max_new_tokens` must leave room for the longest.
+            kwargs |= dict.fromkeys(per_sample)
+            if "max_new_tokens" in per_sample:
+                kwargs["max_new_tokens"] = max(per_sample["max_new_tokens"])
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, default in _OWN_DEFAULTS.items():
             setattr(generation_config, name, own.get(name, getattr(generation_config, name, default)))
@@ -139,18 +255,21 @@ class DiaGenerationMixin(GenerationMixin):
         model_input_name: str | None,
         generation_config: GenerationConfig,
     ) -> dict[str, Any]:
-        """Under guidance, encode the texts and as many of zeros, under the same attention mask, in one batch.
-
-        Moves the guidance scale from the config, which is this call's own copy, to the call's kwargs: transformers'
-        own guidance, which would run the model a second time on a negative prompt, is not wanted.
-        """
-        guidance_scale = generation_config.guidance_scale
-        if guidance_scale not in (None, 1) and model_kwargs.get("encoder_outputs") is None:
-            generation_config.guidance_scale = None
-            model_kwargs["decoder_guidance_scale"] = guidance_scale
+        """Under guidance, encode the texts and as many of zeros, under the same attention mask, in one batch."""
+        scales = generation_config.per_sample.get("guidance_scale", [generation_config.guidance_scale])
+        is_guided = not all(scale in _GUIDANCE_OFF for scale in scales) and model_kwargs.get("encoder_outputs") is None
+        if is_guided:
+            model_kwargs["decoder_is_guided"] = True
             inputs_tensor = torch.cat([inputs_tensor, torch.zeros_like(inputs_tensor)])
             if model_kwargs.get("attention_mask") is not None:
                 model_kwargs["attention_mask"] = model_kwargs["attention_mask"].repeat(2, 1)
+        # What the network computes, or its cache, may be the caller's; else samples that have ended are dropped.
+        if not generation_config.return_dict_in_generate and model_kwargs.get("past_key_values") is None:
+            decoder, delays = self.config.decoder_config, self.config.delay_pattern
+            ends = (decoder.eos_token_id, decoder.pad_token_id)
+            model_kwargs["decoder_running"] = RunningSamples(
+                decoder.num_channels, delays.index(max(delays)), ends, is_guided
+            )
         return encode(inputs_tensor, model_kwargs, model_input_name, generation_config)
 
     def _prepare_decoder_input_ids_for_generation(
@@ -227,10 +346,34 @@ class DiaGenerationMixin(GenerationMixin):
         """Compose: guidance, transformers' rules, the user's, end of speech, warpers, delayed end, given slots."""
         decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
         model_kwargs = model_kwargs or {}
-        if generation_config.guidance_scale not in (None, 1):
+        batch_size = len(model_kwargs["decoder_given_ids"])
+        per_sample = _expand_per_sample(generation_config, batch_size)
+
+        def apply_to_samples(make: Callable[..., LogitsProcessor], *names: str) -> LogitsProcessor:
+            """Make one rule of these settings for all samples, or one for each where a list was given."""
+            if not any(name in per_sample for name in names):
+                return make(*(getattr(generation_config, name) for name in names))
+            columns = [per_sample.get(name, [getattr(generation_config, name)] * batch_size) for name in names]
+            made: dict[tuple, LogitsProcessor] = {}
+            settings = list(zip(*columns, strict=True))
+            for setting in settings:
+                if setting not in made:
+                    made[setting] = make(*setting)
+            return DiaPerSampleLogitsProcessor([made[setting] for setting in settings], decoder.num_channels)
+
+        before = LogitsProcessorList()
+        if (running := model_kwargs.get("decoder_running")) is not None:
+            before.append(DiaRunningSamplesLogitsProcessor(running))
+        if model_kwargs.get("decoder_is_guided"):
+            from_guided = generation_config.sample_from_guided
+            before.append(apply_to_samples(partial(_guidance, from_guided), "guidance_scale", "top_k"))
+        elif not all(s in _GUIDANCE_OFF for s in per_sample.get("guidance_scale", [generation_config.guidance_scale])):
             raise ValueError(
                 "guidance needs the text: pass `input_ids` instead of `encoder_outputs`, or `guidance_scale=None`."
             )
+        # transformers' own guidance would run the model a second time.
+        generation_config.guidance_scale = None
+
         rules = LogitsProcessorList(logits_processor or [])
         if generation_config.eos_logit_scale != 1:
             rules.append(
@@ -239,6 +382,10 @@ class DiaGenerationMixin(GenerationMixin):
                 )
             )
         rules.append(DiaEOSChannelFilterLogitsProcessor(decoder.num_channels, decoder.eos_token_id))
+        if generation_config.do_sample and any(name in per_sample for name in _WARPERS):
+            rules.append(apply_to_samples(_warpers, *_WARPERS))
+            for name in _WARPERS:
+                setattr(generation_config, name, None)
         processors = super()._get_logits_processor(
             generation_config=generation_config,
             input_ids_seq_length=input_ids_seq_length,
@@ -247,41 +394,65 @@ class DiaGenerationMixin(GenerationMixin):
             model_kwargs=None,
             **kwargs,
         )
-        guidance_scale = model_kwargs.get("decoder_guidance_scale")
-        if guidance_scale is not None:
-            top_k = generation_config.top_k
-            processors.insert(
-                0,
-                DiaGuidanceTopKLogitsProcessor(guidance_scale, top_k)
-                if top_k and not generation_config.sample_from_guided
-                else DiaClassifierFreeGuidanceLogitsProcessor(guidance_scale),
-            )
-        processors.append(
+        max_length = generation_config.max_length
+        if "max_new_tokens" in per_sample:
+            shortest = min(per_sample["max_new_tokens"])
+            if shortest <= max(delay_pattern):
+                raise ValueError(
+                    f"`max_new_tokens` holds {shortest}; the delay alone takes {max(delay_pattern)} frames, so give "
+                    f"each sample at least {max(delay_pattern) + 1}."
+                )
+            max_length = [input_ids_seq_length + limit for limit in per_sample["max_new_tokens"]]
+        after = [
             DiaEOSDelayPatternLogitsProcessor(
                 delay_pattern,
                 decoder.eos_token_id,
-                generation_config.max_length,
+                max_length,
                 begin_index=input_ids_seq_length,
                 device=kwargs["device"],
-            )
+            ),
+            DiaGivenTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id),
+        ]
+        if (sampler := model_kwargs.get("decoder_sampler")) is not None and generation_config.do_sample:
+            sampler.keeps_scores = generation_config.return_dict_in_generate and generation_config.output_scores
+            after.append(sampler)
+        return LogitsProcessorList([*before, *processors, *after])
+
+    def _get_stopping_criteria(
+        self,
+        generation_config: GenerationConfig,
+        stopping_criteria: StoppingCriteriaList | None,
+        **kwargs: Any,
+    ) -> StoppingCriteriaList:
+        """Let the user's criteria end whole samples."""
+        criteria = super()._get_stopping_criteria(generation_config, stopping_criteria, **kwargs)
+        num_channels = self.config.decoder_config.num_channels
+        return StoppingCriteriaList(
+            # The loop looks these two up, the one for the length, the other for what to pad.
+            one
+            if isinstance(one, (MaxLengthCriteria, EosTokenCriteria))
+            else DiaSampleStoppingCriteria(one, num_channels)
+            for one in criteria
         )
-        processors.append(DiaGivenTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id))
-        generator = model_kwargs.get("decoder_generator")
-        if generator is not None and generation_config.do_sample:
-            processors.append(DiaSeededSamplingLogitsProcessor(generator))
-        return processors
 
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
-        decoder_guidance_scale: float | None = None,
+        decoder_is_guided: bool = False,
+        decoder_running: RunningSamples | None = None,
         decoder_given_ids: torch.Tensor | None = None,
-        decoder_generator: torch.Generator | None = None,
+        decoder_sampler: LogitsProcessor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Fold rows `[N, T]` into frames `[B, T, C]`, twice under guidance; what only the rules need ends here."""
+        """Fold rows `[N, T]` into frames `[B, T, C]`, those of the samples that still speak, twice under guidance.
+
+        What only the rules need ends here.
+        """
         frames = self._rows_to_frames(input_ids)
-        if decoder_guidance_scale is not None:
+        if decoder_running is not None:
+            decoder_running.drop_ended(frames, kwargs.get("past_key_values"))
+            frames, kwargs = decoder_running.select(frames, kwargs)
+        if decoder_is_guided:
             frames = frames.repeat(2, 1, 1)
             for name in ("decoder_attention_mask", "decoder_position_ids"):
                 if kwargs.get(name) is not None:

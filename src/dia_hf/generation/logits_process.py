@@ -15,11 +15,13 @@ from transformers import LogitsProcessor
 
 __all__ = [
     "DiaClassifierFreeGuidanceLogitsProcessor",
+    "DiaConditionalLogitsProcessor",
     "DiaEOSChannelFilterLogitsProcessor",
     "DiaEOSDelayPatternLogitsProcessor",
     "DiaEOSScaleLogitsProcessor",
     "DiaGivenTokensLogitsProcessor",
     "DiaGuidanceTopKLogitsProcessor",
+    "DiaPerSampleLogitsProcessor",
     "DiaSeededSamplingLogitsProcessor",
 ]
 
@@ -62,6 +64,14 @@ class DiaClassifierFreeGuidanceLogitsProcessor(LogitsProcessor):
         """Map scores `[2·N, V]`, conditional rows first, to guided scores `[N, V]`."""
         cond, uncond = scores.chunk(2)
         return cond + self.guidance_scale * (cond - uncond)
+
+
+class DiaConditionalLogitsProcessor(LogitsProcessor):
+    """No guidance, for a sample whose neighbours have it: the conditional logits as they are."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map scores `[2·N, V]`, conditional rows first, to scores `[N, V]`."""
+        return scores.chunk(2)[0]
 
 
 class DiaGuidanceTopKLogitsProcessor(DiaClassifierFreeGuidanceLogitsProcessor):
@@ -148,8 +158,8 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
     Args:
         delay_pattern (`Sequence[int]` of length C): Frames of delay.
         eos_token_id (`int`): End of speech.
-        max_length (`int`, *optional*): Limit of the whole sequence in frames. Channel 0 is made to end where the
-            slowest channel just reaches its end within the limit.
+        max_length (`int` or `Sequence[int]` of length B, *optional*): Limit of the whole sequence in frames, for all
+            samples or for each. Channel 0 is made to end where the slowest channel just reaches its end within it.
         begin_index (`int`, defaults to 0): Where generation begins; what lies before is a prompt and ends nothing.
         device (`torch.device` or `str`, defaults to "cpu"): Where the scores will be.
     """
@@ -158,14 +168,16 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
         self,
         delay_pattern: Sequence[int],
         eos_token_id: int,
-        max_length: int | None = None,
+        max_length: int | Sequence[int] | None = None,
         begin_index: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         # Sent to the device once: a copy in every step would wait for it.
         self.delays = torch.tensor(delay_pattern, device=device)
         self.eos_token_id = eos_token_id
-        self.last_begin_of_end = None if max_length is None else max_length - max(delay_pattern) - 1
+        self.last_begin_of_end = (
+            None if max_length is None else torch.tensor(max_length, device=device) - max(delay_pattern) - 1
+        )
         self.begin_index = begin_index
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -174,8 +186,8 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
         said_eos = input_ids[::num_channels, self.begin_index :] == self.eos_token_id
         length = said_eos.shape[1]
         ends_now = scores[::num_channels].argmax(dim=-1) == self.eos_token_id
-        if input_ids.shape[1] == self.last_begin_of_end:
-            ends_now = torch.ones_like(ends_now)
+        if self.last_begin_of_end is not None:
+            ends_now = ends_now | (self.last_begin_of_end == input_ids.shape[1])
         # Frames since channel 0's first end of speech; 0 in the frame that is about to say it, -1 before.
         since = ends_now.long() - 1
         if length > 0:
@@ -209,20 +221,63 @@ class DiaGivenTokensLogitsProcessor(LogitsProcessor):
         return torch.where((tokens != self.pad_token_id)[:, None], _only_token(scores, tokens), scores)
 
 
+class DiaPerSampleLogitsProcessor(LogitsProcessor):
+    """Apply to each sample the rule that was made for it, as if the sample were alone.
+
+    Args:
+        rules (`Sequence[LogitsProcessor]` of length B): One a sample; samples that share a rule are computed together.
+        num_channels (`int`): Channels.
+    """
+
+    def __init__(self, rules: Sequence[LogitsProcessor], num_channels: int) -> None:
+        self.num_samples = len(rules)
+        self.num_channels = num_channels
+        samples_of: dict[int, list[int]] = {}  # by identity: a list of rules is a rule, too, and has no hash
+        for sample, rule in enumerate(rules):
+            samples_of.setdefault(id(rule), []).append(sample)
+        self.rules = [(rules[samples[0]], samples) for samples in samples_of.values()]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Map scores `[N, V]`, or `[2·N, V]` for rules of guidance, to scores `[N, V]`."""
+        history = input_ids.unflatten(0, (self.num_samples, self.num_channels))
+        by_sample = scores.unflatten(0, (-1, self.num_samples, self.num_channels))
+        result = torch.empty_like(by_sample[0])
+        for rule, samples in self.rules:
+            ruled = rule(history[samples].flatten(0, 1), by_sample[:, samples].flatten(0, 2))
+            result[samples] = ruled.unflatten(0, (len(samples), self.num_channels))
+        return result.flatten(0, 1)
+
+
 class DiaSeededSamplingLogitsProcessor(LogitsProcessor):
-    """Draw with a generator of the caller's, and leave `generate()` nothing but the token drawn.
+    """Draw with generators of the caller's, and leave `generate()` nothing but the token drawn.
 
     `generate()` draws from the global generator, which other threads share. Placed last, this rule makes its draw a
     matter of course. On the CPU the tokens are those that the global generator would give from the same seed.
 
     Args:
-        generator (`torch.Generator`): On the device of the scores.
+        generator (`torch.Generator` or a sequence of them): On the device of the scores. One for all rows, or one a
+            sample, which makes a sample's draws independent of its neighbours.
+        num_channels (`int`, defaults to 1): Channels; matters with one generator a sample.
+
+    Attributes:
+        keeps_scores (`bool`): Whether to keep the scores that were drawn from.
+        scores (`list[torch.Tensor]`, each of shape `[N, V]`): These, one a step.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, generator: torch.Generator | Sequence[torch.Generator], num_channels: int = 1) -> None:
         self.generator = generator
+        self.num_channels = num_channels
+        self.keeps_scores = False
+        self.scores: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Map scores `[N, V]` to scores `[N, V]` with one finite entry a row."""
-        drawn = torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=self.generator)
+        if self.keeps_scores:
+            self.scores.append(scores)
+        probabilities = scores.softmax(dim=-1)
+        if isinstance(self.generator, torch.Generator):
+            drawn = torch.multinomial(probabilities, num_samples=1, generator=self.generator)
+        else:
+            by_sample = zip(probabilities.split(self.num_channels), self.generator, strict=True)
+            drawn = torch.cat([torch.multinomial(rows, 1, generator=generator) for rows, generator in by_sample])
         return _only_token(scores, drawn[:, 0])

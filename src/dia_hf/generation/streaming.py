@@ -1,0 +1,297 @@
+"""Codes and sound while `generate()` is at work, for another thread to iterate over.
+
+A streamer stands between two threads: `generate()` puts tokens into it, a consumer takes chunks out. What is waiting is
+codes, a few bytes a frame, so that a slow consumer holds nobody up and loses nothing; the codec runs where the chunks
+are consumed. Knows nothing of text or of the network.
+
+When the first chunk can sound: frame t of the audio is complete when the slowest channel has said it, which is
+`max(delay_pattern)` (15) frames later; and its samples are settled when all frames have come that the codec's decoder
+looks ahead to, its margin (`Codec.decoder_margin`). So n frames of sound need n + margin + 15 steps.
+
+Legend: B batch, T frames, C channels, N samples of audio.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.generation import BaseStreamer
+
+from ..configuration_dia import DiaConfig
+from ..delay import num_spoken_frames, revert_delay
+
+__all__ = ["DiaAudioStreamer", "DiaCodesStreamer"]
+
+
+class DiaCodesStreamer(BaseStreamer):
+    """Codes in time, chunk by chunk, of one call of `generate()` that runs in another thread.
+
+    Chunks double in length from the first to `chunk_frames`: an early beginning, then little overhead. Played at once,
+    they leave no gap if frames come at twice the speed of sound; with both lengths equal, at the speed of sound.
+
+    Args:
+        config (`DiaConfig`): Delay pattern and token ids.
+        first_chunk_frames (`int`, defaults to 1): Length of the first chunk in frames.
+        chunk_frames (`int`, defaults to 64): Length of the later chunks in frames.
+        timeout (`float`, *optional*): Seconds to wait for a chunk; without end unless given.
+
+    Raises:
+        ValueError: If a length is below 1, or the later chunks are shorter than the first.
+
+    Example:
+    ```python
+    >>> from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+    >>> from dia_hf.generation import DiaCodesStreamer
+    >>> model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    >>> inputs = DiaProcessor.from_pretrained(MINIATURE)("[S1] Hello.")
+    >>> streamer = DiaCodesStreamer(model.config, chunk_frames=8)
+    >>> chunks = streamer.listen(model.generate, **inputs, max_new_tokens=36, min_new_tokens=20)
+    >>> [len(codes) for codes in chunks]
+    [1, 2, 4, 8, 5]
+
+    ```
+    """
+
+    def __init__(
+        self,
+        config: DiaConfig,
+        first_chunk_frames: int = 1,
+        chunk_frames: int = 64,
+        timeout: float | None = None,
+    ) -> None:
+        if not 1 <= first_chunk_frames <= chunk_frames:
+            raise ValueError(
+                f"`first_chunk_frames` is {first_chunk_frames} and `chunk_frames` {chunk_frames}; the first must be at "
+                "least 1 and at most the second."
+            )
+        self.config = config
+        self.chunk_frames = chunk_frames
+        self.timeout = timeout
+        self._next_frames = first_chunk_frames
+        self._consuming = threading.RLock()
+        # Between the threads, guarded by the condition:
+        self._changed = threading.Condition()
+        self._num_samples = 0  # known with the prompt
+        self._delayed: list[torch.Tensor] = []  # tokens `[B, C]` of steps not taken yet
+        self._has_ended = False
+        self._error: BaseException | None = None
+        self.is_cancelled = False
+        # The consumer's own:
+        self._speaks: torch.Tensor | None = None  # bool `[B]`, samples that have not ended
+
+    # --- the generating thread ---
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take in the prompt, `[B·C, T₀]`, the first time, and the tokens of a frame, `[B·C]`, from then on."""
+        num_channels = self.config.decoder_config.num_channels
+        with self._changed:
+            if self._has_ended:
+                raise RuntimeError("this streamer has served its call of `generate()`; make a new one for each call.")
+            if self._num_samples == 0:
+                self._num_samples = value.shape[0] // num_channels
+            else:
+                self._delayed.append(value.view(-1, num_channels))
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Note that no further tokens will come."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Hand an exception of the generating thread on to the consumer, after the chunks before it."""
+        with self._changed:
+            self._error = error
+        self.end()
+
+    # --- the consuming thread ---
+
+    def listen(self, generate: Callable[..., Any], **kwargs: Any) -> Generator[Any, None, None]:
+        """Run `generate(**kwargs)` with this streamer in a thread of its own, and yield the chunks.
+
+        Whoever stops iterating ends the thread: close the iterator, or let it go.
+
+        Args:
+            generate (`Callable`): A model's `generate`.
+            kwargs: Its arguments.
+
+        Yields:
+            Chunks, as `__next__` returns them.
+        """
+
+        def run() -> None:
+            try:
+                generate(**kwargs, streamer=self)
+            except BaseException as error:
+                self.fail(error)  # raised where the chunks are consumed
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield from self
+        finally:
+            self.cancel()
+            thread.join()
+
+    def cancel(self) -> None:
+        """End the iteration, and with its next step the call of `generate()`."""
+        with self._changed:
+            self.is_cancelled = True
+            self._changed.notify_all()
+
+    def __enter__(self) -> DiaCodesStreamer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __iter__(self) -> DiaCodesStreamer:
+        return self
+
+    def __next__(self) -> Any:
+        """Wait for the next chunk.
+
+        Returns:
+            `torch.LongTensor` of shape `[T, C]`; for a batch a list of B of them, of 0 frames where a sample has ended.
+
+        Raises:
+            StopIteration: At the end, or when cancelled.
+            TimeoutError: If no chunk came in time; the iteration can be continued.
+            BaseException: Whatever ended the generating thread.
+        """
+        with self._consuming:
+            codes, _ = self._take(self._next_frames)
+            if not any(len(clip) for clip in codes):
+                self._finish()
+            return self._as_chunk(codes)
+
+    def _as_chunk(self, clips: list[Any]) -> Any:
+        self._next_frames = min(2 * self._next_frames, self.chunk_frames)
+        return clips[0] if len(clips) == 1 else clips
+
+    def _finish(self) -> None:
+        """Stop the iteration: by the generating thread's error, once, if there is one."""
+        error, self._error = self._error, None
+        raise error if error is not None else StopIteration
+
+    def _take(self, num_frames: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Wait for that many frames in time, or the end.
+
+        Returns:
+            `tuple`: Codes `[T_b, C]` of each sample, T_b = `num_frames` unless the sample or the call has ended, and
+            bool `[B]`, which samples go on.
+        """
+        pattern, decoder = self.config.delay_pattern, self.config.decoder_config
+        with self._changed:
+            in_time = self._changed.wait_for(
+                lambda: self._has_ended or self.is_cancelled or len(self._delayed) >= num_frames + max(pattern),
+                self.timeout,
+            )
+            if not in_time:
+                raise TimeoutError(
+                    f"no chunk within {self.timeout} s ({len(self._delayed)} frames wait for a chunk of {num_frames}); "
+                    "is `generate()` running with this streamer? A larger `timeout` waits longer."
+                )
+            if self.is_cancelled:
+                raise StopIteration
+            if self._num_samples == 0:  # it failed before it began
+                self._finish()
+            is_last = self._has_ended and len(self._delayed) <= num_frames + max(pattern)
+            window = self._delayed[: num_frames + max(pattern)]
+            del self._delayed[: len(self._delayed) if is_last else num_frames]
+        if self._speaks is None:
+            self._speaks = torch.ones(self._num_samples, dtype=torch.bool)
+        delayed = torch.stack(window, dim=1) if window else torch.zeros(self._num_samples, 0, len(pattern)).long()
+        lengths = num_spoken_frames(delayed, pattern, decoder.eos_token_id, decoder.pad_token_id) * self._speaks
+        self._speaks = self._speaks & (lengths == num_frames) & ~torch.tensor(is_last)
+        codes = revert_delay(delayed, pattern)
+        return [clip[:length] for clip, length in zip(codes, lengths, strict=True)], self._speaks
+
+
+class DiaAudioStreamer(DiaCodesStreamer):
+    """Waveforms, chunk by chunk, of one call of `generate()` that runs in another thread.
+
+    The chunks of a sample, put together, are what `DiaProcessor.batch_decode` makes of the whole (without the prompt).
+
+    Args:
+        processor (`DiaProcessor`): With its codec.
+        first_chunk_frames (`int`, defaults to 1): Length of the first chunk in frames.
+        chunk_frames (`int`, defaults to 64): Length of the later chunks in frames (64: 0.74 s at 86.13 frames/s).
+        timeout (`float`, *optional*): Seconds to wait for a chunk; without end unless given.
+
+    Attributes:
+        sampling_rate (`int`): Of the chunks, in hertz.
+        num_steps_before_sound (`int`): Steps of `generate()` after which the first chunk can be had.
+
+    Raises:
+        ValueError: If there is no codec; and as `DiaCodesStreamer` does.
+
+    Example:
+    ```python
+    >>> from threading import Thread
+    >>> from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+    >>> from dia_hf.generation import DiaAudioStreamer
+    >>> model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    >>> processor = DiaProcessor.from_pretrained(MINIATURE)
+    >>> streamer = DiaAudioStreamer(processor)
+    >>> options = {**processor("[S1] Hello."), "max_new_tokens": 40, "min_new_tokens": 24, "streamer": streamer}
+    >>> Thread(target=model.generate, kwargs=options).start()
+    >>> sum(len(waveform) for waveform in streamer)
+    12288
+
+    ```
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        first_chunk_frames: int = 1,
+        chunk_frames: int = 64,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(processor.config, first_chunk_frames, chunk_frames, timeout)
+        self.codec = processor.codec
+        self.sampling_rate: int = self.codec.sampling_rate
+        self.num_steps_before_sound = first_chunk_frames + self.codec.decoder_margin + max(self.config.delay_pattern)
+        self._clips: list[Any] = []
+        self._num_taken = 0
+        self._num_sounded = 0
+
+    def __next__(self) -> np.ndarray | list[np.ndarray]:
+        """Wait for the next chunk.
+
+        Returns:
+            `np.ndarray` of shape `[N]`, float32; for a batch a list of B of them, of 0 samples where one has ended.
+
+        Raises:
+            StopIteration: At the end, or when cancelled.
+            TimeoutError: If no chunk came in time; the iteration can be continued.
+            BaseException: Whatever ended the generating thread.
+        """
+        with self._consuming:
+            if self.is_cancelled:
+                raise StopIteration
+            wanted = self._num_sounded + self._next_frames + self.codec.decoder_margin
+            if wanted > self._num_taken:
+                codes, goes_on = self._take(wanted - self._num_taken)
+                self._num_taken = wanted
+                self._clips = self._clips or [self.codec.stream() for _ in codes]
+                for clip, new, speaks in zip(self._clips, codes, goes_on, strict=True):
+                    if len(new) > 0:
+                        clip.push(new)
+                    if not speaks:
+                        clip.close()
+            lengths = [min(self._next_frames, clip.num_ready) for clip in self._clips]
+            if not any(lengths):
+                self._finish()
+            self._num_sounded += self._next_frames
+            waveforms = self.codec.pop_many(self._clips, lengths)
+            return self._as_chunk([waveform.numpy() for waveform in waveforms])
