@@ -9,11 +9,13 @@ import dia_hf
 
 SOURCE = Path(dia_hf.__file__).parent
 FLOORS = {
+    "files": 0,
     "assets": 1,
     "audio": 1,
     "codec": 1,
     "configuration_dia": 1,
     "delay": 1,
+    "sound": 1,
     "tokenization_dia": 1,
     "feature_extraction_dia": 2,
     "generation": 2,
@@ -21,9 +23,9 @@ FLOORS = {
     "processing_dia": 3,
     "conversion": 4,
     "registration": 4,
-    "speech": 4,
-    "cli": 5,
-    "__init__": 6,
+    "speech": 5,
+    "cli": 6,
+    "__init__": 7,
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -17,6 +17,7 @@ def test_public_names():
     assert set(dia_hf.__all__) == {
         "MINIATURE",
         "Dia",
+        "DiaAudioStreamer",
         "DiaConfig",
         "DiaDecoderConfig",
         "DiaEncoderConfig",
@@ -26,15 +27,24 @@ def test_public_names():
         "DiaPreTrainedModel",
         "DiaProcessor",
         "DiaTokenizer",
+        "Voice",
+        "VoiceLibrary",
     }
     assert set(dia_hf.generation.__all__) == {
+        "DiaAudioStreamer",
+        "DiaCancelStoppingCriteria",
         "DiaClassifierFreeGuidanceLogitsProcessor",
+        "DiaCodesStreamer",
+        "DiaConditionalLogitsProcessor",
         "DiaEOSChannelFilterLogitsProcessor",
         "DiaEOSDelayPatternLogitsProcessor",
         "DiaEOSScaleLogitsProcessor",
         "DiaGenerationMixin",
         "DiaGivenTokensLogitsProcessor",
         "DiaGuidanceTopKLogitsProcessor",
+        "DiaPerSampleLogitsProcessor",
+        "DiaRunningSamplesLogitsProcessor",
+        "DiaSampleStoppingCriteria",
         "DiaSeededSamplingLogitsProcessor",
     }
 

@@ -6,10 +6,11 @@ Importing this package makes transformers' Auto classes and pipelines give its c
 from .assets import MINIATURE
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .feature_extraction_dia import DiaFeatureExtractor
+from .generation import DiaAudioStreamer
 from .modeling_dia import DiaForConditionalGeneration, DiaModel, DiaPreTrainedModel
 from .processing_dia import DiaProcessor
 from .registration import register
-from .speech import Dia
+from .speech import Dia, Voice, VoiceLibrary
 from .tokenization_dia import DiaTokenizer
 
 register()
@@ -17,6 +18,7 @@ register()
 __all__ = [
     "MINIATURE",
     "Dia",
+    "DiaAudioStreamer",
     "DiaConfig",
     "DiaDecoderConfig",
     "DiaEncoderConfig",
@@ -26,5 +28,7 @@ __all__ = [
     "DiaPreTrainedModel",
     "DiaProcessor",
     "DiaTokenizer",
+    "Voice",
+    "VoiceLibrary",
 ]
 __version__ = "0.1.0"

@@ -1,9 +1,15 @@
+import dataclasses
+import gc
+import threading
+
 import numpy as np
 import pytest
 import torch
 
+from conftest import REFERENCE
 from dia_hf import MINIATURE, Dia
-from dia_hf.audio import write_audio
+from dia_hf.audio import read_metadata, write_audio
+from dia_hf.speech.voices import Voice
 
 FRAME = 512 / 44100
 
@@ -122,3 +128,125 @@ def test_without_codec():
     bare = Dia.from_pretrained(load_dac=False, device="cpu")
     with pytest.raises(ValueError, match="no codec"):
         bare.generate("[S1] a")
+
+
+def test_the_stream_is_what_generate_says(dia):
+    """The stream of a text said something else than the text at once."""
+    options = {"seed": 5, "max_seconds": 0.6, "cfg_scale": 2.0, "temperature": 0.9}
+    chunks = list(dia.stream("[S1] Hello.", **options))
+    assert len(chunks) > 3 and all(chunk.dtype == np.float32 for chunk in chunks)
+    np.testing.assert_allclose(np.concatenate(chunks), dia.generate("[S1] Hello.", **options), atol=1e-4)
+
+
+@pytest.mark.parametrize("texts", [["[S1] One."], ["[S1] One.", "[S2] Two."]])
+def test_the_stream_of_a_list_gives_lists(dia, texts):
+    """A list of one text gave bare waveforms, unlike a list of two."""
+    options = {"temperature": 0, "max_seconds": 0.3}
+    chunks = list(dia.stream(texts, **options))
+    for number, expected in enumerate(dia.generate(texts, **options)):
+        np.testing.assert_allclose(np.concatenate([chunk[number] for chunk in chunks]), expected, atol=1e-4)
+
+
+def test_leaving_the_stream_ends_its_thread(dia):
+    """A `break` left the generation running for nobody."""
+    before = threading.active_count()
+    for _ in dia.stream("[S1] Hello.", seed=1):
+        break
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def make_voice(dia, tone, transcript, seconds=3.2):
+    return Voice.from_audio(tone(seconds, 44100), transcript, dia.processor, sampling_rate=44100)
+
+
+def test_a_voice_is_prompt_and_transcript(dia, tone, tmp_path):
+    """A voice's transcript left out, or under another speaker's tag, makes the clone gibber."""
+    voice = make_voice(dia, tone, "[S1] My words.")
+    voice.save(tmp_path / "voice.safetensors")
+    options = {"temperature": 0, "max_seconds": 0.3}
+    expected = dia.generate("[S2] My words. And new ones. [S1] Yes.", audio_prompt=voice.codes, **options)
+    for given in (voice, tmp_path / "voice.safetensors", str(tmp_path / "voice.safetensors")):
+        np.testing.assert_array_equal(dia.generate("[S2] And new ones. [S1] Yes.", voice=given, **options), expected)
+    assert len(expected) == 25 * 512, "the prompt is not part of the result"
+
+
+def test_voices_of_a_batch(dia, tone):
+    """One voice for all texts, or one for each and none for some."""
+    voice, texts = make_voice(dia, tone, "My words."), ["[S1] One.", "[S2] Two."]
+    options = {"temperature": 0, "max_seconds": 0.3}
+    first, second = (dia.generate(text, voice=voice, **options) for text in texts)
+    both = dia.generate(texts, voice=voice, **options)
+    np.testing.assert_allclose(both[0], first, atol=1e-4)
+    np.testing.assert_allclose(both[1], second, atol=1e-4)
+    mixed = dia.generate(texts, voice=[None, voice], **options)
+    np.testing.assert_allclose(mixed[0], dia.generate(texts[0], **options), atol=1e-4)
+    np.testing.assert_allclose(mixed[1], second, atol=1e-4)
+
+
+def test_one_voice_of_both_speakers(dia, tone):
+    """A recording of a conversation keeps its tags."""
+    voice = make_voice(dia, tone, "[S1] Hello. [S2] Good day.")
+    options = {"temperature": 0, "max_seconds": 0.2}
+    expected = dia.generate("[S1] Hello. [S2] Good day. [S1] On.", audio_prompt=voice.codes, **options)
+    np.testing.assert_array_equal(dia.generate("[S1] On.", voice=voice, **options), expected)
+
+
+def test_unusable_voices(dia, tone):
+    """A voice that cannot speak was noticed in the middle of the work, or not at all."""
+    voice = make_voice(dia, tone, "My words.")
+    other = dataclasses.replace(voice, codec="0123456789abcdef")
+    for options, message in [
+        ({"voice": other}, "0123456789ab"),
+        ({"voice": voice, "audio_prompt": voice.codes}, "both given"),
+        ({"voice": [voice, voice]}, "1 texts but 2 voices"),
+        ({"voice": "nobody-has-this-name"}, "nobody-has-this-name"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            dia.generate("[S1] Hi.", **options)
+    with pytest.raises(ValueError, match="empty"):
+        dia.generate(" ", voice=voice)
+
+
+def test_codes_of_a_recording_are_a_prompt(dia, tone, tmp_path):
+    """nari-labs' `load_audio` gives codes, to be used as prompt more than once."""
+    write_audio(tmp_path / "voice.wav", tone(0.4, 22050), 22050)
+    codes = dia.load_audio(tmp_path / "voice.wav")
+    assert codes.dtype == torch.int64 and codes.shape == (35, 9)
+    options = {"temperature": 0, "max_seconds": 0.3}
+    expected = dia.generate("[S1] Hi.", audio_prompt=str(tmp_path / "voice.wav"), **options)
+    np.testing.assert_array_equal(dia.generate("[S1] Hi.", audio_prompt=codes, **options), expected)
+    (listed,) = dia.generate(["[S1] Hi."], audio_prompt=[codes], **options)
+    np.testing.assert_array_equal(listed, expected)
+
+
+def test_the_older_names_of_nari_labs(dia, tone, tmp_path):
+    """A script written for nari-labs/dia ended in a TypeError, or its prompt was dropped."""
+    write_audio(tmp_path / "voice.wav", tone(0.4, 22050), 22050)
+    path, options = str(tmp_path / "voice.wav"), {"temperature": 0, "max_seconds": 0.2}
+    with pytest.warns(FutureWarning, match="audio_prompt"):
+        old = dia.generate("[S1] Hi.", audio_prompt_path=path, **options)
+    np.testing.assert_array_equal(old, dia.generate("[S1] Hi.", audio_prompt=path, **options))
+    with pytest.warns(FutureWarning, match="use_cfg_filter"):
+        dia.generate("[S1] Hi.", use_cfg_filter=True, **options)
+
+
+@pytest.mark.parametrize("release", ["nari-0626", "nari-v0.1"])
+def test_from_local(release, tmp_path):
+    """nari-labs' files had to be converted first, which takes the disk once more."""
+    folder = REFERENCE / release
+    (weights,) = {*folder.glob("model.safetensors"), *folder.glob("*.pth")}
+    codec = REFERENCE / "transformers-4.53" / "dac_44khz"
+    dia = Dia.from_local(str(folder / "config.json"), str(weights), "float32", torch.device("cpu"), codec=codec)
+    wave = dia.generate("[S1] Hi.", max_tokens=40, seed=0)
+    assert wave.dtype == np.float32 and dia.sampling_rate == 44100
+    bare = Dia.from_local(folder / "config.json", weights, device="cpu", load_dac=False)
+    with pytest.raises(ValueError, match="no codec"):
+        bare.generate("[S1] Hi.")
+
+
+def test_metadata(dia, tmp_path):
+    """What was told to `save_audio` about the sound was not in the file."""
+    wave = dia.generate("[S1] Hi.", max_seconds=0.2, seed=7)
+    dia.save_audio(tmp_path / "a.mp3", wave, metadata={"text": "[S1] Hi.", "seed": 7})
+    assert read_metadata(tmp_path / "a.mp3") == {"text": "[S1] Hi.", "seed": 7}

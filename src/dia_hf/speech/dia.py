@@ -9,21 +9,31 @@ Legend: N samples.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from tqdm.auto import tqdm
-from transformers.generation import BaseStreamer
+from transformers import BatchFeature
 
 from ..assets import MINIATURE
+from ..audio import write_audio
+from ..conversion import load_checkpoint
+from ..generation import DiaAudioStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
+from .dialogue import Dialogue
+from .progress import SpokenSeconds, spoken_bar
+from .script import parse_script, render
+from .voices import Voice, load_voice
 
 __all__ = ["Dia"]
+
+VoiceLike = Voice | str | os.PathLike
 
 
 def _resolve_device(device: str | torch.device | None) -> torch.device:
@@ -48,24 +58,6 @@ def _resolve_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
         raise ValueError(f"`compute_dtype` is {dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
     return resolved
-
-
-class _SpokenSeconds(BaseStreamer):
-    """A streamer that moves a progress bar by one frame's duration for each frame that a step completes."""
-
-    def __init__(self, bar: tqdm, frame_rate: float, max_delay: int) -> None:
-        self.bar = bar
-        self.seconds_per_frame = 1 / frame_rate
-        self.puts_without_frame = 1 + max_delay  # the prompt, then steps until the slowest channel has spoken
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.puts_without_frame > 0:
-            self.puts_without_frame -= 1
-        else:
-            self.bar.update(self.seconds_per_frame)
-
-    def end(self) -> None:
-        """Nothing is held back."""
 
 
 class Dia:
@@ -136,6 +128,44 @@ class Dia:
             processor.audio_tokenizer.to(device)
         return cls(model, processor)
 
+    @classmethod
+    def from_local(
+        cls,
+        config_path: str | os.PathLike,
+        checkpoint_path: str | os.PathLike,
+        compute_dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        load_dac: bool = True,
+        *,
+        codec: str | os.PathLike = "descript/dac_44khz",
+    ) -> Dia:
+        """Load nari-labs' files, of either release, without converting them first.
+
+        Args:
+            config_path (`str` or `os.PathLike`): Their config.json.
+            checkpoint_path (`str` or `os.PathLike`): Their weights, .pth or .safetensors.
+            compute_dtype (`str` or `torch.dtype`, *optional*): That of the weights unless given.
+            device (`str` or `torch.device`, *optional*): A GPU if there is one, unless given.
+            load_dac (`bool`, defaults to `True`): Whether to load the codec. Without it `generate` raises.
+            codec (`str` or `os.PathLike`, defaults to `"descript/dac_44khz"`): The codec: descript's .pth file, a
+                folder, or a name on the Hub.
+
+        Raises:
+            OSError: If a file does not exist.
+            ValueError: If device or dtype are not available, or the files are no Dia; the error says why.
+        """
+        dtype, device = _resolve_dtype(compute_dtype), _resolve_device(device)
+        model, processor = load_checkpoint(
+            checkpoint_path,
+            config_path,
+            dtype=None if dtype == "auto" else dtype,
+            codec=codec if load_dac else None,
+        )
+        model = model.to(device)
+        if processor.audio_tokenizer is not None:
+            processor.audio_tokenizer.to(device)
+        return cls(model, processor)
+
     def generate(
         self,
         text: str | Sequence[str],
@@ -146,8 +176,11 @@ class Dia:
         use_torch_compile: bool = False,
         cfg_filter_top_k: int | None = None,
         audio_prompt: Any = None,
+        audio_prompt_path: Any = None,
+        use_cfg_filter: bool | None = None,
         verbose: bool = False,
         *,
+        voice: VoiceLike | Sequence[VoiceLike | None] | None = None,
         seed: int | None = None,
         max_seconds: float | None = None,
     ) -> np.ndarray | list[np.ndarray]:
@@ -157,7 +190,7 @@ class Dia:
         temperature 1.2, top-p 0.95, top-k 45, which are also nari-labs' defaults.
 
         Args:
-            text (`str` or `Sequence[str]`): What to say, with speaker tags. With a voice prompt, its transcript
+            text (`str` or `Sequence[str]`): What to say, with speaker tags. With an `audio_prompt`, its transcript
                 comes first.
             max_tokens (`int`, *optional*): Limit of channel 0 in frames, the prompt included.
             cfg_scale (`float`, *optional*): Guidance, above 0; 1 switches it off.
@@ -166,9 +199,13 @@ class Dia:
             use_torch_compile (`bool`, defaults to `False`): Whether to let transformers compile the decoding step (a
                 static cache; CUDA only). The first call then takes a minute.
             cfg_filter_top_k (`int`, *optional*): Tokens that guidance lets pass.
-            audio_prompt (*optional*): A voice to go on with: a path, or whatever `DiaProcessor` takes; for several
-                texts a list of as many, `None` meaning none. It is not part of the result.
+            audio_prompt (*optional*): A voice to go on with: a path, codes (`load_audio`), or whatever `DiaProcessor`
+                takes; for several texts a list of as many, `None` meaning none. It is not part of the result.
+            audio_prompt_path (*optional*): The older name of `audio_prompt`; deprecated.
+            use_cfg_filter (`bool`, *optional*): Without effect, as in nari-labs/dia; deprecated.
             verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
+            voice (`Voice`, path or name, *optional*): Instead of `audio_prompt`, a voice whose transcript is put before
+                the text; for several texts one for all, or a list of as many, `None` meaning none.
             seed (`int`, *optional*): Makes sampling reproducible, whatever else runs; the global generator unless
                 given.
             max_seconds (`float`, *optional*): Limit of the new audio in seconds, instead of `max_tokens`.
@@ -179,9 +216,169 @@ class Dia:
         Raises:
             ValueError: If text, prompt or an option is unusable; each error says what would do.
         """
+        if audio_prompt_path is not None:
+            warnings.warn("`audio_prompt_path` is deprecated; use `audio_prompt`.", FutureWarning, stacklevel=2)
+            audio_prompt = audio_prompt_path
+        if use_cfg_filter is not None:
+            warnings.warn("`use_cfg_filter` has no effect; leave it out.", FutureWarning, stacklevel=2)
+        options = self._options(
+            cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, max_tokens, max_seconds, seed
+        )
+        inputs = self._prepare(text, audio_prompt, voice)
+        codec, max_delay = self.processor.codec, max(self.model.config.delay_pattern)
+        with spoken_bar(max_seconds, is_shown=verbose) as bar:
+            streamer = SpokenSeconds(bar, codec.frame_rate, max_delay) if verbose else None
+            codes = self.model.generate(**inputs, **options, streamer=streamer)
+        prompt_len = self.processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
+        waveforms = [waveform.numpy() for waveform in self.processor.batch_decode(codes, prompt_len)]
+        return waveforms[0] if isinstance(text, str) else waveforms
+
+    def stream(
+        self,
+        text: str | Sequence[str],
+        max_tokens: int | None = None,
+        cfg_scale: float | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        use_torch_compile: bool = False,
+        cfg_filter_top_k: int | None = None,
+        audio_prompt: Any = None,
+        *,
+        voice: VoiceLike | Sequence[VoiceLike | None] | None = None,
+        seed: int | None = None,
+        max_seconds: float | None = None,
+        first_chunk_frames: int = 1,
+        chunk_frames: int = 64,
+    ) -> Iterator[Any]:
+        """Speak, and hear it while it is spoken.
+
+        The chunks, put together, are what `generate` returns. Generation runs in a thread of its own and ends with the
+        iterator, be it at its end, by `close()` or by a `break`.
+
+        Args:
+            text, max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k, audio_prompt, voice,
+                seed, max_seconds: See `generate`.
+            first_chunk_frames, chunk_frames (`int`): Lengths of the first chunk and of the later ones; see
+                `DiaAudioStreamer`.
+
+        Returns:
+            An iterator over `np.ndarray` of shape `[N]`, float32; where `text` is a list, over lists of them, of 0
+            samples where a text has been said.
+
+        Raises:
+            ValueError: If text, prompt or an option is unusable; each error says what would do.
+        """
+        options = self._options(
+            cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, max_tokens, max_seconds, seed
+        )
+        inputs = self._prepare(text, audio_prompt, voice)
+        streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
+        chunks = streamer.listen(self.model.generate, **inputs, **options)
+        is_list_of_one = not isinstance(text, str) and len(text) == 1
+        return ([chunk] for chunk in chunks) if is_list_of_one else chunks
+
+    def dialogue(
+        self,
+        script: str,
+        *,
+        voices: Mapping[str, VoiceLike] | VoiceLike | None = None,
+        seconds_per_pass: tuple[float, float] = (5.0, 15.0),
+        language: str = "en",
+        closing_tag: bool = False,
+        folder: str | os.PathLike | None = None,
+        cfg_scale: float | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        cfg_filter_top_k: int | None = None,
+        use_torch_compile: bool = False,
+        seed: int | None = None,
+        max_seconds: float | None = None,
+    ) -> Dialogue:
+        """Plan a script of any length; `.generate()` or `.stream()` of the result speaks it.
+
+        Args:
+            script (`str`): What to say, with speaker tags.
+            voices (*optional*): A voice (or its path or name) for some or all speaker tags, `{"[S1]": "anna"}`; or one
+                whose transcript has the tags of all its speakers.
+            seconds_per_pass, language, closing_tag, folder, seed, max_seconds: See `Dialogue`.
+            cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile: See `generate`.
+
+        Raises:
+            ValueError: If the script, a voice, the folder or an option is unusable; each error says what would do.
+
+        Example:
+        ```python
+        >>> from dia_hf import Dia
+        >>> dialogue = Dia.from_pretrained().dialogue("[S1] Hello. [S2] Hi!", seed=7, max_seconds=0.5)
+        >>> len(dialogue.passes), sum(len(chunk) for chunk in dialogue.stream())
+        (1, 22016)
+
+        ```
+        """
+        loaded: dict[str, Voice] | Voice | None = None
+        if isinstance(voices, Mapping):
+            loaded = {speaker: load_voice(voice) for speaker, voice in voices.items()}
+        elif voices is not None:
+            loaded = load_voice(voices)
+        return Dialogue(
+            self.model,
+            self.processor,
+            script,
+            loaded,
+            seconds_per_pass,
+            language,
+            closing_tag,
+            None if folder is None else Path(folder),
+            seed,
+            max_seconds,
+            self._options(cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile),
+        )
+
+    def load_audio(self, audio_path: str | os.PathLike) -> torch.Tensor:
+        """Encode a recording, to be used as `audio_prompt` more than once.
+
+        Args:
+            audio_path (`str` or `os.PathLike`): The file.
+
+        Returns:
+            `torch.LongTensor` of shape `[T, C]`: Codes, on the CPU.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no audio.
+        """
+        features = self.processor.feature_extractor(audio_path, audio_tokenizer=self.processor.codec.model)
+        return features["audio_codes"][0]
+
+    def save_audio(self, path: str | os.PathLike, audio: np.ndarray, metadata: dict[str, Any] | None = None) -> None:
+        """Write a waveform to a file whose ending chooses the format: wav, flac, mp3 or ogg.
+
+        Args:
+            path (`str` or `os.PathLike`): The file; missing folders are made.
+            audio (`np.ndarray` of shape `[N]`): From `generate`.
+            metadata (`dict`, *optional*): How it was made, such as text, seed and arguments, for
+                `dia_hf.audio.read_metadata`.
+
+        Raises:
+            ValueError: If the ending is unknown.
+            OSError: If the file cannot be written; what was there before is still there.
+        """
+        write_audio(path, np.asarray(audio, dtype=np.float32), self.sampling_rate, metadata)
+
+    def _options(
+        self,
+        cfg_scale: float | None,
+        temperature: float | None,
+        top_p: float | None,
+        cfg_filter_top_k: int | None,
+        use_torch_compile: bool,
+        max_tokens: int | None = None,
+        max_seconds: float | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """Say in the words of the model's `generate` what the caller said; what is `None` stays unsaid."""
         if max_tokens is not None and max_seconds is not None:
             raise ValueError(f"`max_tokens` ({max_tokens}) and `max_seconds` ({max_seconds}) are both given; give one.")
-        codec, max_delay = self.processor.codec, max(self.model.config.delay_pattern)
         options: dict[str, Any] = {
             "max_length": max_tokens,
             "guidance_scale": cfg_scale,
@@ -190,45 +387,44 @@ class Dia:
             "cache_implementation": "static" if use_torch_compile else None,
         }
         if max_seconds is not None:
-            num_frames = int(max_seconds * codec.frame_rate)
+            frame_rate = self.processor.codec.frame_rate
+            num_frames = int(max_seconds * frame_rate)
             if num_frames < 1:
-                raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / codec.frame_rate:.3f} s.")
+                raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / frame_rate:.3f} s.")
             # Channel 0's end of speech follows the frames; the delay brings the slowest channel's.
-            options["max_new_tokens"] = num_frames + 1 + max_delay
+            options["max_new_tokens"] = num_frames + 1 + max(self.model.config.delay_pattern)
         if temperature == 0:
             options["do_sample"] = False
         elif temperature is not None:
             options |= {"do_sample": True, "temperature": temperature}
         if seed is not None:
             options["generator"] = torch.Generator(self.model.device).manual_seed(seed)
+        return {name: value for name, value in options.items() if value is not None}
 
-        inputs = self.processor(text=text if isinstance(text, str) else list(text), audio=audio_prompt)
-        inputs = inputs.to(self.model.device)
-        with tqdm(
-            desc="speaking", total=max_seconds, unit="s", disable=not verbose, bar_format=_bar_format(max_seconds)
-        ) as bar:
-            codes = self.model.generate(
-                **inputs,
-                **{name: value for name, value in options.items() if value is not None},
-                streamer=_SpokenSeconds(bar, codec.frame_rate, max_delay) if verbose else None,
-            )
-        prompt_len = self.processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
-        waveforms = [waveform.numpy() for waveform in self.processor.batch_decode(codes, prompt_len)]
-        return waveforms[0] if isinstance(text, str) else waveforms
+    def _prepare(self, text: str | Sequence[str], audio_prompt: Any, voice: Any) -> BatchFeature:
+        """Make model inputs, the transcripts of voices put before the texts."""
+        texts = [text] if isinstance(text, str) else list(text)
+        if voice is not None:
+            if audio_prompt is not None:
+                raise ValueError("`voice` and `audio_prompt` are both given; give one.")
+            voices = list(voice) if isinstance(voice, (list, tuple)) else [voice] * len(texts)
+            if len(voices) != len(texts):
+                raise ValueError(f"{len(texts)} texts but {len(voices)} voices; give one voice (or None) for each.")
+            loaded = [None if item is None else load_voice(item) for item in voices]
+            texts = [
+                words if item is None else self._as_this_voice(item, words)
+                for item, words in zip(loaded, texts, strict=True)
+            ]
+            audio_prompt = [None if item is None else item.codes for item in loaded]
+        inputs = self.processor(text=texts, audio=audio_prompt)
+        return inputs.to(self.model.device)
 
-    def save_audio(self, path: str | os.PathLike, audio: np.ndarray) -> None:
-        """Write a waveform to a file whose ending chooses the format: wav, flac, mp3 or ogg.
-
-        Args:
-            path (`str` or `os.PathLike`): The file; missing folders are made.
-            audio (`np.ndarray` of shape `[N]`): From `generate`.
-
-        Raises:
-            ValueError: If the ending is unknown.
-        """
-        self.processor.save_audio(audio, path)
-
-
-def _bar_format(max_seconds: float | None) -> str:
-    spoken = "{n:.1f}" + ("" if max_seconds is None else f"/{max_seconds:.1f}")
-    return "{desc}: " + spoken + " s of audio [{elapsed}]"
+    def _as_this_voice(self, voice: Voice, text: str) -> str:
+        """Put a voice's transcript before a text, under the tag of the text's first speaker."""
+        voice.check(self.processor.codec)
+        tokens = self.processor.tokenizer.init_kwargs["speaker_tokens"]
+        turns = parse_script(text, tokens)
+        if not turns:
+            raise ValueError("the text is empty; give something to say, such as '[S1] Hello.'.")
+        transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
+        return render([*parse_script(transcript, tokens), *turns])

@@ -1,0 +1,372 @@
+"""Scripts of any length: spoken pass by pass, heard as one.
+
+A pass is a stretch of natural length. It is prompted with the last pass in which each speaker spoke, or with the
+speaker's voice, so that voices carry over; only those passes are kept. All passes go through the codec as one growing
+clip: where two meet there is no more of a step than within them, and nothing to fade. Knows nothing of files of sound;
+called by `Dia`.
+
+Legend: T frames, C channels, N samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..files import written_whole
+from ..generation import DiaCodesStreamer
+from ..modeling_dia import DiaForConditionalGeneration
+from ..processing_dia import DiaProcessor
+from .progress import spoken_bar
+from .script import Turn, check_script, estimate_seconds, parse_script, plan_passes, render
+from .voices import Voice
+
+__all__ = ["Dialogue", "DialogueError"]
+
+
+class DialogueError(RuntimeError):
+    """A pass failed.
+
+    Attributes:
+        waveform (`np.ndarray` of shape `[N]`): What was spoken before, float32.
+    """
+
+    waveform: np.ndarray
+
+
+# How much longer than estimated a pass may well be; a prompt leaves room for that.
+_PACE_RESERVE = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class _Segment:
+    """Speech that later passes can be prompted with."""
+
+    order: int  # voices below 0, passes by their number
+    turns: list[Turn]
+    codes: torch.Tensor
+
+
+def _seed_of_pass(seed: int, index: int) -> int:
+    """Draw a seed for each pass; the first keeps the dialogue's, as if it were all."""
+    return seed if index == 0 else int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
+
+
+class Dialogue:
+    """A script, planned into passes and ready to be spoken.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The network.
+        processor (`DiaProcessor`): Its processor, with the codec.
+        script (`str`): What to say, with speaker tags. What looks wrong in it is told in warnings that name the place.
+        voices (`Mapping[str, Voice]` or `Voice`, *optional*): A voice for some or all speaker tags; or one whose
+            transcript has the tags of all its speakers.
+        seconds_per_pass (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest pass, as
+            `estimate_seconds` counts, which may be a third off: what comes out lasts 5 to 20 s. A script that fits into
+            the longest is one pass; no pass is estimated to take more than half of what the model can say in one go,
+            the other half being its prompt.
+        language (`str`, defaults to `"en"`): By which sentences are found.
+        closing_tag (`bool`, defaults to `False`): Whether each pass ends with the tag of its second-to-last speaker,
+            nari-labs' advice against an end that is cut off.
+        folder (`str` or `os.PathLike`, *optional*): Where to keep each pass as soon as it is spoken. The same dialogue
+            with the same folder goes on where it was interrupted.
+        seed (`int`, *optional*): Makes sampling reproducible; drawn, or read in the folder, unless given.
+        max_seconds (`float`, *optional*): Limit of the whole.
+        options (`dict`, *optional*): Of `generate`.
+
+    Attributes:
+        passes (`list[list[Turn]]`): The turns of each pass.
+        seed (`int`): The one in force.
+
+    Raises:
+        ValueError: If the script says nothing, a voice belongs to no speaker, to another codec or is too long, or
+            the folder holds another dialogue.
+    """
+
+    def __init__(
+        self,
+        model: DiaForConditionalGeneration,
+        processor: DiaProcessor,
+        script: str,
+        voices: Mapping[str, Voice] | Voice | None = None,
+        seconds_per_pass: tuple[float, float] = (5.0, 15.0),
+        language: str = "en",
+        closing_tag: bool = False,
+        folder: str | Path | None = None,
+        seed: int | None = None,
+        max_seconds: float | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.codec = processor.codec
+        self.closing_tag = closing_tag
+        self.options = options or {}
+        self.max_frames = None if max_seconds is None else int(max_seconds * self.codec.frame_rate)
+        self.frame_limit = model.config.decoder_config.max_position_embeddings - max(model.config.delay_pattern)
+        self.max_prompt_frames = self.frame_limit // 2
+        self.text_limit: int = processor.tokenizer.model_max_length
+
+        self.speaker_tokens: tuple[str, ...] = tuple(processor.tokenizer.init_kwargs["speaker_tokens"])
+        for message in check_script(script, self.speaker_tokens):
+            warnings.warn(message, stacklevel=3)
+        turns = parse_script(script, self.speaker_tokens)
+        if not turns:
+            raise ValueError("the script is empty; give something to say, such as '[S1] Hello. [S2] Hi!'.")
+        self._has_warned = False
+        self._voices = self._take_voices(voices)
+        self.passes = self._plan(turns, seconds_per_pass, language)
+        self.seed = seed if seed is not None else secrets.randbits(31)
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None:
+            self._open_folder(script, voices, seed)
+
+    def _take_voices(self, voices: Mapping[str, Voice] | Voice | None) -> dict[str, _Segment]:
+        """Make one segment a speaker; a voice of several speakers is the same segment for each."""
+        if voices is None:
+            return {}
+        if isinstance(voices, Voice) and len(voices.speakers) < 2:
+            voices = {voices.speakers[0] if voices.speakers else self.speaker_tokens[0]: voices}
+        segments = {}
+        if isinstance(voices, Voice):
+            whole = _Segment(-1, parse_script(voices.transcript, self.speaker_tokens), voices.codes)
+            segments = dict.fromkeys(voices.speakers, whole)
+        else:
+            for order, (speaker, voice) in enumerate(voices.items(), start=-len(voices)):
+                transcript = voice.transcript_as(speaker)
+                segments[speaker] = _Segment(order, parse_script(transcript, self.speaker_tokens), voice.codes)
+        for speaker in segments:
+            if speaker not in self.speaker_tokens:
+                raise ValueError(f"a voice is given to {speaker!r}; the speakers are {', '.join(self.speaker_tokens)}.")
+        for voice in [voices] if isinstance(voices, Voice) else voices.values():
+            voice.check(self.codec)
+            if len(voice.codes) > self.max_prompt_frames:
+                raise ValueError(
+                    f"{voice!r} is too long a prompt; this model takes {self.max_prompt_frames} frames, "
+                    f"{self.max_prompt_frames / self.codec.frame_rate:.1f} s, at most."
+                )
+        return segments
+
+    def _plan(self, turns: list[Turn], seconds_per_pass: tuple[float, float], language: str) -> list[list[Turn]]:
+        shortest, longest = seconds_per_pass
+        voices = dict.fromkeys(self._voices.values())
+        text_limit = self.text_limit - self._num_ids([turn for voice in voices for turn in voice.turns])
+        if sum(estimate_seconds(turn.text) for turn in turns) <= longest and self._num_ids(turns) <= text_limit:
+            return [turns]
+        # A model that says little in one go must leave half of it to the prompt; 2 s is the shortest plan there is.
+        longest = max(min(longest, self.max_prompt_frames / self.codec.frame_rate), 2.0)
+        max_bytes = max(min(text_limit, self.text_limit // 2), 64)
+        return plan_passes(turns, longest, min(shortest, longest), max_bytes, language)
+
+    def _num_ids(self, turns: list[Turn]) -> int:
+        """Count the ids of the text that these turns make: bytes, a tag counting as one."""
+        text = render(turns, closing_tag=self.closing_tag)
+        return len(text.encode()) - sum(text.count(tag) * (len(tag) - 1) for tag in self.speaker_tokens)
+
+    # --- passes that are kept in the folder ---
+
+    def _open_folder(self, script: str, voices: Mapping[str, Voice] | Voice | None, seed: int | None) -> None:
+        assert self.folder is not None
+        held = {"": voices} if isinstance(voices, Voice) else dict(voices or {})
+        dialogue = {
+            "script": script,
+            "passes": [render(turns) for turns in self.passes],
+            "closing_tag": self.closing_tag,
+            "options": {name: str(value) for name, value in sorted(self.options.items())},
+            "voices": {tag: hashlib.sha256(v.codes.numpy().tobytes()).hexdigest()[:16] for tag, v in held.items()},
+            "model": str(self.model.name_or_path),
+            "codec": self.codec.fingerprint,
+        }
+        file = self.folder / "dialogue.json"
+        if file.exists():
+            before = json.loads(file.read_text("utf-8"))
+            changed = [name for name in dialogue if before.get(name) != dialogue[name]]
+            if seed is not None and before.get("seed") != seed:
+                changed.append("seed")
+            if changed:
+                raise ValueError(
+                    f"{str(self.folder)!r} holds a dialogue that differs in {', '.join(changed)}; choose another "
+                    "folder, or remove this one to begin anew."
+                )
+            self.seed = before["seed"]
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(dialogue | {"seed": self.seed}, indent=1, ensure_ascii=False)
+            with written_whole(file) as beside:
+                beside.write_text(text, "utf-8")
+
+    @property
+    def num_kept(self) -> int:
+        """Passes in the folder, which will not be spoken again."""
+        files = (self._pass_file(index) for index in range(len(self.passes)))
+        return sum(file is not None and file.exists() for file in files)
+
+    def remove_kept(self) -> None:
+        """Remove from the folder what this dialogue has put there, and the folder with it if that was all."""
+        if self.folder is None:
+            return
+        for file in [*self.folder.glob("pass-?????.safetensors"), self.folder / "dialogue.json"]:
+            file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _pass_file(self, index: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"pass-{index + 1:05}.safetensors"
+
+    def _load_pass(self, index: int) -> torch.Tensor | None:
+        file = self._pass_file(index)
+        if file is None or not file.exists():
+            return None
+        try:
+            with safe_open(file, "pt") as tensors:
+                return tensors.get_tensor("codes").long()
+        except SafetensorError as error:
+            raise ValueError(f"{str(file)!r} cannot be read ({error}); remove it to have it spoken again.") from error
+
+    def _save_pass(self, index: int, codes: torch.Tensor) -> None:
+        if (file := self._pass_file(index)) is not None:
+            with written_whole(file) as beside:
+                beside.write_bytes(save({"codes": codes.to(torch.int16)}))
+
+    # --- speaking ---
+
+    def _choose_prompt(self, index: int, last: dict[str, _Segment]) -> tuple[list[Turn], torch.Tensor | None]:
+        """Choose what each speaker said last, the coming pass's speakers first, as far as there is room."""
+        turns = self.passes[index]
+        seconds = _PACE_RESERVE * sum(estimate_seconds(turn.text) for turn in turns) + 1
+        max_frames = max(self.max_prompt_frames, self.frame_limit - int(seconds * self.codec.frame_rate))
+        chosen: list[_Segment] = []
+        for speaker in dict.fromkeys([*(turn.speaker for turn in turns), *self._voices, *last]):
+            segment = self._voices.get(speaker, last.get(speaker))
+            if segment is None or segment in chosen:
+                continue
+            trial = sorted([*chosen, segment], key=lambda segment: segment.order)
+            num_frames = sum(len(segment.codes) for segment in trial)
+            num_ids = self._num_ids([*(turn for segment in trial for turn in segment.turns), *turns])
+            if num_frames <= max_frames and num_ids <= self.text_limit:
+                chosen = trial
+            elif not self._has_warned and any(turn.speaker == speaker for turn in turns):
+                self._has_warned = True
+                warnings.warn(
+                    f"pass {index + 1}: what {speaker} said last ({len(segment.codes) / self.codec.frame_rate:.1f} s) "
+                    "does not fit into the prompt, and the voice may change; a voice for each speaker keeps it. This "
+                    "is said once a dialogue.",
+                    stacklevel=5,
+                )
+        if not chosen:
+            return [], None
+        turns = [turn for segment in chosen for turn in segment.turns]
+        return turns, torch.cat([segment.codes for segment in chosen])
+
+    def _speak_pass(
+        self, index: int, last: dict[str, _Segment], max_frames: int | None
+    ) -> Generator[torch.Tensor, None, None]:
+        """Yield a pass's codes `[1, C]`, frame by frame."""
+        prompt_turns, prompt = self._choose_prompt(index, last)
+        text = render([*prompt_turns, *self.passes[index]], closing_tag=self.closing_tag)
+        inputs = self.processor(text=[text], audio=[prompt]).to(self.model.device)
+        options = dict(self.options)
+        if max_frames is not None or prompt is not None:
+            # The checkpoint's own limit is meant for what is new; how much can precede it, the positions say.
+            room = self.frame_limit - 1 - (0 if prompt is None else len(prompt))
+            limits = [room, max_frames, self.model.generation_config.max_length]
+            num_frames = min(limit for limit in limits if limit is not None)
+            options["max_new_tokens"] = num_frames + 1 + max(self.model.config.delay_pattern)
+        generator = torch.Generator(self.model.device).manual_seed(_seed_of_pass(self.seed, index))
+        streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
+        with closing(streamer.listen(self.model.generate, **inputs, **options, generator=generator)) as chunks:
+            yield from chunks
+
+    def stream(
+        self, first_chunk_frames: int = 1, chunk_frames: int = 64, verbose: bool = False
+    ) -> Generator[np.ndarray, None, None]:
+        """Speak, and hear it while it is spoken.
+
+        Args:
+            first_chunk_frames, chunk_frames (`int`): See `DiaAudioStreamer`.
+            verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
+
+        Yields:
+            `np.ndarray` of shape `[N]`, float32.
+
+        Raises:
+            DialogueError: If a pass fails, after all that was spoken before.
+        """
+        clip, last = self.codec.stream(), dict[str, _Segment]()
+        next_frames, num_frames, frame_rate = first_chunk_frames, 0, self.codec.frame_rate
+        max_seconds = None if self.max_frames is None else self.max_frames / frame_rate
+
+        def ready(is_last: bool = False) -> Iterator[np.ndarray]:
+            nonlocal next_frames
+            if is_last:
+                clip.close()
+            while clip.num_ready >= (1 if is_last else next_frames):
+                yield clip.pop(min(next_frames, clip.num_ready)).numpy()
+                next_frames = min(2 * next_frames, chunk_frames)
+
+        with spoken_bar(max_seconds, is_shown=verbose) as bar:
+            for index, turns in enumerate(self.passes):
+                left = None if self.max_frames is None else self.max_frames - num_frames
+                if left is not None and left <= 0:
+                    break
+                if len(self.passes) > 1:
+                    bar.set_description_str(f"speaking, pass {index + 1} of {len(self.passes)}")
+                codes = self._load_pass(index)
+                if codes is not None:
+                    clip.push(codes)
+                    bar.update(len(codes) / frame_rate)
+                    yield from ready()
+                else:
+                    frames = [torch.zeros(0, self.codec.num_codebooks, dtype=torch.long)]
+                    try:
+                        with closing(self._speak_pass(index, last, left)) as spoken:
+                            for frame in spoken:
+                                frames.append(frame)
+                                clip.push(frame)
+                                bar.update(len(frame) / frame_rate)
+                                yield from ready()
+                    except Exception as error:
+                        yield from ready(is_last=True)
+                        advice = "" if self.folder is None else f" Those before it are kept in {str(self.folder)!r}."
+                        raise DialogueError(
+                            f"pass {index + 1} of {len(self.passes)} failed: {error}{advice}"
+                        ) from error
+                    codes = torch.cat(frames)
+                    self._save_pass(index, codes)
+                num_frames += len(codes)
+                if len(codes) > 0:
+                    last |= dict.fromkeys((turn.speaker for turn in turns), _Segment(index, turns, codes))
+            yield from ready(is_last=True)
+
+    def generate(self, verbose: bool = False) -> np.ndarray:
+        """Speak, and return the whole.
+
+        Args:
+            verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
+
+        Returns:
+            `np.ndarray` of shape `[N]`, float32.
+
+        Raises:
+            DialogueError: If a pass fails; it holds what was spoken before.
+        """
+        chunks = [np.zeros(0, dtype=np.float32)]
+        try:
+            for chunk in self.stream(verbose=verbose):
+                chunks.append(chunk)
+        except DialogueError as error:
+            error.waveform = np.concatenate(chunks)
+            raise
+        return np.concatenate(chunks)

@@ -1,0 +1,452 @@
+"""Scripts of any length as data: read, checked, cut into passes, written out.
+
+A script is what Dia reads, "[S1] Hello. (laughs) [S2] Hi!", only longer than Dia can say in one pass. Knows nothing of
+models, tokens and audio, so its seconds are estimates from the letters alone; called by `speech/dialogue.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import NamedTuple
+
+from sentencex import segment
+
+__all__ = [
+    "NON_VERBAL_TAGS",
+    "Turn",
+    "check_script",
+    "estimate_seconds",
+    "parse_script",
+    "plan_passes",
+    "render",
+]
+
+# What nari-labs/dia's README lists, without the parentheses.
+NON_VERBAL_TAGS = (
+    "laughs", "clears throat", "sighs", "gasps", "coughs", "singing", "sings", "mumbles", "beep", "groans", "sniffs",
+    "claps", "screams", "inhales", "exhales", "applause", "burps", "humming", "sneezes", "chuckle", "whistles",
+)  # fmt: skip
+
+# Conversational English has about 150 words a minute, each of six characters with the space after it.
+_CHARACTERS_PER_SECOND = 15
+# A Chinese or Japanese character is a syllable or two, said at about five a second.
+_CHARACTERS_PER_WIDE_CHARACTER = 3
+_SECONDS_PER_SOUND = 1
+
+# Makes one emoji of two.
+_JOINER = "\u200d"
+
+# Costs of a pass's end by what it cuts, in passes: seven passes more are better than one turn cut in two.
+_SENTENCE_COST, _CLAUSE_COST, _WORD_COST, _CHARACTER_COST = 10.0, 20.0, 40.0, 80.0
+# A pass that is too short is worse than thousands of cuts.
+_SHORT_COST = 1e6
+
+_SOUND = rf"\((?:{'|'.join(NON_VERBAL_TAGS)})\)"
+_SOUNDS = re.compile(_SOUND, re.IGNORECASE)
+_CLAUSES = re.compile(r""".+?(?:[,;:،؛…–-]["'”’»)]* |[—，、；：]["'”’»」』）]* ?|$)""")
+_WORDS = re.compile(rf"(?:{_SOUND}|\S)+ ?", re.IGNORECASE)
+_CHARACTERS = re.compile(rf"(?:{_SOUND}|\S) ?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one speaker says before another does. Turns that say the same are equal, wherever they stand.
+
+    Args:
+        speaker (`str`): The speaker's tag, such as "[S1]".
+        text (`str`): What is said, without the tag.
+        line (`int`, defaults to 1): Line of the tag in the script, counted from 1.
+        column (`int`, defaults to 1): Column of the tag in that line, in characters counted from 1.
+    """
+
+    speaker: str
+    text: str
+    line: int = field(default=1, compare=False)
+    column: int = field(default=1, compare=False)
+
+
+def _normalize(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _read(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str | None, str]]:
+    """Yield for every turn its position, its tag (None before the first) and its text, which may be empty."""
+    if not speaker_tokens:
+        raise ValueError("no speaker tokens; at least one is needed, such as '[S1]'.")
+    for tag in speaker_tokens:
+        if not tag or tag.split() != [tag]:
+            raise ValueError(f"{tag!r} cannot be a speaker token; use a word without spaces, such as '[S1]'.")
+    # Like the tokenizer: tags count wherever they stand, and the longest wins.
+    pattern = "|".join(re.escape(tag) for tag in sorted(speaker_tokens, key=len, reverse=True))
+    tags = list(re.finditer(pattern, text))
+    ends = [*(match.start() for match in tags), len(text)]
+    before = text[: ends[0]]
+    if before.strip():
+        yield len(before) - len(before.lstrip()), None, _normalize(before)
+    for match, end in zip(tags, ends[1:], strict=True):
+        yield match.start(), match.group(), _normalize(text[match.end() : end])
+
+
+def _locator(text: str) -> Callable[[int], tuple[int, int]]:
+    """Make a function that turns a position in the text into a line and a column."""
+    starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def locate(position: int) -> tuple[int, int]:
+        line = bisect_right(starts, position)
+        return line, position - starts[line - 1] + 1
+
+    return locate
+
+
+def parse_script(text: str, speaker_tokens: Sequence[str] = ("[S1]", "[S2]")) -> list[Turn]:
+    r"""Read a script into turns.
+
+    Line ends and other white space inside a turn count as one space. Text before the first tag is the first speaker's,
+    and a tag followed by nothing is no turn; `check_script` warns of both.
+
+    Args:
+        text (`str`): The script.
+        speaker_tokens (`Sequence[str]`, defaults to `("[S1]", "[S2]")`): The tags that the tokenizer knows.
+
+    Returns:
+        `list[Turn]`: The turns in order, none of them empty; no two are merged.
+
+    Raises:
+        ValueError: If there are no speaker tokens, or one of them is empty or holds white space.
+
+    Example:
+    ```python
+    >>> from dia_hf.speech.script import parse_script
+    >>> parse_script("[S1] Hello.\n[S2] Hi!\nHow are you?")[1]
+    Turn(speaker='[S2]', text='Hi! How are you?', line=2, column=1)
+
+    ```
+    """
+    locate = _locator(text)
+    return [
+        Turn(tag or speaker_tokens[0], speech, *locate(position))
+        for position, tag, speech in _read(text, speaker_tokens)
+        if speech
+    ]
+
+
+def _excerpt(text: str) -> str:
+    text = _normalize(text)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _check_turns(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
+    turns = list(_read(text, speaker_tokens))
+    for i, (position, tag, speech) in enumerate(turns):
+        previous_tag, previous_speech = turns[i - 1][1:] if i else (None, "")
+        if tag is None:
+            yield position, f"text before the first speaker tag; it becomes {speaker_tokens[0]}'s"
+        elif not speech:
+            is_closing_tag = 0 < i == len(turns) - 1 and tag != previous_tag  # as `render` writes it
+            if not is_closing_tag:
+                yield position, f"{tag} says nothing; the turn is left out"
+        elif tag == previous_tag and previous_speech:
+            yield position, f"{tag} twice running; the two turns become one"
+
+
+def _check_brackets(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
+    known = ", ".join(speaker_tokens)
+    for match in re.finditer(r"\[[^\[\]]*\]|[\[\]]", text):
+        found = _excerpt(match.group())
+        word = "".join(found.split()).lower()
+        if match.group() in speaker_tokens:
+            continue
+        if len(match.group()) == 1:
+            message = f"{found} without its partner; known speaker tags are {known}"
+        elif re.fullmatch(r"\[s\d+\]", word) or word in [tag.lower() for tag in speaker_tokens]:
+            message = f"unknown speaker tag {found}; known are {known}"
+        else:
+            message = f"{found} is no speaker tag (known are {known}); sounds stand in parentheses, such as (laughs)"
+        yield match.start(), message
+
+
+def _check_sounds(text: str) -> Iterator[tuple[int, str]]:
+    for match in re.finditer(r"\(([^()\[\]]*)\)", text):
+        phrase, words = re.sub(r"\s+", " ", match.group(1)), match.group(1).split()
+        # Up to three words of letters alone are meant as a sound; whatever else is plain text.
+        is_sound = 0 < len(words) <= 3 and all(word.replace("-", "").isalpha() for word in words)
+        if not is_sound or phrase in NON_VERBAL_TAGS:
+            continue
+        if nearest := difflib.get_close_matches(" ".join(words).lower(), NON_VERBAL_TAGS, n=1):
+            advice = f"the nearest is ({nearest[0]})"
+        else:
+            advice = f"known are {', '.join(NON_VERBAL_TAGS)}"
+        yield match.start(), f"({_excerpt(phrase)}) is no sound that Dia was trained on; {advice}"
+
+
+def _check_control_characters(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
+    meanings = ["padding", *speaker_tokens]
+    for match in re.finditer(f"[\\0-{chr(len(speaker_tokens))}]", text):
+        code = ord(match.group())
+        yield match.start(), f"control character U+{code:04X}, which the tokenizer refuses: it means {meanings[code]}"
+
+
+def check_script(text: str, speaker_tokens: Sequence[str] = ("[S1]", "[S2]")) -> list[str]:
+    """Look for what is probably not meant, or what Dia was not trained on.
+
+    A parenthesis of at most three words, all of letters, is taken for a sound; whatever else stands in parentheses for
+    text. A lone tag at the end is fine if another speaker was last: see `closing_tag` of `render`.
+
+    Args:
+        text (`str`): The script.
+        speaker_tokens (`Sequence[str]`, defaults to `("[S1]", "[S2]")`): The tags that the tokenizer knows.
+
+    Returns:
+        `list[str]`: Warnings in the order of the script, each beginning with its line and column (in characters), both
+        counted from 1; empty if all is well.
+
+    Raises:
+        ValueError: If there are no speaker tokens, or one of them is empty or holds white space.
+
+    Example:
+    ```python
+    >>> from dia_hf.speech.script import check_script
+    >>> check_script("[S1] Hello. [S5] Hi!")
+    ['line 1, column 13: unknown speaker tag [S5]; known are [S1], [S2]']
+
+    ```
+    """
+    findings = [
+        *_check_turns(text, speaker_tokens),
+        *_check_brackets(text, speaker_tokens),
+        *_check_sounds(text),
+        *_check_control_characters(text, speaker_tokens),
+    ]
+    locate = _locator(text)
+    return ["line {}, column {}: {}".format(*locate(position), message) for position, message in sorted(findings)]
+
+
+def _num_characters(text: str) -> int:
+    """Count characters as the estimate weighs them; the text's white space is normal."""
+    rest, num_sounds = _SOUNDS.subn("", text) if "(" in text else (text, 0)
+    num_wide = 0 if rest.isascii() else sum(unicodedata.east_asian_width(character) in "WF" for character in rest)
+    return (
+        len(rest)
+        + num_wide * (_CHARACTERS_PER_WIDE_CHARACTER - 1)
+        + num_sounds * _SECONDS_PER_SOUND * _CHARACTERS_PER_SECOND
+    )
+
+
+def estimate_seconds(text: str) -> float:
+    """Estimate how long it takes to say a text.
+
+    Rough: 15 characters a second, a wide (East Asian) character counting as three; a second for each non-verbal tag
+    that Dia was trained on. A speaker's pace easily makes it a third more or less.
+
+    Args:
+        text (`str`): Text without speaker tags.
+
+    Returns:
+        `float`: Seconds.
+
+    Example:
+    ```python
+    >>> from dia_hf.speech.script import estimate_seconds
+    >>> estimate_seconds("Let us see what it says (sighs)")
+    2.6
+
+    ```
+    """
+    return _num_characters(_normalize(text)) / _CHARACTERS_PER_SECOND
+
+
+def _cut_sentences(text: str, language: str) -> list[str]:
+    sentences: list[str] = []
+    for sentence in segment(language, text):
+        if sentence.startswith(" "):  # happens after "[1]"
+            sentences[-1] += " "
+            sentence = sentence[1:]
+        if sentence:
+            sentences.append(sentence)
+    return sentences
+
+
+def _cut_word(word: str, load: Callable[[str], float]) -> list[str]:
+    """Cut a word into pieces of at least 1/16 of a pass; from 1/8 on even between a letter and its accent."""
+    pieces, total = [""], 0.0
+    for unit in _CHARACTERS.findall(word):
+        category = unicodedata.category(unit[0])
+        is_accent = category.startswith("M") or category == "Sk"  # a skin tone is an accent, too
+        is_joined = is_accent or unit[0] == _JOINER or pieces[-1].endswith(_JOINER)
+        if total >= 1 / 8 or (total >= 1 / 16 and not is_joined):
+            pieces.append("")
+            total = 0.0
+        pieces[-1] += unit
+        total += load(unit)
+    return pieces
+
+
+def _cut_turn(text: str, language: str, load: Callable[[str], float]) -> list[tuple[str, float]]:
+    """Cut a turn into pieces, which join to it again, each with the cost of ending a pass after it.
+
+    Cut are all sentences and all clauses; words and characters only where a piece would still fill more than a quarter
+    of a pass (a `load` of 1). With pieces that small, short passes can be avoided.
+    """
+    pieces = [(text, 0.0)]
+    for cost, largest, cut in (
+        (_SENTENCE_COST, 0.0, lambda piece: _cut_sentences(piece, language)),
+        (_CLAUSE_COST, 0.0, _CLAUSES.findall),
+        (_WORD_COST, 1 / 4, _WORDS.findall),
+        (_CHARACTER_COST, 1 / 4, lambda piece: _cut_word(piece, load)),
+    ):
+        finer: list[tuple[str, float]] = []
+        for piece, piece_cost in pieces:
+            parts = cut(piece) if load(piece) > largest else [piece]
+            finer += [(part, cost) for part in parts[:-1]]
+            finer.append((parts[-1], piece_cost))
+        pieces = finer
+    return pieces
+
+
+class _Piece(NamedTuple):
+    """What is never cut; its place in the script is without the space after it."""
+
+    turn: int  # index
+    text: str  # with the space after it, if there is one
+    cut_cost: float  # of ending a pass after it
+    first_character: int  # as the estimate weighs characters
+    last_character: int
+    first_byte: int  # of the script as rendered, without its first tag
+    last_byte: int
+
+
+def _cut_turns(turns: Sequence[Turn], language: str, load: Callable[[str], float]) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    character = byte = 0
+    for i, turn in enumerate(turns):
+        if i:
+            byte += len(" ") if turn.speaker == turns[i - 1].speaker else len(" 2 ")  # a tag is one byte
+        for text, cut_cost in _cut_turn(turn.text, language, load):
+            first_character, first_byte = character, byte
+            character += _num_characters(text)
+            byte += len(text.encode())
+            space = text.endswith(" ")
+            pieces.append(_Piece(i, text, cut_cost, first_character, character - space, first_byte, byte - space))
+    return pieces
+
+
+def _plan_starts(pieces: Sequence[_Piece], max_seconds: float, min_seconds: float, max_bytes: int) -> list[int]:
+    """Find, for each number of pieces, where the last pass begins when they are said at the least cost."""
+    costs, starts = [0.0], [0]
+    for end, last in enumerate(pieces, start=1):
+        costs.append(math.inf)
+        starts.append(end)
+        for start in range(end - 1, -1, -1):
+            first = pieces[start]
+            seconds = (last.last_character - first.first_character) / _CHARACTERS_PER_SECOND
+            num_bytes = last.last_byte - first.first_byte + len("1 ") + len(" 2")
+            if seconds > max_seconds or num_bytes > max_bytes:
+                break
+            # Squares are least when even; the 1 makes one pass cheaper than two wherever it fits.
+            cost = costs[start] + 1 + (seconds / max_seconds) ** 2 + last.cut_cost
+            if seconds < min_seconds:
+                cost += _SHORT_COST
+            if cost < costs[end]:
+                costs[end], starts[end] = cost, start
+        assert starts[end] < end, "no piece is too long for a pass"
+    return starts
+
+
+def plan_passes(
+    turns: Sequence[Turn],
+    max_seconds: float = 20.0,
+    min_seconds: float = 5.0,
+    max_bytes: int = 1024,
+    language: str = "en",
+) -> list[list[Turn]]:
+    """Group turns into passes that Dia can say in one go.
+
+    A script that fits is one pass. Otherwise turns are cut only where they must be, rather after a sentence than after
+    a clause, rather there than between words, and between characters as the last resort; never inside a non-verbal tag
+    that Dia was trained on. A turn that fits is cut all the same where this avoids a pass below `min_seconds`. Among
+    the plans that are left, one of few and even passes is chosen. The parts of a turn keep its speaker and its place.
+
+    Args:
+        turns (`Sequence[Turn]`): The script.
+        max_seconds (`float`, defaults to 20): The longest pass, in seconds of `estimate_seconds`; at least 2. Longer
+            ones are spoken too fast.
+        min_seconds (`float`, defaults to 5): The shortest pass wherever it can be avoided, in the same seconds, at
+            most `max_seconds`. Up to 3/8 of a `max_seconds` of at least 10 it always can, if the script lasts as long
+            and `max_bytes` leaves room.
+        max_bytes (`int`, defaults to 1024): The most bytes of a pass as rendered with its closing tag, a tag counting
+            as one; at least 64. Pass less than the encoder reads to leave room for the transcript of a prompt.
+        language (`str`, defaults to `"en"`): The code by which `sentencex` finds sentences, such as "de". Codes that it
+            does not know, such as "de-AT", are taken for English.
+
+    Returns:
+        `list[list[Turn]]`: The turns of every pass, none of them empty; the same for the same arguments.
+
+    Raises:
+        ValueError: If a limit is out of its range.
+
+    Example:
+    ```python
+    >>> from dia_hf.speech.script import parse_script, plan_passes, render
+    >>> script = parse_script("[S1] This is one sentence. And this is one more. [S2] Yes!")
+    >>> [render(turns) for turns in plan_passes(script, max_seconds=3, min_seconds=1)]
+    ['[S1] This is one sentence.', '[S1] And this is one more. [S2] Yes!']
+
+    ```
+    """
+    if not max_seconds >= 2:
+        raise ValueError(f"max_seconds is {max_seconds}; use 2 or more, such as 20.")
+    if not 0 <= min_seconds <= max_seconds:
+        raise ValueError(f"min_seconds is {min_seconds}; use 0 to max_seconds ({max_seconds}), such as 5.")
+    if max_bytes < 64:
+        raise ValueError(f"max_bytes is {max_bytes}; use 64 or more, such as 1024.")
+
+    def load(text: str) -> float:
+        return max(_num_characters(text) / (max_seconds * _CHARACTERS_PER_SECOND), len(text.encode()) / max_bytes)
+
+    turns = [replace(turn, text=_normalize(turn.text)) for turn in turns if turn.text.strip()]
+    pieces = _cut_turns(turns, language, load)
+    starts = _plan_starts(pieces, max_seconds, min_seconds, max_bytes)
+    passes: list[list[Turn]] = []
+    end = len(pieces)
+    while end:
+        start = starts[end]
+        parts = groupby(pieces[start:end], key=lambda piece: piece.turn)
+        passes.append([replace(turns[i], text="".join(piece.text for piece in part).strip()) for i, part in parts])
+        end = start
+    return passes[::-1]
+
+
+def render(turns: Sequence[Turn], closing_tag: bool = False) -> str:
+    """Write turns as the text that Dia reads.
+
+    Neighbours of the same speaker stand under one tag, as Dia was not trained on a tag twice running.
+
+    Args:
+        turns (`Sequence[Turn]`): Turns in order.
+        closing_tag (`bool`, defaults to `False`): Whether to append the tag of the second-to-last speaker, nari-labs'
+            advice against an end that is cut off. Where only one speaks there is none, and nothing is appended.
+
+    Returns:
+        `str`: The text. `parse_script` reads it back, neighbours of the same speaker as one turn.
+
+    Example:
+    ```python
+    >>> from dia_hf.speech.script import Turn, render
+    >>> render([Turn("[S1]", "Hello."), Turn("[S1]", "It is me."), Turn("[S2]", "Hi!")], closing_tag=True)
+    '[S1] Hello. It is me. [S2] Hi! [S1]'
+
+    ```
+    """
+    spoken = [turn for turn in turns if turn.text.strip()]
+    speeches = [
+        (speaker, " ".join(turn.text for turn in group)) for speaker, group in groupby(spoken, lambda t: t.speaker)
+    ]
+    text = " ".join(f"{speaker} {speech}" for speaker, speech in speeches)
+    return f"{text} {speeches[-2][0]}" if closing_tag and len(speeches) > 1 else text

@@ -1,0 +1,452 @@
+"""Voices: a recording's codes with its transcript, kept in one small file and found again by name.
+
+Knows files, names and speaker tags. Does not know how a voice comes into a dialogue: it hands out codes and a
+transcript, which `DiaProcessor` takes for a clip and for the beginning of the text. Called by users, by `Dia` and by
+the command line.
+
+Legend: N samples, T frames, C codebooks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+
+from ..codec import Codec
+from ..feature_extraction_dia import DiaFeatureExtractor
+from ..files import written_whole
+from ..processing_dia import DiaProcessor
+from ..sound import trim_silence
+
+__all__ = ["Voice", "VoiceLibrary", "load_voice", "transcribe"]
+
+_FORMAT = "dia_hf voice"
+_VERSION = "1"
+_SUFFIX = ".safetensors"
+_MAX_CODE = torch.iinfo(torch.int16).max
+_MAX_NAME_LENGTH = 50  # of up to 4 bytes each, the ending and 255 bytes a file name in mind
+_SPEAKER_TAG = re.compile(r"\[S\d+\]")
+# Seconds. From nari-labs' advice (5 to 10 s); below and above these, users report noise and rushed speech.
+_SHORT_PROMPT, _LONG_PROMPT = 3.0, 15.0
+
+
+def _check_transcript(transcript: str) -> None:
+    if not transcript or not _SPEAKER_TAG.sub("", transcript).strip():
+        raise ValueError(
+            f"the transcript is {transcript!r}, without a word; pass what the recording says, or what `transcribe` "
+            "hears in it."
+        )
+
+
+def _load_clip(audio: Any, extractor: DiaFeatureExtractor, sampling_rate: int | None) -> np.ndarray:
+    """Return the one clip that `audio` holds, `[N]`, at the extractor's rate."""
+    waveforms = extractor.load_waveforms(audio, sampling_rate)
+    if len(waveforms) != 1:
+        raise ValueError(f"there are {len(waveforms)} clips; give one, and the others in calls of their own.")
+    return waveforms[0]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Voice:
+    """A voice to speak with: codes, and what they say.
+
+    Args:
+        codes (`torch.LongTensor` of shape `[T, C]`): The recording, T at least 1.
+        transcript (`str`): What it says, with or without speaker tags.
+        codec (`str`): The fingerprint of the codec that made the codes (`Codec.fingerprint`).
+        sampling_rate (`int`): The codec's rate in hertz.
+        hop_length (`int`): Samples a frame.
+
+    Raises:
+        ValueError: If the codes are of another shape or dtype, empty, or below 0 or above 32767; if the transcript
+            has no words; or if rate or hop are not positive.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf import MINIATURE, DiaProcessor
+    >>> from dia_hf.speech.voices import Voice
+    >>> processor = DiaProcessor.from_pretrained(MINIATURE)
+    >>> recording = np.sin(np.arange(4 * 44100) / 20, dtype=np.float32)
+    >>> voice = Voice.from_audio(recording, "This is how I sound.", processor, sampling_rate=44100)
+    >>> voice
+    <Voice of 4.0 s: 'This is how I sound.'>
+    >>> voice.transcript_as("[S2]")
+    '[S2] This is how I sound.'
+
+    ```
+    """
+
+    codes: torch.Tensor
+    transcript: str
+    codec: str
+    sampling_rate: int
+    hop_length: int
+
+    def __post_init__(self) -> None:
+        codes = self.codes
+        if codes.ndim != 2 or codes.numel() == 0 or codes.dtype != torch.int64:
+            raise ValueError(
+                f"codes have the shape {tuple(codes.shape)} and the dtype {codes.dtype}; expected [frames, codebooks], "
+                "at least one of each, and torch.int64."
+            )
+        if not 0 <= codes.min() <= codes.max() <= _MAX_CODE:
+            raise ValueError(f"codes range from {codes.min()} to {codes.max()}; expected 0 to {_MAX_CODE}.")
+        _check_transcript(self.transcript)
+        if self.sampling_rate <= 0 or self.hop_length <= 0:
+            raise ValueError(
+                f"the sampling rate is {self.sampling_rate} Hz and the hop {self.hop_length} samples; they must be "
+                "positive."
+            )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Voice):
+            return NotImplemented
+        mine, others = ({**vars(voice), "codes": None} for voice in (self, other))
+        return mine == others and torch.equal(self.codes, other.codes)
+
+    def __repr__(self) -> str:
+        words = self.transcript if len(self.transcript) <= 40 else f"{self.transcript[:39]}…"
+        return f"<Voice of {self.seconds:.1f} s: {words!r}>"
+
+    @classmethod
+    def from_audio(
+        cls, audio: Any, transcript: str, processor: DiaProcessor, sampling_rate: int | None = None
+    ) -> Voice:
+        """Make a voice of a recording, whose silence at either end is cut off.
+
+        Args:
+            audio: One clip, see `DiaFeatureExtractor.load_waveforms`; five to ten seconds do best.
+            transcript (`str`): What it says, word for word; `transcribe` can write it.
+            processor (`DiaProcessor`): With the codec of the model that will speak.
+            sampling_rate (`int`, *optional*): Rate of `audio` in hertz, needed where the clip does not carry it.
+
+        Raises:
+            ValueError: If the transcript has no words, the recording is silent, there are several clips or no codec;
+                and as `load_waveforms` does.
+            FileNotFoundError: If a path leads nowhere.
+
+        Warns:
+            UserWarning: If less than 3 or more than 15 seconds are left.
+        """
+        _check_transcript(transcript)
+        codec, extractor = processor.codec, processor.feature_extractor
+        recording = _load_clip(audio, extractor, sampling_rate)
+        waveform = trim_silence(recording, extractor.sampling_rate)
+        if len(waveform) == 0:
+            raise ValueError(
+                f"the recording is silent for all of its {len(recording) / extractor.sampling_rate:.1f} s; give one "
+                "with speech in it, or a louder one."
+            )
+        seconds = len(waveform) / extractor.sampling_rate
+        if not _SHORT_PROMPT <= seconds <= _LONG_PROMPT:
+            warnings.warn(
+                f"the recording has {seconds:.1f} s without the silence at its ends; voices come out best from 5 to "
+                "10 s.",
+                stacklevel=2,
+            )
+        features = extractor(waveform, sampling_rate=extractor.sampling_rate, audio_tokenizer=codec.model)
+        return cls(features["audio_codes"][0], transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Voice:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no voice, damaged, or of a newer version of the format; the error says which.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no voice at {str(path)!r}.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError(
+                        f"{str(path)!r} is a safetensors file but no voice: it holds {len(file.keys())} tensors and no "
+                        "mark of ours; make a voice of a recording with `Voice.from_audio`."
+                    )
+                if metadata.get("version") != _VERSION:
+                    raise ValueError(
+                        f"{str(path)!r} is a voice in version {metadata.get('version')} of the format; this dia_hf "
+                        f"reads version {_VERSION}: update it."
+                    )
+                codes = file.get_tensor("codes")
+        except SafetensorError as error:
+            raise ValueError(
+                f"{str(path)!r} is no voice: it is damaged, cut off, or another kind of file ({error})."
+            ) from error
+        try:
+            return cls(
+                codes.long() if codes.dtype == torch.int16 else codes,
+                metadata["transcript"],
+                metadata["codec"],
+                int(metadata["sampling_rate"]),
+                int(metadata["hop_length"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{str(path)!r} is a damaged voice ({error}); make it again.") from error
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the voice to a file, whole or not at all; missing folders are made.
+
+        Args:
+            path (`str` or `os.PathLike`): Better ending in .safetensors; a file that is there is replaced.
+
+        Raises:
+            OSError: If it cannot be written, such as on a full disk; a file that was there is then as before.
+        """
+        metadata = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "transcript": self.transcript,
+            "codec": self.codec,
+            "sampling_rate": str(self.sampling_rate),
+            "hop_length": str(self.hop_length),
+        }
+        content = to_safetensors({"codes": self.codes.to("cpu", torch.int16).contiguous()}, metadata)
+        with written_whole(path) as beside:
+            beside.write_bytes(content)  # not by `save_file`, whose files nobody else may read
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the recording."""
+        return len(self.codes) * self.hop_length / self.sampling_rate
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The speaker tags of the transcript, each once, in the order of their first turns."""
+        return tuple(dict.fromkeys(_SPEAKER_TAG.findall(self.transcript)))
+
+    def transcript_as(self, speaker: str) -> str:
+        """Return the transcript as the words of one speaker.
+
+        Args:
+            speaker (`str`): A tag, such as "[S2]".
+
+        Returns:
+            `str`: The transcript, beginning with the tag, which also stands where another's stood.
+
+        Raises:
+            ValueError: If `speaker` is no tag, or the transcript has several speakers.
+        """
+        if not _SPEAKER_TAG.fullmatch(speaker):
+            raise ValueError(f"`speaker` is {speaker!r}; give a tag, such as '[S1]'.")
+        if len(self.speakers) > 1:
+            raise ValueError(
+                f"the voice has {len(self.speakers)} speakers ({', '.join(self.speakers)}) and cannot be {speaker} "
+                "alone; use its transcript as it is, for the whole dialogue, or give each speaker a voice."
+            )
+        transcript = _SPEAKER_TAG.sub(speaker, self.transcript.strip())
+        return transcript if transcript.startswith(speaker) else f"{speaker} {transcript}"
+
+    def check(self, codec: Codec) -> None:
+        """Make sure that the voice was made with this codec; to another its codes mean other sounds.
+
+        Raises:
+            ValueError: If it was not.
+        """
+        if self.codec != codec.fingerprint:
+            raise ValueError(
+                f"the voice was made with the codec {self.codec} at {self.sampling_rate} Hz, but the model speaks "
+                f"through {codec.fingerprint} at {codec.sampling_rate} Hz; make the voice again from its "
+                "recording: `Voice.from_audio(recording, voice.transcript, processor)`."
+            )
+
+
+def _key(name: str) -> str:
+    """Bring names that some file system cannot tell apart to one form: Unicode's canonical caseless matching, D145."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+
+
+def _check_name(name: str) -> None:
+    is_plain = all(unicodedata.category(character)[0] in "LMN" or character in "-_." for character in name)
+    if not is_plain or not 0 < len(name) <= _MAX_NAME_LENGTH or name[0] in "-." or name.lower().endswith(_SUFFIX):
+        raise ValueError(
+            f"a voice cannot be called {name!r}; a name has 1 to {_MAX_NAME_LENGTH} letters, digits, '-', '_' and '.', "
+            f"does not begin with '-' or '.', and does not end in {_SUFFIX!r}."
+        )
+
+
+class VoiceLibrary:
+    """Voices by name: a folder with one file a voice.
+
+    Names that differ in upper and lower case alone, or in how an accent is written in Unicode, are the same name, so
+    that a library can move between file systems; a voice keeps the spelling it was added under.
+
+    Args:
+        folder (`str` or `os.PathLike`, *optional*): Where; unless given what the environment variable
+            `DIA_HF_VOICES` says, or else "voices" in the user's own data folder. Made by the first `add`.
+
+    Example:
+    ```python
+    >>> import tempfile
+    >>> import torch
+    >>> from dia_hf.speech.voices import Voice, VoiceLibrary
+    >>> library = VoiceLibrary(tempfile.mkdtemp())
+    >>> file = library.add("anna", Voice(torch.zeros(431, 9, dtype=torch.long), "[S1] Hello.", "0123", 44100, 512))
+    >>> library.get("Anna")
+    <Voice of 5.0 s: '[S1] Hello.'>
+    >>> list(library)
+    ['anna']
+
+    ```
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None) -> None:
+        if folder is None:
+            folder = os.environ.get("DIA_HF_VOICES") or platformdirs.user_data_path("dia_hf") / "voices"
+        self.folder = Path(folder).expanduser()
+
+    def _files(self) -> dict[str, Path]:
+        """Map the names, sorted, to their files."""
+        if not self.folder.is_dir():
+            return {}
+        files = {
+            unicodedata.normalize("NFC", path.stem): path
+            for path in self.folder.iterdir()
+            if path.suffix == _SUFFIX and not path.name.startswith(".") and path.is_file()
+        }
+        return dict(sorted(files.items()))
+
+    def _find(self, name: str) -> Path | None:
+        files = self._files()
+        alike = [path for other, path in files.items() if _key(other) == _key(name)]
+        # Several are alike only where files were put there by hand.
+        return files.get(unicodedata.normalize("NFC", name)) or next(iter(alike), None)
+
+    def _file(self, name: str) -> Path:
+        """Return the file of a voice that there is."""
+        if (path := self._find(name)) is not None:
+            return path
+        nearest = sorted(self, key=lambda other: -SequenceMatcher(None, _key(name), _key(other)).ratio())
+        there_is = f"it has {', '.join(map(repr, nearest))}" if nearest else "it is empty"
+        raise ValueError(f"there is no voice {name!r} in the library {str(self.folder)!r}; {there_is}.")
+
+    def add(self, name: str, voice: Voice, force: bool = False) -> Path:
+        """Save a voice under a name.
+
+        Args:
+            name (`str`): At most 50 letters and digits of any script, '-', '_' and '.', not beginning with '-' or
+                '.'.
+            voice (`Voice`): The voice.
+            force (`bool`, defaults to `False`): Whether to replace the voice that has the name.
+
+        Returns:
+            `Path`: Its file.
+
+        Raises:
+            ValueError: If the name cannot be one, or is taken and `force` is not given.
+        """
+        name = unicodedata.normalize("NFC", name)
+        _check_name(name)
+        path = self._find(name)
+        if path is not None and not force:
+            raise ValueError(
+                f"there is already a voice {path.stem!r} in the library {str(self.folder)!r}; choose another name, or "
+                "replace it with `force=True`."
+            )
+        path = path or self.folder / f"{name}{_SUFFIX}"
+        voice.save(path)
+        return path
+
+    def get(self, name: str) -> Voice:
+        """Load a voice.
+
+        Raises:
+            ValueError: If there is none of this name (the error lists those there are, the nearest first), or its
+                file is no voice.
+        """
+        return Voice.load(self._file(name))
+
+    def list(self) -> dict[str, Voice | str]:
+        """Load all voices, sorted by name; where a file cannot be read, what is wrong with it stands in its place."""
+        voices: dict[str, Voice | str] = {}
+        for name, path in self._files().items():
+            try:
+                voices[name] = Voice.load(path)
+            except (OSError, ValueError) as error:
+                voices[name] = str(error)
+        return voices
+
+    def remove(self, name: str) -> None:
+        """Delete a voice.
+
+        Raises:
+            ValueError: If there is none of this name, as `get` does.
+        """
+        self._file(name).unlink()
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names, sorted."""
+        return iter(self._files())
+
+
+def load_voice(voice: Voice | str | os.PathLike) -> Voice:
+    """Load a voice from wherever it is.
+
+    Args:
+        voice (`Voice`, `str` or `os.PathLike`): A voice, which is returned as it is; a file: a `Path`, or a string that
+            ends in .safetensors or names a file; or a name in `VoiceLibrary()`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no voice of this name, or the file is no voice.
+    """
+    if isinstance(voice, Voice):
+        return voice
+    if isinstance(voice, os.PathLike) or voice.endswith(_SUFFIX) or os.path.isfile(voice):
+        return Voice.load(voice)
+    return VoiceLibrary().get(voice)
+
+
+def transcribe(
+    audio: Any,
+    model: str | os.PathLike,
+    sampling_rate: int | None = None,
+    device: str | int | torch.device | None = None,
+) -> str:
+    """Write down what a recording says, with a speech recogniser of your choice.
+
+    Args:
+        audio: One clip, see `DiaFeatureExtractor.load_waveforms`.
+        model (`str` or `os.PathLike`): Folder or Hub id of a model for transformers' pipeline
+            "automatic-speech-recognition", such as "openai/whisper-small".
+        sampling_rate (`int`, *optional*): Rate of `audio` in hertz, needed where the clip does not carry it.
+        device (`str`, `int` or `torch.device`, *optional*): Where the recogniser runs; as transformers chooses unless
+            given.
+
+    Returns:
+        `str`: The words as the recogniser writes them, without speaker tags. Dia wants them exact: read them over.
+
+    Raises:
+        ValueError: If nothing is heard, or there are several clips; and as `load_waveforms` does.
+        OSError: If there is no such model.
+    """
+    from transformers import pipeline
+
+    recogniser = pipeline("automatic-speech-recognition", model=str(model), device=device)
+    # The pipeline resamples only where torchaudio is installed; so it is given its own rate.
+    rate = recogniser.feature_extractor.sampling_rate
+    waveform = _load_clip(audio, DiaFeatureExtractor(sampling_rate=rate), sampling_rate)
+    text = recogniser(waveform)["text"].strip()
+    if not text:
+        raise ValueError(
+            f"{str(model)!r} hears no words in the recording of {len(waveform) / rate:.1f} s; give one with speech in "
+            "it, another model, or the transcript."
+        )
+    return text

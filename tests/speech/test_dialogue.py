@@ -1,0 +1,298 @@
+"""Long dialogues: passes, prompts, joins, resuming."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from transformers import LogitsProcessor
+
+from dia_hf import Dia
+from dia_hf.speech.dialogue import Dialogue, DialogueError
+from dia_hf.speech.script import render
+from dia_hf.speech.voices import Voice
+
+EOS = 1024
+
+
+class EndAfter(LogitsProcessor):
+    """Make channel 0 end so many frames after the prompt: the miniature, untrained, never does."""
+
+    def __init__(self, num_frames, fails_in_call=None):
+        self.num_frames = num_frames
+        self.fails_in_call = fails_in_call
+        self.prompt_lengths = []
+        self.last = 0
+
+    def __call__(self, input_ids, scores):
+        length = input_ids.shape[1]
+        if length != self.last + 1 or not self.prompt_lengths:
+            self.prompt_lengths.append(length - 1)
+            self.begin = length
+            if len(self.prompt_lengths) == self.fails_in_call:
+                raise RuntimeError("the network caught fire")
+        self.last = length
+        scores = scores.clone()
+        scores[::9, EOS] = 1e4 if length - self.begin >= self.num_frames else -float("inf")
+        return scores
+
+    def __repr__(self):
+        return f"EndAfter({self.num_frames})"
+
+
+@pytest.fixture(scope="module")
+def dia(model, processor):
+    return Dia(model, processor)
+
+
+def make_script(num_turns):
+    return " ".join(f"[S{1 + i % 2}] Turn number {i} it is." for i in range(num_turns))
+
+
+def make_dialogue(dia, script, end=None, **kwargs):
+    kwargs = {"seed": 7, "seconds_per_pass": (0.0, 2.0)} | kwargs
+    return Dialogue(dia.model, dia.processor, script, options={"logits_processor": [end or EndAfter(30)]}, **kwargs)
+
+
+def make_voice(dia, num_frames, transcript, seed=0):
+    codes = torch.randint(0, 1024, (num_frames, 9), generator=torch.Generator().manual_seed(seed))
+    codec = dia.processor.codec
+    return Voice(codes, transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
+
+
+def record_inputs(dia, monkeypatch):
+    """Note what goes into the processor: text and prompt of every pass."""
+    seen = []
+    original = type(dia.processor).__call__
+
+    def call(self, text, audio=None, **kwargs):
+        seen.append((text[0], audio[0]))
+        return original(self, text, audio, **kwargs)
+
+    monkeypatch.setattr(type(dia.processor), "__call__", call)
+    return seen
+
+
+def test_one_pass_is_what_generate_says(dia):
+    """A short script spoken as a dialogue came out as another speech than by `generate`."""
+    text, options = "[S1] Hello. [S2] Hi!", {"seed": 7, "max_seconds": 0.5}
+    dialogue = dia.dialogue(text, **options)
+    assert len(dialogue.passes) == 1
+    np.testing.assert_allclose(dialogue.generate(), dia.generate(text, **options), atol=1e-5)
+
+
+def test_every_pass_is_prompted_with_what_each_speaker_said_last(dia, monkeypatch):
+    """Without prompts each pass has voices of its own."""
+    seen = record_inputs(dia, monkeypatch)
+    script = "[S1] The first one says this. [S2] The second one says that. [S1] And I say this again."
+    dialogue = make_dialogue(dia, script)
+    whole = dialogue.generate()
+    assert len(dialogue.passes) == 3
+    assert len(whole) == 3 * 30 * 512
+    assert seen[0] == (render(dialogue.passes[0]), None)
+    assert seen[1][0] == render([*dialogue.passes[0], *dialogue.passes[1]])
+    assert seen[1][1].shape == (30, 9)
+    assert seen[2][0] == render([turn for turns in dialogue.passes for turn in turns])
+    assert seen[2][1].shape == (60, 9)
+    assert torch.equal(seen[2][1][:30], seen[1][1])
+
+
+def test_voices_are_prompts_of_their_speakers(dia, monkeypatch):
+    """A voice given to a speaker was used once, and drifted away with the passes."""
+    seen = record_inputs(dia, monkeypatch)
+    voices = {"[S1]": make_voice(dia, 40, "My words.", 1), "[S2]": make_voice(dia, 50, "[S1] Mine.", 2)}
+    dialogue = make_dialogue(dia, make_script(6), voices=voices)
+    dialogue.generate()
+    assert len(seen) == len(dialogue.passes) > 1
+    for (text, prompt), turns in zip(seen, dialogue.passes, strict=True):
+        assert text.startswith("[S1] My words. [S2] Mine.") and text.endswith(turns[-1].text)
+        assert torch.equal(prompt, torch.cat([voices["[S1]"].codes, voices["[S2]"].codes]))
+
+
+def test_one_voice_of_two_speakers(dia, monkeypatch):
+    """A recording of a conversation is a prompt for both, once."""
+    seen = record_inputs(dia, monkeypatch)
+    voice = make_voice(dia, 40, "[S1] Hello. [S2] Good day.")
+    make_dialogue(dia, make_script(4), voices=voice).generate()
+    assert all(text.startswith("[S1] Hello. [S2] Good day. ") and len(prompt) == 40 for text, prompt in seen)
+
+
+def test_joins_do_not_click(dia):
+    """Passes put side by side as waveforms jump where they meet."""
+    waveform = make_dialogue(dia, make_script(12)).generate()
+    steps = np.abs(np.diff(waveform))
+    joins = np.arange(30 * 512, len(waveform), 30 * 512)
+    assert len(joins) >= 4
+    at_joins = np.array([steps[join - 2 : join + 2].max() for join in joins])
+    within = np.array([steps[i : i + 4].max() for i in range(100, len(steps) - 4, 97)])
+    assert at_joins.max() <= np.quantile(within, 0.999)
+    assert np.median(at_joins) <= 2 * np.median(within)
+
+
+def test_the_stream_is_the_whole(dia):
+    """Chunks of the stream that are not those of the whole."""
+    script = make_script(8)
+    chunks = list(make_dialogue(dia, script).stream(first_chunk_frames=2, chunk_frames=16))
+    assert [len(chunk) // 512 for chunk in chunks[:5]] == [2, 4, 8, 16, 16]
+    np.testing.assert_array_equal(np.concatenate(chunks).shape, make_dialogue(dia, script).generate().shape)
+    np.testing.assert_allclose(np.concatenate(chunks), make_dialogue(dia, script).generate(), atol=1e-5)
+
+
+def test_a_stream_that_is_left_ends_its_pass(dia):
+    """The generating thread of a pass went on after the listener had gone."""
+    before = threading.active_count()
+    chunks = make_dialogue(dia, make_script(8)).stream()
+    next(chunks)
+    chunks.close()
+    assert threading.active_count() == before
+
+
+def test_seeds(dia):
+    """The same seed in every pass makes them all begin alike; none at all makes each run another."""
+    script = make_script(6)
+    first, again, other = (make_dialogue(dia, script, seed=seed).generate() for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    drawn = make_dialogue(dia, script, seed=None)
+    np.testing.assert_array_equal(drawn.generate(), make_dialogue(dia, script, seed=drawn.seed).generate())
+
+
+def test_a_limit_of_the_whole(dia):
+    """`max_seconds` was taken for each pass."""
+    waveform = make_dialogue(dia, make_script(8), max_seconds=1.0).generate()
+    assert len(waveform) == int(1.0 * 44100 / 512) * 512
+
+
+def test_a_pass_that_fails_keeps_those_before_it(dia, tmp_path):
+    """An hour of speech was lost with its last sentence."""
+    script = make_script(8)
+    whole = make_dialogue(dia, script).generate()
+    failing = EndAfter(30, fails_in_call=3)
+    dialogue = make_dialogue(dia, script, failing, folder=tmp_path / "kept")
+    with pytest.raises(DialogueError, match="pass 3 of") as info:
+        dialogue.generate()
+    assert "caught fire" in str(info.value) and "kept" in str(info.value)
+    np.testing.assert_allclose(info.value.waveform[: 55 * 512], whole[: 55 * 512], atol=1e-5)
+    assert len(info.value.waveform) == 60 * 512
+    heard = []
+    with pytest.raises(DialogueError):
+        heard.extend(make_dialogue(dia, script, EndAfter(30, fails_in_call=3)).stream())
+    assert sum(map(len, heard)) == 60 * 512
+    end = EndAfter(30)
+    resumed = make_dialogue(dia, script, end, folder=tmp_path / "kept", seed=None).generate()
+    np.testing.assert_array_equal(resumed, whole)
+    assert len(end.prompt_lengths) == len(dialogue.passes) - 2, "what was spoken is not spoken again"
+
+
+KILLED = """
+import sys
+sys.path[:0] = {path!r}
+from test_dialogue import *
+from dia_hf import MINIATURE
+dia = Dia.from_pretrained(MINIATURE)
+torch.set_num_threads(1)
+make_dialogue(dia, make_script(24), folder={folder!r}).generate()
+"""
+
+
+def test_killed_midway_and_resumed(dia, tmp_path):
+    """A crash in the middle of a file leaves half a pass that is read as a whole one."""
+    folder = tmp_path / "kept"
+    code = KILLED.format(path=[path for path in sys.path if path] + [__file__.rsplit("/", 1)[0]], folder=str(folder))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("pass-*"))) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    kept = len(list(folder.glob("pass-*")))
+    whole = make_dialogue(dia, make_script(24))
+    assert 3 <= kept < len(whole.passes)
+    resumed = make_dialogue(dia, make_script(24), folder=folder, seed=None)
+    np.testing.assert_array_equal(resumed.generate(), whole.generate())
+
+
+@pytest.mark.parametrize("change", ["script", "seed", "closing_tag", "voices", "options"])
+def test_another_dialogue_does_not_go_on_in_the_folder(dia, tmp_path, change):
+    """Passes of two dialogues, mixed without a word."""
+    make_dialogue(dia, make_script(4), folder=tmp_path / "kept")
+    changed = {
+        "seed": {"seed": 8},
+        "closing_tag": {"closing_tag": True},
+        "voices": {"voices": make_voice(dia, 20, "A voice.")},
+        "options": {"end": EndAfter(31)},
+    }.get(change, {})
+    script = make_script(6 if change == "script" else 4)
+    with pytest.raises(ValueError, match=rf"differs in .*{change}"):
+        make_dialogue(dia, script, folder=tmp_path / "kept", **changed)
+    assert json.loads((tmp_path / "kept" / "dialogue.json").read_text("utf-8"))["seed"] == 7
+
+
+def test_a_damaged_pass(dia, tmp_path):
+    """A file cut off by something else was an error without a name."""
+    make_dialogue(dia, make_script(4), folder=tmp_path).generate()
+    (tmp_path / "pass-00001.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="pass-00001"):
+        make_dialogue(dia, make_script(4), folder=tmp_path).generate()
+
+
+def test_what_looks_wrong_in_a_script_is_told(dia):
+    """A tag that is misspelt is read out, and nobody knows why."""
+    with pytest.warns(UserWarning, match=r"line 2, column 1: .*\[S7\]"):
+        dia.dialogue("[S1] Hello.\n[S7] Hi!")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dia.dialogue("[S1] Hello. (laughs) [S2] Hi!")
+
+
+def test_a_prompt_without_room_is_told_once(dia):
+    """A voice that changes for want of room, or a warning for every pass."""
+    dialogue = make_dialogue(dia, make_script(8))
+    dialogue.frame_limit, dialogue.max_prompt_frames = 100, 25
+    with pytest.warns(UserWarning, match="voice may change") as caught:
+        dialogue.generate()
+    assert len([w for w in caught if "voice may change" in str(w.message)]) == 1
+
+
+def test_the_closing_tag(dia, monkeypatch):
+    """The advice against an end that is cut off, for each pass."""
+    seen = record_inputs(dia, monkeypatch)
+    make_dialogue(dia, make_script(4), closing_tag=True).generate()
+    assert len(seen) > 2
+    for text, _ in seen[1:]:
+        tags = re.findall(r"\[S\d\]", text)
+        assert text.endswith(tags[-1]) and tags[-1] == tags[-3] != tags[-2]
+
+
+@pytest.mark.parametrize(
+    ("script", "voices", "message"),
+    [
+        ("", None, "is empty"),
+        ("[S1] [S2]", None, "is empty"),
+        ("[S1] Hi.", {"[S3]": 20}, r"\[S1\], \[S2\]"),
+        ("[S1] Hi.", {"[S1]": 1529}, "1528 frames"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_spoken_raises(dia, script, voices, message):
+    """Impossible requests failed in the middle of the work."""
+    if voices is not None:
+        voices = {tag: make_voice(dia, frames, "Words.") for tag, frames in voices.items()}
+    with pytest.raises(ValueError, match=message):
+        make_dialogue(dia, script, voices=voices)
+
+
+def test_a_voice_of_another_codec(dia):
+    """Another codec's codes are noise."""
+    other = Voice(torch.zeros(20, 9, dtype=torch.long), "Words.", "0123456789abcdef", 24000, 320)
+    with pytest.raises(ValueError, match="0123456789ab"):
+        make_dialogue(dia, "[S1] Hi.", voices=other)
