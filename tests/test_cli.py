@@ -5,13 +5,19 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 from safetensors.torch import load_file, save_file
 
-from dia_hf import MINIATURE, cli
+from dia_hf import MINIATURE, Dia, DiaProcessor, cli
+from dia_hf.audio import read_metadata
+from dia_hf.sound import measure_loudness
+from dia_hf.speech.dialogue import Dialogue
+from dia_hf.speech.voices import Voice, VoiceLibrary
 
 FAST = ["--max-seconds", "0.2", "--seed", "1", "--device", "cpu"]
 
@@ -78,6 +84,12 @@ def test_voice_prompt_from_a_real_file(tmp_path, tone, name):
     assert not np.array_equal(with_prompt, sf.read(out)[0]), "the prompt has no effect"
 
 
+def make_voice_file(path, num_frames=20):
+    codec = DiaProcessor.from_pretrained(MINIATURE).codec
+    codes = torch.arange(num_frames * 9).reshape(num_frames, 9)
+    Voice(codes, "Some words.", codec.fingerprint, codec.sampling_rate, codec.hop_length).save(path)
+
+
 def make_bad_input(kind, tmp_path, tone):
     """Return arguments that cannot work, and a word that the error must hold."""
     text, prompt = "[S1] Hi.", tmp_path / "prompt.wav"
@@ -85,8 +97,9 @@ def make_bad_input(kind, tmp_path, tone):
         return [""], "empty"
     if kind == "blank text":
         return ["  \n"], "empty"
-    if kind == "long text":
-        return ["x" * 2000], "2000"
+    if kind == "long text in one pass":
+        sf.write(prompt, tone(0.1, 44100), 44100)
+        return ["x" * 2000, "--audio-prompt", str(prompt)], "2000"
     if kind == "no text":
         return [], "TEXT"
     if kind == "two texts":
@@ -109,6 +122,19 @@ def make_bad_input(kind, tmp_path, tone):
         return [text, "--audio-prompt", str(prompt)], "NaN"
     if kind == "transcript without prompt":
         return [text, "--prompt-text", "[S1] a"], "--audio-prompt"
+    if kind == "two transcripts":
+        return [text, "--audio-prompt", str(prompt), "--prompt-text", "a", "--transcribe", "b"], "either"
+    if kind == "voice and prompt":
+        return [text, "--voice", "anna", "--audio-prompt", str(prompt)], "either"
+    if kind == "voice that is not there":
+        return [text, "--voice", "nobody-has-this-name"], "nobody-has-this-name"
+    if kind == "two voices for nobody":
+        return [text, "--voice", "anna", "--voice", "S1=bert"], "--voice S1=NAME"
+    if kind == "voice for nobody":
+        make_voice_file(tmp_path / "voice.safetensors")
+        return [text, "--voice", f"S7={tmp_path / 'voice.safetensors'}"], "[S7]"
+    if kind == "sound of the whole while it streams":
+        return [text, "--output", "-", "--speed", "1.2"], "while it is spoken"
     if kind == "model without weights":
         folder = tmp_path / "model"
         shutil.copytree(MINIATURE, folder, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -154,7 +180,7 @@ def make_bad_input(kind, tmp_path, tone):
     [
         "empty text",
         "blank text",
-        "long text",
+        "long text in one pass",
         "no text",
         "two texts",
         "missing text file",
@@ -164,6 +190,12 @@ def make_bad_input(kind, tmp_path, tone):
         "prompt of 0 samples",
         "prompt of NaN",
         "transcript without prompt",
+        "two transcripts",
+        "voice and prompt",
+        "voice that is not there",
+        "two voices for nobody",
+        "voice for nobody",
+        "sound of the whole while it streams",
         "model without weights",
         "empty model folder",
         "model that lacks a tensor",
@@ -186,7 +218,7 @@ def test_bad_input_ends_in_one_line_and_no_file(tmp_path, tone, capsys, kind):
     """A traceback, or half a file that looks like a result."""
     args, word = make_bad_input(kind, tmp_path, tone)
     before = sorted(tmp_path.rglob("*"))
-    assert run("generate", *args, "--output", str(tmp_path / "out" / "a.wav")) == 2
+    assert run("generate", "--output", str(tmp_path / "out" / "a.wav"), *args) == 2
     captured = capsys.readouterr()
     assert "error: " in captured.err and word in captured.err
     assert "Traceback" not in captured.err
@@ -224,3 +256,190 @@ def test_as_a_command(tmp_path):
     done = subprocess.run([*command, "--model", str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+LONG = " ".join(f"[S{1 + i % 2}] Turn number {i} of this conversation is here to be spoken." for i in range(5))
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "voices"))
+    return VoiceLibrary()
+
+
+def test_voices_come_and_go(library, tmp_path, tone, capsys):
+    """A voice that was added could not be used, listed or removed by its name."""
+    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
+    assert run("voices", "list") == 0
+    assert "no voices" in capsys.readouterr().out
+    add = ["voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript"]
+    assert run(*add, "These are my words.") == 0
+    assert "anna: 3.5 s" in capsys.readouterr().out
+    assert run(*add, "Other words.") == 2
+    assert "--force" in capsys.readouterr().err
+    assert library.get("anna").transcript == "These are my words."
+    assert run(*add, "Other words.", "--force") == 0
+    assert run("voices", "list") == 0
+    assert "anna: 3.5 s, Other words." in capsys.readouterr().out
+    assert run("voices", "remove", "anna") == 0
+    assert run("voices", "remove", "anna") == 2
+    assert "anna" in capsys.readouterr().err
+
+
+def test_short_recordings_are_warned_of(library, tmp_path, tone, capsys):
+    """A prompt of a second turns into noise, and nobody says why."""
+    sf.write(tmp_path / "anna.wav", tone(1.0, 16000), 16000)
+    assert run("voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript", "Words.") == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("dia-hf: warning: the recording has 1.0 s")
+
+
+@pytest.mark.parametrize("missing", ["transcript", "words"])
+def test_a_voice_needs_a_transcript(library, tmp_path, tone, capsys, missing):
+    """A clone without a transcript gibbers."""
+    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
+    transcript = [] if missing == "transcript" else ["--transcript", " "]
+    assert run("voices", "add", "anna", str(tmp_path / "anna.wav"), *transcript) == 2
+    assert "transcript" in capsys.readouterr().err
+    assert list(library) == []
+
+
+@pytest.mark.parametrize("spelling", ["S1={}", "[S1]={}", "{}"])
+def test_a_voice_by_name(library, tmp_path, spelling):
+    """`--voice` had no effect, or another than the same voice in Python."""
+    make_voice_file(tmp_path / "voices" / "anna.safetensors")
+    out, options = tmp_path / "a.wav", ["--temperature", "0", *FAST]
+    assert run("generate", "[S1] Hi.", "--voice", spelling.format("anna"), "-o", str(out), *options) == 0
+    expected = Dia.from_pretrained(device="cpu").generate("[S1] Hi.", voice="anna", temperature=0, max_seconds=0.2)
+    np.testing.assert_allclose(sf.read(out)[0], expected, atol=1e-4)
+
+
+def test_transcribe(library, tmp_path, tone, capsys, monkeypatch):
+    """The recogniser's words did not reach the voice."""
+    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
+    monkeypatch.setattr("dia_hf.speech.voices.transcribe", lambda audio, model: f"What {model} hears.")
+    recording = str(tmp_path / "anna.wav")
+    assert run("voices", "add", "anna", recording, "--transcribe", "someone/ears") == 0
+    assert library.get("anna").transcript == "What someone/ears hears."
+    options = ["--audio-prompt", recording, "--transcribe", "someone/ears", *FAST]
+    assert run("generate", "[S2] Hi.", "-o", str(tmp_path / "a.wav"), *options) == 0
+    assert "What someone/ears hears." in capsys.readouterr().err
+
+
+def test_a_file_says_how_to_make_it_again(tmp_path):
+    """Among a hundred takes, the good one cannot be found again."""
+    out = tmp_path / "a.flac"
+    options = ["--temperature", "0.9", "--cfg-scale", "2", "--max-seconds", "0.3"]
+    assert run("generate", "[S1] Héllo. [S2] Hi!", "-o", str(out), *options) == 0
+    record = read_metadata(out)
+    assert record["text"] == "[S1] Héllo. [S2] Hi!" and record["model"] == "miniature"
+    arguments = record["arguments"] | {"seed": record["seed"]}
+    again = Dia.from_pretrained(MINIATURE, device="cpu").dialogue(record["text"], **arguments).generate()
+    np.testing.assert_allclose(sf.read(out)[0], again, atol=1e-4)
+
+
+def test_sound_of_the_file(tmp_path):
+    """Loudness, speed and trimming told on the command line and not done."""
+    options = ["--seed", "1", "--device", "cpu", "--max-seconds", "2"]
+    plain, changed = tmp_path / "a.wav", tmp_path / "b.wav"
+    assert run("generate", "[S1] Hi.", "-o", str(plain), *options) == 0
+    sound = ["--speed", "1.25", "--loudness", "-30", "--trim-silence"]
+    assert run("generate", "[S1] Hi.", "-o", str(changed), *sound, *options) == 0
+    (before, rate), (after, _) = sf.read(plain), sf.read(changed)
+    assert len(after) == pytest.approx(len(before) / 1.25, rel=0.06)
+    assert measure_loudness(after.astype(np.float32), rate) == pytest.approx(-30, abs=0.1)
+    assert run("generate", "[S1] Hi.", "-o", str(changed), "--peak", "-40", *options) == 0
+    assert np.abs(sf.read(changed)[0]).max() == pytest.approx(0.01, abs=1e-4)
+
+
+def test_a_long_script_goes_on_where_it_was_interrupted(tmp_path, capsys, monkeypatch):
+    """Control-C in the last of twenty minutes threw all of them away."""
+    out, options = tmp_path / "a.wav", ["--device", "cpu", "--max-seconds", "7"]
+    assert run("generate", LONG, "-o", str(tmp_path / "whole.wav"), "--seed", "3", *options) == 0
+    assert not list(tmp_path.glob("*.passes"))
+    original = Dialogue._save_pass
+
+    def interrupt_after_the_first(self, index, codes):
+        original(self, index, codes)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Dialogue, "_save_pass", interrupt_after_the_first)
+    assert run("generate", LONG, "-o", str(out), "--seed", "3", *options) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not out.exists() and len(list((tmp_path / "a.wav.passes").iterdir())) == 2
+    monkeypatch.setattr(Dialogue, "_save_pass", original)
+    assert run("generate", LONG, "-o", str(out), *options) == 0
+    np.testing.assert_array_equal(sf.read(out)[0], sf.read(tmp_path / "whole.wav")[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "whole.wav"]
+
+
+def command(*args):
+    return [sys.executable, "-m", "dia_hf.cli", "generate", *args, "--seed", "1", "--device", "cpu"]
+
+
+def test_raw_pcm_on_standard_output(tmp_path):
+    """Messages among the samples, or samples of another format than a player is told."""
+    assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), *FAST) == 0
+    done = subprocess.run(
+        command("[S1] Hi.", "--output", "-", "--max-seconds", "0.2"), capture_output=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.frombuffer(done.stdout, "<i2") / 32768, sf.read(tmp_path / "a.wav")[0], atol=1e-3)
+    assert b"0.20 s of audio" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_closed_pipe_while_streaming(tmp_path):
+    """`| head` ended in a traceback, or the generation went on for nobody."""
+    process = subprocess.Popen(
+        command("[S1] Hi.", "--output", "-"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
+    assert len(process.stdout.read(1000)) == 1000
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 2
+    assert "nobody reads from standard output" in errors and "Traceback" not in errors and "Exception" not in errors
+
+
+def test_a_player(tmp_path, monkeypatch):
+    """The player got other samples than the file."""
+    played = []
+
+    class OutputStream:
+        def __init__(self, samplerate, channels, dtype):
+            assert (samplerate, channels, dtype) == (44100, 1, "float32")
+
+        def start(self):
+            pass
+
+        def write(self, samples):
+            assert samples.ndim == 2 and samples.shape[1] == 1
+            played.append(samples[:, 0])
+
+    device = types.SimpleNamespace(OutputStream=OutputStream, PortAudioError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
+    assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--stream", *FAST) == 0
+    assert len(played) > 1
+    np.testing.assert_allclose(np.concatenate(played), sf.read(tmp_path / "a.wav")[0], atol=1e-4)
+
+
+def test_no_player(tmp_path, capsys, monkeypatch):
+    """Without a sound card the work began, and failed in its first second."""
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--stream", *FAST) == 2
+    assert "dia-hf[player]" in capsys.readouterr().err
+
+
+def test_disk_full_while_writing(tmp_path, capsys):
+    """Half a file in the place of the last take."""
+    out = tmp_path / "a.wav"
+    out.write_bytes(b"the last take")
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); from dia_hf import cli; "
+    limited += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.exit(cli.main(sys.argv[1:]))"
+    args = ["generate", "[S1] Hi.", "-o", str(out), *FAST]
+    done = subprocess.run([sys.executable, "-c", limited, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "a.wav" in done.stderr and "Traceback" not in done.stderr
+    assert out.read_bytes() == b"the last take"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

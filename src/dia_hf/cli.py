@@ -1,16 +1,31 @@
-"""The command `dia-hf`: verbs over the package. Heavy work begins inside a verb; an error is one line and status 2."""
+"""The command `dia-hf`: verbs over the rooms below, heavy imports inside the verb.
+
+An error of the user's ends in one line on standard error and status 2.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-import random
+import re
+import secrets
 import sys
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .assets import MINIATURE
 from .audio import audio_format
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .speech import Dia
+    from .speech.dialogue import Dialogue
 
 __all__ = ["main"]
 
@@ -50,6 +65,12 @@ def _count(value: str) -> int:
     return number
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default=MINIATURE, metavar="DIR|ID", help=f"such as {REAL_MODEL}; default: the embedded miniature"
+    )
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dia-hf", description="Dia: text to dialogue.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -60,23 +81,64 @@ def _make_parser() -> argparse.ArgumentParser:
         "text", nargs="?", metavar="TEXT", help='such as "[S1] Hello. [S2] Hi!"; - reads it from stdin'
     )
     generate.add_argument("--text-file", metavar="F", help="read the text from a file (UTF-8); - for stdin")
-    generate.add_argument("--output", "-o", default="output.wav", metavar="F", help="ends in .wav, .flac, .mp3 or .ogg")
     generate.add_argument(
-        "--model", default=MINIATURE, metavar="DIR|ID", help=f"such as {REAL_MODEL}; default: the embedded miniature"
+        "--output",
+        "-o",
+        default="output.wav",
+        metavar="F",
+        help="ends in .wav, .flac, .mp3 or .ogg; - for raw PCM on standard output while it is spoken",
     )
-    generate.add_argument("--audio-prompt", metavar="F", help="a recording whose voice to go on with (5 to 10 s)")
-    generate.add_argument("--prompt-text", metavar="TEXT", help="its transcript, put before TEXT")
+    _add_model(generate)
     generate.add_argument(
         "--seed", type=int, metavar="N", help="make the result reproducible; default: drawn, and told"
     )
     generate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
     generate.add_argument("--dtype", choices=_DTYPES, help="default: that of the checkpoint")
     generate.add_argument("--max-seconds", type=_positive, metavar="S", help="limit of the new audio")
+    generate.add_argument("--stream", action="store_true", help="play it while it is spoken (dia-hf[player])")
+    voice = generate.add_argument_group("voice")
+    voice.add_argument(
+        "--voice",
+        action="append",
+        default=[],
+        metavar="[SPEAKER=]NAME",
+        help="a voice of `dia-hf voices`, or its file; S1=anna gives each speaker one",
+    )
+    voice.add_argument("--audio-prompt", metavar="F", help="a recording whose voice to go on with (5 to 10 s)")
+    voice.add_argument("--prompt-text", metavar="TEXT", help="its transcript; without it, TEXT begins with it")
+    voice.add_argument("--transcribe", metavar="MODEL", help="let a speech recogniser write it (openai/whisper-small)")
+    script = generate.add_argument_group("long scripts", "what is too long for one pass is spoken in several")
+    script.add_argument("--language", default="en", metavar="L", help="by which sentences are found (en)")
+    script.add_argument(
+        "--closing-tag", action="store_true", help="end each pass with the other speaker's tag, against cut-off ends"
+    )
+    sound = generate.add_argument_group("sound", "of the file; the first three need dia-hf[audio]")
+    sound.add_argument("--loudness", type=float, metavar="LUFS", help="by BS.1770, such as -16")
+    sound.add_argument("--peak", type=float, metavar="DBFS", help="limit of the samples (-1 with --loudness)")
+    sound.add_argument("--speed", type=_positive, metavar="X", help="1.25 is a quarter faster, at the same pitch")
+    sound.add_argument("--trim-silence", action="store_true", help="cut silence off both ends")
     sampling = generate.add_argument_group("sampling", "defaults: the checkpoint's generation_config.json")
     sampling.add_argument("--cfg-scale", type=_positive, metavar="X", help="guidance; 1 switches it off")
     sampling.add_argument("--cfg-filter-top-k", type=_count, metavar="N", help="tokens that guidance lets pass")
     sampling.add_argument("--temperature", type=_not_negative, metavar="X", help="0: always the best token")
     sampling.add_argument("--top-p", type=_probability, metavar="X", help="nucleus")
+
+    voices = verbs.add_parser("voices", help="keep voices", description="Keep voices under names.")
+    voices_verbs = voices.add_subparsers(dest="voices_verb", required=True, metavar="VERB")
+    add = voices_verbs.add_parser("add", help="make a voice of a recording")
+    add.set_defaults(run=_add_voice)
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("recording", metavar="RECORDING", help="5 to 10 seconds of speech")
+    transcript = add.add_mutually_exclusive_group(required=True)
+    transcript.add_argument("--transcript", metavar="TEXT", help="what the recording says, word for word")
+    transcript.add_argument("--transcribe", metavar="MODEL", help="let a speech recogniser write it")
+    _add_model(add)
+    add.add_argument("--force", action="store_true", help="replace a voice of this name")
+    show = voices_verbs.add_parser("list", help="show the voices there are")
+    show.set_defaults(run=_list_voices)
+    remove = voices_verbs.add_parser("remove", help="remove a voice")
+    remove.set_defaults(run=_remove_voice)
+    remove.add_argument("name", metavar="NAME")
 
     convert = verbs.add_parser(
         "convert",
@@ -106,12 +168,7 @@ def _read_text(args: argparse.Namespace) -> str:
         text = sys.stdin.read()
     else:
         text = args.text if args.text is not None else Path(args.text_file).read_text("utf-8")
-    text = text.strip()
-    if args.prompt_text is not None:
-        if args.audio_prompt is None:
-            raise ValueError("--prompt-text is the transcript of --audio-prompt, which is missing.")
-        text = f"{args.prompt_text.strip()} {text}"
-    return text
+    return text.strip()
 
 
 def _check_output(path: Path) -> None:
@@ -126,11 +183,111 @@ def _check_output(path: Path) -> None:
         raise ValueError(f"--output {str(path)!r} cannot be written: {str(folder)!r} is no folder to write into.")
 
 
+def _check_voice(args: argparse.Namespace) -> None:
+    for option, value in (("--prompt-text", args.prompt_text), ("--transcribe", args.transcribe)):
+        if value is not None and args.audio_prompt is None:
+            raise ValueError(f"{option} is for the transcript of --audio-prompt, which is missing.")
+    if args.prompt_text is not None and args.transcribe is not None:
+        raise ValueError("give either --prompt-text or --transcribe.")
+    if args.voice and args.audio_prompt is not None:
+        raise ValueError("give either --voice or --audio-prompt.")
+
+
+def _read_voices(args: argparse.Namespace, dia: Dia) -> Any:
+    """Return what `Dia.dialogue` takes as `voices`."""
+    from .speech.voices import Voice, transcribe
+
+    if args.audio_prompt is not None:
+        transcript = args.prompt_text
+        if args.transcribe is not None:
+            transcript = transcribe(args.audio_prompt, args.transcribe)
+            print(f"transcript of {args.audio_prompt}: {transcript}", file=sys.stderr)
+        return Voice.from_audio(args.audio_prompt, transcript, dia.processor)
+    named = {}
+    for option in args.voice:
+        match = re.fullmatch(r"\[?(S\d+)\]?=(.+)", option)
+        if match is None and len(args.voice) > 1:
+            raise ValueError(
+                f"--voice {option!r} names no speaker; with several, write --voice S1=NAME --voice S2=NAME."
+            )
+        if match is None:
+            return option
+        named[f"[{match[1]}]"] = match[2]
+    return named or None
+
+
+def _open_player(sampling_rate: int) -> Callable[[np.ndarray], None]:
+    """Return a function that plays samples, waiting while the player is busy."""
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise ValueError(
+            "--stream plays through sounddevice: pip install dia-hf[player]; or use --output -."
+        ) from error
+    except OSError as error:
+        raise ValueError(f"--stream cannot play here ({error}); use --output - and pipe it to a player.") from error
+    try:
+        player = sounddevice.OutputStream(samplerate=sampling_rate, channels=1, dtype="float32")
+        player.start()
+    except sounddevice.PortAudioError as error:
+        raise ValueError(f"--stream cannot play here ({error}); use --output - and pipe it to a player.") from error
+    return lambda samples: player.write(samples[:, None])
+
+
+def _write_pcm(samples: np.ndarray) -> None:
+    """Write to standard output: 16 bits, little-endian."""
+    pcm = (samples.clip(-1, 1) * 32767).astype("<i2")
+    try:
+        sys.stdout.buffer.write(pcm.tobytes())
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        # Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ValueError("nobody reads from standard output any more; the rest was not spoken.") from error
+
+
+def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+    from .sound import change_speed, limit_peak, normalize_loudness, trim_silence
+
+    if args.trim_silence:
+        waveform = trim_silence(waveform, sampling_rate)
+    if args.speed is not None:
+        waveform = change_speed(waveform, sampling_rate, args.speed)
+    if args.loudness is not None:
+        return normalize_loudness(waveform, sampling_rate, args.loudness, -1.0 if args.peak is None else args.peak)
+    return waveform if args.peak is None else limit_peak(waveform, args.peak)
+
+
+@contextmanager
+def _kept_passes(dialogue: Dialogue) -> Iterator[None]:
+    """Keep the passes of a long dialogue beside its file until that is written."""
+    try:
+        yield
+    except BaseException as error:
+        if dialogue.num_kept == 0 or len(dialogue.passes) == 1:
+            dialogue.remove_kept()
+            raise
+        advice = f"{dialogue.num_kept} of {len(dialogue.passes)} passes are kept; the same command goes on from there."
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(advice) from error
+        raise ValueError(f"{error} {advice}") from error
+    dialogue.remove_kept()
+
+
 def _generate(args: argparse.Namespace) -> None:
+    is_pcm = args.output == "-"
     output = Path(args.output)
     text = _read_text(args)
-    _check_output(output)
+    _check_voice(args)
+    changes = {"--loudness": args.loudness, "--peak": args.peak, "--speed": args.speed}
+    if is_pcm and (args.trim_silence or any(value is not None for value in changes.values())):
+        raise ValueError(
+            f"{', '.join(changes)} and --trim-silence need the whole; --output - sounds while it is spoken."
+        )
+    if not is_pcm:
+        _check_output(output)
 
+    import numpy as np
     from transformers.utils import logging
 
     from .speech import Dia
@@ -138,25 +295,89 @@ def _generate(args: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     if args.model == MINIATURE:
         print(_MINIATURE_NOTE, file=sys.stderr)
-    seed = args.seed if args.seed is not None else random.randrange(2**32)
     dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device)
+    sound = _write_pcm if is_pcm else _open_player(dia.sampling_rate) if args.stream else None
+    sampling = {name: getattr(args, name) for name in ("cfg_scale", "cfg_filter_top_k", "temperature", "top_p")}
+    keeping: AbstractContextManager = nullcontext()
+    stream: Iterator[Any]
+    if args.audio_prompt is not None and args.prompt_text is None and args.transcribe is None:
+        # The text begins with the recording's transcript, and only its writer knows where that ends: one pass.
+        seed = args.seed if args.seed is not None else secrets.randbits(31)
+        stream = dia.stream(text, audio_prompt=args.audio_prompt, seed=seed, max_seconds=args.max_seconds, **sampling)
+    else:
+        dialogue = dia.dialogue(
+            text,
+            voices=_read_voices(args, dia),
+            language=args.language,
+            closing_tag=args.closing_tag,
+            folder=None if is_pcm else f"{output}.passes",
+            seed=args.seed,
+            max_seconds=args.max_seconds,
+            **sampling,
+        )
+        keeping, seed, stream = _kept_passes(dialogue), dialogue.seed, dialogue.stream(verbose=True)
+
     start = time.perf_counter()
-    waveform = dia.generate(
-        [text],
-        cfg_scale=args.cfg_scale,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        cfg_filter_top_k=args.cfg_filter_top_k,
-        audio_prompt=args.audio_prompt,
-        verbose=True,
-        seed=seed,
-        max_seconds=args.max_seconds,
-    )[0]
-    elapsed = time.perf_counter() - start
-    dia.save_audio(output, waveform)
-    seconds = len(waveform) / dia.sampling_rate
-    speed = seconds / elapsed
-    print(f"{output}: {seconds:.2f} s of audio in {elapsed:.1f} s ({speed:.2f} × real time), seed {seed}")
+    chunks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
+    num_samples = 0
+    with keeping:
+        for chunk in stream:
+            num_samples += len(chunk)
+            if sound is not None:
+                sound(chunk)
+            if not is_pcm:
+                chunks.append(chunk)
+        elapsed = time.perf_counter() - start
+        if not is_pcm:
+            waveform = _finish_sound(args, np.concatenate(chunks), dia.sampling_rate)
+            dia.save_audio(output, waveform, _describe(args, text, seed))
+    seconds = num_samples / dia.sampling_rate
+    print(
+        f"{output}: {seconds:.2f} s of audio in {elapsed:.1f} s ({seconds / elapsed:.2f} × real time), seed {seed}",
+        file=sys.stderr if is_pcm else sys.stdout,
+    )
+
+
+def _describe(args: argparse.Namespace, text: str, seed: int) -> dict[str, Any]:
+    """Say how to make the file again."""
+    not_said = {"run", "verb", "text", "text_file", "output", "seed", "model", "stream", "device"}
+    arguments = {name: value for name, value in vars(args).items() if name not in not_said and value}
+    model = "miniature" if args.model == MINIATURE else args.model
+    return {"text": text, "seed": seed, "model": model, "arguments": arguments, "version": version("dia-hf")}
+
+
+def _add_voice(args: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from .processing_dia import DiaProcessor
+    from .speech.voices import Voice, VoiceLibrary, transcribe
+
+    logging.disable_progress_bar()
+    library = VoiceLibrary()
+    if not args.force and args.name in library:
+        raise ValueError(f"there is a voice {args.name!r} already; choose another name, or replace it with --force.")
+    transcript = args.transcript
+    if transcript is None:
+        transcript = transcribe(args.recording, args.transcribe)
+        print(f"transcript: {transcript}")
+    voice = Voice.from_audio(args.recording, transcript, DiaProcessor.from_pretrained(args.model))
+    print(f"{args.name}: {voice.seconds:.1f} s, {library.add(args.name, voice, force=args.force)}")
+
+
+def _list_voices(args: argparse.Namespace) -> None:
+    from .speech.voices import VoiceLibrary
+
+    library = VoiceLibrary()
+    for name, voice in library.list().items():
+        print(f"{name}: {voice if isinstance(voice, str) else f'{voice.seconds:.1f} s, {voice.transcript}'}")
+    if not library.list():
+        print(f"no voices in {library.folder}; make one: dia-hf voices add NAME RECORDING --transcript TEXT")
+
+
+def _remove_voice(args: argparse.Namespace) -> None:
+    from .speech.voices import VoiceLibrary
+
+    VoiceLibrary().remove(args.name)
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -182,15 +403,23 @@ def main(argv: list[str] | None = None) -> int:
         argv (`list[str]`, *optional*): Arguments without the program's name; the process's own unless given.
     """
     args = _make_parser().parse_args(argv)
-    try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"dia-hf: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("dia-hf: interrupted; nothing was written.", file=sys.stderr)
-        return 130
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            args.run(args)
+        except (ValueError, OSError, ImportError) as error:
+            print(f"dia-hf: error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as error:
+            print(f"dia-hf: interrupted; {error or 'nothing was written.'}", file=sys.stderr)
+            return 130
     return 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    if issubclass(category, UserWarning):
+        print(f"dia-hf: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":
