@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from conftest import REFERENCE
-from dia_hf import MINIATURE, cli
+from dia_hf import MINIATURE, DiaProcessor, cli
 from dia_hf.audio import write_audio
+from dia_hf.speech.voices import Voice
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,7 +23,12 @@ REAL = "nari-labs/Dia-1.6B-0626"
 def desk(tmp_path, monkeypatch, tone):
     """A folder to work in, with the recording and the checkpoints that the pages speak of."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "my-voices"))
     write_audio("voice.wav", tone(0.5, 44100), 44100)
+    Path("script.txt").write_text("[S1] Hello. [S2] Hi!\n" * 30, "utf-8")
+    processor = DiaProcessor.from_pretrained(MINIATURE)
+    with pytest.warns(UserWarning, match="5 to 10 s"):
+        Voice.from_audio("voice.wav", "This is what I said.", processor).save("voice.safetensors")
     for layout in ("nari-0626", "nari-v0.1"):
         shutil.copytree(REFERENCE / layout, layout, ignore=shutil.ignore_patterns("expected*"))
     Path("nari-0626").rename("dia-0626")
@@ -34,7 +40,7 @@ def desk(tmp_path, monkeypatch, tone):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:the recording has")
 def test_code_runs(page, desk):
     """A page whose example fails costs each reader an hour."""
     names: dict = {"__name__": "__main__"}

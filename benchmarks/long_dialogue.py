@@ -1,0 +1,77 @@
+"""Memory of long dialogues: scripts of more and more turns, streamed, each in a process of its own.
+
+    python benchmarks/long_dialogue.py [TURNS ...]
+
+On the embedded miniature. Prints a line of JSON for each number of turns (25, 50, 100, 200 unless given): the process's
+peak memory, how much of it came after the first pass, and the largest step of the waveform at a join of two passes
+against that within passes.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import torch
+
+from dia_hf import Dia
+
+
+def peak_megabytes() -> float:
+    """Peak memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def speak(num_turns: int) -> None:
+    """Stream a script and measure."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    dia = Dia.from_pretrained(device="cpu")
+    script = " ".join(f"[S{1 + i % 2}] This is turn number {i}, and it is not a long one." for i in range(num_turns))
+    dialogue = dia.dialogue(script, seed=0)
+    start, num_samples, early, last, steps = time.perf_counter(), 0, None, 0.0, []
+    # The miniature never ends by itself: every pass is as long as its limit, and the next begins there.
+    pass_samples = (dia.model.generation_config.max_length - 2) * dia.processor.codec.hop_length
+    at_joins = []
+    for chunk in dialogue.stream():
+        jumps = np.abs(np.diff(chunk, prepend=last))
+        last = chunk[-1]
+        for join in range(-(-num_samples // pass_samples) * pass_samples, num_samples + len(chunk), pass_samples):
+            if join > 0:
+                at_joins.append(float(jumps[join - num_samples]))
+        steps.append(float(jumps[1:].max(initial=0)))
+        num_samples += len(chunk)
+        if early is None and num_samples > pass_samples:
+            early = peak_megabytes()
+    print(
+        json.dumps(
+            {
+                "turns": num_turns,
+                "passes": len(dialogue.passes),
+                "audio_seconds": round(num_samples / dia.sampling_rate, 1),
+                "peak_mb": round(peak_megabytes()),
+                "grown_after_first_pass_mb": round(peak_megabytes() - (early or peak_megabytes()), 1),
+                "waveform_mb": round(num_samples * 4 / 2**20, 1),
+                "largest_step_at_a_join": round(max(at_joins, default=0.0), 3),
+                "largest_step_within": round(max(steps), 3),
+                "seconds": round(time.perf_counter() - start, 1),
+            }
+        ),
+        flush=True,
+    )
+
+
+def main(*turns: str) -> None:
+    """Start a process for each number of turns."""
+    for number in turns or ("25", "50", "100", "200"):
+        subprocess.run([sys.executable, __file__, "--speak", number], check=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--speak"]:
+        speak(int(sys.argv[2]))
+    else:
+        main(*sys.argv[1:])

@@ -1,0 +1,55 @@
+"""How soon sound can be heard: frames before the first chunk, and the time to it against the time of the whole.
+
+    python benchmarks/streaming.py [MODEL]
+
+MODEL is a folder or a name on the Hub; the embedded miniature unless given. Prints a line of JSON.
+"""
+
+import json
+import sys
+import time
+
+import torch
+
+from dia_hf import MINIATURE, Dia
+from dia_hf.generation import DiaAudioStreamer
+
+SECONDS = 3.0
+
+
+def main(model: str = MINIATURE) -> None:
+    """Speak three seconds at once and streamed."""
+    torch.set_num_threads(1)  # on a CPU, two threads that share cores with others wait for each other
+    dia = Dia.from_pretrained(model)
+    streamer = DiaAudioStreamer(dia.processor)
+    options = {"seed": 0, "max_seconds": SECONDS}
+    dia.generate("[S1] Warm.", max_seconds=0.2)
+    start = time.perf_counter()
+    whole = dia.generate("[S1] Hello, how are you today?", **options)
+    at_once = time.perf_counter() - start
+
+    start = time.perf_counter()
+    chunks = dia.stream("[S1] Hello, how are you today?", **options)
+    heard = [next(chunks)]
+    first = time.perf_counter() - start
+    heard.extend(chunks)
+    streamed = time.perf_counter() - start
+    difference = abs(torch.cat([torch.from_numpy(chunk) for chunk in heard]) - torch.from_numpy(whole)).max()
+    print(
+        json.dumps(
+            {
+                "delay_frames": max(dia.model.config.delay_pattern),
+                "decoder_margin_frames": dia.processor.codec.decoder_margin,
+                "steps_before_sound": streamer.num_steps_before_sound,
+                "audio_seconds": round(len(whole) / dia.sampling_rate, 2),
+                "chunks": len(heard),
+                "first_chunk_over_whole": round(first / at_once, 3),
+                "streamed_over_whole": round(streamed / at_once, 2),
+                "largest_difference": float(f"{difference:.1e}"),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
