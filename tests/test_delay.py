@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf.delay import apply_delay, num_given_frames, revert_delay
+from dia_hf.delay import apply_delay, num_given_frames, num_spoken_frames, revert_delay
 
 BOS, PAD = 26, 25
 
@@ -66,3 +66,30 @@ def test_wrong_shape(shape):
     """Codes with channels first were read as frames."""
     with pytest.raises(ValueError, match="one channel for each entry"):
         apply_delay(torch.zeros(shape, dtype=torch.long), [0, 1], BOS, PAD)
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    st.integers(0, 9),
+    st.integers(0, 12),
+    st.one_of(st.none(), st.integers(0, 25)),
+)
+def test_spoken_frames_are_those_complete_before_the_end(pattern, num_frames, num_cut, stopped_at):
+    """Frames with padding or end of speech in them reached the codec, or the last whole one was lost."""
+    pattern = [0, *pattern]
+    eos, pad, num_steps = 100, 101, num_frames + 1 + max(pattern)
+    delayed = torch.full((1, num_steps, len(pattern)), pad)
+    for channel, delay in enumerate(pattern):
+        delayed[0, : delay + num_frames, channel] = 5
+        delayed[0, delay + num_frames, channel] = eos
+    delayed = delayed[:, : max(num_steps - num_cut, 0)]
+    if stopped_at is not None:
+        delayed[:, stopped_at:] = pad
+    expected = 0
+    for frame in range(delayed.shape[1]):
+        ends = [frame + delay for delay in pattern]
+        is_complete = all(end < delayed.shape[1] for end in ends)
+        if not is_complete or any(delayed[0, end, c] != 5 for c, end in enumerate(ends)):
+            break
+        expected += 1
+    assert num_spoken_frames(delayed, pattern, eos, pad).tolist() == [expected]

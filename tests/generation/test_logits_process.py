@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LogitsProcessor
 from transformers.generation.logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor as TheirGuidance,
 )
@@ -14,11 +15,13 @@ from transformers.generation.logits_process import (
 
 from dia_hf.generation import (
     DiaClassifierFreeGuidanceLogitsProcessor,
+    DiaConditionalLogitsProcessor,
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
     DiaEOSScaleLogitsProcessor,
     DiaGivenTokensLogitsProcessor,
     DiaGuidanceTopKLogitsProcessor,
+    DiaPerSampleLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
 )
 
@@ -234,3 +237,57 @@ def test_no_rule_waits_for_the_device(make_rule, monkeypatch):
     for name in ("tensor", "as_tensor", "from_numpy"):
         monkeypatch.setattr(torch, name, refuse)
     assert rule(ids, scores).shape == (4, 6)
+
+
+def test_no_guidance_beside_guided_neighbours():
+    """A sample without guidance in a guided batch got the unconditional logits."""
+    cond, uncond = torch.randn(4, 7), torch.randn(4, 7)
+    assert torch.equal(DiaConditionalLogitsProcessor()(NO_IDS, torch.cat([cond, uncond])), cond)
+
+
+class Look(LogitsProcessor):
+    """Add a number; note what was seen."""
+
+    def __init__(self, number):
+        self.number = number
+        self.seen = []
+
+    def __call__(self, input_ids, scores):
+        self.seen.append((input_ids.tolist(), scores.shape[0]))
+        return scores[: len(input_ids)] + self.number
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+def test_each_sample_its_own_rule(halves):
+    """A rule made for one sample saw another's rows, or was asked twice."""
+    first, second = Look(10), Look(20)
+    ids = torch.arange(6)[:, None]
+    scores = torch.arange(6 * halves)[:, None].float()
+    ruled = DiaPerSampleLogitsProcessor([first, second, first], num_channels=2)(ids, scores)
+    assert ruled[:, 0].tolist() == [10, 11, 22, 23, 14, 15]
+    assert first.seen == [([[0], [1], [4], [5]], 4 * halves)]
+    assert second.seen == [([[2], [3]], 2 * halves)]
+
+
+def test_limits_of_each_sample():
+    """One limit for the batch lets the short requests run as long as the longest."""
+    delays = [0, 2]
+    rule = DiaEOSDelayPatternLogitsProcessor(delays, EOS, max_length=[6, 8, 20])
+    for length in range(9):
+        scores = rule(torch.zeros(6, length, dtype=torch.long), torch.zeros(6, EOS + 1))
+        ended = [bool((scores[2 * b].argmax() == EOS) & torch.isinf(scores[2 * b, 0])) for b in range(3)]
+        assert ended == [length == 3, length == 5, False]
+
+
+def test_a_generator_for_each_sample():
+    """A sample's draws depended on how many neighbours drew before it."""
+    scores = torch.randn(6, 30)
+
+    def draw(seeds, rows):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return DiaSeededSamplingLogitsProcessor(generators, num_channels=2)(NO_IDS, rows).argmax(-1)
+
+    together = draw([1, 2, 3], scores)
+    for sample in range(3):
+        alone = draw([sample + 1], scores[2 * sample : 2 * sample + 2])
+        assert torch.equal(together[2 * sample : 2 * sample + 2], alone)
