@@ -326,10 +326,11 @@ def test_transcribe(library, tmp_path, tone, capsys, monkeypatch):
     assert "What someone/ears hears." in capsys.readouterr().err
 
 
-def test_a_file_says_how_to_make_it_again(tmp_path):
+@pytest.mark.parametrize("temperature", ["0.9", "0"])
+def test_a_file_says_how_to_make_it_again(tmp_path, temperature):
     """Among a hundred takes, the good one cannot be found again."""
     out = tmp_path / "a.flac"
-    options = ["--temperature", "0.9", "--cfg-scale", "2", "--max-seconds", "0.3"]
+    options = ["--temperature", temperature, "--cfg-scale", "2", "--max-seconds", "0.3"]
     assert run("generate", "[S1] Héllo. [S2] Hi!", "-o", str(out), *options) == 0
     record = read_metadata(out)
     assert record["text"] == "[S1] Héllo. [S2] Hi!" and record["model"] == "miniature"
@@ -410,8 +411,11 @@ def test_a_player(tmp_path, monkeypatch):
         def __init__(self, samplerate, channels, dtype):
             assert (samplerate, channels, dtype) == (44100, 1, "float32")
 
-        def start(self):
-            pass
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            played.append("the end was waited for")
 
         def write(self, samples):
             assert samples.ndim == 2 and samples.shape[1] == 1
@@ -420,15 +424,22 @@ def test_a_player(tmp_path, monkeypatch):
     device = types.SimpleNamespace(OutputStream=OutputStream, PortAudioError=RuntimeError)
     monkeypatch.setitem(sys.modules, "sounddevice", device)
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--stream", *FAST) == 0
-    assert len(played) > 1
+    assert len(played) > 2 and played.pop() == "the end was waited for"
     np.testing.assert_allclose(np.concatenate(played), sf.read(tmp_path / "a.wav")[0], atol=1e-4)
 
 
-def test_no_player(tmp_path, capsys, monkeypatch):
-    """Without a sound card the work began, and failed in its first second."""
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
+@pytest.mark.parametrize("missing", ["package", "sound card"])
+def test_no_player(tmp_path, capsys, monkeypatch, missing):
+    """Without a sound card there was a traceback."""
+
+    def no_device(**kwargs):
+        raise RuntimeError("Error querying device -1")
+
+    device = types.SimpleNamespace(OutputStream=no_device, PortAudioError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "sounddevice", None if missing == "package" else device)
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--stream", *FAST) == 2
-    assert "dia-hf[player]" in capsys.readouterr().err
+    assert {"package": "dia-hf[player]", "sound card": "device -1"}[missing] in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_disk_full_while_writing(tmp_path, capsys):

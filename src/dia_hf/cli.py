@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -216,36 +216,6 @@ def _read_voices(args: argparse.Namespace, dia: Dia) -> Any:
     return named or None
 
 
-def _open_player(sampling_rate: int) -> Callable[[np.ndarray], None]:
-    """Return a function that plays samples, waiting while the player is busy."""
-    try:
-        import sounddevice
-    except ImportError as error:
-        raise ValueError(
-            "--stream plays through sounddevice: pip install dia-hf[player]; or use --output -."
-        ) from error
-    except OSError as error:
-        raise ValueError(f"--stream cannot play here ({error}); use --output - and pipe it to a player.") from error
-    try:
-        player = sounddevice.OutputStream(samplerate=sampling_rate, channels=1, dtype="float32")
-        player.start()
-    except sounddevice.PortAudioError as error:
-        raise ValueError(f"--stream cannot play here ({error}); use --output - and pipe it to a player.") from error
-    return lambda samples: player.write(samples[:, None])
-
-
-def _write_pcm(samples: np.ndarray) -> None:
-    """Write to standard output: 16 bits, little-endian."""
-    pcm = (samples.clip(-1, 1) * 32767).astype("<i2")
-    try:
-        sys.stdout.buffer.write(pcm.tobytes())
-        sys.stdout.buffer.flush()
-    except BrokenPipeError as error:
-        # Python would complain again when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise ValueError("nobody reads from standard output any more; the rest was not spoken.") from error
-
-
 def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     from .sound import change_speed, limit_peak, normalize_loudness, trim_silence
 
@@ -263,14 +233,17 @@ def _kept_passes(dialogue: Dialogue) -> Iterator[None]:
     """Keep the passes of a long dialogue beside its file until that is written."""
     try:
         yield
-    except BaseException as error:
-        if dialogue.num_kept == 0 or len(dialogue.passes) == 1:
+    except (Exception, KeyboardInterrupt) as error:
+        advice = ""
+        if len(dialogue.passes) > 1 and dialogue.num_kept > 0:
+            advice = (
+                f"{dialogue.num_kept} of {len(dialogue.passes)} passes are kept; the same command goes on from there."
+            )
+        else:
             dialogue.remove_kept()
-            raise
-        advice = f"{dialogue.num_kept} of {len(dialogue.passes)} passes are kept; the same command goes on from there."
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(advice) from error
-        raise ValueError(f"{error} {advice}") from error
+        raise ValueError(f"{error} {advice}".strip()) from error
     dialogue.remove_kept()
 
 
@@ -291,12 +264,17 @@ def _generate(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from .speech import Dia
+    from .speech.live import open_player, open_stdout
 
     logging.disable_progress_bar()
     if args.model == MINIATURE:
         print(_MINIATURE_NOTE, file=sys.stderr)
     dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device)
-    sound = _write_pcm if is_pcm else _open_player(dia.sampling_rate) if args.stream else None
+    outlet: AbstractContextManager = nullcontext()
+    if is_pcm:
+        outlet = open_stdout()
+    elif args.stream:
+        outlet = open_player(dia.sampling_rate)
     sampling = {name: getattr(args, name) for name in ("cfg_scale", "cfg_filter_top_k", "temperature", "top_p")}
     keeping: AbstractContextManager = nullcontext()
     stream: Iterator[Any]
@@ -320,11 +298,11 @@ def _generate(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     chunks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
     num_samples = 0
-    with keeping:
+    with keeping, outlet as play:
         for chunk in stream:
             num_samples += len(chunk)
-            if sound is not None:
-                sound(chunk)
+            if play is not None:
+                play(chunk)
             if not is_pcm:
                 chunks.append(chunk)
         elapsed = time.perf_counter() - start
@@ -341,7 +319,11 @@ def _generate(args: argparse.Namespace) -> None:
 def _describe(args: argparse.Namespace, text: str, seed: int) -> dict[str, Any]:
     """Say how to make the file again."""
     not_said = {"run", "verb", "text", "text_file", "output", "seed", "model", "stream", "device"}
-    arguments = {name: value for name, value in vars(args).items() if name not in not_said and value}
+    arguments = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in not_said and value is not None and value is not False and value != []
+    }
     model = "miniature" if args.model == MINIATURE else args.model
     return {"text": text, "seed": seed, "model": model, "arguments": arguments, "version": version("dia-hf")}
 
