@@ -221,13 +221,14 @@ def test_killed_midway_and_resumed(dia, tmp_path):
     np.testing.assert_array_equal(resumed.generate(), whole.generate())
 
 
-@pytest.mark.parametrize("change", ["script", "seed", "closing_tag", "voices", "options"])
+@pytest.mark.parametrize("change", ["script", "seed", "closing_tag", "max_frames", "voices", "options"])
 def test_another_dialogue_does_not_go_on_in_the_folder(dia, tmp_path, change):
     """Passes of two dialogues, mixed without a word."""
     make_dialogue(dia, make_script(4), folder=tmp_path / "kept")
     changed = {
         "seed": {"seed": 8},
         "closing_tag": {"closing_tag": True},
+        "max_frames": {"max_seconds": 3.0},
         "voices": {"voices": make_voice(dia, 20, "A voice.")},
         "options": {"end": EndAfter(31)},
     }.get(change, {})

@@ -414,6 +414,11 @@ class DiaGenerationMixin(GenerationMixin):
             DiaGivenTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id),
         ]
         if (sampler := model_kwargs.get("decoder_sampler")) is not None and generation_config.do_sample:
+            if not isinstance(sampler.generator, torch.Generator) and len(sampler.generator) != batch_size:
+                raise ValueError(
+                    f"`generator` is a list of {len(sampler.generator)}, but {batch_size} sequences are to be "
+                    "returned; give one generator for each, or one for all."
+                )
             sampler.keeps_scores = generation_config.return_dict_in_generate and generation_config.output_scores
             after.append(sampler)
         return LogitsProcessorList([*before, *processors, *after])

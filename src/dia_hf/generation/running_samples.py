@@ -47,8 +47,8 @@ class RunningSamples:
 
     def drop_ended(self, frames: torch.Tensor, cache: EncoderDecoderCache | None) -> None:
         """Look at the frames so far, `[B, T, C]`, and shrink the cache to the samples that have not ended."""
-        if cache is not None and not isinstance(cache.self_attention_cache, DynamicCache):
-            return  # a static cache keeps its shape
+        if len(frames) == 1 or (cache is not None and not isinstance(cache.self_attention_cache, DynamicCache)):
+            return  # nobody to drop, and no need to wait for the device; a static cache keeps its shape
         last = frames[:, -1, self.slowest_channel]
         has_ended = torch.stack([last == token for token in self.end_token_ids]).any(dim=0)
         before = self.samples if self.samples is not None else torch.arange(len(frames), device=frames.device)

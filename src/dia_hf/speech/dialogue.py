@@ -184,6 +184,7 @@ class Dialogue:
             "script": script,
             "passes": [render(turns) for turns in self.passes],
             "closing_tag": self.closing_tag,
+            "max_frames": self.max_frames,
             "options": {name: str(value) for name, value in sorted(self.options.items())},
             "voices": {tag: hashlib.sha256(v.codes.numpy().tobytes()).hexdigest()[:16] for tag, v in held.items()},
             "model": str(self.model.name_or_path),
@@ -365,7 +366,7 @@ class Dialogue:
         chunks = [np.zeros(0, dtype=np.float32)]
         try:
             for chunk in self.stream(verbose=verbose):
-                chunks.append(chunk)
+                chunks.append(chunk)  # one by one: those before an error count
         except DialogueError as error:
             error.waveform = np.concatenate(chunks)
             raise
