@@ -516,6 +516,8 @@ def test_dictionary_output(model):
         ({"decoder_input_ids": torch.zeros(1, 3, 4, dtype=torch.long)}, "expected"),
         ({"decoder_input_ids": torch.zeros(9, 3, dtype=torch.long)}, "expected"),
         ({"decoder_input_ids": torch.full((1, 3, 9), 1025)}, "beginning of speech"),
+        ({"decoder_input_ids": torch.full((1, 3072, 9), 1026)}, "3071 frames, but this model has 3072 positions"),
+        ({"decoder_input_ids": torch.full((1, 300, 9), 1026), "max_new_tokens": None}, "299 frames.*`max_length`"),
         ({"speed": 2}, "speed"),
         ({"temperature": [1.0, 2.0], "do_sample": True}, "list of 2, but the batch has 1"),
         ({"guidance_scale": [3.0, 2.0]}, "list of 2, but the batch has 1"),
