@@ -1,5 +1,11 @@
-"""Requests as a server gets them: batched at random, each answered as if it had come alone."""
+"""Requests as a server gets them: batched at random, each answered as if it had come alone.
 
+In float32 a batch is rounded in another way than its members, and of the 45,000 choices that 100 requests make, a few
+are between tokens whose scores differ by less than that. So a request that comes out different must come out the same
+in float64, and there may be few of them.
+"""
+
+import copy
 import random
 
 import pytest
@@ -8,6 +14,7 @@ import torch
 from tiny import as_inputs, assert_same_speech
 
 NUM_REQUESTS = 100
+MAX_TIES = 3
 
 
 def draw_request(seed):
@@ -49,18 +56,33 @@ def alone(model):
     return answers
 
 
+def is_same_speech(*args):
+    try:
+        assert_same_speech(*args)
+    except AssertionError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("shuffle", range(2))
 def test_a_hundred_mixed_requests_in_random_batches(model, alone, shuffle):
     """A neighbour's text, prompt, setting or end leaked into a request."""
-    draw = random.Random(shuffle)
+    draw, ties = random.Random(shuffle), []
     waiting = list(range(NUM_REQUESTS))
     draw.shuffle(waiting)
     while waiting:
         size = draw.randint(1, 16)
         seeds, waiting = waiting[:size], waiting[size:]
-        together = run(model, [draw_request(seed) for seed in seeds], seeds, do_sample=False)
-        for row, seed in zip(together, seeds, strict=True):
-            assert_same_speech(row, alone[seed], model.config)
+        requests = [draw_request(seed) for seed in seeds]
+        together = run(model, requests, seeds, do_sample=False)
+        for number, (row, seed) in enumerate(zip(together, seeds, strict=True)):
+            if not is_same_speech(row, alone[seed], model.config):
+                ties.append(seed)
+                precise = copy.deepcopy(model).double()
+                batch = run(precise, requests, seeds, do_sample=False)
+                (single,) = run(precise, [draw_request(seed)], [seed], do_sample=False)
+                assert_same_speech(batch[number], single, model.config)
+    assert len(ties) <= MAX_TIES, f"requests {ties} differ in float32"
 
 
 def test_sampled_requests_in_a_batch(model):
