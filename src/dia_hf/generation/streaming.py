@@ -81,8 +81,6 @@ class DiaCodesStreamer(BaseStreamer):
         self._has_ended = False
         self._error: BaseException | None = None
         self.is_cancelled = False
-        # The consumer's own:
-        self._speaks: torch.Tensor | None = None  # bool `[B]`, samples that have not ended
 
     # --- the generating thread ---
 
@@ -168,7 +166,7 @@ class DiaCodesStreamer(BaseStreamer):
             BaseException: Whatever ended the generating thread.
         """
         with self._consuming:
-            codes, _ = self._take(self._next_frames)
+            codes = self._take(self._next_frames)
             if not any(len(clip) for clip in codes):
                 self._finish()
             return self._as_chunk(codes)
@@ -182,13 +180,8 @@ class DiaCodesStreamer(BaseStreamer):
         error, self._error = self._error, None
         raise error if error is not None else StopIteration
 
-    def _take(self, num_frames: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Wait for that many frames in time, or the end.
-
-        Returns:
-            `tuple`: Codes `[T_b, C]` of each sample, T_b = `num_frames` unless the sample or the call has ended, and
-            bool `[B]`, which samples go on.
-        """
+    def _take(self, num_frames: int) -> list[torch.Tensor]:
+        """Wait for that many frames in time, or the end; return codes of each sample, fewer where it has ended."""
         pattern, decoder = self.config.delay_pattern, self.config.decoder_config
         with self._changed:
             in_time = self._changed.wait_for(
@@ -207,13 +200,9 @@ class DiaCodesStreamer(BaseStreamer):
             is_last = self._has_ended and len(self._delayed) <= num_frames + max(pattern)
             window = self._delayed[: num_frames + max(pattern)]
             del self._delayed[: len(self._delayed) if is_last else num_frames]
-        if self._speaks is None:
-            self._speaks = torch.ones(self._num_samples, dtype=torch.bool)
         delayed = torch.stack(window, dim=1) if window else torch.zeros(self._num_samples, 0, len(pattern)).long()
-        lengths = num_spoken_frames(delayed, pattern, decoder.eos_token_id, decoder.pad_token_id) * self._speaks
-        self._speaks = self._speaks & (lengths == num_frames) & ~torch.tensor(is_last)
-        codes = revert_delay(delayed, pattern)
-        return [clip[:length] for clip, length in zip(codes, lengths, strict=True)], self._speaks
+        lengths = num_spoken_frames(delayed, pattern, decoder.eos_token_id, decoder.pad_token_id)
+        return [clip[:length] for clip, length in zip(revert_delay(delayed, pattern), lengths, strict=True)]
 
 
 class DiaAudioStreamer(DiaCodesStreamer):
@@ -279,15 +268,15 @@ class DiaAudioStreamer(DiaCodesStreamer):
         with self._consuming:
             if self.is_cancelled:
                 raise StopIteration
-            wanted = self._num_sounded + self._next_frames + self.codec.decoder_margin
-            if wanted > self._num_taken:
-                codes, goes_on = self._take(wanted - self._num_taken)
-                self._num_taken = wanted
+            num_missing = self._num_sounded + self._next_frames + self.codec.decoder_margin - self._num_taken
+            if num_missing > 0:
+                codes = self._take(num_missing)
+                self._num_taken += num_missing
                 self._clips = self._clips or [self.codec.stream() for _ in codes]
-                for clip, new, speaks in zip(self._clips, codes, goes_on, strict=True):
+                for clip, new in zip(self._clips, codes, strict=True):
                     if len(new) > 0:
                         clip.push(new)
-                    if not speaks:
+                    if len(new) < num_missing:
                         clip.close()
             lengths = [min(self._next_frames, clip.num_ready) for clip in self._clips]
             if not any(lengths):

@@ -36,6 +36,8 @@ def open_player(sampling_rate: int) -> Iterator[Callable[[np.ndarray], None]]:
         import sounddevice
     except ImportError as error:
         raise ImportError("live sound needs sounddevice: pip install dia-hf[player].") from error
+    except OSError as error:  # on Linux, the package does not bring PortAudio
+        raise OSError(f"there is nothing to play with here: {error}.") from error
     try:
         player = sounddevice.OutputStream(samplerate=sampling_rate, channels=1, dtype="float32")
     except sounddevice.PortAudioError as error:
