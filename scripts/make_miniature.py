@@ -20,6 +20,24 @@ from dia_hf.processing_dia import write_codec_reference
 SEED = 2025
 
 
+def make_codec() -> DacModel:
+    """Make a codec whose codes depend on the sound and whose sound depends on the codes.
+
+    With the weights that it is given for training, the signal is lost among the biases after a few layers.
+    """
+    codec = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=48, sampling_rate=44100)).eval()
+    with torch.no_grad():
+        for layer in codec.modules():
+            if isinstance(layer, (torch.nn.Conv1d, torch.nn.ConvTranspose1d)):
+                torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+                layer.bias.zero_()
+        # As loud as speech: first so quiet that the last layer, a tanh, is linear, and then by the factor found.
+        codec.decoder.conv2.weight *= 1e-3
+        sound = codec.decode(audio_codes=torch.randint(0, 1024, (1, 9, 400))).audio_values
+        codec.decoder.conv2.weight *= 0.1 / sound.std()
+    return codec
+
+
 def main(dest: str = MINIATURE) -> None:
     """Write the checkpoint to `dest`."""
     torch.manual_seed(SEED)
@@ -45,9 +63,7 @@ def main(dest: str = MINIATURE) -> None:
     # The published settings, but an end after three seconds at the latest: untrained, it would go on to 3072.
     model.generation_config = generation_config_for(config)
     model.generation_config.max_length = 260
-    codec = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=48, sampling_rate=44100)).eval()
-    with torch.no_grad():
-        codec.decoder.conv2.weight *= 20  # audible: its untrained output peaks at 0.01
+    codec = make_codec()
     processor = DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), codec, config)
 
     model.save_pretrained(dest)

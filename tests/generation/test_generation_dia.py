@@ -354,6 +354,22 @@ def test_a_sample_that_has_ended_is_computed_no_further(model, cache, guidance_s
         assert_same_speech(row, alone[0], model.config)
 
 
+def test_what_the_caller_sees_of_the_network_keeps_its_shape(model):
+    """Attentions of a batch whose first sample had ended were of another batch."""
+    model.set_attn_implementation("eager")
+    output = model.generate(
+        torch.tensor([[72, 105], [89, 111]]),
+        **GREEDY | {"max_new_tokens": [18, 40]},
+        return_dict_in_generate=True,
+        output_attentions=True,
+        output_logits=True,
+    )
+    model.set_attn_implementation("sdpa")
+    assert len(output.cross_attentions) == output.sequences.shape[1] - 1 > 30
+    assert {step[0].shape[0] for step in output.cross_attentions} == {2}
+    assert {step.shape for step in output.logits} == {(18, 1028)}
+
+
 def test_stopping_criteria_end_one_sample(model):
     """A criterion met in one channel padded that channel and let the others of the sample go on."""
 

@@ -112,6 +112,8 @@ def test_unusable_places(options, message):
         ({"text": "x" * 2000}, "2000 ids"),
         ({"text": "[S1] a", "max_seconds": 0.001}, "a frame lasts 0.012 s"),
         ({"text": "[S1] a", "max_seconds": 1.0, "max_tokens": 50}, "give one"),
+        ({"text": "[S1] a", "max_seconds": 40.0}, r"at most 35\.5 s in one go"),
+        ({"text": ["[S1] a"], "seed": [1, 2]}, "list of 2"),
         ({"text": "[S1] a", "audio_prompt": np.zeros(0, dtype=np.float32)}, "0 samples"),
         ({"text": "[S1] a", "audio_prompt": np.full(600, np.nan, dtype=np.float32)}, "NaN"),
     ],
@@ -243,6 +245,24 @@ def test_from_local(release, tmp_path):
     bare = Dia.from_local(folder / "config.json", weights, device="cpu", load_dac=False)
     with pytest.raises(ValueError, match="no codec"):
         bare.generate("[S1] Hi.")
+
+
+def test_settings_of_each_text(dia):
+    """Requests of different people could share a batch in `generate` of the model alone."""
+    texts = ["[S1] One.", "[S2] Two, three."]
+    settings = {
+        "cfg_scale": [1.5, 3.0],
+        "temperature": [0.7, 1.4],
+        "top_p": [0.8, 1.0],
+        "cfg_filter_top_k": [10, 40],
+        "seed": [3, 4],
+    }
+    together = dia.generate(texts, max_seconds=0.3, **settings)
+    for number, text in enumerate(texts):
+        own = {name: values[number] for name, values in settings.items()}
+        np.testing.assert_allclose(together[number], dia.generate(text, max_seconds=0.3, **own), atol=1e-4)
+    chunks = list(dia.stream(texts, max_seconds=0.3, **settings))
+    np.testing.assert_allclose(np.concatenate([chunk[1] for chunk in chunks]), together[1], atol=1e-4)
 
 
 def test_metadata(dia, tmp_path):

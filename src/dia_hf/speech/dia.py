@@ -65,7 +65,8 @@ class Dia:
 
     Args:
         model (`DiaForConditionalGeneration`): The network, on the device and in the dtype to compute with.
-        processor (`DiaProcessor`): Its processor; with the codec, unless only codes are wanted.
+        processor (`DiaProcessor`): Its processor; with the codec, unless only codes are wanted. The codec is moved to
+            the model's device.
 
     Attributes:
         sampling_rate (`int`): Rate in hertz of the waveforms that `generate` returns.
@@ -85,6 +86,8 @@ class Dia:
         self.model = model
         self.processor = processor
         self.sampling_rate: int = processor.feature_extractor.sampling_rate
+        if processor.audio_tokenizer is not None:
+            processor.audio_tokenizer.to(model.device)
 
     @classmethod
     def from_pretrained(
@@ -123,10 +126,7 @@ class Dia:
                 "incomplete, or no Dia checkpoint in the Hugging Face layout."
             )
         model = model.to(device).eval()
-        processor = DiaProcessor.from_pretrained(model_name, load_codec=load_dac)
-        if processor.audio_tokenizer is not None:
-            processor.audio_tokenizer.to(device)
-        return cls(model, processor)
+        return cls(model, DiaProcessor.from_pretrained(model_name, load_codec=load_dac))
 
     @classmethod
     def from_local(
@@ -161,27 +161,24 @@ class Dia:
             dtype=None if dtype == "auto" else dtype,
             codec=codec if load_dac else None,
         )
-        model = model.to(device)
-        if processor.audio_tokenizer is not None:
-            processor.audio_tokenizer.to(device)
-        return cls(model, processor)
+        return cls(model.to(device), processor)
 
     def generate(
         self,
         text: str | Sequence[str],
         max_tokens: int | None = None,
-        cfg_scale: float | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
+        cfg_scale: float | Sequence[float] | None = None,
+        temperature: float | Sequence[float] | None = None,
+        top_p: float | Sequence[float] | None = None,
         use_torch_compile: bool = False,
-        cfg_filter_top_k: int | None = None,
+        cfg_filter_top_k: int | Sequence[int] | None = None,
         audio_prompt: Any = None,
         audio_prompt_path: Any = None,
         use_cfg_filter: bool | None = None,
         verbose: bool = False,
         *,
         voice: VoiceLike | Sequence[VoiceLike | None] | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         max_seconds: float | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """Speak.
@@ -210,6 +207,8 @@ class Dia:
                 given.
             max_seconds (`float`, *optional*): Limit of the new audio in seconds, instead of `max_tokens`.
 
+        For several texts, `cfg_scale`, `temperature`, `top_p`, `cfg_filter_top_k` and `seed` may be lists of as many.
+
         Returns:
             `np.ndarray` of shape `[N]`, float32, or a list of them where `text` is a list.
 
@@ -237,15 +236,15 @@ class Dia:
         self,
         text: str | Sequence[str],
         max_tokens: int | None = None,
-        cfg_scale: float | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
+        cfg_scale: float | Sequence[float] | None = None,
+        temperature: float | Sequence[float] | None = None,
+        top_p: float | Sequence[float] | None = None,
         use_torch_compile: bool = False,
-        cfg_filter_top_k: int | None = None,
+        cfg_filter_top_k: int | Sequence[int] | None = None,
         audio_prompt: Any = None,
         *,
         voice: VoiceLike | Sequence[VoiceLike | None] | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         max_seconds: float | None = None,
         first_chunk_frames: int = 1,
         chunk_frames: int = 64,
@@ -367,14 +366,14 @@ class Dia:
 
     def _options(
         self,
-        cfg_scale: float | None,
-        temperature: float | None,
-        top_p: float | None,
-        cfg_filter_top_k: int | None,
+        cfg_scale: Any,
+        temperature: Any,
+        top_p: Any,
+        cfg_filter_top_k: Any,
         use_torch_compile: bool,
         max_tokens: int | None = None,
         max_seconds: float | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
     ) -> dict[str, Any]:
         """Say in the words of the model's `generate` what the caller said; what is `None` stays unsaid."""
         if max_tokens is not None and max_seconds is not None:
@@ -387,17 +386,25 @@ class Dia:
             "cache_implementation": "static" if use_torch_compile else None,
         }
         if max_seconds is not None:
-            frame_rate = self.processor.codec.frame_rate
-            num_frames = int(max_seconds * frame_rate)
+            config, frame_rate = self.model.config, self.processor.codec.frame_rate
+            num_frames, positions = int(max_seconds * frame_rate), config.decoder_config.max_position_embeddings
             if num_frames < 1:
                 raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / frame_rate:.3f} s.")
             # Channel 0's end of speech follows the frames; the delay brings the slowest channel's.
-            options["max_new_tokens"] = num_frames + 1 + max(self.model.config.delay_pattern)
-        if temperature == 0:
+            options["max_new_tokens"] = num_frames + 1 + max(config.delay_pattern)
+            if options["max_new_tokens"] >= positions:
+                longest = (positions - 2 - max(config.delay_pattern)) / frame_rate
+                raise ValueError(
+                    f"`max_seconds` is {max_seconds}, but this model says at most {longest:.1f} s in one go; "
+                    "`dialogue` says more."
+                )
+        if isinstance(temperature, (int, float)) and temperature == 0:
             options["do_sample"] = False
         elif temperature is not None:
             options |= {"do_sample": True, "temperature": temperature}
-        if seed is not None:
+        if isinstance(seed, Sequence):
+            options["generator"] = [torch.Generator(self.model.device).manual_seed(one) for one in seed]
+        elif seed is not None:
             options["generator"] = torch.Generator(self.model.device).manual_seed(seed)
         return {name: value for name, value in options.items() if value is not None}
 
