@@ -183,6 +183,13 @@ def test_a_limit_of_the_whole(dia):
     assert len(waveform) == int(1.0 * 44100 / 512) * 512
 
 
+def test_a_pass_that_does_not_end(dia):
+    """A prompt took the checkpoint's limit away, and a pass that does not end went on for half a minute."""
+    voice = make_voice(dia, 40, "A voice.")
+    waveform = Dialogue(dia.model, dia.processor, "[S1] Hello.", voice, seed=1).generate()
+    assert len(waveform) == dia.model.generation_config.max_length * 512
+
+
 def test_a_pass_that_fails_keeps_those_before_it(dia, tmp_path):
     """An hour of speech was lost with its last sentence."""
     script = make_script(8)
