@@ -358,16 +358,16 @@ def test_what_the_caller_sees_of_the_network_keeps_its_shape(model):
     """Attentions of a batch whose first sample had ended were of another batch."""
     model.set_attn_implementation("eager")
     output = model.generate(
-        torch.tensor([[72, 105], [89, 111]]),
-        **GREEDY | {"max_new_tokens": [18, 40]},
+        torch.tensor([[72, 105], [89, 111], [66, 121]]),
+        **GREEDY | {"max_new_tokens": [18, 25, 40]},
         return_dict_in_generate=True,
         output_attentions=True,
         output_logits=True,
     )
     model.set_attn_implementation("sdpa")
     assert len(output.cross_attentions) == output.sequences.shape[1] - 1 > 30
-    assert {step[0].shape[0] for step in output.cross_attentions} == {2}
-    assert {step.shape for step in output.logits} == {(18, 1028)}
+    assert {step[0].shape[0] for step in output.cross_attentions} == {3}
+    assert {step.shape for step in output.logits} == {(27, 1028)}
 
 
 def test_stopping_criteria_end_one_sample(model):
