@@ -539,6 +539,7 @@ def test_dictionary_output(model):
         ({"temperature": [1.0, 2.0], "do_sample": True}, "list of 2, but the batch has 1"),
         ({"guidance_scale": [3.0, 2.0]}, "list of 2, but the batch has 1"),
         ({"guidance_scale": [-3.0]}, "above 0"),
+        ({"temperature": []}, "empty list"),
         ({"generator": [torch.Generator()] * 2, "do_sample": True}, "list of 2, but 1 sequences"),
         ({"max_new_tokens": [7]}, "at least 16"),
     ],

@@ -40,9 +40,9 @@ from .logits_process import (
     DiaEOSScaleLogitsProcessor,
     DiaGivenTokensLogitsProcessor,
     DiaGuidanceTopKLogitsProcessor,
-    DiaPerSampleLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
 )
+from .per_sample import SampleSettings, take_lists
 from .running_samples import DiaRunningSamplesLogitsProcessor, RunningSamples
 from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
 from .streaming import DiaCodesStreamer
@@ -55,9 +55,6 @@ __all__ = ["DiaGenerationMixin"]
 
 # Dia's own fields of the generation config; the defaults are the 0626 release's.
 _OWN_DEFAULTS: dict[str, Any] = {"sample_from_guided": False, "eos_logit_scale": 1.0, "per_sample": {}}
-
-# What may be given for each sample of a batch.
-_PER_SAMPLE = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
 
 _WARPERS = ("temperature", "top_k", "top_p")
 _GUIDANCE_OFF = (None, 1)
@@ -92,24 +89,6 @@ def _warpers(temperature: float | None, top_k: int | None, top_p: float | None) 
     if top_p is not None and top_p < 1:
         warpers.append(TopPLogitsWarper(top_p))
     return warpers
-
-
-def _expand_per_sample(generation_config: GenerationConfig, batch_size: int) -> dict[str, list]:
-    """Return the lists of settings, each value once for every sequence that its sample returns."""
-    repeats = generation_config.num_return_sequences or 1
-    expanded = {}
-    for name, values in generation_config.per_sample.items():
-        if len(values) * repeats != batch_size:
-            raise ValueError(
-                f"`{name}` is a list of {len(values)}, but the batch has {batch_size // repeats} samples; give one "
-                "value for each sample, or one for all."
-            )
-        expanded[name] = [value for value in values for _ in range(repeats)]
-    return expanded
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or (isinstance(value, torch.Tensor) and value.ndim > 0)
 
 
 def _first_rows(value: Any, num_rows: int) -> Any:
@@ -224,17 +203,8 @@ class DiaGenerationMixin(GenerationMixin):
     ) -> tuple[GenerationConfig, dict[str, Any]]:
         """Settle Dia's own fields as transformers settles its own: the call's, the config's, the default."""
         own = {name: kwargs.pop(name) for name in _OWN_DEFAULTS if name in kwargs}
-        per_sample = {
-            name: value.tolist() if isinstance(value, torch.Tensor) else list(value)
-            for name, value in kwargs.items()
-            if name in _PER_SAMPLE and _is_list(value)
-        }
-        if per_sample:
-            own["per_sample"] = per_sample
-            # transformers knows one value for all; `max_new_tokens` must leave room for the longest.
-            kwargs |= dict.fromkeys(per_sample)
-            if "max_new_tokens" in per_sample:
-                kwargs["max_new_tokens"] = max(per_sample["max_new_tokens"])
+        if lists := take_lists(kwargs):
+            own["per_sample"] = lists
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, default in _OWN_DEFAULTS.items():
             setattr(generation_config, name, own.get(name, getattr(generation_config, name, default)))
@@ -358,28 +328,15 @@ class DiaGenerationMixin(GenerationMixin):
         """Compose: guidance, transformers' rules, the user's, end of speech, warpers, delayed end, given slots."""
         decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
         model_kwargs = model_kwargs or {}
-        batch_size = len(model_kwargs["decoder_given_ids"])
-        per_sample = _expand_per_sample(generation_config, batch_size)
-
-        def apply_to_samples(make: Callable[..., LogitsProcessor], *names: str) -> LogitsProcessor:
-            """Make one rule of these settings for all samples, or one for each where a list was given."""
-            if not any(name in per_sample for name in names):
-                return make(*(getattr(generation_config, name) for name in names))
-            columns = [per_sample.get(name, [getattr(generation_config, name)] * batch_size) for name in names]
-            made: dict[tuple, LogitsProcessor] = {}
-            settings = list(zip(*columns, strict=True))
-            for setting in settings:
-                if setting not in made:
-                    made[setting] = make(*setting)
-            return DiaPerSampleLogitsProcessor([made[setting] for setting in settings], decoder.num_channels)
+        settings = SampleSettings(generation_config, len(model_kwargs["decoder_given_ids"]), decoder.num_channels)
 
         before = LogitsProcessorList()
         if (running := model_kwargs.get("decoder_running")) is not None:
             before.append(DiaRunningSamplesLogitsProcessor(running))
         if model_kwargs.get("decoder_is_guided"):
-            from_guided = generation_config.sample_from_guided
-            before.append(apply_to_samples(partial(_guidance, from_guided), "guidance_scale", "top_k"))
-        elif not all(s in _GUIDANCE_OFF for s in per_sample.get("guidance_scale", [generation_config.guidance_scale])):
+            make = partial(_guidance, generation_config.sample_from_guided)
+            before.append(settings.make_rule(make, "guidance_scale", "top_k"))
+        elif not all(scale in _GUIDANCE_OFF for scale in settings.of("guidance_scale")):
             raise ValueError(
                 "guidance needs the text: pass `input_ids` instead of `encoder_outputs`, or `guidance_scale=None`."
             )
@@ -394,8 +351,8 @@ class DiaGenerationMixin(GenerationMixin):
                 )
             )
         rules.append(DiaEOSChannelFilterLogitsProcessor(decoder.num_channels, decoder.eos_token_id))
-        if generation_config.do_sample and any(name in per_sample for name in _WARPERS):
-            rules.append(apply_to_samples(_warpers, *_WARPERS))
+        if generation_config.do_sample and settings.are_lists(*_WARPERS):
+            rules.append(settings.make_rule(_warpers, *_WARPERS))
             for name in _WARPERS:
                 setattr(generation_config, name, None)
         processors = super()._get_logits_processor(
@@ -407,14 +364,14 @@ class DiaGenerationMixin(GenerationMixin):
             **kwargs,
         )
         max_length = generation_config.max_length
-        if "max_new_tokens" in per_sample:
-            shortest = min(per_sample["max_new_tokens"])
+        if settings.are_lists("max_new_tokens"):
+            shortest = min(settings.of("max_new_tokens"))
             if shortest <= max(delay_pattern):
                 raise ValueError(
                     f"`max_new_tokens` holds {shortest}; the delay alone takes {max(delay_pattern)} frames, so give "
                     f"each sample at least {max(delay_pattern) + 1}."
                 )
-            max_length = [input_ids_seq_length + limit for limit in per_sample["max_new_tokens"]]
+            max_length = [input_ids_seq_length + limit for limit in settings.of("max_new_tokens")]
         after = [
             DiaEOSDelayPatternLogitsProcessor(
                 delay_pattern,
@@ -426,9 +383,9 @@ class DiaGenerationMixin(GenerationMixin):
             DiaGivenTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id),
         ]
         if (sampler := model_kwargs.get("decoder_sampler")) is not None and generation_config.do_sample:
-            if not isinstance(sampler.generator, torch.Generator) and len(sampler.generator) != batch_size:
+            if not isinstance(sampler.generator, torch.Generator) and len(sampler.generator) != settings.batch_size:
                 raise ValueError(
-                    f"`generator` is a list of {len(sampler.generator)}, but {batch_size} sequences are to be "
+                    f"`generator` is a list of {len(sampler.generator)}, but {settings.batch_size} sequences are to be "
                     "returned; give one generator for each, or one for all."
                 )
             sampler.keeps_scores = generation_config.return_dict_in_generate and generation_config.output_scores
