@@ -313,6 +313,12 @@ def test_what_cannot_be_spoken_raises(dia, script, voices, message):
         make_dialogue(dia, script, voices=voices)
 
 
+def test_no_time(dia):
+    """A limit below one frame gave no sound and no word."""
+    with pytest.raises(ValueError, match=r"0\.012 s"):
+        make_dialogue(dia, "[S1] Hi.", max_seconds=0.001)
+
+
 def test_a_voice_of_another_codec(dia):
     """Another codec's codes are noise."""
     other = Voice(torch.zeros(20, 9, dtype=torch.long), "Words.", "0123456789abcdef", 24000, 320)

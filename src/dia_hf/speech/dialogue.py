@@ -91,8 +91,8 @@ class Dialogue:
         seed (`int`): The one in force.
 
     Raises:
-        ValueError: If the script says nothing, a voice belongs to no speaker, to another codec or is too long, or
-            the folder holds another dialogue.
+        ValueError: If the script is empty, `max_seconds` is shorter than a frame, a voice belongs to no speaker, to
+            another codec or is too long, or the folder holds another dialogue.
     """
 
     def __init__(
@@ -115,6 +115,8 @@ class Dialogue:
         self.closing_tag = closing_tag
         self.options = options or {}
         self.max_frames = None if max_seconds is None else int(max_seconds * self.codec.frame_rate)
+        if self.max_frames == 0:
+            raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / self.codec.frame_rate:.3f} s.")
         self.frame_limit = model.config.decoder_config.max_position_embeddings - max(model.config.delay_pattern)
         self.max_prompt_frames = self.frame_limit // 2
         self.text_limit: int = processor.tokenizer.model_max_length
