@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -277,7 +277,7 @@ def _generate(args: argparse.Namespace) -> None:
         outlet = open_player(dia.sampling_rate)
     sampling = {name: getattr(args, name) for name in ("cfg_scale", "cfg_filter_top_k", "temperature", "top_p")}
     keeping: AbstractContextManager = nullcontext()
-    stream: Iterator[Any]
+    stream: Any
     if args.audio_prompt is not None and args.prompt_text is None and args.transcribe is None:
         # The text begins with the recording's transcript, and only its writer knows where that ends: one pass.
         seed = args.seed if args.seed is not None else secrets.randbits(31)
@@ -298,7 +298,7 @@ def _generate(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     chunks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
     num_samples = 0
-    with keeping, outlet as play:
+    with keeping, outlet as play, closing(stream):
         for chunk in stream:
             num_samples += len(chunk)
             if play is not None:

@@ -1,5 +1,7 @@
 """Streamers against `batch_decode` of the whole, and at their ends: early, slow, late and broken."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -107,6 +109,18 @@ def test_a_consumer_that_stops_early_ends_the_generation(model, processor):
     assert time.monotonic() - start < 1
     assert threading.active_count() == before
     assert steps.num_steps < 200
+
+
+def test_python_can_end_in_the_middle_of_a_stream():
+    """A thread in the middle of a step when Python ends takes the process down with it (Python 3.13: SIGABRT)."""
+    code = """
+from dia_hf import Dia
+stream = Dia.from_pretrained(device="cpu").stream("[S1] Hello.", seed=1)
+next(stream)
+raise SystemExit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 7, done.stderr
 
 
 def test_cancel_from_another_thread(model, processor):

@@ -13,6 +13,7 @@ Legend: B batch, T frames, C channels, N samples of audio.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Generator
 from types import TracebackType
@@ -129,13 +130,19 @@ class DiaCodesStreamer(BaseStreamer):
             except BaseException as error:
                 self.fail(error)  # raised where the chunks are consumed
 
+        def stop() -> None:
+            self.cancel()
+            thread.join()
+
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
+        # An iterator that is still there when Python ends must not leave a thread in the middle of a step.
+        atexit.register(stop)
         try:
             yield from self
         finally:
-            self.cancel()
-            thread.join()
+            atexit.unregister(stop)
+            stop()
 
     def cancel(self) -> None:
         """End the iteration, and with its next step the call of `generate()`."""
