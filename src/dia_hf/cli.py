@@ -234,11 +234,9 @@ def _kept_passes(dialogue: Dialogue) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        advice = ""
-        if len(dialogue.passes) > 1 and dialogue.num_kept > 0:
-            advice = (
-                f"{dialogue.num_kept} of {len(dialogue.passes)} passes are kept; the same command goes on from there."
-            )
+        advice, num_kept, num_passes = "", dialogue.num_kept, len(dialogue.passes)
+        if num_passes > 1 and num_kept > 0:
+            advice = f"{num_kept} of {num_passes} passes are kept; the same command goes on from there."
         else:
             dialogue.remove_kept()
         if isinstance(error, KeyboardInterrupt):
@@ -350,9 +348,10 @@ def _list_voices(args: argparse.Namespace) -> None:
     from .speech.voices import VoiceLibrary
 
     library = VoiceLibrary()
-    for name, voice in library.list().items():
+    voices = library.list()
+    for name, voice in voices.items():
         print(f"{name}: {voice if isinstance(voice, str) else f'{voice.seconds:.1f} s, {voice.transcript}'}")
-    if not library.list():
+    if not voices:
         print(f"no voices in {library.folder}; make one: dia-hf voices add NAME RECORDING --transcript TEXT")
 
 

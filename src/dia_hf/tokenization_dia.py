@@ -80,6 +80,11 @@ class DiaTokenizer(PreTrainedTokenizer):
         )
 
     @property
+    def speaker_tokens(self) -> list[str]:
+        """Tags of the ids 1, 2, …"""
+        return list(self.init_kwargs["speaker_tokens"])
+
+    @property
     def vocab_size(self) -> int:
         """Number of byte ids."""
         return 256

@@ -41,7 +41,7 @@ class RunningSamples:
         self.samples: torch.Tensor | None = None
         self._kept: dict[str, Any] = {}
 
-    def _of_network(self, samples: torch.Tensor, batch_size: int) -> torch.Tensor:
+    def places_in_network(self, samples: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Places in the network's batch, which guidance doubles."""
         return torch.cat([samples, samples + batch_size]) if self.is_guided else samples
 
@@ -56,7 +56,7 @@ class RunningSamples:
         if is_running.all() or not is_running.any():
             return
         if cache is not None:
-            cache.batch_select_indices(self._of_network(is_running.nonzero().flatten(), len(before)))
+            cache.batch_select_indices(self.places_in_network(is_running.nonzero().flatten(), len(before)))
         self.samples = before[is_running]
         self._kept = {}
 
@@ -67,7 +67,7 @@ class RunningSamples:
         """
         if self.samples is None:
             return frames, model_kwargs
-        network = self._of_network(self.samples, len(frames))
+        network = self.places_in_network(self.samples, len(frames))
         selected = dict(model_kwargs)
         for name in ("decoder_attention_mask", "decoder_position_ids"):
             if selected.get(name) is not None:
@@ -97,5 +97,5 @@ class DiaRunningSamplesLogitsProcessor(LogitsProcessor):
         batch_size = input_ids.shape[0] // running.num_channels
         by_sample = scores.unflatten(0, (-1, running.num_channels))
         everyone = by_sample.new_zeros(batch_size * (2 if running.is_guided else 1), *by_sample.shape[1:])
-        everyone[running._of_network(running.samples, batch_size)] = by_sample
+        everyone[running.places_in_network(running.samples, batch_size)] = by_sample
         return everyone.flatten(0, 1)

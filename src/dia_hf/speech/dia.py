@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -327,7 +326,7 @@ class Dia:
             seconds_per_pass,
             language,
             closing_tag,
-            None if folder is None else Path(folder),
+            folder,
             seed,
             max_seconds,
             self._options(cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile),
@@ -429,7 +428,7 @@ class Dia:
     def _as_this_voice(self, voice: Voice, text: str) -> str:
         """Put a voice's transcript before a text, under the tag of the text's first speaker."""
         voice.check(self.processor.codec)
-        tokens = self.processor.tokenizer.init_kwargs["speaker_tokens"]
+        tokens = self.processor.tokenizer.speaker_tokens
         turns = parse_script(text, tokens)
         if not turns:
             raise ValueError("the text is empty; give something to say, such as '[S1] Hello.'.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import warnings
 from collections.abc import Generator, Iterator, Mapping
@@ -104,7 +105,7 @@ class Dialogue:
         seconds_per_pass: tuple[float, float] = (5.0, 15.0),
         language: str = "en",
         closing_tag: bool = False,
-        folder: str | Path | None = None,
+        folder: str | os.PathLike | None = None,
         seed: int | None = None,
         max_seconds: float | None = None,
         options: dict[str, Any] | None = None,
@@ -121,7 +122,7 @@ class Dialogue:
         self.max_prompt_frames = self.frame_limit // 2
         self.text_limit: int = processor.tokenizer.model_max_length
 
-        self.speaker_tokens: tuple[str, ...] = tuple(processor.tokenizer.init_kwargs["speaker_tokens"])
+        self.speaker_tokens: list[str] = processor.tokenizer.speaker_tokens
         for message in check_script(script, self.speaker_tokens):
             warnings.warn(message, stacklevel=3)
         turns = parse_script(script, self.speaker_tokens)
