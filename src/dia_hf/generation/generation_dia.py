@@ -297,21 +297,21 @@ class DiaGenerationMixin(GenerationMixin):
 
     def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs: Any) -> GenerationConfig:
         """Let `max_new_tokens` replace the limit of the checkpoint, and extend that limit by the delay."""
-        num_frames = kwargs["input_ids_length"] - 1
-        positions, limit = self.config.decoder_config.max_position_embeddings, generation_config.max_length
-        if num_frames + 1 >= positions:
+        length, positions = kwargs["input_ids_length"], self.config.decoder_config.max_position_embeddings
+        if length >= positions:
             raise ValueError(
-                f"the prompt has {num_frames} frames, but this model has {positions} positions for the prompt and what "
+                f"the prompt has {length - 1} frames, but this model has {positions} positions for the prompt and what "
                 "follows; give a shorter one."
-            )
-        if generation_config.max_new_tokens is None and limit is not None and num_frames + 1 >= limit:
-            raise ValueError(
-                f"the prompt has {num_frames} frames, which leaves nothing of `max_length` ({limit}), as that counts "
-                "it; give a shorter prompt, or `max_new_tokens`, which does not."
             )
         if generation_config.max_new_tokens is not None:
             generation_config.max_length = None
             return super()._prepare_generated_length(generation_config, **kwargs)
+        limit = generation_config.max_length
+        if limit is not None and length >= limit:
+            raise ValueError(
+                f"the prompt has {length - 1} frames, which leaves nothing of `max_length` ({limit}), as that counts "
+                "it; give a shorter prompt, or `max_new_tokens`, which does not."
+            )
         generation_config = super()._prepare_generated_length(generation_config, **kwargs)
         # The limit is meant for channel 0; the slowest channel ends that much later.
         generation_config.max_length += max(self.config.delay_pattern)
