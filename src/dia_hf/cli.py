@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -94,6 +94,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
     generate.add_argument("--dtype", choices=_DTYPES, help="default: that of the checkpoint")
+    generate.add_argument("--quantize", choices=["int8", "int4"], help="smaller weights (dia-hf[quantize])")
     generate.add_argument("--max-seconds", type=_positive, metavar="S", help="limit of the new audio")
     generate.add_argument("--stream", action="store_true", help="play it while it is spoken (dia-hf[player])")
     voice = generate.add_argument_group("voice")
@@ -158,7 +159,43 @@ def _make_parser() -> argparse.ArgumentParser:
     convert.add_argument("--to", choices=["huggingface", "nari-0626"], default="huggingface", help="layout to write")
     convert.add_argument("--force", action="store_true", help="replace DEST if it is not empty")
     convert.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
+    _add_bench(verbs)
     return parser
+
+
+def _add_bench(verbs: argparse._SubParsersAction) -> None:
+    bench = verbs.add_parser(
+        "bench",
+        help="measure speed or exactness",
+        description="Measure speed against transformers' own Dia, or what fewer bits change (--parity).",
+    )
+    bench.set_defaults(run=_bench)
+    bench.add_argument(
+        "--size", choices=["toy", "mid", "full"], default="toy", help="of random weights; full: the published 1.6B"
+    )
+    bench.add_argument("--model", metavar="DIR|ID", help="a checkpoint's weights instead of random ones")
+    bench.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    bench.add_argument("--threads", type=_count, metavar="N", help="of a CPU; default: torch's")
+    bench.add_argument("--batch-size", type=_count, default=1, metavar="N", help="texts at once (1)")
+    bench.add_argument("--text-bytes", type=_count, default=100, metavar="N", help="length of each random text (100)")
+    bench.add_argument("--frames", type=_count, default=64, metavar="N", help="new frames (64)")
+    drawing = bench.add_mutually_exclusive_group()
+    drawing.add_argument("--greedy", action="store_true", help="take the best token; default with --parity")
+    drawing.add_argument("--sample", action="store_true", help="sample as published; default for speed")
+    bench.add_argument("--output", "-o", metavar="F", help="write all figures there, as JSON")
+    speed = bench.add_argument_group("speed")
+    speed.add_argument(
+        "--dtype", choices=_DTYPES, help="default: that of the checkpoint, else float32; bfloat16 with --quantize"
+    )
+    speed.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="our weights, not the opponent's")
+    speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the opponent")
+    speed.add_argument("--codec", choices=["miniature", "full"], help="of a random model; default: by its size")
+    speed.add_argument("--repeats", type=_count, default=3, metavar="N", help="turns of each contender (3)")
+    speed.add_argument("--plot", metavar="F", help="draw the steps' times there (needs matplotlib)")
+    parity = bench.add_argument_group("parity", "against float32 on the same weights")
+    schemes = ["bfloat16", "float16", "int8", "int4", "fp8"]
+    parity.add_argument("--parity", nargs="+", choices=schemes, metavar="SCHEME", help=", ".join(schemes))
+    parity.add_argument("--text", action="append", metavar="TEXT", help="instead of random ones; more than once")
 
 
 def _read_text(args: argparse.Namespace) -> str:
@@ -267,7 +304,7 @@ def _generate(args: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     if args.model == MINIATURE:
         print(_MINIATURE_NOTE, file=sys.stderr)
-    dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device)
+    dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device, quantization=args.quantize)
     outlet: AbstractContextManager = nullcontext()
     if is_pcm:
         outlet = open_stdout()
@@ -375,6 +412,84 @@ def _convert(args: argparse.Namespace) -> None:
         dry_run=args.dry_run,
     )
     print(report if args.dry_run else "\n".join(report.splitlines()[-2:]))
+
+
+def _bench(args: argparse.Namespace) -> None:
+    import torch
+    from transformers.utils import logging
+
+    from .bench import make_config, make_model, make_processor
+    from .speech import Dia
+
+    of_speed = {name: getattr(args, name) for name in ("dtype", "quantize", "codec", "plot")}
+    given = [f"--{name}" for name, value in of_speed.items() if value is not None]
+    if args.parity and given:
+        raise ValueError(f"{' and '.join(given)} belong to speed; --parity names what is compared with float32.")
+    if args.text and not args.parity:
+        raise ValueError("--text is for --parity; speed depends on the length alone: --text-bytes.")
+    if args.model and args.codec:
+        raise ValueError("--codec is for random models; a checkpoint brings its own.")
+    logging.disable_progress_bar()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def make(dtype: str | None) -> tuple[Any, Any]:
+        _say_progress(f"loading {args.model}" if args.model else f"random weights, size {args.size}")
+        if args.model:
+            dia = Dia.from_pretrained(args.model, compute_dtype=dtype, device=device)
+            return dia.model, dia.processor
+        config = make_config(args.size)
+        codec = args.codec or ("full" if args.size == "full" and not args.parity else "miniature")
+        processor = make_processor(config, codec, device)
+        return make_model(config, device, getattr(torch, dtype or "float32")), processor
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # or each greedy call is told that `top_k`, the guidance's filter, is for sampling
+    try:
+        (_bench_parity if args.parity else _bench_speed)(args, make)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
+    from .bench import make_contenders, measure_speed, random_inputs, report
+
+    model, processor = make(args.dtype or ("bfloat16" if args.quantize else None))
+    contenders = make_contenders(model, args.quantize, args.against)
+    inputs = random_inputs(model.config, args.batch_size, args.text_bytes, model.device)
+    result = measure_speed(contenders, inputs, processor, args.frames, not args.greedy, args.repeats, say=_say_progress)
+    result.settings.update(size=args.model or args.size, quantize=args.quantize)
+    print(report.speed_table(result))
+    if args.output is not None:
+        report.write_json(args.output, report.environment(model.device), speed=result)
+    if args.plot is not None:
+        report.plot_steps(args.plot, result)
+
+
+def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
+    from .bench import compare, random_inputs, record_reference, reduce_precision, report
+
+    model, processor = make("float32")
+    device = model.device
+    random = random_inputs(model.config, args.batch_size, args.text_bytes)
+    inputs = dict(processor(args.text)) if args.text else random
+    _say_progress("float32")
+    reference = record_reference(model, inputs, args.frames, args.sample)
+    reports = {}
+    for number, scheme in enumerate(args.parity):
+        # One model at a time: at full size two do not fit everywhere. The first scheme takes over the reference's.
+        model = reduce_precision(model if number == 0 else make("float32")[0], scheme)
+        _say_progress(scheme)
+        reports[scheme] = compare(reference, model, inputs)
+        model = None
+    print(report.parity_table(reports))
+    if args.output is not None:
+        report.write_json(args.output, report.environment(device), parity=reports)
+
+
+def _say_progress(line: str) -> None:
+    print(f"dia-hf bench: {line}", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -36,43 +36,11 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
+from .rotary import apply_rotary, rotary_embedding
 
 logger = logging.get_logger(__name__)
 
 __all__ = ["DiaForConditionalGeneration", "DiaModel", "DiaPreTrainedModel"]
-
-
-def rotary_embedding(position_ids: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute cosine and sine of the angles of rotary embedding (Su et al., RoFormer, 2021, eq. 15).
-
-    They are computed anew in every pass, in fp32: a buffer would be rounded by `model.to(torch.bfloat16)`.
-
-    Args:
-        position_ids (`torch.Tensor` of shape `[B, T]`, integer): Positions.
-        head_dim (`int`): Width of a head, D.
-        theta (`float`): Base of the wavelengths.
-
-    Returns:
-        `tuple` of two `torch.Tensor` of shape `[B, 1, T, D / 2]`, float32, to be broadcast over heads.
-    """
-    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
-    angles = position_ids[:, None, :, None].float() * (1.0 / theta**exponents)
-    return angles.cos(), angles.sin()
-
-
-def apply_rotary(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotate each pair (i, i + D/2) of `states`, in fp32.
-
-    Args:
-        states (`torch.Tensor` of shape `[B, A, T, D]`): Queries or keys.
-        rotary (`tuple`): Cosine and sine from `rotary_embedding`.
-
-    Returns:
-        `torch.Tensor` of the shape and dtype of `states`.
-    """
-    cos, sin = rotary
-    first, second = states.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)
 
 
 def eager_attention_forward(

@@ -29,9 +29,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 from transformers.generation import BaseStreamer, GenerationMode
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 from ..configuration_dia import DiaConfig
 from ..delay import apply_delay, num_given_frames
+from .frame_loop import DiaCall, FrameCall
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
     DiaConditionalLogitsProcessor,
@@ -50,11 +53,19 @@ from .streaming import DiaCodesStreamer
 if TYPE_CHECKING:
     from transformers.generation.utils import GenerateOutput
 
+logger = logging.get_logger(__name__)
+
 __all__ = ["DiaGenerationMixin"]
 
 
 # Dia's own fields of the generation config; the defaults are the 0626 release's.
-_OWN_DEFAULTS: dict[str, Any] = {"sample_from_guided": False, "eos_logit_scale": 1.0, "per_sample": {}}
+_OWN_DEFAULTS: dict[str, Any] = {
+    "sample_from_guided": False,
+    "eos_logit_scale": 1.0,
+    "per_sample": {},
+    "use_frame_loop": None,
+    "max_batch_size": None,
+}
 
 _WARPERS = ("temperature", "top_k", "top_p")
 _GUIDANCE_OFF = (None, 1)
@@ -126,7 +137,10 @@ class DiaGenerationMixin(GenerationMixin):
                 `do_sample`; `num_return_sequences`; and Dia's own, for the first release (v0.1):
                 `sample_from_guided`, whether codes are drawn from the guided logits instead of the conditional ones
                 (default `False`; v0.1 `True`), and `eos_logit_scale`, a factor on channel 0's logit of end of speech
-                (default 1.0; v0.1 0.8).
+                (default 1.0; v0.1 0.8). `use_frame_loop` is for or against the fast loop: `None`, the default, lets it
+                take the calls that it can, `False` none, and `True` is an error where it cannot; `compile_config`
+                compiles its step; `max_batch_size` limits the samples that it computes at once, the others wait (as
+                many as fit into memory unless given).
             logits_processor (`LogitsProcessorList`, *optional*): Further rules, run after guidance and before Dia's own
                 rules and the warpers, on token history `[B·C, T]` and scores `[B·C, V]`.
             stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`. One
@@ -205,6 +219,8 @@ class DiaGenerationMixin(GenerationMixin):
         own = {name: kwargs.pop(name) for name in _OWN_DEFAULTS if name in kwargs}
         if lists := take_lists(kwargs):
             own["per_sample"] = lists
+        if (size := own.get("max_batch_size")) is not None and size < 1:
+            raise ValueError(f"`max_batch_size` is {size}; give at least 1, or leave it out.")
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, default in _OWN_DEFAULTS.items():
             setattr(generation_config, name, own.get(name, getattr(generation_config, name, default)))
@@ -225,22 +241,37 @@ class DiaGenerationMixin(GenerationMixin):
         model_input_name: str | None,
         generation_config: GenerationConfig,
     ) -> dict[str, Any]:
-        """Under guidance, encode the texts and as many of zeros, under the same attention mask, in one batch."""
+        """Note the texts, to be encoded when the loop begins: by the slow one at once, by the fast one as it needs."""
         scales = generation_config.per_sample.get("guidance_scale", [generation_config.guidance_scale])
-        is_guided = not all(scale in _GUIDANCE_OFF for scale in scales) and model_kwargs.get("encoder_outputs") is None
-        if is_guided:
-            model_kwargs["decoder_is_guided"] = True
-            inputs_tensor = torch.cat([inputs_tensor, torch.zeros_like(inputs_tensor)])
-            if model_kwargs.get("attention_mask") is not None:
-                model_kwargs["attention_mask"] = model_kwargs["attention_mask"].repeat(2, 1)
+        is_encoded = model_kwargs.get("encoder_outputs") is not None
+        is_guided = not is_encoded and not all(scale in _GUIDANCE_OFF for scale in scales)
+        brings_cache = model_kwargs.get("past_key_values") is not None
         # What the network computes, or its cache, may be the caller's; else samples that have ended are dropped.
-        if not generation_config.return_dict_in_generate and model_kwargs.get("past_key_values") is None:
+        if not generation_config.return_dict_in_generate and not brings_cache:
             decoder, delays = self.config.decoder_config, self.config.delay_pattern
             ends = (decoder.eos_token_id, decoder.pad_token_id)
             model_kwargs["decoder_running"] = RunningSamples(
                 decoder.num_channels, delays.index(max(delays)), ends, is_guided
             )
-        return encode(inputs_tensor, model_kwargs, model_input_name, generation_config)
+        if is_encoded:
+            return model_kwargs
+        model_kwargs["decoder_is_guided"] = is_guided
+        noted = dict(model_kwargs)
+
+        def encode_now(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> BaseModelOutput:
+            inputs = noted | ({} if attention_mask is None else {"attention_mask": attention_mask})
+            return encode(input_ids, inputs, model_input_name, generation_config)["encoder_outputs"]
+
+        model_kwargs["decoder_call"] = DiaCall(
+            inputs_tensor,
+            model_kwargs.get("attention_mask"),
+            encode_now,
+            is_guided,
+            brings_cache or generation_config.cache_implementation is not None,
+        )
+        # Until the loop begins, all that is asked for is the shape.
+        model_kwargs["encoder_outputs"] = BaseModelOutput(inputs_tensor.new_empty(*inputs_tensor.shape, 0))
+        return model_kwargs
 
     def _prepare_decoder_input_ids_for_generation(
         self,
@@ -329,6 +360,8 @@ class DiaGenerationMixin(GenerationMixin):
         decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
         model_kwargs = model_kwargs or {}
         settings = SampleSettings(generation_config, len(model_kwargs["decoder_given_ids"]), decoder.num_channels)
+        if (call := model_kwargs.get("decoder_call")) is not None:
+            call.note_rules(settings, logits_processor)
 
         before = LogitsProcessorList()
         if (running := model_kwargs.get("decoder_running")) is not None:
@@ -409,6 +442,44 @@ class DiaGenerationMixin(GenerationMixin):
             for one in criteria
         )
 
+    def _sample(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: BaseStreamer | None = None,
+        **model_kwargs: Any,
+    ) -> GenerateOutput | torch.Tensor:
+        """Take the fast loop where it can take the call, transformers' where it cannot."""
+        call: DiaCall | None = model_kwargs.get("decoder_call")
+        fast = FrameCall(
+            self, call, input_ids, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs
+        )
+        wish = generation_config.use_frame_loop
+        obstacle = "`use_frame_loop` is False" if wish is False else fast.obstacle()
+        if synced_gpus:
+            obstacle = "`synced_gpus` lets several processes walk in step"
+        if obstacle is None:
+            return fast.run()
+        if wish:
+            raise ValueError(
+                f"`use_frame_loop` is True, but {obstacle}; leave it out to let the slow loop take the call."
+            )
+        logger.debug("the slow loop takes this call: %s", obstacle)
+        if call is not None:
+            call.encode_all(model_kwargs)
+        return super()._sample(
+            input_ids,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            synced_gpus=synced_gpus,
+            streamer=streamer,
+            **model_kwargs,
+        )
+
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
@@ -416,6 +487,7 @@ class DiaGenerationMixin(GenerationMixin):
         decoder_running: RunningSamples | None = None,
         decoder_given_ids: torch.Tensor | None = None,
         decoder_sampler: LogitsProcessor | None = None,
+        decoder_call: DiaCall | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Fold rows `[N, T]` into frames `[B, T, C]`, those of the samples that still speak, twice under guidance.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -257,6 +258,8 @@ class DiaAudioStreamer(DiaCodesStreamer):
         self.codec = processor.codec
         self.sampling_rate: int = self.codec.sampling_rate
         self.num_steps_before_sound = first_chunk_frames + self.codec.decoder_margin + max(self.config.delay_pattern)
+        device = self.codec.model.device
+        self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._clips: list[Any] = []
         self._num_taken = 0
         self._num_sounded = 0
@@ -289,5 +292,7 @@ class DiaAudioStreamer(DiaCodesStreamer):
             if not any(lengths):
                 self._finish()
             self._num_sounded += self._next_frames
-            waveforms = self.codec.pop_many(self._clips, lengths)
+            # On a GPU the codec works beside the steps, not between them.
+            with nullcontext() if self._queue is None else torch.cuda.stream(self._queue):
+                waveforms = self.codec.pop_many(self._clips, lengths)
             return self._as_chunk([waveform.numpy() for waveform in waveforms])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import BatchFeature
+from transformers import BatchFeature, CompileConfig
 
 from ..assets import MINIATURE
 from ..audio import write_audio
@@ -25,6 +25,7 @@ from ..conversion import load_checkpoint
 from ..generation import DiaAudioStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
+from ..quantization import check_scheme, quantize_model
 from .dialogue import Dialogue
 from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render
@@ -95,6 +96,8 @@ class Dia:
         compute_dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         load_dac: bool = True,
+        *,
+        quantization: str | None = None,
     ) -> Dia:
         """Load a checkpoint.
 
@@ -102,16 +105,21 @@ class Dia:
             model_name (`str` or `os.PathLike`, *optional*): Folder or Hub id, such as "nari-labs/Dia-1.6B-0626"; the
                 embedded miniature unless given.
             compute_dtype (`str` or `torch.dtype`, *optional*): "float32", "bfloat16" or "float16"; that of the
-                checkpoint unless given. The codec stays in its own.
+                checkpoint unless given, or bfloat16 with `quantization`. The codec stays in its own.
             device (`str` or `torch.device`, *optional*): A GPU if there is one, unless given.
             load_dac (`bool`, defaults to `True`): Whether to load the codec. Without it `generate` raises.
+            quantization (`str`, *optional*): "int8" or "int4", or "fp8" on a GPU: fewer bits for the decoder's weights;
+                see `quantize_model`.
 
         Raises:
             OSError: If the checkpoint or a part of it does not exist.
             ValueError: If device or dtype are unknown or not available, or the checkpoint is truncated, incomplete or
-                contradicts its config.
+                contradicts its config; if the quantization is unknown or not for this device, dtype or size.
+            ImportError: If `quantization` is given and torchao is missing: `pip install "dia-hf[quantize]"`.
         """
         dtype, device = _resolve_dtype(compute_dtype), _resolve_device(device)
+        if quantization is not None:
+            dtype = check_scheme(quantization, device, dtype)
         try:
             model, report = DiaForConditionalGeneration.from_pretrained(
                 model_name, dtype=dtype, output_loading_info=True
@@ -125,6 +133,8 @@ class Dia:
                 "incomplete, or no Dia checkpoint in the Hugging Face layout."
             )
         model = model.to(device).eval()
+        if quantization is not None:
+            quantize_model(model, quantization)
         return cls(model, DiaProcessor.from_pretrained(model_name, load_codec=load_dac))
 
     @classmethod
@@ -137,30 +147,39 @@ class Dia:
         load_dac: bool = True,
         *,
         codec: str | os.PathLike = "descript/dac_44khz",
+        quantization: str | None = None,
     ) -> Dia:
         """Load nari-labs' files, of either release, without converting them first.
 
         Args:
             config_path (`str` or `os.PathLike`): Their config.json.
             checkpoint_path (`str` or `os.PathLike`): Their weights, .pth or .safetensors.
-            compute_dtype (`str` or `torch.dtype`, *optional*): That of the weights unless given.
+            compute_dtype (`str` or `torch.dtype`, *optional*): That of the weights unless given, or bfloat16 with
+                `quantization`.
             device (`str` or `torch.device`, *optional*): A GPU if there is one, unless given.
             load_dac (`bool`, defaults to `True`): Whether to load the codec. Without it `generate` raises.
             codec (`str` or `os.PathLike`, defaults to `"descript/dac_44khz"`): The codec: descript's .pth file, a
                 folder, or a name on the Hub.
+            quantization (`str`, *optional*): See `from_pretrained`.
 
         Raises:
             OSError: If a file does not exist.
             ValueError: If device or dtype are not available, or the files are no Dia; the error says why.
+            ImportError: If `quantization` is given and torchao is missing.
         """
         dtype, device = _resolve_dtype(compute_dtype), _resolve_device(device)
+        if quantization is not None:
+            dtype = check_scheme(quantization, device, dtype)
         model, processor = load_checkpoint(
             checkpoint_path,
             config_path,
             dtype=None if dtype == "auto" else dtype,
             codec=codec if load_dac else None,
         )
-        return cls(model.to(device), processor)
+        model = model.to(device)
+        if quantization is not None:
+            quantize_model(model, quantization)
+        return cls(model, processor)
 
     def generate(
         self,
@@ -179,6 +198,7 @@ class Dia:
         voice: VoiceLike | Sequence[VoiceLike | None] | None = None,
         seed: int | Sequence[int] | None = None,
         max_seconds: float | None = None,
+        max_batch_size: int | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """Speak.
 
@@ -192,8 +212,8 @@ class Dia:
             cfg_scale (`float`, *optional*): Guidance, above 0; 1 switches it off.
             temperature (`float`, *optional*): Of sampling, above 0; 0 means the best token always (greedy).
             top_p (`float`, *optional*): Nucleus, in (0, 1].
-            use_torch_compile (`bool`, defaults to `False`): Whether to let transformers compile the decoding step (a
-                static cache; CUDA only). The first call then takes a minute.
+            use_torch_compile (`bool`, defaults to `False`): Whether to compile the decoding step. The first call then
+                takes a minute; on a CPU it needs a C++ compiler.
             cfg_filter_top_k (`int`, *optional*): Tokens that guidance lets pass.
             audio_prompt (*optional*): A voice to go on with: a path, codes (`load_audio`), or whatever `DiaProcessor`
                 takes; for several texts a list of as many, `None` meaning none. It is not part of the result.
@@ -205,6 +225,8 @@ class Dia:
             seed (`int`, *optional*): Makes sampling reproducible, whatever else runs; the global generator unless
                 given.
             max_seconds (`float`, *optional*): Limit of the new audio in seconds, instead of `max_tokens`.
+            max_batch_size (`int`, *optional*): Texts to speak at once; whoever has ended makes room for who waits. As
+                many as fit into the memory unless given; with `verbose` all.
 
         For several texts, `cfg_scale`, `temperature`, `top_p`, `cfg_filter_top_k` and `seed` may be lists of as many.
 
@@ -226,7 +248,7 @@ class Dia:
         codec, max_delay = self.processor.codec, max(self.model.config.delay_pattern)
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             streamer = SpokenSeconds(bar, codec.frame_rate, max_delay) if verbose else None
-            codes = self.model.generate(**inputs, **options, streamer=streamer)
+            codes = self.model.generate(**inputs, **options, streamer=streamer, max_batch_size=max_batch_size)
         prompt_len = self.processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
         waveforms = [waveform.numpy() for waveform in self.processor.batch_decode(codes, prompt_len)]
         return waveforms[0] if isinstance(text, str) else waveforms
@@ -382,7 +404,7 @@ class Dia:
             "guidance_scale": cfg_scale,
             "top_p": top_p,
             "top_k": cfg_filter_top_k,
-            "cache_implementation": "static" if use_torch_compile else None,
+            "compile_config": CompileConfig() if use_torch_compile else None,
         }
         if max_seconds is not None:
             config, frame_rate = self.model.config, self.processor.codec.frame_rate

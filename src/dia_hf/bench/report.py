@@ -1,0 +1,217 @@
+"""What was measured as a table for people, JSON for programs, a plot for pages; and on what machine it was.
+
+Measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import written_whole
+from .parity import ParityReport
+from .speed import Speed, SpeedReport
+
+__all__ = ["environment", "parity_table", "plot_steps", "speed_table", "write_json"]
+
+_NOISY = 1.5  # p90 / p10 of a step from which a ratio is no longer to be trusted
+
+
+def environment(device: str | torch.device) -> dict[str, Any]:
+    """Describe hardware and versions.
+
+    Args:
+        device (`str` or `torch.device`): Where the models are.
+
+    Returns:
+        `dict`: `cpu`, `cores` (that this process may use), `memory_bytes`, `gpu`, `gpu_memory_bytes` (`None` without
+        CUDA), and `versions` of python, torch, transformers and dia_hf.
+    """
+    device, gpu, gpu_memory = torch.device(device), None, None
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        gpu, gpu_memory = properties.name, properties.total_memory
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "gpu": gpu,
+        "gpu_memory_bytes": gpu_memory,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "dia_hf": version("dia-hf"),
+        },
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no POSIX
+        return None
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _speed_rows(report: SpeedReport) -> dict[str, Callable[[Speed], str]]:
+    """Name each line of the table, and say how it is read off a contender that ran."""
+    rate, batch_size = report.frame_rate, report.settings["batch_size"]
+
+    def real_time(*parts: str) -> Callable[[Speed], str]:
+        def read(speed: Speed) -> str:
+            return f"{(speed.audio_seconds or 0) / sum(getattr(speed, part) for part in parts):.3g}"
+
+        return read
+
+    def steps(speed: Speed) -> str:
+        assert speed.step is not None
+        return f"{1e3 * batch_size / rate / speed.step.median:.3g}"
+
+    return {
+        "step, ms (median)": lambda speed: _number(speed.step and speed.step.median),
+        "  p10 to p90": lambda speed: "-" if speed.step is None else f"{speed.step.p10:.2f} to {speed.step.p90:.2f}",
+        "times as fast, a step": lambda speed: _number(speed.ratio),
+        "limit of a step, ms": lambda speed: _number(speed.limit_ms),
+        "share of the limit": lambda speed: (
+            "-" if speed.step is None or speed.limit_ms is None else f"{speed.limit_ms / speed.step.median:.1%}"
+        ),
+        "first frame, ms": lambda speed: _number(speed.first_frame_ms, 1),
+        "first chunk of sound, ms": lambda speed: _number(speed.first_chunk_ms, 1),
+        "whole call, s": lambda speed: _number(speed.call_seconds),
+        "× real time, steps": steps,
+        "× real time, call": real_time("call_seconds"),
+        "× real time, with codec": real_time("call_seconds", "codec_seconds"),
+        "host syncs a step": lambda speed: _number(speed.host_syncs, 1),
+        "peak memory, MB": lambda speed: _number(speed.peak_memory_bytes and speed.peak_memory_bytes / 1e6, 0),
+        "joules a frame": lambda speed: _number(speed.joules_per_frame, 3),
+    }
+
+
+def speed_table(report: SpeedReport) -> str:
+    """Lay out a speed report: a line a measure, a column a contender."""
+    ran = [speed for speed in report.contenders if speed.unavailable is None]
+    rows = [["", *(speed.name for speed in ran)]]
+    rows += [[name, *(read(speed) for speed in ran)] for name, read in _speed_rows(report).items()]
+    settings = report.settings
+    lines = [
+        f"batch {settings['batch_size']}, {settings['text_bytes']} bytes of text, {settings['frames']} frames, "
+        f"{settings['dtype']} on {settings['device']}, threads {settings['threads']}, "
+        f"{'sampling' if settings['sampling']['do_sample'] else 'greedy'}, turns {settings['repeats']}",
+        "",
+        _align(rows),
+        "",
+        *(f"{speed.name}: {speed.unavailable}" for speed in report.contenders if speed.unavailable is not None),
+        *(
+            f"{speed.name}: noisy, p90 is {speed.step.p90 / speed.step.p10:.1f} × p10; something else ran"
+            for speed in ran
+            if speed.step is not None and speed.step.p90 > _NOISY * speed.step.p10
+        ),
+        f"memory read at {report.bandwidth / 1e9:.1f} GB/s; the process held at most "
+        f"{report.process_peak_bytes / 1e6:.0f} MB",
+    ]
+    return "\n".join(lines)
+
+
+def parity_table(reports: Mapping[str, ParityReport]) -> str:
+    """Lay out parity reports: a column a scheme, and the channels one by one below.
+
+    Args:
+        reports (`Mapping[str, ParityReport]`): By scheme.
+    """
+    columns = [_parity_column(report) for report in reports.values()]
+    rows = [["against float32", *reports]]
+    rows += [[name, *(column[name] for column in columns)] for name in columns[0]]
+    first = next(iter(reports.values()))
+    return f"{first.num_texts} texts, {first.num_frames} frames\n\n{_align(rows)}"
+
+
+def _parity_column(report: ParityReport) -> dict[str, str]:
+    """Write a report's figures under the names of their lines."""
+    column = {}
+    for name, error in (("conditional", report.conditional), ("guided", report.guided)):
+        column[f"{name} logits: relative rms"] = f"{error.relative_rms:.2e}"
+        column[f"{name} logits: mean absolute"] = f"{error.mean_absolute:.2e}"
+        column[f"{name} logits: max absolute"] = f"{error.max_absolute:.2e}"
+    for channel, divergence in enumerate(report.kl_divergence):
+        column[f"channel {channel}: KL, nats"] = f"{divergence:.2e}"
+        column[f"channel {channel}: same best token"] = f"{report.conditional.top1_agreement[channel]:.1%}"
+        column[f"channel {channel}: same, guided"] = f"{report.guided.top1_agreement[channel]:.1%}"
+    parted = ("never" if frame is None else str(frame) for frame in report.greedy_parted)
+    column["greedy codes part at frame"] = " ".join(parted)
+    return column
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def write_json(path: str | os.PathLike, machine: Mapping[str, Any], **reports: Any) -> None:
+    """Write all figures.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        machine (`Mapping`): From `environment`.
+        reports: Dataclasses by name, or mappings of them.
+    """
+    plain = {
+        name: {key: asdict(value) for key, value in report.items()} if isinstance(report, Mapping) else asdict(report)
+        for name, report in reports.items()
+    }
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps({"machine": dict(machine), **plain}, indent=2) + "\n", "utf-8")
+
+
+def plot_steps(path: str | os.PathLike, report: SpeedReport) -> None:
+    """Draw the steps of all that ran as bars, from p10 to p90 as whiskers, and the limit of each as a line.
+
+    Args:
+        path (`str` or `os.PathLike`): Where to; its ending chooses the format.
+        report (`SpeedReport`): What to draw.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("a plot needs matplotlib: `pip install matplotlib`.") from error
+    ran = [(speed.name, speed.step, speed.limit_ms) for speed in report.contenders]
+    bars = [(name, step, limit) for name, step, limit in ran if step is not None and limit is not None]
+    figure = Figure(figsize=(7, 1.6 + 0.6 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, step, limit) in enumerate(bars):
+        whiskers = [[step.median - step.p10], [step.p90 - step.median]]
+        axes.barh(place, step.median, xerr=whiskers, color="tab:blue", capsize=3)
+        axes.vlines(limit, place - 0.45, place + 0.45, color="tab:red", label="limit of memory" if place == 0 else "_")
+    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds a step")
+    axes.set_title(f"{report.settings['dtype']} on {report.settings['device']}, batch {report.settings['batch_size']}")
+    figure.legend(loc="outside lower right")
+    with written_whole(path) as beside:
+        figure.savefig(beside)

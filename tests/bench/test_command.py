@@ -1,0 +1,71 @@
+"""`dia-hf bench`, as people run it."""
+
+import json
+
+import pytest
+from transformers.utils import logging
+
+from dia_hf import MINIATURE, cli
+from dia_hf.bench import speed
+
+
+@pytest.fixture(autouse=True)
+def small_matrix(monkeypatch):
+    monkeypatch.setattr(speed, "read_bandwidth", lambda device: 1e9)
+
+
+FAST = ["bench", "--device", "cpu", "--frames", "20", "--text-bytes", "10"]
+
+
+def test_speed(tmp_path, capsys):
+    """A table on the screen, figures in a file, progress apart from both."""
+    pytest.importorskip("matplotlib")
+    output, plot = tmp_path / "bench.json", tmp_path / "steps.png"
+    options = ["--repeats", "1", "--output", str(output), "--plot", str(plot), "--dtype", "bfloat16"]
+    verbosity = logging.get_verbosity()
+    assert cli.main([*FAST, *options, "--batch-size", "2", "--greedy"]) == 0
+    captured = capsys.readouterr()
+    assert "transformers, eager" in captured.out and "step, ms" in captured.out
+    assert "turn 1 of 1" in captured.err and "turn 1 of 1" not in captured.out
+    settings = json.loads(output.read_text("utf-8"))["speed"]["settings"]
+    expected = {"size": "toy", "batch_size": 2, "frames": 20, "text_bytes": 10, "dtype": "bfloat16", "repeats": 1}
+    assert expected.items() <= settings.items()
+    assert settings["sampling"]["do_sample"] is False
+    assert plot.stat().st_size > 1000
+    assert logging.get_verbosity() == verbosity
+
+
+def test_a_checkpoint_against_nobody(capsys):
+    """Weights that are given must be those that run, without an opponent where none is wanted."""
+    assert cli.main([*FAST, "--model", MINIATURE, "--against", "none", "--repeats", "1"]) == 0
+    captured = capsys.readouterr()
+    assert f"loading {MINIATURE}" in captured.err
+    assert "transformers" not in captured.out
+
+
+@pytest.mark.parametrize("source", [[], ["--model", MINIATURE, "--text", "[S1] Hi.", "--text", "[S2] Hello, you."]])
+def test_parity(tmp_path, capsys, source):
+    """Each scheme starts from float32: what the first rounded must not be the second's beginning."""
+    output = tmp_path / "parity.json"
+    assert cli.main([*FAST, *source, "--parity", "bfloat16", "float16", "--output", str(output)]) == 0
+    assert "float16" in capsys.readouterr().out
+    reports = json.loads(output.read_text("utf-8"))["parity"]
+    assert reports["bfloat16"]["num_texts"] == (2 if source else 1)
+    assert (
+        0 < 2 * reports["float16"]["conditional"]["relative_rms"] < reports["bfloat16"]["conditional"]["relative_rms"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--parity", "bfloat16", "--dtype", "float16", "--plot", "p.png"], "--dtype and --plot belong to speed"),
+        (["--text", "[S1] Hi."], "--text is for --parity"),
+        (["--model", MINIATURE, "--codec", "full"], "brings its own"),
+        (["--frames", "5"], "at least 20"),
+    ],
+)
+def test_what_does_not_fit_together(capsys, options, match):
+    """An option that is silently ignored makes a figure of something else."""
+    assert cli.main([*FAST, *options]) == 2
+    assert match in capsys.readouterr().err

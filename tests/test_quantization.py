@@ -1,0 +1,279 @@
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from torchao.quantization import Int8WeightOnlyConfig
+from transformers import TorchAoConfig
+
+from conftest import REFERENCE
+from dia_hf import MINIATURE, Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor, cli
+from dia_hf.audio import read_metadata
+from dia_hf.frames import linear
+from dia_hf.quantization import SCHEMES, check_scheme, quantize_model
+from tiny import random_model
+
+EVERY_FRAME = {
+    f"{block}_attention.{name}_proj" for block, names in (("self", "qkvo"), ("cross", "qo")) for name in names
+} | {"mlp.gate_up_proj", "mlp.down_proj"}
+
+
+def miniature(dtype=torch.bfloat16, **options):
+    return DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=dtype, **options).eval()
+
+
+def smooth_model():
+    """Make a model whose attention is as soft as a trained one's: small errors stay small, and can be measured."""
+    config = DiaConfig(
+        encoder_config={
+            "num_hidden_layers": 2,
+            "hidden_size": 64,
+            "num_key_value_heads": 2,
+            "num_attention_heads": 2,
+            "head_dim": 32,
+            "intermediate_size": 128,
+        },
+        decoder_config={
+            "num_hidden_layers": 3,
+            "hidden_size": 128,
+            "num_key_value_heads": 2,
+            "num_attention_heads": 4,
+            "head_dim": 32,
+            "cross_num_key_value_heads": 4,
+            "cross_num_attention_heads": 4,
+            "cross_head_dim": 32,
+            "cross_hidden_size": 64,
+            "intermediate_size": 256,
+        },
+    )
+    model = random_model(config, scale=1.0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "proj" in name or "dense" in name:
+                parameter.mul_(parameter.shape[1] ** -0.5)
+            if "q_proj" in name:  # 32^-1/2, where other models divide attention logits by it
+                parameter.mul_(32**-0.5)
+    return model
+
+
+def random_inputs(config, num_frames=30):
+    generator = torch.Generator().manual_seed(3)
+    decoder = config.decoder_config
+    shape = (2, num_frames, decoder.num_channels)
+    return {
+        "input_ids": torch.randint(1, 200, (2, 20), generator=generator),
+        "decoder_input_ids": torch.randint(0, decoder.eos_token_id, shape, generator=generator),
+    }
+
+
+def quantised_names(model):
+    return {name for name, parameter in model.named_parameters() if type(parameter) is not nn.Parameter}
+
+
+@torch.no_grad()
+def logits_of(model, inputs):
+    return model(**inputs).logits.float()
+
+
+def distance(one, other):
+    return float((one - other).norm() / other.norm())
+
+
+@torch.no_grad()
+def dense(model):
+    """Make the model in float32 that has the quantised weights' values."""
+    weights = {}
+    for name, parameter in model.named_parameters():
+        if type(parameter) is nn.Parameter:
+            weights[name] = parameter.float()
+        else:
+            layer = model.get_submodule(name.removesuffix(".weight"))
+            weights[name] = layer(torch.eye(layer.in_features, dtype=torch.bfloat16)).T.float()
+    twin = DiaForConditionalGeneration(model.config).eval()
+    twin.load_state_dict(weights)
+    return twin
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_what_is_read_for_every_frame_is_quantised_and_nothing_else(scheme):
+    """A head or a text encoder of 4 bits, which costs exactness and saves no time."""
+    model = quantize_model(miniature(), scheme)
+    assert quantised_names(model) == {
+        f"model.decoder.layers.{index}.{name}.weight"
+        for index in range(model.config.decoder_config.num_hidden_layers)
+        for name in EVERY_FRAME
+    }
+    assert all(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("scheme", "worst"), [("int8", 0.05), ("int4", 0.3)])
+def test_logits_stay_near(scheme, worst):
+    """Fewer bits than said, or scales of the wrong weights: attention at scale 1.0 makes noise of it."""
+    model, inputs = smooth_model(), random_inputs(smooth_model().config)
+    reference = logits_of(model, inputs)
+    quantised = quantize_model(model.to(torch.bfloat16), scheme)
+    assert distance(logits_of(quantised, inputs), reference) < worst
+    # What the kernels add to what the weights lost is no more than bfloat16's own rounding.
+    assert distance(logits_of(quantised, inputs), logits_of(dense(quantised), inputs)) < 0.05
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_many_rows_are_as_few(monkeypatch, scheme):
+    """A prompt is read by another way than the frames after it; they must be one model."""
+    quantised = quantize_model(smooth_model().to(torch.bfloat16), scheme)
+    inputs = random_inputs(quantised.config)
+    few = logits_of(quantised, {name: value[:, :8] for name, value in inputs.items()})
+    monkeypatch.setattr(linear, "_INT8_ROWS", 0)
+    monkeypatch.setattr(linear, "_INT4_ROWS", 0)
+    many = logits_of(quantised, {name: value[:, :8] for name, value in inputs.items()})
+    assert distance(many, few) < 0.05
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_generate(scheme, processor):
+    """A quantised model that computes logits, but trips over `generate`."""
+    model = quantize_model(miniature(), scheme)
+    inputs = processor(text=["[S1] Hello.", "[S2] Hi, how are you?"], return_tensors="pt")
+    codes = [model.generate(**inputs, max_new_tokens=24, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert codes[0].shape == (2, 25, 9)
+    assert torch.equal(*codes)
+
+
+def test_int8_is_saved_and_loaded(tmp_path):
+    """A folder that was written without complaint and cannot be read, or holds other weights."""
+    model, inputs = quantize_model(smooth_model().to(torch.bfloat16), "int8"), random_inputs(smooth_model().config)
+    model.save_pretrained(tmp_path)
+    loaded = DiaForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert quantised_names(loaded) == quantised_names(model)
+    assert loaded.dtype == torch.bfloat16
+    for name in quantised_names(model):
+        mine, theirs = model.get_parameter(name), loaded.get_parameter(name)
+        assert torch.equal(mine.qdata, theirs.qdata)
+        assert torch.equal(mine.scale, theirs.scale)
+    assert distance(logits_of(loaded, inputs), logits_of(model, inputs)) < 0.05
+
+
+def test_a_saved_int8_model_speaks(tmp_path):
+    """`Dia` that takes the quantised tensors of a checkpoint for missing ones."""
+    quantize_model(miniature(), "int8").save_pretrained(tmp_path)
+    DiaProcessor.from_pretrained(MINIATURE).save_pretrained(tmp_path)
+    dia = Dia.from_pretrained(tmp_path, device="cpu")
+    assert dia.generate("[S1] Hello.", seed=1, max_seconds=0.2).size > 0
+    with pytest.raises(ValueError, match="quantised already"):
+        Dia.from_pretrained(tmp_path, device="cpu", quantization="int8")
+
+
+def test_int4_of_a_cpu_is_not_saved(tmp_path):
+    """Weights packed for this CPU in a file that another reads as noise."""
+    model = quantize_model(miniature(), "int4")
+    with pytest.raises(ValueError, match="cannot be saved; save the model before"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_transformers_own_way(tmp_path, processor):
+    """`quantization_config` that reaches the head, or a model that transformers' quantiser does not know."""
+    model = miniature(quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    names = quantised_names(model)
+    assert "logits_dense.weight" not in names
+    assert {f"model.decoder.layers.0.{name}.weight" for name in EVERY_FRAME} <= names
+    assert not any("embed" in name or "norm" in name for name in names)
+    inputs = processor(text=["[S1] Hello."], return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=20).shape == (1, 21, 9)
+    model.save_pretrained(tmp_path)
+    assert quantised_names(DiaForConditionalGeneration.from_pretrained(tmp_path)) == names
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_dia(scheme):
+    """The float32 of the checkpoint with kernels that are ten times slower in it; a seed that reproduces nothing."""
+    dia = Dia.from_pretrained(device="cpu", quantization=scheme)
+    assert dia.model.dtype == torch.bfloat16
+    assert len(quantised_names(dia.model)) > 0
+    first, second = (dia.generate("[S1] Hello.", seed=7, max_seconds=0.2) for _ in range(2))
+    assert first.size > 0
+    assert (first == second).all()
+
+
+def test_files_of_nari_labs():
+    """`from_local` that forgets what `from_pretrained` does."""
+    folder = REFERENCE / "nari-0626"
+    files = folder / "config.json", folder / "model.safetensors"
+    dia = Dia.from_local(*files, device="cpu", load_dac=False, quantization="int8")
+    assert len(quantised_names(dia.model)) > 0
+
+
+def test_command(tmp_path):
+    """A file made with fewer bits whose record does not say so cannot be made again."""
+    output = tmp_path / "out.wav"
+    command = ["generate", "[S1] Hello.", "--output", str(output), "--quantize", "int8", "--max-seconds", "0.1"]
+    assert cli.main([*command, "--device", "cpu"]) == 0
+    assert read_metadata(output)["arguments"]["quantize"] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("int3", "cpu"), "'int3' is unknown; use 'int8' or 'int4' or 'fp8'"),
+        (("fp8", "cpu"), "no 'fp8' on 'cpu'; use 'int8' or 'int4'"),
+        (("int8", "mps"), "no 'int8' on 'mps'; use the device 'cpu' or 'cuda'"),
+        (("int8", "cpu", torch.float32), "`compute_dtype` is torch.float32.*leave it out, or use 'bfloat16'"),
+        (("int4", "cuda", torch.float16), "`compute_dtype` is torch.float16"),
+    ],
+)
+def test_what_cannot_be_had(arguments, message):
+    """A model loaded for minutes before the error, or an error that does not say what would do."""
+    with pytest.raises(ValueError, match=message):
+        check_scheme(*arguments)
+
+
+def test_every_scheme_has_its_words_in_torchao():
+    """A scheme for a GPU that fails on a GPU only, because torchao has renamed something."""
+    for scheme, devices in SCHEMES.items():
+        for device in devices:
+            assert check_scheme(scheme, device) == torch.bfloat16
+
+
+def test_without_torchao(monkeypatch):
+    """The traceback of a missing module instead of what to install."""
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ImportError, match=r'pip install "dia-hf\[quantize\]"'):
+        Dia.from_pretrained("nowhere", device="cpu", quantization="int8")
+
+
+def with_float32(model):
+    return model.float()
+
+
+def with_adapters(model):
+    inject_adapter_in_model(LoraConfig(target_modules=["down_proj"], r=2), model)
+    return model
+
+
+def with_odd_sizes(model):
+    config = model.config.decoder_config
+    model.model.decoder.layers[1].mlp.down_proj = nn.Linear(40, config.hidden_size, bias=False).bfloat16()
+    return model
+
+
+def quantised(model):
+    return quantize_model(model, "int8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_float32, "`dtype` is torch.float32, but quantised weights are multiplied with bfloat16"),
+        (with_adapters, "down_proj is a peft.*Linear, not a plain nn.Linear; quantise before adapters come"),
+        (with_odd_sizes, "layers.1.mlp.down_proj maps 40 to 32, but int4 takes inputs by 32 and outputs by 16"),
+        (quantised, "quantised already"),
+    ],
+)
+def test_models_that_cannot_be_quantised(change, message):
+    """Half a model quantised, and then an error; or a layer left out in silence, as torchao leaves odd sizes."""
+    model = change(miniature())
+    before = quantised_names(model)
+    with pytest.raises(ValueError, match=message):
+        quantize_model(model, "int4")
+    assert quantised_names(model) == before
