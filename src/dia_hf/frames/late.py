@@ -37,7 +37,7 @@ class LateReads:
             arrived = torch.cuda.Event()
             arrived.record()
         else:
-            copy, arrived = value.clone().cpu(), None
+            copy, arrived = value.clone() if value.device.type == "cpu" else value.cpu(), None
         self._waiting.append((copy, arrived))
         while self._waiting and (len(self._waiting) > self.most_waiting or self._has_arrived()):
             self._hand_on()

@@ -28,6 +28,7 @@ _Step = Callable[[FrameNetwork, FrameRules, FrameState, FrameView], None]
 
 _BYTES = 64  # Capacities of text are multiples of this, ...
 _FRAMES = 256  # ... capacities of frames of this, and lengths in use powers of two times this.
+_SPARE = 8  # Frames that no step looks at: a length equal to the capacity would be compiled in as a constant.
 _MOST_IDLE = 4  # Idle batches that are kept.
 
 
@@ -92,7 +93,7 @@ class StaticSteps(EagerSteps):
         """Copy samples into a batch that stays; one that is there already, if one is idle."""
         size = _Size(
             self.num_places(state.num_samples),
-            _round_up(state.cache.keys[0].shape[2], _FRAMES),
+            _round_up(state.cache.keys[0].shape[2], _FRAMES) + _SPARE,
             _round_up(state.cache.text_mask.shape[-1], _BYTES),
             _round_up(state.new.shape[1], _FRAMES),
             max(state.given.shape[1], 32),
@@ -123,7 +124,7 @@ class StaticSteps(EagerSteps):
         length = _FRAMES
         while length < len(view.axis):
             length *= 2
-        length = min(length, state.cache.keys[0].shape[2])
+        length = min(length, state.cache.keys[0].shape[2] - _SPARE)
         return FrameView(self._axis[:length], state.cache.text_mask.shape[-1], True, True)
 
     def release(self, state: FrameState) -> None:

@@ -344,23 +344,24 @@ class FrameNetwork:
         return layer.down(layer.activation(gate) * up)
 
 
-_NETWORKS: weakref.WeakKeyDictionary[nn.Module, tuple[Any, FrameNetwork]] = weakref.WeakKeyDictionary()
+_NETWORKS: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[Any, FrameNetwork]]] = weakref.WeakKeyDictionary()
 _PREPARING = threading.Lock()
 
 
-def network_of(model: nn.Module) -> FrameNetwork:
+def network_of(model: nn.Module, pack: bool = True) -> FrameNetwork:
     """Return the model's `FrameNetwork`, the one that there is while the weights stay what they are.
 
     Args:
         model (`DiaForConditionalGeneration`): The model.
+        pack (`bool`, defaults to `True`): See `FrameNetwork`; `torch.compile` takes no packed weights.
     """
     with _PREPARING:
         fingerprint = _fingerprint(model)
-        kept = _NETWORKS.get(model)
-        if kept is None or kept[0] != fingerprint:
-            _NETWORKS.pop(model, None)  # its copies of weights make room for the new ones
-            kept = _NETWORKS[model] = fingerprint, FrameNetwork(model, pack=True)
-        return kept[1]
+        kept = _NETWORKS.setdefault(model, {})
+        if pack not in kept or kept[pack][0] != fingerprint:
+            kept.pop(pack, None)  # its copies of weights make room for the new ones
+            kept[pack] = fingerprint, FrameNetwork(model, pack)
+        return kept[pack][1]
 
 
 def _fingerprint(model: nn.Module) -> Any:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._inductor import list_mode_options
 from transformers import (
     EosTokenCriteria,
     GenerationConfig,
@@ -182,14 +183,15 @@ class FrameCall:
             `torch.LongTensor` of shape `[N, T + new frames]`: Rows, as transformers' loop returns them.
         """
         assert self.call is not None
-        network = network_of(self.model)
+        compile_options = self._compile_options()
+        network = network_of(self.model, pack=compile_options is None)
         max_new = self._max_new()
         rules, settings = self._make_rules(max_new, network.device)
         requests = self._make_requests(self.call, settings, max_new, network.device)
         streamer = self.streamer
         sampler = self.model_kwargs.get("decoder_sampler")
         loop = FrameLoop(
-            make_steps(network, rules, self._compile_options()),
+            make_steps(network, rules, compile_options),
             self.model.config.delay_pattern,
             requests,
             max_batch_size=self.config.max_batch_size,
@@ -209,9 +211,11 @@ class FrameCall:
         wanted = self.config.compile_config
         if wanted is None or self.config.disable_compile:
             return None
-        options = {"backend": wanted.backend, "options": wanted.options}
+        options = dict(wanted.options or {})
         # We capture graphs of our own, of the whole step.
-        return options if wanted.mode == "reduce-overhead" else options | {"mode": wanted.mode}
+        if wanted.backend == "inductor" and wanted.mode not in (None, "default", "reduce-overhead"):
+            options = list_mode_options(wanted.mode) | options
+        return {"backend": wanted.backend, "options": options}
 
     def _max_new(self) -> list[int]:
         assert self.call is not None
