@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-descript check format clean
+.PHONY: demo test test-oldest test-descript test-gpu check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] And I answer." --seed 7 --output demo.wav
@@ -26,6 +26,10 @@ test-descript:  ## our codec against descript's own package, in an environment o
 		pytest hypothesis
 	rm -f .venv-descript/lib/python3*/site-packages/torchaudio/lib/*.so
 	.venv-descript/bin/python -m pytest tests/conversion/test_descript_package.py
+
+# In the environment that is there: it has the torch that goes with the driver.
+test-gpu:  ## what needs a CUDA device, in this environment
+	$(PYTHON) -m pytest -m gpu tests/gpu
 
 check: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .
