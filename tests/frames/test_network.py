@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import CompileConfig
 
 from dia_hf.frames.network import FrameNetwork, network_of, obstacle_of_network
 from tiny import as_inputs, random_config, random_model
@@ -193,13 +194,13 @@ CHANGES = [
 GREEDY = {"do_sample": False, "guidance_scale": 3.0, "top_k": 5, "max_new_tokens": 30}
 
 
-def assert_fast_is_slow(model, seed=0):
+def assert_fast_is_slow(model, seed=0, use_frame_loop=True, **options):
     config = model.config
     draw = torch.Generator().manual_seed(seed)
     decoder = config.decoder_config
     prompts = [torch.randint(0, 10, (length, decoder.num_channels), generator=draw) for length in (0, 3)]
     inputs = as_inputs(config, [b"Hello.", b"Who?"], prompts)
-    fast = model.generate(**inputs, **GREEDY, use_frame_loop=True)
+    fast = model.generate(**inputs, **GREEDY, use_frame_loop=use_frame_loop, **options)
     slow = model.generate(**inputs, **GREEDY, use_frame_loop=False)
     assert torch.equal(fast, slow)
     return fast
@@ -211,7 +212,7 @@ def test_weights_that_have_changed_are_prepared_anew(change):
     model = make_model(3).double()
     before = assert_fast_is_slow(model)
     change(model)
-    assert not torch.equal(assert_fast_is_slow(model), before)
+    assert not torch.equal(assert_fast_is_slow(model, use_frame_loop=None), before)
 
 
 @pytest.mark.parametrize("change", CHANGES[:6], ids=lambda change: change.__name__)
@@ -225,6 +226,49 @@ def test_a_network_is_as_old_as_its_weights(change):
     with torch.no_grad():
         assert network_of(model) is not network
         assert network_of(model) is network_of(model)
+
+
+def test_a_weight_in_another_layout():
+    """A transposed weight, as some checkpoints keep it, is changed by way of `.data` and no one sees it."""
+    model = make_model(3).double()
+    weight = model.model.decoder.layers[0].self_attention.q_proj.weight
+    weight.data = weight.data.t().contiguous().t()
+    before = assert_fast_is_slow(model)
+    weight.data.mul_(-3)
+    assert not torch.equal(assert_fast_is_slow(model), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_within_a_larger_tensor(dtype):
+    """A weight that begins at an odd place, as optimisers with flat buffers leave it, cannot be read as integers."""
+    model = make_model(3).to(dtype)
+    weight = model.logits_dense.weight
+    flat = torch.zeros(weight.numel() + 1, dtype=dtype)
+    flat[1:] = weight.data.flatten()
+    weight.data = flat[1:].view(weight.shape)
+    with torch.no_grad():
+        network = network_of(model)
+        flat[5:] += 1
+        assert network_of(model) is not network
+
+
+def by_hook(module, call):
+    module.register_forward_hook(lambda module, args, output: -output)
+
+
+def by_forward(module, call):
+    module.forward = lambda states: -call(states)
+
+
+@pytest.mark.parametrize("change", [by_hook, by_forward], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["logits_dense", "model.decoder.layers.0.mlp", "model.decoder.layers.0.mlp.down_proj"])
+def test_what_is_put_before_a_module_later(change, name):
+    """A hook, or a forward of someone's own, that comes after the first call and is never called."""
+    model = make_model(3).double()
+    before = assert_fast_is_slow(model)
+    module = model.get_submodule(name)
+    change(module, module.forward)
+    assert not torch.equal(assert_fast_is_slow(model, use_frame_loop=None), before)
 
 
 @torch.no_grad()
@@ -322,19 +366,21 @@ def test_adapters_count(targets):
     assert torch.equal(assert_fast_is_slow(adapted_model.unload()), plain)
 
 
-def test_adapters_that_are_switched_off_and_on():
-    """Adapters are switched without a change of weights: what was computed of them beforehand stayed."""
-    model = make_model(3).double()
+@pytest.mark.parametrize("targets", [ATTENTION, ("gate_up_proj", "down_proj")], ids="-".join)
+@pytest.mark.parametrize("compile_config", [None, CompileConfig(backend="eager")], ids=["as it is", "compiled"])
+def test_adapters_that_are_switched_off_and_on(targets, compile_config):
+    """Adapters are switched without a change of weights: what was computed of them, or compiled, stayed."""
+    model, options = make_model(3).double(), {"compile_config": compile_config}
     plain = assert_fast_is_slow(model)
-    adapted_model = adapted(model, *ATTENTION)
-    with_adapter = assert_fast_is_slow(model)
+    adapted_model = adapted(model, *targets)
+    with_adapter = assert_fast_is_slow(model, **options)
     with adapted_model.disable_adapter():
-        assert torch.equal(assert_fast_is_slow(model), plain)
-    adapted_model.add_adapter("other", LoraConfig(target_modules=list(ATTENTION), r=2, init_lora_weights=False))
+        assert torch.equal(assert_fast_is_slow(model, **options), plain)
+    adapted_model.add_adapter("other", LoraConfig(target_modules=list(targets), r=2, init_lora_weights=False))
     adapted_model.set_adapter("other")
-    assert not torch.equal(assert_fast_is_slow(model), with_adapter)
+    assert not torch.equal(assert_fast_is_slow(model, **options), with_adapter)
     adapted_model.set_adapter("default")
-    assert torch.equal(assert_fast_is_slow(model), with_adapter)
+    assert torch.equal(assert_fast_is_slow(model, **options), with_adapter)
 
 
 # --- what cannot be taken apart ---
@@ -443,6 +489,16 @@ def test_a_step_costs_what_it_sees(seed, dtype):
     assert max(size for _, size in short.made) < 4 * 2 * 200 * 8  # the keys that the rows of a layer see
     views = {"slice", "alias", "detach", "view", "transpose", "unsqueeze", "expand", "select", "as_strided"}
     assert short.given_a_whole_cache <= {"index_put_", *views}
+
+
+@torch.inference_mode()
+def test_a_prompt_is_read_no_further_than_it_is_needed():
+    """The last layer's attention and feed-forward, of every frame of a prompt, for nobody."""
+    network = FrameNetwork(make_model(3))
+    cache = network.new_cache(1, True, 5, 3)
+    network.layers[-1].self_out = network.layers[-1].down = None
+    network.read_frames(cache, torch.zeros(1, 4, network.config.num_channels, dtype=torch.long), True)
+    assert all(keys[:, :, :4].any() for keys in (*cache.keys, *cache.values))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

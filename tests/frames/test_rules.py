@@ -259,6 +259,26 @@ def test_draws_follow_the_distribution(scale, neighbour):
             assert statistic < freedom + 5 * max(2 * freedom, 1) ** 0.5
 
 
+@pytest.mark.parametrize("scale", [None, 2.0], ids=["all tokens", "candidates"])
+@pytest.mark.parametrize(("top_p", "num_kept"), [(0.5, 2), (0.75, 3), (1.0, 4), (0.0, 1)])
+def test_the_edge_of_the_nucleus(scale, top_p, num_kept):
+    """A probability that is reached exactly, as by logits that tie, lets a token too many in."""
+    one = {"guidance_scale": scale, "temperature": None, "top_k": 9 if scale else None, "top_p": top_p}
+    rules, frame_settings = make_rules([one, one | {"top_p": 0.9}])
+    frame_settings = frame_settings.select(torch.zeros(V, dtype=torch.long))
+    logits = torch.full((1 + rules.is_guided, 3, V), -200.0)
+    logits[..., 3:7] = 1.0
+    scores = oracle_scores(logits, one, 0, rules.is_guided, 3)
+    assert scores.softmax(-1).gt(0).sum(-1).tolist() == [num_kept] * 3
+    # Each sample's noise favours another token so much that it is drawn if it can be.
+    noise = torch.full((V, 3, V), 1e9)
+    noise[torch.arange(V), :, torch.arange(V)] = 1e-9
+    logits = logits.repeat_interleave(V, dim=0)
+    chosen, _, _ = rules.choose(logits, frame_settings, torch.zeros(V, dtype=torch.long), noise)
+    drawn = (chosen == torch.arange(V)[:, None]).sum(0)
+    assert drawn.tolist() == [num_kept] * 3
+
+
 class Script:
     """A network that predicts what is written: frame n's logits are `frames[n]`, `[R, C, V]`."""
 
@@ -383,6 +403,19 @@ def test_what_cannot_be_drawn_from_is_noted(value, top_k, scale, channel):
     frame[channel, 4] = value
     _, is_broken = take_one_step(frame, guidance_scale=scale, top_k=top_k)
     assert is_broken
+
+
+def test_a_step_that_was_broken_stays_noted():
+    """The host looks every few steps; what was broken in between, and drawn all the same, goes by."""
+    one = {"guidance_scale": None, "top_k": None, "top_p": None, "temperature": None}
+    rules, frame_settings = make_rules([one])
+    state = make_state(rules, frame_settings, free_slots(1, 3), [0, 1, 2], 9, noise_like(0, 1, 3, V))
+    frames = torch.zeros(2, 1, 3, V)
+    frames[0, 0, 1] = float("nan")
+    network = Script(frames)
+    for _ in range(2):
+        take_step(network, rules, state, VIEW)
+    assert state.is_broken
 
 
 def test_a_channel_without_a_code_is_noted():

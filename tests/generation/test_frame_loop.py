@@ -130,6 +130,18 @@ def test_a_delayed_first_channel_goes_to_the_slow_loop():
     speak(model, inputs, {"do_sample": False})
 
 
+def test_frames_beyond_the_positions():
+    """The delay ends a full-length text beyond the last position: a table of angles may be too short there."""
+    model, inputs = make(0)
+    model.config.decoder_config.max_position_embeddings = 30
+    options = {"do_sample": False, "min_new_tokens": 30}
+    fast = speak(model, inputs, options, use_frame_loop=True)
+    assert fast.shape[1] > 30
+    assert torch.equal(fast, speak(model, inputs, options, use_frame_loop=False))
+    with pytest.raises(ValueError, match="more than 60 frames"):
+        speak(model, inputs, options, max_new_tokens=60, use_frame_loop=True)
+
+
 def test_settings_of_a_saved_config_count():
     """`use_frame_loop` is a field like any other: in a generation config as in the call."""
     model, inputs = make(0)

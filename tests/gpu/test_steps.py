@@ -218,16 +218,16 @@ def test_half_precision_is_no_worse_than_the_models_own(dtype, is_first_release)
 
 def test_a_call_takes_the_memory_that_was_counted_for_it():
     """A batch that fits, but not beside the copies that are made of it when it is set up and when it shrinks."""
-    model = make_model(3, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4, head_dim=128)
+    model = make_model(3, num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=16, head_dim=128)
     inputs, limits = make_inputs(model.config, [0, 3, 1]), [2000, 20, 1999]
     with torch.no_grad():
         counted = 3 * network_of(model).bytes_of_sample(2004, 16, True)
-    assert counted > 200 * 2**20  # or the libraries' workspaces would hide it
+    assert counted > 2**30  # or the libraries' workspaces would hide it
     gc.collect()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     model.generate(**inputs, max_new_tokens=limits, **GREEDY)
-    assert torch.cuda.max_memory_allocated() - before <= counted / memory._SHARE + 64 * 2**20
+    assert torch.cuda.max_memory_allocated() - before <= counted / memory._SHARE + 2**30
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

@@ -7,7 +7,7 @@ Called by `generate()`, whose slow loop is the oracle.
 
 from .launch import make_steps
 from .loop import FrameLoop, FrameRequests
-from .network import FrameNetwork, network_of, obstacle_of_network
+from .network import FrameNetwork, max_frames, network_of, obstacle_of_network
 from .rules import FrameRules, FrameSettings
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "FrameRules",
     "FrameSettings",
     "make_steps",
+    "max_frames",
     "network_of",
     "obstacle_of_network",
 ]

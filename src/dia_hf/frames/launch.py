@@ -83,7 +83,6 @@ class StaticSteps(EagerSteps):
     def __init__(self, network: FrameNetwork, rules: FrameRules, step: _Step = take_step) -> None:
         super().__init__(network, rules)
         self.step = step
-        self._axis = torch.arange(2 * network.config.max_position_embeddings + _FRAMES, device=network.device)
 
     def num_places(self, num_samples: int) -> int:
         """The next power of two."""
@@ -125,7 +124,7 @@ class StaticSteps(EagerSteps):
         while length < len(view.axis):
             length *= 2
         length = min(length, state.cache.keys[0].shape[2] - _SPARE)
-        return FrameView(self._axis[:length], state.cache.text_mask.shape[-1], True, True)
+        return FrameView(self.network.axis[:length], state.cache.text_mask.shape[-1], True, True)
 
     def release(self, state: FrameState) -> None:
         """Keep the batch for the next call."""
@@ -178,7 +177,8 @@ class GraphSteps(StaticSteps):
             torch.cuda.current_stream(self.network.device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             # Other threads, such as one that decodes audio, may go on meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            pool = next((other.pool() for other in state.graphs.values()), None)
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self.step(self.network, self.rules, state, view)
             for tensor, value in zip(changing, before, strict=True):
                 tensor.copy_(value)

@@ -122,7 +122,6 @@ class FrameLoop:
             size = self.network.bytes_of_sample(self.num_frames, max(requests.text_lengths), self.rules.is_guided)
             max_batch_size = num_fitting(size, self.network.device)
         self.max_batch_size = min(max_batch_size, len(requests))
-        self._axis = torch.arange(self.num_frames, device=self.network.device)
         # An end is seen before the sample is complete if nobody looks away for longer than the delay.
         self.frames_between_looks = min(_FRAMES_BETWEEN_LOOKS, max(self.delay_pattern) + 1)
         is_late = self.network.device.type == "cuda"
@@ -142,24 +141,23 @@ class FrameLoop:
         """
         arrived, places = self._arrive(self._take_waiting(self.max_batch_size))
         state = self._settle(arrived, places)
-        try:
-            while self._speaking() and not self.is_cancelled():
-                for _ in range(self._num_steps_to_next_look()):
-                    self._take_step(state)
-                    if self.on_frame is not None:
-                        self._frames.send(self._everyone(state))
-                    if self.is_cancelled():
-                        break
-                self._look(state)
-                state = self._make_room(state)
-            self._looks.flush()
-            self._frames.flush()
-            for index, place in enumerate(self.places):
-                if place is not None:
-                    self._collect(state, index, place)
-        finally:
-            self.steps.release(state)
-        return [self.spoken[request] for request in range(len(self.requests))]
+        while self._speaking() and not self.is_cancelled():
+            for _ in range(self._num_steps_to_next_look()):
+                self._take_step(state)
+                if self.on_frame is not None:
+                    self._frames.send(self._everyone(state))
+                if self.is_cancelled():
+                    break
+            self._look(state)
+            state = self._make_room(state)
+        self._looks.flush()
+        self._frames.flush()
+        for index, place in enumerate(self.places):
+            if place is not None:
+                self._collect(state, index, place)
+        self.steps.release(state)  # not after an error: who knows what is in it
+        nothing = state.new[0, :0].clone()  # of those that still wait when everything is cancelled
+        return [self.spoken.get(request, nothing) for request in range(len(self.requests))]
 
     # --- the batch ---
 
@@ -266,7 +264,7 @@ class FrameLoop:
         speaking = self._speaking()
         read = [place.num_read for place in speaking]
         texts = [place.num_bytes for place in speaking]
-        view = FrameView(self._axis[: max(read) + 1], max(texts), min(read) < max(read), min(texts) < max(texts))
+        view = FrameView(self.network.axis[: max(read) + 1], max(texts), min(read) < max(read), min(texts) < max(texts))
         self.steps.take(state, view)
         for place in speaking:
             place.num_read += 1

@@ -27,10 +27,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..configuration_dia import DiaDecoderConfig
 from ..rotary import apply_rotary, rotary_embedding
 from .linear import fused_linear
 
-__all__ = ["FrameCache", "FrameNetwork", "network_of", "obstacle_of_network"]
+__all__ = ["FrameCache", "FrameNetwork", "max_frames", "network_of", "obstacle_of_network"]
 
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 _Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -118,6 +119,7 @@ class FrameNetwork:
     Attributes:
         config (`DiaDecoderConfig`): Of the model.
         dtype, device: Of the weights.
+        axis (`torch.LongTensor`): 0, 1, 2 …, see `FrameView`.
     """
 
     def __init__(self, model: Any, pack: bool = False) -> None:
@@ -133,6 +135,8 @@ class FrameNetwork:
         self.cross_heads = _Heads(
             config.cross_num_attention_heads, config.cross_num_key_value_heads, config.cross_head_dim
         )
+        # A static batch is rounded up.
+        self.axis = torch.arange(max_frames(config) + 512, device=self.device)
         self.rotary = self._make_rotary(config.head_dim)
         self.cross_rotary = self._make_rotary(config.cross_head_dim) if config.cross_attention_rope else None
         constant = self._constant_text_state()
@@ -140,8 +144,7 @@ class FrameNetwork:
 
     def _make_rotary(self, head_dim: int) -> torch.Tensor:
         """Rotary embedding of every position, `[L, 2, 1, D]`, float32."""
-        positions = torch.arange(self.config.max_position_embeddings, device=self.device)[None]
-        cos, sin = rotary_embedding(positions, head_dim, self.config.rope_parameters["rope_theta"])
+        cos, sin = rotary_embedding(self.axis[None], head_dim, self.config.rope_parameters["rope_theta"])
         return torch.stack((cos[0, 0], sin[0, 0]), dim=1).unsqueeze(2)
 
     def _constant_text_state(self) -> torch.Tensor:
@@ -293,9 +296,9 @@ class FrameNetwork:
         slot = torch.arange(num_rows, device=lengths.device), slice(None), lengths
         mask, text_mask = None, None
         if is_ragged:
-            mask = (axis <= lengths[:, None])[:, None, None]
+            mask = self._additive((axis <= lengths[:, None])[:, None, None])
         if is_text_ragged:
-            text_mask = cache.text_mask[..., :num_bytes]
+            text_mask = self._additive(cache.text_mask[..., :num_bytes])
         num_frames = axis.shape[0]
         for index, layer in enumerate(self.layers):
             query, key, value = self._self_attention_heads(layer, hidden, rotary)
@@ -326,6 +329,10 @@ class FrameNetwork:
         logits = self.head(self.norm(hidden))
         return logits.unflatten(-1, (self.config.num_channels, self.config.vocab_size)).float()
 
+    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
+        """What is added to attention logits; SDPA would make it of the mask anew in every layer."""
+        return torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, -float("inf"))
+
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map tokens `[N, C]` to `[N, H]`."""
         return F.embedding(tokens + self.first_rows, self.embedding).sum(dim=1)
@@ -346,6 +353,11 @@ class FrameNetwork:
 
 _NETWORKS: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[Any, FrameNetwork]]] = weakref.WeakKeyDictionary()
 _PREPARING = threading.Lock()
+
+
+def max_frames(config: DiaDecoderConfig) -> int:
+    """Frames that a row may have: as many as there are positions, and as many again, for the delay and the bold."""
+    return 2 * config.max_position_embeddings
 
 
 def network_of(model: nn.Module, pack: bool = True) -> FrameNetwork:

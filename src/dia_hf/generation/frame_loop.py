@@ -31,7 +31,16 @@ from transformers import (
 from transformers.generation import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..frames import FrameLoop, FrameRequests, FrameRules, FrameSettings, make_steps, network_of, obstacle_of_network
+from ..frames import (
+    FrameLoop,
+    FrameRequests,
+    FrameRules,
+    FrameSettings,
+    make_steps,
+    max_frames,
+    network_of,
+    obstacle_of_network,
+)
 from . import logits_process, running_samples
 from .per_sample import SampleSettings
 from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
@@ -167,6 +176,8 @@ class FrameCall:
             return "the prompts are not padded on the left"
         if bool((self._given()[:, :, 0] != self.decoder.pad_token_id).any()):
             return "channel 0 is given beyond the first free slot"
+        if self.num_prompt_frames + max(self._max_new()) > max_frames(self.decoder):
+            return f"it asks for more than {max_frames(self.decoder)} frames, twice what the decoder has positions for"
         if call.attention_mask is not None and not bool(call.attention_mask.any(dim=-1).all()):
             return "a text is empty"
         return None
