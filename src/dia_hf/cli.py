@@ -188,6 +188,9 @@ def _add_bench(verbs: argparse._SubParsersAction) -> None:
         "--dtype", choices=_DTYPES, help="default: that of the checkpoint, else float32; bfloat16 with --quantize"
     )
     speed.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="our weights, not the opponent's")
+    speed.add_argument(
+        "--compile", action="store_true", default=None, help="measure ours compiled on a CPU, too (a C++ compiler)"
+    )
     speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the opponent")
     speed.add_argument("--codec", choices=["miniature", "full"], help="of a random model; default: by its size")
     speed.add_argument("--repeats", type=_count, default=3, metavar="N", help="turns of each contender (3)")
@@ -456,7 +459,7 @@ def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[An
     from .bench import make_contenders, measure_speed, random_inputs, report
 
     model, processor = make(args.dtype or ("bfloat16" if args.quantize else None))
-    contenders = make_contenders(model, args.quantize, args.against)
+    contenders = make_contenders(model, args.quantize, args.against, args.compile)
     inputs = random_inputs(model.config, args.batch_size, args.text_bytes, model.device)
     result = measure_speed(contenders, inputs, processor, args.frames, not args.greedy, args.repeats, say=_say_progress)
     result.settings.update(size=args.model or args.size, quantize=args.quantize)

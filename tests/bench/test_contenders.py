@@ -84,7 +84,9 @@ def test_what_cannot_run_here_says_so():
     """A silent gap in a table reads as a result."""
     contenders = make_contenders(make_model(make_config("toy")))
     assert {c.name for c in contenders} >= {"dia_hf", "transformers, eager", "transformers, static + compiled"}
-    assert all(c.unavailable == "not on this device" for c in contenders if c.is_compiled)
+    assert [c.unavailable for c in contenders if c.is_compiled] == ["not asked for", "not on this device"]
+    contenders = make_contenders(make_model(make_config("toy")), compile_ours=True)
+    assert [c.unavailable for c in contenders if c.is_compiled] == [None, "not on this device"]
     assert all(c.is_ours for c in make_contenders(make_model(make_config("toy")), against="none"))
 
 

@@ -233,6 +233,27 @@ def test_a_streamer_hears_every_frame_once(monkeypatch, model, kind, most_waitin
     assert not fast.frames[-1].is_inference()  # what a consumer in another thread could not change
 
 
+@pytest.mark.parametrize("most_waiting", [0, 1])
+@pytest.mark.parametrize("seed", [0, 2, 3, 4])
+def test_a_call_ends_with_its_last_sample(monkeypatch, kind, seed, most_waiting):
+    """A frame too many, of padding alone, in the codes or for a streamer, when all have ended before the limit."""
+    be_late(monkeypatch, most_waiting)
+    model = random_model(random_config(seed), seed).double()
+    decoder = model.config.decoder_config
+    head = model.logits_dense.weight.data.unflatten(0, (decoder.num_channels, decoder.vocab_size))
+    head[0, decoder.eos_token_id] *= 4  # so that it is soon the best token
+    inputs, records, answers = make_inputs(model.config, [0, 1, 2]), [], []
+    for use_frame_loop in (True, False):
+        records.append(Record())
+        options = GREEDY | {"max_new_tokens": 80, "use_frame_loop": use_frame_loop, "streamer": records[-1]}
+        answers.append(model.generate(**inputs, **options))
+    assert answers[1].shape[1] < 80
+    assert torch.equal(*answers)
+    assert len(records[0].frames) == len(records[1].frames)
+    without_streamer = model.generate(**inputs, **GREEDY, max_new_tokens=80, use_frame_loop=True)
+    assert torch.equal(without_streamer, answers[1])
+
+
 def cancel_after(number):
     asked = []
     return lambda: asked.append(None) or len(asked) > number

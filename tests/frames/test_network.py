@@ -181,7 +181,19 @@ def by_another_norm(model):
     model.model.decoder.layers[0].pre_mlp_norm.eps = 1e4
 
 
+def in_one_place(model):
+    with torch.no_grad():
+        model.model.decoder.layers[0].mlp.gate_up_proj.weight[1, 3] += 50
+
+
+def in_half_of_the_data(model):
+    rows = model.model.decoder.embeddings.embed.weight.data
+    rows[len(rows) // 2 :] *= -2
+
+
 CHANGES = [
+    in_one_place,
+    in_half_of_the_data,
     by_optimiser,
     by_data_in_place,
     by_data,
@@ -215,7 +227,7 @@ def test_weights_that_have_changed_are_prepared_anew(change):
     assert not torch.equal(assert_fast_is_slow(model, use_frame_loop=None), before)
 
 
-@pytest.mark.parametrize("change", CHANGES[:6], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("change", CHANGES[:8], ids=lambda change: change.__name__)
 def test_a_network_is_as_old_as_its_weights(change):
     """A change that leaves little trace, seen by luck because something else changed with it."""
     model = make_model(3)

@@ -215,7 +215,10 @@ class Contender:
 
 
 def make_contenders(
-    model: DiaForConditionalGeneration, quantize: str | None = None, against: str = "transformers"
+    model: DiaForConditionalGeneration,
+    quantize: str | None = None,
+    against: str = "transformers",
+    compile_ours: bool | None = None,
 ) -> list[Contender]:
     """Line up ways to decode with the same weights: ours first, then transformers'.
 
@@ -224,10 +227,11 @@ def make_contenders(
             opponent has taken its tensors.
         quantize (`str`, *optional*): `"int8"`, `"int4"` or `"fp8"`, for ours.
         against (`str`, defaults to `"transformers"`): Or `"none"`.
+        compile_ours (`bool`, *optional*): Whether to measure ours compiled; on CUDA unless given.
 
     Returns:
         `list[Contender]`: `dia_hf`; `dia_hf, compiled`; `dia_hf, slow loop`; `transformers, eager`; `transformers,
-        static + compiled`. What is compiled runs on CUDA only: there alone transformers compiles by itself.
+        static + compiled`, the last on CUDA only: there alone transformers compiles by itself.
 
     Raises:
         ValueError: If a model that is to be quantised is not in bfloat16: the opponent would read twice as much.
@@ -241,9 +245,10 @@ def make_contenders(
     if quantize is not None:
         ours, name = reduce_precision(model, quantize), f"dia_hf {quantize}"
     compiled, slow = {"compile_config": CompileConfig()}, {"use_frame_loop": False}
+    left_out = None if compile_ours or (compile_ours is None and on_cuda) else "not asked for"
     contenders = [
         Contender(name, ours),
-        Contender(f"{name}, compiled", ours, compiled, is_compiled=True, unavailable=elsewhere),
+        Contender(f"{name}, compiled", ours, compiled, is_compiled=True, unavailable=left_out),
         Contender(f"{name}, slow loop", ours, slow),
     ]
     if theirs is not None:
