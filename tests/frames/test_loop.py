@@ -111,8 +111,9 @@ def test_other_models(monkeypatch, seed, options, kind):
         assert_same_speech(answer, one, model.config)
 
 
+@pytest.mark.parametrize("limits", [LIMITS, [20] * 7], ids=["one by one", "together"])
 @pytest.mark.parametrize("max_batch_size", [1, 2, 3])
-def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size):
+def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size, limits):
     """Places that stay empty while requests wait: the same answers, in a multiple of the time."""
     make_room, take, num_full, sizes = FrameLoop._make_room, STEPS[kind].take, [], []
 
@@ -129,7 +130,8 @@ def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size):
 
     monkeypatch.setattr(FrameLoop, "_make_room", watched)
     monkeypatch.setattr(STEPS[kind], "take", counted)
-    model.generate(**make_inputs(model.config), max_new_tokens=LIMITS, max_batch_size=max_batch_size, **GREEDY)
+    options = GREEDY | {"min_new_tokens": min(limits) - 7}
+    model.generate(**make_inputs(model.config), max_new_tokens=limits, max_batch_size=max_batch_size, **options)
     assert num_full
     assert set(num_full) == {max_batch_size}
     assert all(size >= later for size, later in pairwise(sizes))  # it shrinks when nobody waits, and never grows
@@ -234,7 +236,7 @@ def test_a_streamer_hears_every_frame_once(monkeypatch, model, kind, most_waitin
 
 
 @pytest.mark.parametrize("most_waiting", [0, 1])
-@pytest.mark.parametrize("seed", [0, 2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 2, 3])
 def test_a_call_ends_with_its_last_sample(monkeypatch, kind, seed, most_waiting):
     """A frame too many, of padding alone, in the codes or for a streamer, when all have ended before the limit."""
     be_late(monkeypatch, most_waiting)
@@ -292,18 +294,19 @@ def test_whoever_cancels_is_heard(model):
     assert answer.shape[1] <= 2
 
 
+@pytest.mark.parametrize("at", [6, 28])
 @pytest.mark.parametrize("most_waiting", [0, 1])
-def test_weights_that_break_in_the_middle(monkeypatch, kind, most_waiting):
-    """NaN is drawn from without a word; or the call fails, and every call after it."""
+def test_weights_that_break_in_the_middle(monkeypatch, kind, most_waiting, at):
+    """NaN is drawn from without a word, in the last frames, say; or the call fails, and every call after it."""
     be_late(monkeypatch, most_waiting)
     model = random_model(random_config(0)).double()
     inputs = make_inputs(model.config, [0, 1])
     before = model.generate(**inputs, max_new_tokens=30, **GREEDY)
     norm = model.model.decoder.layers[0].pre_sa_norm.weight
     sound = norm.detach().clone()
-    streamer = Record(at=6, then=lambda: norm.data.fill_(float("nan")))
+    streamer = Record(at=at, then=lambda: norm.data.fill_(float("nan")))
     with pytest.raises(ValueError, match="no token to draw: the logits hold NaN"):
-        model.generate(**inputs, max_new_tokens=30, streamer=streamer, **SAMPLED)
+        model.generate(**inputs, max_new_tokens=30, min_new_tokens=23, streamer=streamer, **SAMPLED)
     norm.data.copy_(sound)
     assert torch.equal(model.generate(**inputs, max_new_tokens=30, **GREEDY), before)
 

@@ -57,4 +57,5 @@ def test_free_memory_of_a_gpu(monkeypatch):
 def test_how_many_fit(monkeypatch, free, expected):
     """A batch of none, of all the memory there is, or without end."""
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    monkeypatch.setattr(memory, "_SHARE", 0.6)
     assert num_fitting(100, CPU) == expected

@@ -101,6 +101,7 @@ class StaticSteps(EagerSteps):
         batch = _IDLE.take(self.network, size) or self._allocate(state, size)
         places = torch.arange(size.num_places, device=state.tokens.device)
         batch.is_broken.fill_(False)
+        batch.delays.copy_(state.delays)
         batch.given.fill_(self.rules.pad_token_id)
         batch.copy_rows(state.select(places % state.num_samples), places)
         return batch
@@ -111,7 +112,7 @@ class StaticSteps(EagerSteps):
         batch.cache = self.network.new_cache(size.num_places, self.rules.is_guided, size.num_frames, size.num_bytes)
         batch.new = batch.new.new_zeros(size.num_places, size.num_new, batch.new.shape[2])
         batch.given = batch.given.new_zeros(size.num_places, size.num_given, batch.given.shape[2])
-        batch.is_broken = batch.is_broken.clone()
+        batch.is_broken, batch.delays = batch.is_broken.clone(), batch.delays.clone()
         batch.size = size
         return batch
 

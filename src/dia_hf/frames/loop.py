@@ -65,7 +65,7 @@ class _Place:
     Attributes:
         request (`int`): Which it is.
         num_read (`int`): Frames in the cache.
-        num_bytes (`int`): Length of its text.
+        num_bytes, num_kept (`int`): Length of its text, and how many of the bytes count.
         num_new (`int`): New frames so far.
         stop (`int`): New frames at which it is complete, as far as is known.
     """
@@ -73,6 +73,7 @@ class _Place:
     request: int
     num_read: int
     num_bytes: int
+    num_kept: int
     num_new: int
     stop: int
 
@@ -203,11 +204,13 @@ class FrameLoop:
             noise=self._new_noise(len(arrivals)) if self.rules.do_sample else None,
             is_broken=torch.zeros((), dtype=torch.bool, device=device),
         )
+        kept = requests.text_mask.sum(-1).tolist()
         places = [
             _Place(
                 request=request,
                 num_read=requests.prompt_lengths[request] - 1,
                 num_bytes=requests.text_lengths[request],
+                num_kept=kept[requests.text_of[request]],
                 num_new=0,
                 stop=requests.max_new[request],
             )
@@ -263,8 +266,9 @@ class FrameLoop:
             self._fill_noise(state.noise)
         speaking = self._speaking()
         read = [place.num_read for place in speaking]
-        texts = [place.num_bytes for place in speaking]
-        view = FrameView(self.network.axis[: max(read) + 1], max(texts), min(read) < max(read), min(texts) < max(texts))
+        num_bytes = max(place.num_bytes for place in speaking)
+        is_text_ragged = any(place.num_kept < num_bytes for place in speaking)
+        view = FrameView(self.network.axis[: max(read) + 1], num_bytes, min(read) < max(read), is_text_ragged)
         self.steps.take(state, view)
         for place in speaking:
             place.num_read += 1

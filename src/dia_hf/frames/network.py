@@ -36,6 +36,8 @@ __all__ = ["FrameCache", "FrameNetwork", "max_frames", "network_of", "obstacle_o
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 _Rotary = tuple[torch.Tensor, torch.Tensor]
 
+_SWITCHES = ("active_adapters", "disable_adapters", "merged_adapters")
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _STRIDE = 251  # of the sample that a fingerprint takes of a weight; no power of two, so that it meets every column
 
 
@@ -63,7 +65,7 @@ class _Layer:
     mlp_norm: nn.RMSNorm
     gate_up: _Linear
     down: _Linear
-    activation: Callable[[torch.Tensor], torch.Tensor]
+    mlp: Any  # for its activation, which may be replaced
 
 
 @dataclass
@@ -126,8 +128,8 @@ class FrameNetwork:
         decoder = model.model.decoder
         self.config = config = decoder.config
         self.encoder = model.model.encoder
-        self.embedding = decoder.embeddings.embed.weight
-        self.dtype, self.device = self.embedding.dtype, self.embedding.device
+        self.embedding = decoder.embeddings.embed
+        self.dtype, self.device = self.embedding.weight.dtype, self.embedding.weight.device
         self.norm = decoder.norm
         self.head = fused_linear([model.logits_dense], pack=pack)
         self.first_rows = torch.arange(config.num_channels, device=self.device) * config.vocab_size
@@ -169,7 +171,7 @@ class FrameNetwork:
             mlp_norm=layer.pre_mlp_norm,
             gate_up=fused_linear([layer.mlp.gate_up_proj], pack=pack),
             down=fused_linear([layer.mlp.down_proj], pack=pack),
-            activation=layer.mlp.activation,
+            mlp=layer.mlp,
         )
 
     def bytes_of_sample(self, num_frames: int, num_bytes: int, is_guided: bool) -> int:
@@ -335,7 +337,7 @@ class FrameNetwork:
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map tokens `[N, C]` to `[N, H]`."""
-        return F.embedding(tokens + self.first_rows, self.embedding).sum(dim=1)
+        return self.embedding(tokens + self.first_rows).sum(dim=1)
 
     def _self_attention_heads(
         self, layer: _Layer, hidden: torch.Tensor, rotary: _Rotary
@@ -348,7 +350,7 @@ class FrameNetwork:
 
     def _mlp(self, layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
         gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
-        return layer.down(layer.activation(gate) * up)
+        return layer.down(layer.mlp.activation(gate) * up)
 
 
 _NETWORKS: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[Any, FrameNetwork]]] = weakref.WeakKeyDictionary()
@@ -385,11 +387,12 @@ def _fingerprint(model: nn.Module) -> Any:
     traces, sums = [], []
     for name, weight in weights:
         traces.append((name, id(weight), weight.dtype, weight.device, 0 if weight.is_inference() else weight._version))
-        if type(weight) in (torch.Tensor, nn.Parameter) and weight.is_contiguous():
-            is_whole = weight.nbytes % 8 == 0
-            bits = weight.detach().flatten().view(torch.int64 if is_whole else torch.uint8)
-            sums.append(bits[::_STRIDE].sum())
-    return traces, torch.stack(sums).tolist()
+        if type(weight) in (torch.Tensor, nn.Parameter):
+            bits = weight.detach().flatten()[::_STRIDE].contiguous().view(_INTEGERS[weight.dtype.itemsize])
+            sums.append(bits.sum())
+    # Adapters (PEFT) are switched without a change of weights.
+    switches = [[getattr(module, name, None) for name in _SWITCHES] for module in model.modules()]
+    return traces, str([switch for switch in switches if any(switch)]), torch.stack(sums).tolist()
 
 
 def _split(rotary: torch.Tensor) -> _Rotary:
@@ -404,10 +407,12 @@ def obstacle_of_network(model: Any) -> str | None:
     Args:
         model (`DiaForConditionalGeneration`): The model.
     """
-    parts = [model, model.model, *model.model.decoder.modules()]
+    parts = [model, model.model, model.logits_dense, *model.model.decoder.modules()]
     for part in parts:
         if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
             return f"a {type(part).__name__} has a hook"
+        if "forward" in vars(part):
+            return f"a {type(part).__name__} has another `forward`"
     floating = {parameter.dtype for parameter in model.model.parameters() if parameter.dtype.is_floating_point}
     if len({parameter.device for parameter in model.parameters()}) > 1:
         return "the model lies on several devices"

@@ -109,7 +109,7 @@ class FrameRules:
             is_best = scores == best[..., None]
             ids = torch.arange(scores.shape[-1], device=scores.device) if tokens is None else tokens
             chosen = torch.where(is_best, ids, scores.new_full((), NEVER, dtype=torch.long)).amin(-1)
-            chosen = torch.where(best == _MINUS_INFINITY, 0, chosen)
+            chosen = torch.where(best > _MINUS_INFINITY, chosen, 0)
         chosen[:, 0].masked_fill_(ends, self.eos_token_id)
         return chosen, ends, best
 
@@ -184,7 +184,7 @@ class FrameRules:
         delays: torch.Tensor,
         num_new: torch.Tensor,
         end: torch.Tensor,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put given tokens, delayed ends and padding in their slots.
 
         Args:
@@ -196,11 +196,12 @@ class FrameRules:
             end (`torch.LongTensor` of shape `[B]`): New frame in which channel 0 ended, or `NEVER`.
 
         Returns:
-            `torch.LongTensor` of shape `[B, C]`.
+            `tuple`: Tokens `[B, C]`, and which of them are the chosen ones, bool `[B, C]`.
         """
         since = (num_new - end)[:, None]
         tokens = torch.where(since == delays, self.eos_token_id, chosen)
         place = num_new.clamp(max=given.shape[1] - 1)[:, None, None].expand(-1, 1, chosen.shape[1])
         slot = given.gather(1, place)[:, 0]
-        tokens = torch.where(slot != self.pad_token_id, slot, tokens)
-        return torch.where(since > delays, self.pad_token_id, tokens)
+        is_given = slot != self.pad_token_id
+        tokens = torch.where(is_given, slot, tokens)
+        return torch.where(since > delays, self.pad_token_id, tokens), (since < delays) & ~is_given

@@ -122,7 +122,7 @@ def take_step(network: FrameNetwork, rules: FrameRules, state: FrameState, view:
     chosen, ends, best = rules.choose(logits, state.settings, state.num_new, state.noise)
     ends_now = (state.end == NEVER) & (ends | (state.num_new == state.settings.last_begin_of_end))
     state.end.copy_(torch.where(ends_now, state.num_new, state.end))
-    tokens = rules.complete(chosen, state.given, state.delays, state.num_new, state.end)
+    tokens, is_chosen = rules.complete(chosen, state.given, state.delays, state.num_new, state.end)
     # A sample that has ended may be carried along; it then writes over its own last frame and slot.
     place = state.num_new.clamp(max=state.new.shape[1] - 1)[:, None, None].expand(-1, 1, tokens.shape[1])
     state.new.scatter_(1, place, tokens[:, None])
@@ -130,4 +130,4 @@ def take_step(network: FrameNetwork, rules: FrameRules, state: FrameState, view:
     state.num_new.add_(1)
     state.lengths.add_(1).clamp_(max=state.cache.keys[0].shape[2] - 1)
     if rules.do_sample:
-        state.is_broken.logical_or_(~(best > -float("inf")).all())
+        state.is_broken.logical_or_((is_chosen & ~best.isfinite()).any())

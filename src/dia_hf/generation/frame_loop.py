@@ -201,6 +201,7 @@ class FrameCall:
         requests = self._make_requests(self.call, settings, max_new, network.device)
         streamer = self.streamer
         sampler = self.model_kwargs.get("decoder_sampler")
+        cancels = [one for one in self.criteria if isinstance(one, DiaSampleStoppingCriteria)]
         loop = FrameLoop(
             make_steps(network, rules, compile_options),
             self.model.config.delay_pattern,
@@ -208,7 +209,7 @@ class FrameCall:
             max_batch_size=self.config.max_batch_size,
             generator=None if sampler is None else sampler.generator,
             on_frame=None if streamer is None else lambda tokens: streamer.put(tokens.flatten()),
-            is_cancelled=next((one.criterion.is_cancelled for one in self.criteria if hasattr(one, "criterion")), None),
+            is_cancelled=lambda: any(one.criterion.is_cancelled() for one in cancels),
         )
         spoken = torch.nn.utils.rnn.pad_sequence(
             loop.run(), batch_first=True, padding_value=self.decoder.pad_token_id
