@@ -283,6 +283,38 @@ def test_a_batch_size_below_one_is_an_error():
         speak(model, inputs, {"max_batch_size": 0})
 
 
+def test_a_streamer_hears_all_at_once():
+    """A batch size beside a streamer would be ignored, and the memory run out that it was to save."""
+    model, inputs = make(0)
+    with pytest.raises(ValueError, match="`max_batch_size` is 1, but a streamer"):
+        speak(model, inputs, {"max_batch_size": 1}, streamer=Deaf())
+
+
+def test_a_layer_of_ones_own_counts():
+    """A subclass that changes a layer would be passed by, without a word."""
+    model, inputs = make(0)
+    mlp = model.model.decoder.layers[0].mlp
+
+    class Louder(type(mlp)):
+        def forward(self, hidden_states):
+            return 2 * super().forward(hidden_states)
+
+    mlp.__class__ = Louder
+    with pytest.raises(ValueError, match="a Louder has another `forward`"):
+        speak(model, inputs, {"do_sample": False}, use_frame_loop=True)
+
+
+def test_other_angles_count():
+    """Angles are computed once for a model; with another base they are others."""
+    model, inputs = make(0)
+    options = {"do_sample": False}
+    speak(model, inputs, options)
+    model.config.decoder_config.rope_parameters["rope_theta"] = 7.0
+    assert torch.equal(
+        speak(model, inputs, options, use_frame_loop=True), speak(model, inputs, options, use_frame_loop=False)
+    )
+
+
 def test_nothing_of_the_call_stays_on_the_model():
     """A setting or cache that stays on the model is another thread's problem, and goes into its checkpoints."""
     model, inputs = make(0)

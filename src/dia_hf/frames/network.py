@@ -378,7 +378,7 @@ def network_of(model: nn.Module, pack: bool = True) -> FrameNetwork:
         return kept[pack][1]
 
 
-def _fingerprint(model: nn.Module) -> Any:
+def _fingerprint(model: Any) -> Any:
     """What differs when weights have changed: identity, place and version, and a sum over a sample of the bits.
 
     The sum is for changes by way of `.data`, which leave no other trace and are what some optimisers and adapters do.
@@ -392,7 +392,8 @@ def _fingerprint(model: nn.Module) -> Any:
             sums.append(bits.sum())
     # Adapters (PEFT) are switched without a change of weights.
     switches = [[getattr(module, name, None) for name in _SWITCHES] for module in model.modules()]
-    return traces, str([switch for switch in switches if any(switch)]), torch.stack(sums).tolist()
+    settings = str(model.config.decoder_config.rope_parameters), model.config.decoder_config.cross_attention_rope
+    return traces, settings, str([switch for switch in switches if any(switch)]), torch.stack(sums).tolist()
 
 
 def _split(rotary: torch.Tensor) -> _Rotary:
@@ -412,6 +413,13 @@ def obstacle_of_network(model: Any) -> str | None:
         if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
             return f"a {type(part).__name__} has a hook"
         if "forward" in vars(part):
+            return f"a {type(part).__name__} has another `forward`"
+    decoder = model.model.decoder
+    blocks = [
+        block for layer in decoder.layers for block in (layer, layer.self_attention, layer.cross_attention, layer.mlp)
+    ]
+    for part in (decoder, decoder.embeddings, *blocks):
+        if not type(part).forward.__module__.startswith("dia_hf."):
             return f"a {type(part).__name__} has another `forward`"
     floating = {parameter.dtype for parameter in model.model.parameters() if parameter.dtype.is_floating_point}
     if len({parameter.device for parameter in model.parameters()}) > 1:

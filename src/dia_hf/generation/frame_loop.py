@@ -200,6 +200,11 @@ class FrameCall:
         rules, settings = self._make_rules(max_new, network.device)
         requests = self._make_requests(self.call, settings, max_new, network.device)
         streamer = self.streamer
+        if streamer is not None and self.config.max_batch_size is not None:
+            raise ValueError(
+                f"`max_batch_size` is {self.config.max_batch_size}, but a streamer (or `verbose`) hears all samples at "
+                "once; leave one of them out."
+            )
         sampler = self.model_kwargs.get("decoder_sampler")
         cancels = [one for one in self.criteria if isinstance(one, DiaSampleStoppingCriteria)]
         loop = FrameLoop(
