@@ -226,7 +226,7 @@ class Dia:
                 given.
             max_seconds (`float`, *optional*): Limit of the new audio in seconds, instead of `max_tokens`.
             max_batch_size (`int`, *optional*): Texts to speak at once; whoever has ended makes room for who waits. As
-                many as fit into the memory unless given; with `verbose` all.
+                many as fit into the memory unless given; not with `verbose`, which hears all at once.
 
         For several texts, `cfg_scale`, `temperature`, `top_p`, `cfg_filter_top_k` and `seed` may be lists of as many.
 
