@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
-from .speed import PUBLISHED_SAMPLING
+from .speed import PUBLISHED_SAMPLING, exact_length
 
 __all__ = ["LogitError", "ParityReport", "Reference", "compare", "parity", "record_reference"]
 
@@ -77,11 +76,8 @@ class Reference:
 
 
 def _generate(model: Any, inputs: Mapping[str, torch.Tensor], num_frames: int, **sampling: Any) -> torch.Tensor:
-    decoder = model.config.decoder_config
-    ids = {name: getattr(decoder, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    lengths = {"max_new_tokens": num_frames, "min_new_tokens": num_frames}
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    return model.generate(**inputs, generation_config=GenerationConfig(**ids, **lengths, **sampling)).cpu()
+    return model.generate(**inputs, generation_config=exact_length(model, num_frames, **sampling)).cpu()
 
 
 def _greedy(model: Any, inputs: Mapping[str, torch.Tensor], num_frames: int) -> torch.Tensor:

@@ -111,6 +111,13 @@ class SpeedReport:
     contenders: list[Speed]
 
 
+def exact_length(model: Any, num_frames: int, **sampling: Any) -> GenerationConfig:
+    """Make a generation config by which a model, ours or transformers', says that many new frames."""
+    decoder = model.config.decoder_config
+    ids = {name: getattr(decoder, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return GenerationConfig(**ids, max_new_tokens=num_frames, min_new_tokens=num_frames, **sampling)
+
+
 class _Stamps(BaseStreamer):
     """Notes when tokens come."""
 
@@ -150,11 +157,8 @@ class _Course:
     def generate(self, contender: Contender, num_frames: int, **options: Any) -> torch.Tensor:
         """Generate that many frames, neither more nor less."""
         torch.manual_seed(0)
-        decoder = contender.model.config.decoder_config
-        ids = {name: getattr(decoder, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        lengths = {"max_new_tokens": num_frames, "min_new_tokens": num_frames}
-        sampling = GenerationConfig(**PUBLISHED_SAMPLING, **ids, **lengths, do_sample=self.do_sample)
-        return contender.model.generate(**self.inputs, generation_config=sampling, **contender.options, **options)
+        config = exact_length(contender.model, num_frames, **PUBLISHED_SAMPLING, do_sample=self.do_sample)
+        return contender.model.generate(**self.inputs, generation_config=config, **contender.options, **options)
 
     def decode(self, contender: Contender, codes: torch.Tensor) -> float:
         """Run the codec as the contender's processor does; return the seconds of sound."""

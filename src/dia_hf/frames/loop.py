@@ -114,6 +114,7 @@ class FrameLoop:
         self.waiting = deque(range(len(requests)))
         self.places: list[_Place | None] = []
         self.spoken: dict[int, torch.Tensor] = {}
+        self._num_kept = requests.text_mask.sum(-1).tolist()
         self.num_frames = max(
             length + limit for length, limit in zip(requests.prompt_lengths, requests.max_new, strict=True)
         )
@@ -196,7 +197,7 @@ class FrameLoop:
             settings=requests.settings.select(index),
             given=requests.given[index],
             delays=torch.tensor(self.delay_pattern, device=device),
-            tokens=frames[torch.arange(len(arrivals), device=device), lengths - 1],
+            tokens=requests.prompts[index, -1],
             lengths=(lengths - 1).repeat(2 if is_guided else 1),
             num_new=torch.zeros_like(lengths),
             end=torch.full_like(lengths, NEVER),
@@ -204,13 +205,12 @@ class FrameLoop:
             noise=self._new_noise(len(arrivals)) if self.rules.do_sample else None,
             is_broken=torch.zeros((), dtype=torch.bool, device=device),
         )
-        kept = requests.text_mask.sum(-1).tolist()
         places = [
             _Place(
                 request=request,
                 num_read=requests.prompt_lengths[request] - 1,
                 num_bytes=requests.text_lengths[request],
-                num_kept=kept[requests.text_of[request]],
+                num_kept=self._num_kept[requests.text_of[request]],
                 num_new=0,
                 stop=requests.max_new[request],
             )

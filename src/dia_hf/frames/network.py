@@ -421,11 +421,11 @@ def obstacle_of_network(model: Any) -> str | None:
     for part in (decoder, decoder.embeddings, *blocks):
         if not type(part).forward.__module__.startswith("dia_hf."):
             return f"a {type(part).__name__} has another `forward`"
-    floating = {parameter.dtype for parameter in model.model.parameters() if parameter.dtype.is_floating_point}
     if len({parameter.device for parameter in model.parameters()}) > 1:
         return "the model lies on several devices"
-    embedding = model.model.decoder.embeddings.embed.weight
+    embedding = decoder.embeddings.embed.weight
     if any(norm.weight.dtype != embedding.dtype for norm in parts if isinstance(norm, nn.RMSNorm)):
+        floating = {parameter.dtype for parameter in model.model.parameters() if parameter.dtype.is_floating_point}
         return f"the weights have several dtypes ({', '.join(sorted(map(str, floating)))})"
     if torch.is_autocast_enabled(embedding.device.type):
         return "autocast is on"

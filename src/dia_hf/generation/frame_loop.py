@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch._inductor import list_mode_options
 from transformers import (
     EosTokenCriteria,
     GenerationConfig,
@@ -42,7 +41,7 @@ from ..frames import (
     obstacle_of_network,
 )
 from . import logits_process, running_samples
-from .per_sample import SampleSettings
+from .per_sample import PER_SAMPLE, SampleSettings
 from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
 
 __all__ = ["DiaCall", "FrameCall"]
@@ -84,8 +83,7 @@ class DiaCall:
 
     def note_rules(self, settings: SampleSettings, logits_processor: LogitsProcessorList | None) -> None:
         """Note what each sequence wants, before transformers is told to leave it to us."""
-        names = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
-        self.settings = {name: settings.of(name) for name in names}
+        self.settings = {name: settings.of(name) for name in PER_SAMPLE}
         self.has_own_rules = bool(logits_processor)
 
     def encode_all(self, model_kwargs: dict[str, Any]) -> None:
@@ -231,6 +229,8 @@ class FrameCall:
         options = dict(wanted.options or {})
         # We capture graphs of our own, of the whole step.
         if wanted.backend == "inductor" and wanted.mode not in (None, "default", "reduce-overhead"):
+            from torch._inductor import list_mode_options  # not at start-up: it takes long to import
+
             options = list_mode_options(wanted.mode) | options
         return {"backend": wanted.backend, "options": options}
 
@@ -299,13 +299,12 @@ class FrameCall:
         mask = torch.ones_like(call.input_ids) if call.attention_mask is None else call.attention_mask
         last = (mask.flip(-1) != 0).long().argmax(-1)
         lengths = (mask.shape[1] - last).tolist()
-        prompts = self.rows.unflatten(0, (-1, self.decoder.num_channels)).transpose(1, 2)
         return FrameRequests(
             text_ids=call.input_ids.to(device),
             text_mask=mask.to(device),
             text_of=text_of,
             text_lengths=[lengths[text] for text in text_of],
-            prompts=prompts.to(device),
+            prompts=self.model._rows_to_frames(self.rows).to(device),
             prompt_lengths=self.model_kwargs["decoder_attention_mask"].sum(-1).tolist(),
             given=self._given().to(device),
             settings=settings,

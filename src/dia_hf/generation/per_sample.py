@@ -16,15 +16,15 @@ from transformers import GenerationConfig, LogitsProcessor
 
 from .logits_process import DiaPerSampleLogitsProcessor
 
-__all__ = ["SampleSettings", "take_lists"]
+__all__ = ["PER_SAMPLE", "SampleSettings", "take_lists"]
 
-_NAMES = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
+PER_SAMPLE = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
 
 
 def take_lists(kwargs: dict[str, Any]) -> dict[str, list]:
     """Take the lists out of the arguments of a call, and leave single values that transformers can work with."""
     lists = {}
-    for name in _NAMES:
+    for name in PER_SAMPLE:
         value = kwargs.get(name)
         if isinstance(value, torch.Tensor) and value.ndim > 0:
             value = value.tolist()
