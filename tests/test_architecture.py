@@ -15,6 +15,7 @@ FLOORS = {
     "codec": 1,
     "configuration_dia": 1,
     "delay": 1,
+    "loss": 1,
     "sound": 1,
     "tokenization_dia": 1,
     "rotary": 1,
@@ -27,9 +28,10 @@ FLOORS = {
     "quantization": 5,
     "registration": 5,
     "speech": 6,
-    "bench": 7,
-    "cli": 8,
-    "__init__": 9,
+    "training": 7,
+    "bench": 8,
+    "cli": 9,
+    "__init__": 10,
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -12,6 +12,7 @@ def test_defaults_are_those_of_the_published_checkpoint():
     theirs, ours = TheirConfig().to_dict(), DiaConfig().to_dict()
     theirs.pop("transformers_version"), ours.pop("transformers_version")
     assert ours["decoder_config"].pop("cross_attention_rope") is False, "a field of ours, for v0.1"
+    assert ours.pop("channel_loss_weights") is None, "a field of ours, for training"
     assert ours == theirs
 
 
@@ -50,6 +51,9 @@ def test_takes_configs_of_transformers_own_dia():
     [
         ({"delay_pattern": [0, 1]}, "2 entries for 9 channels"),
         ({"delay_pattern": [0, 8, -9, 10, 11, 12, 13, 14, 15]}, "a delay is 0 frames or more"),
+        ({"channel_loss_weights": [4, 1]}, "give 9 weights"),
+        ({"channel_loss_weights": [1.0] * 8 + [-1.0]}, "0 or more"),
+        ({"channel_loss_weights": [0] * 9}, "not all 0"),
         ({"decoder_config": {"num_key_value_heads": 3}}, r"can be \[1, 2, 4, 8, 16\]"),
         ({"decoder_config": {"cross_num_key_value_heads": 5}}, "cross_num_attention_heads"),
         ({"encoder_config": {"num_attention_heads": 0}}, "at least 1"),

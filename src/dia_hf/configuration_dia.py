@@ -9,6 +9,7 @@ otherwise.
 """
 
 # No `from __future__ import annotations` here: `@strict` checks values by the annotations themselves.
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from huggingface_hub.dataclasses import strict
@@ -214,6 +215,8 @@ class DiaConfig(PreTrainedConfig):
         decoder_config (`DiaDecoderConfig` or `dict`, *optional*): The audio decoder.
         delay_pattern (`list[int]`, *optional*): Frames by which each channel lags behind; one entry a channel,
             `[0, 8, 9, 10, 11, 12, 13, 14, 15]` unless given.
+        channel_loss_weights (`list[float]`, *optional*): Weight of each channel in the loss, 0 or more; only their
+            ratios count. All the same unless given.
         norm_eps (`float`, defaults to 1e-5): Kept for the file layout; the sub-configs hold the value in force.
         initializer_range (`float`, defaults to 0.02): Standard deviation of freshly drawn weights.
         use_cache (`bool`, defaults to `True`): Kept for the file layout; the decoder's value is in force.
@@ -221,8 +224,8 @@ class DiaConfig(PreTrainedConfig):
             are moved to `decoder_config`, so that each id lives in one place, and read as `None` here.
 
     Raises:
-        ValueError: If the delay pattern does not fit the channels or holds a negative delay, or if the decoder does
-            not expect the encoder's width.
+        ValueError: If the delay pattern or the loss weights do not fit the channels or hold a negative number, or if
+            the decoder does not expect the encoder's width.
 
     Example:
     ```python
@@ -235,7 +238,12 @@ class DiaConfig(PreTrainedConfig):
     """
 
     model_type = "dia"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (read by Trainer)
+    keys_to_ignore_at_inference = [  # noqa: RUF012 (read by Trainer)
+        "past_key_values",
+        "channel_losses",
+        "channel_accuracies",
+        "channel_counts",
+    ]
     # Two names for one table: transformers 5.17 reads the first, later versions the second.
     sub_configs = {"encoder_config": DiaEncoderConfig, "decoder_config": DiaDecoderConfig}  # noqa: RUF012
     sub_configs_defaults = sub_configs
@@ -243,6 +251,7 @@ class DiaConfig(PreTrainedConfig):
     encoder_config: _EncoderConfig = None  # type: ignore[assignment]
     decoder_config: _DecoderConfig = None  # type: ignore[assignment]
     delay_pattern: _DelayPattern = None  # type: ignore[assignment]
+    channel_loss_weights: list[float | int] | None = None
     norm_eps: float = 1e-5
     initializer_range: float = 0.02
     use_cache: bool = True
@@ -278,6 +287,14 @@ class DiaConfig(PreTrainedConfig):
             )
         if min(self.delay_pattern) < 0:
             raise ValueError(f"DiaConfig: `delay_pattern` is {self.delay_pattern}; a delay is 0 frames or more.")
+        weights = self.channel_loss_weights
+        if weights is not None and (
+            len(weights) != num_channels or min(weights) < 0 or not 0 < sum(weights) < math.inf
+        ):
+            raise ValueError(
+                f"DiaConfig: `channel_loss_weights` is {weights}; give {num_channels} weights, one for each channel, "
+                "0 or more and not all 0."
+            )
         if self.decoder_config.cross_hidden_size != self.encoder_config.hidden_size:
             raise ValueError(
                 f"DiaConfig: `decoder_config.cross_hidden_size` ({self.decoder_config.cross_hidden_size}) must equal "

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -36,11 +38,30 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
+from .loss import ChannelSums, channel_sums, channel_sums_in_slices, weighted_sum
 from .rotary import apply_rotary, rotary_embedding
 
 logger = logging.get_logger(__name__)
 
-__all__ = ["DiaForConditionalGeneration", "DiaModel", "DiaPreTrainedModel"]
+_PACKING_KERNELS = ("sdpa", "flex_attention", "eager")
+
+__all__ = ["DiaForConditionalGeneration", "DiaModel", "DiaOutput", "DiaPreTrainedModel"]
+
+
+@dataclass
+class DiaOutput(Seq2SeqLMOutput):
+    """What `DiaForConditionalGeneration` returns; given labels, with each channel's part in the loss, detached.
+
+    Attributes:
+        channel_losses (`torch.FloatTensor` of shape `[C]`, *optional*): Mean cross-entropy of each channel's labels,
+            without weights; 0 where a channel has none.
+        channel_accuracies (`torch.FloatTensor` of shape `[C]`, *optional*): Share of them that had the best logit.
+        channel_counts (`torch.LongTensor` of shape `[C]`, *optional*): Their number.
+    """
+
+    channel_losses: torch.Tensor | None = None
+    channel_accuracies: torch.Tensor | None = None
+    channel_counts: torch.Tensor | None = None
 
 
 def eager_attention_forward(
@@ -72,7 +93,7 @@ def eager_attention_forward(
     if attention_mask is not None:
         logits = logits + attention_mask
     weights = logits.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, dropout, module.training)
+    weights = F.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -314,26 +335,56 @@ class DiaEncoder(DiaPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        sequence_ids: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutput:
         """Encode text.
 
         Args:
             input_ids (`torch.LongTensor` of shape `[B, S]`): Bytes, padded on the right.
             attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep.
+            sequence_ids (`torch.LongTensor` of shape `[B, S]`, *optional*): Number of the text within its row where a
+                row holds several, 0 for padding; stands in for the mask.
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` `[B, S, H]`; padded positions hold no meaning.
         """
         hidden_states = self.embedding(input_ids)
-        position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        position_ids = _positions(input_ids.shape[1], sequence_ids, input_ids.device)
         rotary = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
         attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask if sequence_ids is None else None,
+            and_mask_function=_same_sequence(sequence_ids, sequence_ids),
         )
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, rotary, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+def _positions(num_positions: int, sequence_ids: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Count positions from 0, `[1, T]`; anew in each of the packed sequences whose numbers are given, `[B, T]`."""
+    places = torch.arange(num_positions, device=device)[None]
+    if sequence_ids is None:
+        return places
+    begins = F.pad(sequence_ids[:, 1:] != sequence_ids[:, :-1], (1, 0), value=True)
+    return places - torch.where(begins, places, 0).cummax(dim=1).values
+
+
+def _same_sequence(query_ids: torch.Tensor | None, key_ids: torch.Tensor | None) -> Callable | None:
+    """Let a position see its own one of the sequences in its row; padding (0) sees all, because it must see some."""
+    if query_ids is None or key_ids is None:
+        return None
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        own = query_ids[batch, query]
+        return (own == key_ids[batch, key]) | (own == 0)
+
+    return sees
 
 
 class DiaMultiChannelEmbedding(nn.Module):
@@ -380,6 +431,8 @@ class DiaDecoder(DiaPreTrainedModel):
         encoder_hidden_states: torch.Tensor = None,  # type: ignore[assignment]
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
+        sequence_ids: torch.Tensor | None = None,
+        encoder_sequence_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decode frames.
@@ -393,6 +446,9 @@ class DiaDecoder(DiaPreTrainedModel):
             encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_hidden_size]`): From the encoder.
             encoder_attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep.
             past_key_values (`EncoderDecoderCache`, *optional*): Filled and read.
+            sequence_ids, encoder_sequence_ids (`torch.LongTensor` of shape `[B, T]` and `[B, S]`, *optional*): Number
+                of the clip within its row where a row holds several, and of its text, 0 for padding; they stand in
+                for the masks.
 
         Returns:
             `BaseModelOutputWithPastAndCrossAttentions` with `last_hidden_state` `[B, T, H]`.
@@ -400,25 +456,27 @@ class DiaDecoder(DiaPreTrainedModel):
         hidden_states = self.embeddings(input_ids)
         if position_ids is None:
             cached = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) + cached)[None]
+            position_ids = _positions(input_ids.shape[1], sequence_ids, input_ids.device) + cached
         theta = self.config.rope_parameters["rope_theta"]
         rotary = rotary_embedding(position_ids, self.config.head_dim, theta)
         cross_rotary = {}
         if self.config.cross_attention_rope:
-            text_positions = torch.arange(encoder_hidden_states.shape[1], device=input_ids.device)[None]
+            text_positions = _positions(encoder_hidden_states.shape[1], encoder_sequence_ids, input_ids.device)
             cross_rotary["rotary"] = rotary_embedding(position_ids, self.config.cross_head_dim, theta)
             cross_rotary["key_rotary"] = rotary_embedding(text_positions, self.config.cross_head_dim, theta)
         attention_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=hidden_states,
-            attention_mask=attention_mask,
+            attention_mask=attention_mask if sequence_ids is None else None,
             past_key_values=past_key_values.self_attention_cache if past_key_values is not None else None,
+            and_mask_function=_same_sequence(sequence_ids, sequence_ids),
         )
         encoder_attention_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states,
-            attention_mask=encoder_attention_mask,
+            attention_mask=encoder_attention_mask if sequence_ids is None else None,
             encoder_hidden_states=encoder_hidden_states,
+            and_mask_function=_same_sequence(sequence_ids, encoder_sequence_ids),
         )
         for layer in self.layers:
             hidden_states = layer(
@@ -470,6 +528,8 @@ class DiaModel(DiaPreTrainedModel):
         encoder_outputs: Any = None,
         past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
+        sequence_ids: torch.Tensor | None = None,
+        decoder_sequence_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqModelOutput:
         """Run encoder (unless its output is given) and decoder.
@@ -484,17 +544,25 @@ class DiaModel(DiaPreTrainedModel):
             encoder_outputs (`BaseModelOutput` or `tuple`, *optional*): The encoder's output, instead of `input_ids`.
             past_key_values (`EncoderDecoderCache`, *optional*): Keys and values of earlier frames.
             use_cache (`bool`, *optional*): Whether to make a cache where none is given.
+            sequence_ids, decoder_sequence_ids (`torch.LongTensor` of shape `[B, S]` and `[B, T]`, *optional*): Where a
+                row holds several clips (packing, see `DiaDataCollator`), which of them a position belongs to, counted
+                from 1; 0 is padding. A clip's codes attend to themselves and to their own text, and its positions
+                begin at 0; the two masks are not needed then.
 
         Returns:
             `Seq2SeqModelOutput` with `last_hidden_state` `[B, T, H]`.
 
         Raises:
-            ValueError: If neither `input_ids` nor `encoder_outputs` is given.
+            ValueError: If neither `input_ids` nor `encoder_outputs` is given; or of `sequence_ids` and
+                `decoder_sequence_ids` only one, or both with a cache or a kernel that cannot keep clips apart.
         """
+        self._check_packing(sequence_ids, decoder_sequence_ids, past_key_values is not None or bool(use_cache))
         if encoder_outputs is None:
             if input_ids is None:
                 raise ValueError("neither `input_ids` nor `encoder_outputs` is given; pass one of them.")
-            encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+            encoder_outputs = self.encoder(
+                input_ids=input_ids, attention_mask=attention_mask, sequence_ids=sequence_ids, **kwargs
+            )
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
 
@@ -518,6 +586,8 @@ class DiaModel(DiaPreTrainedModel):
             encoder_attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            sequence_ids=decoder_sequence_ids,
+            encoder_sequence_ids=sequence_ids,
             **kwargs,
         )
         return Seq2SeqModelOutput(
@@ -531,12 +601,33 @@ class DiaModel(DiaPreTrainedModel):
             encoder_attentions=encoder_outputs.attentions,
         )
 
+    def _check_packing(
+        self, sequence_ids: torch.Tensor | None, decoder_sequence_ids: torch.Tensor | None, has_cache: bool
+    ) -> None:
+        if sequence_ids is None and decoder_sequence_ids is None:
+            return
+        if sequence_ids is None or decoder_sequence_ids is None:
+            raise ValueError("packed clips need both `sequence_ids` and `decoder_sequence_ids`; only one is given.")
+        if has_cache:
+            raise ValueError("packed clips are for training; they cannot be given together with a cache.")
+        for config in (self.encoder.config, self.decoder.config):
+            if config._attn_implementation not in _PACKING_KERNELS:
+                raise ValueError(
+                    f"the attention implementation {config._attn_implementation!r} cannot keep packed clips apart; use "
+                    f"one of {', '.join(_PACKING_KERNELS)}: `model.set_attn_implementation({_PACKING_KERNELS[0]!r})`."
+                )
+
 
 class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
     """Dia with its head: text and delayed codes in, logits (and a loss) out; `generate` speaks.
 
     Args:
         config (`DiaConfig`): The shape.
+
+    Attributes:
+        loss_slice_size (`int`, *optional*): Set to a number, calls with labels compute logits and loss of that many
+            frames at a time, again in the backward pass, and return no logits: their memory no longer grows with the
+            batch. `None` unless set; not saved.
 
     Example:
     ```python
@@ -551,6 +642,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
     """
 
     output_modalities = ("audio",)
+    loss_slice_size: int | None = None
 
     def __init__(self, config: DiaConfig) -> None:
         super().__init__(config)
@@ -560,8 +652,6 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         self.logits_dense = nn.Linear(
             config.decoder_config.hidden_size, self.num_channels * self.vocab_size, bias=False
         )
-        # Labels are aligned with the logits already (`DiaProcessor` shifts them), so no causal shift in the loss.
-        self.loss_type = "ForMaskedLM"
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -585,23 +675,30 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         use_cache: bool | None = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
-    ) -> Seq2SeqLMOutput:
+    ) -> DiaOutput:
         """Compute logits, and the loss where labels are given.
 
         Args:
             labels (`torch.LongTensor` of shape `[B·C, T]` or `[B, T, C]`, *optional*): The token to follow each
                 position, -100 where none counts; 0 is a code like any other. The loss is the mean cross-entropy over
-                all that count, in all channels (or their sum divided by `num_items_in_batch`).
+                all that count, in all channels, each channel times its `config.channel_loss_weights`, whose mean is
+                taken for 1.
             logits_to_keep (`int`, defaults to 0): Compute logits of this many last positions only; 0 means all.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*): What to divide the sum of the losses by instead
+                of the number of labels that count here: that of all batches whose gradients are added up, which
+                `Trainer` passes.
             input_ids, attention_mask, decoder_input_ids, decoder_position_ids, decoder_attention_mask,
                 encoder_outputs, past_key_values, use_cache: See `DiaModel.forward`.
+            kwargs: `sequence_ids`, `decoder_sequence_ids`; see `DiaModel.forward`.
 
         Returns:
-            `Seq2SeqLMOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b) and `loss`.
+            `DiaOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b); with labels also `loss` and
+            the channels' parts, and no logits where `loss_slice_size` is set.
 
         Raises:
-            ValueError: If labels come without `decoder_input_ids`.
+            ValueError: If labels come without `decoder_input_ids`; and as `DiaModel.forward` does.
         """
         if labels is not None and decoder_input_ids is None:
             raise ValueError("`labels` need `decoder_input_ids`; `DiaProcessor(..., output_labels=True)` makes both.")
@@ -616,17 +713,23 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.logits_dense(outputs.last_hidden_state[:, -logits_to_keep:])
-        logits = logits.unflatten(-1, (self.num_channels, self.vocab_size)).transpose(1, 2).flatten(0, 1).contiguous()
-
-        loss = None
+        hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
+        logits, of_loss = None, {}
+        if labels is None or self.loss_slice_size is None:
+            logits = self._head(hidden_states)  # [B, T, C, V]
         if labels is not None:
-            if labels.ndim == 3:
-                labels = labels.transpose(1, 2)
-            loss = self.loss_function(logits, labels.reshape(-1), vocab_size=self.vocab_size, **kwargs)
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=logits,
+            if labels.ndim == 2:
+                labels = labels.unflatten(0, (-1, self.num_channels)).transpose(1, 2)
+            labels = labels.flatten(0, 1).to(hidden_states.device)
+            if logits is not None:
+                sums = channel_sums(logits.flatten(0, 1), labels)
+            else:
+                assert self.loss_slice_size is not None
+                sums = channel_sums_in_slices(hidden_states.flatten(0, 1), self._head, labels, self.loss_slice_size)
+            of_loss = self._loss(sums, num_items_in_batch)
+        return DiaOutput(
+            **of_loss,
+            logits=logits.transpose(1, 2).flatten(0, 1).contiguous() if logits is not None else None,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
@@ -635,3 +738,20 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             encoder_hidden_states=outputs.encoder_hidden_states,
             encoder_attentions=outputs.encoder_attentions,
         )
+
+    def _head(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map states `[..., H]` to logits `[..., C, V]`."""
+        return self.logits_dense(hidden_states).unflatten(-1, (self.num_channels, self.vocab_size))
+
+    def _loss(self, sums: ChannelSums, num_items: torch.Tensor | int | None) -> dict[str, torch.Tensor]:
+        if num_items is None:
+            num_items = sums.counts.sum()
+        elif isinstance(num_items, torch.Tensor):
+            num_items = num_items.to(sums.losses.device)
+        counts = sums.counts.clamp(min=1)
+        return {
+            "loss": weighted_sum(sums.losses, self.config.channel_loss_weights) / num_items,
+            "channel_losses": sums.losses.detach() / counts,
+            "channel_accuracies": sums.num_correct / counts,
+            "channel_counts": sums.counts,
+        }

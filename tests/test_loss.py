@@ -1,0 +1,140 @@
+"""The loss against transformers' own, against a loop over labels, and against itself in slices."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny
+from dia_hf.loss import IGNORED_LABEL, channel_sums, channel_sums_in_slices, weighted_sum
+
+
+def gradients(model, **batch):
+    model.zero_grad()
+    output = model(**batch)
+    output.loss.backward()
+    return output, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("num_items", [None, 1000, torch.tensor(77)], ids=["mean", "a number", "a tensor"])
+def test_loss_and_gradients_equal_transformers(seed, num_items):
+    """Another mean, a shifted label or a wrong mask trains another model than transformers' numbers say."""
+    ours = tiny.random_model(tiny.random_config(seed))
+    batch = tiny.random_batch(ours.config, seed) | ({} if num_items is None else {"num_items_in_batch": num_items})
+    output, mine = gradients(ours, **batch)
+    expected, theirs = gradients(tiny.their_model(ours), **batch)
+    torch.testing.assert_close(output.loss, expected.loss, rtol=1e-6, atol=1e-6)
+    assert mine.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("slice_size", [1, 5, 1000])
+@pytest.mark.parametrize("weights", [None, "drawn"])
+def test_slices_change_nothing(slice_size, weights):
+    """A slice left out, or recomputed with other weights, changes loss and gradients."""
+    config = tiny.random_config(4)
+    if weights:
+        config.channel_loss_weights = torch.rand(config.decoder_config.num_channels).tolist()
+    model = tiny.random_model(config)
+    batch = tiny.random_batch(config)
+    expected, whole = gradients(model, **batch)
+    model.loss_slice_size = slice_size
+    output, sliced = gradients(model, **batch)
+    assert output.logits is None
+    torch.testing.assert_close(output.loss, expected.loss, rtol=1e-6, atol=1e-6)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(sliced[name], gradient, rtol=1e-5, atol=1e-6, msg=name)
+    for name in ("channel_losses", "channel_accuracies", "channel_counts"):
+        torch.testing.assert_close(output[name], expected[name], rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).loss, expected.loss, rtol=1e-6, atol=1e-6)
+    batch.pop("labels")
+    assert model(**batch).logits is not None, "without labels nobody asks for a loss"
+
+
+@pytest.mark.parametrize("slice_size", [None, 3])
+def test_logits_of_all_positions_are_never_in_memory(slice_size, monkeypatch):
+    """Slices that autograd keeps until the backward pass save nothing."""
+    model = tiny.random_model(tiny.random_config(4))
+    model.loss_slice_size = slice_size
+    batch = tiny.random_batch(model.config)
+    width = model.num_channels * model.vocab_size
+    kept = []
+
+    def keep(tensor):
+        if tensor.numel() % width == 0:
+            kept.append(tensor.numel() // width)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(**batch)
+    num_positions = batch["decoder_input_ids"].shape[:2].numel()
+    assert (num_positions in kept) == (slice_size is None)
+
+
+@given(
+    num_positions=st.integers(1, 9),
+    num_channels=st.integers(1, 4),
+    share=st.floats(0, 1),
+    slice_size=st.integers(1, 12),
+    weights=st.none() | st.lists(st.floats(0.1, 9), min_size=4, max_size=4),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60)
+def test_sums_are_those_of_a_loop(num_positions, num_channels, share, slice_size, weights, seed):
+    """Channels mixed up, ignored labels counted, or the best logit of another token taken for right."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(num_positions, num_channels, 7, generator=generator)
+    labels = torch.randint(0, 7, (num_positions, num_channels), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < share] = IGNORED_LABEL
+    losses, right, counts = [0.0] * num_channels, [0] * num_channels, [0] * num_channels
+    for position in range(num_positions):
+        for channel in range(num_channels):
+            label = int(labels[position, channel])
+            if label == -100:
+                continue
+            scores = logits[position, channel].double()
+            losses[channel] += float(scores.logsumexp(0) - scores[label])
+            right[channel] += int(scores.argmax()) == label
+            counts[channel] += 1
+    in_slices = channel_sums_in_slices(logits, lambda states: states, labels, slice_size)
+    for sums in (channel_sums(logits, labels), in_slices):
+        assert sums.num_correct.tolist() == right
+        assert sums.counts.tolist() == counts
+        torch.testing.assert_close(sums.losses, torch.tensor(losses), rtol=1e-5, atol=1e-5)
+    weights = weights and weights[:num_channels]
+    mean = sum(weights) / num_channels if weights else 1
+    expected = sum(loss * (weights[channel] / mean if weights else 1) for channel, loss in enumerate(losses))
+    torch.testing.assert_close(weighted_sum(in_slices.losses, weights), torch.tensor(float(expected)))
+
+
+def test_weights_are_ratios():
+    """Weights 4, 1, 1 that quadruple the loss would be a higher learning rate in disguise."""
+    model = tiny.random_model(tiny.random_config(4))
+    batch = tiny.random_batch(model.config)
+    expected = model(**batch).loss
+    for weight in (0.25, 1, 4.0):
+        model.config.channel_loss_weights = [weight] * model.num_channels
+        torch.testing.assert_close(model(**batch).loss, expected)
+
+
+def test_a_channel_of_weight_zero_is_not_learnt():
+    """A weight given to the wrong channel."""
+    model = tiny.random_model(tiny.random_config(4))
+    model.config.channel_loss_weights = [0.0] + [1.0] * (model.num_channels - 1)
+    gradient = gradients(model, **tiny.random_batch(model.config))[1]["logits_dense.weight"]
+    by_channel = gradient.view(model.num_channels, -1).abs().sum(1)
+    assert by_channel[0] == 0
+    assert (by_channel[1:] > 0).all()
+
+
+def test_a_channel_without_labels_is_no_nan():
+    """0 / 0 in the figures of one channel spreads to the mean over an epoch."""
+    model = tiny.random_model(tiny.random_config(4))
+    batch = tiny.random_batch(model.config)
+    batch["labels"].view(3, model.num_channels, -1)[:, 1] = IGNORED_LABEL
+    output = model(**batch)
+    assert output.loss.isfinite()
+    assert (output.channel_losses[1], output.channel_accuracies[1], output.channel_counts[1]) == (0, 0, 0)
