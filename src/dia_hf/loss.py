@@ -48,8 +48,11 @@ def channel_sums(logits: torch.Tensor, labels: torch.Tensor) -> ChannelSums:
     losses = F.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     )
-    num_correct = (logits.detach().argmax(-1) == labels).sum(0)
-    return ChannelSums(losses.view_as(labels).sum(0), num_correct, (labels != IGNORED_LABEL).sum(0))
+    counts = labels != IGNORED_LABEL
+    # Not argmax, which takes as long as the loss on a CPU.
+    of_labels = logits.detach().gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    is_correct = counts & (of_labels == logits.detach().amax(-1))
+    return ChannelSums(losses.view_as(labels).sum(0), is_correct.sum(0), counts.sum(0))
 
 
 def channel_sums_in_slices(

@@ -1,0 +1,31 @@
+"""From recordings and their transcripts to a model that speaks like them.
+
+`source.py` reads rows of any source, `prepare.py` makes text and codes of them, and `report.py` says what became of each.
+`collator.py` makes batches (`voice_prompts.py` joins clips of one speaker before), `trainer.py` trains on them and
+`speak.py` lets the model be heard meanwhile. `recipe.py` says how a run goes, `lora.py` attaches and merges adapters, and
+`finetune.py` puts all of it together. Needs `pip install dia-hf[train]`.
+"""
+
+from .collator import DiaDataCollator
+from .finetune import finetune
+from .lora import LORA_TARGET_MODULES, attach_lora, merge_adapter
+from .prepare import PrepareSettings, load_prepared, prepare_dataset
+from .recipe import Recipe
+from .speak import SpeakCallback
+from .trainer import DiaTrainer
+from .voice_prompts import add_voice_prompts
+
+__all__ = [
+    "LORA_TARGET_MODULES",
+    "DiaDataCollator",
+    "DiaTrainer",
+    "PrepareSettings",
+    "Recipe",
+    "SpeakCallback",
+    "add_voice_prompts",
+    "attach_lora",
+    "finetune",
+    "load_prepared",
+    "merge_adapter",
+    "prepare_dataset",
+]

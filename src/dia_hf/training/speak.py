@@ -1,0 +1,286 @@
+"""Hearing a model while it learns: sentences spoken at each evaluation, written down, and understood by a recogniser.
+
+Knows how to speak, to write files and to count wrong words. Does not know when: `DiaTrainer` asks at each evaluation,
+the plain `Trainer` by `on_evaluate`.
+
+Legend: N samples.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..audio import resample
+from ..processing_dia import DiaProcessor
+from ..speech.dia import Dia
+from ..speech.voices import Voice, load_voice
+
+__all__ = ["SpeakCallback", "words_of"]
+
+# What is not said: speaker tags, "(laughs)", and the "[Music]" of recognisers.
+_NOT_SAID = re.compile(r"\[[^\]]*\]|\([^)]*\)")
+_APOSTROPHES = re.compile(r"['’]")
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words that are heard of a text: without tags, "(laughs)", punctuation and capitals.
+
+    Example:
+    ```python
+    >>> from dia_hf.training.speak import words_of
+    >>> words_of("[S1] Well-known, isn't it? (laughs)")
+    ['well', 'known', 'isnt', 'it']
+
+    ```
+    """
+    said = _APOSTROPHES.sub("", _NOT_SAID.sub(" ", unicodedata.normalize("NFKC", text).casefold()))
+    return "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in said).split()
+
+
+def _is_shared(model: torch.nn.Module) -> bool:
+    """Say whether each process has but a part of the weights (FSDP2, ZeRO-3), so that none can speak alone."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in model.parameters())
+
+
+@contextmanager
+def _guest(model: torch.nn.Module, codec: torch.nn.Module) -> Iterator[None]:
+    """Leave a training run as it was: its modes, its random numbers, and the memory that the codec takes."""
+    modes = [(module, module.training) for module in model.modules()]
+    home = next(codec.parameters()).device
+    device = next(model.parameters()).device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            model.eval()
+            yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+        codec.to(home)
+
+
+class SpeakCallback(TrainerCallback):
+    """Speaks sentences at each evaluation, with the model in training.
+
+    Writes `folder/step-000100/00.wav`, …, and a line a sentence in `folder/spoken.jsonl`: step, text, file, seconds,
+    whether it ended by itself, and with a recogniser what it heard and how many words are wrong. The noise is the same
+    each time, so that steps can be compared. Whatever fails here is a warning: the training goes on.
+
+    With `DiaTrainer`, the metrics of `speak` are part of the evaluation's, logged and good for choosing the best model,
+    as `eval_speech_wer`. With the plain `Trainer` they come too late to be logged, but not to choose by.
+
+    Args:
+        processor (`DiaProcessor`): With the codec; it is on the model's device while it is needed.
+        sentences (`Sequence[str]`): What to say, with speaker tags.
+        folder (`str` or `os.PathLike`): Where to write.
+        asr (`str` or `os.PathLike`, *optional*): Folder or Hub id of a speech recogniser for transformers' pipeline,
+            such as "openai/whisper-small"; it is loaded once.
+        voice (`Voice`, path or name, *optional*): The voice to speak with.
+        max_seconds (`float`, defaults to 15): Limit of a sentence.
+        seed (`int`, defaults to 0): Of the noise; sentence i has `seed + i`.
+        temperature, cfg_scale (`float`, *optional*): See `Dia.generate`; temperature 0 is greedy. The checkpoint's
+            generation config unless given.
+        asr_device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Where the recogniser runs.
+
+    Raises:
+        ValueError: If there are no sentences or one has no words, the voice is of another codec, there is no codec, or
+            the model cannot speak for `max_seconds` in one go.
+        ImportError: If `asr` is given and jiwer is missing: `pip install dia-hf[train]`.
+
+    Example:
+    ```python
+    >>> import tempfile
+    >>> from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+    >>> from dia_hf.training import SpeakCallback
+    >>> processor = DiaProcessor.from_pretrained(MINIATURE)
+    >>> model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     callback = SpeakCallback(processor, ["[S1] Hello."], folder, max_seconds=0.1)
+    ...     metrics = callback.speak(model, step=100)
+    ...     sorted(str(file.relative_to(folder)) for file in callback.folder.rglob("*.*"))
+    ['spoken.jsonl', 'step-000100/00.wav']
+    >>> list(metrics)
+    ['speech_seconds', 'speech_ended']
+
+    ```
+    """
+
+    def __init__(
+        self,
+        processor: DiaProcessor,
+        sentences: Sequence[str],
+        folder: str | os.PathLike,
+        asr: str | os.PathLike | None = None,
+        voice: Voice | str | os.PathLike | None = None,
+        *,
+        max_seconds: float = 15.0,
+        seed: int = 0,
+        temperature: float | None = None,
+        cfg_scale: float | None = None,
+        asr_device: str | int | torch.device = "cpu",
+    ) -> None:
+        if isinstance(sentences, str) or not sentences:
+            raise ValueError(f"`sentences` is {sentences!r}; give a list of what to say, such as ['[S1] Hello.'].")
+        for sentence in sentences:
+            if not isinstance(sentence, str) or not words_of(sentence):
+                raise ValueError(f"the sentence {sentence!r} has no words; give something to say, like '[S1] Hello.'.")
+        self.voice = None if voice is None else load_voice(voice)
+        if self.voice is not None:
+            self.voice.check(processor.codec)
+        rate, config = processor.codec.frame_rate, processor.config
+        longest = (config.decoder_config.max_position_embeddings - 2 - max(config.delay_pattern)) / rate
+        if not 1 <= max_seconds * rate <= longest * rate:
+            raise ValueError(
+                f"`max_seconds` is {max_seconds}; this model says {1 / rate:.3f} to {longest:.1f} s in one go."
+            )
+        if asr is not None:
+            _import_jiwer()
+        self.processor = processor
+        self.sentences = list(sentences)
+        self.folder = Path(folder)
+        self.asr = asr
+        self.max_seconds = max_seconds
+        self.seed = seed
+        self.temperature = temperature
+        self.cfg_scale = cfg_scale
+        self.asr_device = asr_device
+        self._recogniser: Any = None
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Speak, unless the evaluation has (`DiaTrainer`'s)."""
+        if model is None or any(name.endswith("_speech_seconds") for name in metrics or {}):
+            return
+        spoken = self.speak(model, state.global_step)
+        if metrics is not None:
+            metrics.update({f"eval_{name}": value for name, value in spoken.items()})
+
+    def speak(self, model: torch.nn.Module, step: int) -> dict[str, float]:
+        """Speak the sentences and write them down; in a run of many processes, all must call it.
+
+        One process speaks and the others wait, unless each has but a part of the weights: then they speak together.
+
+        Args:
+            model (`DiaForConditionalGeneration`): The model, or one that PEFT or FSDP2 made of it.
+            step (`int`): The number of the folder.
+
+        Returns:
+            `dict[str, float]`, the same in all processes: `speech_seconds` (mean), `speech_ended` (share of the
+            sentences that ended by themselves) and, with a recogniser, `speech_wer` (wrong words over words, of all
+            sentences together); each `nan` where it failed.
+
+        Warns:
+            UserWarning: If it fails, with the reason.
+        """
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
+
+        process = PartialState()
+        metrics = dict.fromkeys(["speech_seconds", "speech_ended"] + ["speech_wer"] * (self.asr is not None), math.nan)
+        if process.is_main_process or _is_shared(model):
+            with _going_on(f"step {step}: the sentences were not spoken"):
+                waveforms = self._generate(model)
+                if process.is_main_process:
+                    self._keep(step, waveforms, metrics)
+        results = [metrics]
+        broadcast_object_list(results)
+        return results[0]
+
+    def _generate(self, model: Any) -> list[np.ndarray]:
+        """Say the sentences; each `[N]`."""
+        with _guest(model, self.processor.codec.model):
+            return Dia(model, self.processor).generate(  # type: ignore[return-value]  # a list, as the text is one
+                self.sentences,
+                cfg_scale=self.cfg_scale,
+                temperature=self.temperature,
+                voice=self.voice,
+                seed=[self.seed + index for index in range(len(self.sentences))],
+                max_seconds=self.max_seconds,
+            )
+
+    def _keep(self, step: int, waveforms: Sequence[np.ndarray], metrics: dict[str, float]) -> None:
+        """Write files and measure; what is measured goes into `metrics` as soon as it is known."""
+        codec = self.processor.codec
+        num_samples = int(self.max_seconds * codec.frame_rate) * codec.hop_length
+        lines: list[dict[str, Any]] = []
+        for index, (text, waveform) in enumerate(zip(self.sentences, waveforms, strict=True)):
+            file = Path(f"step-{step:06d}", f"{index:02d}.wav")
+            self.processor.save_audio(torch.from_numpy(waveform), self.folder / file)
+            lines.append(
+                {
+                    "step": step,
+                    "text": text,
+                    "file": file.as_posix(),
+                    "seconds": round(len(waveform) / codec.sampling_rate, 3),
+                    "ended": len(waveform) < num_samples,
+                }
+            )
+        metrics["speech_seconds"] = sum(line["seconds"] for line in lines) / len(lines)
+        metrics["speech_ended"] = sum(line["ended"] for line in lines) / len(lines)
+        if self.asr is not None:
+            with _going_on(f"step {step}: {str(self.asr)!r} did not write down what it heard"):
+                for line, waveform in zip(lines, waveforms, strict=True):
+                    line["heard"] = self._transcribe(waveform)
+                    line["words"] = len(words_of(line["text"]))
+                    line["word_errors"] = _word_errors(line["text"], line["heard"])
+                metrics["speech_wer"] = sum(line["word_errors"] for line in lines) / sum(
+                    line["words"] for line in lines
+                )
+        with open(self.folder / "spoken.jsonl", "a", encoding="utf-8") as journal:
+            journal.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+    def _transcribe(self, waveform: np.ndarray) -> str:
+        """Write down what a recogniser hears in `[N]` samples."""
+        if len(waveform) == 0:
+            return ""
+        if self._recogniser is None:
+            from transformers import pipeline
+
+            self._recogniser = pipeline("automatic-speech-recognition", model=str(self.asr), device=self.asr_device)
+        # The pipeline resamples only where torchaudio is installed; so it is given its own rate.
+        rate = self._recogniser.feature_extractor.sampling_rate
+        return self._recogniser(resample(waveform, self.processor.codec.sampling_rate, rate))["text"].strip()
+
+
+@contextmanager
+def _going_on(what: str) -> Iterator[None]:
+    """Turn an error into a warning."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} ({type(error).__name__}: {error}); the training goes on.", stacklevel=4)
+
+
+def _import_jiwer() -> Any:
+    try:
+        import jiwer
+    except ImportError as error:
+        raise ImportError("word errors are counted by jiwer: pip install dia-hf[train]") from error
+    return jiwer
+
+
+def _word_errors(said: str, heard: str) -> int:
+    """Count the words that are missing, wrong or too many."""
+    alignment = _import_jiwer().process_words(" ".join(words_of(said)), " ".join(words_of(heard)))
+    return alignment.substitutions + alignment.deletions + alignment.insertions

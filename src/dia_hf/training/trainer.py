@@ -1,0 +1,242 @@
+"""transformers' `Trainer`, told what Dia's batches and outputs have beyond a loss.
+
+It adds what the nine channels say of themselves to what is logged, tells the collator which epoch it is, and evaluates
+label by label. All else, from accumulation to many machines, is `Trainer`'s; the plain one trains Dia as well.
+
+Legend: B clips, T frames, C channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..loss import IGNORED_LABEL, weighted_sum
+from .collator import DiaDataCollator
+from .speak import SpeakCallback
+
+__all__ = ["DiaTrainer"]
+
+
+class _ChannelSums:
+    """Sums over labels, channel by channel, kept where the model computes: nothing waits for the device."""
+
+    def __init__(self) -> None:
+        self._sums: torch.Tensor | None = None  # [3, C]: losses, right answers, labels
+
+    def add(self, outputs: Any, num_channels: int) -> None:
+        """Add a model's outputs, unless it was not asked for a loss."""
+        if getattr(outputs, "channel_losses", None) is None:
+            return
+        losses = outputs.channel_losses.detach()
+        # Apple's devices have no float64, of which float32 loses the ones beyond 16.8 million labels.
+        dtype = torch.float32 if losses.device.type == "mps" else torch.float64
+        counts = outputs.channel_counts.to(dtype)
+        correct = (outputs.channel_accuracies.to(dtype) * counts).round()
+        sums = torch.stack((torch.where(counts > 0, losses.to(dtype) * counts, 0), correct, counts))
+        sums = sums.unflatten(1, (-1, num_channels)).sum(1)  # `DataParallel` puts its copies' outputs behind each other
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def take(self, trainer: Trainer) -> tuple[list[float], list[float], list[float]] | None:
+        """Return the sums of all processes (losses, right answers, labels) and begin anew; all must call it."""
+        if self._sums is None:
+            return None
+        losses, correct, counts = trainer.accelerator.reduce(self._sums, reduction="sum").tolist()
+        self._sums = None
+        return losses, correct, counts
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self._sums = None
+
+
+def _by_channel(losses: list[float], correct: list[float], counts: list[float], prefix: str = "") -> dict[str, float]:
+    """Name the means of the channels that had labels."""
+    heard = [(channel, count) for channel, count in enumerate(counts) if count]
+    return {
+        **{f"{prefix}loss_channel_{channel}": losses[channel] / count for channel, count in heard},
+        **{f"{prefix}accuracy_channel_{channel}": correct[channel] / count for channel, count in heard},
+    }
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells whoever wants to know which epoch begins; `Trainer` calls it before it asks for the first batch."""
+
+    def __init__(self, trainer: DiaTrainer) -> None:
+        self._trainer = trainer
+        self._epoch: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._epoch = None
+        self._trainer.training_sums.clear()
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Counted, as `state.epoch` is only right at first: an epoch may be left before its end.
+        self._epoch = int(state.epoch or 0) if self._epoch is None else self._epoch + 1
+        for listener in (self._trainer.data_collator, self._trainer.train_dataset):
+            if hasattr(listener, "set_epoch"):
+                listener.set_epoch(self._epoch)
+
+
+class DiaTrainer(Trainer):
+    """`transformers.Trainer` for Dia: the same arguments, and
+
+    - beside `loss`, each channel's own: `loss_channel_0`, …, and how often its best token is the right one:
+      `accuracy_channel_0`, …; means over all labels since the last log, of all micro-batches and processes;
+    - after an evaluation `eval_loss`, `eval_loss_channel_0`, `eval_accuracy_channel_0`, …, exact over the set: every
+      label counts once, on however many processes, where `Trainer` takes the mean of the batches' means, and counts
+      clips again that fill up the last batch. Each text is heard: a `DiaDataCollator` drops none and packs nothing;
+    - the `set_epoch` of the collator, and of the training set if it has one, is called before each epoch, also when a
+      run is resumed in the middle of one;
+    - what a `SpeakCallback` measures, `eval_speech_wer` and others, is part of the evaluation: logged, and good for
+      `metric_for_best_model` and early stopping;
+    - `remove_unused_columns` is off: the columns `text` and `codes` are the collator's, not the model's.
+
+    Args:
+        args, kwargs: As `transformers.Trainer`; `data_collator` a `DiaDataCollator`.
+
+    Example:
+    ```python
+    >>> import tempfile
+    >>> import torch
+    >>> from transformers import PrinterCallback, TrainingArguments
+    >>> from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+    >>> from dia_hf.training import DiaDataCollator, DiaTrainer
+    >>> clips = [{"text": "[S1] Hello.", "codes": torch.randint(0, 1024, (20, 9))}] * 4
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer = DiaTrainer(
+    ...         DiaForConditionalGeneration.from_pretrained(MINIATURE),
+    ...         TrainingArguments(folder, max_steps=2, logging_steps=1, report_to="none", disable_tqdm=True),
+    ...         DiaDataCollator(DiaProcessor.from_pretrained(MINIATURE)),
+    ...         train_dataset=clips,
+    ...     )
+    ...     trainer.remove_callback(PrinterCallback)
+    ...     _ = trainer.train()
+    >>> [name for name in trainer.state.log_history[0] if name.endswith("_8")]
+    ['loss_channel_8', 'accuracy_channel_8']
+
+    ```
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.args.remove_unused_columns = False
+        self.training_sums = _ChannelSums()
+        self._evaluation_sums = _ChannelSums()
+        self._speech: dict[str, float] | None = None
+        self.add_callback(_EpochCallback(self))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss as `Trainer` does, and note what the channels say."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        sums = self.training_sums if model.training else self._evaluation_sums
+        sums.add(outputs, self.model.config.decoder_config.num_channels)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, the channels beside the training loss; all processes come here."""
+        if "loss" in logs and (sums := self.training_sums.take(self)) is not None:
+            logs.update(_by_channel(*sums))
+        super().log(logs, start_time)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Return `Trainer`'s loader, whose collator drops no text and packs no rows."""
+        with self._collating_for_evaluation():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Return `Trainer`'s loader, whose collator drops no text and packs no rows."""
+        with self._collating_for_evaluation():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _collating_for_evaluation(self) -> Iterator[None]:
+        """Put another collator where `Trainer` looks for it, the only way to give a loader of its own another one."""
+        collator: Any = self.data_collator  # type: ignore[has-type]  # mypy does not see it in `Trainer`
+        if isinstance(collator, DiaDataCollator):
+            plain = copy.copy(collator)
+            plain.text_dropout, plain.frames_per_row = 0.0, None
+            self.data_collator = plain
+        try:
+            yield
+        finally:
+            self.data_collator = collator
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Speak, where there is a `SpeakCallback`, and evaluate; see `Trainer.evaluate`."""
+        if self._speech is not None:  # one of several sets
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._speech = {}
+        try:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, SpeakCallback):
+                    spoken = callback.speak(self.model, self.state.global_step)
+                    self._speech |= {f"{metric_key_prefix}_{name}": value for name, value in spoken.items()}
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._speech = None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Run `Trainer`'s loop, and put the exact loss and the channels into its metrics."""
+        self._evaluation_sums.clear()
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        if (sums := self._evaluation_sums.take(self)) is not None and any(sums[2]):
+            losses, correct, counts = sums
+            weights = self.accelerator.unwrap_model(self.model).config.channel_loss_weights
+            loss = weighted_sum(torch.tensor(losses, dtype=torch.float64), weights).item() / sum(counts)
+            output.metrics[f"{metric_key_prefix}_loss"] = loss
+            output.metrics.update(_by_channel(losses, correct, counts, f"{metric_key_prefix}_"))
+        output.metrics.update(self._speech or {})
+        return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Evaluate a batch, without the labels of clips that another batch has, too."""
+        return super().prediction_step(model, self._without_repeats(inputs), prediction_loss_only, ignore_keys)
+
+    def _without_repeats(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the labels of the clips that fill up the last batches, so that all processes have as many."""
+        state = self.accelerator.gradient_state
+        labels = inputs.get("labels")
+        if labels is None or self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return inputs
+        num_clips = len(inputs["attention_mask"])
+        # The last batches of all processes, put together, begin with what is new.
+        num_new = min(max(state.remainder - self.args.process_index * num_clips, 0), num_clips)
+        labels = labels.clone()
+        labels[num_new * (len(labels) // num_clips) :] = IGNORED_LABEL  # [B, T, C], or [B·C, T]
+        return {**inputs, "labels": labels}
