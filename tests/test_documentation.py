@@ -25,6 +25,12 @@ def desk(tmp_path, monkeypatch, tone):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "my-voices"))
     write_audio("voice.wav", tone(0.5, 44100), 44100)
+    Path("recordings").mkdir()
+    table = ["file_name,text"]
+    for number in range(6):
+        write_audio(f"recordings/{number}.wav", tone(1 + 0.1 * number, 44100, pitch=150 + 20 * number), 44100)
+        table.append(f"{number}.wav,This is recording number {number}.")
+    Path("recordings/metadata.csv").write_text("\n".join(table), "utf-8")
     Path("script.txt").write_text("[S1] Hello. [S2] Hi!\n" * 30, "utf-8")
     processor = DiaProcessor.from_pretrained(MINIATURE)
     with pytest.warns(UserWarning, match="5 to 10 s"):

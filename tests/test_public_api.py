@@ -47,6 +47,20 @@ def test_public_names():
         "DiaSampleStoppingCriteria",
         "DiaSeededSamplingLogitsProcessor",
     }
+    assert set(importlib.import_module("dia_hf.training").__all__) == {
+        "LORA_TARGET_MODULES",
+        "DiaDataCollator",
+        "DiaTrainer",
+        "PrepareSettings",
+        "Recipe",
+        "SpeakCallback",
+        "add_voice_prompts",
+        "attach_lora",
+        "finetune",
+        "load_prepared",
+        "merge_adapter",
+        "prepare_dataset",
+    }
 
 
 @pytest.mark.parametrize("module", MODULES)

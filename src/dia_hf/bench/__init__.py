@@ -1,8 +1,9 @@
 """Benchmarks: how fast against transformers' own Dia, and how exact in fewer bits.
 
-`contenders.py` makes models and finds the opponent; `speed.py` and `parity.py` measure and return dataclasses;
-`limits.py` says what hardware allows; `host_syncs.py` counts where the host waits; `report.py` makes tables, JSON and
-plots. The command line (`dia-hf bench`) puts them together.
+`contenders.py` makes models and finds the opponent; `speed.py`, `parity.py` and `training.py` measure and return
+dataclasses; `limits.py` says what hardware allows; `host_syncs.py` counts where the host waits; `report.py` makes
+tables, JSON and plots. The command line (`dia-hf bench`) puts them together. `training.py` needs `dia-hf[train]` and is
+imported by itself.
 """
 
 from .contenders import (

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,10 @@ from ..files import written_whole
 from .parity import ParityReport
 from .speed import Speed, SpeedReport
 
-__all__ = ["environment", "parity_table", "plot_steps", "speed_table", "write_json"]
+if TYPE_CHECKING:
+    from .training import TrainingReport
+
+__all__ = ["environment", "parity_table", "plot_steps", "speed_table", "training_table", "write_json"]
 
 _NOISY = 1.5  # p90 / p10 of a step from which a ratio is no longer to be trusted
 
@@ -159,6 +162,29 @@ def _parity_column(report: ParityReport) -> dict[str, str]:
     parted = ("never" if frame is None else str(frame) for frame in report.greedy_parted)
     column["greedy codes part at frame"] = " ".join(parted)
     return column
+
+
+def training_table(report: TrainingReport) -> str:
+    """Lay out a training report: a line a measure, a column a contender."""
+    ran, settings = report.contenders, report.settings
+    rows = [
+        ["", *(one.name for one in ran)],
+        ["step, ms (median)", *(_number(one.step.median, 0) for one in ran)],
+        ["  p10 to p90", *(f"{one.step.p10:.0f} to {one.step.p90:.0f}" for one in ran)],
+        ["times as fast", *(_number(one.ratio) for one in ran)],
+        ["audio a second, s", *(f"{one.audio_per_second:.3g}" for one in ran)],
+        ["useful TFLOP a second", *(f"{one.tflops:.3g}" for one in ran)],
+        ["frames a batch", *(_number(one.frames_per_batch, 0) for one in ran)],
+        ["peak memory, MB", *(_number(one.peak_memory_bytes / 1e6, 0) for one in ran)],
+        ["loss of the last step", *(_number(one.losses[-1], 6) for one in ran)],
+    ]
+    least, most = settings["frames"]
+    head = (
+        f"{settings['parameters'] / 1e6:.3g} M parameters, batches of {settings['batch_size']} clips of {least} to "
+        f"{most} frames, on {settings['device']}, threads {settings['threads']}, turns {settings['repeats']} of "
+        f"{settings['steps']} steps{', bfloat16 autocast' if settings['options'].get('bf16') else ''}"
+    )
+    return f"{head}\n\n{_align(rows)}"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:

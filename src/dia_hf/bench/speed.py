@@ -50,6 +50,12 @@ class Milliseconds:
     p10: float
     p90: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Milliseconds:
+        """Summarise values."""
+        p10, median, p90 = np.percentile(values, [10, 50, 90])
+        return cls(float(median), float(p10), float(p90))
+
 
 @dataclass
 class Speed:
@@ -313,7 +319,6 @@ def _take_turn(course: _Course, contender: Contender, num_frames: int) -> _Turn:
 
 
 def _summarise(name: str, turns: Sequence[_Turn], num_frames: int) -> Speed:
-    p10, median, p90 = np.percentile([step for turn in turns for step in turn.steps_ms], [10, 50, 90])
 
     def middle(*names: str) -> float:
         return statistics.median(sum(getattr(turn, name) for name in names) for turn in turns)
@@ -321,7 +326,7 @@ def _summarise(name: str, turns: Sequence[_Turn], num_frames: int) -> Speed:
     joules = [turn.joules for turn in turns if turn.joules is not None]
     return Speed(
         name,
-        step=Milliseconds(float(median), float(p10), float(p90)),
+        step=Milliseconds.of([step for turn in turns for step in turn.steps_ms]),
         first_frame_ms=middle("first_frame_ms"),
         call_seconds=middle("call_seconds"),
         codec_seconds=middle("codec_seconds"),

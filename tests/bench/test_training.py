@@ -1,0 +1,103 @@
+"""The training benchmark: fair to both sides, and right about what it counts."""
+
+import json
+
+import pytest
+import torch
+
+from dia_hf import DiaForConditionalGeneration, cli
+from dia_hf.bench import make_model, make_processor, report
+from dia_hf.bench.training import make_training_contenders, measure_training, random_clips
+from dia_hf.training.collator import DiaDataCollator
+
+pytest.importorskip("accelerate")
+
+
+@pytest.fixture(scope="module")
+def race():
+    from tiny import random_config
+
+    config = random_config(4)
+    processor = make_processor(config, "miniature")
+    clips = random_clips(processor, 8, (5, 30))
+    contenders = make_training_contenders(make_model(config), processor, frames_per_row=50, loss_slice_size=7)
+    return processor, clips, contenders, measure_training(contenders, clips, 86.0, batch_size=4, num_steps=2, repeats=2)
+
+
+def test_all_learn_the_same(race):
+    """Other weights, other clips or another order would make a comparison of two different things."""
+    *_, result = race
+    names = [contender.name for contender in result.contenders]
+    assert names == ["dia_hf", "dia_hf, sliced loss", "dia_hf, packed", "transformers"]
+    for contender in result.contenders[:-1]:
+        torch.testing.assert_close(contender.losses, result.contenders[-1].losses, rtol=1e-4, atol=1e-4)
+
+
+def test_figures(race):
+    """Frames of padding counted as audio, or memory that misses the weights, flatter somebody."""
+    processor, clips, contenders, result = race
+    frames, delay = [len(clip["codes"]) for clip in clips], max(processor.config.delay_pattern)
+    padded = (max(frames[:4]) + max(frames[4:]) + 2 * (1 + delay)) * 4 / 2
+    by_name = {contender.name: contender for contender in result.contenders}
+    assert by_name["dia_hf"].frames_per_batch == by_name["transformers"].frames_per_batch == padded
+    assert sum(frames) / 2 < by_name["dia_hf, packed"].frames_per_batch < padded
+    stored = sum(parameter.numel() * 4 for parameter in contenders[0].model.parameters())
+    for contender in result.contenders:
+        assert contender.peak_memory_bytes > 3 * stored, "weights and AdamW's two moments"
+        assert len(contender.losses) == 4
+        assert contender.ratio > 0
+        assert contender.audio_per_second > 0
+    assert by_name["transformers"].ratio == 1
+    assert by_name["dia_hf, sliced loss"].peak_memory_bytes < by_name["dia_hf"].peak_memory_bytes
+    table = report.training_table(result)
+    assert "times as fast" in table
+    assert "transformers" in table
+
+
+def test_useful_arithmetic_is_that_of_the_weights():
+    """A FLOP counted twice, or padding counted, raises the share of the peak without training any faster."""
+    from dia_hf.bench.training import _flops
+    from tiny import random_config
+
+    config = random_config(4)
+    config.encoder_config.num_hidden_layers = 1
+    processor = make_processor(config, "miniature")
+    model = DiaForConditionalGeneration(config)
+    clip = random_clips(processor, 1, (300, 300))[0]
+    inputs = DiaDataCollator(processor, 0.0)([clip])
+    num_frames, num_bytes = inputs["decoder_input_ids"].shape[1], inputs["input_ids"].shape[1]
+    expected = 0
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "embed" not in name:
+            of_text = ".encoder." in name or "cross_attention.k_proj" in name or "cross_attention.v_proj" in name
+            expected += 6 * parameter.numel() * (num_bytes if of_text else num_frames)
+    decoder, encoder = config.decoder_config, config.encoder_config
+    products = num_frames**2 * decoder.num_attention_heads * decoder.head_dim
+    products += num_frames * num_bytes * decoder.cross_num_attention_heads * decoder.cross_head_dim
+    expected += 12 * decoder.num_hidden_layers * products
+    expected += 12 * num_bytes**2 * encoder.num_attention_heads * encoder.head_dim
+    assert _flops(model, inputs) == pytest.approx(expected, rel=0.02)
+
+
+def test_command(tmp_path, capsys):
+    """The options must reach the run, and the file hold what the table says."""
+    output = tmp_path / "training.json"
+    options = ["--steps", "1", "--repeats", "1", "--batch-size", "2", "--clip-seconds", "0.2", "1"]
+    assert cli.main(["bench", "--training", "--device", "cpu", "--output", str(output), *options]) == 0
+    assert "audio a second" in capsys.readouterr().out
+    settings = json.loads(output.read_text("utf-8"))["training"]["settings"]
+    assert {"batch_size": 2, "steps": 1, "clips": 16, "size": "toy"}.items() <= settings.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "3"], "--steps belong to --training"),
+        (["--training", "--quantize", "int8"], "stands by itself"),
+        (["--training", "--parity", "bfloat16"], "stands by itself"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message, capsys):
+    """An option that is ignored makes a figure of something else than was asked for."""
+    assert cli.main(["bench", *options]) == 2
+    assert message in capsys.readouterr().err
