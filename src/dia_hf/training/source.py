@@ -1,0 +1,579 @@
+"""Where clips come from: folders, tables and datasets, all as rows of audio, text, speaker, language and id.
+
+Finds the columns and the files, reads a clip's samples when asked, and says for each row what is wrong with it instead
+of stopping there. Knows nothing of codecs, of tags, and of what makes a clip fit for training; called by `prepare.py`.
+
+Legend: N samples.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+
+from ..audio import read_audio
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "Row",
+    "RowError",
+    "Source",
+    "digest_audio",
+    "import_datasets",
+    "is_missing",
+    "open_source",
+    "read_clip",
+]
+
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".m4a", ".aac", ".webm",
+)  # fmt: skip
+"""File endings by which a name is taken for a recording, whether libsndfile reads it or not."""
+
+# Lower case, the likeliest first. None for language: a tag before the text is something to be asked for.
+_USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
+    "audio": (
+        "audio", "file_name", "path", "audio_path", "audio_filepath", "audio_file", "filename", "file", "wav",
+    ),
+    "text": ("text", "transcript", "transcription", "sentence", "normalized_text"),
+    "speaker": ("speaker", "speaker_id", "speaker_name"),
+    "language": (),
+    "id": ("id", "utterance_id", "segment_id", "clip_id"),
+}  # fmt: skip
+_DELIMITERS = (",", "\t", ";", "|")
+_TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+class RowError(ValueError):
+    """Why a row cannot be used: a code for programs, a sentence for people.
+
+    Args:
+        code (`str`): Such as "missing_file"; it stays the same from version to version.
+        reason (`str`): The sentence.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(code, reason)  # both, or it could not come back from another process
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
+class Row:
+    """A clip as its source has it.
+
+    Args:
+        source (`str`): The file that the row stands in, relative to what was opened, or the dataset's name.
+        number (`int`): Which row of it, from 1; of JSONL the line. A header is no row.
+        id (`str`): From the id column, or else the audio file's path without its ending, or else the row's number.
+        audio: A path, the bytes of a file, a dictionary of `array` and `sampling_rate`, or the `RowError` that says
+            why there is none.
+        text: What the text column holds, or a `RowError`.
+        speaker (`str`, *optional*): Who speaks.
+        language (`str`, *optional*): In which language.
+    """
+
+    source: str
+    number: int
+    id: str
+    audio: Any
+    text: Any
+    speaker: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source.
+
+    Args:
+        name (`str`): What to call it: a file's or folder's name without the folders above it, or the dataset's.
+        rows (`Iterable[Row]`): In the order of the source.
+        num_rows (`int`, *optional*): How many there are, where that is known.
+    """
+
+    name: str
+    rows: Iterable[Row]
+    num_rows: int | None
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Records that share their columns."""
+
+    name: str
+    column_names: Sequence[str]
+    records: Iterable[tuple[str, int, Mapping[str, Any] | RowError]]  # source, row, content
+    num_rows: int | None = None
+    folder: Path | None = None  # that relative paths start from
+    root: Path | None = None  # that ids are relative to
+    id_prefix: str = ""
+    audio_column: str | None = None  # the one whose type says that it is audio
+
+
+def import_datasets() -> ModuleType:
+    """Import `datasets`, which comes with an extra.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"`datasets` cannot be imported ({error}); `pip install dia-hf[train]` brings it.") from error
+    return datasets
+
+
+def open_source(
+    source: Any, columns: Mapping[str, str | None] | None = None, split: str | None = None, config: str | None = None
+) -> Source:
+    """Open whatever holds recordings and their transcripts.
+
+    Args:
+        source: One of
+
+            - a folder with `metadata.csv`, `.tsv`, `.jsonl` or `.parquet`, in it or in folders below it;
+            - a folder of audio files, each with a `.txt` of the same name beside it;
+            - a table by itself: csv, tsv, jsonl, json or parquet, or a list of `file|text` without a header. Paths
+              in it are relative to its folder;
+            - a folder of parquet files, or one that `datasets` saved to disk;
+            - the name of a dataset on the Hub;
+            - a `datasets.Dataset`, or any iterable of dictionaries.
+        columns (`Mapping[str, str]`, *optional*): The names of the columns `audio`, `text`, `speaker`, `language` and
+            `id`. Where one is missing the usual names are tried; no language is read then.
+        split (`str`, *optional*): Of a dataset with several.
+        config (`str`, *optional*): Of a dataset on the Hub with several.
+
+    Returns:
+        `Source`: Its rows are read while they are asked for, the audio not even then: see `read_clip`.
+
+    Raises:
+        ValueError: If there is nothing to read, a column is missing (the error lists those there are), or a split
+            has to be named.
+        FileNotFoundError: If there is neither a file nor a dataset of this name.
+
+    Example:
+    ```python
+    >>> from dia_hf.training.source import open_source
+    >>> source = open_source([{"path": "a.wav", "sentence": "Hello."}], {"text": "sentence"})
+    >>> [(row.number, row.text, str(row.audio)) for row in source.rows]
+    [(1, 'Hello.', "there is no file 'a.wav'.")]
+
+    ```
+    """
+    columns = {role: (columns or {}).get(role) for role in _USUAL_COLUMNS}
+    given = {name for name in columns.values() if name is not None}
+    if isinstance(source, (str, os.PathLike)) and os.path.exists(source):
+        path = Path(source)
+        if config is not None:
+            raise ValueError(f"`config` is {config!r}, but {str(path)!r} is no dataset on the Hub; leave it out.")
+        name = path.name or path.resolve().name
+        tables = _open_folder(path, given, split) if path.is_dir() else [_open_file(path, path.parent, given)]
+        is_on_disk = any(table.folder is None for table in tables)
+        if split is not None and not is_on_disk:
+            raise ValueError(
+                f"`split` is {split!r}, but {str(path)!r} is no dataset; give the folder or file of the split itself."
+            )
+    elif isinstance(source, (str, os.PathLike)):
+        name = str(source)
+        tables = [_open_hub(name, config, split)]
+    else:
+        tables = [_open_rows(source, split)]
+        name = tables[0].name
+    found = [(table, _find_columns(table, columns)) for table in tables]
+    counts = [table.num_rows for table in tables]
+    num_rows = None if None in counts else sum(count or 0 for count in counts)
+    return Source(name, chain.from_iterable(_read_rows(table, where) for table, where in found), num_rows)
+
+
+def _open_folder(folder: Path, given: set[str], split: str | None) -> list[_Table]:
+    if (folder / "prepared.json").is_file():
+        raise ValueError(f"{str(folder)!r} is prepared already; give what it was prepared from.")
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        loaded = import_datasets().load_from_disk(str(folder))
+        return [_open_dataset(loaded, folder.resolve().name, split)]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    tables = [path for path in files if path.name in {f"metadata{suffix}" for suffix in _TABLES if suffix != ".txt"}]
+    tables = tables or [path for path in files if path.suffix == ".parquet"]
+    if tables:
+        return [_open_file(path, folder, given, is_alone=len(tables) == 1) for path in tables]
+    recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    if not recordings:
+        raise ValueError(
+            f"there are no clips in {str(folder)!r}; put a metadata.csv there with the columns file_name and text, or "
+            "audio files with a .txt of the same name beside each."
+        )
+    records = (
+        (path.relative_to(folder).as_posix(), 1, {"audio": str(path), "text": _read_text_beside(path)})
+        for path in recordings
+    )
+    return [_Table(folder.name, ["audio", "text"], records, len(recordings), folder, folder)]
+
+
+def _read_text_beside(recording: Path) -> str | RowError:
+    path = recording.with_suffix(".txt")
+    if not path.is_file():
+        return RowError("missing_text", f"there is no {path.name} beside {recording.name}.")
+    try:
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        return RowError("unreadable_text", f"{path.name} cannot be read as UTF-8 text ({error}).")
+
+
+def _open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) -> _Table:
+    name = path.relative_to(root).as_posix()
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        import_datasets()  # which brings pyarrow
+        from pyarrow import ArrowInvalid, parquet
+
+        try:
+            file = parquet.ParquetFile(path)
+        except ArrowInvalid as error:
+            raise ValueError(f"{str(path)!r} cannot be read as parquet ({error}).") from error
+        content = (row for batch in file.iter_batches(batch_size=64) for row in batch.to_pylist())
+        names, num_rows = file.schema_arrow.names, file.metadata.num_rows
+        records: Iterable[tuple[int, Any]] = enumerate(content, start=1)
+    elif suffix in _TABLES:
+        try:
+            text = path.read_text("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{str(path)!r} is not in UTF-8 ({error}); save it as UTF-8.") from error
+        if suffix in (".jsonl", ".json"):
+            names, records = _read_json(path, text)
+        else:
+            names, records = _read_csv(path, text, given)
+        num_rows = len(records)
+    elif suffix in AUDIO_SUFFIXES:
+        raise ValueError(f"{str(path)!r} is one recording; give the folder, or a table with its transcript.")
+    else:
+        raise ValueError(f"{str(path)!r} is of no known kind; give a folder or one of {', '.join(_TABLES)}.")
+    placed = ((name, number, record) for number, record in records)
+    prefix = "" if is_alone else f"{os.path.splitext(name)[0]}/"
+    return _Table(name, names, placed, num_rows, path.parent, root, prefix)
+
+
+def _read_json(path: Path, text: str) -> tuple[list[str], list[tuple[int, Any]]]:
+    """Read JSON lines, or a file that is one list; return the columns of the first row and the rows."""
+    records: list[tuple[int, Any]] = []
+    if path.suffix.lower() == ".json":
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r} is no JSON ({error}).") from error
+        if not isinstance(content, list):
+            raise ValueError(f"{str(path)!r} holds no list; give a list of objects, or one object a line as .jsonl.")
+        records = list(enumerate(content, start=1))
+    else:
+        # Not `splitlines`: it cuts at characters that JSON lets stand in a string.
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    records.append((number, json.loads(line)))
+                except (ValueError, RecursionError) as error:
+                    records.append((number, RowError("unreadable_row", f"the line is no JSON ({error}).")))
+    for place, (number, record) in enumerate(records):
+        if not isinstance(record, (dict, RowError)):
+            kind = type(record).__name__
+            records[place] = number, RowError("unreadable_row", f"the row is a {kind} where an object should stand.")
+    first = next((record for _, record in records if isinstance(record, dict)), {})
+    return list(first), records
+
+
+def _read_csv(path: Path, text: str, given: set[str]) -> tuple[list[str], list[tuple[int, Any]]]:
+    """Read a table whose delimiter its first line tells; without a header it is `file|text`, as LJSpeech has it."""
+    first = text.split("\n", 1)[0].rstrip("\r")
+    known = {name for names in _USUAL_COLUMNS.values() for name in names} | {name.lower() for name in given}
+    heads = {mark: _split(first, mark) for mark in (("\t",) if path.suffix.lower() == ".tsv" else _DELIMITERS)}
+    delimiter = next((mark for mark, cells in heads.items() if known & {cell.strip().lower() for cell in cells}), None)
+    names = [] if delimiter is None else [cell.strip() for cell in heads[delimiter]]
+    if delimiter is None and "|" in first:
+        delimiter = "|"
+        # LJSpeech writes numbers out in the third column; lists of other projects have the speaker in the second.
+        names = ["file_name", "text"] if len(heads["|"]) == 2 else ["file_name", "second", "text"]
+        text = "\n" + text
+    elif delimiter is None:
+        delimiter = max(heads, key=lambda mark: len(heads[mark]))
+        names = [cell.strip() for cell in heads[delimiter]]
+    records: list[tuple[int, Any]] = []
+    try:
+        for cells in _split_lines(text, delimiter):
+            if not cells:
+                continue
+            if len(cells) > len(names):
+                record: Any = RowError(
+                    "extra_cells",
+                    f"the row has {len(cells)} cells but the table {len(names)} columns; put a text that holds "
+                    f"{delimiter!r} in quotes.",
+                )
+            else:
+                record = dict(zip(names, cells, strict=False))
+            records.append((len(records) + 1, record))
+    except csv.Error as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read after row {len(records)} ({error}); look for a quote that is not closed."
+        ) from error
+    return names, records
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _split_lines(text: str, delimiter: str) -> Iterator[list[str]]:
+    """Yield the cells of each line but the first."""
+    if delimiter in ",;":
+        # Strict, or a quote that is not closed makes one text of all the rows that follow.
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        next(lines, None)
+        yield from lines
+        return
+    # Texts between tabs or bars hold quotes of their own: a cell is unquoted only where it is quoted from end to end.
+    for line in text.split("\n")[1:]:
+        cells = line.rstrip("\r").split(delimiter) if line.strip() else []
+        quoted = (len(cell) > 1 and cell[0] == cell[-1] == '"' and delimiter == "\t" for cell in cells)
+        yield [cell[1:-1].replace('""', '"') if q else cell for cell, q in zip(cells, quoted, strict=True)]
+
+
+def _open_hub(name: str, config: str | None, split: str | None) -> _Table:
+    if not _HUB_NAME.fullmatch(name) or name.endswith(_TABLES):
+        raise FileNotFoundError(f"there is no file or folder {name!r}.")
+    datasets = import_datasets()
+    try:
+        loaded = datasets.load_dataset(name, config, split=split)
+    except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise FileNotFoundError(
+            f"there is no file or folder {name!r}, and as a dataset on the Hub it cannot be had: {error}"
+        ) from error
+    return _open_dataset(loaded, name, split=None)
+
+
+def _open_rows(rows: Any, split: str | None) -> _Table:
+    datasets = import_datasets()
+    if isinstance(rows, (datasets.Dataset, datasets.IterableDataset, dict)):
+        return _open_dataset(rows, getattr(getattr(rows, "info", None), "dataset_name", None) or "dataset", split)
+    if split is not None:
+        raise ValueError(f"`split` is {split!r}, but the source is no dataset with splits; leave it out.")
+    iterator = iter(rows)
+    first = next(iterator, None)
+    if not isinstance(first, Mapping):
+        found = "holds nothing" if first is None else f"holds a {type(first).__name__}"
+        raise ValueError(f"the source {found}; give dictionaries of at least audio and text.")
+    records = (("rows", number, row) for number, row in enumerate(chain([first], iterator), start=1))
+    return _Table("rows", list(first), records, len(rows) if hasattr(rows, "__len__") else None)
+
+
+def _open_dataset(dataset: Any, name: str, split: str | None) -> _Table:
+    datasets = import_datasets()
+    if isinstance(dataset, dict):
+        if split is None and len(dataset) == 1:
+            split = next(iter(dataset))
+        if split not in dataset:
+            asked = "" if split is None else f"no split {split!r}, but "
+            raise ValueError(f"{name!r} has {asked}{', '.join(map(repr, dataset))}; name one: `split` (--split).")
+        dataset = dataset[split]
+    elif split is not None:
+        raise ValueError(f"`split` is {split!r}, but {name!r} has no splits; leave it out.")
+    # Undecoded: what decodes otherwise is torchcodec, which needs FFmpeg.
+    features = dataset.features or {}
+    audio_columns = [column for column, feature in features.items() if isinstance(feature, datasets.Audio)]
+    for column in audio_columns:
+        dataset = dataset.cast_column(column, datasets.Audio(decode=False))
+    labels = {column: feature for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+    is_sized = isinstance(dataset, datasets.Dataset)
+    if is_sized:
+        dataset = dataset.with_format(None)
+    names = list(features)
+    content: Iterator[Any] = iter(dataset)
+    if not names:
+        first: Mapping[str, Any] = next(content, {})
+        names, content = list(first), chain([first], content)
+    records = (
+        (name, number, record | {column: _label(feature, record[column]) for column, feature in labels.items()})
+        for number, record in enumerate(content, start=1)
+    )
+    return _Table(
+        name, names, records, len(dataset) if is_sized else None, audio_column=next(iter(audio_columns), None)
+    )
+
+
+def _label(feature: Any, value: int | None) -> str | None:
+    return None if value is None or value < 0 else feature.int2str(value)
+
+
+def _find_columns(table: _Table, given: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the column of each role, `None` where there is none."""
+    there = f"{table.name!r} has the columns {', '.join(map(repr, table.column_names)) or '(none)'}"
+    by_lower = {name.lower(): name for name in reversed(table.column_names)}
+    found: dict[str, str | None] = {}
+    for role, usual in _USUAL_COLUMNS.items():
+        name = given[role]
+        if name is not None and name not in table.column_names:
+            raise ValueError(f"there is no {role} column {name!r}: {there}.")
+        if name is None and role == "audio":
+            name = table.audio_column
+        found[role] = name or next((by_lower[alias] for alias in usual if alias in by_lower), None)
+    for role in ("audio", "text"):
+        if found[role] is None:
+            raise ValueError(f"which column is the {role}? {there}; name it: `{role}_column` (--{role}-column).")
+    return found
+
+
+def _read_rows(table: _Table, columns: Mapping[str, str | None]) -> Iterator[Row]:
+    for source, number, record in table.records:
+        if isinstance(record, RowError):
+            yield Row(source, number, f"{table.id_prefix}{number:06d}", None, record)
+            continue
+        values = {role: None if column is None else record.get(column) for role, column in columns.items()}
+        named = {
+            role: None if is_missing(values[role]) else str(values[role]) for role in ("speaker", "language", "id")
+        }
+        try:
+            audio = _find_audio(values["audio"], table.folder or Path())
+        except RowError as error:
+            audio = error
+        name = named["id"]
+        if name is None and isinstance(audio, str) and table.root is not None:
+            name = os.path.splitext(Path(os.path.relpath(audio, table.root)).as_posix())[0]
+        name = name or f"{table.id_prefix}{number:06d}"
+        yield Row(source, number, name, audio, values["text"], named["speaker"], named["language"])
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: `None`, NaN (what pandas writes there), or nothing but blanks."""
+    return (
+        value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    )
+
+
+def _find_audio(value: Any, folder: Path) -> Any:
+    """Return a file's path, its bytes, or a dictionary of `array` and `sampling_rate`."""
+    if hasattr(value, "get_all_samples"):  # torchcodec's decoder
+        samples = value.get_all_samples()
+        value = {"array": samples.data.numpy(), "sampling_rate": samples.sample_rate}
+    if isinstance(value, Mapping) and not is_missing(value.get("bytes")):
+        value = value["bytes"]
+    elif isinstance(value, Mapping) and value.get("array") is not None:
+        rate = value.get("sampling_rate")
+        if not isinstance(rate, (int, float, np.number)) or not 0 < rate < float("inf"):
+            raise RowError("unreadable_audio", f"the samples come with the sampling rate {rate!r}; it is above 0.")
+        try:
+            array = np.asarray(value["array"])
+        except ValueError as error:
+            raise RowError("unreadable_audio", f"the samples are no array ({error}).") from error
+        if array.dtype.kind not in "fiu":
+            raise RowError("unreadable_audio", f"the samples are of the kind {array.dtype}; they are numbers.")
+        return {"array": array, "sampling_rate": int(rate)}
+    elif isinstance(value, Mapping):
+        value = value.get("path")
+    if is_missing(value):
+        raise RowError("missing_audio", "the row has no audio.")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, (str, os.PathLike)):
+        raise RowError("audio_not_path", f"{_quote(value)} stands where a path to the audio should.")
+    return _find_file(os.fspath(value).strip(), folder)
+
+
+def _find_file(name: str, folder: Path) -> str:
+    candidates = [folder / name]
+    has_suffix = name.lower().endswith(AUDIO_SUFFIXES)
+    if not has_suffix:  # LJSpeech names its files by their ids
+        candidates += [folder / place / f"{name}{suffix}" for place in ("", "wavs") for suffix in AUDIO_SUFFIXES[:4]]
+    for path in candidates:
+        if os.path.isfile(path):
+            return str(path)
+    if has_suffix or not re.search(r"\s", name):
+        raise RowError("missing_file", f"there is no file {str(candidates[0])!r}.")
+    raise RowError("audio_not_path", f"{_quote(name)} stands where a path to the audio should.")
+
+
+def _quote(value: Any) -> str:
+    written = repr(value)
+    return written if len(written) <= 60 else f"{written[:59]}…"
+
+
+def read_clip(audio: Any, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """Read the samples of a row's audio.
+
+    Args:
+        audio: As `Row.audio` has it.
+        max_seconds (`float`, *optional*): What is longer is refused; a file by its header, without being read.
+
+    Returns:
+        `tuple[np.ndarray, int]`: Samples, of a file float32 `[channels, N]`, of an array as they are; and their rate
+        in hertz.
+
+    Raises:
+        RowError: "missing_file", "unreadable_audio" or "too_long".
+    """
+    if isinstance(audio, RowError):
+        raise audio
+    if isinstance(audio, dict):
+        samples, sampling_rate = audio["array"], audio["sampling_rate"]
+        _check_seconds(max(samples.shape, default=0) / sampling_rate, max_seconds)
+        return samples, sampling_rate
+    try:
+        if max_seconds is not None:
+            _check_seconds(sf.info(io.BytesIO(audio) if isinstance(audio, bytes) else audio).duration, max_seconds)
+        if isinstance(audio, str):
+            return read_audio(audio)
+        samples, sampling_rate = sf.read(io.BytesIO(audio), dtype="float32", always_2d=True)
+    except sf.LibsndfileError as error:
+        raise RowError("unreadable_audio", f"it cannot be read as audio ({error.error_string.strip()}).") from error
+    except FileNotFoundError as error:
+        raise RowError("missing_file", str(error)) from error
+    except RowError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RowError("unreadable_audio", str(error)) from error
+    return np.ascontiguousarray(samples.T), sampling_rate
+
+
+def _check_seconds(seconds: float, max_seconds: float | None) -> None:
+    if max_seconds is not None and seconds > max_seconds:
+        raise RowError("too_long", f"it has {seconds:.1f} s; at most {max_seconds:g} s are read: cut it at pauses.")
+
+
+def digest_audio(audio: Any) -> bytes:
+    """Return a hash of a row's audio by its content: of a file's bytes, or of samples and their rate.
+
+    Raises:
+        RowError: "missing_file" or "unreadable_audio".
+    """
+    if isinstance(audio, RowError):
+        raise audio
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(audio, dict):
+        array = np.ascontiguousarray(audio["array"])
+        digest.update(f"{array.dtype} {array.shape} {audio['sampling_rate']}".encode())
+        digest.update(array.tobytes())
+    elif isinstance(audio, bytes):
+        digest.update(audio)
+    else:
+        try:
+            with open(audio, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except FileNotFoundError as error:
+            raise RowError("missing_file", f"there is no file {audio!r}.") from error
+        except OSError as error:
+            raise RowError("unreadable_audio", f"{audio!r} cannot be read ({error.strerror}).") from error
+    return digest.digest()

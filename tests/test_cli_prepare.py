@@ -1,0 +1,132 @@
+"""`dia-hf prepare`, as a newcomer runs it."""
+
+import csv
+import json
+
+import pytest
+import soundfile as sf
+
+from dia_hf import cli
+from dia_hf.training.prepare import load_prepared
+
+SENTENCES = ["This is the first one.", "And here is another.", ""]
+
+
+@pytest.fixture
+def recordings(tmp_path, tone, monkeypatch):
+    """A folder "recordings" in the folder where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    rows = [["file_name", "text", "speaker"]]
+    for number, text in enumerate(SENTENCES):
+        sf.write(folder / f"{number}.wav", tone(1.5, 16000, pitch=200 + 10 * number), 16000)
+        rows.append([f"{number}.wav", text, "anna" if number else "ben"])
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+def run(*args: str) -> int:
+    """Run the command; argparse's own errors end in SystemExit."""
+    try:
+        return cli.main(["prepare", *args])
+    except SystemExit as end:
+        return end.code
+
+
+def test_prepares_a_folder(recordings, capsys):
+    """The first thing that somebody with recordings runs: it tells what was kept, what not and why."""
+    assert run("recordings", "prepared") == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("2 of 3 clips kept, 3.0 s; 2 encoded now\n")
+    assert "empty_text  1\n    metadata.csv row 3: the transcript is empty." in captured.out
+    assert "prepared: read report.md and rejected.jsonl there" in captured.out
+    assert "codec: --model nari-labs/Dia-1.6B-0626" in captured.err
+    assert "preparing: 100%" in captured.err and "1 rejected" in captured.err
+    assert run("recordings", "prepared") == 0
+    assert "; 0 encoded now" in capsys.readouterr().out
+
+
+def test_options_arrive(recordings):
+    """An option that is parsed and dropped is worse than none."""
+    args = ["recordings", "prepared", "--speaker-tag", "anna=S3", "--speaker-tag", "ben=[S1]", "--extra-tag", "S3"]
+    args += [
+        "--language-column",
+        "speaker",
+        "--loudness",
+        "-20",
+        "--no-trim",
+        "--min-seconds",
+        "1",
+        "--max-seconds",
+        "9",
+    ]
+    args += ["--characters-per-second", "1", "30", "--text-column", "text", "--audio-column", "file_name"]
+    assert run(*args, "--id-column", "text", "--speaker-column", "speaker", "--num-proc", "1", "--device", "cpu") == 0
+    dataset, info = load_prepared("prepared")
+    assert dataset["text"][:] == [f"[ben] [S1] {SENTENCES[0]}", f"[anna] [S3] {SENTENCES[1]}"]
+    assert info["settings"] == {
+        "audio_column": "file_name",
+        "text_column": "text",
+        "speaker_column": "speaker",
+        "language_column": "speaker",
+        "id_column": "text",
+        "speaker_tags": {"anna": "[S3]", "ben": "[S1]"},
+        "extra_tags": ["[S3]"],
+        "loudness": -20.0,
+        "keep_silence": None,
+        "min_seconds": 1.0,
+        "max_seconds": 9.0,
+        "min_characters_per_second": 1.0,
+        "max_characters_per_second": 30.0,
+        "source": "recordings",
+        "split": None,
+        "config": None,
+    }
+    assert run("recordings", "prepared", "--no-loudness") == 0
+    assert load_prepared("prepared")[1]["settings"]["loudness"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["nowhere", "x"], "no file or folder 'nowhere'"),
+        (["recordings", "recordings"], "was not made by"),
+        (["recordings", "x", "--text-column", "words"], "'file_name', 'text', 'speaker'"),
+        (["recordings", "x", "--speaker-tag", "anna"], "no NAME=TAG"),
+        (["recordings", "x", "--speaker-tag", "anna=S3"], "--extra-tag"),
+        (["recordings", "x", "--min-seconds", "70"], "in this order"),
+        (["recordings", "x", "--min-seconds", "5"], "none of the 3 rows"),
+        (["recordings", "x", "--split", "train"], "is no dataset"),
+        (["recordings", "x", "--config", "en"], "no dataset on the Hub"),
+        (["recordings", "x", "--loudness", "-9", "--no-loudness"], "not allowed with"),
+        (["recordings", "x", "--num-proc", "0"], "from 1 up"),
+        (["recordings"], "DEST"),
+    ],
+)
+def test_errors_end_in_a_line(recordings, args, error, capsys):
+    """A traceback sends people to the issue tracker."""
+    assert run(*args) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "error: " in last and error in last
+
+
+def test_an_interruption_says_what_is_kept(recordings, monkeypatch, capsys):
+    """Who believes that all is lost begins in another folder."""
+
+    def stop(self, waveforms):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dia_hf.codec.Codec.encode", stop)
+    assert run("recordings", "prepared") == 130
+    assert "interrupted; what is encoded is kept; the same command goes on" in capsys.readouterr().err
+
+
+def test_what_was_rejected_is_a_file_for_programs(recordings):
+    """One JSON object a line, with the file and the row."""
+    assert run("recordings", "prepared") == 0
+    with open("prepared/rejected.jsonl", encoding="utf-8") as file:
+        (line,) = map(json.loads, file)
+    expected = {"source": "metadata.csv", "row": 3, "id": "2", "code": "empty_text"}
+    assert {name: line[name] for name in expected} == expected

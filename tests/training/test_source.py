@@ -1,0 +1,338 @@
+"""Where clips come from. What cannot be found is said row by row; what cannot be read at all is said at once."""
+
+import csv
+import io
+import json
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dia_hf.training.source import RowError, digest_audio, open_source, read_clip
+
+TEXTS = ["Hello there.", 'She said "no", and left.', "Grüße, überall; ja?"]
+
+
+@pytest.fixture
+def recordings(tmp_path, tone):
+    """A folder of three recordings."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for number in range(3):
+        sf.write(folder / f"{number}.wav", tone(0.1, 16000, pitch=200 + 50 * number), 16000)
+    return folder
+
+
+def rows_of(source, columns=None, **options):
+    return list(open_source(source, columns, **options).rows)
+
+
+def write_csv(path, rows, delimiter=","):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "header"),
+    [
+        ("metadata.csv", ",", ["file_name", "text"]),
+        ("metadata.csv", ";", ["Path", "Sentence"]),
+        ("metadata.tsv", "\t", ["audio", "transcription"]),
+    ],
+)
+def test_tables(recordings, name, delimiter, header):
+    """A comma or a quote inside a text is no end of it, and a table from a spreadsheet has semicolons."""
+    write_csv(recordings / name, [header, *([f"{n}.wav", text] for n, text in enumerate(TEXTS))], delimiter)
+    for source in (recordings, recordings / name):
+        rows = rows_of(source)
+        assert [row.text for row in rows] == TEXTS
+        assert [row.audio for row in rows] == [str(recordings / f"{n}.wav") for n in range(3)]
+        assert [(row.source, row.number, row.id) for row in rows] == [(name, n + 1, str(n)) for n in range(3)]
+
+
+def test_a_table_saved_by_excel_begins_with_a_mark(recordings):
+    """With the byte order mark in its name, the first column is not found."""
+    (recordings / "metadata.csv").write_text("file_name,text\r\n0.wav,Hello.\r\n", "utf-8-sig")
+    assert rows_of(recordings)[0].text == "Hello."
+
+
+def test_jsonl(recordings):
+    """One broken line must not cost the others, nor shift their numbers."""
+    lines = [json.dumps({"file_name": "0.wav", "text": "One\u2028line."}, ensure_ascii=False), "", "{broken", "[1]"]
+    lines.append(json.dumps({"file_name": "2.wav", "text": "Last.", "speaker": 7, "language": "de"}))
+    (recordings / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    rows = rows_of(recordings)
+    assert [row.number for row in rows] == [1, 3, 4, 5]
+    assert [getattr(row.text, "code", row.text) for row in rows] == [
+        "One\u2028line.",
+        "unreadable_row",
+        "unreadable_row",
+        "Last.",
+    ]
+    rows = rows_of([{"audio": "0.wav", "text": "a", "speaker": 7, "language": "de"}], {"language": "language"})
+    assert (rows[0].speaker, rows[0].language) == ("7", "de")
+
+
+def test_a_json_file_is_a_list(recordings):
+    """Each of the two common forms of JSON is taken by its ending."""
+    path = recordings / "clips.json"
+    path.write_text(json.dumps([{"audio": "1.wav", "text": "Hi."}]))
+    assert rows_of(path)[0].audio == str(recordings / "1.wav")
+    path.write_text('{"audio": "1.wav"}')
+    with pytest.raises(ValueError, match="holds no list"):
+        open_source(path)
+
+
+def test_ljspeech(recordings):
+    """LJSpeech's list has no header, ids for files in another folder, and the text to be read aloud in column three."""
+    (recordings / "wavs").mkdir()
+    (recordings / "0.wav").rename(recordings / "wavs" / "LJ001-0001.wav")
+    (recordings / "metadata.csv").write_text('LJ001-0001|In 1990, "so".|In nineteen ninety, "so".\n', "utf-8")
+    (row,) = rows_of(recordings)
+    assert (row.id, row.text) == ("wavs/LJ001-0001", 'In nineteen ninety, "so".')
+
+
+def test_a_list_of_files_and_texts(recordings):
+    """The file lists of other speech projects: file|text."""
+    (recordings / "train.txt").write_text("1.wav|Hello, you.\n2.wav|Bye.\n")
+    assert [row.text for row in rows_of(recordings / "train.txt")] == ["Hello, you.", "Bye."]
+
+
+def test_texts_beside_recordings(recordings):
+    """The simplest there is: a recording and a text file of the same name; one that is missing costs one row."""
+    (recordings / "deeper").mkdir()
+    (recordings / "2.wav").rename(recordings / "deeper" / "2.wav")
+    for name in ("0", "deeper/2"):
+        (recordings / f"{name}.txt").write_text(f"This is {name}.\n")
+    rows = rows_of(recordings)
+    assert [(row.source, row.number, row.id) for row in rows] == [
+        ("0.wav", 1, "0"),
+        ("1.wav", 1, "1"),
+        ("deeper/2.wav", 1, "deeper/2"),
+    ]
+    assert rows[2].text == "This is deeper/2.\n"
+    assert rows[1].text.code == "missing_text"
+    (recordings / "1.txt").write_bytes(b"caf\xe9")
+    assert rows_of(recordings)[1].text.code == "unreadable_text"
+
+
+def test_metadata_in_several_folders(recordings):
+    """Clips of the same file name in two folders are two clips."""
+    for place in ("anna", "ben"):
+        (recordings / place).mkdir()
+        (recordings / f"{'01'[place == 'ben']}.wav").rename(recordings / place / "same.wav")
+        write_csv(recordings / place / "metadata.csv", [["file_name", "text"], ["same.wav", f"I am {place}."]])
+    rows = rows_of(recordings)
+    assert [(row.source, row.id) for row in rows] == [
+        ("anna/metadata.csv", "anna/same"),
+        ("ben/metadata.csv", "ben/same"),
+    ]
+
+
+@pytest.fixture
+def audio_dataset(recordings):
+    """A dataset as those on the Hub are, with an audio column and one of classes."""
+    rows = [{"audio": str(recordings / f"{n}.wav"), "transcript": TEXTS[n], "speaker": n % 2} for n in range(3)]
+    features = datasets.Features(
+        audio=datasets.Audio(),
+        transcript=datasets.Value("string"),
+        speaker=datasets.ClassLabel(names=["anna", "ben"]),
+    )
+    return datasets.Dataset.from_list(rows).cast(features)
+
+
+@pytest.mark.parametrize("form", ["dataset", "iterable", "saved", "splits", "hub"])
+def test_datasets(audio_dataset, recordings, tmp_path, monkeypatch, form):
+    """Without torchcodec an audio column that decodes itself is an ImportError in each row."""
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    options = {}
+    if form == "iterable":
+        source = audio_dataset.to_iterable_dataset()
+    elif form == "saved":
+        source = tmp_path / "saved"
+        audio_dataset.save_to_disk(source)
+    elif form == "splits":
+        source, options = tmp_path / "splits", {"split": "train"}
+        datasets.DatasetDict(train=audio_dataset, test=audio_dataset.select([0])).save_to_disk(source)
+    elif form == "hub":
+
+        def load_dataset(name, config, split):
+            assert (name, config, split) == ("someone/clips", "en", None)
+            return datasets.DatasetDict(train=audio_dataset)
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        source, options = "someone/clips", {"config": "en"}
+    else:
+        source = audio_dataset
+    opened = open_source(source, **options)
+    rows = list(opened.rows)
+    assert opened.num_rows == (None if form == "iterable" else 3)
+    assert [(row.text, row.speaker) for row in rows] == list(zip(TEXTS, ["anna", "ben", "anna"], strict=True))
+    for number, row in enumerate(rows):
+        expected, rate = read_clip(str(recordings / f"{number}.wav"))
+        samples, own_rate = read_clip(row.audio)
+        assert own_rate == rate
+        np.testing.assert_array_equal(samples, expected)
+
+
+def test_parquet_holds_the_files(recordings, tmp_path):
+    """Parquet files, as the Hub keeps them, hold the audio itself and no files beside."""
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    for part in range(2):
+        rows = [{"audio": {"bytes": (recordings / f"{part}.wav").read_bytes(), "path": "a.wav"}, "text": TEXTS[part]}]
+        datasets.Dataset.from_list(rows).to_parquet(folder / f"part-{part}.parquet")
+    opened = open_source(folder)
+    rows = list(opened.rows)
+    assert [row.text for row in rows] == TEXTS[:2] and opened.num_rows == 2
+    assert len({row.id for row in rows}) == 2, "the files are all called a.wav, and the rows all number 1"
+    expected, _ = read_clip(str(recordings / "1.wav"))
+    np.testing.assert_array_equal(read_clip(rows[1].audio)[0], expected)
+
+
+def test_splits_have_to_be_chosen(audio_dataset):
+    """Training on the test split as well is not noticed until much later."""
+    splits = datasets.DatasetDict(train=audio_dataset, test=audio_dataset)
+    with pytest.raises(ValueError, match="'train', 'test'; name one"):
+        open_source(splits)
+    with pytest.raises(ValueError, match="no split 'dev', but 'train', 'test'"):
+        open_source(splits, split="dev")
+    with pytest.raises(ValueError, match="has no splits"):
+        open_source(audio_dataset, split="train")
+
+
+def test_columns(recordings):
+    """A column that is not there is named together with those that are."""
+    write_csv(recordings / "clips.csv", [["clip", "text", "words", "who"], ["0.wav", "no", "yes", "anna"]])
+    with pytest.raises(ValueError, match=r"which column is the audio.*'clip', 'text', 'words', 'who'.*--audio-column"):
+        open_source(recordings / "clips.csv")
+    with pytest.raises(ValueError, match=r"no text column 'sentence'.*'clip', 'text', 'words', 'who'"):
+        open_source(recordings / "clips.csv", {"audio": "clip", "text": "sentence"})
+    columns = {"audio": "clip", "text": "words", "speaker": "who", "id": "words"}
+    (row,) = rows_of(recordings / "clips.csv", columns)
+    assert (row.text, row.speaker, row.id) == ("yes", "anna", "yes")
+
+
+def test_a_text_that_is_cut_at_its_comma_is_rejected(recordings):
+    """Without quotes, a comma cuts the text in two, and the model learns half a sentence."""
+    (recordings / "metadata.csv").write_text("file_name,text\n0.wav,Well, yes.\n1.wav\n2.wav,Fine.\n")
+    first, second, third = rows_of(recordings)
+    assert first.text.code == "extra_cells" and "quotes" in str(first.text)
+    assert second.text is None
+    assert third.text == "Fine."
+
+
+def test_a_quote_that_is_not_closed_is_no_text(recordings):
+    """It would swallow all the rows that follow."""
+    (recordings / "metadata.csv").write_text('file_name,text\n0.wav,Yes.\n1.wav,"No.\n2.wav,Fine.\n')
+    with pytest.raises(ValueError, match=r"after row 1 .*quote"):
+        open_source(recordings)
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (None, "missing_audio"),
+        ("", "missing_audio"),
+        (float("nan"), "missing_audio"),
+        ("gone.wav", "missing_file"),
+        ("gone", "missing_file"),
+        ("\0.wav", "missing_file"),
+        ("What was said here.", "audio_not_path"),
+        ("What was said here. " * 50, "audio_not_path"),
+        (7, "audio_not_path"),
+        ({"bytes": None, "path": None}, "missing_audio"),
+        ({"array": [0.0], "sampling_rate": None}, "unreadable_audio"),
+        ({"array": [0.0], "sampling_rate": float("nan")}, "unreadable_audio"),
+        ({"array": [[0.0], [0.0, 1.0]], "sampling_rate": 8000}, "unreadable_audio"),
+        ({"array": [0.0, None], "sampling_rate": 8000}, "unreadable_audio"),
+    ],
+)
+def test_audio_that_is_none(value, code):
+    """The columns are mixed up, or a file was not copied: said for the row, in words that fit."""
+    (row,) = rows_of([{"audio": value, "text": "Hello."}])
+    assert row.audio.code == code
+
+
+@pytest.mark.parametrize("form", ["file", "bytes"])
+def test_broken_files(tmp_path, form):
+    """One broken file must not end the run of a night."""
+    path = tmp_path / "broken.wav"
+    path.write_bytes(b"RIFF" + bytes(100))
+    audio = str(path) if form == "file" else path.read_bytes()
+    for limit in (None, 60.0):
+        with pytest.raises(RowError) as caught:
+            read_clip(audio, limit)
+        assert caught.value.code == "unreadable_audio"
+
+
+def test_a_file_that_is_far_too_long_is_not_read(tmp_path, monkeypatch):
+    """A night's recording by mistake among the clips would fill the memory."""
+    sf.write(tmp_path / "long.wav", np.zeros(80000), 8000)
+    monkeypatch.setattr("dia_hf.training.source.read_audio", None)
+    with pytest.raises(RowError) as caught:
+        read_clip(str(tmp_path / "long.wav"), 9.0)
+    assert caught.value.code == "too_long"
+    with pytest.raises(RowError) as caught:
+        read_clip({"array": np.zeros((2, 80000)), "sampling_rate": 8000}, 9.0)
+    assert caught.value.code == "too_long"
+
+
+def test_the_same_content_has_the_same_digest(recordings):
+    """The cache would miss what was only moved, or take one clip for another."""
+    path = recordings / "0.wav"
+    assert digest_audio(str(path)) == digest_audio(path.read_bytes())
+    assert digest_audio(str(path)) != digest_audio(str(recordings / "1.wav"))
+    array = np.arange(4, dtype=np.int16)
+    slow, fast = ({"array": array, "sampling_rate": rate} for rate in (8000, 16000))
+    assert digest_audio(slow) == digest_audio(dict(slow))
+    assert len({digest_audio(slow), digest_audio(fast), digest_audio({**slow, "array": array.view(np.uint16)})}) == 3
+
+
+def test_nothing_there(tmp_path):
+    """A folder mistyped is no dataset, and an empty one no success."""
+    with pytest.raises(FileNotFoundError, match=r"no file or folder '\./gone'"):
+        open_source("./gone")
+    with pytest.raises(FileNotFoundError, match="no file or folder 'someone/gone', and as a dataset on the Hub"):
+        open_source("someone/gone")
+    with pytest.raises(ValueError, match="no clips in"):
+        open_source(tmp_path)
+    with pytest.raises(ValueError, match="holds nothing"):
+        open_source([])
+    with pytest.raises(ValueError, match="holds a str"):
+        open_source(["a.wav"])
+    (tmp_path / "latin.csv").write_bytes(b"file_name,text\na.wav,caf\xe9\n")
+    with pytest.raises(ValueError, match="not in UTF-8"):
+        open_source(tmp_path / "latin.csv")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cannot be read as parquet"):
+        open_source(tmp_path / "broken.parquet")
+    (tmp_path / "notes.pdf").write_bytes(b"")
+    with pytest.raises(ValueError, match="no known kind"):
+        open_source(tmp_path / "notes.pdf")
+
+
+def test_without_datasets_the_extra_is_named(monkeypatch):
+    """A bare ModuleNotFoundError does not say what to install."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"pip install dia-hf\[train\]"):
+        open_source([{"audio": "a.wav", "text": "Hi."}])
+
+
+@given(
+    cells=st.lists(
+        st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\r\n\0"), min_size=1), min_size=1
+    ),
+    delimiter=st.sampled_from(",;"),
+)
+def test_whatever_a_csv_writer_writes_is_read(tmp_path_factory, cells, delimiter):
+    """Delimiters and quotes inside texts, in any script."""
+    path = tmp_path_factory.mktemp("csv") / "clips.csv"
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=delimiter).writerows([["audio", "text"], *(["a.wav", cell] for cell in cells)])
+    path.write_bytes(file.getvalue().encode())
+    assert [row.text for row in rows_of(path)] == cells
