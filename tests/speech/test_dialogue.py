@@ -1,5 +1,6 @@
 """Long dialogues: passes, prompts, joins, resuming."""
 
+import copy
 import json
 import re
 import signal
@@ -14,7 +15,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor
 
-from dia_hf import Dia
+from dia_hf import Dia, DiaTokenizer
 from dia_hf.speech.dialogue import Dialogue, DialogueError
 from dia_hf.speech.script import render
 from dia_hf.speech.voices import Voice
@@ -102,6 +103,25 @@ def test_every_pass_is_prompted_with_what_each_speaker_said_last(dia, monkeypatc
     assert seen[2][0] == render([turn for turns in dialogue.passes for turn in turns])
     assert seen[2][1].shape == (60, 9)
     assert torch.equal(seen[2][1][:30], seen[1][1])
+
+
+def test_every_pass_begins_with_the_language(dia, monkeypatch):
+    """A language's tag taken for a speaker's is lost, or stands before the first pass alone."""
+    processor = copy.copy(dia.processor)
+    processor.tokenizer = DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[nl]"])
+    dutch = Dia(dia.model, processor)
+    seen = record_inputs(dutch, monkeypatch)
+    voice = make_voice(dia, 20, "My words.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dialogue = make_dialogue(dutch, "[nl] [S1] Dat is toch heel erg goed. [S2] Wat zeg je daar nou?", voices=voice)
+    dialogue.generate()
+    assert [text for text, _ in seen] == [
+        "[nl] [S1] My words. Dat is toch heel erg goed.",
+        "[nl] [S1] My words. [S2] Wat zeg je daar nou?",
+    ]
+    dutch.generate("[nl] [S2] Goed.", voice=voice, max_seconds=0.5)
+    assert seen[-1][0] == "[nl] [S2] My words. Goed."
 
 
 def test_voices_are_prompts_of_their_speakers(dia, monkeypatch):

@@ -15,6 +15,7 @@ from dia_hf.speech.script import (
     parse_script,
     plan_passes,
     render,
+    split_prefix,
 )
 
 TOKENIZER = DiaTokenizer(max_length=10**8)
@@ -38,6 +39,29 @@ scripts = st.lists(fragments, max_size=30).map("".join)
 limits = st.tuples(
     st.sampled_from([2.0, 6.0, 20.0]), st.sampled_from([0.0, 0.25, 1.0]), st.sampled_from([64, 300, 1024])
 )
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("[nl] [S1] Dag. [nl] [S2] Hoi.", "[nl]"),
+        ("\n [nl][slow]\n[S2] Dag.", "[nl] [slow]"),
+        ("[nl] Dag. [S1] Hoi.", ""),
+        ("[S1] [nl] Dag.", ""),
+        ("[S1] [S2] Dag.", ""),
+        ("[de] [S1] Tag.", ""),
+        ("Dag.", ""),
+        ("[nl]", ""),
+    ],
+)
+def test_a_prefix_is_no_speakers(text, prefix):
+    """A speaker taken for a language is put before every pass; and places told in warnings must stay where they are."""
+    found, rest = split_prefix(text, ["[S1]", "[S2]", "[nl]", "[slow]"])
+    assert found == prefix
+    assert len(rest) == len(text)
+    assert rest.count("\n") == text.count("\n")
+    assert " ".join(f"{found} {rest}".split()) == " ".join(text.replace("][", "] [").split())
+    assert split_prefix(text, ["[S1]", "[S2]"]) == ("", text)
 
 
 def merge(turns):

@@ -28,7 +28,7 @@ from ..processing_dia import DiaProcessor
 from ..quantization import check_scheme, quantize_model
 from .dialogue import Dialogue
 from .progress import SpokenSeconds, spoken_bar
-from .script import parse_script, render
+from .script import parse_script, render, split_prefix
 from .voices import Voice, load_voice
 
 __all__ = ["Dia"]
@@ -451,8 +451,9 @@ class Dia:
         """Put a voice's transcript before a text, under the tag of the text's first speaker."""
         voice.check(self.processor.codec)
         tokens = self.processor.tokenizer.speaker_tokens
-        turns = parse_script(text, tokens)
+        prefix, spoken = split_prefix(text, tokens)
+        turns = parse_script(spoken, tokens)
         if not turns:
             raise ValueError("the text is empty; give something to say, such as '[S1] Hello.'.")
         transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
-        return render([*parse_script(transcript, tokens), *turns])
+        return f"{prefix} {render([*parse_script(transcript, tokens), *turns])}".lstrip()

@@ -31,7 +31,7 @@ from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from .progress import spoken_bar
-from .script import Turn, check_script, estimate_seconds, parse_script, plan_passes, render
+from .script import Turn, check_script, estimate_seconds, parse_script, plan_passes, render, split_prefix
 from .voices import Voice
 
 __all__ = ["Dialogue", "DialogueError"]
@@ -88,6 +88,8 @@ class Dialogue:
         options (`dict`, *optional*): Of `generate`.
 
     Attributes:
+        prefix (`str`): Tags that the script begins with and that are no speaker's, such as `[nl]`; each pass begins
+            with them.
         passes (`list[list[Turn]]`): The turns of each pass.
         seed (`int`): The one in force.
 
@@ -123,9 +125,10 @@ class Dialogue:
         self.text_limit: int = processor.tokenizer.model_max_length
 
         self.speaker_tokens: list[str] = processor.tokenizer.speaker_tokens
-        for message in check_script(script, self.speaker_tokens):
+        self.prefix, spoken = split_prefix(script, self.speaker_tokens)
+        for message in check_script(spoken, self.speaker_tokens):
             warnings.warn(message, stacklevel=3)
-        turns = parse_script(script, self.speaker_tokens)
+        turns = parse_script(spoken, self.speaker_tokens)
         if not turns:
             raise ValueError("the script is empty; give something to say, such as '[S1] Hello. [S2] Hi!'.")
         self._has_warned = False
@@ -175,8 +178,11 @@ class Dialogue:
 
     def _num_ids(self, turns: list[Turn]) -> int:
         """Count the ids of the text that these turns make: bytes, a tag counting as one."""
-        text = render(turns, closing_tag=self.closing_tag)
+        text = self._render(turns)
         return len(text.encode()) - sum(text.count(tag) * (len(tag) - 1) for tag in self.speaker_tokens)
+
+    def _render(self, turns: list[Turn]) -> str:
+        return f"{self.prefix} {render(turns, closing_tag=self.closing_tag)}".lstrip()
 
     # --- passes that are kept in the folder ---
 
@@ -279,7 +285,7 @@ class Dialogue:
     ) -> Generator[torch.Tensor, None, None]:
         """Yield a pass's codes `[1, C]`, frame by frame."""
         prompt_turns, prompt = self._choose_prompt(index, last)
-        text = render([*prompt_turns, *self.passes[index]], closing_tag=self.closing_tag)
+        text = self._render([*prompt_turns, *self.passes[index]])
         inputs = self.processor(text=[text], audio=[prompt]).to(self.model.device)
         options = dict(self.options)
         if max_frames is not None or prompt is not None:

@@ -26,6 +26,7 @@ __all__ = [
     "parse_script",
     "plan_passes",
     "render",
+    "split_prefix",
 ]
 
 # What nari-labs/dia's README lists, without the parentheses.
@@ -92,6 +93,33 @@ def _read(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str |
         yield len(before) - len(before.lstrip()), None, _normalize(before)
     for match, end in zip(tags, ends[1:], strict=True):
         yield match.start(), match.group(), _normalize(text[match.end() : end])
+
+
+def split_prefix(text: str, tags: Sequence[str]) -> tuple[str, str]:
+    """Split off what a script begins with and no speaker says: tags such as `[nl]`, of a language or a style.
+
+    Args:
+        text (`str`): The script.
+        tags (`Sequence[str]`): All that the tokenizer knows. Those that stand first, are not `[S1]`, `[S2]` and so on,
+            and are followed by another tag at once, are the prefix.
+
+    Returns:
+        `tuple[str, str]`: The prefix, with single spaces, and the script with spaces in its place.
+
+    Example:
+    ```python
+    >>> from dia_hf.speech.script import split_prefix
+    >>> split_prefix("[nl] [S1] Dat is goed.", ["[S1]", "[S2]", "[nl]"])
+    ('[nl]', '     [S1] Dat is goed.')
+
+    ```
+    """
+    every = "|".join(map(re.escape, tags))
+    others = "|".join(re.escape(tag) for tag in tags if not re.fullmatch(r"\[S\d+\]", tag))
+    match = re.match(rf"\s*(?:(?:{others})\s*)+(?={every})", text) if others else None
+    if match is None:
+        return "", text
+    return " ".join(re.findall(every, match.group())), re.sub(r"\S", " ", match.group()) + text[match.end() :]
 
 
 def _locator(text: str) -> Callable[[int], tuple[int, int]]:

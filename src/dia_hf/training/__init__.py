@@ -1,8 +1,8 @@
 """From recordings and their transcripts to a model that speaks like them.
 
-`source.py` reads rows of any source, `prepare.py` makes text and codes of them, and `report.py` says what became of each.
-`collator.py` makes batches (`voice_prompts.py` joins clips of one speaker before), `trainer.py` trains on them and
-`speak.py` lets the model be heard meanwhile. `recipe.py` says how a run goes, `lora.py` attaches and merges adapters, and
+`source.py` reads rows of any source, `prepare.py` makes text and codes of them, `report.py` says what became of each.
+`collator.py` makes batches (`voice_prompts.py` joins clips of one speaker before that), `trainer.py` trains on them and
+`speak.py` lets the model be heard meanwhile. `recipe.py` says how a run goes, `lora.py` attaches and merges adapters,
 `finetune.py` puts all of it together. Needs `pip install dia-hf[train]`.
 """
 
