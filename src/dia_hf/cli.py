@@ -39,6 +39,10 @@ note: this is the embedded miniature. It is untrained: what it says is noise, no
       dia-hf generate --model {REAL_MODEL} "[S1] Hello. [S2] Hi!"
 """
 
+_MINIATURE_CODES_NOTE = f"""\
+note: these are codes of the embedded miniature. To train the real model, use its codec: --model {REAL_MODEL}
+"""
+
 
 def _positive(value: str) -> float:
     number = float(value)
@@ -159,8 +163,53 @@ def _make_parser() -> argparse.ArgumentParser:
     convert.add_argument("--to", choices=["huggingface", "nari-0626"], default="huggingface", help="layout to write")
     convert.add_argument("--force", action="store_true", help="replace DEST if it is not empty")
     convert.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
+    _add_finetune(verbs)
     _add_bench(verbs)
+    _add_prepare(verbs)
     return parser
+
+
+def _add_finetune(verbs: argparse._SubParsersAction) -> None:
+    finetune = verbs.add_parser(
+        "finetune",
+        help="train on prepared data",
+        description="Train on prepared data, as a recipe says, and write a checkpoint that is complete by itself. Also "
+        "under `accelerate launch --no_python`.",
+    )
+    finetune.set_defaults(run=_finetune)
+    finetune.add_argument("data", nargs="+", metavar="DATA", help="folders of `dia-hf prepare`")
+    finetune.add_argument(
+        "output", metavar="OUTPUT", help="a new folder for the result, and for all that the run keeps"
+    )
+    finetune.add_argument(
+        "--recipe", metavar="NAME|FILE", help="lora (default), full or scratch, or a file like theirs"
+    )
+    finetune.add_argument("--model", metavar="DIR|ID", help=f"start from it; the shipped recipes: {REAL_MODEL}")
+    finetune.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe: training.learning_rate=1e-4, lora.r=16, eval_fraction=0.1; more than once",
+    )
+    finetune.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT, by its own recipe")
+    finetune.add_argument(
+        "--show",
+        action=_Show,
+        metavar="NAME",
+        help="print the recipe lora, full or scratch, or the configuration ddp or fsdp2 for `accelerate launch`; exit",
+    )
+
+
+class _Show(argparse.Action):
+    """Prints a file that comes with the package, to be kept and changed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
+        files = {path.stem: path for path in sorted(Path(MINIATURE).parent.glob("[ar]*/*.yaml"))}
+        if values not in files:
+            parser.error(f"argument --show: there is no {values!r}; choose from {', '.join(files)}")
+        print(files[values].read_text("utf-8"), end="")
+        parser.exit()
 
 
 def _add_bench(verbs: argparse._SubParsersAction) -> None:
@@ -199,6 +248,60 @@ def _add_bench(verbs: argparse._SubParsersAction) -> None:
     schemes = ["bfloat16", "float16", "int8", "int4", "fp8"]
     parity.add_argument("--parity", nargs="+", choices=schemes, metavar="SCHEME", help=", ".join(schemes))
     parity.add_argument("--text", action="append", metavar="TEXT", help="instead of random ones; more than once")
+    training = bench.add_argument_group("training", "against transformers' own Dia under the same Trainer")
+    training.add_argument("--training", action="store_true", help="measure training (dia-hf[train])")
+    training.add_argument("--clip-seconds", nargs=2, type=_positive, metavar="S", help="the least and the most (1 10)")
+    training.add_argument("--steps", type=_count, metavar="N", help="optimiser steps of a turn (8)")
+
+
+def _add_prepare(verbs: argparse._SubParsersAction) -> None:
+    prepare = verbs.add_parser(
+        "prepare",
+        help="make training data of recordings",
+        description="Make a dataset of text and codes of recordings and their transcripts (dia-hf[train]).",
+    )
+    prepare.set_defaults(run=_prepare)
+    prepare.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder with metadata.csv or with a .txt beside each recording, table (csv, tsv, jsonl, parquet), dataset "
+        "saved to disk, or name on the Hub",
+    )
+    prepare.add_argument("dest", metavar="DEST", help="folder to be made, or brought up to date")
+    _add_model(prepare)
+    prepare.add_argument("--split", metavar="NAME", help="of a dataset with several")
+    prepare.add_argument("--config", metavar="NAME", help="of a dataset on the Hub with several")
+    prepare.add_argument("--num-proc", type=_count, default=1, metavar="N", help="processes that encode (1)")
+    prepare.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
+    columns = prepare.add_argument_group("columns", "found by their usual names unless given")
+    for role in ("audio", "text", "speaker", "id"):
+        columns.add_argument(f"--{role}-column", metavar="NAME")
+    columns.add_argument("--language-column", metavar="NAME", help="what it says becomes a tag before the text: [nl]")
+    tags = prepare.add_argument_group("tags")
+    tags.add_argument(
+        "--speaker-tag",
+        action="append",
+        default=[],
+        metavar="NAME=TAG",
+        help="anna=S1, once for each; default: S1 for all",
+    )
+    tags.add_argument("--extra-tag", action="append", default=[], metavar="TAG", help="that texts hold, such as S3")
+    sound = prepare.add_argument_group("sound")
+    loudness = sound.add_mutually_exclusive_group()
+    loudness.add_argument("--loudness", type=float, default=-23.0, metavar="LUFS", help="-23; needs dia-hf[audio]")
+    loudness.add_argument("--no-loudness", action="store_true", help="leave it as it is")
+    sound.add_argument("--no-trim", action="store_true", help="leave silence at both ends")
+    limits = prepare.add_argument_group("limits", "beyond which a clip is rejected")
+    limits.add_argument("--min-seconds", type=_not_negative, default=0.5, metavar="S", help="(0.5)")
+    limits.add_argument("--max-seconds", type=_positive, default=60.0, metavar="S", help="(60)")
+    limits.add_argument(
+        "--characters-per-second",
+        type=_not_negative,
+        nargs=2,
+        default=[3.0, 40.0],
+        metavar=("MIN", "MAX"),
+        help="(3 40)",
+    )
 
 
 def _read_text(args: argparse.Namespace) -> str:
@@ -417,6 +520,32 @@ def _convert(args: argparse.Namespace) -> None:
     print(report if args.dry_run else "\n".join(report.splitlines()[-2:]))
 
 
+def _finetune(args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from transformers.utils import logging
+
+    from .training import Recipe, finetune
+
+    logging.disable_progress_bar()
+    changes = {}
+    for setting in args.set:
+        key, is_given, value = setting.partition("=")
+        if not is_given:
+            raise ValueError(f"--set {setting!r} has no value; write KEY=VALUE, such as training.learning_rate=1e-4.")
+        changes[key] = value
+    kept = Path(args.output, "recipe.yaml")
+    is_kept = args.resume and kept.is_file() and args.recipe is None
+    recipe = Recipe.load(kept if is_kept else args.recipe or "lora")
+    paths = {"data": args.data, "output": args.output, **({"model": args.model} if args.model else {})}
+    recipe = replace(recipe, **paths).change(changes)
+    metrics = finetune(recipe, resume=args.resume, say=lambda line: print(line, file=sys.stderr, flush=True))
+    if os.environ.get("RANK", "0") == "0":
+        losses = {"training": metrics.get("train_loss"), "evaluation": metrics.get("eval_loss")}
+        said = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
+        print(f"{args.output}: {metrics['step']} steps; loss: {said}")
+
+
 def _bench(args: argparse.Namespace) -> None:
     import torch
     from transformers.utils import logging
@@ -428,6 +557,11 @@ def _bench(args: argparse.Namespace) -> None:
     given = [f"--{name}" for name, value in of_speed.items() if value is not None]
     if args.parity and given:
         raise ValueError(f"{' and '.join(given)} belong to speed; --parity names what is compared with float32.")
+    of_training = [name for name, value in (("--clip-seconds", args.clip_seconds), ("--steps", args.steps)) if value]
+    if of_training and not args.training:
+        raise ValueError(f"{' and '.join(of_training)} belong to --training.")
+    if args.training and (args.parity or args.quantize or args.plot or args.dtype == "float16"):
+        raise ValueError("--training stands by itself; of --dtype it takes float32, or bfloat16 for autocast.")
     if args.text and not args.parity:
         raise ValueError("--text is for --parity; speed depends on the length alone: --text-bytes.")
     if args.model and args.codec:
@@ -450,7 +584,7 @@ def _bench(args: argparse.Namespace) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # or each greedy call is told that `top_k`, the guidance's filter, is for sampling
     try:
-        (_bench_parity if args.parity else _bench_speed)(args, make)
+        (_bench_parity if args.parity else _bench_training if args.training else _bench_speed)(args, make)
     finally:
         logging.set_verbosity(verbosity)
 
@@ -468,6 +602,31 @@ def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[An
         report.write_json(args.output, report.environment(model.device), speed=result)
     if args.plot is not None:
         report.plot_steps(args.plot, result)
+
+
+def _bench_training(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
+    from .bench import report
+    from .bench.training import make_training_contenders, measure_training, random_clips
+
+    model, processor = make("float32")
+    rate = processor.codec.frame_rate
+    least, most = (round(seconds * rate) for seconds in args.clip_seconds or (1, 10))
+    frames_per_row = most + 1 + max(model.config.delay_pattern)
+    contenders = make_training_contenders(model, processor, frames_per_row, against=args.against)
+    result = measure_training(
+        contenders,
+        random_clips(processor, 8 * args.batch_size, (least, most)),
+        rate,
+        args.batch_size,
+        args.steps or 8,
+        args.repeats,
+        {"bf16": True} if args.dtype == "bfloat16" else {},
+        _say_progress,
+    )
+    result.settings.update(size=args.model or args.size)
+    print(report.training_table(result))
+    if args.output is not None:
+        report.write_json(args.output, report.environment(model.device), training=result)
 
 
 def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
@@ -489,6 +648,65 @@ def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[A
     print(report.parity_table(reports))
     if args.output is not None:
         report.write_json(args.output, report.environment(device), parity=reports)
+
+
+def _as_tag(option: str) -> str:
+    """Put a tag into brackets, which some shells take for patterns."""
+    return option if option.startswith("[") else f"[{option}]"
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from .processing_dia import DiaProcessor
+    from .training.prepare import PrepareSettings, prepare_dataset
+    from .training.source import import_datasets
+
+    speaker_tags = {}
+    for option in args.speaker_tag:
+        name, _, tag = option.rpartition("=")
+        if not name or not tag:
+            raise ValueError(f"--speaker-tag {option!r} is no NAME=TAG, such as anna=S1.")
+        speaker_tags[name] = _as_tag(tag)
+    low, high = args.characters_per_second
+    settings = PrepareSettings(
+        **{
+            f"{role}_column": getattr(args, f"{role}_column") for role in ("audio", "text", "speaker", "language", "id")
+        },
+        speaker_tags=speaker_tags,
+        extra_tags=[_as_tag(tag) for tag in args.extra_tag],
+        loudness=None if args.no_loudness else args.loudness,
+        keep_silence=None if args.no_trim else 0.1,
+        min_seconds=args.min_seconds,
+        max_seconds=args.max_seconds,
+        min_characters_per_second=low,
+        max_characters_per_second=high,
+    )
+    logging.disable_progress_bar()
+    import_datasets().disable_progress_bars()
+    if args.model == MINIATURE:
+        print(_MINIATURE_CODES_NOTE, file=sys.stderr)
+    device = args.device
+    if device is None:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else None
+    try:
+        report = prepare_dataset(
+            args.source,
+            args.dest,
+            DiaProcessor.from_pretrained(args.model),
+            settings,
+            split=args.split,
+            config=args.config,
+            num_proc=args.num_proc,
+            device=device,
+            verbose=True,
+        )
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("what is encoded is kept; the same command goes on from there.") from error
+    print(report)
+    print(f"{args.dest}: read report.md and rejected.jsonl there")
 
 
 def _say_progress(line: str) -> None:

@@ -1,0 +1,509 @@
+"""A training run, from a recipe to a checkpoint: full fine-tuning, LoRA, or from random weights.
+
+The steps are those of `finetune`, in its order. All processes of an `accelerate launch` take them together; the first
+one alone writes. Knows nothing of labels, the loss or the codec's network; called by users and by the command line.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DacModel, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ..configuration_dia import DiaConfig
+from ..conversion.source import generation_config_for
+from ..files import written_whole
+from ..modeling_dia import DiaForConditionalGeneration
+from ..processing_dia import DiaProcessor
+from ..speech import Dia
+from ..tokenization_dia import DiaTokenizer
+from .collator import ClipChance, DiaDataCollator
+from .lora import attach_lora, merge_adapter
+from .prepare import load_prepared
+from .recipe import Recipe
+from .speak import SpeakCallback
+from .trainer import DiaTrainer
+from .voice_prompts import add_voice_prompts
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["finetune"]
+
+# Packages that `Trainer` needs for optimisers: by parts of their names, the more particular ones first.
+_OPTIMIZER_PACKAGES = {
+    "galore": ("galore_torch", "galore-torch"),
+    "apollo": ("apollo_torch", "apollo-torch"),
+    "schedule_free": ("schedulefree", "schedulefree"),
+    "grokadamw": ("grokadamw", "grokadamw"),
+    "lomo": ("lomo_optim", "lomo-optim"),
+    "stable_adamw": ("optimi", "torch-optimi"),
+    "adamw_torch_8bit": ("torchao", "torchao"),
+    "adamw_torch_4bit": ("torchao", "torchao"),
+    "8bit": ("bitsandbytes", "bitsandbytes"),
+    "paged": ("bitsandbytes", "bitsandbytes"),
+    "bnb": ("bitsandbytes", "bitsandbytes"),
+    "lion": ("bitsandbytes", "bitsandbytes"),
+    "ademamix": ("bitsandbytes", "bitsandbytes"),
+}
+
+
+def finetune(
+    recipe: Recipe,
+    resume: bool | str | os.PathLike = False,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train as a recipe says, and save a checkpoint that is complete by itself.
+
+    `recipe.output` holds in the end: model and processor with the codec, for `Dia.from_pretrained` (LoRA's adapter
+    merged, and by itself in `adapter`); `recipe.yaml`; `metrics.jsonl`, whatever was logged; `logs` for TensorBoard
+    where that is installed and `training.report_to` names nothing else; `samples`, what was spoken at evaluations; and
+    `checkpoints`, to resume from.
+
+    Args:
+        recipe (`Recipe`): With `data` and `output`.
+        resume (`bool`, `str` or `os.PathLike`, defaults to `False`): Go on with the run in `recipe.output`, from its
+            newest checkpoint (the beginning, where there is none) or from this one, to the same numbers as if it had
+            never stopped. A resumed run keeps its recipe.
+        say (`Callable[[str], None]`, *optional*): Is told in a few lines what the run is about to do. Without it,
+            `training.disable_tqdm` leaves the screen empty.
+
+    Returns:
+        `dict`: Metrics of the training (`train_loss`, `train_runtime`, …), and of the last evaluation.
+
+    Raises:
+        ValueError: If the recipe is incomplete, the data do not fit the model or are not prepared, there is nothing to
+            train on, the output holds something else, or a resumed run had another recipe.
+        FileNotFoundError: If there is no run to resume.
+        ImportError: If a package is missing; the message names it.
+
+    Example:
+    ```python
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> import datasets, numpy as np
+    >>> from dia_hf import MINIATURE, Dia, DiaProcessor
+    >>> from dia_hf.training import Recipe, finetune
+    >>> codes = np.zeros((20, 9), dtype=np.int16)
+    >>> clip = {"id": "1", "text": "[S1] Hi.", "codes": codes, "seconds": 0.2}
+    >>> codec = {"fingerprint": DiaProcessor.from_pretrained(MINIATURE).codec.fingerprint}
+    >>> about = {"version": 1, "codec": codec, "speaker_tokens": ["[S1]", "[S2]"], "num_clips": 1, "seconds": 0.2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     datasets.Dataset.from_list([clip]).save_to_disk(f"{folder}/data")  # which `dia-hf prepare` does
+    ...     _ = Path(folder, "data", "prepared.json").write_text(json.dumps(about))
+    ...     training = {"max_steps": 2, "report_to": "none", "disable_tqdm": True}
+    ...     recipe = Recipe(model=MINIATURE, data=f"{folder}/data", output=f"{folder}/run", training=training)
+    ...     metrics = finetune(recipe)
+    ...     dia = Dia.from_pretrained(f"{folder}/run")
+    >>> metrics["epoch"]
+    2.0
+
+    ```
+    """
+    recipe = replace(recipe)  # is checked again: fields may have been set since
+    checkpoint = _open_output(recipe, resume)
+    _check_packages(recipe)
+    set_seed(recipe.seed)
+    processor = _load_processor(recipe)
+    train_set, eval_set = _load_data(recipe, processor)
+    arguments = _make_arguments(recipe, has_evaluation=eval_set is not None)
+    model = _load_model(recipe, processor, arguments)
+    trainer = _make_trainer(recipe, processor, model, arguments, train_set, eval_set)
+    _print_less(trainer, is_quiet=say is None)
+    if trainer.is_world_process_zero():
+        recipe.save(Path(recipe.output, "recipe.yaml"))
+        if say is not None:
+            _describe(trainer, train_set, eval_set, say)
+    try:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+    except (Exception, KeyboardInterrupt) as error:
+        _give_up(trainer, recipe, error)
+        raise
+    _save(trainer, processor, recipe)
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    return {**(evaluations[-1] if evaluations else {}), **result.metrics, "step": trainer.state.global_step}
+
+
+def _open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
+    """Make sure that the output is free, or find the checkpoint to resume; there may be none yet."""
+    for name in ("data", "output"):
+        if not getattr(recipe, name):
+            raise ValueError(f"the recipe's `{name}` is empty; a run needs prepared data and a folder for its result.")
+    output = Path(recipe.output)
+    kept = output / "recipe.yaml"
+    if resume is False:
+        if kept.is_file():
+            raise ValueError(
+                f"{str(output)!r} holds a run already; go on with it (`--resume`), or give another folder."
+            )
+        if output.is_dir() and any(output.iterdir()):
+            raise ValueError(f"{str(output)!r} is not empty; give a new folder for the result.")
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"{str(output)!r} is a file; give a new folder for the result.")
+        return None
+    if not kept.is_file():
+        raise FileNotFoundError(f"there is no run to resume in {str(output)!r}: it has no recipe.yaml.")
+    before, now = (_flatten(one) for one in (Recipe.load(kept), recipe))
+    for name in {**before, **now}:
+        # The folder itself may have been moved.
+        if name != "output" and before.get(name) != now.get(name):
+            raise ValueError(
+                f"the run in {str(output)!r} has the `{name}` {before.get(name)!r}, but is to be resumed with "
+                f"{now.get(name)!r}; a resumed run keeps its recipe: resume `Recipe.load({str(kept)!r})`, or begin "
+                "another run."
+            )
+    if resume is True:
+        newest = _newest_checkpoint(output / "checkpoints")
+        if newest is None and _has_result(output):
+            raise ValueError(f"the run in {str(output)!r} is finished and has no checkpoints; begin another one.")
+        return newest
+    if not Path(resume, "trainer_state.json").is_file():
+        raise FileNotFoundError(f"there is no checkpoint of a run in {os.fspath(resume)!r}.")
+    return os.fspath(resume)
+
+
+def _has_result(output: Path) -> bool:
+    return any(output.glob("model*.safetensors"))
+
+
+def _flatten(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's values by key, `training.learning_rate` for one, and where data lie whatever it is called."""
+    flat: dict[str, Any] = {}
+    for name, value in asdict(recipe).items():
+        if name in ("data", "eval_data"):
+            value = [os.path.abspath(path) for path in value]
+        flat.update(
+            {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return flat
+
+
+def _newest_checkpoint(folder: Path) -> str | None:
+    """Find the newest checkpoint that is complete: its state is written last."""
+    steps = {
+        path.parent: int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/trainer_state.json")
+    }
+    return str(max(steps, key=steps.__getitem__)) if steps else None
+
+
+def _check_packages(recipe: Recipe) -> None:
+    """Miss a package now and not when the model is loaded."""
+    needed = ["accelerate", "datasets"] + ["peft"] * (recipe.lora is not None)
+    needed += [name for name in _reporters(recipe) if name == "tensorboard"]
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise ImportError(f'{" and ".join(missing)} missing; training needs: pip install "dia-hf[train]"')
+    optimizer = str(recipe.training.get("optim", ""))
+    for part, (module, package) in _OPTIMIZER_PACKAGES.items():
+        if part in optimizer:
+            if find_spec(module) is None:
+                raise ImportError(f"the optimiser {optimizer!r} needs {package}: pip install {package}")
+            break
+
+
+def _load_processor(recipe: Recipe) -> DiaProcessor:
+    codec = None if recipe.codec is None else DacModel.from_pretrained(recipe.codec)
+    processor = DiaProcessor.from_pretrained(recipe.model, audio_tokenizer=codec)
+    if recipe.config is not None:
+        processor.config = DiaConfig(**recipe.config)
+        longest = processor.config.encoder_config.max_position_embeddings
+        processor.tokenizer = DiaTokenizer(max_length=longest, speaker_tokens=processor.tokenizer.speaker_tokens)
+    codec, decoder = processor.codec, processor.config.decoder_config
+    if codec.num_codebooks != decoder.num_channels or codec.codebook_size > decoder.eos_token_id:
+        raise ValueError(
+            f"the codec has {codec.num_codebooks} codebooks of {codec.codebook_size} codes, but the model "
+            f"{decoder.num_channels} channels of {decoder.eos_token_id}; give the codec that the model was made for, "
+            "or change `config.decoder_config`."
+        )
+    processor.feature_extractor.sampling_rate = codec.sampling_rate
+    processor.feature_extractor.hop_length = codec.hop_length
+    return processor
+
+
+def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """Open the prepared folders, take over their tags, and set clips aside for evaluation."""
+    from datasets import concatenate_datasets
+
+    folders = _open_prepared([*recipe.data, *recipe.eval_data], processor)
+    clips, apart = concatenate_datasets(folders[: len(recipe.data)]), folders[len(recipe.data) :]
+    chance = ClipChance(recipe.seed)
+    chance.set_epoch(0)
+    is_apart = [chance.draw("evaluation", clip_id) < recipe.eval_fraction for clip_id in clips["id"]]
+    train_set = clips.select([index for index, drawn in enumerate(is_apart) if not drawn])
+    if any(is_apart):
+        apart.append(clips.select([index for index, drawn in enumerate(is_apart) if drawn]))
+    if len(train_set) == 0:
+        raise ValueError(
+            f"none of the {len(clips)} clips is left to train on; give more `data`, or lower `eval_fraction`."
+        )
+    return train_set, concatenate_datasets(apart) if apart else None
+
+
+def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[datasets.Dataset]:
+    """Open prepared folders whose codes and tags mean the same; the tags become the tokenizer's."""
+    found: list[Any] = []
+    tokenizer = processor.tokenizer
+    for folder in folders:
+        clips, about = load_prepared(folder)
+        theirs, ours = about["codec"]["fingerprint"], processor.codec.fingerprint
+        if theirs != ours:
+            raise ValueError(
+                f"{folder!r} holds codes of the codec {theirs}, but the model speaks through {ours}; prepare the data "
+                "anew with this model (`dia-hf prepare --model`), or give `codec` the one that made the codes."
+            )
+        tags, known = about["speaker_tokens"], tokenizer.speaker_tokens
+        shorter = min(len(tags), len(known))
+        if tags[:shorter] != known[:shorter]:
+            if found:
+                raise ValueError(
+                    f"{folder!r} has the tags {tags}, but the data before it {known}; prepare all with the same tags."
+                )
+            known = []  # new names for the ids
+        if len(tags) > len(known):
+            tokenizer = DiaTokenizer(max_length=tokenizer.model_max_length, speaker_tokens=tags)
+        found.append(clips.with_format("numpy", columns=["codes"], output_all_columns=True))
+    processor.tokenizer = tokenizer
+    return found
+
+
+def _make_arguments(recipe: Recipe, has_evaluation: bool) -> TrainingArguments:
+    """Fill in what the recipe leaves open; what it says is passed on as it is."""
+    training = dict(recipe.training)
+    if not has_evaluation:
+        asked = [training.pop("eval_strategy", "no") != "no", training.pop("load_best_model_at_end", False)]
+        if any(asked) or recipe.early_stopping_patience is not None or recipe.speak is not None:
+            warnings.warn(
+                "there are no clips to evaluate with, so that nothing is evaluated or spoken, and the run does not "
+                "stop early; give `eval_data`, or a larger `eval_fraction`.",
+                stacklevel=3,
+            )
+    # Otherwise each process of a launch without GPUs would train by itself.
+    training.setdefault("use_cpu", not torch.accelerator.is_available())
+    if not training.get("fp16") and not training["use_cpu"] and torch.cuda.is_available():
+        training.setdefault("bf16", torch.cuda.is_bf16_supported(including_emulation=False))
+    if training.get("gradient_checkpointing"):
+        training.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
+    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:  # its name from transformers 5.23 on
+        training = {
+            name.replace("gradient_checkpointing", "activation_checkpointing"): training[name] for name in training
+        }
+    if has_evaluation:
+        training.setdefault("eval_strategy", "epoch")
+    if has_evaluation and recipe.early_stopping_patience is not None:
+        training.setdefault("save_strategy", training["eval_strategy"])
+        training.setdefault("save_steps", training.get("eval_steps", training.get("logging_steps", 500)))
+        training.setdefault("load_best_model_at_end", True)
+        training.setdefault("metric_for_best_model", "eval_loss")
+        # How long it has waited is part of what is resumed.
+        training.setdefault("restore_callback_states_from_checkpoint", True)
+    if str(training.get("metric_for_best_model", "")).endswith("_wer"):
+        training.setdefault("greater_is_better", False)
+    training.setdefault("prediction_loss_only", True)
+    training.setdefault("ddp_find_unused_parameters", False)
+    # TensorBoard's callback is told the folder, which `Trainer` would choose.
+    training["report_to"] = [name for name in _reporters(recipe) if name != "tensorboard"] or "none"
+    arguments = TrainingArguments(
+        output_dir=os.path.join(recipe.output, "checkpoints"),
+        seed=recipe.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        **training,
+    )
+    arguments.distributed_state.wait_for_everyone()  # all have looked at the output before anything is in it
+    _share_out_on_cpu(arguments)
+    if arguments.n_gpu > 1:
+        warnings.warn(
+            f"there are {arguments.n_gpu} GPUs, and one is used; for all of them: accelerate launch --multi_gpu "
+            "--no_python dia-hf finetune ...",
+            stacklevel=3,
+        )
+        arguments._n_gpu = 1  # or `Trainer` would take `nn.DataParallel`
+    return arguments
+
+
+def _share_out_on_cpu(arguments: TrainingArguments) -> None:
+    """Let FSDP run on CPUs, too: accelerate would silently take DDP there."""
+    if arguments.use_cpu and os.environ.get("ACCELERATE_USE_FSDP") == "true" and arguments.world_size > 1:
+        from accelerate import PartialState
+        from accelerate.utils import DistributedType
+
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def _reporters(recipe: Recipe) -> list[str]:
+    """Name who is told what is logged: TensorBoard where it is installed, unless the recipe says otherwise."""
+    given = recipe.training.get("report_to")
+    if given is None:
+        return ["tensorboard"] * (find_spec("tensorboard") is not None)
+    return [given] if isinstance(given, str) else given
+
+
+def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArguments) -> DiaForConditionalGeneration:
+    """Load the weights, or draw them."""
+    dtype = recipe.dtype or ("bfloat16" if recipe.lora is not None and arguments.bf16 else "float32")
+    if recipe.config is not None:
+        model = DiaForConditionalGeneration(processor.config).to(getattr(torch, dtype))
+        model.generation_config = generation_config_for(processor.config)
+    else:
+        model = Dia.from_pretrained(recipe.model, compute_dtype=dtype, device="cpu", load_dac=False).model
+    if recipe.channel_loss_weights is not None:
+        model.config.channel_loss_weights = recipe.channel_loss_weights
+        model.config.validate_architecture()
+    model.loss_slice_size = recipe.loss_slice_size
+    return model
+
+
+def _make_trainer(
+    recipe: Recipe,
+    processor: DiaProcessor,
+    model: DiaForConditionalGeneration,
+    arguments: TrainingArguments,
+    train_set: datasets.Dataset,
+    eval_set: datasets.Dataset | None,
+) -> DiaTrainer:
+    config = processor.config
+    longest = config.decoder_config.max_position_embeddings - max(config.delay_pattern) - 1
+    max_frames = min(recipe.max_frames or longest, longest)
+    collator = DiaDataCollator(processor, recipe.text_dropout, max_frames, recipe.frames_per_row, seed=recipe.seed)
+    clips: Any = train_set
+    if probability := recipe.voice_prompt_probability:
+        clips = add_voice_prompts(train_set, processor, probability, recipe.seed, max_frames=max_frames)
+    return DiaTrainer(
+        model=model if recipe.lora is None else attach_lora(model, recipe.lora),
+        args=arguments,
+        data_collator=collator,
+        train_dataset=clips,
+        eval_dataset=eval_set,
+        callbacks=_make_callbacks(recipe, processor, has_evaluation=eval_set is not None),
+    )
+
+
+def _make_callbacks(recipe: Recipe, processor: DiaProcessor, has_evaluation: bool) -> list[Any]:
+    from transformers import EarlyStoppingCallback
+    from transformers.integrations import TensorBoardCallback
+
+    callbacks: list[Any] = []
+    if recipe.early_stopping_patience is not None and has_evaluation:
+        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+    if recipe.speak is not None and has_evaluation:
+        callbacks.append(SpeakCallback(processor, folder=Path(recipe.output, "samples"), **recipe.speak))
+    if "tensorboard" in _reporters(recipe):
+        callback = TensorBoardCallback()
+        callback.logging_dir = os.path.join(recipe.output, "logs")
+        callbacks.append(callback)
+    return callbacks
+
+
+def _brief(logs: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (logs or {}).items() if "_channel_" not in name}
+
+
+class _BriefProgress(ProgressCallback):
+    """Shows a log without the channels, which would fill the screen; files and TensorBoard have them."""
+
+    def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().on_log(*args, logs=_brief(logs), **kwargs)
+
+
+class _BriefPrinter(PrinterCallback):
+    """The same where there is no progress bar."""
+
+    def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().on_log(*args, logs=_brief(logs), **kwargs)
+
+
+def _print_less(trainer: DiaTrainer, is_quiet: bool) -> None:
+    """Replace what `Trainer` prints with; without a progress bar and a listener, by nothing."""
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(_BriefProgress)
+    if trainer.pop_callback(PrinterCallback) is not None and not is_quiet:
+        trainer.add_callback(_BriefPrinter)
+
+
+def _describe(
+    trainer: DiaTrainer, train_set: datasets.Dataset, eval_set: datasets.Dataset | None, say: Callable[[str], None]
+) -> None:
+    """Say what the run is about to do, so that a mistake shows before hours are spent."""
+    arguments, seconds = trainer.args, sum(train_set["seconds"])
+    total = sum(weight.numel() for weight in trainer.model.parameters())
+    trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    evaluated = (
+        "" if eval_set is None else f"; evaluated with {len(eval_set):,}, {sum(eval_set['seconds']) / 3600:.2f} h"
+    )
+    say(
+        f"trains {trained:,} of {total:,} weights ({trained / total:.1%}) with {len(train_set):,} clips, "
+        f"{seconds / 3600:.2f} h{evaluated}"
+    )
+    at_once, in_turn = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    num_clips = at_once * in_turn * arguments.world_size
+    per_epoch = math.ceil(math.ceil(len(train_set) / (at_once * arguments.world_size)) / in_turn)
+    num_steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
+    say(
+        f"{num_steps:,} steps, {num_steps / per_epoch:.1f} epochs; each step {num_clips} clips, "
+        f"{num_clips * seconds / len(train_set):.0f} s ({at_once} at once, {in_turn} in turn, "
+        f"{arguments.world_size} processes)"
+    )
+
+
+def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
+    """Say how to go on; a run that has kept nothing leaves nothing in the way of the next attempt."""
+    output = Path(recipe.output)
+    is_kept = _newest_checkpoint(output / "checkpoints") is not None
+    if not is_kept and not _has_result(output) and trainer.is_world_process_zero():
+        (output / "recipe.yaml").unlink()
+        for name in ("checkpoints", "logs", "samples"):
+            shutil.rmtree(output / name, ignore_errors=True)
+        if not any(output.iterdir()):
+            output.rmdir()
+    if isinstance(error, KeyboardInterrupt):
+        advice = "go on from the newest checkpoint with --resume." if is_kept else "no checkpoint was kept yet."
+        raise KeyboardInterrupt(advice) from error
+    if isinstance(error, torch.OutOfMemoryError):
+        raise ValueError(
+            f"the device's memory is full: {error} Lower `training.per_device_train_batch_size` and raise "
+            "`training.gradient_accumulation_steps` instead, lower `max_frames` or `loss_slice_size`, or set "
+            "`training.gradient_checkpointing`."
+        ) from error
+
+
+def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
+    """Write the checkpoint, and what was logged; every process takes part in gathering the weights."""
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if trainer.is_world_process_zero():
+        output = Path(recipe.output)
+        trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+        config = copy.deepcopy(trained.config)
+        config.use_cache = processor.config.use_cache  # which `Trainer` has switched off
+        dtype = getattr(torch, recipe.save_dtype) if recipe.save_dtype is not None else processor.config.dtype
+        if recipe.lora is not None:
+            trained.save_pretrained(output / "adapter", state_dict=state)
+            processor.tokenizer.save_pretrained(output / "adapter")
+            model = merge_adapter(recipe.model, output / "adapter").to(dtype or torch.float32)
+            model.config.channel_loss_weights = config.channel_loss_weights
+        else:
+            model, report = DiaForConditionalGeneration.from_pretrained(
+                None,
+                config=config,
+                state_dict={name: weight.cpu() for name, weight in state.items()},
+                dtype=dtype or torch.float32,
+                output_loading_info=True,
+            )
+            assert not report["missing_keys"], report  # they would be drawn at random
+            model.generation_config = trained.generation_config
+        model.save_pretrained(output)
+        processor.save_pretrained(output)
+        with written_whole(output / "metrics.jsonl") as path:
+            path.write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history), "utf-8")
+    trainer.accelerator.wait_for_everyone()

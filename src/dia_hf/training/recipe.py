@@ -1,0 +1,352 @@
+"""What a training run is to do: a dataclass in Python, a YAML file beside the result.
+
+A mistake in it (an unknown key, a word where a number belongs) is an error before anything is loaded. Knows nothing of
+how the run is done; called by `finetune.py`, by users and by the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..assets import MINIATURE
+from ..configuration_dia import DiaConfig
+from ..files import written_whole
+
+__all__ = ["Recipe"]
+
+_SHIPPED = Path(MINIATURE).parent / "recipes"
+_LORA_KEYS = ("r", "alpha", "dropout", "target_modules", "rslora", "dora")
+_DTYPES = ("float32", "bfloat16", "float16")
+# What the recipe itself decides, and where.
+_DECIDED_ELSEWHERE = {
+    "output_dir": "checkpoints are kept in OUTPUT/checkpoints; set `output`",
+    "seed": "set `seed`, beside `training`",
+    "resume_from_checkpoint": "resume with `finetune(recipe, resume=True)` or `--resume`",
+    "remove_unused_columns": "the collator reads the columns `text` and `codes`, which would be removed",
+    "label_names": "Dia's labels are called `labels`",
+    "label_smoothing_factor": "Dia computes its loss by itself, without smoothing",
+}
+_VERSIONS = ("dia-hf", "torch", "transformers", "accelerate", "datasets", "peft")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-4 is a number, and `no`, which names a strategy, a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":bool")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise `ValueError` for a key that is not known, naming the nearest one that is."""
+    known = sorted(known)
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0 if len(known) > 20 else 0.6)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
+            raise ValueError(f"{where} has no {str(key)!r}; {hint}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from YAML is of a type; types that YAML cannot express fit whatever comes."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+    if origin is dict or hint is dict:
+        return isinstance(value, dict)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", dict: "a table of keys"}
+
+
+def _say_type(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        said = [_say_type(one) for one in inner if one is not type(None)]
+        if type(None) in inner:
+            said.append("null")
+        return " or ".join(dict.fromkeys(said))
+    if origin is list:
+        return f"a list, each {_say_type(inner[0])}"
+    return _NAMES.get(origin or hint, "a word" if isinstance(hint, type) else str(hint))
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        raise ValueError(f"the recipe's `{name}` is {value!r}; it must be {_say_type(hint)}.")
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        allowed = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise ValueError(f"the recipe's `{name}` is {value}; it must be {allowed}.")
+
+
+@dataclass
+class Recipe:
+    """What a training run is to do.
+
+    Args:
+        model (`str`, defaults to `"nari-labs/Dia-1.6B-0626"`): Folder or Hub id of the checkpoint to start from. With
+            `config`, only its tokenizer and codec are used.
+        config (`dict` or file, *optional*): Fields of a `DiaConfig`, or a JSON file of them: training starts from
+            random weights of this shape. Files are read at once; the recipe holds the fields.
+        codec (`str`, *optional*): Folder or Hub id of a `DacModel` to use instead of the checkpoint's codec.
+        data (`list[str]`): Folders that `prepare_dataset` wrote; one may be given as a string.
+        output (`str`): Folder of the result and of all that the run keeps. It must be new, or the run's own.
+        eval_fraction (`float`, defaults to 0.0): Share of the clips to evaluate with instead of training, from 0 to 1.
+            Each clip's side is drawn from its id and `seed`, and stays when data is added.
+        eval_data (`list[str]`): Prepared folders to evaluate with, besides.
+        lora (`dict`, *optional*): Train adapters of low rank instead of all weights: `r` (rank, 32), `alpha` (scale
+            times rank, 32), `dropout` (0.0), `target_modules` (`LORA_TARGET_MODULES`), `rslora` (`False`: divide by
+            the root of the rank instead of the rank), `dora` (`False`).
+        text_dropout (`float`, defaults to 0.15): Probability of training a clip without its text, which guidance needs.
+        max_frames (`int`, *optional*): Longest clip in frames; of longer ones the beginning is learnt. What the model
+            has positions for, unless given.
+        frames_per_row (`int`, *optional*): Pack short clips into rows of at most this many frames.
+        channel_loss_weights (`list[float]`, *optional*): Weight of each channel in the loss, of which only ratios
+            count; those of the checkpoint's config unless given.
+        loss_slice_size (`int`, *optional*, defaults to 512): Frames whose logits are held in memory at once; all unless
+            given.
+        voice_prompt_probability (`float`, defaults to 0.0): Share of clips that are preceded by another clip of the
+            same speaker, on which there is no loss: training for voice prompts.
+        early_stopping_patience (`int`, *optional*): Stop when so many evaluations in a row were no better than the
+            best, and keep the best.
+        speak (`dict`, *optional*): What to say at each evaluation: `sentences`, and other arguments of `SpeakCallback`.
+        seed (`int`, defaults to 0): Of random weights, the order of clips, the evaluation's share and text dropout.
+        dtype (`str`, *optional*): Of the weights in training: "float32" for those that are trained, unless given; for
+            LoRA's frozen ones "bfloat16" where the device computes in it.
+        save_dtype (`str`, *optional*): Of the saved weights; that of the checkpoint unless given.
+        training (`dict`): Any field of `transformers.TrainingArguments`: learning rate, batch size, steps, …
+
+    Raises:
+        ValueError: If a key is unknown, or a value of another type or outside its range. The message names the nearest
+            known key, or what would do.
+
+    Example:
+    ```python
+    >>> from dia_hf.training import Recipe
+    >>> recipe = Recipe.load("lora").change({"training.learning_rate": "1e-4", "lora.r": 16})
+    >>> recipe.training["learning_rate"], recipe.lora["r"]
+    (0.0001, 16)
+    >>> recipe.change({"training.learning_rat": 1e-4})
+    Traceback (most recent call last):
+    ValueError: the recipe's `training` has no 'learning_rat'; did you mean 'learning_rate'?
+
+    ```
+    """
+
+    model: str = "nari-labs/Dia-1.6B-0626"
+    config: dict[str, Any] | None = None
+    codec: str | None = None
+    data: list[str] = field(default_factory=list)
+    output: str = ""
+    eval_fraction: float = 0.0
+    eval_data: list[str] = field(default_factory=list)
+    lora: dict[str, Any] | None = None
+    text_dropout: float = 0.15
+    max_frames: int | None = None
+    frames_per_row: int | None = None
+    channel_loss_weights: list[float] | None = None
+    loss_slice_size: int | None = 512
+    voice_prompt_probability: float = 0.0
+    early_stopping_patience: int | None = None
+    speak: dict[str, Any] | None = None
+    seed: int = 0
+    dtype: str | None = None
+    save_dtype: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("model", "codec", "output"):
+            if isinstance(getattr(self, name), os.PathLike):
+                setattr(self, name, os.fspath(getattr(self, name)))
+        for name in ("data", "eval_data"):
+            value = getattr(self, name)
+            paths = [value] if isinstance(value, (str, os.PathLike)) else value
+            setattr(self, name, [os.fspath(path) for path in paths] if isinstance(paths, (list, tuple)) else paths)
+        if isinstance(self.config, (str, os.PathLike)):
+            self.config = _read_config(Path(self.config))
+        hints = typing.get_type_hints(Recipe)
+        for one in dataclasses.fields(self):
+            _check_type(one.name, getattr(self, one.name), hints[one.name])
+        self._check_values()
+        self._check_training()
+
+    def _check_values(self) -> None:
+        for name in ("eval_fraction", "text_dropout", "voice_prompt_probability"):
+            _check_range(name, getattr(self, name), 0, 1)
+        for name in ("max_frames", "frames_per_row", "loss_slice_size", "early_stopping_patience"):
+            _check_range(name, getattr(self, name), 1, float("inf"))
+        for name in ("dtype", "save_dtype"):
+            if getattr(self, name) not in (None, *_DTYPES):
+                raise ValueError(
+                    f"the recipe's `{name}` is {getattr(self, name)!r}; it must be {', '.join(_DTYPES)} or null."
+                )
+        if self.config is not None:
+            known = DiaConfig().to_dict()
+            check_keys(self.config, [*known, "channel_loss_weights"], "the recipe's `config`")
+            for part in ("encoder_config", "decoder_config"):
+                check_keys(self.config.get(part) or {}, [*known[part], "rope_theta"], f"the recipe's `config.{part}`")
+            if self.lora is not None:
+                raise ValueError("the recipe has `config` (random weights) and `lora`; adapters need trained weights.")
+        if self.lora is not None:
+            check_keys(self.lora, _LORA_KEYS, "the recipe's `lora`")
+            hints = {"r": int, "alpha": float, "dropout": float, "rslora": bool, "dora": bool}
+            for name, hint in hints.items():
+                if name in self.lora:
+                    _check_type(f"lora.{name}", self.lora[name], hint)
+            _check_range("lora.r", self.lora.get("r"), 1, float("inf"))
+            _check_range("lora.dropout", self.lora.get("dropout"), 0, 1)
+        if self.speak is not None:
+            from .speak import SpeakCallback
+
+            known = [*inspect.signature(SpeakCallback).parameters]
+            check_keys(self.speak, set(known) - {"processor", "folder"}, "the recipe's `speak`")
+            if not self.speak.get("sentences"):
+                raise ValueError("the recipe's `speak` has no `sentences`; give a list, such as ['[S1] Hello.'].")
+
+    def _check_training(self) -> None:
+        from transformers import TrainingArguments
+
+        known = [one.name for one in dataclasses.fields(TrainingArguments)]
+        hints = typing.get_type_hints(TrainingArguments)
+        for name in self.training:
+            if name in _DECIDED_ELSEWHERE:
+                raise ValueError(
+                    f"`training.{name}` is not for the recipe's `training` to say: {_DECIDED_ELSEWHERE[name]}."
+                )
+        check_keys(self.training, known, "the recipe's `training`")
+        for name, value in self.training.items():
+            _check_type(f"training.{name}", value, hints[name])
+
+    @classmethod
+    def load(cls, name_or_file: str | os.PathLike) -> Recipe:
+        """Read a recipe.
+
+        Args:
+            name_or_file (`str` or `os.PathLike`): "lora", "full" or "scratch", which come with the package, or a YAML
+                file.
+
+        Raises:
+            FileNotFoundError: If there is neither.
+            ValueError: If the file is no recipe.
+        """
+        shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+        path = shipped.get(os.fspath(name_or_file), Path(name_or_file))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no recipe {os.fspath(name_or_file)!r}; give a YAML file, or one of {', '.join(shipped)}."
+            )
+        content = _read_yaml(path.read_text("utf-8"), str(path))
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is no recipe: it holds no keys. See `dia-hf finetune --show lora`.")
+        check_keys(content, [one.name for one in dataclasses.fields(cls)], str(path))
+        return cls(**content)
+
+    def save(self, file: str | os.PathLike) -> None:
+        """Write the recipe as YAML, with the versions of the packages that it ran with as a comment.
+
+        Args:
+            file (`str` or `os.PathLike`): A file that is there is replaced.
+
+        Example:
+        ```python
+        >>> import tempfile
+        >>> from dia_hf.training import Recipe
+        >>> recipe = Recipe.load("full")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     recipe.save(f"{folder}/recipe.yaml")
+        ...     Recipe.load(f"{folder}/recipe.yaml") == recipe
+        True
+
+        ```
+        """
+        lines = ["# A training run of dia-hf. What the keys mean: help(dia_hf.training.Recipe).", "# It ran with"]
+        for package in _VERSIONS:
+            try:
+                lines.append(f"#   {package} {version(package)}")
+            except PackageNotFoundError:
+                continue
+        content = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+        with written_whole(file) as path:
+            path.write_text("\n".join([*lines, content]), "utf-8")
+
+    def change(self, changes: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with some values changed.
+
+        Args:
+            changes (`Mapping[str, Any]`): Values by key; a dot leads into a table (`"training.learning_rate"`). A
+                string is read as YAML: `"1e-4"` is a number, `"null"` is nothing, `"[1, 2]"` a list.
+
+        Returns:
+            `Recipe`: Another one; this one stays as it is.
+
+        Raises:
+            ValueError: As for the recipe itself.
+        """
+        content = dataclasses.asdict(self)
+        known = list(content)
+        for key, value in changes.items():
+            names = key.split(".")
+            check_keys(names[:1], known, "the recipe")
+            table = content
+            for depth, name in enumerate(names[:-1]):
+                if table.get(name) is None:
+                    table[name] = {}
+                if not isinstance(table[name], dict):
+                    raise ValueError(f"the recipe's `{'.'.join(names[: depth + 1])}` has no keys, but {key!r} is set.")
+                table = table[name]
+            table[names[-1]] = _read_yaml(value, f"the value of {key}, {value!r},") if isinstance(value, str) else value
+        return Recipe(**content)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Read the fields of a `DiaConfig`, leaving out what transformers notes in the file about itself."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the recipe's `config` is {str(path)!r}, which is no JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"the recipe's `config` is {str(path)!r}, which holds no fields of a DiaConfig.")
+    return content

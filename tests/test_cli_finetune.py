@@ -1,0 +1,99 @@
+"""`dia-hf finetune`, as people run it."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dia_hf import MINIATURE, Dia, cli
+from dia_hf.training import DiaTrainer, Recipe
+from training.clips import write_prepared
+
+QUICK = [
+    *("--model", MINIATURE, "--set", "training.max_steps=4", "--set", "training.save_strategy=steps"),
+    *("--set", "training.save_steps=2", "--set", "training.use_cpu=true", "--set", "training.report_to=none"),
+    *("--set", "training.eval_strategy=steps", "--set", "training.eval_steps=2", "--set", "eval_fraction=0.3"),
+    *("--set", "training.per_device_train_batch_size=2", "--set", "training.gradient_accumulation_steps=1"),
+]
+
+
+def run(*args: str) -> int:
+    """Run the command; argparse's own errors end in SystemExit."""
+    try:
+        return cli.main(["finetune", *map(str, args)])
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_prepared(tmp_path / "data")
+
+
+def test_from_data_to_a_voice(tmp_path, data, capsys):
+    """The shipped recipe is what most people run: two folders, and a checkpoint that speaks."""
+    assert run(data, tmp_path / "run", *QUICK) == 0
+    captured = capsys.readouterr()
+    assert "run: 4 steps; loss: training" in captured.out and "evaluation" in captured.out
+    assert "trains 114,688 of 797,312 weights" in captured.err and "each step 2 clips" in captured.err
+    assert "'loss_channel_0'" not in captured.out, "forty numbers a line hide the one that is looked for"
+    Dia.from_pretrained(tmp_path / "run", device="cpu").generate("[S1] Hi.", max_seconds=0.2)
+    kept = Recipe.load(tmp_path / "run" / "recipe.yaml")
+    assert (kept.lora, kept.training["learning_rate"]) == ({"r": 32, "alpha": 32}, 2e-4)
+
+
+def test_resuming_gives_the_same_weights(tmp_path, data, capsys, monkeypatch):
+    """The command that was interrupted, once more with --resume, is all that anyone remembers."""
+    full = [*QUICK, "--recipe", "full"]
+    assert run(data, tmp_path / "whole", *full) == 0
+    original = DiaTrainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(DiaTrainer, "training_step", training_step)
+    assert run(data, tmp_path / "run", *full) == 130
+    assert "--resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(data, tmp_path / "run", *full) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert run(data, tmp_path / "run", "--resume", "--set", "seed=1") == 2
+    assert "`seed` 0, but is to be resumed with 1" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert run("data", "run", "--resume") == 0
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert run(data, tmp_path / "run", *full, "--resume") == 0, "the same command and --resume"
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "scratch", "ddp", "fsdp2"])
+def test_shows_what_it_ships(tmp_path, capsys, name):
+    """A file inside a package is no file that people find, copy and change."""
+    assert run("--show", name) == 0
+    shown = capsys.readouterr().out
+    if name in ("lora", "full", "scratch"):
+        (tmp_path / "mine.yaml").write_text(shown, "utf-8")
+        assert Recipe.load(tmp_path / "mine.yaml") == Recipe.load(name)
+    else:
+        assert "num_processes" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--set", "training.learning_rat=1"], "did you mean 'learning_rate'"),
+        (["--set", "seed"], "write KEY=VALUE"),
+        (["--recipe", "nowhere.yaml"], "one of full, lora, scratch"),
+        (["--resume"], "no run to resume"),
+        (["--show", "all"], "choose from ddp, fsdp2, full, lora, scratch"),
+        (["--model", MINIATURE, "--set", "training.optim=galore_adamw"], "pip install galore-torch"),
+        (["--model", MINIATURE, "--set", "training.lr_scheduler_type=slow"], "slow"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, data, capsys, options, match):
+    """A traceback tells how the program is built, not what to change."""
+    assert run(data, tmp_path / "run", *options) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("dia-hf") and match in error
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,160 @@
+"""Adapters beside frozen weights, and back to plain ones."""
+
+import json
+
+import peft
+import pytest
+import torch
+
+from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.training.lora import LORA_TARGET_MODULES, attach_lora, merge_adapter
+from tiny import random_batch, random_config, random_model
+
+SETTINGS = [{}, {"r": 4, "alpha": 8, "rslora": True}, {"r": 2, "dora": True}]
+
+
+def make(seed=0, settings=None):
+    """Make a random model, its adapters away from zero, and a batch."""
+    torch.manual_seed(seed)
+    config = random_config(seed)
+    model = attach_lora(random_model(config, seed, scale=0.1), settings)
+    return model, random_batch(config, seed)
+
+
+def train(model, batch, num_steps=3):
+    """Take steps that are large enough to be seen."""
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    model.train()
+    for _ in range(num_steps):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@torch.no_grad()
+def logits_of(model, batch):
+    return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_only_adapters_change(settings):
+    """A base weight that moves makes the adapter useless beside the published weights."""
+    model, batch = make(settings=settings)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    train(model, batch)
+    for name, weight in model.named_parameters():
+        is_adapter = ".lora_" in name
+        assert weight.requires_grad == is_adapter, name
+        assert torch.equal(weight, before[name]) != is_adapter, name
+
+
+def test_new_adapters_change_nothing():
+    """A run begins from the published model, not from a broken one."""
+    config = random_config(1)
+    model, batch = random_model(config, 1), random_batch(config, 1)
+    expected = logits_of(model, batch)
+    assert torch.equal(logits_of(attach_lora(model).eval(), batch), expected)
+
+
+def test_every_matrix_has_an_adapter():
+    """A name that is left out, or that a new layer brings, would silently stay frozen."""
+    model, _ = make()
+    adapted = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
+    inside = model.base_model.model
+    linear = {
+        f"base_model.model.{name}"
+        for name, module in inside.named_modules()
+        if isinstance(module, peft.tuners.lora.Linear)
+    }
+    layers = len(inside.model.encoder.layers), len(inside.model.decoder.layers)
+    assert adapted == linear and len(adapted) == 6 * layers[0] + 10 * layers[1]
+    assert {name.rsplit(".")[-1] for name in adapted} == set(LORA_TARGET_MODULES)
+
+
+def test_the_decoder_alone():
+    """Who adapts a voice and not the reading can say so."""
+    model, _ = make(settings={"target_modules": r".*\.decoder\..*_proj"})
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert names and all(".decoder." in name for name in names)
+    with pytest.raises(ValueError, match="not found"):
+        make(settings={"target_modules": ["query"]})
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_merged_equals_unmerged(tmp_path, settings):
+    """What people load must be what was trained and evaluated."""
+    model, batch = make(settings=settings)
+    train(model, batch)
+    expected = logits_of(model, batch)
+    base = random_model(model.config, 0, scale=0.1)
+    assert (logits_of(base, batch) - expected).abs().max() > 1e-2, "nothing was learnt"
+    model.save_pretrained(tmp_path)
+    merged = merge_adapter(base, tmp_path)
+    assert type(merged) is DiaForConditionalGeneration and not [n for n, _ in merged.named_parameters() if "lora" in n]
+    torch.testing.assert_close(logits_of(merged, batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_survive_plain_peft(tmp_path):
+    """Whoever has PEFT needs nothing of ours to load an adapter."""
+    model, batch = make()
+    train(model, batch).save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(random_model(model.config, 0, scale=0.1), tmp_path).eval()
+    assert torch.equal(logits_of(loaded, batch), logits_of(model, batch))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing(use_reentrant):
+    """With frozen embeddings nothing that enters a layer requires gradients; in transformers' Dia none come out."""
+    gradients = []
+    for checkpointing in (False, True):
+        model, batch = make()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if ".lora_B" in name:
+                    weight.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+            if use_reentrant:
+                model.enable_input_require_grads()
+        model.train()
+        model(**batch).loss.backward()
+        gradients.append({n: weight.grad for n, weight in model.named_parameters() if weight.requires_grad})
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0].values())
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
+
+
+def test_from_an_adapter_alone_to_a_checkpoint(tmp_path):
+    """An adapter names the model that it belongs to; what is merged in bfloat16 would be rounded twice."""
+    model = attach_lora(DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=torch.bfloat16), {"r": 2})
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".lora_B" in name:
+                weight.fill_(1e-3)
+    model.save_pretrained(tmp_path / "adapter")
+    merged = merge_adapter(None, tmp_path / "adapter")
+    assert merged.dtype == torch.float32
+    merged.save_pretrained(tmp_path / "whole")
+    DiaProcessor.from_pretrained(MINIATURE).save_pretrained(tmp_path / "whole")
+    dia = Dia.from_pretrained(tmp_path / "whole", device="cpu")
+    changed = [
+        name
+        for name, weight in DiaForConditionalGeneration.from_pretrained(MINIATURE).named_parameters()
+        if not torch.equal(weight, dia.model.get_parameter(name))
+    ]
+    assert len(changed) == 6 * 2 + 10 * 2
+
+
+def test_what_is_no_adapter(tmp_path):
+    """The folder of a run is easily taken for its adapter."""
+    with pytest.raises(FileNotFoundError, match="has no adapter_config"):
+        merge_adapter(None, MINIATURE)
+    model, _ = make()
+    model.save_pretrained(tmp_path)
+    other = random_model(random_config(5))
+    with pytest.raises(ValueError, match="does not fit the model"):
+        merge_adapter(other, tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="names no model"):
+        merge_adapter(None, tmp_path)

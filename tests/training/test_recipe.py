@@ -1,0 +1,164 @@
+"""A recipe's mistakes must show before the training does."""
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dia_hf import MINIATURE, DiaConfig
+from dia_hf.assets import __file__ as assets
+from dia_hf.modeling_dia import DiaPreTrainedModel
+from dia_hf.training.recipe import Recipe
+
+SHIPPED = ["lora", "full", "scratch"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_go_through_a_file(tmp_path, name):
+    """What is kept beside a result must be what ran, and be readable by the next version of the same code."""
+    recipe = Recipe.load(name)
+    file = tmp_path / "new" / "recipe.yaml"
+    recipe.save(file)
+    assert Recipe.load(file) == recipe
+    text = file.read_text("utf-8")
+    assert "#   torch 2" in text and "#   dia-hf 0" in text
+    assert 0 < recipe.text_dropout < 0.2, "guidance needs a model that was trained without text, too"
+    assert recipe.training["max_grad_norm"] == 1.0
+    DiaConfig(**(recipe.config or {}))
+
+
+def test_what_is_said_survives_the_file(tmp_path):
+    """Sentences in another script, None and floats must come back as they were."""
+    recipe = Recipe(
+        data="a b/é",
+        speak={"sentences": ["[S1] Grüß Gott — „ja“: nein #1."], "asr": "openai/whisper-small"},
+        channel_loss_weights=[4, 1.5],
+        lora={"target_modules": r".*\.decoder\..*_proj"},
+        training={"learning_rate": 1e-5, "eval_strategy": "no", "adam_epsilon": 1e-8, "report_to": ["none"]},
+    )
+    recipe.save(tmp_path / "recipe.yaml")
+    assert Recipe.load(tmp_path / "recipe.yaml") == recipe
+    assert recipe.data == ["a b/é"]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_as_people_write_them(number):
+    """YAML 1.1 reads 1e-4 as a word, and a run that is told so would fail hours later, or train at another rate."""
+    for text in (repr(number), f"{number:.3e}", f"{number:E}", f"{number:.0e}"):
+        changed = Recipe().change({"training.learning_rate": text})
+        assert changed.training["learning_rate"] == float(text)
+
+
+def test_words_as_people_write_them():
+    """YAML 1.1 reads `no`, the name of a strategy, as false; `true` has to stay what it is."""
+    recipe = Recipe.load("full").change(
+        {
+            "training.eval_strategy": "no",
+            "training.bf16": "true",
+            "max_frames": "null",
+            "lora.r": "8",
+            "channel_loss_weights": "[4, 1, 1]",
+            "model": "some/where",
+        }
+    )
+    assert (recipe.training["eval_strategy"], recipe.training["bf16"]) == ("no", True)
+    assert (recipe.max_frames, recipe.lora, recipe.channel_loss_weights) == (None, {"r": 8}, [4, 1, 1])
+    assert recipe.model == "some/where"
+
+
+def test_a_change_makes_another_recipe():
+    """A recipe that two runs share must not take over the one's changes in the other."""
+    recipe = Recipe.load("lora")
+    rate = recipe.training["learning_rate"]
+    changed = recipe.change({"training.learning_rate": 1.0, "lora.r": 2})
+    assert (recipe.training["learning_rate"], recipe.lora["r"]) == (rate, 32)
+    assert (changed.training["learning_rate"], changed.lora["r"]) == (1.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("text_dropuot", 0.1, "did you mean 'text_dropout'"),
+        ("training.learning_rat", 1e-4, "did you mean 'learning_rate'"),
+        ("training.batch_size", 4, "did you mean '.*batch_size'"),
+        ("lora.rank", 4, "known are .*r, rslora"),
+        ("speak.sentence", ["[S1] Hi."], "did you mean 'sentences'"),
+        ("config.decoder_config.num_layers", 4, "did you mean 'num_hidden_layers'"),
+        ("training.output_dir", "x", "set `output`"),
+        ("training.seed", 1, "set `seed`"),
+        ("text_dropout", "high", "`text_dropout` is 'high'; it must be a number"),
+        ("text_dropout", 1.5, "between 0 and 1"),
+        ("training.learning_rate", "fast", "`training.learning_rate` is 'fast'; it must be a number"),
+        ("training.max_steps", 1.5, "must be a whole number"),
+        ("training.max_steps", True, "must be a whole number"),
+        ("training.bf16", "yes", "must be true or false"),
+        ("lora.r", 0, "at least 1"),
+        ("lora.dropout", "0.1x", "must be a number"),
+        ("loss_slice_size", 0, "at least 1"),
+        ("max_frames", "many", "a whole number or null"),
+        ("dtype", "float8", "must be float32, bfloat16, float16"),
+        ("channel_loss_weights", "[a, b]", "must be a list, each a number or null"),
+        ("training", 3, "`training` is 3; it must be a table of keys"),
+        ("seed.first", 1, "has no keys"),
+        ("seed", "[1", "is no YAML"),
+        ("speak", "{asr: a}", "has no `sentences`"),
+    ],
+)
+def test_mistakes(key, value, match):
+    """A key that is not known is one that has no effect; a value that does not fit fails when the model is loaded."""
+    with pytest.raises(ValueError, match=match):
+        Recipe().change({key: value})
+
+
+def test_a_shape_from_a_file(tmp_path):
+    """A checkpoint's config.json says the shape; with adapters on random weights nothing could be learnt."""
+    recipe = Recipe(config=f"{MINIATURE}/config.json")
+    assert recipe.config["decoder_config"]["hidden_size"] == 32
+    assert DiaConfig(**recipe.config).to_dict() == DiaConfig.from_pretrained(MINIATURE).to_dict()
+    with pytest.raises(ValueError, match="adapters need trained weights"):
+        Recipe(config=recipe.config, lora={})
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "text.json").write_text("one")
+    with pytest.raises(ValueError, match="holds no fields"):
+        Recipe(config=tmp_path / "list.json")
+    with pytest.raises(ValueError, match="is no JSON"):
+        Recipe(config=tmp_path / "text.json")
+    with pytest.raises(FileNotFoundError):
+        Recipe(config="nowhere.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "match"),
+    [
+        (None, FileNotFoundError, "one of full, lora, scratch"),
+        ("", ValueError, "holds no keys"),
+        ("- 1", ValueError, "holds no keys"),
+        ("a: [", ValueError, "is no YAML"),
+        ("modle: x", ValueError, "recipe.yaml has no 'modle'; did you mean 'model'"),
+        ("text_dropout: some", ValueError, "must be a number"),
+    ],
+)
+def test_files_that_are_no_recipes(tmp_path, text, error, match):
+    """The file is named, as several lie around."""
+    if text is not None:
+        (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(error, match=match):
+        Recipe.load(tmp_path / "recipe.yaml")
+
+
+def test_the_configuration_for_sharding_names_our_layers():
+    """accelerate shards by the names of layers; one that is renamed would leave the model in one piece on each GPU."""
+    folder = assets.removesuffix("__init__.py")
+    with open(f"{folder}/accelerate/fsdp2.yaml", encoding="utf-8") as file:
+        settings = yaml.safe_load(file)["fsdp_config"]
+    assert settings["fsdp_transformer_layer_cls_to_wrap"].split(",") == list(DiaPreTrainedModel._no_split_modules)
+    assert settings["fsdp_version"] == 2
+
+
+def test_a_recipe_is_json_too():
+    """What goes to a tracker or a model card has to be plain data."""
+    from dataclasses import asdict
+
+    assert json.loads(json.dumps(asdict(Recipe.load("scratch")))) == asdict(Recipe.load("scratch"))
