@@ -585,7 +585,7 @@ class DiaModel(DiaPreTrainedModel):
             encoder_hidden_states=encoder_outputs[0],
             encoder_attention_mask=attention_mask,
             past_key_values=past_key_values,
-            use_cache=use_cache,
+            use_cache=bool(use_cache),  # its config's default would have gradient checkpointing warn of a cache
             sequence_ids=decoder_sequence_ids,
             encoder_sequence_ids=sequence_ids,
             **kwargs,
