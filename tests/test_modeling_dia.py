@@ -269,38 +269,6 @@ def test_dispatched_over_devices(tmp_path):
     assert torch.equal(dispatched(**batch).logits, model(**batch).logits)
 
 
-def packed(config, seed=0):
-    """Five clips of random lengths: one a row, and in two rows with their numbers and some padding."""
-    generator = torch.Generator().manual_seed(seed)
-    decoder = config.decoder_config
-    clips = []
-    for num_bytes, num_frames in torch.randint(2, 9, (5, 2), generator=generator).tolist():
-        codes = torch.randint(0, decoder.eos_token_id + 1, (3, num_frames, decoder.num_channels), generator=generator)
-        labels = codes[1].masked_fill(codes[2] % 5 == 0, -100)
-        clips.append((torch.randint(1, 256, (num_bytes,), generator=generator), codes[0], labels))
-    rows = [clips[:3], clips[3:]]
-
-    def join(which, padding, num_padding):
-        joined = [torch.cat([clip[which] for clip in row]) for row in rows]
-        joined.append(joined[0].new_zeros(max(map(len, joined)) + num_padding, *joined[0].shape[1:]))
-        return torch.nn.utils.rnn.pad_sequence(joined, batch_first=True, padding_value=padding)[:-1]
-
-    def numbers(which):
-        ids = [torch.cat([torch.full(clip[which].shape[:1], i) for i, clip in enumerate(row, 1)]) for row in rows]
-        length = max(map(len, ids)) + (2 if which == 0 else 1)
-        return torch.stack([torch.nn.functional.pad(one, (0, length - len(one))) for one in ids])
-
-    together = {
-        "input_ids": join(0, 0, 2),
-        "sequence_ids": numbers(0),
-        "decoder_input_ids": join(1, 0, 1),
-        "decoder_sequence_ids": numbers(1),
-        "labels": join(2, -100, 1),
-    }
-    alone = [{"input_ids": text[None], "decoder_input_ids": x[None], "labels": y[None]} for text, x, y in clips]
-    return together, alone
-
-
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
 @pytest.mark.parametrize("cross_attention_rope", [False, True], ids=["0626", "v0.1"])
 @torch.compiler.set_stance("force_eager")  # inductor's code of flex attention for a CPU does not compile
@@ -312,7 +280,7 @@ def test_packed_clips_are_clips_alone(implementation, cross_attention_rope):
     model.set_attn_implementation(implementation)
     has_gradients = implementation != "flex_attention"  # which has none on a CPU
     model.requires_grad_(has_gradients)
-    together, alone = packed(config)
+    together, alone = tiny.packed_clips(config)
     total = int((together["labels"] != -100).sum())
     losses = [model(**clip, num_items_in_batch=total).loss for clip in alone]
     loss = model(**together).loss
@@ -326,7 +294,7 @@ def test_packed_clips_are_clips_alone(implementation, cross_attention_rope):
 
 def test_packing_is_refused_where_clips_would_mix(model):
     """A kernel that ignores the clips' numbers, or a number that is forgotten, trains on a mixture without a word."""
-    together, _ = packed(model.config)
+    together, _ = tiny.packed_clips(model.config)
     for name in ("sequence_ids", "decoder_sequence_ids"):
         with pytest.raises(ValueError, match="need both"):
             model(**{key: value for key, value in together.items() if key != name})

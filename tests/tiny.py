@@ -3,6 +3,8 @@
 import random
 
 import torch
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers.models.dia import DiaConfig as TheirConfig
 from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
@@ -87,6 +89,38 @@ def random_batch(config: DiaConfig, seed: int = 0) -> dict[str, torch.Tensor]:
         "decoder_attention_mask": decoder_mask,
         "labels": labels.transpose(1, 2).flatten(0, 1),
     }
+
+
+def packed_clips(config, seed=0):
+    """Five clips of random lengths: one a row, and in two rows with their numbers and some padding."""
+    generator = torch.Generator().manual_seed(seed)
+    decoder = config.decoder_config
+    clips = []
+    for num_bytes, num_frames in torch.randint(2, 9, (5, 2), generator=generator).tolist():
+        codes = torch.randint(0, decoder.eos_token_id + 1, (3, num_frames, decoder.num_channels), generator=generator)
+        labels = codes[1].masked_fill(codes[2] % 5 == 0, -100)
+        clips.append((torch.randint(1, 256, (num_bytes,), generator=generator), codes[0], labels))
+    rows = [clips[:3], clips[3:]]
+
+    def join(which, padding, num_padding):
+        joined = [torch.cat([clip[which] for clip in row]) for row in rows]
+        joined.append(joined[0].new_zeros(max(map(len, joined)) + num_padding, *joined[0].shape[1:]))
+        return pad_sequence(joined, batch_first=True, padding_value=padding)[:-1]
+
+    def numbers(which):
+        ids = [torch.cat([torch.full(clip[which].shape[:1], i) for i, clip in enumerate(row, 1)]) for row in rows]
+        length = max(map(len, ids)) + (2 if which == 0 else 1)
+        return torch.stack([F.pad(one, (0, length - len(one))) for one in ids])
+
+    together = {
+        "input_ids": join(0, 0, 2),
+        "sequence_ids": numbers(0),
+        "decoder_input_ids": join(1, 0, 1),
+        "decoder_sequence_ids": numbers(1),
+        "labels": join(2, -100, 1),
+    }
+    alone = [{"input_ids": text[None], "decoder_input_ids": x[None], "labels": y[None]} for text, x, y in clips]
+    return together, alone
 
 
 def as_inputs(config, texts, prompts):
