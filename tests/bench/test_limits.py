@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from dia_hf import DiaConfig, DiaForConditionalGeneration
 from dia_hf.bench import make_config, make_model, random_inputs, reduce_precision
-from dia_hf.bench.limits import EnergyMeter, cache_bytes, read_bandwidth, weight_bytes
+from dia_hf.bench.limits import EnergyMeter, PeakMemory, cache_bytes, read_bandwidth, weight_bytes
+from tiny import random_batch, random_config, random_model
 
 
 def step_with_cache(model, inputs, num_frames):
@@ -75,3 +77,25 @@ def test_energy_where_a_cpu_tells(tmp_path):
     assert meter.read() == 2.5
     (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
     assert meter.read() is None
+
+
+def test_peak_memory_is_pytorchs():
+    """Tensors counted twice, or not forgotten when they are freed; PyTorch's own tracker is the oracle."""
+    model = random_model(random_config(4)).train()
+    batch = random_batch(model.config)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    tracker = MemTracker()
+    tracker.track_external(model, optimizer)
+    with tracker:
+        step()
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    with PeakMemory([*model.parameters(), *state]) as memory:
+        step()
+    assert memory.peak == sum(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())

@@ -6,15 +6,18 @@ Knows models by the names and sizes of their tensors only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..configuration_dia import DiaConfig
 
-__all__ = ["EnergyMeter", "cache_bytes", "read_bandwidth", "weight_bytes"]
+__all__ = ["EnergyMeter", "PeakMemory", "cache_bytes", "read_bandwidth", "weight_bytes"]
 
 _RAPL = Path("/sys/class/powercap")
 
@@ -108,6 +111,58 @@ def synchronize(device: torch.device) -> None:
     """Wait until a device has done all its work."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
+
+
+class PeakMemory(TorchDispatchMode):
+    """Follows tensors through a piece of code, and notes the most bytes that were alive at once.
+
+    On any device, and through tensors without content (`FakeTensorMode`) for what no machine at hand could hold. What
+    kernels take for themselves is not seen.
+
+    Args:
+        tensors (`Iterable[torch.Tensor]`): What is there already and counts: weights, an optimiser's state.
+
+    Attributes:
+        peak (`int`): In bytes.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from dia_hf.bench.limits import PeakMemory
+    >>> weight = torch.ones(1000)
+    >>> with PeakMemory([weight]) as memory:
+    ...     _ = (weight * 2).exp()
+    >>> memory.peak
+    12000
+
+    ```
+    """
+
+    def __init__(self, tensors: Iterable[torch.Tensor] = ()) -> None:
+        super().__init__()
+        self.peak = self._alive = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        for tensor in tensors:
+            self._note(tensor)
+
+    def _note(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self._seen:
+            self._seen.add(storage)
+            weakref.finalize(storage, self._forget, storage.nbytes())
+            self._alive += storage.nbytes()
+            self.peak = max(self.peak, self._alive)
+
+    def _forget(self, num_bytes: int) -> None:
+        self._alive -= num_bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute, and note what came out."""
+        outputs = func(*args, **(kwargs or {}))
+        for output in tree_leaves(outputs):
+            if isinstance(output, torch.Tensor):
+                self._note(output)
+        return outputs
 
 
 class EnergyMeter:

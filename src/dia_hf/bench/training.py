@@ -19,7 +19,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -27,7 +26,7 @@ from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..training.collator import DiaDataCollator
 from .contenders import transformers_twin
-from .limits import synchronize
+from .limits import PeakMemory, synchronize
 from .speed import Milliseconds
 
 __all__ = [
@@ -307,8 +306,7 @@ def _peak_memory(contender: TrainingContender, clips: Sequence[dict[str, Any]], 
 
     model.zero_grad()
     step()
-    tracker = MemTracker()
-    tracker.track_external(model, optimizer)
-    with tracker:
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    with PeakMemory([*model.parameters(), *state]) as memory:
         step()
-    return sum(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
+    return memory.peak
