@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dia_hf import DiaForConditionalGeneration, cli
+from dia_hf import DiaConfig, DiaForConditionalGeneration, cli
 from dia_hf.bench import make_model, make_processor, report
 from dia_hf.bench.training import make_training_contenders, measure_training, random_clips
 from dia_hf.training.collator import DiaDataCollator
@@ -101,3 +101,14 @@ def test_options_that_do_not_go_together(options, message, capsys):
     """An option that is ignored makes a figure of something else than was asked for."""
     assert cli.main(["bench", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_second_of_audio_costs_the_full_model_what_the_documentation_says():
+    """docs/training.md reckons hours of training with this figure."""
+    from dia_hf.bench.training import _flops
+
+    with torch.device("meta"):
+        model = DiaForConditionalGeneration(DiaConfig())
+    names = {"input_ids": (1, 150), "decoder_input_ids": (1, 877, 9), "labels": (1, 877, 9)}  # 10 s
+    clip = {name: torch.ones(shape, dtype=torch.long, device="meta") for name, shape in names.items()}
+    assert _flops(model, clip) / 10 == pytest.approx(0.72e12, rel=0.05)

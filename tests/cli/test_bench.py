@@ -63,6 +63,10 @@ def test_parity(tmp_path, capsys, source):
         (["--text", "[S1] Hi."], "--text is for --parity"),
         (["--model", MINIATURE, "--codec", "full"], "brings its own"),
         (["--frames", "5"], "at least 20"),
+        (["--device", "warp"], "the device 'warp' is not available here"),
+        (["--training", "--clip-seconds", "2", "1"], "give the least first"),
+        (["--output", f"{__file__}/bench.json"], "is no folder to write into"),
+        (["--plot", f"{__file__}/bench.png"], "is no folder to write into"),
     ],
 )
 def test_what_does_not_fit_together(capsys, options, match):

@@ -1,4 +1,4 @@
-"""The command, run as people run it: in a process of its own where that matters, otherwise through `main`."""
+"""`dia-hf generate`, run as people run it: in a process of its own where that matters, otherwise through `main`."""
 
 import io
 import json
@@ -13,21 +13,12 @@ import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
 
-from dia_hf import MINIATURE, Dia, DiaProcessor, cli
+from cli.command import FAST, run
+from dia_hf import MINIATURE, Dia, DiaProcessor
 from dia_hf.audio import read_metadata
 from dia_hf.sound import measure_loudness
 from dia_hf.speech.dialogue import Dialogue
-from dia_hf.speech.voices import Voice, VoiceLibrary
-
-FAST = ["--max-seconds", "0.2", "--seed", "1", "--device", "cpu"]
-
-
-def run(*args: str) -> int:
-    """Run the command; argparse's own errors end in SystemExit."""
-    try:
-        return cli.main(list(args))
-    except SystemExit as end:
-        return end.code
+from dia_hf.speech.voices import Voice
 
 
 def test_says_a_text(tmp_path, capsys):
@@ -170,6 +161,9 @@ def make_bad_input(kind, tmp_path, tone):
         "top-k": ["--cfg-filter-top-k", "0"],
         "seconds": ["--max-seconds", "nan"],
         "seed": ["--seed", "x"],
+        "seed too large": ["--seed", str(2**63)],
+        "loudness": ["--loudness", "3"],
+        "peak": ["--peak", "5"],
         "unknown option": ["--loud"],
     }[kind]
     return [text, *option], option[-1]
@@ -211,6 +205,9 @@ def make_bad_input(kind, tmp_path, tone):
         "top-k",
         "seconds",
         "seed",
+        "seed too large",
+        "loudness",
+        "peak",
         "unknown option",
     ],
 )
@@ -236,72 +233,7 @@ def test_output_that_cannot_be_written(tmp_path, capsys, monkeypatch, target):
     assert target in capsys.readouterr().err
 
 
-def test_interrupted(tmp_path, capsys, monkeypatch):
-    """Control-C printed forty lines of stack."""
-
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", interrupt)
-    assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav")) == 130
-    assert "interrupted" in capsys.readouterr().err
-
-
-def test_as_a_command(tmp_path):
-    """The entry point named in pyproject.toml, and the exit status that a shell sees."""
-    command = [sys.executable, "-m", "dia_hf.cli", "generate", "[S1] Hi.", "-o", str(tmp_path / "a.ogg"), *FAST]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert sf.info(tmp_path / "a.ogg").format == "OGG"
-    done = subprocess.run([*command, "--model", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-
-
 LONG = " ".join(f"[S{1 + i % 2}] Turn number {i} of this conversation is here to be spoken." for i in range(5))
-
-
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "voices"))
-    return VoiceLibrary()
-
-
-def test_voices_come_and_go(library, tmp_path, tone, capsys):
-    """A voice that was added could not be used, listed or removed by its name."""
-    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
-    assert run("voices", "list") == 0
-    assert "no voices" in capsys.readouterr().out
-    add = ["voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript"]
-    assert run(*add, "These are my words.") == 0
-    assert "anna: 3.5 s" in capsys.readouterr().out
-    assert run(*add, "Other words.") == 2
-    assert "--force" in capsys.readouterr().err
-    assert library.get("anna").transcript == "These are my words."
-    assert run(*add, "Other words.", "--force") == 0
-    assert run("voices", "list") == 0
-    assert "anna: 3.5 s, Other words." in capsys.readouterr().out
-    assert run("voices", "remove", "anna") == 0
-    assert run("voices", "remove", "anna") == 2
-    assert "anna" in capsys.readouterr().err
-
-
-def test_short_recordings_are_warned_of(library, tmp_path, tone, capsys):
-    """A prompt of a second turns into noise, and nobody says why."""
-    sf.write(tmp_path / "anna.wav", tone(1.0, 16000), 16000)
-    assert run("voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript", "Words.") == 0
-    captured = capsys.readouterr()
-    assert captured.err.startswith("dia-hf: warning: the recording has 1.0 s")
-
-
-@pytest.mark.parametrize("missing", ["transcript", "words"])
-def test_a_voice_needs_a_transcript(library, tmp_path, tone, capsys, missing):
-    """A clone without a transcript gibbers."""
-    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
-    transcript = [] if missing == "transcript" else ["--transcript", " "]
-    assert run("voices", "add", "anna", str(tmp_path / "anna.wav"), *transcript) == 2
-    assert "transcript" in capsys.readouterr().err
-    assert list(library) == []
 
 
 @pytest.mark.parametrize("spelling", ["S1={}", "[S1]={}", "{}"])
@@ -312,18 +244,6 @@ def test_a_voice_by_name(library, tmp_path, spelling):
     assert run("generate", "[S1] Hi.", "--voice", spelling.format("anna"), "-o", str(out), *options) == 0
     expected = Dia.from_pretrained(device="cpu").generate("[S1] Hi.", voice="anna", temperature=0, max_seconds=0.2)
     np.testing.assert_allclose(sf.read(out)[0], expected, atol=1e-4)
-
-
-def test_transcribe(library, tmp_path, tone, capsys, monkeypatch):
-    """The recogniser's words did not reach the voice."""
-    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
-    monkeypatch.setattr("dia_hf.speech.voices.transcribe", lambda audio, model: f"What {model} hears.")
-    recording = str(tmp_path / "anna.wav")
-    assert run("voices", "add", "anna", recording, "--transcribe", "someone/ears") == 0
-    assert library.get("anna").transcript == "What someone/ears hears."
-    options = ["--audio-prompt", recording, "--transcribe", "someone/ears", *FAST]
-    assert run("generate", "[S2] Hi.", "-o", str(tmp_path / "a.wav"), *options) == 0
-    assert "What someone/ears hears." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("temperature", ["0.9", "0"])

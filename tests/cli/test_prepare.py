@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import soundfile as sf
@@ -102,6 +103,7 @@ def test_options_arrive(recordings):
         (["recordings", "x", "--config", "en"], "no dataset on the Hub"),
         (["recordings", "x", "--loudness", "-9", "--no-loudness"], "not allowed with"),
         (["recordings", "x", "--num-proc", "0"], "from 1 up"),
+        (["recordings", "x", "--device", "warp"], "the device 'warp' is not available here"),
         (["recordings"], "DEST"),
     ],
 )
@@ -110,6 +112,7 @@ def test_errors_end_in_a_line(recordings, args, error, capsys):
     assert run(*args) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "error: " in last and error in last
+    assert not Path("x").exists() or "none of the 3 rows" in last
 
 
 def test_an_interruption_says_what_is_kept(recordings, monkeypatch, capsys):

@@ -251,6 +251,16 @@ def test_every_optimizer_of_a_package_is_known():
         assert (package is None) == (optimizer.value in here | elsewhere), optimizer
 
 
+@torch.compiler.set_stance("force_eager")  # torchao compiles it, for a minute
+def test_an_8_bit_optimizer(tmp_path, data):
+    """An optimiser whose state is quantised must train, too, and near what float32 does."""
+    pytest.importorskip("torchao")
+    for name in ("adamw_torch", "adamw_torch_8bit"):
+        finetune(quick_recipe(data, tmp_path / name, {"max_steps": 6, "logging_steps": 1, "optim": name}))
+    whole, small = losses(tmp_path / "adamw_torch"), losses(tmp_path / "adamw_torch_8bit")
+    assert small == pytest.approx(whole, rel=0.01)
+
+
 def test_missing_extra(tmp_path, data, monkeypatch):
     """Without the extra, what is missing is a package and not an attribute somewhere inside."""
     monkeypatch.setattr(room, "find_spec", lambda name: None)

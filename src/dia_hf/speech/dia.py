@@ -31,13 +31,20 @@ from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render, split_prefix
 from .voices import Voice, load_voice
 
-__all__ = ["Dia"]
+__all__ = ["Dia", "resolve_device"]
 
 VoiceLike = Voice | str | os.PathLike
 
 
-def _resolve_device(device: str | torch.device | None) -> torch.device:
-    """Choose a device: the one named, or else the fastest there is."""
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Choose a device: the one named, or else the fastest there is.
+
+    Args:
+        device (`str` or `torch.device`, *optional*): Such as `"cpu"`, `"cuda:1"` or `"mps"`.
+
+    Raises:
+        ValueError: If it is not available here.
+    """
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -117,7 +124,7 @@ class Dia:
                 contradicts its config; if the quantization is unknown or not for this device, dtype or size.
             ImportError: If `quantization` is given and torchao is missing: `pip install "dia-hf[quantize]"`.
         """
-        dtype, device = _resolve_dtype(compute_dtype), _resolve_device(device)
+        dtype, device = _resolve_dtype(compute_dtype), resolve_device(device)
         if quantization is not None:
             dtype = check_scheme(quantization, device, dtype)
         try:
@@ -167,7 +174,7 @@ class Dia:
             ValueError: If device or dtype are not available, or the files are no Dia; the error says why.
             ImportError: If `quantization` is given and torchao is missing.
         """
-        dtype, device = _resolve_dtype(compute_dtype), _resolve_device(device)
+        dtype, device = _resolve_dtype(compute_dtype), resolve_device(device)
         if quantization is not None:
             dtype = check_scheme(quantization, device, dtype)
         model, processor = load_checkpoint(

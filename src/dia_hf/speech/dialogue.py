@@ -349,7 +349,8 @@ class Dialogue:
                                 yield from ready()
                     except Exception as error:
                         yield from ready(is_last=True)
-                        advice = "" if self.folder is None else f" Those before it are kept in {str(self.folder)!r}."
+                        is_kept = self.folder is not None and self.num_kept > 0
+                        advice = f". Those before it are kept in {str(self.folder)!r}." if is_kept else ""
                         raise DialogueError(
                             f"pass {index + 1} of {len(self.passes)} failed: {error}{advice}"
                         ) from error

@@ -1,0 +1,170 @@
+"""`dia-hf bench`: speed, training's speed, or what fewer bits change, as a table, JSON and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .arguments import DTYPES, check_writable, count, positive
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add `dia-hf bench`."""
+    bench = verbs.add_parser(
+        "bench",
+        help="measure speed or exactness",
+        description="Measure speed against transformers' own Dia, or what fewer bits change (--parity).",
+    )
+    bench.set_defaults(run=_bench)
+    bench.add_argument(
+        "--size", choices=["toy", "mid", "full"], default="toy", help="of random weights; full: the published 1.6B"
+    )
+    bench.add_argument("--model", metavar="DIR|ID", help="a checkpoint's weights instead of random ones")
+    bench.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    bench.add_argument("--threads", type=count, metavar="N", help="of a CPU; default: torch's")
+    bench.add_argument("--batch-size", type=count, default=1, metavar="N", help="texts at once (1)")
+    bench.add_argument("--text-bytes", type=count, default=100, metavar="N", help="length of each random text (100)")
+    bench.add_argument("--frames", type=count, default=64, metavar="N", help="new frames (64)")
+    drawing = bench.add_mutually_exclusive_group()
+    drawing.add_argument("--greedy", action="store_true", help="take the best token; default with --parity")
+    drawing.add_argument("--sample", action="store_true", help="sample as published; default for speed")
+    bench.add_argument("--output", "-o", metavar="F", help="write all figures there, as JSON")
+    speed = bench.add_argument_group("speed")
+    speed.add_argument(
+        "--dtype", choices=DTYPES, help="default: that of the checkpoint, else float32; bfloat16 with --quantize"
+    )
+    speed.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="our weights, not the opponent's")
+    speed.add_argument(
+        "--compile", action="store_true", default=None, help="measure ours compiled on a CPU, too (a C++ compiler)"
+    )
+    speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the opponent")
+    speed.add_argument("--codec", choices=["miniature", "full"], help="of a random model; default: by its size")
+    speed.add_argument("--repeats", type=count, default=3, metavar="N", help="turns of each contender (3)")
+    speed.add_argument("--plot", metavar="F", help="draw the steps' times there (needs matplotlib)")
+    parity = bench.add_argument_group("parity", "against float32 on the same weights")
+    schemes = ["bfloat16", "float16", "int8", "int4", "fp8"]
+    parity.add_argument("--parity", nargs="+", choices=schemes, metavar="SCHEME", help=", ".join(schemes))
+    parity.add_argument("--text", action="append", metavar="TEXT", help="instead of random ones; more than once")
+    training = bench.add_argument_group("training", "against transformers' own Dia under the same Trainer")
+    training.add_argument("--training", action="store_true", help="measure training (dia-hf[train])")
+    training.add_argument("--clip-seconds", nargs=2, type=positive, metavar="S", help="the least and the most (1 10)")
+    training.add_argument("--steps", type=count, metavar="N", help="optimiser steps of a turn (8)")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    import torch
+    from transformers.utils import logging
+
+    from ..bench import make_config, make_model, make_processor
+    from ..speech import Dia
+    from ..speech.dia import resolve_device
+
+    of_speed = {name: getattr(args, name) for name in ("dtype", "quantize", "codec", "plot")}
+    given = [f"--{name}" for name, value in of_speed.items() if value is not None]
+    if args.parity and given:
+        raise ValueError(f"{' and '.join(given)} belong to speed; --parity names what is compared with float32.")
+    of_training = [name for name, value in (("--clip-seconds", args.clip_seconds), ("--steps", args.steps)) if value]
+    if of_training and not args.training:
+        raise ValueError(f"{' and '.join(of_training)} belong to --training.")
+    if args.clip_seconds and args.clip_seconds[0] > args.clip_seconds[1]:
+        raise ValueError(f"--clip-seconds {args.clip_seconds[0]} {args.clip_seconds[1]}: give the least first.")
+    if args.training and (args.parity or args.quantize or args.plot or args.dtype == "float16"):
+        raise ValueError("--training stands by itself; of --dtype it takes float32, or bfloat16 for autocast.")
+    if args.text and not args.parity:
+        raise ValueError("--text is for --parity; speed depends on the length alone: --text-bytes.")
+    if args.model and args.codec:
+        raise ValueError("--codec is for random models; a checkpoint brings its own.")
+    logging.disable_progress_bar()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    for option, path in (("--output", args.output), ("--plot", args.plot)):
+        if path is not None:
+            check_writable(option, Path(path))
+    device = resolve_device(args.device)
+
+    def make(dtype: str | None) -> tuple[Any, Any]:
+        _say_progress(f"loading {args.model}" if args.model else f"random weights, size {args.size}")
+        if args.model:
+            dia = Dia.from_pretrained(args.model, compute_dtype=dtype, device=device)
+            return dia.model, dia.processor
+        config = make_config(args.size)
+        codec = args.codec or ("full" if args.size == "full" and not args.parity else "miniature")
+        processor = make_processor(config, codec, device)
+        return make_model(config, device, getattr(torch, dtype or "float32")), processor
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # or each greedy call is told that `top_k`, the guidance's filter, is for sampling
+    try:
+        (_bench_parity if args.parity else _bench_training if args.training else _bench_speed)(args, make)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
+    from ..bench import make_contenders, measure_speed, random_inputs, report
+
+    model, processor = make(args.dtype or ("bfloat16" if args.quantize else None))
+    contenders = make_contenders(model, args.quantize, args.against, args.compile)
+    inputs = random_inputs(model.config, args.batch_size, args.text_bytes, model.device)
+    result = measure_speed(contenders, inputs, processor, args.frames, not args.greedy, args.repeats, say=_say_progress)
+    result.settings.update(size=args.model or args.size, quantize=args.quantize)
+    print(report.speed_table(result))
+    if args.output is not None:
+        report.write_json(args.output, report.environment(model.device), speed=result)
+    if args.plot is not None:
+        report.plot_steps(args.plot, result)
+
+
+def _bench_training(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
+    from ..bench import report
+    from ..bench.training import make_training_contenders, measure_training, random_clips
+
+    model, processor = make("float32")
+    rate = processor.codec.frame_rate
+    least, most = (round(seconds * rate) for seconds in args.clip_seconds or (1, 10))
+    frames_per_row = most + 1 + max(model.config.delay_pattern)
+    contenders = make_training_contenders(model, processor, frames_per_row, against=args.against)
+    result = measure_training(
+        contenders,
+        random_clips(processor, 8 * args.batch_size, (least, most)),
+        rate,
+        args.batch_size,
+        args.steps or 8,
+        args.repeats,
+        {"bf16": True} if args.dtype == "bfloat16" else {},
+        _say_progress,
+    )
+    result.settings.update(size=args.model or args.size)
+    print(report.training_table(result))
+    if args.output is not None:
+        report.write_json(args.output, report.environment(model.device), training=result)
+
+
+def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
+    from ..bench import compare, random_inputs, record_reference, reduce_precision, report
+
+    model, processor = make("float32")
+    device = model.device
+    random = random_inputs(model.config, args.batch_size, args.text_bytes)
+    inputs = dict(processor(args.text)) if args.text else random
+    _say_progress("float32")
+    reference = record_reference(model, inputs, args.frames, args.sample)
+    reports = {}
+    for number, scheme in enumerate(args.parity):
+        # One model at a time: at full size two do not fit everywhere. The first scheme takes over the reference's.
+        model = reduce_precision(model if number == 0 else make("float32")[0], scheme)
+        _say_progress(scheme)
+        reports[scheme] = compare(reference, model, inputs)
+        model = None
+    print(report.parity_table(reports))
+    if args.output is not None:
+        report.write_json(args.output, report.environment(device), parity=reports)
+
+
+def _say_progress(line: str) -> None:
+    print(f"dia-hf bench: {line}", file=sys.stderr, flush=True)

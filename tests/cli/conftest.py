@@ -1,0 +1,11 @@
+"""What tests of several verbs share."""
+
+import pytest
+
+from dia_hf.speech.voices import VoiceLibrary
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "voices"))
+    return VoiceLibrary()

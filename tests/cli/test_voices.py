@@ -1,0 +1,55 @@
+"""`dia-hf voices`, as people run it."""
+
+import pytest
+import soundfile as sf
+
+from cli.command import FAST, run
+
+
+def test_voices_come_and_go(library, tmp_path, tone, capsys):
+    """A voice that was added could not be used, listed or removed by its name."""
+    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
+    assert run("voices", "list") == 0
+    assert "no voices" in capsys.readouterr().out
+    add = ["voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript"]
+    assert run(*add, "These are my words.") == 0
+    assert "anna: 3.5 s" in capsys.readouterr().out
+    assert run(*add, "Other words.") == 2
+    assert "--force" in capsys.readouterr().err
+    assert library.get("anna").transcript == "These are my words."
+    assert run(*add, "Other words.", "--force") == 0
+    assert run("voices", "list") == 0
+    assert "anna: 3.5 s, Other words." in capsys.readouterr().out
+    assert run("voices", "remove", "anna") == 0
+    assert run("voices", "remove", "anna") == 2
+    assert "anna" in capsys.readouterr().err
+
+
+def test_short_recordings_are_warned_of(library, tmp_path, tone, capsys):
+    """A prompt of a second turns into noise, and nobody says why."""
+    sf.write(tmp_path / "anna.wav", tone(1.0, 16000), 16000)
+    assert run("voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript", "Words.") == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("dia-hf: warning: the recording has 1.0 s")
+
+
+@pytest.mark.parametrize("missing", ["transcript", "words"])
+def test_a_voice_needs_a_transcript(library, tmp_path, tone, capsys, missing):
+    """A clone without a transcript gibbers."""
+    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
+    transcript = [] if missing == "transcript" else ["--transcript", " "]
+    assert run("voices", "add", "anna", str(tmp_path / "anna.wav"), *transcript) == 2
+    assert "transcript" in capsys.readouterr().err
+    assert list(library) == []
+
+
+def test_transcribe(library, tmp_path, tone, capsys, monkeypatch):
+    """The recogniser's words did not reach the voice."""
+    sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
+    monkeypatch.setattr("dia_hf.speech.voices.transcribe", lambda audio, model: f"What {model} hears.")
+    recording = str(tmp_path / "anna.wav")
+    assert run("voices", "add", "anna", recording, "--transcribe", "someone/ears") == 0
+    assert library.get("anna").transcript == "What someone/ears hears."
+    options = ["--audio-prompt", recording, "--transcribe", "someone/ears", *FAST]
+    assert run("generate", "[S2] Hi.", "-o", str(tmp_path / "a.wav"), *options) == 0
+    assert "What someone/ears hears." in capsys.readouterr().err
