@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from dia_hf.codec import Codec
 from dia_hf.sound import measure_loudness
 from dia_hf.tokenization_dia import DiaTokenizer
-from dia_hf.training.prepare import PrepareSettings, _Texts, load_prepared, prepare_dataset
+from dia_hf.training import PrepareSettings, load_prepared, prepare_dataset
 from dia_hf.training.source import RowError
+from dia_hf.training.texts import Texts
 
 RATE = 44100
 TEXT = "This is what is said."
@@ -295,7 +296,7 @@ def test_a_damaged_cache_is_repaired(processor, make_source, tmp_path, num_encod
 
 def test_goes_on_after_it_was_stopped(processor, make_source, tmp_path, monkeypatch, num_encoded):
     """Control-C in the middle: what is encoded is kept, the folder is not taken for complete, nothing is lost."""
-    monkeypatch.setattr("dia_hf.training.prepare._CLIPS_PER_JOB", 2)
+    monkeypatch.setattr("dia_hf.training.encoding._CLIPS_PER_JOB", 2)
     source, dest = make_source(*[TEXT] * 5), tmp_path / "x"
     with monkeypatch.context() as patch:
         encode = Codec.encode
@@ -327,7 +328,7 @@ def test_a_run_that_fails_leaves_the_old_dataset(processor, make_source, tmp_pat
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dia_hf.training.prepare._Cache.read_codes", fail)
+        patch.setattr("dia_hf.training.encoding.Cache.read_codes", fail)
         with pytest.raises(OSError, match="full"):
             prepare_dataset(source, dest, processor)
     assert len(load_prepared(dest)[0]) == 1
@@ -339,7 +340,7 @@ def test_a_run_that_fails_leaves_the_old_dataset(processor, make_source, tmp_pat
 @pytest.mark.slow
 def test_processes_change_nothing(processor, make_source, tmp_path, monkeypatch):
     """Results that come back in the order in which they are done shuffle texts and codes."""
-    monkeypatch.setattr("dia_hf.training.prepare._CLIPS_PER_JOB", 2)
+    monkeypatch.setattr("dia_hf.training.encoding._CLIPS_PER_JOB", 2)
     source = make_source(*[TEXT] * 4, "", *[TEXT] * 4, "7")
     (source / "03.wav").write_bytes(b"")
     one = prepare_dataset(source, tmp_path / "one", processor)
@@ -448,7 +449,7 @@ def test_arguments_that_cannot_be_right(processor, tmp_path):
 )
 def test_texts(processor, text, expected):
     """The same words are the same bytes, however somebody's editor wrote them."""
-    texts = _Texts(processor.tokenizer, PrepareSettings(extra_tags=["[x]"]))
+    texts = Texts(processor.tokenizer, PrepareSettings(extra_tags=["[x]"]))
     assert texts.make(text, None, None) == expected
 
 
@@ -459,7 +460,7 @@ def test_texts(processor, text, expected):
 )
 def test_texts_fit_the_tokenizer(processor, text, language, speaker):
     """Whatever passes is read by the tokenizer, begins with a tag, and does not change when it is prepared again."""
-    texts = _Texts(processor.tokenizer, PrepareSettings(extra_tags=["[x]"]))
+    texts = Texts(processor.tokenizer, PrepareSettings(extra_tags=["[x]"]))
     try:
         made = texts.make(text, speaker, language)
     except RowError:

@@ -67,7 +67,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
     from ..processing_dia import DiaProcessor
     from ..speech.dia import resolve_device
-    from ..training.prepare import PrepareSettings, prepare_dataset
+    from ..training import PrepareSettings, prepare_dataset
     from ..training.source import import_datasets
 
     speaker_tags = {}

@@ -1,6 +1,7 @@
 """From recordings and their transcripts to a model that speaks like them.
 
-`source.py` reads rows of any source, `prepare.py` makes text and codes of them, `report.py` says what became of each.
+`source.py` reads rows of any source, `texts.py` and `encoding.py` make text and codes of them as `settings.py` says,
+`report.py` says what became of each, and `prepare.py` puts these together.
 `collator.py` makes batches (`voice_prompts.py` joins clips of one speaker before that), `trainer.py` trains on them and
 `speak.py` lets the model be heard meanwhile. `recipe.py` says how a run goes, `lora.py` attaches and merges adapters,
 `finetune.py` puts all of it together. Needs `pip install dia-hf[train]`.
@@ -9,8 +10,9 @@
 from .collator import DiaDataCollator
 from .finetune import finetune
 from .lora import LORA_TARGET_MODULES, attach_lora, merge_adapter
-from .prepare import PrepareSettings, load_prepared, prepare_dataset
+from .prepare import load_prepared, prepare_dataset
 from .recipe import Recipe
+from .settings import PrepareSettings
 from .speak import SpeakCallback
 from .trainer import DiaTrainer
 from .voice_prompts import add_voice_prompts
