@@ -329,8 +329,30 @@ def test_evaluation_speech_and_an_early_end(tmp_path, data):
         Path(tmp_path, "run", "checkpoints", f"checkpoint-{metrics['step']}", "trainer_state.json").read_text()
     )
     assert state["best_global_step"] == metrics["step"] - 2
+    assert metrics["eval_loss"] == state["best_metric"], "that of the weights that are kept, not the last one"
     best = weights(state["best_model_checkpoint"])
     assert all(torch.equal(weight, best[name]) for name, weight in weights(tmp_path / "run").items())
+
+
+def test_the_table_in_a_notebook_leaves_the_channels_out(tmp_path, data, monkeypatch):
+    """Eighteen columns of channels push the loss off the screen."""
+    shown = []
+
+    class NotebookProgressCallback(transformers.TrainerCallback):
+        def on_log(self, *args, logs=None, **kwargs):
+            shown.append(logs)
+
+        def on_evaluate(self, *args, metrics=None, **kwargs):
+            metrics.pop("eval_loss")  # as the real one does
+            shown.append(metrics)
+
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
+    training = {"max_steps": 1, "disable_tqdm": False, "eval_strategy": "steps", "eval_steps": 1}
+    metrics = finetune(quick_recipe(data, tmp_path / "run", training, eval_fraction=0.3))
+    assert any("loss" in logs for logs in shown)
+    assert any("eval_runtime" in logs for logs in shown)
+    assert not any("_channel_" in name for logs in shown for name in logs)
+    assert "eval_loss" in metrics
 
 
 def test_nothing_to_evaluate_with(tmp_path, data):

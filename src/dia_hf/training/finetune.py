@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DacModel, TrainingArguments, set_seed
+from transformers import DacModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..configuration_dia import DiaConfig
@@ -82,7 +82,8 @@ def finetune(
             `training.disable_tqdm` leaves the screen empty.
 
     Returns:
-        `dict`: Metrics of the training (`train_loss`, `train_runtime`, …), and of the last evaluation.
+        `dict`: Metrics of the training (`train_loss`, `train_runtime`, …), and of the evaluation of the weights that
+            are kept: the best with early stopping, else the last.
 
     Raises:
         ValueError: If the recipe is incomplete, the data do not fit the model or are not prepared, there is nothing to
@@ -133,8 +134,14 @@ def finetune(
         _give_up(trainer, recipe, error)
         raise
     _save(trainer, processor, recipe)
+    return {**_evaluation_of_result(trainer), **result.metrics, "step": trainer.state.global_step}
+
+
+def _evaluation_of_result(trainer: DiaTrainer) -> dict[str, Any]:
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    return {**(evaluations[-1] if evaluations else {}), **result.metrics, "step": trainer.state.global_step}
+    if trainer.args.load_best_model_at_end:
+        evaluations = [entry for entry in evaluations if entry["step"] == trainer.state.best_global_step]
+    return evaluations[-1] if evaluations else {}
 
 
 def _open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
@@ -311,6 +318,7 @@ def _make_arguments(recipe: Recipe, has_evaluation: bool) -> TrainingArguments:
     if str(training.get("metric_for_best_model", "")).endswith("_wer"):
         training.setdefault("greater_is_better", False)
     training.setdefault("prediction_loss_only", True)
+    training.setdefault("dataloader_pin_memory", not training["use_cpu"])
     training.setdefault("ddp_find_unused_parameters", False)
     # TensorBoard's callback is told the folder, which `Trainer` would choose.
     training["report_to"] = [name for name in _reporters(recipe) if name != "tensorboard"] or "none"
@@ -424,10 +432,27 @@ class _BriefPrinter(PrinterCallback):
         super().on_log(*args, logs=_brief(logs), **kwargs)
 
 
+def _brief_notebook(table: type[TrainerCallback]) -> type[TrainerCallback]:
+    """Make the same of the table that `Trainer` shows in a notebook, which can be imported there only."""
+
+    class BriefNotebook(table):
+        def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+            super().on_log(*args, logs=_brief(logs), **kwargs)
+
+        def on_evaluate(self, *args: Any, metrics: dict[str, Any] | None = None, **kwargs: Any) -> None:
+            super().on_evaluate(*args, metrics=_brief(metrics), **kwargs)
+
+    return BriefNotebook
+
+
 def _print_less(trainer: DiaTrainer, is_quiet: bool) -> None:
     """Replace what `Trainer` prints with; without a progress bar and a listener, by nothing."""
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_BriefProgress)
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ == "NotebookProgressCallback":
+            trainer.remove_callback(callback)
+            trainer.add_callback(_brief_notebook(type(callback)))
     if trainer.pop_callback(PrinterCallback) is not None and not is_quiet:
         trainer.add_callback(_BriefPrinter)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,14 @@ def _import_peft() -> Any:
     except ImportError as error:
         raise ImportError('LoRA needs PEFT: pip install "dia-hf[train]"') from error
     return peft
+
+
+@contextmanager
+def _without_warnings_of_names() -> Iterator[None]:
+    """Not tell people that PEFT asks transformers by an old name: there is nothing that they could change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def attach_lora(model: DiaForConditionalGeneration, settings: Mapping[str, Any] | None = None) -> PeftModel:
@@ -75,7 +85,8 @@ def attach_lora(model: DiaForConditionalGeneration, settings: Mapping[str, Any] 
         use_rslora=settings.get("rslora", False),
         use_dora=settings.get("dora", False),
     )
-    return peft.get_peft_model(model, config)
+    with _without_warnings_of_names():
+        return peft.get_peft_model(model, config)
 
 
 def merge_adapter(
@@ -121,7 +132,8 @@ def merge_adapter(
     if isinstance(model, (str, os.PathLike)):
         model = Dia.from_pretrained(model, compute_dtype=torch.float32, device="cpu", load_dac=False).model
     try:
-        wrapped = peft.PeftModel.from_pretrained(model.float(), os.fspath(adapter))
+        with _without_warnings_of_names():
+            wrapped = peft.PeftModel.from_pretrained(model.float(), os.fspath(adapter))
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the adapter {os.fspath(adapter)!r} does not fit the model: {error}") from error
     return wrapped.merge_and_unload(safe_merge=True)

@@ -359,7 +359,7 @@ def plot_report(path: Path, report: PrepareReport) -> None:
     spread = {name: values[np.isfinite(values)] for name, values in spread.items() if np.isfinite(values).any()}
     figure = Figure(figsize=(4 * len(spread), 3), layout="constrained")
     for axes, (name, values) in zip(figure.subplots(1, len(spread), squeeze=False)[0], spread.items(), strict=True):
-        axes.hist(values, bins=min(50, max(10, len(values) // 5)), color="tab:blue")
+        axes.hist(values, bins=min(50, max(10, len(values) // 5)), color="tab:blue", edgecolor="white")
         axes.axvline(float(np.median(values)), color="tab:red", linewidth=1)
         axes.set_xlabel(_MEASURES[name].title)
         axes.set_ylabel("clips")
