@@ -55,23 +55,50 @@ def test_slices_change_nothing(slice_size, weights):
 
 
 @pytest.mark.parametrize("slice_size", [None, 3])
-def test_logits_of_all_positions_are_never_in_memory(slice_size, monkeypatch):
-    """Slices that autograd keeps until the backward pass save nothing."""
+def test_slices_keep_no_logits(slice_size):
+    """Slices whose logits autograd keeps, one by one, fill memory as all of them at once do."""
     model = tiny.random_model(tiny.random_config(4))
     model.loss_slice_size = slice_size
-    batch = tiny.random_batch(model.config)
-    width = model.num_channels * model.vocab_size
     kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.shape) or one, lambda one: one):
+        model(**tiny.random_batch(model.config))
+    assert any(shape[-1:] == (model.vocab_size,) for shape in kept) == (slice_size is None)
 
-    def keep(tensor):
-        if tensor.numel() % width == 0:
-            kept.append(tensor.numel() // width)
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_of_half_precision_is_float32(dtype):
+    """Added up in bfloat16, the losses of a few hundred labels are right to two digits only."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 3, 50, generator=generator).to(dtype)
+    labels = torch.randint(0, 50, (400, 3), generator=generator)
+    losses = channel_sums(logits, labels).losses
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, channel_sums(logits.float(), labels).losses)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "slice_size", "message"),
+    [
+        ({"logits_to_keep": 1}, None, "`logits_to_keep` is 1, but a loss"),
+        ({"logits_to_keep": 2}, 3, "`logits_to_keep` is 2, but a loss"),
+        ({}, 0, "`loss_slice_size` is 0; give 1 or more"),
+        ({}, -2, "`loss_slice_size` is -2; give 1 or more"),
+        (
+            {"labels": torch.zeros(3, 2, 12).long()},
+            None,
+            r"\[3, 2, 12\]; .*\[3, 12, 2\] give \[3, 12, 2\] or \[6, 12\]",
+        ),
+        ({"labels": torch.zeros(3, 11, 2).long()}, 3, r"`labels` has the shape \[3, 11, 2\]"),
+        ({"labels": torch.zeros(72).long()}, None, r"`labels` has the shape \[72\]"),
+    ],
+)
+def test_what_has_no_loss(arguments, slice_size, message):
+    """Errors of torch's, deep in a product or a loss, do not say which argument is to be changed."""
+    model = tiny.random_model(tiny.random_config(4))
+    model.loss_slice_size = slice_size
+    batch = tiny.random_batch(model.config) | arguments
+    with pytest.raises(ValueError, match=message):
         model(**batch)
-    num_positions = batch["decoder_input_ids"].shape[:2].numel()
-    assert (num_positions in kept) == (slice_size is None)
 
 
 @given(

@@ -1,9 +1,11 @@
 """The network against transformers' own, in the same process and on what transformers 4.53 computed."""
 
 import copy
+import logging
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import StaticCache
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -172,6 +174,16 @@ def test_gradient_checkpointing_changes_nothing(use_reentrant):
         torch.testing.assert_close(parameter.grad, expected[name], msg=name)
 
 
+def test_gradient_checkpointing_says_nothing_of_a_cache(monkeypatch, caplog):
+    """The configuration's `use_cache` is of `generate`; a warning that nobody can heed was written at each training."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    transformers.utils.logging.warning_once.cache_clear()
+    model = tiny.random_model(tiny.random_config(3)).train()
+    model.gradient_checkpointing_enable()
+    model(**tiny.random_batch(model.config)).loss.backward()
+    assert model.config.decoder_config.use_cache and "cach" not in caplog.text.lower()
+
+
 def test_peft_attaches_with_gradient_checkpointing():
     """transformers' own Dia raises in `get_input_embeddings`, so LoRA with checkpointing does not attach."""
     peft = pytest.importorskip("peft")
@@ -300,7 +312,8 @@ def test_packing_is_refused_where_clips_would_mix(model):
             model(**{key: value for key, value in together.items() if key != name})
     with pytest.raises(ValueError, match="together with a cache"):
         model(**together, use_cache=True)
-    other = copy.deepcopy(model)
-    other.model.decoder.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="'flash_attention_2' cannot keep packed clips apart"):
-        other(**together)
+    for part in ("encoder", "decoder"):
+        other = copy.deepcopy(model)
+        getattr(other.model, part).config._attn_implementation = "flash_attention_2"
+        with pytest.raises(ValueError, match="'flash_attention_2' cannot keep packed clips apart"):
+            other(**together)

@@ -685,7 +685,8 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
                 position, -100 where none counts; 0 is a code like any other. The loss is the mean cross-entropy over
                 all that count, in all channels, each channel times its `config.channel_loss_weights`, whose mean is
                 taken for 1.
-            logits_to_keep (`int`, defaults to 0): Compute logits of this many last positions only; 0 means all.
+            logits_to_keep (`int`, defaults to 0): Compute logits of this many last positions only; 0 means all, which
+                labels need.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*): What to divide the sum of the losses by instead
                 of the number of labels that count here: that of all batches whose gradients are added up, which
                 `Trainer` passes.
@@ -698,10 +699,11 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             the channels' parts, and no logits where `loss_slice_size` is set.
 
         Raises:
-            ValueError: If labels come without `decoder_input_ids`; and as `DiaModel.forward` does.
+            ValueError: If labels come without `decoder_input_ids`, do not fit them, or come together with
+                `logits_to_keep`; if `loss_slice_size` is below 1; and as `DiaModel.forward` does.
         """
-        if labels is not None and decoder_input_ids is None:
-            raise ValueError("`labels` need `decoder_input_ids`; `DiaProcessor(..., output_labels=True)` makes both.")
+        if labels is not None:
+            self._check_labels(labels, decoder_input_ids, logits_to_keep)
         outputs: Seq2SeqModelOutput = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -738,6 +740,24 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             encoder_hidden_states=outputs.encoder_hidden_states,
             encoder_attentions=outputs.encoder_attentions,
         )
+
+    def _check_labels(self, labels: torch.Tensor, codes: torch.Tensor | None, logits_to_keep: int) -> None:
+        if codes is None:
+            raise ValueError("`labels` need `decoder_input_ids`; `DiaProcessor(..., output_labels=True)` makes both.")
+        if logits_to_keep:
+            raise ValueError(
+                f"`logits_to_keep` is {logits_to_keep}, but a loss takes the logits of all positions; leave out "
+                "`logits_to_keep` or `labels`."
+            )
+        if self.loss_slice_size is not None and self.loss_slice_size < 1:
+            raise ValueError(f"`loss_slice_size` is {self.loss_slice_size}; give 1 or more, or None for no slices.")
+        batch_size = len(codes) if codes.ndim == 3 else len(codes) // self.num_channels
+        shapes = [[batch_size, codes.shape[1], self.num_channels], [batch_size * self.num_channels, codes.shape[1]]]
+        if list(labels.shape) not in shapes:
+            raise ValueError(
+                f"`labels` has the shape {list(labels.shape)}; beside `decoder_input_ids` of {list(codes.shape)} give "
+                f"{shapes[0]} or {shapes[1]}."
+            )
 
     def _head(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map states `[..., H]` to logits `[..., C, V]`."""

@@ -61,10 +61,11 @@ def test_resuming_gives_the_same_weights(tmp_path, data, capsys, monkeypatch):
     assert run(data, tmp_path / "run", "--resume", "--set", "seed=1") == 2
     assert "`seed` 0, but is to be resumed with 1" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
-    assert run("data", "run", "--resume") == 0
+    assert run("data", "run", *full, "--resume") == 0, "the same command and --resume"
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert run(data, tmp_path / "run", *full, "--resume") == 0, "the same command and --resume"
+    assert run(data, tmp_path / "run", "--resume") == 2
+    assert "is finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["lora", "full", "scratch", "ddp", "fsdp2"])

@@ -15,11 +15,12 @@ import transformers
 from packaging.version import Version
 from safetensors.torch import load_file
 
-from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf import MINIATURE, Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.assets import __file__ as assets
 from dia_hf.training.finetune import finetune
 from dia_hf.training.lora import merge_adapter
 from dia_hf.training.recipe import Recipe
+from dia_hf.training.run_folder import newest_checkpoint
 from dia_hf.training.trainer import DiaTrainer
 from training.clips import quick_recipe, write_prepared
 
@@ -155,7 +156,7 @@ def test_a_checkpoint_that_was_being_written(tmp_path, data, stop_at):
     stop_at(None)
     checkpoints = tmp_path / "run" / "checkpoints"
     (checkpoints / "checkpoint-4" / "trainer_state.json").unlink()
-    assert room._newest_checkpoint(checkpoints) == str(checkpoints / "checkpoint-2")
+    assert newest_checkpoint(checkpoints) == str(checkpoints / "checkpoint-2")
     finetune(recipe, resume=True)
     finetune(quick_recipe(data, tmp_path / "whole"))
     assert_equal_weights(tmp_path / "whole", tmp_path / "run")
@@ -183,9 +184,143 @@ def test_a_chosen_checkpoint(tmp_path, data):
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(FileNotFoundError, match="no checkpoint of a run"):
         finetune(recipe, resume=tmp_path)
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.raises(ValueError, match="is finished and has no checkpoints"):
+    with pytest.raises(ValueError, match="is finished"):
         finetune(recipe, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("training", "match"),
+    [
+        ({"learning_rate": 1e9, "max_steps": 4}, "the loss of step 2 is nan: the training has diverged"),
+        ({"dataloader_drop_last": True, "per_device_train_batch_size": 50}, "no step was taken"),
+        ({"fp16": True}, "needs a GPU"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "no"},
+            "must be `training.eval_str",
+        ),
+        (
+            {
+                "load_best_model_at_end": True,
+                "eval_strategy": "steps",
+                "save_strategy": "steps",
+                "eval_steps": 3,
+                "save_steps": 5,
+            },
+            "a multiple of",
+        ),
+    ],
+)
+def test_a_run_that_comes_to_nothing_is_an_error(tmp_path, data, training, match):
+    """Weights that are NaN, or the very ones that it began with, looked like a result with a loss of 0."""
+    recipe = quick_recipe(data, tmp_path / "run", {"save_strategy": "no", **training}, eval_fraction=0.3)
+    with pytest.raises(ValueError, match=match):
+        finetune(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_break_in_the_last_step_are_not_saved(tmp_path, data, monkeypatch):
+    """Nothing is logged after the last step: what it broke was saved."""
+    original = DiaTrainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        loss = original(self, *args, **kwargs)
+        if self.state.global_step == 1:
+            for weight in self.model.parameters():
+                weight.grad.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(DiaTrainer, "training_step", training_step)
+    with pytest.raises(ValueError, match="diverged in its last steps"):
+        finetune(quick_recipe(data, tmp_path / "run", {"max_steps": 2, "save_strategy": "no"}))
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_resumed_run_keeps_its_data(tmp_path, stop_at):
+    """Prepared anew between two halves of a run, other clips went on in its place without a word."""
+    recipe = quick_recipe(write_prepared(tmp_path / "data"), tmp_path / "run")
+    stop_at(3)
+    with pytest.raises(StoppedError):
+        finetune(recipe)
+    stop_at(None)
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    write_prepared(tmp_path / "data", num_clips=5)
+    with pytest.raises(ValueError, match=r"began with \d+ clips for training; now there are 5"):
+        finetune(recipe, resume=True)
+    recipe.data = [str(tmp_path / "moved")]
+    finetune(recipe, resume=True)
+
+
+def test_one_run_at_a_time(tmp_path, data, stop_at):
+    """Two commands at once trained into one folder, each over the other's checkpoints."""
+    recipe = quick_recipe(data, tmp_path / "run")
+    stop_at(3)
+    with pytest.raises(StoppedError):
+        finetune(recipe)
+    assert not (tmp_path / "run" / ".lock").exists()
+    with open(tmp_path / "run" / ".lock", "w") as lock:
+        pytest.importorskip("fcntl").flock(lock, 2)
+        with pytest.raises(ValueError, match="another process is training"):
+            finetune(recipe, resume=True)
+
+
+@pytest.mark.parametrize("where", ["data", "eval_data"])
+def test_a_folder_given_twice(tmp_path, data, where):
+    """Early stopping that watches the clips that are learnt never stops."""
+    recipe = quick_recipe(data, tmp_path / "run")
+    setattr(recipe, where, [*getattr(recipe, where), f"{data}/../data"])
+    with pytest.raises(ValueError, match="given twice"):
+        finetune(recipe)
+
+
+def test_no_such_model(tmp_path, data):
+    """The first line of the error was about a codec."""
+    with pytest.raises(OSError, match="there is no model 'anne'"):
+        finetune(quick_recipe(data, tmp_path / "run", model="anne"))
+
+
+def test_a_result_that_cannot_be_written(tmp_path, data, monkeypatch):
+    """A full disk at the very end left a traceback, and no word of the checkpoints that are kept."""
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(DiaProcessor, "save_pretrained", full)
+    with pytest.raises(OSError, match=r"could not be written.*No space left.*kept: --resume"):
+        finetune(quick_recipe(data, tmp_path / "run"))
+    monkeypatch.undo()
+    finetune(quick_recipe(data, tmp_path / "run"), resume=True)
+
+
+def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):
+    """By name, checkpoint-9 is newer than checkpoint-10."""
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert newest_checkpoint(tmp_path).endswith("checkpoint-10")
+
+
+def test_the_best_model_makes_the_fewest_word_errors(tmp_path, data):
+    """More errors were taken for better; a resumed run had all its patience again."""
+    training = {"metric_for_best_model": "eval_speech_wer", "eval_strategy": "steps", "eval_steps": 2}
+    recipe = quick_recipe(data, tmp_path / "run", training, early_stopping_patience=2)
+    arguments = room._make_arguments(recipe, has_evaluation=True)
+    assert arguments.greater_is_better is False
+    assert arguments.restore_callback_states_from_checkpoint
+
+
+@pytest.mark.parametrize(("lora", "dtype"), [(None, torch.float32), ({"r": 2}, torch.bfloat16)])
+def test_bf16_computes_and_does_not_store(tmp_path, data, lora, dtype):
+    """Weights in bfloat16 round small steps away: only frozen ones may be."""
+    recipe = quick_recipe(data, tmp_path / "run", {"bf16": True}, lora=lora)
+    arguments = room._make_arguments(recipe, has_evaluation=False)
+    assert room._load_model(recipe, room._load_processor(recipe), arguments).dtype == dtype
+
+
+def test_weights_of_the_channels_come_with_the_adapter(tmp_path, data):
+    """The merged checkpoint forgot how its loss was weighed, and went on otherwise."""
+    weights_of_channels = [4.0] + [1.0] * 8
+    finetune(quick_recipe(data, tmp_path / "run", lora={"r": 2}, channel_loss_weights=weights_of_channels))
+    assert DiaConfig.from_pretrained(tmp_path / "run").channel_loss_weights == weights_of_channels
 
 
 def test_a_resumed_run_keeps_its_recipe(tmp_path, data, stop_at):

@@ -37,6 +37,21 @@ def logits_of(model, batch):
     return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (None, (32, 32, 0.0, False, False)),
+        ({"r": 4, "alpha": 8, "dropout": 0.1, "rslora": True}, (4, 8, 0.1, True, False)),
+        ({"alpha": 16, "dora": True}, (32, 16, 0.0, False, True)),
+    ],
+)
+def test_settings_reach_peft(settings, expected):
+    """A setting that is passed over, or given under another's name, trains what nobody asked for without a word."""
+    config = make(settings=settings)[0].peft_config["default"]
+    given = (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora, config.use_dora)
+    assert given == expected
+
+
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_only_adapters_change(settings):
     """A base weight that moves makes the adapter useless beside the published weights."""
@@ -143,6 +158,22 @@ def test_from_an_adapter_alone_to_a_checkpoint(tmp_path):
         if not torch.equal(weight, dia.model.get_parameter(name))
     ]
     assert len(changed) == 6 * 2 + 10 * 2
+
+
+def test_a_model_in_half_precision_is_merged_in_float32(tmp_path):
+    """A small adapter is lost in the rounding of the weights that it is added to."""
+    model, _ = make(settings={"r": 2})
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".lora_B" in name:
+                weight.fill_(1e-5)
+    model.save_pretrained(tmp_path)
+    base = random_model(model.config, 0, scale=0.1).bfloat16()
+    before = {name: weight.float() for name, weight in base.named_parameters()}
+    merged = merge_adapter(base, tmp_path)
+    assert merged.dtype == torch.float32
+    for name, weight in merged.named_parameters():
+        assert torch.equal(weight, before[name]) != name.endswith("_proj.weight"), name
 
 
 def test_what_is_no_adapter(tmp_path):

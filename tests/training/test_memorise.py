@@ -30,7 +30,8 @@ def data(tmp_path_factory):
             wave = sum(np.sin(k * phase) / k for k in range(1, 6))
             write_audio(folder / "clips" / f"{word}.wav", (0.2 * wave).astype(np.float32), 44100)
             table.writerow([f"{word}.wav", f"This is {word}."])
-    assert cli.main(["prepare", str(folder / "clips"), str(folder / "data"), "--no-loudness"]) == 0
+    limits = ["--min-seconds", "0.2", "--characters-per-second", "3", "80"]
+    assert cli.main(["prepare", str(folder / "clips"), str(folder / "data"), "--no-loudness", *limits]) == 0
     return folder / "data"
 
 

@@ -218,6 +218,27 @@ def test_bad_rows_are_rejected(bad_run, name):
     assert BAD[name][1] in notice.reason
 
 
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_an_id_of_a_rejected_row(processor, tone, tmp_path, num_proc):
+    """Who looks for the clip that has the id finds that there is none, and not why."""
+    short, long = (sound(tone(seconds, RATE)) for seconds in (0.2, 1.2))
+    rows = [
+        (short, "x", TEXT),
+        (long, "x", TEXT),
+        (long, "y", TEXT),
+        (long, "y", TEXT),
+        (long, "z", ""),
+        (long, "z", TEXT),
+    ]
+    clips = [{"audio": audio, "id": name, "text": text} for audio, name, text in rows]
+    report = prepare_dataset(clips, tmp_path / "prepared", processor, num_proc=num_proc)
+    assert [(notice.row, notice.reason) for notice in report.rejected if notice.code == "duplicate_id"] == [
+        (2, "the id 'x' is that of row 1, too, which was rejected."),
+        (4, "the id 'y' is that of row 3, too."),
+    ]
+    assert [(clip.id, clip.row) for clip in report.clips] == [("y", 3), ("z", 6)]
+
+
 def test_the_rest_goes_on(bad_run):
     """What is only doubtful is kept and told."""
     places, report, dest = bad_run

@@ -103,6 +103,11 @@ def test_a_change_makes_another_recipe():
         ("training", 3, "`training` is 3; it must be a table of keys"),
         ("seed.first", 1, "has no keys"),
         ("seed", "[1", "is no YAML"),
+        ("speak.sentences", "[S1] Hello.", 'a text that begins with a bracket is quoted: "'),
+        ("learning_rate", 1e-4, "did you mean 'training.learning_rate'"),
+        ("training.optim", "adamw_torch_8bits", "did you mean 'adamw_torch_8bit'"),
+        ("training.max_steps", 0, "at least 1, or -1"),
+        ("training.num_train_epochs", 0, "must be above 0"),
         ("speak", "{asr: a}", "has no `sentences`"),
     ],
 )

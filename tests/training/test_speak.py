@@ -167,6 +167,38 @@ def test_the_run_is_left_as_it_was(callback, own_model):
     assert all(weight.grad is None for weight in own_model.parameters())
 
 
+def test_dropout_is_silent(processor, own_model, tmp_path):
+    """Whoever speaks in training mode is heard through the adapters' dropout."""
+    lora = LoraConfig(r=4, lora_dropout=0.9, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    model = get_peft_model(own_model, lora)
+    modes, spoken = [], {}
+    model.base_model.model.model.decoder.register_forward_pre_hook(
+        lambda *_: modes.extend(module.training for module in model.modules())
+    )
+    for is_training in (True, False):
+        model.train(is_training)
+        callback = SpeakCallback(processor, SENTENCES, tmp_path / str(is_training), max_seconds=0.2, temperature=0)
+        callback.speak(model, 1)
+        spoken[is_training] = [(callback.folder / line["file"]).read_bytes() for line in journal(callback)]
+    assert modes and not any(modes)
+    assert len(spoken[True]) == len(SENTENCES) and spoken[True] == spoken[False]
+
+
+def test_each_sentence_has_its_own_seed(processor, model, tmp_path, monkeypatch):
+    """With one seed for all, every sentence of a run has the same luck."""
+    seeds = []
+    generate = Dia.generate
+    monkeypatch.setattr(
+        Dia, "generate", lambda *args, **kwargs: seeds.append(kwargs["seed"]) or generate(*args, **kwargs)
+    )
+    for seed in (0, 7):
+        callback = SpeakCallback(processor, SENTENCES[:1] * 2, tmp_path / str(seed), max_seconds=0.2, seed=seed)
+        callback.speak(model, 1)
+        files = [(callback.folder / line["file"]).read_bytes() for line in journal(callback)]
+        assert files[0] != files[1]
+    assert seeds == [[0, 1], [7, 8]]
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_training_is_the_same_with_and_without(processor, tmp_path, bf16):
     """A run that is listened to must learn what it would have learnt unheard."""

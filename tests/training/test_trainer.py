@@ -143,10 +143,25 @@ def test_evaluation_hears_all_text_and_packs_nothing(tmp_path):
     clips = make_clips(6)
     trainer = make_trainer(tmp_path, clips, clips, dropout=1.0)
     trainer.data_collator.frames_per_row = 100
-    for _ in range(2):
-        batch = next(iter(trainer.get_eval_dataloader()))
+    for loader in (trainer.get_eval_dataloader(), trainer.get_eval_dataloader(), trainer.get_test_dataloader(clips)):
+        batch = next(iter(loader))
         assert batch["input_ids"].any(dim=1).all() and "sequence_ids" not in batch
     assert trainer.data_collator.text_dropout == 1.0 and trainer.data_collator.frames_per_row == 100
+
+
+def test_what_was_summed_before_does_not_count(tmp_path):
+    """An evaluation that broke off, or a call of one's own, was in the figures of the next."""
+    clips = make_clips(4)
+    settings = {"max_steps": 1, "learning_rate": 0.0, "train_sampling_strategy": "sequential"}
+    trainer = make_trainer(tmp_path, clips[:2], clips[:2], **settings)
+    for is_training in (True, False):
+        trainer.compute_loss(trainer.model.train(is_training), trainer.data_collator(clips[2:]))
+    expected = sums_over(tiny.random_model(CONFIG), clips[:2])[1]
+    metrics = trainer.evaluate()
+    assert [metrics[f"eval_loss_channel_{channel}"] for channel in range(CHANNELS)] == pytest.approx(expected, abs=1e-6)
+    trainer.train()
+    losses = [logged(trainer, f"loss_channel_{channel}")[0] for channel in range(CHANNELS)]
+    assert losses == pytest.approx(expected, abs=1e-5)
 
 
 def test_several_evaluation_sets(tmp_path):
@@ -341,6 +356,21 @@ def test_columns_are_the_collators(tmp_path):
 
 
 # --- several processes
+
+
+@pytest.mark.parametrize(("remainder", "num_new"), [(0, [2, 2]), (-1, [2, 2]), (1, [1, 0]), (3, [2, 1])])
+def test_clips_that_fill_up_the_last_batches(remainder, num_new):
+    """A set that fills all batches of all processes lost the labels of its last batches."""
+    state = SimpleNamespace(end_of_dataloader=True, remainder=remainder)
+    batch = {"labels": torch.ones(2, 3, 1).long(), "attention_mask": torch.ones(2, 5)}
+    kept = []
+    for rank in range(2):
+        args = SimpleNamespace(world_size=2, process_index=rank)
+        trainer = SimpleNamespace(accelerator=SimpleNamespace(gradient_state=state), args=args)
+        labels = DiaTrainer._without_repeats(trainer, batch)["labels"]
+        kept.append(int((labels != -100).all(dim=(1, 2)).sum()))
+    assert kept == num_new and (batch["labels"] == 1).all()
+
 
 SENTENCES = ["[S1] Hello there.", "[S2] Bye."]
 

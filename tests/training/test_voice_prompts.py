@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -68,6 +68,26 @@ def loop_allowed(speakers, seconds, index):
         if other != index and speakers[other] == speakers[index] is not None and seconds[other] <= 10
     ]
     return [other for other in others if seconds[other] >= 5] or others
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.sampled_from(["anna", "ben", None]), st.integers(1, 12)), min_size=1, max_size=9),
+    st.integers(-2, 2),
+)
+def test_some_clip_has_a_prompt_or_all_is_refused(clips, num_spare):
+    """Voice prompts that no two clips are short enough for were left out without a word."""
+    speakers, seconds = map(list, zip(*clips, strict=True))
+    pairs = [(prompt, clip) for clip in range(len(clips)) for prompt in loop_allowed(speakers, seconds, clip)]
+    assume(pairs)
+    shortest = min(seconds[prompt] + seconds[clip] for prompt, clip in pairs)
+    max_frames = max(shortest + num_spare, 1)
+    if shortest > max_frames:
+        message = rf"has {shortest} frames, more than `max_frames` \({max_frames}\); raise it"
+        with pytest.raises(ValueError, match=message):
+            add_voice_prompts(prepared(speakers, seconds), small_processor(), 1.0, max_frames=max_frames)
+    else:
+        add_voice_prompts(prepared(speakers, seconds), small_processor(), 1.0, max_frames=max_frames)
 
 
 @settings(max_examples=40)
@@ -168,22 +188,24 @@ def test_learning_begins_after_the_prompt():
 @pytest.mark.parametrize(
     ("tokenizer", "options", "expected"),
     [
-        ({"max_length": 26}, {}, [None, None]),  # the two texts are 13 ids each, and the space between
-        ({"max_length": 27}, {}, [1, 0]),
-        ({}, {"max_frames": 11}, [None, None]),
-        ({}, {"max_frames": 12}, [1, 0]),
+        ({"max_length": 26}, {}, [None] * 4),  # the two texts are 13 ids each, and the space between
+        ({"max_length": 27}, {}, [1, 0, 3, 2]),
+        ({}, {"max_frames": 11}, [None, None, 3, 2]),
+        ({}, {"max_frames": 12}, [1, 0, 3, 2]),
     ],
 )
 def test_what_would_be_too_long_stays_alone(tokenizer, options, expected):
     """A prompt that made the text longer than Dia reads stopped the run; one that fills the frames had the clip cut."""
-    prompted = add_voice_prompts(prepared(["anna", "anna"]), small_processor(**tokenizer), 1.0, **options)
+    clips = prepared(["anna", "anna", "ben", "ben"], [6, 6, 5, 6])
+    prompted = add_voice_prompts(clips, small_processor(**tokenizer), 1.0, **options)
     assert prompts_of(prompted) == expected
 
 
-@pytest.mark.parametrize(("num_frames", "expected"), [(54, [None, 0]), (55, [None, None])])
+@pytest.mark.parametrize(("num_frames", "expected"), [(54, [None, 0, 3, 2]), (55, [None, None, 3, 2])])
 def test_the_models_frames_are_the_limit(num_frames, expected):
     """The positions that delay and end take were forgotten: 64 leave 60 frames."""
-    prompted = add_voice_prompts(prepared(["anna", "anna"], [6, num_frames]), small_processor(), 1.0)
+    clips = prepared(["anna", "anna", "ben", "ben"], [6, num_frames, 5, 5])
+    prompted = add_voice_prompts(clips, small_processor(), 1.0)
     assert prompts_of(prompted) == expected
     assert DiaDataCollator(small_processor())([prompted[1]])["labels"].shape[1] <= 64
 
@@ -246,6 +268,8 @@ def test_a_single_speaker():
         (prepared(["anna", None]), {"single_speaker": True}, r"names 1 \('anna', …\)"),
         (prepared(["anna", "ben"]), {}, "none of the 2 clips can have a voice prompt"),
         (prepared(["anna", "anna"], [11, 12]), {}, "at most 10.0 s"),
+        (prepared(["anna", "anna"], [9, 52]), {}, r"has 61 frames, more than Dia reads \(60\); add shorter ones"),
+        (prepared(["anna", "anna"]), {"max_frames": 11}, r"has 12 frames, more than `max_frames` \(11\); raise it"),
         (prepared(["anna", "anna"]).remove_columns(["id", "seconds"]), {}, "no column 'id' and no column 'seconds'"),
         (prepared(["anna", "anna"]), {"probability": 30}, "`probability` is 30"),
         (prepared(["anna", "anna"]), {"min_seconds": 20}, "`min_seconds` is 20 and `max_seconds` 10"),

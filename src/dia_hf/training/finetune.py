@@ -13,14 +13,16 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import DacModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import cached_file
 
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
@@ -33,6 +35,16 @@ from .collator import ClipChance, DiaDataCollator
 from .lora import attach_lora, merge_adapter
 from .prepare import load_prepared
 from .recipe import Recipe
+from .run_folder import (
+    check_same_data,
+    checkpoints_of,
+    has_result,
+    held_alone,
+    identify_data,
+    newest_checkpoint,
+    note_beginning,
+    open_output,
+)
 from .speak import SpeakCallback
 from .trainer import DiaTrainer
 from .voice_prompts import add_voice_prompts
@@ -69,9 +81,9 @@ def finetune(
     """Train as a recipe says, and save a checkpoint that is complete by itself.
 
     `recipe.output` holds in the end: model and processor with the codec, for `Dia.from_pretrained` (LoRA's adapter
-    merged, and by itself in `adapter`); `recipe.yaml`; `metrics.jsonl`, whatever was logged; `logs` for TensorBoard
-    where that is installed and `training.report_to` names nothing else; `samples`, what was spoken at evaluations; and
-    `checkpoints`, to resume from.
+    merged, and by itself in `adapter`); `recipe.yaml`; `data.json`, which says which clips they were; `metrics.jsonl`,
+    whatever was logged; `logs` for TensorBoard where that is installed and `training.report_to` names nothing else;
+    `samples`, what was spoken at evaluations; and `checkpoints`, to resume from.
 
     Args:
         recipe (`Recipe`): With `data` and `output`.
@@ -87,9 +99,11 @@ def finetune(
 
     Raises:
         ValueError: If the recipe is incomplete, the data do not fit the model or are not prepared, there is nothing to
-            train on, the output holds something else, or a resumed run had another recipe.
+            train on, the output holds something else or another process trains in it, a resumed run had another recipe
+            or other data, or the loss is no number any more.
         FileNotFoundError: If there is no run to resume.
         ImportError: If a package is missing; the message names it.
+        OSError: If there is no such model, or the result cannot be written.
 
     Example:
     ```python
@@ -115,25 +129,38 @@ def finetune(
     ```
     """
     recipe = replace(recipe)  # is checked again: fields may have been set since
-    checkpoint = _open_output(recipe, resume)
+    checkpoint = open_output(recipe, resume)
     _check_packages(recipe)
     set_seed(recipe.seed)
     processor = _load_processor(recipe)
     train_set, eval_set = _load_data(recipe, processor)
+    data = identify_data(train_set, eval_set)
+    if resume is not False:
+        check_same_data(recipe, data)
     arguments = _make_arguments(recipe, has_evaluation=eval_set is not None)
     model = _load_model(recipe, processor, arguments)
     trainer = _make_trainer(recipe, processor, model, arguments, train_set, eval_set)
     _print_less(trainer, is_quiet=say is None)
-    if trainer.is_world_process_zero():
-        recipe.save(Path(recipe.output, "recipe.yaml"))
-        if say is not None:
-            _describe(trainer, train_set, eval_set, say)
-    try:
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-    except (Exception, KeyboardInterrupt) as error:
-        _give_up(trainer, recipe, error)
-        raise
-    _save(trainer, processor, recipe)
+    with held_alone(recipe, trainer.is_world_process_zero()):
+        if trainer.is_world_process_zero():
+            note_beginning(recipe, data)
+            if say is not None:
+                _describe(trainer, train_set, eval_set, say)
+        try:
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+            if trainer.state.global_step == 0:
+                raise ValueError(
+                    f"no step was taken: {len(train_set)} clips fill no batch of {arguments.train_batch_size}; lower "
+                    "`training.per_device_train_batch_size`, or leave out `training.dataloader_drop_last`."
+                )
+        except (Exception, KeyboardInterrupt) as error:
+            _give_up(trainer, recipe, error)
+            raise
+        try:
+            _save(trainer, processor, recipe)
+        except (OSError, SafetensorError) as error:
+            advice = "" if newest_checkpoint(checkpoints_of(recipe)) is None else " What was trained is kept: --resume."
+            raise OSError(f"the result could not be written to {recipe.output!r}: {error}.{advice}") from error
     return {**_evaluation_of_result(trainer), **result.metrics, "step": trainer.state.global_step}
 
 
@@ -142,68 +169,6 @@ def _evaluation_of_result(trainer: DiaTrainer) -> dict[str, Any]:
     if trainer.args.load_best_model_at_end:
         evaluations = [entry for entry in evaluations if entry["step"] == trainer.state.best_global_step]
     return evaluations[-1] if evaluations else {}
-
-
-def _open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
-    """Make sure that the output is free, or find the checkpoint to resume; there may be none yet."""
-    for name in ("data", "output"):
-        if not getattr(recipe, name):
-            raise ValueError(f"the recipe's `{name}` is empty; a run needs prepared data and a folder for its result.")
-    output = Path(recipe.output)
-    kept = output / "recipe.yaml"
-    if resume is False:
-        if kept.is_file():
-            raise ValueError(
-                f"{str(output)!r} holds a run already; go on with it (`--resume`), or give another folder."
-            )
-        if output.is_dir() and any(output.iterdir()):
-            raise ValueError(f"{str(output)!r} is not empty; give a new folder for the result.")
-        if output.exists() and not output.is_dir():
-            raise ValueError(f"{str(output)!r} is a file; give a new folder for the result.")
-        return None
-    if not kept.is_file():
-        raise FileNotFoundError(f"there is no run to resume in {str(output)!r}: it has no recipe.yaml.")
-    before, now = (_flatten(one) for one in (Recipe.load(kept), recipe))
-    for name in {**before, **now}:
-        # The folder itself may have been moved.
-        if name != "output" and before.get(name) != now.get(name):
-            raise ValueError(
-                f"the run in {str(output)!r} has the `{name}` {before.get(name)!r}, but is to be resumed with "
-                f"{now.get(name)!r}; a resumed run keeps its recipe: resume `Recipe.load({str(kept)!r})`, or begin "
-                "another run."
-            )
-    if resume is True:
-        newest = _newest_checkpoint(output / "checkpoints")
-        if newest is None and _has_result(output):
-            raise ValueError(f"the run in {str(output)!r} is finished and has no checkpoints; begin another one.")
-        return newest
-    if not Path(resume, "trainer_state.json").is_file():
-        raise FileNotFoundError(f"there is no checkpoint of a run in {os.fspath(resume)!r}.")
-    return os.fspath(resume)
-
-
-def _has_result(output: Path) -> bool:
-    return any(output.glob("model*.safetensors"))
-
-
-def _flatten(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe's values by key, `training.learning_rate` for one, and where data lie whatever it is called."""
-    flat: dict[str, Any] = {}
-    for name, value in asdict(recipe).items():
-        if name in ("data", "eval_data"):
-            value = [os.path.abspath(path) for path in value]
-        flat.update(
-            {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return flat
-
-
-def _newest_checkpoint(folder: Path) -> str | None:
-    """Find the newest checkpoint that is complete: its state is written last."""
-    steps = {
-        path.parent: int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/trainer_state.json")
-    }
-    return str(max(steps, key=steps.__getitem__)) if steps else None
 
 
 def _check_packages(recipe: Recipe) -> None:
@@ -221,6 +186,13 @@ def _check_packages(recipe: Recipe) -> None:
 
 
 def _load_processor(recipe: Recipe) -> DiaProcessor:
+    try:
+        cached_file(recipe.model, "config.json")
+    except OSError as error:
+        raise OSError(
+            f"there is no model {recipe.model!r}: no folder here that is called so and has a config.json, and the Hub "
+            f"gives none ({str(error).splitlines()[0]})"
+        ) from error
     codec = None if recipe.codec is None else DacModel.from_pretrained(recipe.codec)
     processor = DiaProcessor.from_pretrained(recipe.model, audio_tokenizer=codec)
     if recipe.config is not None:
@@ -262,7 +234,13 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
     """Open prepared folders whose codes and tags mean the same; the tags become the tokenizer's."""
     found: list[Any] = []
     tokenizer = processor.tokenizer
-    for folder in folders:
+    paths = [os.path.realpath(folder) for folder in folders]
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
+            raise ValueError(
+                f"{folder!r} is given twice, in `data` or `eval_data`; its clips would be learnt twice, or evaluated "
+                "after they were learnt."
+            )
         clips, about = load_prepared(folder)
         theirs, ours = about["codec"]["fingerprint"], processor.codec.fingerprint
         if theirs != ours:
@@ -317,13 +295,18 @@ def _make_arguments(recipe: Recipe, has_evaluation: bool) -> TrainingArguments:
         training.setdefault("restore_callback_states_from_checkpoint", True)
     if str(training.get("metric_for_best_model", "")).endswith("_wer"):
         training.setdefault("greater_is_better", False)
+    if has_evaluation and training.get("load_best_model_at_end"):
+        _check_saves(training)
+    if training.get("fp16") and training["use_cpu"]:
+        raise ValueError("`training.fp16` needs a GPU; leave it out, or set `training.bf16`.")
+    training.setdefault("logging_nan_inf_filter", False)  # shows a loss of 0 where it is NaN
     training.setdefault("prediction_loss_only", True)
     training.setdefault("dataloader_pin_memory", not training["use_cpu"])
     training.setdefault("ddp_find_unused_parameters", False)
     # TensorBoard's callback is told the folder, which `Trainer` would choose.
     training["report_to"] = [name for name in _reporters(recipe) if name != "tensorboard"] or "none"
     arguments = TrainingArguments(
-        output_dir=os.path.join(recipe.output, "checkpoints"),
+        output_dir=str(checkpoints_of(recipe)),
         seed=recipe.seed,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -339,6 +322,24 @@ def _make_arguments(recipe: Recipe, has_evaluation: bool) -> TrainingArguments:
         )
         arguments._n_gpu = 1  # or `Trainer` would take `nn.DataParallel`
     return arguments
+
+
+def _check_saves(training: dict[str, Any]) -> None:
+    """The best weights can be kept only if each evaluation that may be the best has its checkpoint."""
+    saved, evaluated = (str(training.get(name, "steps")) for name in ("save_strategy", "eval_strategy"))
+    if saved != evaluated:
+        raise ValueError(
+            f"to keep the best weights, `training.save_strategy` ({saved!r}) must be `training.eval_strategy` "
+            f"({evaluated!r}); or set `early_stopping_patience` to null and do without."
+        )
+    saves, evaluations = (
+        training.get(name, training.get("logging_steps", 500)) for name in ("save_steps", "eval_steps")
+    )
+    if evaluated == "steps" and min(saves, evaluations) >= 1 and saves % evaluations:
+        raise ValueError(
+            f"to keep the best weights, `training.save_steps` ({saves}) must be a multiple of `training.eval_steps` "
+            f"({evaluations})."
+        )
 
 
 def _share_out_on_cpu(arguments: TrainingArguments) -> None:
@@ -402,7 +403,7 @@ def _make_callbacks(recipe: Recipe, processor: DiaProcessor, has_evaluation: boo
     from transformers import EarlyStoppingCallback
     from transformers.integrations import TensorBoardCallback
 
-    callbacks: list[Any] = []
+    callbacks: list[Any] = [_StopsAtNan()]
     if recipe.early_stopping_patience is not None and has_evaluation:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
     if recipe.speak is not None and has_evaluation:
@@ -412,6 +413,20 @@ def _make_callbacks(recipe: Recipe, processor: DiaProcessor, has_evaluation: boo
         callback.logging_dir = os.path.join(recipe.output, "logs")
         callbacks.append(callback)
     return callbacks
+
+
+class _StopsAtNan(TrainerCallback):
+    """Ends a run whose loss is no number any more: its weights are none either, and nothing after it can be better."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        for name in ("loss", "eval_loss"):
+            value = (logs or {}).get(name, 0.0)
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"the {name} of step {state.global_step} is {value}: the training has diverged. Lower "
+                    f"`training.learning_rate` ({args.learning_rate:g}), or `training.max_grad_norm` "
+                    f"({args.max_grad_norm:g}); of the checkpoints resume only one from before that."
+                )
 
 
 def _brief(logs: dict[str, Any] | None) -> dict[str, Any]:
@@ -472,7 +487,7 @@ def _describe(
         f"{seconds / 3600:.2f} h{evaluated}"
     )
     at_once, in_turn = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
-    num_clips = at_once * in_turn * arguments.world_size
+    num_clips = min(at_once * in_turn * arguments.world_size, len(train_set))
     per_epoch = math.ceil(math.ceil(len(train_set) / (at_once * arguments.world_size)) / in_turn)
     num_steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
     say(
@@ -485,9 +500,10 @@ def _describe(
 def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
     """Say how to go on; a run that has kept nothing leaves nothing in the way of the next attempt."""
     output = Path(recipe.output)
-    is_kept = _newest_checkpoint(output / "checkpoints") is not None
-    if not is_kept and not _has_result(output) and trainer.is_world_process_zero():
-        (output / "recipe.yaml").unlink()
+    is_kept = newest_checkpoint(checkpoints_of(recipe)) is not None
+    if not is_kept and not has_result(output) and trainer.is_world_process_zero():
+        for name in ("recipe.yaml", "data.json"):
+            (output / name).unlink()
         for name in ("checkpoints", "logs", "samples"):
             shutil.rmtree(output / name, ignore_errors=True)
         if not any(output.iterdir()):
@@ -507,6 +523,11 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
     """Write the checkpoint, and what was logged; every process takes part in gathering the weights."""
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
+        if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
+            raise ValueError(
+                f"the training has diverged in its last steps: {len(broken)} weights are not finite, {broken[0]} for "
+                "one. Nothing was saved; lower `training.learning_rate`."
+            )
         output = Path(recipe.output)
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
         config = copy.deepcopy(trained.config)

@@ -58,7 +58,8 @@ class _Run:
         self.num_rows = 0
         self._kept: dict[int, tuple[Row, Clip, float]] = {}  # by place, with the share that is clipped
         self._rejected: dict[int, Notice] = {}
-        self._first: dict[str, Row] = {}
+        self._first: dict[str, tuple[int, Row]] = {}  # by id, with its place
+        self._repeated: dict[int, int] = {}  # place of a row to that of the first of its id
         self._num_encoded = 0
         self._seconds = 0.0
 
@@ -71,8 +72,9 @@ class _Run:
                 if isinstance(row.audio, RowError):
                     raise row.audio
                 known = replace(row, audio=None, text=None)  # not to hold what it weighs
-                first = self._first.setdefault(row.id, known)
+                first_place, first = self._first.setdefault(row.id, (place, known))
                 if first is not known:
+                    self._repeated[place] = first_place
                     where = f"row {first.number}" + ("" if first.source == row.source else f" of {first.source}")
                     raise RowError("duplicate_id", f"the id {row.id!r} is that of {where}, too.")
             except RowError as error:
@@ -116,9 +118,16 @@ class _Run:
     def report(self, source: str) -> PrepareReport:
         """Sum up, in the order of the source."""
         kept = [self._kept[place] for place in sorted(self._kept)]
-        rejected = [self._rejected[place] for place in sorted(self._rejected)]
+        rejected = [self._explain(place) for place in sorted(self._rejected)]
         warned = [notice for row, clip, clipped in kept for notice in self._warn(row, clip, clipped)]
         return PrepareReport(source, self.num_rows, [clip for _, clip, _ in kept], rejected, warned, self._num_encoded)
+
+    def _explain(self, place: int) -> Notice:
+        """Say of a row whether the other one that has its id was rejected, too: now it is known."""
+        notice = self._rejected[place]
+        if self._repeated.get(place) not in self._rejected:
+            return notice
+        return replace(notice, reason=f"{notice.reason.removesuffix('.')}, which was rejected.")
 
     def _warn(self, row: Row, clip: Clip, clipped: float) -> Iterator[Notice]:
         if clip.sampling_rate < _PHONE_RATE:

@@ -61,7 +61,8 @@ def _read_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        hint = '; a text that begins with a bracket is quoted: "[S1] Hello."' if text.lstrip().startswith("[") else ""
+        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}{hint}") from error
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -248,6 +249,7 @@ class Recipe:
 
     def _check_training(self) -> None:
         from transformers import TrainingArguments
+        from transformers.training_args import OptimizerNames
 
         known = [one.name for one in dataclasses.fields(TrainingArguments)]
         hints = typing.get_type_hints(TrainingArguments)
@@ -257,6 +259,16 @@ class Recipe:
                     f"`training.{name}` is not for the recipe's `training` to say: {_DECIDED_ELSEWHERE[name]}."
                 )
         check_keys(self.training, known, "the recipe's `training`")
+        if "optim" in self.training:
+            optimizers = [str(one.value) for one in OptimizerNames]
+            check_keys([self.training["optim"]], optimizers, "`training.optim`")
+        max_steps, epochs = self.training.get("max_steps", -1), self.training.get("num_train_epochs", 1)
+        if isinstance(max_steps, int) and max_steps != -1 and max_steps < 1:
+            raise ValueError(
+                f"the recipe's `training.max_steps` is {max_steps}; it must be at least 1, or -1 for epochs."
+            )
+        if isinstance(epochs, (int, float)) and epochs <= 0:
+            raise ValueError(f"the recipe's `training.num_train_epochs` is {epochs}; it must be above 0.")
         for name, value in self.training.items():
             _check_type(f"training.{name}", value, hints[name])
 
@@ -325,10 +337,14 @@ class Recipe:
         Raises:
             ValueError: As for the recipe itself.
         """
+        from transformers import TrainingArguments
+
         content = dataclasses.asdict(self)
-        known = list(content)
+        known, trainers = list(content), {one.name for one in dataclasses.fields(TrainingArguments)}
         for key, value in changes.items():
             names = key.split(".")
+            if names[0] not in known and names[0] in trainers:
+                raise ValueError(f"the recipe has no {key!r}; did you mean 'training.{key}'?")
             check_keys(names[:1], known, "the recipe")
             table = content
             for depth, name in enumerate(names[:-1]):

@@ -176,7 +176,8 @@ def add_voice_prompts(
         )
     usual: dict[str | None, list[int]] = {}
     shorter: dict[str | None, list[int]] = {}
-    for index, (speaker, duration) in enumerate(zip(speakers, plain["seconds"][:], strict=True)):
+    seconds = plain["seconds"][:]
+    for index, (speaker, duration) in enumerate(zip(speakers, seconds, strict=True)):
         if duration <= max_seconds and (single_speaker or speaker is not None):
             (usual if duration >= min_seconds else shorter).setdefault(speaker, []).append(index)
     num_clips = Counter(speakers)
@@ -185,4 +186,30 @@ def add_voice_prompts(
             f"none of the {len(dataset)} clips can have a voice prompt: no speaker has two, of which one lasts at most "
             f"{max_seconds} s; raise `max_seconds`, or do without voice prompts."
         )
+    num_frames = _num_frames_of_shortest(plain, speakers, seconds, {**shorter, **usual})
+    if num_frames > (max_frames or longest):
+        limit = f"`max_frames` ({max_frames}); raise it" if max_frames else f"Dia reads ({longest}); add shorter ones"
+        raise ValueError(
+            f"none of the {len(dataset)} clips can have a voice prompt: the shortest with its shortest prompt has "
+            f"{num_frames} frames, more than {limit}, or do without voice prompts."
+        )
     return VoicePrompts(dataset, processor, probability, seed, max_frames or longest, (usual, shorter))
+
+
+def _num_frames_of_shortest(
+    dataset: datasets.Dataset,
+    speakers: Sequence[str | None],
+    seconds: Sequence[float],
+    prompts: Mapping[str | None, Sequence[int]],
+) -> int:
+    """Count the frames of the shortest clip and prompt of a speaker; codes are only read of these two."""
+    clips: dict[str | None, list[int]] = {}
+    for index in sorted(range(len(seconds)), key=seconds.__getitem__):
+        if speakers[index] in prompts:
+            clips.setdefault(speakers[index], []).append(index)
+    pairs = []
+    for speaker, indices in prompts.items():
+        prompt = min(indices, key=seconds.__getitem__)
+        pairs += [(prompt, clip) for clip in clips[speaker][:2] if clip != prompt]
+    shortest = min(pairs, key=lambda pair: seconds[pair[0]] + seconds[pair[1]])
+    return sum(len(dataset[index]["codes"]) for index in shortest)

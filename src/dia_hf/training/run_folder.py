@@ -1,0 +1,155 @@
+"""The folder of a run: free or the run's own, held by one process at a time, with what it began with.
+
+Knows nothing of models and of training; called by `finetune.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import written_whole
+from .recipe import Recipe
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = [
+    "check_same_data",
+    "checkpoints_of",
+    "has_result",
+    "held_alone",
+    "identify_data",
+    "newest_checkpoint",
+    "note_beginning",
+    "open_output",
+]
+
+
+def open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
+    """Make sure that the output is free, or find the checkpoint to resume; there may be none yet."""
+    for name in ("data", "output"):
+        if not getattr(recipe, name):
+            raise ValueError(f"the recipe's `{name}` is empty; a run needs prepared data and a folder for its result.")
+    output = Path(recipe.output)
+    kept = output / "recipe.yaml"
+    if resume is False:
+        if kept.is_file():
+            raise ValueError(
+                f"{str(output)!r} holds a run already; go on with it (`--resume`), or give another folder."
+            )
+        if output.is_dir() and any(output.iterdir()):
+            raise ValueError(f"{str(output)!r} is not empty; give a new folder for the result.")
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"{str(output)!r} is a file; give a new folder for the result.")
+        return None
+    if not kept.is_file():
+        raise FileNotFoundError(f"there is no run to resume in {str(output)!r}: it has no recipe.yaml.")
+    before, now = (_flatten(one) for one in (Recipe.load(kept), recipe))
+    for name in {**before, **now}:
+        # Folders may have been moved; what is in the data's is compared later.
+        if name not in ("output", "data", "eval_data") and before.get(name) != now.get(name):
+            raise ValueError(
+                f"the run in {str(output)!r} has the `{name}` {before.get(name)!r}, but is to be resumed with "
+                f"{now.get(name)!r}; a resumed run keeps its recipe: leave that out (in Python, resume "
+                f"`Recipe.load({str(kept)!r})`), or begin another run."
+            )
+    if resume is True:
+        if has_result(output) and (output / "metrics.jsonl").is_file():  # which is written last
+            raise ValueError(f"the run in {str(output)!r} is finished; begin another one, in another folder.")
+        return newest_checkpoint(checkpoints_of(recipe))
+    if not Path(resume, "trainer_state.json").is_file():
+        raise FileNotFoundError(f"there is no checkpoint of a run in {os.fspath(resume)!r}.")
+    return os.fspath(resume)
+
+
+def identify_data(train_set: datasets.Dataset, eval_set: datasets.Dataset | None) -> dict[str, Any]:
+    """Say which clips a run has, so that it is noticed when others come in their place."""
+    about = {}
+    for name, clips in (("training", train_set), ("evaluation", eval_set)):
+        if clips is not None:
+            seconds = [round(float(value), 3) for value in clips["seconds"]]
+            key = json.dumps([list(clips["id"]), list(clips["text"]), seconds]).encode("utf-8")
+            digest = hashlib.blake2b(key, digest_size=8).hexdigest()
+            about[name] = {"clips": len(clips), "seconds": round(sum(seconds), 3), "digest": digest}
+    return about
+
+
+def note_beginning(recipe: Recipe, data: dict[str, Any]) -> None:
+    """Keep the recipe of a run, and which clips it has."""
+    with written_whole(Path(recipe.output, "data.json")) as beside:
+        beside.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+    recipe.save(Path(recipe.output, "recipe.yaml"))
+
+
+def check_same_data(recipe: Recipe, now: dict[str, Any]) -> None:
+    """Raise `ValueError` if a run began with other clips."""
+    file = Path(recipe.output, "data.json")
+    before = json.loads(file.read_text("utf-8")) if file.is_file() else now
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            counts = [(one.get(name) or {"clips": 0})["clips"] for one in (before, now)]
+            raise ValueError(
+                f"the run in {recipe.output!r} began with {counts[0]} clips for {name}; now there are {counts[1]}, or "
+                "their texts have changed. A resumed run keeps its data; begin another run."
+            )
+
+
+@contextmanager
+def held_alone(recipe: Recipe, is_first: bool) -> Iterator[None]:
+    """Let no other run into the output meanwhile: the first process holds a lock, which is gone when it dies."""
+    lock = Path(recipe.output, ".lock")
+    if fcntl is None or not is_first:
+        yield
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is training in {recipe.output!r}; give another folder.") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            if lock.parent.is_dir() and not any(lock.parent.iterdir()):
+                lock.parent.rmdir()
+
+
+def checkpoints_of(recipe: Recipe) -> Path:
+    """Say where a run keeps its checkpoints."""
+    return Path(recipe.output, "checkpoints")
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """Find the newest checkpoint that is complete: its state is written last."""
+    steps = {
+        path.parent: int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/trainer_state.json")
+    }
+    return str(max(steps, key=steps.__getitem__)) if steps else None
+
+
+def has_result(output: Path) -> bool:
+    """Whether weights were written there at the end of a run."""
+    return any(output.glob("model*.safetensors"))
+
+
+def _flatten(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's values by key, `training.learning_rate` for one."""
+    flat: dict[str, Any] = {}
+    for name, value in asdict(recipe).items():
+        flat.update(
+            {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return flat
