@@ -25,6 +25,7 @@ from .codec import Codec
 from .configuration_dia import DiaConfig
 from .delay import apply_delay, num_spoken_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
+from .loss import IGNORED_LABEL
 from .tokenization_dia import DiaTokenizer
 
 __all__ = ["DiaProcessor", "write_codec_reference"]
@@ -291,7 +292,7 @@ class DiaProcessor(ProcessorMixin):
         return {
             "decoder_input_ids": decoder_input_ids[:, :-1],
             "decoder_attention_mask": decoder_attention_mask[:, :-1],
-            "labels": following.masked_fill(~counts, -100).transpose(1, 2).flatten(0, 1).contiguous(),
+            "labels": following.masked_fill(~counts, IGNORED_LABEL).transpose(1, 2).flatten(0, 1).contiguous(),
         }
 
     def get_audio_prompt_len(self, decoder_attention_mask: torch.Tensor) -> int:

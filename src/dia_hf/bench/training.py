@@ -202,7 +202,7 @@ def measure_training(
     model = contenders[0].model
     device = model.device
     num_audio_frames = statistics.mean(len(clip["codes"]) for clip in clips) * batch_size
-    useful = statistics.mean(_flops(model, contenders[0].collate([clip])) for clip in clips) * batch_size
+    useful = _flops(model, [contenders[0].collate([clip]) for clip in clips]) / len(clips) * batch_size
     times: dict[str, list[list[float]]] = {contender.name: [] for contender in contenders}
     losses: dict[str, list[float]] = {}
     for repeat in range(repeats):
@@ -282,14 +282,15 @@ def _train(
     return stamps.times, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _flops(model: DiaForConditionalGeneration, clip: dict[str, torch.Tensor]) -> int:
-    """Count the operations of one clip, forward and backward, without computing them."""
+def _flops(model: DiaForConditionalGeneration, clips: Sequence[dict[str, torch.Tensor]]) -> int:
+    """Count the operations of clips one by one, forward and backward, without computing them."""
     with torch.device("meta"):
         shape = DiaForConditionalGeneration(model.config)
     with FlopCounterMode(display=False) as counter:
         # Without masks, whose values would be asked for: there is nothing to be masked.
         names = ("input_ids", "decoder_input_ids", "labels")
-        shape(**{name: clip[name].to("meta") for name in names}).loss.backward()
+        for clip in clips:
+            shape(**{name: clip[name].to("meta") for name in names}).loss.backward()
     return counter.get_total_flops()
 
 

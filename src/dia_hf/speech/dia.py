@@ -463,4 +463,4 @@ class Dia:
         if not turns:
             raise ValueError("the text is empty; give something to say, such as '[S1] Hello.'.")
         transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
-        return f"{prefix} {render([*parse_script(transcript, tokens), *turns])}".lstrip()
+        return render([*parse_script(transcript, tokens), *turns], prefix=prefix)

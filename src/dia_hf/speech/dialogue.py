@@ -182,7 +182,7 @@ class Dialogue:
         return len(text.encode()) - sum(text.count(tag) * (len(tag) - 1) for tag in self.speaker_tokens)
 
     def _render(self, turns: list[Turn]) -> str:
-        return f"{self.prefix} {render(turns, closing_tag=self.closing_tag)}".lstrip()
+        return render(turns, self.closing_tag, self.prefix)
 
     # --- passes that are kept in the folder ---
 

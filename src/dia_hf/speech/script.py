@@ -451,7 +451,7 @@ def plan_passes(
     return passes[::-1]
 
 
-def render(turns: Sequence[Turn], closing_tag: bool = False) -> str:
+def render(turns: Sequence[Turn], closing_tag: bool = False, prefix: str = "") -> str:
     """Write turns as the text that Dia reads.
 
     Neighbours of the same speaker stand under one tag, as Dia was not trained on a tag twice running.
@@ -460,6 +460,7 @@ def render(turns: Sequence[Turn], closing_tag: bool = False) -> str:
         turns (`Sequence[Turn]`): Turns in order.
         closing_tag (`bool`, defaults to `False`): Whether to append the tag of the second-to-last speaker, nari-labs'
             advice against an end that is cut off. Where only one speaks there is none, and nothing is appended.
+        prefix (`str`, defaults to `""`): Tags of no speaker that come first; see `split_prefix`.
 
     Returns:
         `str`: The text. `parse_script` reads it back, neighbours of the same speaker as one turn.
@@ -476,5 +477,7 @@ def render(turns: Sequence[Turn], closing_tag: bool = False) -> str:
     speeches = [
         (speaker, " ".join(turn.text for turn in group)) for speaker, group in groupby(spoken, lambda t: t.speaker)
     ]
-    text = " ".join(f"{speaker} {speech}" for speaker, speech in speeches)
-    return f"{text} {speeches[-2][0]}" if closing_tag and len(speeches) > 1 else text
+    parts = [prefix] * bool(prefix) + [f"{speaker} {speech}" for speaker, speech in speeches]
+    if closing_tag and len(speeches) > 1:
+        parts.append(speeches[-2][0])
+    return " ".join(parts)

@@ -17,13 +17,19 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..configuration_dia import DiaConfig
 from ..delay import apply_delay
+from ..loss import IGNORED_LABEL
 from ..processing_dia import DiaProcessor
 
-__all__ = ["ClipChance", "DiaDataCollator"]
+__all__ = ["ClipChance", "DiaDataCollator", "longest_clip"]
 
-_IGNORED = -100  # what `Trainer` and the loss leave out
 _NO_EPOCH = -1
+
+
+def longest_clip(config: DiaConfig) -> int:
+    """Count the frames of the longest clip that can be learnt whole: what the positions hold beside delay and end."""
+    return config.decoder_config.max_position_embeddings - max(config.delay_pattern) - 1
 
 
 class ClipChance:
@@ -164,7 +170,7 @@ class DiaDataCollator:
         padding = {
             "input_ids": self.tokenizer.pad_token_id,
             "decoder_input_ids": self.config.decoder_config.pad_token_id,
-            "labels": _IGNORED,
+            "labels": IGNORED_LABEL,
         }
         return {
             name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=padding.get(name, 0))
@@ -235,7 +241,7 @@ class DiaDataCollator:
         if length > positions:
             raise ValueError(
                 f"{num_learnt} frames with their delay take {length} positions, but Dia has {positions}; shorten the "
-                f"clip, or pass a `max_frames` of at most {positions - max(delays) - 1}."
+                f"clip, or pass a `max_frames` of at most {longest_clip(self.config)}."
             )
         frames = torch.cat(
             [
@@ -251,7 +257,7 @@ class DiaDataCollator:
         return {
             "decoder_input_ids": delayed[:length],
             "decoder_attention_mask": torch.ones(length, dtype=torch.long),
-            "labels": delayed[1 : length + 1].masked_fill(is_ignored, _IGNORED),
+            "labels": delayed[1 : length + 1].masked_fill(is_ignored, IGNORED_LABEL),
         }
 
     def _join(self, clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -31,7 +31,7 @@ from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
 from ..tokenization_dia import DiaTokenizer
-from .collator import ClipChance, DiaDataCollator
+from .collator import ClipChance, DiaDataCollator, longest_clip
 from .lora import attach_lora, merge_adapter
 from .prepare import load_prepared
 from .recipe import Recipe
@@ -233,7 +233,7 @@ def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Datase
 def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[datasets.Dataset]:
     """Open prepared folders whose codes and tags mean the same; the tags become the tokenizer's."""
     found: list[Any] = []
-    tokenizer = processor.tokenizer
+    tokenizer, ours = processor.tokenizer, processor.codec.fingerprint
     paths = [os.path.realpath(folder) for folder in folders]
     for folder, path in zip(folders, paths, strict=True):
         if paths.count(path) > 1:
@@ -242,7 +242,7 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
                 "after they were learnt."
             )
         clips, about = load_prepared(folder)
-        theirs, ours = about["codec"]["fingerprint"], processor.codec.fingerprint
+        theirs = about["codec"]["fingerprint"]
         if theirs != ours:
             raise ValueError(
                 f"{folder!r} holds codes of the codec {theirs}, but the model speaks through {ours}; prepare the data "
@@ -382,8 +382,7 @@ def _make_trainer(
     train_set: datasets.Dataset,
     eval_set: datasets.Dataset | None,
 ) -> DiaTrainer:
-    config = processor.config
-    longest = config.decoder_config.max_position_embeddings - max(config.delay_pattern) - 1
+    longest = longest_clip(processor.config)
     max_frames = min(recipe.max_frames or longest, longest)
     collator = DiaDataCollator(processor, recipe.text_dropout, max_frames, recipe.frames_per_row, seed=recipe.seed)
     clips: Any = train_set
@@ -506,8 +505,6 @@ def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
             (output / name).unlink()
         for name in ("checkpoints", "logs", "samples"):
             shutil.rmtree(output / name, ignore_errors=True)
-        if not any(output.iterdir()):
-            output.rmdir()
     if isinstance(error, KeyboardInterrupt):
         advice = "go on from the newest checkpoint with --resume." if is_kept else "no checkpoint was kept yet."
         raise KeyboardInterrupt(advice) from error

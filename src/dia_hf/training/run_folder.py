@@ -108,23 +108,36 @@ def check_same_data(recipe: Recipe, now: dict[str, Any]) -> None:
 
 @contextmanager
 def held_alone(recipe: Recipe, is_first: bool) -> Iterator[None]:
-    """Let no other run into the output meanwhile: the first process holds a lock, which is gone when it dies."""
-    lock = Path(recipe.output, ".lock")
-    if fcntl is None or not is_first:
+    """Let no other run into the output meanwhile; left empty, it goes."""
+    if not is_first:
         yield
         return
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    output = Path(recipe.output)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(output):
+            yield
+    finally:
+        if output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Hold a lock, where the system has any; that of a process that dies is gone with it."""
+    if fcntl is None:
+        yield
+        return
+    lock = output / ".lock"
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ValueError(f"another process is training in {recipe.output!r}; give another folder.") from error
+            raise ValueError(f"another process is training in {str(output)!r}; give another folder.") from error
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
-            if lock.parent.is_dir() and not any(lock.parent.iterdir()):
-                lock.parent.rmdir()
 
 
 def checkpoints_of(recipe: Recipe) -> Path:
