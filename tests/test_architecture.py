@@ -26,10 +26,12 @@ FLOORS = {
     "processing_dia": 4,
     "conversion": 5,
     "quantization": 5,
+    "recognition": 5,
     "registration": 5,
     "speech": 6,
     "training": 7,
     "bench": 8,
+    "evaluation": 8,
     "cli": 9,
     "__init__": 10,
 }

@@ -47,6 +47,14 @@ def test_public_names():
         "DiaSampleStoppingCriteria",
         "DiaSeededSamplingLogitsProcessor",
     }
+    assert set(importlib.import_module("dia_hf.evaluation").__all__) == {
+        "EvaluationReport",
+        "Heard",
+        "Sentence",
+        "SentenceReport",
+        "evaluate",
+        "read_sentences",
+    }
     assert set(importlib.import_module("dia_hf.training").__all__) == {
         "LORA_TARGET_MODULES",
         "DiaDataCollator",

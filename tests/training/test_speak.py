@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
@@ -19,7 +17,7 @@ from dia_hf.speech.dia import Dia
 from dia_hf.speech.voices import Voice
 from dia_hf.training import speak
 from dia_hf.training.collator import DiaDataCollator
-from dia_hf.training.speak import SpeakCallback, words_of
+from dia_hf.training.speak import SpeakCallback
 from dia_hf.training.trainer import DiaTrainer
 
 SENTENCES = ["[S1] Hello there.", "[S2] (laughs) Good bye!"]
@@ -259,28 +257,6 @@ def test_silence_is_all_errors(processor, model, tmp_path, recogniser, monkeypat
     metrics = callback.speak(model, 1)
     assert metrics["speech_wer"] == 0.5 and metrics["speech_ended"] == 1.0
     assert len(recogniser.clips) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[S1] Hello, World! [S2] (laughs) Ha.", "hello world ha"),
-        ("Well-known; isn't it? It’s 5 o'clock…", "well known isnt it its 5 oclock"),
-        ("[Music] Grüße aus Straßburg — ﬁne", "grüsse aus strassburg fine"),
-        ("(coughs) [S1]", ""),
-    ],
-)
-def test_words(text, words):
-    """What two writers write differently is no difference in what is heard."""
-    assert words_of(text) == words.split()
-
-
-@given(st.text())
-def test_words_of_anything(text):
-    """Words of words are themselves: what is said and what is heard meet on the same ground."""
-    words = words_of(text)
-    assert all(word and not word.isspace() for word in words)
-    assert words_of(" ".join(words)) == words
 
 
 # --- in a run

@@ -11,7 +11,7 @@ import sys
 import warnings
 from typing import Any
 
-from . import bench, convert, finetune, generate, prepare, voices
+from . import bench, convert, evaluate, finetune, generate, prepare, voices
 
 __all__ = ["main"]
 
@@ -19,7 +19,7 @@ __all__ = ["main"]
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dia-hf", description="Dia: text to dialogue.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in (generate, voices, convert, finetune, bench, prepare):
+    for verb in (generate, voices, convert, finetune, bench, prepare, evaluate):
         verb.add_parser(verbs)
     return parser
 

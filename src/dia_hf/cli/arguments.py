@@ -1,22 +1,32 @@
-"""What verbs share: types of numbers, `--model`, the published model, and what is said of the miniature instead."""
+"""What verbs share: types of numbers, `--model`, sampling, the published model, and what is said of the miniature."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from ..assets import MINIATURE
 
-__all__ = ["DTYPES", "MINIATURE_CODES_NOTE", "MINIATURE_NOTE", "REAL_MODEL", "add_model", "check_writable"]
+__all__ = [
+    "DTYPES",
+    "MINIATURE_CODES_NOTE",
+    "MINIATURE_NOTE",
+    "REAL_MODEL",
+    "add_model",
+    "add_sampling",
+    "check_writable",
+    "sampling_of",
+]
 
 REAL_MODEL = "nari-labs/Dia-1.6B-0626"
 
 DTYPES = ["float32", "bfloat16", "float16"]
 
 MINIATURE_NOTE = f"""\
-note: this is the embedded miniature. It is untrained: what it says is noise, not speech.
-      For speech, use the real model (1.6 billion parameters, downloaded at the first use):
+note: this is the embedded miniature: two voices, and a few hundred words of English, one after the other.
+      For anything else, use the real model (1.6 billion parameters, downloaded at the first use):
       dia-hf generate --model {REAL_MODEL} "[S1] Hello. [S2] Hi!"
 """
 
@@ -80,3 +90,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=MINIATURE, metavar="DIR|ID", help=f"such as {REAL_MODEL}; default: the embedded miniature"
     )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add the options of sampling, which `sampling_of` reads."""
+    sampling = parser.add_argument_group("sampling", "defaults: the checkpoint's generation_config.json")
+    sampling.add_argument("--cfg-scale", type=positive, metavar="X", help="guidance; 1 switches it off")
+    sampling.add_argument("--cfg-filter-top-k", type=count, metavar="N", help="tokens that guidance lets pass")
+    sampling.add_argument("--temperature", type=not_negative, metavar="X", help="0: always the best token")
+    sampling.add_argument("--top-p", type=probability, metavar="X", help="nucleus")
+
+
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of sampling as `Dia` takes them, `None` for what was left out."""
+    return {name: getattr(args, name) for name in ("cfg_scale", "cfg_filter_top_k", "temperature", "top_p")}

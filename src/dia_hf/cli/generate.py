@@ -14,17 +14,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..assets import MINIATURE
+from ..assets import MINIATURE, miniature_vocabulary
 from ..audio import audio_format
+from ..recognition import words_of
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,
     add_model,
+    add_sampling,
     check_writable,
-    count,
-    not_negative,
     positive,
-    probability,
+    sampling_of,
     seed,
 )
 
@@ -82,11 +82,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     sound.add_argument("--peak", type=float, metavar="DBFS", help="limit of the samples (-1 with --loudness)")
     sound.add_argument("--speed", type=positive, metavar="X", help="1.25 is a quarter faster, at the same pitch")
     sound.add_argument("--trim-silence", action="store_true", help="cut silence off both ends")
-    sampling = generate.add_argument_group("sampling", "defaults: the checkpoint's generation_config.json")
-    sampling.add_argument("--cfg-scale", type=positive, metavar="X", help="guidance; 1 switches it off")
-    sampling.add_argument("--cfg-filter-top-k", type=count, metavar="N", help="tokens that guidance lets pass")
-    sampling.add_argument("--temperature", type=not_negative, metavar="X", help="0: always the best token")
-    sampling.add_argument("--top-p", type=probability, metavar="X", help="nucleus")
+    add_sampling(generate)
 
 
 def _read_text(args: argparse.Namespace) -> str:
@@ -97,6 +93,12 @@ def _read_text(args: argparse.Namespace) -> str:
     else:
         text = args.text if args.text is not None else Path(args.text_file).read_text("utf-8")
     return text.strip()
+
+
+def _unknown_words(text: str) -> list[str]:
+    """Return the words of a text that the miniature was not taught, each once, in the order of the text."""
+    known = {word for line in miniature_vocabulary() for word in words_of(line)}
+    return [word for word in dict.fromkeys(words_of(text)) if word not in known]
 
 
 def _check_voice(args: argparse.Namespace) -> None:
@@ -188,13 +190,20 @@ def _generate(args: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     if args.model == MINIATURE:
         print(MINIATURE_NOTE, file=sys.stderr)
+        if unknown := _unknown_words(text):
+            warnings.warn(
+                f"the miniature was not taught {', '.join(map(repr, unknown))}, and something else will be heard; "
+                f"the {len(miniature_vocabulary())} words that it was taught are in "
+                f"{str(Path(MINIATURE, 'vocabulary.txt'))!r}.",
+                stacklevel=1,
+            )
     dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device, quantization=args.quantize)
     outlet: AbstractContextManager = nullcontext()
     if is_pcm:
         outlet = open_stdout()
     elif args.stream:
         outlet = open_player(dia.sampling_rate)
-    sampling = {name: getattr(args, name) for name in ("cfg_scale", "cfg_filter_top_k", "temperature", "top_p")}
+    sampling = sampling_of(args)
     keeping: AbstractContextManager = nullcontext()
     stream: Any
     if args.audio_prompt is not None and args.prompt_text is None and args.transcribe is None:

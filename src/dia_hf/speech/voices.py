@@ -29,6 +29,7 @@ from ..codec import Codec
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..files import written_whole
 from ..processing_dia import DiaProcessor
+from ..recognition import load_recogniser
 from ..sound import trim_silence
 
 __all__ = ["Voice", "VoiceLibrary", "load_voice", "transcribe"]
@@ -437,13 +438,10 @@ def transcribe(
         ValueError: If nothing is heard, or there are several clips; and as `load_waveforms` does.
         OSError: If there is no such model.
     """
-    from transformers import pipeline
-
-    recogniser = pipeline("automatic-speech-recognition", model=str(model), device=device)
-    # The pipeline resamples only where torchaudio is installed; so it is given its own rate.
-    rate = recogniser.feature_extractor.sampling_rate
+    recogniser = load_recogniser(model, device=device)
+    rate = recogniser.sampling_rate
     waveform = _load_clip(audio, DiaFeatureExtractor(sampling_rate=rate), sampling_rate)
-    text = recogniser(waveform)["text"].strip()
+    text = recogniser.transcribe(waveform, rate)
     if not text:
         raise ValueError(
             f"{str(model)!r} hears no words in the recording of {len(waveform) / rate:.1f} s; give one with speech in "

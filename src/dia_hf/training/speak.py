@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,31 +21,12 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..audio import resample
 from ..processing_dia import DiaProcessor
+from ..recognition import Recogniser, import_jiwer, load_recogniser, word_errors, words_of
 from ..speech.dia import Dia
 from ..speech.voices import Voice, load_voice
 
-__all__ = ["SpeakCallback", "words_of"]
-
-# What is not said: speaker tags, "(laughs)", and the "[Music]" of recognisers.
-_NOT_SAID = re.compile(r"\[[^\]]*\]|\([^)]*\)")
-_APOSTROPHES = re.compile(r"['’]")
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words that are heard of a text: without tags, "(laughs)", punctuation and capitals.
-
-    Example:
-    ```python
-    >>> from dia_hf.training.speak import words_of
-    >>> words_of("[S1] Well-known, isn't it? (laughs)")
-    ['well', 'known', 'isnt', 'it']
-
-    ```
-    """
-    said = _APOSTROPHES.sub("", _NOT_SAID.sub(" ", unicodedata.normalize("NFKC", text).casefold()))
-    return "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in said).split()
+__all__ = ["SpeakCallback"]
 
 
 def _is_shared(model: torch.nn.Module) -> bool:
@@ -148,7 +127,7 @@ class SpeakCallback(TrainerCallback):
                 f"`max_seconds` is {max_seconds}; this model says {1 / rate:.3f} to {longest:.1f} s in one go."
             )
         if asr is not None:
-            _import_jiwer()
+            import_jiwer()
         self.processor = processor
         self.sentences = list(sentences)
         self.folder = Path(folder)
@@ -158,7 +137,7 @@ class SpeakCallback(TrainerCallback):
         self.temperature = temperature
         self.cfg_scale = cfg_scale
         self.asr_device = asr_device
-        self._recogniser: Any = None
+        self._recogniser: Recogniser | None = None
 
     def on_evaluate(
         self,
@@ -240,27 +219,17 @@ class SpeakCallback(TrainerCallback):
         metrics["speech_ended"] = sum(line["ended"] for line in lines) / len(lines)
         if self.asr is not None:
             with _going_on(f"step {step}: {str(self.asr)!r} did not write down what it heard"):
+                if self._recogniser is None:
+                    self._recogniser = load_recogniser(self.asr, device=self.asr_device)
                 for line, waveform in zip(lines, waveforms, strict=True):
-                    line["heard"] = self._transcribe(waveform)
-                    line["words"] = len(words_of(line["text"]))
-                    line["word_errors"] = _word_errors(line["text"], line["heard"])
+                    line["heard"] = self._recogniser.transcribe(waveform, codec.sampling_rate)
+                    counts = word_errors(line["text"], line["heard"])
+                    line["words"], line["word_errors"] = counts.words, counts.errors
                 metrics["speech_wer"] = sum(line["word_errors"] for line in lines) / sum(
                     line["words"] for line in lines
                 )
         with open(self.folder / "spoken.jsonl", "a", encoding="utf-8") as journal:
             journal.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-    def _transcribe(self, waveform: np.ndarray) -> str:
-        """Write down what a recogniser hears in `[N]` samples."""
-        if len(waveform) == 0:
-            return ""
-        if self._recogniser is None:
-            from transformers import pipeline
-
-            self._recogniser = pipeline("automatic-speech-recognition", model=str(self.asr), device=self.asr_device)
-        # The pipeline resamples only where torchaudio is installed; so it is given its own rate.
-        rate = self._recogniser.feature_extractor.sampling_rate
-        return self._recogniser(resample(waveform, self.processor.codec.sampling_rate, rate))["text"].strip()
 
 
 @contextmanager
@@ -270,17 +239,3 @@ def _going_on(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         warnings.warn(f"{what} ({type(error).__name__}: {error}); the training goes on.", stacklevel=4)
-
-
-def _import_jiwer() -> Any:
-    try:
-        import jiwer
-    except ImportError as error:
-        raise ImportError("word errors are counted by jiwer: pip install dia-hf[train]") from error
-    return jiwer
-
-
-def _word_errors(said: str, heard: str) -> int:
-    """Count the words that are missing, wrong or too many."""
-    alignment = _import_jiwer().process_words(" ".join(words_of(said)), " ".join(words_of(heard)))
-    return alignment.substitutions + alignment.deletions + alignment.insertions

@@ -1,0 +1,233 @@
+"""Sentences spoken by a model, heard by a recogniser, and compared with references.
+
+Speaks in batches, each sentence with its own seed, so that what it says does not depend on the batch. Knows nothing of
+files of sentences and of tables; called by users and by the command line.
+
+Legend: N samples, T frames, C codebooks.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..audio import resample, write_audio
+from ..codec import Codec
+from ..delay import num_spoken_frames, revert_delay
+from ..feature_extraction_dia import DiaFeatureExtractor
+from ..recognition import Recogniser, import_jiwer, word_errors
+from ..speech import Dia
+from .report import EvaluationReport, Heard, SentenceReport
+from .sentences import Sentence
+
+__all__ = ["evaluate"]
+
+_PACKAGES = ("dia-hf", "torch", "transformers", "numpy", "jiwer", "pocketsphinx")
+
+
+def evaluate(
+    dia: Dia,
+    sentences: Sequence[Sentence | str],
+    recogniser: Recogniser,
+    *,
+    cfg_scale: float | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    cfg_filter_top_k: int | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    max_seconds: float | None = None,
+    folder: str | os.PathLike | None = None,
+    verbose: bool = False,
+) -> EvaluationReport:
+    """Let a model speak, and measure how well it does.
+
+    Args:
+        dia (`Dia`): The model and its processor, with the codec.
+        sentences (`Sequence[Sentence]` or of texts): What to say; see `read_sentences`.
+        recogniser (`Recogniser`): Who listens; see `dia_hf.recognition.load_recogniser`.
+        cfg_scale, temperature, top_p, cfg_filter_top_k (*optional*): See `Dia.generate`; temperature 0 is greedy.
+        seed (`int`, defaults to 0): Of the noise; sentence i has `seed + i`.
+        batch_size (`int`, defaults to 8): Sentences to speak at once.
+        max_seconds (`float`, *optional*): Limit of a sentence; the checkpoint's unless given.
+        folder (`str` or `os.PathLike`, *optional*): Where to keep what was said: 0000.wav, 0001.wav, …
+        verbose (`bool`, defaults to `False`): Whether to show a progress bar.
+
+    Returns:
+        `EvaluationReport`: `.table()` for people, `.save(path)` for programs.
+
+    Raises:
+        ValueError: If there are no sentences, a reference is of another codec or cannot be read, or an option is
+            unusable.
+        ImportError: If jiwer is missing: `pip install dia-hf[evaluate]`.
+
+    Example:
+    ```python
+    >>> from dia_hf import Dia
+    >>> from dia_hf.evaluation import evaluate
+    >>> from dia_hf.recognition import load_recogniser
+    >>> recogniser = load_recogniser("pocketsphinx", ["hello", "there"])
+    >>> report = evaluate(Dia.from_pretrained(), ["[S1] Hello there."], recogniser, temperature=0, max_seconds=0.2)
+    >>> report.figures()["word_errors"]["model"]["words"], report.sentences[0].seconds <= 0.2
+    (2, True)
+
+    ```
+    """
+    import_jiwer()
+    if isinstance(sentences, str) or not sentences:
+        raise ValueError(f"`sentences` is {sentences!r}; give a list of what to say, such as ['[S1] Hello.'].")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` is {batch_size}; it is 1 or more.")
+    given = [Sentence(sentence) if isinstance(sentence, str) else sentence for sentence in sentences]
+    codec = dia.processor.codec
+    for number, sentence in enumerate(given, start=1):
+        _check_reference(number, sentence, codec)
+    options = dia._options(cfg_scale, temperature, top_p, cfg_filter_top_k, False, max_seconds=max_seconds)
+    num_frames = _limit_frames(dia, options)
+    options["max_new_tokens"] = num_frames + 1 + max(dia.model.config.delay_pattern)
+    lines: list[SentenceReport] = []
+    elapsed = 0.0
+    with tqdm(desc="evaluating", total=len(given), unit=" sentences", disable=not verbose) as bar:
+        for start in range(0, len(given), batch_size):
+            batch = given[start : start + batch_size]
+            seeds = [seed + start + place for place in range(len(batch))]
+            begin = time.perf_counter()
+            spoken = _speak(dia, [sentence.text for sentence in batch], seeds, options)
+            elapsed += time.perf_counter() - begin
+            for sentence, own_seed, said in zip(batch, seeds, spoken, strict=True):
+                file = None if folder is None else Path(folder) / f"{len(lines):04d}.wav"
+                if file is not None:
+                    write_audio(file, said.waveform, codec.sampling_rate)
+                lines.append(_judge(sentence, said, own_seed, codec, recogniser, num_frames, file))
+                bar.update()
+    sampling = {name: _settled(dia, options, name) for name in ("do_sample", "temperature", "top_p")}
+    settings = {
+        **sampling,
+        "cfg_scale": _settled(dia, options, "guidance_scale"),
+        "cfg_filter_top_k": _settled(dia, options, "top_k"),
+        "seed": seed,
+        "batch_size": batch_size,
+        "max_seconds": num_frames / codec.frame_rate,
+        "device": str(dia.model.device),
+        "dtype": str(dia.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+    return EvaluationReport(settings, _versions(), lines, elapsed)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a model said: its codes `[T, C]`, and their sound `[N]`."""
+
+    codes: torch.Tensor
+    waveform: np.ndarray
+
+
+def _speak(dia: Dia, texts: list[str], seeds: list[int], options: dict[str, Any]) -> list[_Said]:
+    """Say texts as `Dia.generate` does, which returns the waveforms alone."""
+    model, processor = dia.model, dia.processor
+    decoder, delays = model.config.decoder_config, model.config.delay_pattern
+    inputs = processor(text=texts).to(model.device)
+    generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    delayed = model.generate(**inputs, **options, generator=generators)
+    begin = processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
+    ends = num_spoken_frames(delayed, delays, decoder.eos_token_id, decoder.pad_token_id)
+    frames = revert_delay(delayed, delays).cpu()
+    codes = [row[begin:end] for row, end in zip(frames, ends.tolist(), strict=True)]
+    waveforms = processor.codec.decode(codes)
+    return [_Said(clip, waveform.numpy()) for clip, waveform in zip(codes, waveforms, strict=True)]
+
+
+def _limit_frames(dia: Dia, options: dict[str, Any]) -> int:
+    """Count the frames of speech that the limit leaves: of `max_seconds`, or else of the checkpoint's `max_length`."""
+    config = dia.model.config
+    max_delay = max(config.delay_pattern)
+    if "max_new_tokens" in options:
+        return options["max_new_tokens"] - 1 - max_delay
+    longest = config.decoder_config.max_position_embeddings - 2 - max_delay
+    limit = dia.model.generation_config.max_length
+    return longest if limit is None else min(limit - 2, longest)  # beginning and end of speech
+
+
+def _settled(dia: Dia, options: dict[str, Any], name: str) -> Any:
+    """Look an option up: the call's, or else the checkpoint's."""
+    return options.get(name, getattr(dia.model.generation_config, name, None))
+
+
+def _check_reference(number: int, sentence: Sentence, codec: Codec) -> None:
+    """Refuse codes that mean something else to this codec, before the work instead of after it."""
+    if sentence.codec not in (None, codec.fingerprint):
+        raise ValueError(
+            f"the codes of sentence {number} are of the codec {sentence.codec}, but this model's is "
+            f"{codec.fingerprint}; prepare the data with `--model` of the model that is evaluated."
+        )
+    codes = sentence.codes
+    if codes is None:
+        return
+    if codes.shape[1] != codec.num_codebooks or not 0 <= codes.min() <= codes.max() < codec.codebook_size:
+        raise ValueError(
+            f"the codes of sentence {number} are {codes.min()} to {codes.max()} in {codes.shape[1]} codebooks; this "
+            f"model's codec has {codec.num_codebooks} of 0 to {codec.codebook_size - 1}."
+        )
+
+
+def _judge(
+    sentence: Sentence,
+    said: _Said,
+    seed: int,
+    codec: Codec,
+    recogniser: Recogniser,
+    num_frames: int,
+    file: Path | None,
+) -> SentenceReport:
+    def hear(waveform: np.ndarray, sampling_rate: int) -> Heard:
+        heard = recogniser.transcribe(waveform, sampling_rate)
+        return Heard(heard, word_errors(sentence.text, heard))
+
+    reference = floor = seconds = None
+    wanted = None if sentence.codes is None else sentence.codes.cpu().long()
+    if sentence.audio is not None:
+        samples, rate = sentence.load_audio()
+        clip = {"array": samples, "sampling_rate": rate}
+        (waveform,) = DiaFeatureExtractor(sampling_rate=rate).load_waveforms(clip)
+        reference, seconds = hear(waveform, rate), len(waveform) / rate
+        if wanted is None:
+            (coded,) = codec.encode([torch.from_numpy(resample(waveform, rate, codec.sampling_rate))])
+            floor = hear(codec.decode([coded])[0].numpy(), codec.sampling_rate)
+    if wanted is not None:
+        floor = hear(codec.decode([wanted])[0].numpy(), codec.sampling_rate)
+        seconds = len(wanted) / codec.frame_rate
+    return SentenceReport(
+        text=sentence.text,
+        seed=seed,
+        seconds=len(said.codes) / codec.frame_rate,
+        ended=len(said.codes) < num_frames,
+        model=hear(said.waveform, codec.sampling_rate),
+        reference=reference,
+        codec=floor,
+        reference_seconds=seconds,
+        within_a_frame=None if wanted is None else abs(len(said.codes) - len(wanted)) <= 1,
+        same_first_channel=None if wanted is None else torch.equal(said.codes[:, 0], wanted[:, 0]),
+        same_codes=None if wanted is None else torch.equal(said.codes, wanted),
+        file=None if file is None else str(file),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # of the recogniser that is not in use
+            continue
+    return versions

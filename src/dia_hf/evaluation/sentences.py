@@ -1,0 +1,162 @@
+"""What to say, and how it sounds or is coded where that is known: texts, tables and prepared data as one list.
+
+Knows nothing of models; called by users and by the command line.
+
+Legend: T frames, C codebooks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..recognition import words_of
+from ..training.prepare import load_prepared
+
+# A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
+from ..training.source import RowError, _find_audio, _open_file, is_missing, read_clip
+
+__all__ = ["Sentence", "read_sentences"]
+
+_TABLES = (".jsonl", ".csv", ".tsv")
+
+
+@dataclass(frozen=True, eq=False)
+class Sentence:
+    """Something to say, and what there is to compare it with.
+
+    Args:
+        text (`str`): With speaker tags.
+        audio (*optional*): How it sounds: a path, or a dictionary of `array` and `sampling_rate`.
+        codes (`torch.LongTensor` of shape `[T, C]`, *optional*): What a perfect model would generate, neither delayed
+            nor framed.
+        codec (`str`, *optional*): Fingerprint of the codec that made the codes; see `Codec.fingerprint`.
+
+    Raises:
+        ValueError: If the text has no words, or the codes are no whole numbers `[T, C]`.
+    """
+
+    text: str
+    audio: Any = None
+    codes: torch.Tensor | None = None
+    codec: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not words_of(self.text):
+            raise ValueError(f"the text {self.text!r} has no words; give something to say, like '[S1] Hello.'.")
+        codes = self.codes
+        if codes is not None and (codes.ndim != 2 or codes.is_floating_point() or not len(codes)):
+            raise ValueError(
+                f"the codes are {codes.dtype} of the shape {tuple(codes.shape)}; they are whole numbers "
+                "[frames, codebooks]."
+            )
+
+    def load_audio(self) -> tuple[np.ndarray, int]:
+        """Read the recording: samples `[channels, N]` or as the array has them, and their rate in hertz.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        return read_clip(os.fspath(self.audio) if isinstance(self.audio, os.PathLike) else self.audio)
+
+
+def read_sentences(source: str | os.PathLike) -> list[Sentence]:
+    """Read what to say.
+
+    Args:
+        source (`str` or `os.PathLike`): One of
+
+            - a .txt file: a text a line;
+            - a .jsonl, .csv or .tsv table with the column `text`, and optionally `audio`: a recording, its path
+              relative to the table; in .jsonl also `codes`: a list of frames, each a list of codes;
+            - a folder that `dia-hf prepare` wrote: texts and codes.
+
+    Raises:
+        ValueError: If there is nothing to say, or a row is unusable; the error names it.
+        FileNotFoundError: If there is no such file.
+        ImportError: If it is a folder and `datasets` is missing: `pip install dia-hf[train]`.
+
+    Example:
+    ```python
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from dia_hf.evaluation import read_sentences
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "sentences.txt")
+    ...     _ = file.write_text("[S1] Hello. [S2] Hi!")
+    ...     [sentence.text for sentence in read_sentences(file)]
+    ['[S1] Hello. [S2] Hi!']
+
+    ```
+    """
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        sentences = _read_prepared(path)
+    elif not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {str(path)!r}.")
+    elif suffix == ".txt":
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{str(path)!r} is not in UTF-8 ({error}); save it as UTF-8.") from error
+        texts = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+        sentences = [_named(path, number, {"text": text}) for number, text in texts]
+    elif suffix in _TABLES:
+        table = _open_file(path, path.parent, {"text"})
+        if "text" not in table.column_names:
+            columns = ", ".join(map(repr, table.column_names)) or "(none)"
+            raise ValueError(f"{str(path)!r} has the columns {columns}; what is to be said stands in 'text'.")
+        sentences = [_named(path, number, record) for _, number, record in table.records]
+    else:
+        raise ValueError(
+            f"{str(path)!r} is of no known kind; give .txt, {', '.join(_TABLES)} or a folder of `dia-hf prepare`."
+        )
+    if not sentences:
+        raise ValueError(f"there is nothing to say in {str(path)!r}.")
+    return sentences
+
+
+def _named(path: Path, number: int, record: Mapping[str, Any] | RowError) -> Sentence:
+    """Make a sentence of a row, which an error names."""
+    try:
+        return _read_row(record, path.parent)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}, row {number}: {error}") from error
+
+
+def _read_row(record: Mapping[str, Any] | RowError, folder: Path) -> Sentence:
+    if isinstance(record, RowError):
+        raise record
+    audio, codes = record.get("audio"), record.get("codes")
+    if is_missing(audio):
+        audio = None
+    else:
+        audio = _find_audio(audio, folder)
+        read_clip(audio)  # what cannot be read shows before the work
+    if is_missing(codes):
+        codes = None
+    else:
+        try:
+            array = np.asarray(codes)
+        except ValueError as error:  # rows of different lengths
+            raise ValueError("the codes are no table; give a list of frames, each as long as the others.") from error
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"the codes are of the kind {array.dtype}; give a list of frames, each a list of codes.")
+        codes = torch.from_numpy(array.astype(np.int64))
+    return Sentence(record.get("text"), audio, codes)  # type: ignore[arg-type]  # who checks its type
+
+
+def _read_prepared(folder: Path) -> list[Sentence]:
+    dataset, info = load_prepared(folder)
+    fingerprint = info["codec"]["fingerprint"]
+    return [
+        Sentence(row["text"], codes=torch.from_numpy(np.asarray(row["codes"], dtype=np.int64)), codec=fingerprint)
+        for row in dataset
+    ]

@@ -1,0 +1,111 @@
+"""`dia-hf evaluate`, as somebody runs it who has trained a model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.command import FAST, run
+from dia_hf.audio import read_audio, write_audio
+
+ASR = ["--asr", "pocketsphinx"]
+
+
+@pytest.fixture
+def sentences(tmp_path, tone, monkeypatch):
+    """A table of two sentences, one with a recording, in the folder where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    write_audio("clips/a.wav", tone(0.4, 16000), 16000)
+    Path("table.csv").write_text("text,audio\n[S1] Hello there.,clips/a.wav\n[S2] Good bye!,\n", "utf-8")
+    return "table.csv"
+
+
+def test_evaluate(sentences, capsys):
+    """A table on the screen, all figures in a file, what was said as sound, progress apart from all of it."""
+    args = ["--sentences", sentences, *ASR, *FAST, "--output", "new/report.json", "--keep", "kept"]
+    assert run("evaluate", *args) == 0
+    captured = capsys.readouterr()
+    rows = [line.split("|")[1].strip() for line in captured.out.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["reference", "codec", "model"]
+    assert "× real time" in captured.out and "evaluating" not in captured.out
+    assert "evaluating: 100%" in captured.err and "new/report.json: all figures" in captured.err
+    report = json.loads(Path("new/report.json").read_text("utf-8"))
+    expected = {"model": "miniature", "sentences": "table.csv", "asr": "pocketsphinx", "vocabulary": None, "seed": 1}
+    assert expected.items() <= report["settings"].items()
+    assert [line["text"] for line in report["sentences"]] == ["[S1] Hello there.", "[S2] Good bye!"]
+    assert report["sentences"][0]["reference"] and report["sentences"][1]["reference"] is None
+    assert report["figures"]["word_errors"]["model"]["words"] == 4
+    for place, line in enumerate(report["sentences"]):
+        assert Path(line["file"]) == Path("kept", f"000{place}.wav")
+        samples, rate = read_audio(line["file"])
+        assert samples.shape[-1] / rate == pytest.approx(line["seconds"], abs=1e-3)
+
+
+def test_options_arrive(sentences):
+    """An option that is parsed and dropped is worse than none."""
+    Path("words.txt").write_text("hello\n\nthere DH EH R\ngood\nbye\nzorg  Z AO R G\n", "utf-8")
+    args = ["--vocabulary", "words.txt", "--temperature", "0.7", "--top-p", "0.8", "--cfg-scale", "1.5"]
+    args += ["--cfg-filter-top-k", "9", "--batch-size", "1", "--dtype", "bfloat16", "-o", "report.json"]
+    assert run("evaluate", "--sentences", sentences, *ASR, *FAST, *args) == 0
+    settings = json.loads(Path("report.json").read_text("utf-8"))["settings"]
+    expected = {
+        "vocabulary": "words.txt",
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "cfg_scale": 1.5,
+        "cfg_filter_top_k": 9,
+        "batch_size": 1,
+        "dtype": "bfloat16",
+        "seed": 1,
+    }
+    assert expected.items() <= settings.items()
+    assert 0 < settings["max_seconds"] <= 0.2
+
+
+def test_another_recogniser(sentences, monkeypatch, capsys):
+    """A model of transformers listens where the speaker is, and needs no vocabulary."""
+    asked = []
+
+    class Ears:
+        sampling_rate = 16000
+
+        def transcribe(self, waveform, sampling_rate):
+            return "Hello there."
+
+    monkeypatch.setattr(
+        "dia_hf.recognition.load_recogniser", lambda *args, **kwargs: asked.append((args, kwargs)) or Ears()
+    )
+    assert run("evaluate", "--sentences", sentences, "--asr", "someone/ears", *FAST) == 0
+    assert [(args, {name: str(value) for name, value in kwargs.items()}) for args, kwargs in asked] == [
+        (("someone/ears",), {"device": "cpu"})
+    ]
+    assert "| model     |      50.0 % |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ([*ASR], "--sentences"),
+        (["--sentences", "table.csv"], "--asr"),
+        (["--sentences", "nowhere.txt", *ASR], "no file or folder 'nowhere.txt'"),
+        (["--sentences", "clips", *ASR], "holds no prepared clips"),
+        (["--sentences", "zorg.txt", *ASR], "does not have 'zorg'"),
+        (["--sentences", "table.csv", *ASR, "--vocabulary", "few.txt"], "lacks 2 words of the sentences, which could"),
+        (["--sentences", "table.csv", *ASR, "--vocabulary", "twice.txt"], "line 3: 'one' stands there twice"),
+        (["--sentences", "table.csv", "--asr", "someone/ears", "--vocabulary", "few.txt"], "is for --asr pocketsphinx"),
+        (["--sentences", "table.csv", *ASR, "--output", "clips"], "is a folder"),
+        (["--sentences", "table.csv", *ASR, "--keep", "table.csv"], "is no folder to write into"),
+        (["--sentences", "table.csv", *ASR, "--temperature", "-1"], "is not a number above 0"),
+        (["--sentences", "table.csv", *ASR, "--device", "warp"], "the device 'warp' is not available here"),
+    ],
+)
+def test_what_is_wrong_shows_before_the_work(sentences, args, error, capsys, monkeypatch):
+    """A typing error cost the time that it takes to load a model, or to speak a thousand sentences."""
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    Path("few.txt").write_text("hello\ngood\n", "utf-8")
+    Path("twice.txt").write_text("one\ntwo\none W AH N\n", "utf-8")
+    Path("zorg.txt").write_text("Hello, Zorg.\n", "utf-8")
+    assert run("evaluate", *args) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "error: " in last and error in last

@@ -1,0 +1,225 @@
+"""A model judged: what is heard is what it says, and what it is compared with is what it should have said."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dia_hf import MINIATURE, DiaForConditionalGeneration
+from dia_hf.audio import read_audio
+from dia_hf.delay import num_spoken_frames, revert_delay
+from dia_hf.evaluation import Sentence, evaluate
+from dia_hf.recognition import load_recogniser
+from dia_hf.speech import Dia
+from evaluation.ears import Ears
+
+TEXTS = ["[S1] Hello there.", "[S2] Good bye!", "[S1] One. [S2] Two."]
+SAMPLED = {"temperature": 1.0, "cfg_scale": 2.0, "top_p": 0.9, "cfg_filter_top_k": 20, "max_seconds": 0.3, "seed": 5}
+GREEDY = {"temperature": 0, "cfg_scale": 1, "max_seconds": 0.3}
+
+
+@pytest.fixture(scope="module")
+def dia():
+    return Dia.from_pretrained(MINIATURE, "float32", "cpu")
+
+
+@pytest.fixture
+def endless(processor):
+    """A model that never ends by itself."""
+    model = DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=torch.float32)
+    with torch.no_grad():
+        model.logits_dense.weight[processor.config.decoder_config.eos_token_id] = 0
+    return Dia(model, processor)
+
+
+def say_codes(dia, text):
+    """Codes `[T, C]` that the model says greedily, the long way round."""
+    inputs, config = dia.processor(text=[text]), dia.model.config
+    decoder, rate = config.decoder_config, dia.processor.codec.frame_rate
+    num_tokens = int(0.3 * rate) + 1 + max(config.delay_pattern)
+    delayed = dia.model.generate(**inputs, do_sample=False, guidance_scale=1.0, max_new_tokens=num_tokens)
+    (end,) = num_spoken_frames(delayed, config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
+    return revert_delay(delayed, config.delay_pattern)[0, 1:end]
+
+
+# --- what is said
+
+
+def test_what_is_judged_is_what_generate_says(dia, tmp_path):
+    """Two ways to speak: the figures of one, and the sound of the other in the user's ears."""
+    ears = Ears("hello there")
+    report = evaluate(dia, TEXTS, ears, **SAMPLED, folder=tmp_path / "kept")
+    options = {name: value for name, value in SAMPLED.items() if name != "seed"}
+    for place, (text, line) in enumerate(zip(TEXTS, report.sentences, strict=True)):
+        said = dia.generate(text, seed=5 + place, **options)
+        assert (line.text, line.seed) == (text, 5 + place)
+        np.testing.assert_allclose(ears.clips[place], said, atol=1e-4)
+        assert line.seconds == pytest.approx(len(said) / dia.sampling_rate)
+        kept, rate = read_audio(line.file)
+        assert rate == dia.sampling_rate and kept.shape[-1] == len(said)
+    assert ears.rates == [dia.sampling_rate] * 3
+    assert [line.file for line in report.sentences] == [str(tmp_path / "kept" / f"000{i}.wav") for i in range(3)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_batch_does_not_matter(dia, batch_size):
+    """A sentence said otherwise in another batch, by its neighbours' noise."""
+    together, apart = Ears("so"), Ears("so")
+    evaluate(dia, TEXTS, together, **SAMPLED, batch_size=3)
+    evaluate(dia, TEXTS, apart, **SAMPLED, batch_size=batch_size)
+    for ours, theirs in zip(together, apart, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_order_of_sentences(dia):
+    """Greedy speech has no seed, and a recogniser no memory: a list read backwards has the same figures."""
+    sentences = [Sentence(text, codes=say_codes(dia, text)) for text in TEXTS]
+    recogniser = load_recogniser("pocketsphinx", ["hello", "there", "one", "two", "good", "bye"])
+    forth, back = (evaluate(dia, some, recogniser, **GREEDY, batch_size=2) for some in (sentences, sentences[::-1]))
+    assert forth.figures()["word_errors"] == back.figures()["word_errors"]
+    assert [line.model for line in forth.sentences] == [line.model for line in reversed(back.sentences)]
+
+
+def test_settings_and_versions(dia):
+    """A figure without how it was made cannot be made again; what is left out is the checkpoint's."""
+    report = evaluate(dia, TEXTS[:1], Ears("so"), max_seconds=0.2, temperature=0)
+    config, rate = dia.model.generation_config, dia.processor.codec.frame_rate
+    expected = {
+        "do_sample": False,
+        "cfg_scale": config.guidance_scale,
+        "cfg_filter_top_k": config.top_k,
+        "top_p": config.top_p,
+        "seed": 0,
+        "batch_size": 8,
+        "max_seconds": int(0.2 * rate) / rate,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    assert expected.items() <= report.settings.items()
+    assert {"python", "dia-hf", "torch", "transformers", "jiwer"} <= set(report.versions)
+    assert report.elapsed > 0
+
+
+# --- how it ends
+
+
+def test_the_limit_is_no_end(endless):
+    """The limit brings an end of speech of its own, that looks like the model's."""
+    report = evaluate(endless, TEXTS, Ears("so"), **GREEDY)
+    assert [line.ended for line in report.sentences] == [False] * 3
+    frame_rate = endless.processor.codec.frame_rate
+    assert all(line.seconds == int(0.3 * frame_rate) / frame_rate for line in report.sentences)
+
+
+@pytest.mark.parametrize("max_length", [20, None])
+def test_the_checkpoints_own_limit(endless, max_length):
+    """Without `max_seconds` the limit was another than that of `Dia.generate`, and nobody reached it."""
+    endless.model.config.decoder_config.max_position_embeddings = 60
+    endless.model.generation_config.max_length = max_length
+    report = evaluate(endless, TEXTS[:1], Ears("so"), temperature=0, cfg_scale=1)
+    codec, max_delay = endless.processor.codec, max(endless.model.config.delay_pattern)
+    limit = 58 - max_delay if max_length is None else max_length - 2
+    assert report.sentences[0].seconds * codec.frame_rate == pytest.approx(limit)
+    assert not report.sentences[0].ended
+    if max_length is not None:
+        said = endless.generate(TEXTS[0], temperature=0, cfg_scale=1)
+        assert len(said) / codec.sampling_rate == pytest.approx(report.sentences[0].seconds)
+
+
+def test_an_end_of_its_own(dia, monkeypatch):
+    """A sentence that is over was one that was cut off; one that is over at once is all errors."""
+    eos, num_channels = dia.model.config.decoder_config.eos_token_id, dia.model.config.decoder_config.num_channels
+
+    def end(**inputs):
+        frames = torch.full((1, 40, num_channels), eos)
+        frames[:, 0] = dia.model.config.decoder_config.bos_token_id
+        return frames
+
+    monkeypatch.setattr(dia.model, "generate", end)
+    ears = Ears("")
+    (line,) = evaluate(dia, TEXTS[:1], ears, **GREEDY).sentences
+    assert line.ended and line.seconds == 0 and len(ears.clips[0]) == 0
+    assert line.model.errors.deletions == 2
+
+
+# --- what it is compared with
+
+
+def test_reference_codes(dia):
+    """Codes that differ in a fine channel alone counted as different in channel 0; a delay made all different."""
+    right = say_codes(dia, TEXTS[0])
+    fine, coarse, short, shorter = right.clone(), right.clone(), right[:-1], right[:-2]
+    fine[3, -1] = (fine[3, -1] + 1) % dia.processor.codec.codebook_size
+    coarse[3, 0] = (coarse[3, 0] + 1) % dia.processor.codec.codebook_size
+    references = [right, fine, coarse, short, shorter, right.short()]
+    ears = Ears("good bye", "hello there")
+    report = evaluate(dia, [Sentence(TEXTS[0], codes=codes) for codes in references], ears, **GREEDY)
+    lines = report.sentences
+    assert [line.same_first_channel for line in lines] == [True, True, False, False, False, True]
+    assert [line.same_codes for line in lines] == [True, False, False, False, False, True]
+    assert [line.within_a_frame for line in lines] == [True, True, True, True, False, True]
+    rate = dia.processor.codec.frame_rate
+    assert [line.reference_seconds for line in lines] == [len(codes) / rate for codes in references]
+    assert lines[0].codec.text == "good bye" and lines[0].model.text == "hello there" and lines[0].reference is None
+    np.testing.assert_allclose(ears.clips[0], ears.clips[1], atol=1e-4)
+    assert lines[0].codec.errors.errors == 2 and lines[0].model.errors.errors == 0
+
+
+def test_recordings(dia, tone):
+    """The recording is heard as it is; what the codec leaves of it is heard at the codec's rate, as long."""
+    sound = {"array": np.stack([tone(0.5, 8000)] * 2), "sampling_rate": 8000}
+    ears = Ears("hello there", "hello where", "good bye")
+    (line,) = evaluate(dia, [Sentence(TEXTS[0], sound)], ears, **GREEDY).sentences
+    assert [line.reference.errors.errors, line.codec.errors.errors, line.model.errors.errors] == [0, 1, 2]
+    assert ears.rates == [8000, dia.sampling_rate, dia.sampling_rate]
+    np.testing.assert_array_equal(ears.clips[0], tone(0.5, 8000))
+    codec = dia.processor.codec
+    assert len(ears.clips[1]) == math.ceil(0.5 * codec.frame_rate) * codec.hop_length
+    assert line.reference_seconds == 0.5
+    assert line.same_codes is None and line.within_a_frame is None
+
+
+def test_a_recording_and_its_codes(dia, tone):
+    """The codec's floor is that of the codes which the model learnt, not of codes made once more."""
+    codes = say_codes(dia, TEXTS[0])
+    sound = {"array": tone(0.5, 8000), "sampling_rate": 8000}
+    ears = Ears("so")
+    (line,) = evaluate(dia, [Sentence(TEXTS[0], sound, codes)], ears, **GREEDY).sentences
+    assert len(ears.clips) == 3
+    np.testing.assert_allclose(ears.clips[1], dia.processor.codec.decode([codes])[0], atol=1e-5)
+    assert line.reference_seconds == len(codes) / dia.processor.codec.frame_rate
+    assert line.same_codes is True
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("sentences", "options", "message"),
+    [
+        ([], {}, "list of what to say"),
+        ("[S1] Hello.", {}, "list of what to say"),
+        (["[S1] (laughs)"], {}, "has no words"),
+        (TEXTS, {"batch_size": 0}, "`batch_size` is 0"),
+        (TEXTS, {"max_seconds": 1e9}, "in one go"),
+        (TEXTS, {"max_seconds": 1e-9}, "a frame lasts"),
+        ([Sentence("Hi.", codes=torch.ones(3, 77).long())], {}, "sentence 1 are 1 to 1 in 77 codebooks"),
+        ([TEXTS[0], Sentence("Hi.", codes=torch.full((3, 9), 9999))], {}, "sentence 2 are 9999 to 9999 in 9"),
+        ([Sentence("Hi.", codes=torch.ones(3, 9).long(), codec="0123")], {}, "are of the codec 0123, but this model's"),
+    ],
+)
+def test_what_cannot_be_evaluated(dia, sentences, options, message):
+    """A mistake shows before the work, with the sentence."""
+    ears = Ears("so")
+    with pytest.raises(ValueError, match=message):
+        evaluate(dia, sentences, ears, **options)
+    assert not ears.clips
+
+
+def test_without_jiwer(dia, monkeypatch):
+    """The missing package shows before the work."""
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    with pytest.raises(ImportError, match=r"dia-hf\[evaluate\]"):
+        evaluate(dia, TEXTS, Ears("so"))

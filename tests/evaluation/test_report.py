@@ -1,0 +1,142 @@
+"""Figures that are what the sentences say, in a table and in JSON."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dia_hf.evaluation import EvaluationReport, Heard, SentenceReport
+from dia_hf.recognition import WordErrors
+
+COUNTS = st.builds(WordErrors, *[st.integers(0, 3)] * 3, st.integers(3, 9))
+HEARD = st.builds(Heard, st.just("so"), COUNTS)
+LINES = st.lists(
+    st.builds(
+        SentenceReport,
+        text=st.just("So."),
+        seed=st.integers(0, 9),
+        seconds=st.integers(0, 40).map(lambda eighths: eighths / 8),
+        ended=st.booleans(),
+        model=HEARD,
+        codec=st.none() | HEARD,
+        reference_seconds=st.none() | st.integers(1, 40).map(lambda eighths: eighths / 8),
+        same_first_channel=st.booleans(),
+        same_codes=st.none() | st.booleans(),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def make_report(lines):
+    return EvaluationReport({"seed": 0}, {"python": "3"}, lines, elapsed=2.0)
+
+
+def make_line(errors=(0, 0, 0, 4), **fields):
+    return SentenceReport(
+        **{"text": "[S1] One.", "seed": 0, "seconds": 1.0, "ended": True} | fields, model=heard(errors)
+    )
+
+
+def heard(errors, text="one"):
+    return Heard(text, WordErrors(*errors))
+
+
+def test_figures():
+    """Worked out by hand: word errors of all sentences together, lengths and codes of those with references."""
+    lines = [
+        make_line((1, 2, 0, 4), reference=heard((0, 0, 1, 4)), codec=heard((1, 0, 0, 4)), reference_seconds=1.5),
+        make_line((0, 0, 0, 6), seconds=3.0, ended=False),
+        make_line(
+            seconds=2.0,
+            codec=heard((0, 0, 0, 4)),
+            reference_seconds=1.75,
+            within_a_frame=True,
+            same_first_channel=True,
+            same_codes=False,
+        ),
+    ]
+    figures = make_report(lines).figures()
+    model = figures["word_errors"]["model"]
+    assert model["rate"] == 3 / 14
+    assert [model[name] for name in ("substitutions", "deletions", "insertions", "words", "sentences")] == [
+        1,
+        2,
+        0,
+        14,
+        3,
+    ]
+    assert 0 <= model["low"] <= 3 / 14 <= model["high"] <= 3 / 4
+    assert figures["word_errors"]["reference"]["rate"] == 1 / 4
+    assert figures["word_errors"]["codec"]["rate"] == 1 / 8
+    assert figures["end"] == {"ended": pytest.approx(2 / 3), "seconds": 6.0}
+    assert figures["length"] == {
+        "difference": pytest.approx(-0.125),
+        "absolute_difference": pytest.approx(0.375),
+        "within_a_frame": 1.0,
+        "sentences": 2,
+    }
+    assert figures["codes"] == {"same_first_channel": 1.0, "same_codes": 0.0, "sentences": 1}
+    assert figures["speed"] == {"elapsed": 2.0, "real_time": 3.0}
+
+
+@given(LINES, st.integers())
+def test_the_order_does_not_matter(lines, seed):
+    """A list in another order is the same list; its interval, too."""
+    shuffled = random.Random(seed).sample(lines, len(lines))
+    ours, theirs = (flatten(make_report(some).figures()) for some in (lines, shuffled))
+    assert ours == pytest.approx(theirs)
+
+
+def flatten(figures, prefix=""):
+    flat = {}
+    for name, value in figures.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return {name: -1.0 if value is None else value for name, value in flat.items()}
+
+
+@given(LINES)
+def test_an_interval_is_of_the_same_figures(lines):
+    """An interval beside its rate was drawn from something else."""
+    row = make_report(lines).figures()["word_errors"]["model"]
+    rates = [line.model.errors.errors / line.model.errors.words for line in lines]
+    assert min(rates) <= row["low"] <= row["high"] <= max(rates)
+    assert min(rates) <= row["rate"] <= max(rates)
+
+
+def test_more_sentences_make_a_narrower_interval():
+    """An interval that does not narrow resamples words, or nothing."""
+    few, many = (
+        make_report([make_line((place % 2, 0, 0, 4)) for place in range(count)]).figures()["word_errors"]["model"]
+        for count in (10, 1000)
+    )
+    assert few["rate"] == many["rate"] == 1 / 8
+    assert 0 < 8 * (many["high"] - many["low"]) < 8 * 0.02 < few["high"] - few["low"] + 0.1
+
+
+@given(LINES)
+def test_the_table(lines):
+    """A row for whatever was heard, in the same order always, short enough for a terminal."""
+    report = make_report(lines)
+    table = report.table().splitlines()
+    rows = [line.split("|")[1].strip() for line in table if line.startswith("|")]
+    assert rows[0] == "heard of" and set(rows[1]) == {":", "-"}
+    assert rows[2:] == [*["codec"] * any(line.codec for line in lines), "model"]
+    assert all(len(line) <= 100 for line in table)
+    assert len({len(line) for line in table if line.startswith("|")}) == 1
+    has_codes = any(line.same_codes is not None for line in lines)
+    assert any("in channel 0" in line for line in table) == has_codes
+
+
+def test_the_file(tmp_path):
+    """What programs read: plain JSON, letters as they are, all of each sentence."""
+    report = make_report([make_line((1, 0, 0, 4), reference=heard((0, 0, 0, 4), "grüße"), file="0.wav")])
+    report.save(tmp_path / "new" / "report.json")
+    text = (tmp_path / "new" / "report.json").read_text("utf-8")
+    content = json.loads(text)
+    assert content == report.to_dict()
+    assert set(content) == {"settings", "versions", "figures", "sentences"}
+    assert content["sentences"][0]["model"]["errors"]["substitutions"] == 1
+    assert "grüße" in text

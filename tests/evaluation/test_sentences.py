@@ -1,0 +1,119 @@
+"""What to say, out of files of every kind, and what a file is told that cannot be used."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dia_hf.audio import write_audio
+from dia_hf.evaluation import Sentence, read_sentences
+from training.clips import write_prepared
+
+CODES = [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file of sentences: `write(name, text)`, or a table of rows as .jsonl."""
+
+    def make(name, content):
+        if not isinstance(content, str):
+            content = "\n".join(json.dumps(row, ensure_ascii=False) for row in content)
+        path = tmp_path / name
+        path.write_text(content, "utf-8")
+        return path
+
+    return make
+
+
+def test_a_text_a_line(write):
+    """A blank line at the end was a sentence without words; a byte-order mark was read aloud."""
+    path = write("sentences.txt", "\ufeff[S1] Hello, you.\n\n  [S2] It’s: a, b | c\t; d.\n\n")
+    sentences = read_sentences(path)
+    assert [sentence.text for sentence in sentences] == ["[S1] Hello, you.", "[S2] It’s: a, b | c\t; d."]
+    assert all(sentence.audio is None and sentence.codes is None for sentence in sentences)
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+def test_a_table(write, tmp_path, tone, separator):
+    """Recordings are found from the table's folder, not from where the command runs."""
+    write_audio(tmp_path / "clips" / "a.wav", tone(0.2, 8000), 8000)
+    name = "table.tsv" if separator == "\t" else "table.csv"
+    rows = [["text", "audio"], ["[S1] Hello.", "clips/a.wav"], ["[S2] Hi.", ""]]
+    first, second = read_sentences(write(name, "\n".join(separator.join(row) for row in rows)))
+    samples, rate = first.load_audio()
+    assert (samples.shape, rate, first.text) == ((1, 1600), 8000, "[S1] Hello.")
+    assert second.audio is None and second.text == "[S2] Hi."
+    (only,) = read_sentences(write(name, "text\nHello."))
+    assert only.text == "Hello." and only.audio is None
+
+
+def test_lines_of_json(write, tmp_path, tone):
+    """Codes and recordings, one or both or neither, row by row."""
+    write_audio(tmp_path / "a.wav", tone(0.2, 8000), 8000)
+    path = write(
+        "table.jsonl",
+        [
+            {"text": "One.", "codes": CODES, "audio": "a.wav", "other": 1},
+            {"text": "Two.", "audio": str(tmp_path / "a.wav")},
+            {"text": "Three.", "audio": None, "codes": None},
+        ],
+    )
+    one, two, three = read_sentences(path)
+    assert one.codes.tolist() == CODES and one.codes.dtype == torch.int64 and one.codec is None
+    assert one.load_audio()[0].shape == two.load_audio()[0].shape == (1, 1600)
+    assert three.audio is None and three.codes is None
+
+
+def test_prepared_data(tmp_path, processor):
+    """What was made for training is good for judging, too, and says whose codes they are."""
+    sentences = read_sentences(write_prepared(tmp_path / "prepared", num_clips=3))
+    assert len(sentences) == 3
+    assert sentences[0].text.startswith("[S1] ") and sentences[1].text.startswith("[S2] ")
+    assert all(sentence.codec == processor.codec.fingerprint for sentence in sentences)
+    assert all(sentence.codes.dtype == torch.int64 and sentence.codes.ndim == 2 for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "nothing to say"),
+        ("a.txt", "Hello.\n(laughs)", r"a\.txt', row 2: the text '\(laughs\)' has no words"),
+        ("a.md", "Hello.", "of no known kind"),
+        ("a.csv", "words\nHello.", "has the columns 'words'; what is to be said stands in 'text'"),
+        ("a.csv", "text,audio\nHello.,b.wav", r"row 1: there is no file '.*b\.wav'"),
+        ("a.csv", "text,audio\nHello.,a.csv", "row 1: .*cannot be read as audio"),
+        ("a.csv", "text,audio\nHello, you.,", "row 1: the row has 3 cells"),
+        ("a.jsonl", '{"text": "Hello."}\n{"text": ', "row 2: the line is no JSON"),
+        ("a.jsonl", [{"text": "Hello."}, {"audio": None}], "row 2: the text None has no words"),
+        ("a.jsonl", [{"text": "Hello.", "codes": [[1, 2], [3]]}], "row 1: the codes are no table"),
+        ("a.jsonl", [{"text": "Hello.", "codes": [[1.5, 2]]}], "row 1: the codes are of the kind float64"),
+        ("a.jsonl", [{"text": "Hello.", "codes": [1, 2]}], r"of the shape \(2,\); they are whole numbers"),
+        ("a.jsonl", [{"text": "Hello.", "codes": "1 2"}], "row 1: the codes are of the kind <U3"),
+    ],
+)
+def test_what_cannot_be_said(write, name, content, message):
+    """A row that is passed over makes a figure of fewer sentences than one believes."""
+    with pytest.raises(ValueError, match=message):
+        read_sentences(write(name, content))
+
+
+def test_no_such_file(tmp_path):
+    """A folder that is no prepared data, and a name with a typing error in it."""
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+        read_sentences(tmp_path / "nowhere.txt")
+    with pytest.raises(ValueError, match="dia-hf prepare"):
+        read_sentences(tmp_path)
+
+
+def test_made_by_hand(tmp_path, tone):
+    """Programs have arrays and paths."""
+    write_audio(tmp_path / "a.wav", tone(0.2, 8000), 8000)
+    assert Sentence("Hello.", tmp_path / "a.wav").load_audio()[1] == 8000
+    sound = {"array": tone(0.2, 8000), "sampling_rate": 8000}
+    assert Sentence("Hello.", sound).load_audio()[0].shape == (1600,)
+    with pytest.raises(ValueError, match="whole numbers"):
+        Sentence("Hello.", codes=torch.zeros(3, 9))
+    with pytest.raises(ValueError, match="whole numbers"):
+        Sentence("Hello.", codes=torch.from_numpy(np.zeros((0, 9), np.int64)))
