@@ -14,7 +14,8 @@ from hypothesis import settings
 from transformers import DacModel
 from transformers.utils import logging
 
-from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+from dia_hf import DiaForConditionalGeneration, DiaProcessor
+from tiny import write_random_checkpoint
 
 logging.disable_progress_bar()
 settings.register_profile("house", deadline=None)  # a busy machine is no failure
@@ -25,13 +26,21 @@ REFERENCE = Path(__file__).parent / "reference"
 
 
 @pytest.fixture(scope="session")
-def model() -> DiaForConditionalGeneration:
-    return DiaForConditionalGeneration.from_pretrained(MINIATURE).eval()
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small model of random weights, at the published rates, that never ends: the miniature, being trained, does."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_random_checkpoint(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
-def processor() -> DiaProcessor:
-    return DiaProcessor.from_pretrained(MINIATURE)
+def model(checkpoint: str) -> DiaForConditionalGeneration:
+    return DiaForConditionalGeneration.from_pretrained(checkpoint).eval()
+
+
+@pytest.fixture(scope="session")
+def processor(checkpoint: str) -> DiaProcessor:
+    return DiaProcessor.from_pretrained(checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,22 @@ def test_slices_change_nothing(slice_size, weights):
     assert model(**batch).logits is not None, "without labels nobody asks for a loss"
 
 
+@pytest.mark.parametrize("slice_size", [None, 5])
+def test_label_smoothing(slice_size):
+    """Smoothed over too few tokens or in evaluations, too, the loss is no measure; in slices it was forgotten."""
+    model = tiny.random_model(tiny.random_config(4)).train()
+    batch = tiny.random_batch(model.config)
+    labels = batch["labels"]
+    labels = labels if labels.ndim == 2 else labels.transpose(1, 2).flatten(0, 1)  # [B·C, T]
+    plain = model(**batch)
+    log_probs = plain.logits.log_softmax(-1)[labels != IGNORED_LABEL]  # [labels, V]
+    right = log_probs.gather(-1, labels[labels != IGNORED_LABEL][:, None])[:, 0]
+    model.label_smoothing, model.loss_slice_size = 0.1, slice_size
+    expected = -(0.9 * right + 0.1 * log_probs.mean(-1)).mean()
+    torch.testing.assert_close(model(**batch).loss, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.eval()(**batch).loss, plain.loss, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("slice_size", [None, 3])
 def test_slices_keep_no_logits(slice_size):
     """Slices whose logits autograd keeps, one by one, fill memory as all of them at once do."""

@@ -252,8 +252,7 @@ def with_adapters(model):
 
 
 def with_odd_sizes(model):
-    config = model.config.decoder_config
-    model.model.decoder.layers[1].mlp.down_proj = nn.Linear(40, config.hidden_size, bias=False).bfloat16()
+    model.model.decoder.layers[1].mlp.down_proj = nn.Linear(40, 48, bias=False).bfloat16()
     return model
 
 
@@ -266,7 +265,7 @@ def quantised(model):
     [
         (with_float32, "`dtype` is torch.float32, but quantised weights are multiplied with bfloat16"),
         (with_adapters, "down_proj is a peft.*Linear, not a plain nn.Linear; quantise before adapters come"),
-        (with_odd_sizes, "layers.1.mlp.down_proj maps 40 to 32, but int4 takes inputs by 32 and outputs by 16"),
+        (with_odd_sizes, "layers.1.mlp.down_proj maps 40 to 48, but int4 takes inputs by 32 and outputs by 16"),
         (quantised, "quantised already"),
     ],
 )

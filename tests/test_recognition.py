@@ -17,14 +17,14 @@ SAID = st.lists(st.sampled_from(["one", "two", "three", "isn't"]), min_size=1, m
 
 
 def make_sounds():
-    """Buzzes in more and less noise; in one of them pocketsphinx hears a word."""
+    """Bursts of buzzes, in less and less noise; in one of them pocketsphinx hears words."""
     draw, time = np.random.default_rng(0), np.arange(RATE) / RATE
     sounds = []
     for place in range(4):
-        pitch = 150 + 30 * place
-        buzz = sum(np.sin(2 * np.pi * pitch * k * time) * draw.uniform() for k in range(1, 20))
-        noise = 10.0 ** -(place + 1) * draw.normal(size=RATE)
-        sounds.append((0.03 * buzz * (1 + np.sin(2 * np.pi * 3 * time)) + noise).astype(np.float32))
+        pitch = 100 + 20 * place
+        buzz = sum(np.sin(2 * np.pi * pitch * k * time) * draw.uniform() for k in range(1, 30))
+        noise = 10.0 ** -(place + 2) * draw.normal(size=RATE)
+        sounds.append((0.05 * buzz * np.sin(2 * np.pi * 3 * time).clip(0) + noise).astype(np.float32))
     return sounds
 
 
@@ -103,9 +103,9 @@ def test_what_was_heard_before_does_not_matter():
 
 def test_only_the_vocabulary_is_heard():
     """A recogniser that falls back on its own language model hears other words, and counts them as errors."""
-    sounds = [sound[start : start + RATE // 3] for sound in make_sounds() for start in (0, RATE // 3)]
     recogniser = load_recogniser("pocketsphinx", NUMBERS)
-    assert {word for sound in sounds for word in recogniser.transcribe(sound, RATE).split()} <= set(NUMBERS)
+    heard = {word for sound in make_sounds() for word in recogniser.transcribe(sound, RATE).split()}
+    assert heard and heard <= set(NUMBERS)
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 100, 410, 900, RATE])
@@ -158,7 +158,7 @@ def test_pronunciations():
     ],
 )
 def test_what_cannot_be_heard(words, pronunciations, message):
-    """pocketsphinx itself says "Failed to set FSG in decoder"."""
+    """pocketsphinx itself names neither the word nor what to do about it."""
     with pytest.raises(ValueError, match=message):
         load_recogniser("pocketsphinx", words, pronunciations)
 

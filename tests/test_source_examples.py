@@ -10,15 +10,14 @@ import pytest
 import soundfile as sf
 import torch
 
-from dia_hf import MINIATURE
-
 torch_device = "cpu"
-model_checkpoint = MINIATURE
+model_checkpoint = ""  # of each test: a random model, which speaks as long as the example lets it
 
 
 @pytest.fixture(autouse=True)
-def desk(tmp_path, monkeypatch, tone):
+def desk(tmp_path, monkeypatch, tone, checkpoint):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(globals(), "model_checkpoint", checkpoint)
     torch.manual_seed(0)
 
     class Dataset(list):

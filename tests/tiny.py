@@ -1,15 +1,19 @@
 """Small random models, ours and transformers' own with the same weights, and what goes into and comes out of them."""
 
 import random
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DacConfig, DacModel
 from transformers.models.dia import DiaConfig as TheirConfig
 from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
-from dia_hf import DiaConfig, DiaForConditionalGeneration
+from dia_hf import DiaConfig, DiaFeatureExtractor, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
+from dia_hf.conversion.nari import generation_config_for
 from dia_hf.delay import apply_delay
+from dia_hf.processing_dia import write_codec_reference
 
 
 def random_config(seed: int) -> DiaConfig:
@@ -60,6 +64,58 @@ def random_model(config: DiaConfig, seed: int = 0, scale: float = 0.3) -> DiaFor
             else:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def random_codec() -> DacModel:
+    """Make a codec of 44.1 kHz whose codes depend on the sound and whose sound depends on the codes.
+
+    With the weights that it is given for training, the signal is lost among the biases after a few layers.
+    """
+    codec = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=48, sampling_rate=44100)).eval()
+    with torch.no_grad():
+        for layer in codec.modules():
+            if isinstance(layer, (torch.nn.Conv1d, torch.nn.ConvTranspose1d)):
+                torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+                layer.bias.zero_()
+        # As loud as speech: first so quiet that the last layer, a tanh, is linear, and then by the factor found.
+        codec.decoder.conv2.weight *= 1e-3
+        sound = codec.decode(audio_codes=torch.randint(0, 1024, (1, 9, 400))).audio_values
+        codec.decoder.conv2.weight *= 0.1 / sound.std()
+    return codec
+
+
+def write_random_checkpoint(folder: Path) -> None:
+    """Write a whole checkpoint that says noise, and goes on with it until it is stopped.
+
+    It has the published rates, token ids, channels, delays and positions, on narrow layers.
+    """
+    heads = {"num_attention_heads": 4, "head_dim": 16, "hidden_size": 32, "num_hidden_layers": 2}
+    config = DiaConfig(
+        encoder_config={**heads, "num_key_value_heads": 4, "intermediate_size": 96},
+        decoder_config={
+            **heads,
+            "num_key_value_heads": 2,
+            "intermediate_size": 96,
+            "cross_num_attention_heads": 4,
+            "cross_num_key_value_heads": 4,
+            "cross_head_dim": 16,
+            "cross_hidden_size": 32,
+        },
+        # Wider than for training, so that the logits are no near-tie between all tokens.
+        initializer_range=0.5,
+    )
+    for part in (config.encoder_config, config.decoder_config):
+        part.initializer_range = config.initializer_range
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2025)
+        model, codec = DiaForConditionalGeneration(config), random_codec()
+    with torch.no_grad():  # an end whose logit is 0 is never the best token, and so never said
+        model.logits_dense.weight.view(9, 1028, -1)[0, config.decoder_config.eos_token_id] = 0
+    model.generation_config = generation_config_for(config)
+    model.generation_config.max_length = 260
+    model.save_pretrained(folder)
+    DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), codec, config).save_pretrained(folder)
+    write_codec_reference(folder, "audio_tokenizer")
 
 
 def their_model(model: DiaForConditionalGeneration, implementation: str = "sdpa") -> TheirModel:

@@ -35,18 +35,24 @@ class ChannelSums(NamedTuple):
     counts: torch.Tensor
 
 
-def channel_sums(logits: torch.Tensor, labels: torch.Tensor) -> ChannelSums:
+def channel_sums(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> ChannelSums:
     """Add up each channel's cross-entropies.
 
     Args:
         logits (`torch.Tensor` of shape `[P, C, V]`): Of any floating dtype; computed with in float32.
         labels (`torch.LongTensor` of shape `[P, C]`): -100 where none counts.
+        label_smoothing (`float`, defaults to 0.0): Share of the probability that all V tokens are to have alike
+            (Szegedy et al., Rethinking the Inception Architecture, 2016).
 
     Returns:
         `ChannelSums`.
     """
     losses = F.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+        logits.flatten(0, 1).float(),
+        labels.flatten(),
+        ignore_index=IGNORED_LABEL,
+        reduction="none",
+        label_smoothing=label_smoothing,
     )
     counts = labels != IGNORED_LABEL
     # Not argmax, which takes as long as the loss on a CPU.
@@ -60,6 +66,7 @@ def channel_sums_in_slices(
     head: Callable[[torch.Tensor], torch.Tensor],
     labels: torch.Tensor,
     slice_size: int,
+    label_smoothing: float = 0.0,
 ) -> ChannelSums:
     """Do the same from what the head reads, with the logits of `slice_size` positions in memory at a time.
 
@@ -68,13 +75,14 @@ def channel_sums_in_slices(
         head (`Callable`): Maps states `[p, H]` to logits `[p, C, V]`; called again in the backward pass.
         labels (`torch.LongTensor` of shape `[P, C]`): -100 where none counts.
         slice_size (`int`): Positions at a time, at least 1.
+        label_smoothing (`float`, defaults to 0.0): See `channel_sums`.
 
     Returns:
         `ChannelSums`.
     """
 
     def of_slice(states: torch.Tensor, labels: torch.Tensor) -> ChannelSums:
-        return channel_sums(head(states), labels)
+        return channel_sums(head(states), labels, label_smoothing)
 
     slices = zip(hidden_states.split(slice_size), labels.split(slice_size), strict=True)
     if torch.is_grad_enabled():

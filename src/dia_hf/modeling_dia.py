@@ -628,6 +628,8 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         loss_slice_size (`int`, *optional*): Set to a number, calls with labels compute logits and loss of that many
             frames at a time, again in the backward pass, and return no logits: their memory no longer grows with the
             batch. `None` unless set; not saved.
+        label_smoothing (`float`): Share of the probability that all tokens are to have alike, in the loss of calls in
+            training mode. 0 unless set; not saved.
 
     Example:
     ```python
@@ -643,6 +645,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
 
     output_modalities = ("audio",)
     loss_slice_size: int | None = None
+    label_smoothing: float = 0.0
 
     def __init__(self, config: DiaConfig) -> None:
         super().__init__(config)
@@ -723,11 +726,14 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             if labels.ndim == 2:
                 labels = labels.unflatten(0, (-1, self.num_channels)).transpose(1, 2)
             labels = labels.flatten(0, 1).to(hidden_states.device)
+            smoothing = self.label_smoothing if self.training else 0.0
             if logits is not None:
-                sums = channel_sums(logits.flatten(0, 1), labels)
+                sums = channel_sums(logits.flatten(0, 1), labels, smoothing)
             else:
                 assert self.loss_slice_size is not None
-                sums = channel_sums_in_slices(hidden_states.flatten(0, 1), self._head, labels, self.loss_slice_size)
+                sums = channel_sums_in_slices(
+                    hidden_states.flatten(0, 1), self._head, labels, self.loss_slice_size, smoothing
+                )
             of_loss = self._loss(sums, num_items_in_batch)
         return DiaOutput(
             **of_loss,

@@ -9,8 +9,10 @@ Legend: N samples.
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -220,7 +222,11 @@ class _Pipeline:
 
 
 class _Pocketsphinx:
-    """pocketsphinx, with a grammar of one state that every word leads back to."""
+    """pocketsphinx, with a language model in which every word is as likely as any other, and so is the end.
+
+    A grammar of one state says the same of words, but is searched without a tree of what they begin with: with 248 of
+    them it took 500 times as long.
+    """
 
     sampling_rate = 16000
 
@@ -241,8 +247,10 @@ class _Pocketsphinx:
         for word, ways in vocabulary.items():
             for number, phones in enumerate(ways, start=1):
                 self._decoder.add_word(word if number == 1 else f"{word}({number})", phones, False)
-        loop = [(0, 0, 1 / len(vocabulary), word) for word in vocabulary]
-        self._decoder.add_fsg("words", self._decoder.create_fsg("words", 0, 0, loop))
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder, "words.arpa")
+            model.write_text(_language_model(list(vocabulary)), "utf-8")
+            self._decoder.add_lm_file("words", str(model))
         self._decoder.activate_search("words")
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
@@ -258,6 +266,13 @@ class _Pocketsphinx:
         self._decoder.end_utt()
         heard = self._decoder.hyp()
         return "" if heard is None else heard.hypstr
+
+
+def _language_model(words: Sequence[str]) -> str:
+    """Return unigrams in ARPA's format, all alike; the beginning of a sentence is never drawn."""
+    same = -math.log10(len(words) + 1)
+    lines = ["\\data\\", f"ngram 1={len(words) + 2}", "", "\\1-grams:", "-99 <s>"]
+    return "\n".join([*lines, *(f"{same:.6f} {word}" for word in ["</s>", *words]), "", "\\end\\", ""])
 
 
 def _read_dictionary(path: str) -> dict[str, list[str]]:

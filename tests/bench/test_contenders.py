@@ -118,9 +118,18 @@ def test_schemes():
         make_processor(model.config, "int3")
 
 
+@pytest.mark.parametrize("codec", ["toy", "full"])
+def test_a_second_is_a_second_of_the_published_codec(codec):
+    """With the frames of another codec, such as the miniature's, every model is thrice as fast as it is."""
+    processor = make_processor(make_config("toy"), codec)
+    assert processor.codec.frame_rate == pytest.approx(86.13, abs=0.01)
+    assert processor.feature_extractor.sampling_rate == processor.codec.sampling_rate == 44100
+
+
 def test_processor_has_the_model_s_config():
     """Codes of one delay pattern, reverted by another, are noise."""
     config = make_config("mid")
-    processor = make_processor(config, "miniature")
+    processor = make_processor(config, "toy")
     assert processor.config is config
+    assert processor.tokenizer.model_max_length == config.encoder_config.max_position_embeddings
     assert processor.codec.num_codebooks == config.decoder_config.num_channels

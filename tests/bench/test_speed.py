@@ -21,7 +21,7 @@ def toy():
 
 def measure(contenders, batch_size=1, num_frames=20, **options):
     config = contenders[0].model.config
-    inputs, processor = random_inputs(config, batch_size, 12), make_processor(config, "miniature")
+    inputs, processor = random_inputs(config, batch_size, 12), make_processor(config, "toy")
     return measure_speed(contenders, inputs, processor, num_frames, **options)
 
 

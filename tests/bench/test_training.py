@@ -18,7 +18,7 @@ def race():
     from tiny import random_config
 
     config = random_config(4)
-    processor = make_processor(config, "miniature")
+    processor = make_processor(config, "toy")
     clips = random_clips(processor, 8, (5, 30))
     contenders = make_training_contenders(make_model(config), processor, frames_per_row=50, loss_slice_size=7)
     return processor, clips, contenders, measure_training(contenders, clips, 86.0, batch_size=4, num_steps=2, repeats=2)
@@ -61,7 +61,7 @@ def test_useful_arithmetic_is_that_of_the_weights():
 
     config = random_config(4)
     config.encoder_config.num_hidden_layers = 1
-    processor = make_processor(config, "miniature")
+    processor = make_processor(config, "toy")
     model = DiaForConditionalGeneration(config)
     clip = random_clips(processor, 1, (300, 300))[0]
     inputs = DiaDataCollator(processor, 0.0)([clip])

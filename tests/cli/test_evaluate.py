@@ -63,6 +63,19 @@ def test_options_arrive(sentences):
     assert 0 < settings["max_seconds"] <= 0.2
 
 
+def test_a_vocabulary_with_comments(sentences, monkeypatch):
+    """The miniature's own list was an error: "#" stood there twice."""
+    asked = []
+    monkeypatch.setattr(
+        "dia_hf.recognition.load_recogniser", lambda *args, **kwargs: asked.append(args) or pytest.fail("it is known")
+    )
+    lines = ["# what it says", "", "# greeting", "Hello", "there", "  # more", "good", "bye", "Dia D IY AH", ""]
+    Path("words.txt").write_text("\n".join(lines), "utf-8")
+    with pytest.raises(pytest.fail.Exception):
+        run("evaluate", "--sentences", sentences, *ASR, *FAST, "--vocabulary", "words.txt")
+    assert asked == [("pocketsphinx", ["Hello", "there", "good", "bye", "Dia"], {"Dia": "D IY AH"})]
+
+
 def test_another_recogniser(sentences, monkeypatch, capsys):
     """A model of transformers listens where the speaker is, and needs no vocabulary."""
     asked = []

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,16 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cli.command import FAST, run
 from dia_hf import MINIATURE, Dia, DiaProcessor
+from dia_hf.assets import miniature_vocabulary
 from dia_hf.audio import read_metadata
+from dia_hf.cli.generate import _unknown_words
+from dia_hf.recognition import words_of
 from dia_hf.sound import measure_loudness
 from dia_hf.speech.dialogue import Dialogue
 from dia_hf.speech.voices import Voice
@@ -26,10 +32,12 @@ def test_says_a_text(tmp_path, capsys):
     out = tmp_path / "new" / "hello.wav"
     assert run("generate", "[S1] Hello. [S2] Hi!", "--output", str(out), *FAST) == 0
     captured = capsys.readouterr()
-    assert sf.info(out).samplerate == 44100
-    assert str(out) in captured.out and "0.20 s of audio" in captured.out
+    codec = DiaProcessor.from_pretrained(MINIATURE).codec
+    seconds = int(0.2 * codec.frame_rate) / codec.frame_rate
+    assert (sf.info(out).samplerate, sf.info(out).duration) == (codec.sampling_rate, pytest.approx(seconds))
+    assert str(out) in captured.out and f"{seconds:.2f} s of audio" in captured.out
     assert "× real time" in captured.out and "seed 1" in captured.out
-    assert "untrained" in captured.err and "nari-labs/Dia-1.6B-0626" in captured.err
+    assert "miniature" in captured.err and "nari-labs/Dia-1.6B-0626" in captured.err
     assert "0.2/0.2 s of audio" in captured.err
 
 
@@ -39,6 +47,54 @@ def test_the_seed_that_is_told_reproduces_the_file(tmp_path, capsys):
     seed = capsys.readouterr().out.split("seed ")[1].strip()
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "b.wav"), "--max-seconds", "0.2", "--seed", seed) == 0
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+def warnings_of(text, capsys, *options):
+    """The words that a warning names for a text, at the end of all that comes before the model is loaded."""
+    assert run("generate", text, "--device", "warp", *options) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dia-hf: warning: ")]
+    assert len(lines) <= 1 and all("vocabulary.txt" in line for line in lines)
+    return re.findall(r"'(\S+?)'", lines[0].partition(", and something else")[0]) if lines else []
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("[S1] Hello, I am Dia. [S2] And I answer.", ""),
+        ("[S1] On MONDAY the Elephant drinks tea, (laughs) and you? [S2] No!", ""),
+        ("[S1] Turn 42: the zebra, a turn of the zebra. [S2] Grüße.", "turn 42 zebra grüsse"),
+        ("[S1] I don't.", "dont"),
+    ],
+)
+def test_words_that_the_miniature_does_not_know(capsys, text, unknown):
+    """A newcomer tries words of their own first, and takes the gibberish for Dia."""
+    assert warnings_of(text, capsys) == unknown.split()
+
+
+def test_other_models_know_all_words(capsys, checkpoint):
+    """A warning about the miniature's words for a model that has others."""
+    assert warnings_of("[S1] Turn 42.", capsys, "--model", checkpoint) == []
+
+
+@given(st.lists(st.sampled_from(miniature_vocabulary()), min_size=1), st.data())
+def test_its_words_are_known_however_they_are_written(words, data):
+    """A capital at the beginning of a sentence, or its full stop, made a word another one."""
+    written = [
+        data.draw(st.sampled_from([word, word.upper(), word.capitalize(), word.lower()]))
+        + data.draw(st.sampled_from(["", ",", ".", "?", "!", "...", " –", " (laughs)", " [S2]", "’"]))
+        for word in words
+    ]
+    place = data.draw(st.integers(0, len(words)))
+    assert _unknown_words(" ".join(written)) == []
+    assert _unknown_words(" ".join([*written[:place], "Xyzzy,", *written[place:], "42"])) == ["xyzzy", "42"]
+
+
+def test_each_word_of_the_vocabulary_is_one():
+    """A comment, a pronunciation or a word that stands twice among the words that are told to users."""
+    words = miniature_vocabulary()
+    assert [words_of(word) for word in words] == [[word.lower()] for word in words]
+    assert len(set(words)) == len(words) >= 200
+    assert {"Dia", "hello", "Sunday", "hundred", "purple"} <= set(words)
 
 
 @pytest.mark.parametrize("source", ["file", "stdin", "stdin as file"])
@@ -62,16 +118,17 @@ RECORDINGS = {
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_voice_prompt_from_a_real_file(tmp_path, tone, name):
+def test_voice_prompt_from_a_real_file(tmp_path, tone, checkpoint, name):
     """transformers refuses 48 kHz and stereo; nobody's recordings are 44.1 kHz mono."""
     rate, channels, subtype = RECORDINGS[name]
     prompt, out = tmp_path / name, tmp_path / "out.wav"
     sf.write(prompt, np.stack([tone(0.8, rate)] * channels, axis=1), rate, subtype=subtype)
-    options = ["--audio-prompt", str(prompt), "--prompt-text", "[S1] A tone.", "-o", str(out), "--temperature", "0"]
-    assert run("generate", "[S2] And on.", *options, *FAST) == 0
+    options = ["-o", str(out), "--model", checkpoint, "--temperature", "0", *FAST]
+    voice = ["--audio-prompt", str(prompt), "--prompt-text", "[S1] A tone."]
+    assert run("generate", "[S2] And on.", *voice, *options) == 0
     with_prompt = sf.read(out)[0]
     assert len(with_prompt) == 17 * 512, "the prompt is not part of the result"
-    assert run("generate", "[S1] A tone. [S2] And on.", "-o", str(out), "--temperature", "0", *FAST) == 0
+    assert run("generate", "[S1] A tone. [S2] And on.", *options) == 0
     assert not np.array_equal(with_prompt, sf.read(out)[0]), "the prompt has no effect"
 
 
@@ -259,9 +316,9 @@ def test_a_file_says_how_to_make_it_again(tmp_path, temperature):
     np.testing.assert_allclose(sf.read(out)[0], again, atol=1e-4)
 
 
-def test_sound_of_the_file(tmp_path):
+def test_sound_of_the_file(tmp_path, checkpoint):
     """Loudness, speed and trimming told on the command line and not done."""
-    options = ["--seed", "1", "--device", "cpu", "--max-seconds", "2"]
+    options = ["--seed", "1", "--device", "cpu", "--max-seconds", "2", "--model", checkpoint]
     plain, changed = tmp_path / "a.wav", tmp_path / "b.wav"
     assert run("generate", "[S1] Hi.", "-o", str(plain), *options) == 0
     sound = ["--speed", "1.25", "--loudness", "-30", "--trim-silence"]
@@ -306,15 +363,14 @@ def test_raw_pcm_on_standard_output(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.frombuffer(done.stdout, "<i2") / 32768, sf.read(tmp_path / "a.wav")[0], atol=1e-3)
-    assert b"0.20 s of audio" in done.stderr
+    assert f"{sf.info(tmp_path / 'a.wav').duration:.2f} s of audio".encode() in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
-def test_a_closed_pipe_while_streaming(tmp_path):
+def test_a_closed_pipe_while_streaming(tmp_path, checkpoint):
     """`| head` ended in a traceback, or the generation went on for nobody."""
-    process = subprocess.Popen(
-        command("[S1] Hi.", "--output", "-"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
-    )
+    endless = command("[S1] Hi.", "--output", "-", "--model", checkpoint)
+    process = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
     assert len(process.stdout.read(1000)) == 1000
     process.stdout.close()
     errors = process.stderr.read().decode()
@@ -326,10 +382,11 @@ def test_a_closed_pipe_while_streaming(tmp_path):
 def test_a_player(tmp_path, monkeypatch):
     """The player got other samples than the file."""
     played = []
+    sampling_rate = DiaProcessor.from_pretrained(MINIATURE).codec.sampling_rate
 
     class OutputStream:
         def __init__(self, samplerate, channels, dtype):
-            assert (samplerate, channels, dtype) == (44100, 1, "float32")
+            assert (samplerate, channels, dtype) == (sampling_rate, 1, "float32")
 
         def __enter__(self):
             return self
@@ -362,13 +419,13 @@ def test_no_player(tmp_path, capsys, monkeypatch, missing):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_disk_full_while_writing(tmp_path, capsys):
+def test_disk_full_while_writing(tmp_path, checkpoint):
     """Half a file in the place of the last take."""
     out = tmp_path / "a.wav"
     out.write_bytes(b"the last take")
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); from dia_hf import cli; "
     limited += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.exit(cli.main(sys.argv[1:]))"
-    args = ["generate", "[S1] Hi.", "-o", str(out), *FAST]
+    args = ["generate", "[S1] Hi.", "-o", str(out), "--model", checkpoint, *FAST]
     done = subprocess.run([sys.executable, "-c", limited, *args], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "a.wav" in done.stderr and "Traceback" not in done.stderr

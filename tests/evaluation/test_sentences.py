@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.audio import write_audio
 from dia_hf.evaluation import Sentence, read_sentences
 from training.clips import write_prepared
@@ -66,12 +67,13 @@ def test_lines_of_json(write, tmp_path, tone):
     assert three.audio is None and three.codes is None
 
 
-def test_prepared_data(tmp_path, processor):
+def test_prepared_data(tmp_path):
     """What was made for training is good for judging, too, and says whose codes they are."""
     sentences = read_sentences(write_prepared(tmp_path / "prepared", num_clips=3))
     assert len(sentences) == 3
     assert sentences[0].text.startswith("[S1] ") and sentences[1].text.startswith("[S2] ")
-    assert all(sentence.codec == processor.codec.fingerprint for sentence in sentences)
+    fingerprint = DiaProcessor.from_pretrained(MINIATURE).codec.fingerprint
+    assert all(sentence.codec == fingerprint for sentence in sentences)
     assert all(sentence.codes.dtype == torch.int64 and sentence.codes.ndim == 2 for sentence in sentences)
 
 

@@ -15,8 +15,8 @@ FRAME = 512 / 44100
 
 
 @pytest.fixture(scope="module")
-def dia() -> Dia:
-    return Dia.from_pretrained(device="cpu")
+def dia(checkpoint) -> Dia:
+    return Dia.from_pretrained(checkpoint, device="cpu")
 
 
 def test_the_same_seed_says_the_same(dia):

@@ -24,7 +24,7 @@ EOS = 1024
 
 
 class EndAfter(LogitsProcessor):
-    """Make channel 0 end so many frames after the prompt: the miniature, untrained, never does."""
+    """Make channel 0 end so many frames after the prompt: by itself, the random model never does."""
 
     def __init__(self, num_frames, fails_in_call=None):
         self.num_frames = num_frames
@@ -236,8 +236,7 @@ KILLED = """
 import sys
 sys.path[:0] = {path!r}
 from test_dialogue import *
-from dia_hf import MINIATURE
-dia = Dia.from_pretrained(MINIATURE)
+dia = Dia.from_pretrained({model!r})
 torch.set_num_threads(1)
 make_dialogue(dia, make_script(24), folder={folder!r}).generate()
 """
@@ -246,7 +245,8 @@ make_dialogue(dia, make_script(24), folder={folder!r}).generate()
 def test_killed_midway_and_resumed(dia, tmp_path):
     """A crash in the middle of a file leaves half a pass that is read as a whole one."""
     folder = tmp_path / "kept"
-    code = KILLED.format(path=[path for path in sys.path if path] + [__file__.rsplit("/", 1)[0]], folder=str(folder))
+    path = [path for path in sys.path if path] + [__file__.rsplit("/", 1)[0]]
+    code = KILLED.format(path=path, model=dia.model.name_or_path, folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while len(list(folder.glob("pass-*"))) < 3 and time.monotonic() < deadline:

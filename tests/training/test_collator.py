@@ -282,6 +282,44 @@ def test_dropout_depends_on_epoch_seed_and_clip_alone(processor):
     assert dropped(reseeded, clips) != expected
 
 
+@given(configs(), st.integers(1, 12), st.integers(0, 1000))
+def test_code_noise_changes_codes_of_the_input_alone(config, num_frames, seed):
+    """Noise on labels teaches slips; noise that is no code, or in a beginning or an end, shows what never comes."""
+    clips = random_clips(config, [num_frames], seed)
+    clean, noisy = (DiaDataCollator(processor_of(config), text_dropout=0.0, code_noise=share) for share in (0.0, 1.0))
+    for collator in (clean, noisy):
+        collator.set_epoch(0)
+    expected, batch = clean(clips), noisy(clips)
+    end = config.decoder_config.eos_token_id
+    assert all(torch.equal(batch[name], expected[name]) for name in NAMES if name != "decoder_input_ids")
+    is_code = expected["decoder_input_ids"] < end
+    assert torch.equal(batch["decoder_input_ids"] < end, is_code)
+    assert torch.equal(batch["decoder_input_ids"][~is_code], expected["decoder_input_ids"][~is_code])
+    assert batch["decoder_input_ids"].min() >= 0
+
+
+def test_code_noise_is_a_share_of_each_clip_and_depends_on_epoch_seed_and_clip_alone(processor):
+    """As dropout; and with the same share in every clip, the model never sees a clean one."""
+    clips = random_clips(processor.config, [200] * 40)
+    clean = DiaDataCollator(processor, text_dropout=0.0)(clips)["decoder_input_ids"]
+
+    def shares(collator, clips=clips):
+        is_wrong = collator(clips)["decoder_input_ids"] != clean[: len(clips)]
+        return is_wrong.sum((1, 2)) / (200 * 9)
+
+    collator = DiaDataCollator(processor, text_dropout=0.0, code_noise=0.2)
+    collator.set_epoch(3)
+    state = torch.get_rng_state()
+    expected = shares(collator)
+    assert expected.max() < 0.22 and expected.min() < 0.02 and abs(expected.mean() - 0.1) < 0.03
+    assert torch.equal(shares(collator, clips[:7]), expected[:7])
+    assert torch.equal(torch.get_rng_state(), state)
+    again = pickle.loads(pickle.dumps(collator))
+    assert torch.equal(shares(again), expected)
+    again.set_epoch(4)
+    assert not torch.equal(shares(again), expected)
+
+
 def test_dropout_is_the_same_on_every_machine(processor):
     """Python's own `hash` of a string differs between processes: each rank dropped other texts."""
     clips = random_clips(processor.config, [1] * 20)
@@ -426,7 +464,15 @@ def test_missing_columns(processor, clips, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"text_dropout": 1.5}, {"text_dropout": -0.1}, {"max_frames": 0}, {"frames_per_row": 0}]
+    "options",
+    [
+        {"text_dropout": 1.5},
+        {"text_dropout": -0.1},
+        {"code_noise": 1.1},
+        {"code_noise": -1},
+        {"max_frames": 0},
+        {"frames_per_row": 0},
+    ],
 )
 def test_unusable_options(processor, options):
     """15 for 15 % dropped every text."""

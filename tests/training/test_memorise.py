@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor, cli
+from dia_hf import DiaForConditionalGeneration, DiaProcessor, cli
 from dia_hf.audio import write_audio
 from dia_hf.delay import apply_delay
 
@@ -16,7 +16,7 @@ WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tmp_path_factory, checkpoint):
     """Eight recordings, prepared by the command."""
     folder = tmp_path_factory.mktemp("memorise")
     draw = np.random.default_rng(0)
@@ -30,8 +30,8 @@ def data(tmp_path_factory):
             wave = sum(np.sin(k * phase) / k for k in range(1, 6))
             write_audio(folder / "clips" / f"{word}.wav", (0.2 * wave).astype(np.float32), 44100)
             table.writerow([f"{word}.wav", f"This is {word}."])
-    limits = ["--min-seconds", "0.2", "--characters-per-second", "3", "80"]
-    assert cli.main(["prepare", str(folder / "clips"), str(folder / "data"), "--no-loudness", *limits]) == 0
+    options = ["--model", checkpoint, "--no-loudness", "--min-seconds", "0.2", "--characters-per-second", "3", "80"]
+    assert cli.main(["prepare", str(folder / "clips"), str(folder / "data"), *options]) == 0
     return folder / "data"
 
 
@@ -39,11 +39,11 @@ FIRST_RELEASE = ["config.decoder_config.cross_attention_rope=true", "frames_per_
 
 
 @pytest.mark.parametrize("settings", [[], FIRST_RELEASE], ids=["0626", "v0.1, packed, loss in slices"])
-def test_memorised_clips_are_repeated(data, tmp_path, settings):
+def test_memorised_clips_are_repeated(data, checkpoint, tmp_path, settings):
     """A label a frame late, a code lost at the end, an end in all channels at once, or an end never learnt."""
     settings = [*settings, "text_dropout=0", "training.max_steps=160", "training.per_device_train_batch_size=8"]
     settings += ["training.save_strategy=no", "training.report_to=none"]
-    command = ["finetune", str(data), str(tmp_path / "run"), "--recipe", "scratch", "--model", MINIATURE]
+    command = ["finetune", str(data), str(tmp_path / "run"), "--recipe", "scratch", "--model", checkpoint]
     assert cli.main(command + [part for setting in settings for part in ("--set", setting)]) == 0
 
     model = DiaForConditionalGeneration.from_pretrained(tmp_path / "run")

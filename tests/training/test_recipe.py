@@ -90,6 +90,9 @@ def test_a_change_makes_another_recipe():
         ("training.seed", 1, "set `seed`"),
         ("text_dropout", "high", "`text_dropout` is 'high'; it must be a number"),
         ("text_dropout", 1.5, "between 0 and 1"),
+        ("code_noise", -0.1, "between 0 and 1"),
+        ("label_smoothing", 2, "between 0 and 1"),
+        ("training.label_smoothing_factor", 0.1, "set `label_smoothing`"),
         ("training.learning_rate", "fast", "`training.learning_rate` is 'fast'; it must be a number"),
         ("training.max_steps", 1.5, "must be a whole number"),
         ("training.max_steps", True, "must be a whole number"),
@@ -120,7 +123,8 @@ def test_mistakes(key, value, match):
 def test_a_shape_from_a_file(tmp_path):
     """A checkpoint's config.json says the shape; with adapters on random weights nothing could be learnt."""
     recipe = Recipe(config=f"{MINIATURE}/config.json")
-    assert recipe.config["decoder_config"]["hidden_size"] == 32
+    shape = DiaConfig.from_pretrained(MINIATURE).decoder_config
+    assert recipe.config["decoder_config"]["hidden_size"] == shape.hidden_size
     assert DiaConfig(**recipe.config).to_dict() == DiaConfig.from_pretrained(MINIATURE).to_dict()
     with pytest.raises(ValueError, match="adapters need trained weights"):
         Recipe(config=recipe.config, lora={})

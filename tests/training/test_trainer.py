@@ -142,11 +142,12 @@ def test_evaluation_hears_all_text_and_packs_nothing(tmp_path):
     """Dropped texts made the evaluation of one epoch another than that of the next."""
     clips = make_clips(6)
     trainer = make_trainer(tmp_path, clips, clips, dropout=1.0)
-    trainer.data_collator.frames_per_row = 100
+    trainer.data_collator.frames_per_row, trainer.data_collator.code_noise = 100, 1.0
     for loader in (trainer.get_eval_dataloader(), trainer.get_eval_dataloader(), trainer.get_test_dataloader(clips)):
         batch = next(iter(loader))
         assert batch["input_ids"].any(dim=1).all() and "sequence_ids" not in batch
-    assert trainer.data_collator.text_dropout == 1.0 and trainer.data_collator.frames_per_row == 100
+    collator = trainer.data_collator
+    assert (collator.text_dropout, collator.code_noise, collator.frames_per_row) == (1.0, 1.0, 100)
 
 
 def test_what_was_summed_before_does_not_count(tmp_path):

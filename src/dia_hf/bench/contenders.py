@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from transformers import CompileConfig, DacConfig, DacModel
 
-from ..assets import MINIATURE
 from ..configuration_dia import DiaConfig
 from ..delay import apply_delay
+from ..feature_extraction_dia import DiaFeatureExtractor
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
+from ..tokenization_dia import DiaTokenizer
 
 __all__ = [
     "CODECS",
@@ -37,9 +38,16 @@ __all__ = [
 ]
 
 SIZES = ("toy", "mid", "full")
-CODECS = ("miniature", "full")
+CODECS = ("toy", "full")
 SCHEMES = ("bfloat16", "float16", "int8", "int4", "fp8")
 
+_TOY = {
+    "encoder_config": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4}
+    | {"head_dim": 16, "intermediate_size": 96},
+    "decoder_config": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    | {"head_dim": 16, "cross_num_attention_heads": 4, "cross_num_key_value_heads": 4, "cross_head_dim": 16}
+    | {"cross_hidden_size": 32, "intermediate_size": 96},
+}
 _MID = {
     "encoder_config": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
     | {"head_dim": 64, "intermediate_size": 1024},
@@ -50,19 +58,17 @@ _MID = {
 
 
 def make_config(size: str) -> DiaConfig:
-    """Return the shape of a size: that of the embedded miniature, one between, or the published 1.6B.
+    """Return the shape of a size: one where all is overhead, one between, or the published 1.6B.
 
     Args:
-        size (`str`): `"toy"` (2 layers of width 32: all overhead), `"mid"` (6 of width 512), or `"full"` (18 of 2048).
+        size (`str`): `"toy"` (2 layers of width 32), `"mid"` (6 of width 512), or `"full"` (18 of 2048).
 
     Raises:
         ValueError: If there is no such size.
     """
     if size not in SIZES:
         raise ValueError(f"there is no size {size!r}; choose one of {', '.join(SIZES)}.")
-    if size == "toy":
-        return DiaConfig.from_pretrained(MINIATURE)
-    return DiaConfig(**_MID) if size == "mid" else DiaConfig()
+    return DiaConfig(**{"toy": _TOY, "mid": _MID, "full": {}}[size])
 
 
 def make_model(
@@ -104,12 +110,11 @@ def make_model(
 
 
 def make_processor(config: DiaConfig, codec: str, device: str | torch.device = "cpu") -> DiaProcessor:
-    """Make a processor for a random model: the miniature's, with its codec or with one of full size.
+    """Make a processor for a random model, with a codec of random weights at the published rates.
 
     Args:
         config (`DiaConfig`): Of the model.
-        codec (`str`): `"miniature"`, the embedded one, or `"full"`, the size of the published 44.1 kHz codec with
-            random weights.
+        codec (`str`): `"toy"`, a narrow one, or `"full"`, the size of the published 44.1 kHz codec.
         device (`str` or `torch.device`, defaults to `"cpu"`): Where the codec is to be.
 
     Raises:
@@ -117,12 +122,9 @@ def make_processor(config: DiaConfig, codec: str, device: str | torch.device = "
     """
     if codec not in CODECS:
         raise ValueError(f"there is no codec {codec!r}; choose one of {', '.join(CODECS)}.")
-    processor = DiaProcessor.from_pretrained(MINIATURE)
-    processor.config = config
-    if codec == "full":
-        processor.audio_tokenizer = DacModel(DacConfig(sampling_rate=44100)).eval()
-    processor.audio_tokenizer.to(device)
-    return processor
+    widths = {"encoder_hidden_size": 4, "decoder_hidden_size": 48} if codec == "toy" else {}
+    dac = DacModel(DacConfig(sampling_rate=44100, **widths)).eval().to(device)
+    return DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), dac, config)
 
 
 def random_inputs(

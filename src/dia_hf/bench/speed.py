@@ -213,7 +213,7 @@ def measure_speed(
     >>> from dia_hf.bench import make_config, make_contenders, make_model, make_processor, measure_speed, random_inputs
     >>> config = make_config("toy")
     >>> contenders = make_contenders(make_model(config), against="none")
-    >>> inputs, processor = random_inputs(config, batch_size=1, text_bytes=20), make_processor(config, "miniature")
+    >>> inputs, processor = random_inputs(config, batch_size=1, text_bytes=20), make_processor(config, "toy")
     >>> report = measure_speed(contenders, inputs, processor, num_frames=20, repeats=1)
     >>> report.contenders[0].name, report.contenders[0].step.median > 0
     ('dia_hf', True)

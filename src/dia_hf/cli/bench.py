@@ -43,7 +43,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--compile", action="store_true", default=None, help="measure ours compiled on a CPU, too (a C++ compiler)"
     )
     speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the opponent")
-    speed.add_argument("--codec", choices=["miniature", "full"], help="of a random model; default: by its size")
+    speed.add_argument("--codec", choices=["toy", "full"], help="of a random model; default: by its size")
     speed.add_argument("--repeats", type=count, default=3, metavar="N", help="turns of each contender (3)")
     speed.add_argument("--plot", metavar="F", help="draw the steps' times there (needs matplotlib)")
     parity = bench.add_argument_group("parity", "against float32 on the same weights")
@@ -93,7 +93,7 @@ def _bench(args: argparse.Namespace) -> None:
             dia = Dia.from_pretrained(args.model, compute_dtype=dtype, device=device)
             return dia.model, dia.processor
         config = make_config(args.size)
-        codec = args.codec or ("full" if args.size == "full" and not args.parity else "miniature")
+        codec = args.codec or ("full" if args.size == "full" and not args.parity else "toy")
         processor = make_processor(config, codec, device)
         return make_model(config, device, getattr(torch, dtype or "float32")), processor
 

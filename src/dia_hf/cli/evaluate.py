@@ -43,8 +43,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--vocabulary",
         metavar="F",
-        help="what pocketsphinx knows: a word a line, perhaps with its pronunciation (dia D IY AH); default: the words "
-        "of the sentences",
+        help="what pocketsphinx knows: a word a line, perhaps with its pronunciation (dia D IY AH), # for comments; "
+        "default: the words of the sentences",
     )
     evaluate.add_argument("--output", "-o", metavar="F", help="write all of it there, as JSON")
     evaluate.add_argument("--keep", metavar="DIR", help="keep what was said there, as WAV")
@@ -108,7 +108,7 @@ def _vocabulary(file: str | None, sentences: Sequence[Sentence]) -> tuple[list[s
         return spoken, {}
     words: dict[str, Any] = {}
     for number, line in enumerate(Path(file).read_text("utf-8-sig").splitlines(), start=1):
-        if line.strip():
+        if line.strip() and not line.lstrip().startswith("#"):
             word, *phones = line.split()
             if word in words:
                 raise ValueError(f"--vocabulary {file!r}, line {number}: {word!r} stands there twice; keep one.")

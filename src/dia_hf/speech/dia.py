@@ -84,7 +84,7 @@ class Dia:
     >>> dia = Dia.from_pretrained()
     >>> waveform = dia.generate("[S1] Hello. [S2] Hi!", seed=7, max_seconds=0.5)
     >>> waveform.dtype, waveform.ndim, dia.sampling_rate
-    (dtype('float32'), 1, 44100)
+    (dtype('float32'), 1, 16000)
 
     ```
     """
@@ -110,7 +110,7 @@ class Dia:
 
         Args:
             model_name (`str` or `os.PathLike`, *optional*): Folder or Hub id, such as "nari-labs/Dia-1.6B-0626"; the
-                embedded miniature unless given.
+                embedded miniature, which knows few words, unless given.
             compute_dtype (`str` or `torch.dtype`, *optional*): "float32", "bfloat16" or "float16"; that of the
                 checkpoint unless given, or bfloat16 with `quantization`. The codec stays in its own.
             device (`str` or `torch.device`, *optional*): A GPU if there is one, unless given.
@@ -338,7 +338,7 @@ class Dia:
         >>> from dia_hf import Dia
         >>> dialogue = Dia.from_pretrained().dialogue("[S1] Hello. [S2] Hi!", seed=7, max_seconds=0.5)
         >>> len(dialogue.passes), sum(len(chunk) for chunk in dialogue.stream())
-        (1, 22016)
+        (1, 7680)
 
         ```
         """

@@ -92,13 +92,19 @@ class DiaDataCollator:
     branch of guidance reads. It is decided clip by clip: after `set_epoch`, by seed, epoch and the clip's `id` (without
     one, by its text and codes), whatever the batch, process or order; before that, by torch's global generator.
 
+    Code noise shows the model, clip by clip, up to a share of codes that are not the clip's, while the labels stay: it
+    learns to go on from a slip of its own, which a model that has only ever seen what is right does not (scheduled
+    sampling's reason; Bengio et al., 2015).
+
     Args:
         processor (`DiaProcessor`): For the tokenizer, the token ids and the delay pattern.
         text_dropout (`float`, defaults to 0.15): Share of the clips whose text is dropped.
         max_frames (`int`, *optional*): Of a longer clip the first so many frames are learnt, and no end.
         frames_per_row (`int`, *optional*): Packs clips into rows of at most so many frames of input (a whole clip has
             its frames + 1 + D), first-fit decreasing; a longer clip has a row to itself. Texts are packed alike.
-        seed (`int`, defaults to 0): Of text dropout.
+        seed (`int`, defaults to 0): Of text dropout and code noise.
+        code_noise (`float`, defaults to 0.0): Of each clip a share of codes, drawn between 0 and this, is shown as
+            other codes. Beginnings, ends and padding stay.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -125,21 +131,25 @@ class DiaDataCollator:
         max_frames: int | None = None,
         frames_per_row: int | None = None,
         seed: int = 0,
+        code_noise: float = 0.0,
     ) -> None:
-        if not 0 <= text_dropout <= 1:
-            raise ValueError(f"`text_dropout` is {text_dropout}; it is a share of the clips, 0 to 1.")
+        for name, share in (("text_dropout", text_dropout), ("code_noise", code_noise)):
+            if not 0 <= share <= 1:
+                of = "clips" if name == "text_dropout" else "codes"
+                raise ValueError(f"`{name}` is {share}; it is a share of the {of}, 0 to 1.")
         for name, value in (("max_frames", max_frames), ("frames_per_row", frames_per_row)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` is {value}; give 1 or more frames, or None.")
         # Not the processor itself, whose codec would be sent to every worker process.
         self.tokenizer, self.config = processor.tokenizer, processor.config
         self.text_dropout = text_dropout
+        self.code_noise = code_noise
         self.max_frames = max_frames
         self.frames_per_row = frames_per_row
         self.chance = ClipChance(seed)
 
     def set_epoch(self, epoch: int) -> None:
-        """Decide text dropout by this epoch from now on, in worker processes too; `DiaTrainer` calls it."""
+        """Draw dropout and noise by this epoch from now on, in worker processes too; `DiaTrainer` calls it."""
         self.chance.set_epoch(epoch)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -193,6 +203,7 @@ class DiaDataCollator:
             if self._drops_text(clip_id, text, codes):
                 input_ids = torch.full_like(input_ids, self.tokenizer.pad_token_id)
             decoder_inputs = self._delay(codes, int(feature.get("prompt_frames") or 0))
+            self._add_noise(decoder_inputs["decoder_input_ids"], clip_id, text, codes)
         except ValueError as error:
             raise ValueError(
                 f"clip {f'{index} of the batch' if clip_id is None else repr(clip_id)}: {error}"
@@ -202,9 +213,18 @@ class DiaDataCollator:
     def _drops_text(self, clip_id: str | None, text: str, codes: torch.Tensor) -> bool:
         if self.text_dropout == 0:
             return False
-        if clip_id is None:
-            clip_id = hashlib.blake2b(text.encode() + codes.numpy().tobytes()).hexdigest()
-        return self.chance.draw("text dropout", clip_id) < self.text_dropout
+        return self.chance.draw("text dropout", _name_clip(clip_id, text, codes)) < self.text_dropout
+
+    def _add_noise(self, inputs: torch.Tensor, clip_id: str | None, text: str, codes: torch.Tensor) -> None:
+        """Put other codes in the place of some of a clip's inputs `[T, C]`, in place."""
+        if self.code_noise == 0:
+            return
+        name, num_codes = _name_clip(clip_id, text, codes), self.config.decoder_config.eos_token_id
+        share = self.code_noise * self.chance.draw("code noise", name)
+        generator = torch.Generator().manual_seed(int(2**48 * self.chance.draw("codes", name)))
+        is_wrong = (torch.rand(inputs.shape, generator=generator) < share) & (inputs < num_codes)
+        others = torch.randint(num_codes, inputs.shape, generator=generator)
+        inputs[is_wrong] = others[is_wrong]
 
     def _encode(self, text: Any) -> torch.Tensor:
         """Encode a clip's text: `[S]`."""
@@ -283,3 +303,8 @@ class DiaDataCollator:
             rows[row].append(clip)
             room[row] -= lengths[clip]
         return rows
+
+
+def _name_clip(clip_id: str | None, text: str, codes: torch.Tensor) -> str:
+    """Return what a clip's chances are drawn by."""
+    return clip_id if clip_id is not None else hashlib.blake2b(text.encode() + codes.numpy().tobytes()).hexdigest()

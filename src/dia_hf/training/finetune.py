@@ -363,7 +363,8 @@ def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArgu
     """Load the weights, or draw them."""
     dtype = recipe.dtype or ("bfloat16" if recipe.lora is not None and arguments.bf16 else "float32")
     if recipe.config is not None:
-        model = DiaForConditionalGeneration(processor.config).to(getattr(torch, dtype))
+        # A config of its own: `Trainer` changes it, and the processor's says what is saved.
+        model = DiaForConditionalGeneration(copy.deepcopy(processor.config)).to(getattr(torch, dtype))
         model.generation_config = generation_config_for(processor.config)
     else:
         model = Dia.from_pretrained(recipe.model, compute_dtype=dtype, device="cpu", load_dac=False).model
@@ -371,6 +372,7 @@ def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArgu
         model.config.channel_loss_weights = recipe.channel_loss_weights
         model.config.validate_architecture()
     model.loss_slice_size = recipe.loss_slice_size
+    model.label_smoothing = recipe.label_smoothing
     return model
 
 
@@ -384,7 +386,9 @@ def _make_trainer(
 ) -> DiaTrainer:
     longest = longest_clip(processor.config)
     max_frames = min(recipe.max_frames or longest, longest)
-    collator = DiaDataCollator(processor, recipe.text_dropout, max_frames, recipe.frames_per_row, seed=recipe.seed)
+    collator = DiaDataCollator(
+        processor, recipe.text_dropout, max_frames, recipe.frames_per_row, recipe.seed, code_noise=recipe.code_noise
+    )
     clips: Any = train_set
     if probability := recipe.voice_prompt_probability:
         clips = add_voice_prompts(train_set, processor, probability, recipe.seed, max_frames=max_frames)

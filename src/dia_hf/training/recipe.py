@@ -38,7 +38,7 @@ _DECIDED_ELSEWHERE = {
     "resume_from_checkpoint": "resume with `finetune(recipe, resume=True)` or `--resume`",
     "remove_unused_columns": "the collator reads the columns `text` and `codes`, which would be removed",
     "label_names": "Dia's labels are called `labels`",
-    "label_smoothing_factor": "Dia computes its loss by itself, without smoothing",
+    "label_smoothing_factor": "set `label_smoothing`, beside `training`: Dia computes its loss by itself",
 }
 _VERSIONS = ("dia-hf", "torch", "transformers", "accelerate", "datasets", "peft")
 
@@ -142,6 +142,9 @@ class Recipe:
             times rank, 32), `dropout` (0.0), `target_modules` (`LORA_TARGET_MODULES`), `rslora` (`False`: divide by
             the root of the rank instead of the rank), `dora` (`False`).
         text_dropout (`float`, defaults to 0.15): Probability of training a clip without its text, which guidance needs.
+        code_noise (`float`, defaults to 0.0): Most of the codes, as a share, that the model is shown wrong; see
+            `DiaDataCollator`.
+        label_smoothing (`float`, defaults to 0.0): Share of the probability that all tokens are to have alike.
         max_frames (`int`, *optional*): Longest clip in frames; of longer ones the beginning is learnt. What the model
             has positions for, unless given.
         frames_per_row (`int`, *optional*): Pack short clips into rows of at most this many frames.
@@ -186,6 +189,8 @@ class Recipe:
     eval_data: list[str] = field(default_factory=list)
     lora: dict[str, Any] | None = None
     text_dropout: float = 0.15
+    code_noise: float = 0.0
+    label_smoothing: float = 0.0
     max_frames: int | None = None
     frames_per_row: int | None = None
     channel_loss_weights: list[float] | None = None
@@ -215,7 +220,7 @@ class Recipe:
         self._check_training()
 
     def _check_values(self) -> None:
-        for name in ("eval_fraction", "text_dropout", "voice_prompt_probability"):
+        for name in ("eval_fraction", "text_dropout", "code_noise", "label_smoothing", "voice_prompt_probability"):
             _check_range(name, getattr(self, name), 0, 1)
         for name in ("max_frames", "frames_per_row", "loss_slice_size", "early_stopping_patience"):
             _check_range(name, getattr(self, name), 1, float("inf"))

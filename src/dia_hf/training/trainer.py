@@ -173,7 +173,7 @@ class DiaTrainer(Trainer):
         collator: Any = self.data_collator  # type: ignore[has-type]  # mypy does not see it in `Trainer`
         if isinstance(collator, DiaDataCollator):
             plain = copy.copy(collator)
-            plain.text_dropout, plain.frames_per_row = 0.0, None
+            plain.text_dropout, plain.code_noise, plain.frames_per_row = 0.0, 0.0, None
             self.data_collator = plain
         try:
             yield

@@ -1,0 +1,227 @@
+"""Step 3, part of `make model`: sentences of units, as text with codes, in the form that `dia-hf prepare` writes.
+
+A text is drawn word by word, each as likely as any other, so that the miniature learns words and no sentences. What its
+audio is follows from it: the unit of each word (the final one before a full stop, a question or exclamation mark and at
+the end), and silence after a comma, a sentence and a turn.
+
+A tenth of all pairs of neighbouring words is never trained on. Sentences to evaluate with are made of such pairs only.
+
+    python compose.py short|medium|long WORK    # writes WORK/clips-short, …
+    python compose.py evaluation WORK           # writes WORK/evaluation.jsonl and the flite audio beside it
+
+Legend: T frames, C codebooks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import itertools
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+from transformers import DacModel
+
+from codec import read_codes, read_sounds
+from dia_hf.codec import Codec
+from teacher import HOP_LENGTH, SAMPLING_RATE, VOICES, read_vocabulary
+
+SEED = 0
+HELD_OUT = 0.1  # of the pairs of words
+LEAD, COMMA, SENTENCE, TAIL = 2, 5, 8, 3  # frames of silence before all, after a comma, a sentence or turn, and all
+MAX_FRAMES = 400  # of a clip to train on; what is longer is drawn again
+# Clips of each part of the training, and from how many words to how many they have, each with its weight. Short ones
+# come first: which word belongs to which sound is seen in a text of one word, and hardly in one of sixteen.
+PARTS: dict[str, tuple[int, dict[tuple[int, int], float]]] = {
+    "short": (34_000, {(1, 2): 1}),
+    "medium": (34_000, {(1, 2): 1, (3, 5): 2}),
+    "long": (60_000, {(1, 3): 3, (3, 8): 6, (8, 16): 2, (16, 30): 1}),
+}
+NUM_EVALUATED = 200
+
+
+@functools.cache
+def is_held_out(first: str, second: str) -> bool:
+    """Say whether two neighbouring words are kept from the training."""
+    digest = hashlib.blake2b(f"{first} {second}".lower().encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") < HELD_OUT * 2**32
+
+
+class Clip:
+    """A text that grows word by word, and the units that say it; -1 is a frame of silence."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self.text = ""
+        self.units = [-1] * LEAD
+
+    def add_turn(self, speaker: str, sentences: list[list[int]], marks: list[str], commas: set[int]) -> None:
+        """Add what one speaker says: numbers of words, and each sentence's mark, which may be missing."""
+        self.text += f" {speaker}" if self.text else speaker
+        count = 0
+        for sentence, mark in zip(sentences, marks, strict=True):
+            for place, number in enumerate(sentence):
+                is_final = place == len(sentence) - 1
+                word = self.words[number]
+                self.text += " " + (word[0].upper() + word[1:] if place == 0 else word)
+                self.units.append(4 * number + 2 * list(VOICES).index(speaker) + is_final)
+                if count in commas and not is_final:
+                    self.text += ","
+                    self.units += [-1] * COMMA
+                count += 1
+            self.text += mark
+            self.units += [-1] * SENTENCE
+
+    def finish(self) -> None:
+        """Replace the silence after the last sentence by the clip's last."""
+        self.units = self.units[:-SENTENCE] + [-1] * TAIL
+
+
+def draw_words(words: list[str], count: int, draw: random.Random, only_held_out: bool) -> list[int]:
+    """Draw words' numbers so that each pair is held out, or none is."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        options = list(range(len(words)))
+        if chosen:
+            before = words[chosen[-1]]
+            options = [number for number in options if is_held_out(before, words[number]) == only_held_out]
+            if not options:
+                which = "held out" if only_held_out else "left to train on"
+                raise ValueError(
+                    f"no pair that begins with {before!r} is {which}; give more words, or change `HELD_OUT`."
+                )
+        chosen.append(draw.choice(options))
+    return chosen
+
+
+def draw_clip(words: list[str], num_words: int, num_turns: int, draw: random.Random, only_held_out: bool) -> Clip:
+    """Draw a clip of so many words, shared out among turns and sentences."""
+    chosen = draw_words(words, num_words, draw, only_held_out)
+    num_sentences = min(num_words, num_turns + (draw.random() < 0.3))
+    cuts = [0, *sorted(draw.sample(range(1, num_words), num_sentences - 1)), num_words]
+    sentences = [chosen[start:end] for start, end in itertools.pairwise(cuts)]
+    clip = Clip(words)
+    speakers = list(VOICES)[:: draw.choice([1, -1])]
+    num_turns = min(num_turns, num_sentences)
+    for turn in range(num_turns):
+        mine = sentences[turn : turn + 1] if turn < num_turns - 1 else sentences[turn:]
+        marks = [draw.choices([".", "?", "!"], [6, 3, 1])[0] for _ in mine]
+        marks[-1] = draw.choices([marks[-1], ""], [9, 1])[0]
+        count = sum(map(len, mine))
+        commas = {place for place in range(count) if draw.random() < 0.08}
+        clip.add_turn(speakers[turn % 2], mine, marks, commas)
+    clip.finish()
+    return clip
+
+
+def vary_capitals(text: str, draw: random.Random) -> str:
+    """Write a text as people do: mostly properly, sometimes without capitals, or with too many."""
+    style = draw.random()
+    if style < 0.8:
+        return text
+    change = str.lower if style < 0.93 else str.upper if style < 0.95 else str.title
+    parts = re.split("(" + "|".join(map(re.escape, VOICES)) + ")", text)
+    return "".join(part if part in VOICES else change(part) for part in parts)
+
+
+def train_clips(work: Path, part: str) -> Iterator[dict[str, Any]]:
+    """Yield rows of a prepared dataset."""
+    codes, silence = read_codes(work / "codes.npz")
+    sounds, quiet = [unit.numpy().astype(np.int16) for unit in codes], silence.numpy().astype(np.int16)
+    words, draw, number = read_vocabulary(), random.Random(f"{part} {SEED}"), 0
+    num_clips, lengths = PARTS[part]
+    with tqdm(total=num_clips, desc="clips", mininterval=5) as bar:
+        while number < num_clips:
+            num_turns = draw.choices([1, 2, 3, 4, 6], [5, 3, 1, 1, 1])[0]
+            num_words = draw.randint(*draw.choices(list(lengths), list(lengths.values()))[0])
+            num_turns = min(num_turns, num_words)
+            clip = draw_clip(words, num_words, num_turns, draw, only_held_out=False)
+            frames = np.concatenate([quiet if unit < 0 else sounds[unit] for unit in clip.units])
+            if len(frames) > MAX_FRAMES:
+                continue
+            yield {
+                "id": f"{part}-{number:06d}",
+                "text": vary_capitals(clip.text, draw),
+                "codes": frames,
+                "seconds": len(frames) * HOP_LENGTH / SAMPLING_RATE,
+            }
+            number += 1
+            bar.update()
+
+
+def write_training_clips(work: Path, part: str) -> None:
+    """Write a part's clips, which `dia-hf finetune` takes."""
+    import datasets
+
+    folder, cache = work / f"clips-{part}", work / f"cache-{part}"
+    for stale in (folder, cache):
+        shutil.rmtree(stale, ignore_errors=True)
+    features = datasets.Features(
+        {
+            "id": datasets.Value("string"),
+            "text": datasets.Value("string"),
+            "codes": datasets.Array2D((None, 9), "int16"),
+            "seconds": datasets.Value("float32"),
+        }
+    )
+    clips = datasets.Dataset.from_generator(
+        train_clips,
+        features,
+        cache_dir=str(cache),
+        gen_kwargs={"work": work, "part": part},
+    )
+    clips.save_to_disk(folder)
+    shutil.rmtree(cache)
+    codec = Codec(DacModel.from_pretrained(work / "codec"))
+    about = {
+        "version": 1,
+        "codec": {
+            "fingerprint": codec.fingerprint,
+            "sampling_rate": codec.sampling_rate,
+            "hop_length": codec.hop_length,
+            "num_codebooks": codec.num_codebooks,
+        },
+        "speaker_tokens": list(VOICES),
+        "settings": {},
+        "num_clips": len(clips),
+        "seconds": sum(clips["seconds"]),
+    }
+    (folder / "prepared.json").write_text(json.dumps(about, indent=1))
+
+
+def write_evaluation(work: Path) -> None:
+    """Write sentences that were held out, with the flite audio and the codes that they should become."""
+    words = read_vocabulary()
+    units, (codes, silent_code) = read_sounds(work / "units.npz"), read_codes(work / "codes.npz")
+    draw = random.Random(SEED + 1)
+    (work / "evaluation").mkdir(exist_ok=True)
+    with open(work / "evaluation.jsonl", "w", encoding="utf-8") as table:
+        for number in range(NUM_EVALUATED):
+            num_turns = draw.choices([1, 2, 3], [6, 3, 1])[0]
+            clip = draw_clip(words, draw.randint(3, 8), num_turns, draw, only_held_out=True)
+            sound = np.concatenate([np.zeros(HOP_LENGTH) if unit < 0 else units[unit].numpy() for unit in clip.units])
+            frames = np.concatenate([(silent_code if unit < 0 else codes[unit]).numpy() for unit in clip.units])
+            file = Path("evaluation", f"{number:03d}.wav")
+            soundfile.write(work / file, sound, SAMPLING_RATE)
+            row = {"text": clip.text, "audio": file.as_posix(), "codes": frames.tolist()}
+            table.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=[*PARTS, "evaluation"])
+    parser.add_argument("work", type=Path)
+    args = parser.parse_args()
+    if args.what in PARTS:
+        write_training_clips(args.work, args.what)
+    else:
+        write_evaluation(args.work)

@@ -1,0 +1,36 @@
+"""Draw how the losses fell: `python curves.py WORK PNG`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def main(work: str, png: str) -> None:
+    """Draw the codec's two trainings and the model's."""
+    figure, (of_codec, of_model, of_answers) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    for name in ("encoder", "decoder"):
+        rows = list(csv.reader((Path(work) / f"{name}.csv").read_text().splitlines()))
+        of_codec.plot([int(row[0]) for row in rows], [float(row[1]) for row in rows], label=name)
+    logs = [json.loads(line) for line in (Path(work) / "model" / "metrics.jsonl").read_text().splitlines()]
+    logs = [line for line in logs if "loss_channel_0" in line]
+    for channel in (0, 1, 4, 8):
+        for plot, measure in ((of_model, "loss"), (of_answers, "accuracy")):
+            values = [line[f"{measure}_channel_{channel}"] for line in logs]
+            plot.plot([line["step"] for line in logs], values, label=f"channel {channel}")
+    for plot, title in ((of_codec, "codec: loss"), (of_model, "model: loss"), (of_answers, "model: right answers")):
+        plot.set(xlabel="steps", title=title)
+        plot.legend()
+    of_codec.set_yscale("log")
+    figure.savefig(png, dpi=80)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

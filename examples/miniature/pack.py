@@ -1,0 +1,97 @@
+"""The last steps: the trained parts as one checkpoint, and its model card.
+
+    python pack.py assemble WORK    # writes WORK/miniature: model, tokenizer, codec, settings, vocabulary
+    python pack.py card WORK DEST   # copies it to DEST, with a model card of the figures in WORK/*.json
+
+Weights are stored in bfloat16 and, as the configs say, loaded as float32: small to ship, and the same on every CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DacModel
+
+from dia_hf import DiaForConditionalGeneration, DiaProcessor
+from dia_hf.processing_dia import write_codec_reference
+from teacher import SAMPLING_RATE, VOICES, read_vocabulary
+
+MAX_BYTES = 10_000_000
+# What `generate()` does unless told otherwise.
+SETTINGS = {"max_length": 512, "do_sample": True, "temperature": 1.0, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
+
+
+def load_as_float32(config: Path) -> None:
+    """Make a saved config ask for float32."""
+    values = json.loads(config.read_text())
+    values["dtype"] = "float32"
+    config.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def assemble(work: str) -> None:
+    """Write the checkpoint."""
+    folder, dest = Path(work), Path(work, "miniature")
+    shutil.rmtree(dest, ignore_errors=True)
+    model = DiaForConditionalGeneration.from_pretrained(folder / "model", dtype=torch.bfloat16)
+    model.config.channel_loss_weights = None
+    for name, value in SETTINGS.items():
+        setattr(model.generation_config, name, value)
+    codec = DacModel.from_pretrained(folder / "codec", dtype=torch.bfloat16)
+    processor = DiaProcessor.from_pretrained(folder / "model", audio_tokenizer=codec)
+    model.save_pretrained(dest)
+    processor.save_pretrained(dest)
+    write_codec_reference(dest, "audio_tokenizer")  # the codec lies inside; its path here is nobody else's
+    for config in (dest / "config.json", dest / "audio_tokenizer" / "config.json"):
+        load_as_float32(config)
+    shutil.copy(Path(__file__).with_name("vocabulary.txt"), dest)
+    for file in dest.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
+
+
+def percent(value: float) -> str:
+    """Write a share as people read it."""
+    return f"{100 * value:.1f} %"
+
+
+def make_table(reports: dict[str, dict[str, Any]]) -> str:
+    """Lay out word errors, ends and exact codes: of the recordings, through the codec, and of each way to speak."""
+    rows = [["", "word errors", "ended by itself", "exact codes (channel 0)", "exact codes (all)"], ["---"] * 5]
+    heard = reports["greedy"]["word_errors"]
+    rows.append(["flite itself", percent(heard["reference"]["rate"]), "", "", ""])
+    rows.append(["its codes through the codec", percent(heard["codec"]["rate"]), "", "", ""])
+    names = {"greedy": "the miniature, greedy", "guided": "the miniature, guidance 3, top-k 45, temperature 1"}
+    for name, title in names.items():
+        report = reports[name]
+        shares = (report["end"]["ended"], report["codes"]["same_first_channel"], report["codes"]["same_codes"])
+        rows.append([title, percent(report["word_errors"]["model"]["rate"]), *map(percent, shares)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def card(work: str, dest: str) -> None:
+    """Write the checkpoint with its model card."""
+    folder, target = Path(work), Path(dest)
+    reports = {name: json.loads((folder / f"{name}.json").read_text())["figures"] for name in ("greedy", "guided")}
+    words = read_vocabulary()
+    text = Path(__file__).with_name("card.md").read_text("utf-8")
+    known = {"num_words": len(words), "words": ", ".join(words), "sampling_rate": SAMPLING_RATE}
+    known |= {"voices": " and ".join(VOICES.values()), "table": make_table(reports)}
+    for name, value in known.items():
+        text = text.replace(f"<{name}>", str(value))
+    (folder / "miniature" / "README.md").write_text(text, "utf-8")
+    size = sum(file.stat().st_size for file in (folder / "miniature").rglob("*") if file.is_file())
+    if size > MAX_BYTES:
+        raise ValueError(f"the miniature has {size} bytes; it ships with the package and may have {MAX_BYTES}.")
+    shutil.copytree(folder / "miniature", target, dirs_exist_ok=True)
+    print(f"{target}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    steps: dict[str, Callable[..., None]] = {"assemble": assemble, "card": card}
+    what, *arguments = sys.argv[1:]
+    steps[what](*arguments)
