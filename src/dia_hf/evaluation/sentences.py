@@ -20,7 +20,7 @@ from ..recognition import words_of
 from ..training.prepare import load_prepared
 
 # A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
-from ..training.source import RowError, _find_audio, _open_file, is_missing, read_clip
+from ..training.source import RowError, find_audio, is_missing, open_file, read_clip
 
 __all__ = ["Sentence", "read_sentences"]
 
@@ -109,7 +109,7 @@ def read_sentences(source: str | os.PathLike) -> list[Sentence]:
         texts = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
         sentences = [_named(path, number, {"text": text}) for number, text in texts]
     elif suffix in _TABLES:
-        table = _open_file(path, path.parent, {"text"})
+        table = open_file(path, path.parent, {"text"})
         if "text" not in table.column_names:
             columns = ", ".join(map(repr, table.column_names)) or "(none)"
             raise ValueError(f"{str(path)!r} has the columns {columns}; what is to be said stands in 'text'.")
@@ -138,7 +138,7 @@ def _read_row(record: Mapping[str, Any] | RowError, folder: Path) -> Sentence:
     if is_missing(audio):
         audio = None
     else:
-        audio = _find_audio(audio, folder)
+        audio = find_audio(audio, folder)
         read_clip(audio)  # what cannot be read shows before the work
     if is_missing(codes):
         codes = None

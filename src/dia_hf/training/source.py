@@ -32,8 +32,10 @@ __all__ = [
     "RowError",
     "Source",
     "digest_audio",
+    "find_audio",
     "import_datasets",
     "is_missing",
+    "open_file",
     "open_source",
     "read_clip",
 ]
@@ -185,7 +187,7 @@ def open_source(
         if config is not None:
             raise ValueError(f"`config` is {config!r}, but {str(path)!r} is no dataset on the Hub; leave it out.")
         name = path.name or path.resolve().name
-        tables = _open_folder(path, given, split) if path.is_dir() else [_open_file(path, path.parent, given)]
+        tables = _open_folder(path, given, split) if path.is_dir() else [open_file(path, path.parent, given)]
         is_on_disk = any(table.folder is None for table in tables)
         if split is not None and not is_on_disk:
             raise ValueError(
@@ -213,7 +215,7 @@ def _open_folder(folder: Path, given: set[str], split: str | None) -> list[_Tabl
     tables = [path for path in files if path.name in {f"metadata{suffix}" for suffix in _TABLES if suffix != ".txt"}]
     tables = tables or [path for path in files if path.suffix == ".parquet"]
     if tables:
-        return [_open_file(path, folder, given, is_alone=len(tables) == 1) for path in tables]
+        return [open_file(path, folder, given, is_alone=len(tables) == 1) for path in tables]
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
         raise ValueError(
@@ -237,7 +239,7 @@ def _read_text_beside(recording: Path) -> str | RowError:
         return RowError("unreadable_text", f"{path.name} cannot be read as UTF-8 text ({error}).")
 
 
-def _open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) -> _Table:
+def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) -> _Table:
     name = path.relative_to(root).as_posix()
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -446,7 +448,7 @@ def _read_rows(table: _Table, columns: Mapping[str, str | None]) -> Iterator[Row
             role: None if is_missing(values[role]) else str(values[role]) for role in ("speaker", "language", "id")
         }
         try:
-            audio = _find_audio(values["audio"], table.folder or Path())
+            audio = find_audio(values["audio"], table.folder or Path())
         except RowError as error:
             audio = error
         name = named["id"]
@@ -463,7 +465,7 @@ def is_missing(value: Any) -> bool:
     )
 
 
-def _find_audio(value: Any, folder: Path) -> Any:
+def find_audio(value: Any, folder: Path) -> Any:
     """Return a file's path, its bytes, or a dictionary of `array` and `sampling_rate`."""
     if hasattr(value, "get_all_samples"):  # torchcodec's decoder
         samples = value.get_all_samples()
