@@ -240,6 +240,7 @@ def _read_text_beside(recording: Path) -> str | RowError:
 
 
 def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) -> _Table:
+    """Open a table of any kind, `root` being the folder from which it is named; `given` are columns asked for."""
     name = path.relative_to(root).as_posix()
     suffix = path.suffix.lower()
     if suffix == ".parquet":
