@@ -9,7 +9,14 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf.recognition import import_jiwer, load_recogniser, vocabulary_of, word_errors, words_of
+from dia_hf.recognition import (
+    import_jiwer,
+    load_recogniser,
+    read_vocabulary,
+    vocabulary_of,
+    word_errors,
+    words_of,
+)
 
 RATE = 16000
 NUMBERS = ["one", "two", "three", "four", "five", "hello"]
@@ -99,6 +106,16 @@ def test_what_was_heard_before_does_not_matter():
     assert [recogniser.transcribe(sound, RATE) for sound in reversed(sounds)] == heard[::-1]
     alone = load_recogniser("pocketsphinx", NUMBERS)
     assert alone.transcribe(sounds[0], RATE) == heard[0]
+
+
+def test_a_vocabulary_is_read(tmp_path):
+    """A comment, a blank line or an editor's mark at the beginning was a word that nobody says."""
+    file = tmp_path / "words.txt"
+    file.write_text("\ufeffHello\n\n  # names\nDia  D IY AH\nthere\n", "utf-8")
+    assert read_vocabulary(file) == (["Hello", "Dia", "there"], {"Dia": "D IY AH"})
+    file.write_text("one\n\none W AH N\n", "utf-8")
+    with pytest.raises(ValueError, match=r"words.txt', line 3: 'one' stands there twice"):
+        read_vocabulary(file)
 
 
 def test_only_the_vocabulary_is_heard():

@@ -30,6 +30,7 @@ __all__ = [
     "WordErrors",
     "import_jiwer",
     "load_recogniser",
+    "read_vocabulary",
     "vocabulary_of",
     "word_errors",
     "words_of",
@@ -77,6 +78,30 @@ def vocabulary_of(texts: Iterable[str]) -> list[str]:
         `list[str]`: In the order of the alphabet, with the apostrophes that tell "we'll" from "well".
     """
     return sorted({word for text in texts for word in _spelled_words(text)})
+
+
+def read_vocabulary(file: str | os.PathLike) -> tuple[list[str], dict[str, str]]:
+    """Read the words that a recogniser is to know, as `load_recogniser` takes them.
+
+    Args:
+        file (`str` or `os.PathLike`): UTF-8 text, a word a line, perhaps with its pronunciation: "dia D IY AH". Blank
+            lines, and those that begin with "#", are passed over.
+
+    Returns:
+        `tuple[list[str], dict[str, str]]`: The words in the file's order, and the pronunciations that stand there.
+
+    Raises:
+        ValueError: If a word stands there twice.
+        OSError: If there is no such file.
+    """
+    words: dict[str, str] = {}
+    for number, line in enumerate(Path(file).read_text("utf-8-sig").splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            word, *phones = line.split()
+            if word in words:
+                raise ValueError(f"{str(file)!r}, line {number}: {word!r} stands there twice; keep one.")
+            words[word] = " ".join(phones)
+    return list(words), {word: phones for word, phones in words.items() if phones}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..assets import MINIATURE
 from .arguments import DTYPES, add_model, add_sampling, check_writable, count, positive, sampling_of, seed
@@ -101,22 +101,16 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _vocabulary(file: str | None, sentences: Sequence[Sentence]) -> tuple[list[str], dict[str, str]]:
     """Return the words that can be heard, and the pronunciations that are given."""
-    from ..recognition import vocabulary_of, words_of
+    from ..recognition import read_vocabulary, vocabulary_of, words_of
 
     spoken = vocabulary_of(sentence.text for sentence in sentences)
     if file is None:
         return spoken, {}
-    words: dict[str, Any] = {}
-    for number, line in enumerate(Path(file).read_text("utf-8-sig").splitlines(), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            word, *phones = line.split()
-            if word in words:
-                raise ValueError(f"--vocabulary {file!r}, line {number}: {word!r} stands there twice; keep one.")
-            words[word] = " ".join(phones)
+    words, pronunciations = read_vocabulary(file)
     known = {plain for word in words for plain in words_of(word)}
     if unknown := sorted({plain for word in spoken for plain in words_of(word)} - known):
         raise ValueError(
             f"--vocabulary {file!r} lacks {len(unknown)} words of the sentences, which could never be heard: "
             f"{', '.join(unknown[:20])}; add them, or leave the option out."
         )
-    return list(words), {word: phones for word, phones in words.items() if phones}
+    return words, pronunciations
