@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .PHONY: demo test test-oldest test-descript test-gpu check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
-	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] And I answer." --seed 7 --output demo.wav
+	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
 
 test: .venv/installed-dev  ## all tests
 	$(BIN)/python -m pytest -n 2

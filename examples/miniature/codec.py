@@ -43,9 +43,10 @@ SHAPE: dict[str, Any] = {
     "codebook_size": 1024,
     "codebook_dim": 8,
 }
-STEPS = {"encoder": 1000, "decoder": 6000}
+STEPS = {"encoder": 1000, "decoder": 10000}
 BATCH_SIZE, NUM_FRAMES = 4, 40  # clips a step, and frames of each
 SENTENCE_SHARE = 0.25  # of the clips in the encoder's training that are ordinary speech
+NUM_LATENTS = 24  # numbers a frame that the encoder may say, so that nine codebooks leave little of them
 LATENT_NOISE = 0.15  # standard deviations: codes will be less exact than what the decoder hears now
 LEARNING_RATE, BETAS = 1.5e-3, (0.8, 0.99)
 WINDOWS = {2048: 80, 1024: 80, 512: 40, 256: 20, 128: 10}  # samples of each window of the loss, and mel bands
@@ -244,6 +245,9 @@ def train_encoder(work: Path) -> None:
     codec, loss = make_codec(), SpectralLoss()
     compile_snakes(codec)
     silence, length = torch.zeros(HOP_LENGTH), NUM_FRAMES * HOP_LENGTH
+    hidden_size = codec.config.hidden_size
+    narrow = nn.Conv1d(hidden_size, NUM_LATENTS, 1, bias=False)
+    widen = nn.Conv1d(NUM_LATENTS, hidden_size, 1, bias=False)
 
     def draw(generator: torch.Generator) -> torch.Tensor:
         if torch.rand(1, generator=generator) < SENTENCE_SHARE:
@@ -254,19 +258,21 @@ def train_encoder(work: Path) -> None:
 
     def compute_loss(generator: torch.Generator) -> torch.Tensor:
         clips = torch.stack([draw(generator) for _ in range(BATCH_SIZE)])
-        latents = codec.encoder(clips[:, None])
+        latents = narrow(codec.encoder(clips[:, None]))
         noise = torch.randn(latents.shape, generator=generator)
-        latents = latents + LATENT_NOISE * latents.detach().std() * noise
+        latents = widen(latents + LATENT_NOISE * latents.detach().std() * noise)
         # The power of the latents has no other bound.
         return loss(codec.decoder(latents)[:, 0], clips) + 0.01 * latents.square().mean()
 
-    train("encoder", work, [codec.encoder, codec.decoder], compute_loss, STEPS["encoder"])
+    train("encoder", work, [codec.encoder, codec.decoder, narrow, widen], compute_loss, STEPS["encoder"])
+    with torch.no_grad():  # what the encoder's last layer says goes through both, which thus become part of it
+        last, both = codec.encoder.conv2, widen.weight[..., 0] @ narrow.weight[..., 0]
+        last.weight.copy_(torch.einsum("ij,jkt->ikt", both, last.weight))
+        last.bias.copy_(both @ last.bias)
     round_weights(codec.encoder)
     codec.eval()
     latents, silence = encode_units(codec, units)
-    with torch.no_grad():
-        ordinary = [codec.encoder(sentence[None, None])[0].T for sentence in sentences[::4]]
-    find_codes(codec, torch.cat([*latents, *ordinary]))
+    find_codes(codec, torch.cat([*latents, silence[None]]))
     codes = [codec.quantizer(unit.T[None])[1][0].T for unit in latents]
     torch.save(codec.state_dict(), work / "encoder.pt")
     save(work)  # the model can be trained from now on; it needs no decoder

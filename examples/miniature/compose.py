@@ -1,12 +1,11 @@
 """Step 3, part of `make model`: sentences of units, as text with codes, in the form that `dia-hf prepare` writes.
 
 A text is drawn word by word, each as likely as any other, so that the miniature learns words and no sentences. What its
-audio is follows from it: the unit of each word (the final one before a full stop, a question or exclamation mark and at
-the end), and silence after a comma, a sentence and a turn.
+audio is follows from it: each word's unit in the speaker's voice, and silence after a comma, a sentence and a turn.
 
 A tenth of all pairs of neighbouring words is never trained on. Sentences to evaluate with are made of such pairs only.
 
-    python compose.py short|medium|long WORK    # writes WORK/clips-short, …
+    python compose.py words|medium|long WORK    # writes WORK/clips-words, …
     python compose.py evaluation WORK           # writes WORK/evaluation.jsonl and the flite audio beside it
 
 Legend: T frames, C codebooks.
@@ -33,18 +32,20 @@ from transformers import DacModel
 
 from codec import read_codes, read_sounds
 from dia_hf.codec import Codec
-from teacher import HOP_LENGTH, SAMPLING_RATE, VOICES, read_vocabulary
+from dia_hf.recognition import read_vocabulary
+from teacher import HOP_LENGTH, SAMPLING_RATE, VOCABULARY, VOICES
 
 SEED = 0
 HELD_OUT = 0.1  # of the pairs of words
 LEAD, COMMA, SENTENCE, TAIL = 2, 5, 8, 3  # frames of silence before all, after a comma, a sentence or turn, and all
 MAX_FRAMES = 400  # of a clip to train on; what is longer is drawn again
-# Clips of each part of the training, and from how many words to how many they have, each with its weight. Short ones
-# come first: which word belongs to which sound is seen in a text of one word, and hardly in one of sixteen.
+# Clips of each part of the training, and from how many words to how many they have, each with its weight. Single words
+# come first: which word belongs to which sound is seen there in minutes, and in sentences not in hours.
 PARTS: dict[str, tuple[int, dict[tuple[int, int], float]]] = {
-    "short": (34_000, {(1, 2): 1}),
-    "medium": (34_000, {(1, 2): 1, (3, 5): 2}),
-    "long": (60_000, {(1, 3): 3, (3, 8): 6, (8, 16): 2, (16, 30): 1}),
+    "words": (32_000, {(1, 1): 1}),
+    "medium": (96_000, {(1, 2): 1, (3, 5): 3}),
+    "long": (28_800, {(1, 3): 3, (3, 8): 6, (8, 16): 2, (16, 30): 1}),
+    "last": (57_600, {(1, 2): 2, (3, 8): 14, (8, 16): 3, (16, 30): 1}),
 }
 NUM_EVALUATED = 200
 
@@ -70,11 +71,10 @@ class Clip:
         count = 0
         for sentence, mark in zip(sentences, marks, strict=True):
             for place, number in enumerate(sentence):
-                is_final = place == len(sentence) - 1
                 word = self.words[number]
                 self.text += " " + (word[0].upper() + word[1:] if place == 0 else word)
-                self.units.append(4 * number + 2 * list(VOICES).index(speaker) + is_final)
-                if count in commas and not is_final:
+                self.units.append(len(VOICES) * number + list(VOICES).index(speaker))
+                if count in commas and place < len(sentence) - 1:
                     self.text += ","
                     self.units += [-1] * COMMA
                 count += 1
@@ -124,20 +124,18 @@ def draw_clip(words: list[str], num_words: int, num_turns: int, draw: random.Ran
 
 
 def vary_capitals(text: str, draw: random.Random) -> str:
-    """Write a text as people do: mostly properly, sometimes without capitals, or with too many."""
-    style = draw.random()
-    if style < 0.8:
+    """Write a text as people do: mostly properly, sometimes without capitals."""
+    if draw.random() < 0.85:
         return text
-    change = str.lower if style < 0.93 else str.upper if style < 0.95 else str.title
     parts = re.split("(" + "|".join(map(re.escape, VOICES)) + ")", text)
-    return "".join(part if part in VOICES else change(part) for part in parts)
+    return "".join(part if part in VOICES else part.lower() for part in parts)
 
 
 def train_clips(work: Path, part: str) -> Iterator[dict[str, Any]]:
     """Yield rows of a prepared dataset."""
     codes, silence = read_codes(work / "codes.npz")
     sounds, quiet = [unit.numpy().astype(np.int16) for unit in codes], silence.numpy().astype(np.int16)
-    words, draw, number = read_vocabulary(), random.Random(f"{part} {SEED}"), 0
+    (words, _), draw, number = read_vocabulary(VOCABULARY), random.Random(f"{part} {SEED}"), 0
     num_clips, lengths = PARTS[part]
     with tqdm(total=num_clips, desc="clips", mininterval=5) as bar:
         while number < num_clips:
@@ -200,7 +198,7 @@ def write_training_clips(work: Path, part: str) -> None:
 
 def write_evaluation(work: Path) -> None:
     """Write sentences that were held out, with the flite audio and the codes that they should become."""
-    words = read_vocabulary()
+    words, _ = read_vocabulary(VOCABULARY)
     units, (codes, silent_code) = read_sounds(work / "units.npz"), read_codes(work / "codes.npz")
     draw = random.Random(SEED + 1)
     (work / "evaluation").mkdir(exist_ok=True)

@@ -19,8 +19,11 @@ def main(work: str, png: str) -> None:
     for name in ("encoder", "decoder"):
         rows = list(csv.reader((Path(work) / f"{name}.csv").read_text().splitlines()))
         of_codec.plot([int(row[0]) for row in rows], [float(row[1]) for row in rows], label=name)
-    logs = [json.loads(line) for line in (Path(work) / "model" / "metrics.jsonl").read_text().splitlines()]
-    logs = [line for line in logs if "loss_channel_0" in line]
+    logs: list[dict[str, float]] = []
+    for part in ("model-words", "model-medium", "model-long", "model"):
+        done = logs[-1]["step"] if logs else 0
+        lines = [json.loads(line) for line in (Path(work) / part / "metrics.jsonl").read_text().splitlines()]
+        logs += [{**line, "step": done + line["step"]} for line in lines if "loss_channel_0" in line]
     for channel in (0, 1, 4, 8):
         for plot, measure in ((of_model, "loss"), (of_answers, "accuracy")):
             values = [line[f"{measure}_channel_{channel}"] for line in logs]

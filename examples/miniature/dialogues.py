@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from compose import SEED, draw_clip
 from dia_hf import Dia
-from dia_hf.recognition import Recogniser, load_recogniser, word_errors
-from teacher import HOP_LENGTH, read_vocabulary
+from dia_hf.recognition import Recogniser, load_recogniser, read_vocabulary, word_errors
+from teacher import HOP_LENGTH, VOCABULARY
 
 NUM_SCRIPTS, NUM_TURNS, TURN_WORDS = 5, 10, 6
 SECONDS_PER_PASS = (2.0, 4.0)
@@ -56,8 +56,7 @@ def find_steps(lengths: list[int], waveform: np.ndarray) -> tuple[float, float]:
 
 def main(work: str) -> None:
     """Speak and listen."""
-    dia, words = Dia.from_pretrained(Path(work, "miniature")), read_vocabulary()
-    pronunciations = {"dia": "D IY AH"}
+    dia, (words, pronunciations) = Dia.from_pretrained(Path(work, "miniature")), read_vocabulary(VOCABULARY)
     recogniser = load_recogniser("pocketsphinx", words, pronunciations)
     draw = random.Random(SEED + 2)
     errors = {"one pass": np.zeros(2, dtype=int), "several passes": np.zeros(2, dtype=int)}

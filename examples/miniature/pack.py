@@ -20,11 +20,12 @@ from transformers import DacModel
 
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
 from dia_hf.processing_dia import write_codec_reference
-from teacher import SAMPLING_RATE, VOICES, read_vocabulary
+from dia_hf.recognition import read_vocabulary
+from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 
 MAX_BYTES = 10_000_000
 # What `generate()` does unless told otherwise.
-SETTINGS = {"max_length": 512, "do_sample": True, "temperature": 1.0, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
+SETTINGS = {"max_length": 512, "do_sample": True, "temperature": 0.2, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
 
 
 def load_as_float32(config: Path) -> None:
@@ -49,7 +50,7 @@ def assemble(work: str) -> None:
     write_codec_reference(dest, "audio_tokenizer")  # the codec lies inside; its path here is nobody else's
     for config in (dest / "config.json", dest / "audio_tokenizer" / "config.json"):
         load_as_float32(config)
-    shutil.copy(Path(__file__).with_name("vocabulary.txt"), dest)
+    shutil.copy(VOCABULARY, dest)
     for file in dest.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
 
@@ -77,7 +78,7 @@ def card(work: str, dest: str) -> None:
     """Write the checkpoint with its model card."""
     folder, target = Path(work), Path(dest)
     reports = {name: json.loads((folder / f"{name}.json").read_text())["figures"] for name in ("greedy", "guided")}
-    words = read_vocabulary()
+    words, _ = read_vocabulary(VOCABULARY)
     text = Path(__file__).with_name("card.md").read_text("utf-8")
     known = {"num_words": len(words), "words": ", ".join(words), "sampling_rate": SAMPLING_RATE}
     known |= {"voices": " and ".join(VOICES.values()), "table": make_table(reports)}

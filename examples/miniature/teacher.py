@@ -1,8 +1,8 @@
 """Step 1, `make corpus`: let flite say each word, and some sentences, with two voices.
 
-A unit is a word in one voice, in the middle of a sentence or at its end. It is cut out of a carrier sentence at the
-times that flite gives for its sounds, framed by silence, and padded to whole frames. All that the miniature will ever
-say is made of these units and of silence, so that a text has one right answer.
+A unit is a word in one voice. It is cut out of a carrier sentence at the times that flite gives for its sounds, framed
+by silence, and padded to whole frames. All that the miniature will ever say is made of these units and of silence, so
+that a text has one right answer.
 
     python teacher.py WORK    # writes WORK/units.npz and WORK/sentences.npz
 """
@@ -20,19 +20,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dia_hf.recognition import read_vocabulary
+
 SAMPLING_RATE = 16000  # flite's own, and the recogniser's
 HOP_LENGTH = 512  # samples a frame, as Dia's codec; here 31.25 frames a second instead of 86
+VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 VOICES = {"[S1]": "rms", "[S2]": "slt"}
 NUM_SENTENCES = 400  # a voice; of ordinary speech, so that the codec has heard more than units
 _BEFORE, _AFTER = "now we say", "again now"
 _LEAD, _FADE, _TAIL = 128, 64, 256  # samples of silence before a unit, of its fades, and of silence after it at least
 _PEAK = 0.7
-
-
-def read_vocabulary() -> list[str]:
-    """Return the words in the file's order, capitals as they are written in the middle of a sentence."""
-    lines = Path(__file__).with_name("vocabulary.txt").read_text("utf-8").splitlines()
-    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
 
 
 def speak(text: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float]]]:
@@ -48,12 +45,11 @@ def speak(text: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float]]]:
     return samples.astype(np.float32) / 2**15, [(name, float(end)) for name, end in sounds]
 
 
-def cut_unit(word: str, voice: str, is_final: bool) -> np.ndarray:
+def cut_unit(word: str, voice: str) -> np.ndarray:
     """Return a unit as samples `[T · HOP_LENGTH]`."""
     # The first and the last of the sounds are silence; the carrier has as many as it has by itself.
-    num_before = len(speak(_BEFORE, voice)[1]) - 2
-    num_after = 0 if is_final else len(speak(_AFTER, voice)[1]) - 2
-    samples, sounds = speak(f"{_BEFORE} {word}." if is_final else f"{_BEFORE} {word} {_AFTER}.", voice)
+    num_before, num_after = (len(speak(text, voice)[1]) - 2 for text in (_BEFORE, _AFTER))
+    samples, sounds = speak(f"{_BEFORE} {word} {_AFTER}.", voice)
     start, end = sounds[num_before][1], sounds[len(sounds) - 2 - num_after][1]
     unit = samples[int(start * SAMPLING_RATE) : int(end * SAMPLING_RATE)].copy()
     unit *= _PEAK / np.abs(samples).max()
@@ -66,8 +62,8 @@ def cut_unit(word: str, voice: str, is_final: bool) -> np.ndarray:
 
 def main(work: str) -> None:
     """Write the corpus."""
-    words = read_vocabulary()
-    keys = [(word, speaker, is_final) for word in words for speaker in VOICES for is_final in (False, True)]
+    words, _ = read_vocabulary(VOCABULARY)
+    keys = [(word, voice) for word in words for voice in VOICES.values()]
     draw = random.Random(0)
     texts = [
         (" ".join(draw.choice(words) for _ in range(draw.randint(3, 8))) + ".", voice)
@@ -75,7 +71,7 @@ def main(work: str) -> None:
         for _ in range(NUM_SENTENCES)
     ]
     with ThreadPoolExecutor() as pool:
-        cut = pool.map(lambda key: cut_unit(key[0], VOICES[key[1]], key[2]), keys)
+        cut = pool.map(lambda key: cut_unit(*key), keys)
         units = list(tqdm(cut, "units", len(keys)))
         said = pool.map(lambda text: speak(*text)[0], texts)
         sentences = [samples * (_PEAK / np.abs(samples).max()) for samples in tqdm(said, "sentences", len(texts))]

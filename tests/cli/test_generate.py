@@ -60,7 +60,7 @@ def warnings_of(text, capsys, *options):
 @pytest.mark.parametrize(
     ("text", "unknown"),
     [
-        ("[S1] Hello, I am Dia. [S2] And I answer.", ""),
+        ("[S1] Hello, I am Dia. [S2] Welcome, Dia.", ""),
         ("[S1] On MONDAY the Elephant drinks tea, (laughs) and you? [S2] No!", ""),
         ("[S1] Turn 42: the zebra, a turn of the zebra. [S2] Grüße.", "turn 42 zebra grüsse"),
         ("[S1] I don't.", "dont"),

@@ -25,12 +25,12 @@ from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 from dia_hf import MINIATURE, Dia, cli
 from dia_hf.audio import read_audio
 from dia_hf.evaluation.report import EvaluationReport, Heard, SentenceReport
-from dia_hf.recognition import WordErrors
+from dia_hf.recognition import WordErrors, read_vocabulary
 
 datasets = pytest.importorskip("datasets")
 
 FOLDER = Path(__file__).parents[2] / "examples" / "miniature"
-SCRIPTS = ("teacher", "codec", "compose", "pack")
+SCRIPTS = ("teacher", "codec", "compose", "pack", "dialogues")
 HOP = 512
 WORDS = ["one", "two", "three", "four", "Monday", "I", "am", "hello", "Dia", "dog", "cat", "red"]
 SPEAKERS = ["[S1]", "[S2]"]
@@ -50,12 +50,12 @@ def scripts():
         patch.setattr(codec, "KEEP_EVERY", 2)
         patch.setattr(codec, "BATCH_SIZE", 2)
         patch.setattr(codec, "NUM_FRAMES", 12)
-        patch.setattr(compose, "PARTS", {"short": (12, {(1, 6): 1}), "long": (8, {(1, 3): 1, (3, 8): 2})})
+        patch.setattr(compose, "PARTS", {"words": (12, {(1, 6): 1}), "long": (8, {(1, 3): 1, (3, 8): 2})})
         patch.setattr(compose, "NUM_EVALUATED", 5)
         patch.setattr(compose, "MAX_FRAMES", 45)
         patch.setattr(compose, "HELD_OUT", 0.4)
         for module in (compose, pack):
-            patch.setattr(module, "read_vocabulary", lambda: WORDS)
+            patch.setattr(module, "read_vocabulary", lambda file: (WORDS, {}))
         compose.is_held_out.cache_clear()
         yield SimpleNamespace(**found)
         compose.is_held_out.cache_clear()
@@ -69,7 +69,7 @@ def write_corpus(work: Path) -> None:
         time = np.arange(num_samples) / 16000
         return 8000 * np.sin(2 * np.pi * draw.uniform(100, 3000) * time + draw.uniform(0, 6)) * draw.uniform(0.2, 1)
 
-    units = [tones(HOP * int(draw.integers(3, 6))) for _ in range(4 * len(WORDS))]
+    units = [tones(HOP * int(draw.integers(3, 6))) for _ in range(2 * len(WORDS))]
     sentences = [np.concatenate([tones(2500) for _ in range(5)]) for _ in range(6)]
     work.mkdir()
     for name, sounds in (("units", units), ("sentences", sentences)):
@@ -91,11 +91,11 @@ def make_model(scripts, work: Path) -> None:
     write_corpus(work)
     scripts.codec.train_encoder(work)
     scripts.codec.train_decoder(work)
-    scripts.compose.write_training_clips(work, "short")
+    scripts.compose.write_training_clips(work, "words")
     scripts.compose.write_evaluation(work)
     part, size = "config.{}coder_config.", {"num_hidden_layers": 1, "intermediate_size": 32}
     narrow = [f"{part.format(which)}{name}={value}" for which in ("en", "de") for name, value in size.items()]
-    finetune(work, "clips-short", MINIATURE, "model-short", *narrow)
+    finetune(work, "clips-words", MINIATURE, "model-words", *narrow)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def work(scripts, tmp_path_factory):
 def packed(scripts, work):
     """The last steps: longer clips, from the weights before, and all of it as a checkpoint."""
     scripts.compose.write_training_clips(work, "long")
-    finetune(work, "clips-long", work / "model-short", "model", "config=null", "training.lr_scheduler_type=cosine")
+    finetune(work, "clips-long", work / "model-words", "model", "config=null", "training.lr_scheduler_type=cosine")
     scripts.pack.assemble(str(work))
     return work / "miniature"
 
@@ -128,9 +128,9 @@ def test_the_same_seed_makes_the_same(scripts, work, tmp_path):
     again = tmp_path / "again"
     make_model(scripts, again)
     assert same_arrays(work / "codes.npz", again / "codes.npz")
-    for name in ("evaluation.jsonl", "codec/model.safetensors", "model-short/model.safetensors"):
+    for name in ("evaluation.jsonl", "codec/model.safetensors", "model-words/model.safetensors"):
         assert (work / name).read_bytes() == (again / name).read_bytes(), name
-    ours, theirs = (datasets.load_from_disk(str(folder / "clips-short")) for folder in (work, again))
+    ours, theirs = (datasets.load_from_disk(str(folder / "clips-words")) for folder in (work, again))
     assert ours[:] == theirs[:]
     for file in (work / "evaluation").iterdir():
         assert file.read_bytes() == (again / "evaluation" / file.name).read_bytes()
@@ -182,11 +182,10 @@ def test_a_unit_is_cut_out_of_its_sentence(scripts, monkeypatch):
         return samples, [("pau" if level == 0 else "w", 0.1 * place) for place, level in enumerate(levels, start=1)]
 
     monkeypatch.setattr(teacher, "speak", speak)
-    for is_final, loudest in ((True, 0.4), (False, 0.6)):
-        unit = teacher.cut_unit("word", "rms", is_final)
-        assert len(unit) % HOP == 0 and len(unit) >= 128 + 1600 + 256
-        assert not unit[:128].any() and not unit[128 + 1600 :].any()
-        assert np.allclose(unit[128 + 64 : 128 + 1600 - 64], 0.7 * 0.4 / loudest)
+    unit = teacher.cut_unit("word", "rms")
+    assert len(unit) % HOP == 0 and len(unit) >= 128 + 1600 + 256
+    assert not unit[:128].any() and not unit[128 + 1600 :].any()
+    assert np.allclose(unit[128 + 64 : 128 + 1600 - 64], 0.7 * 0.4 / 0.6)
 
 
 def test_codes_are_those_of_the_nearest_centers(scripts):
@@ -233,7 +232,7 @@ def read_back(text: str, words: list[str]) -> list[int]:
         elif part == ",":
             units += [-1] * 5
         elif part not in ".?!":
-            units += [4 * numbers[part.casefold()] + 2 * speaker + ends_here]
+            units += [2 * numbers[part.casefold()] + speaker]
             units += [-1] * 8 * ends_here
     return units[:-8] + [-1] * 3
 
@@ -245,14 +244,13 @@ def pairs_of(text: str) -> set[tuple[str, str]]:
 
 @functools.cache
 def all_words() -> list[str]:
-    lines = (FOLDER / "vocabulary.txt").read_text("utf-8").splitlines()
-    return [line.split()[0] for line in lines if line and line[0] != "#"]
+    return read_vocabulary(FOLDER / "vocabulary.txt")[0]
 
 
 @settings(max_examples=60)
 @given(st.integers(1, 16), st.integers(1, 4), st.integers(0, 2**32), st.booleans())
 def test_a_text_says_its_units(scripts, num_words, num_turns, seed, only_held_out):
-    """One comma too few, or a final word that is not, and the model is taught what no rule says."""
+    """One comma too few, or a word in the other voice, and the model is taught what no rule says."""
     words = all_words()
     clip = scripts.compose.draw_clip(words, num_words, min(num_turns, num_words), random.Random(seed), only_held_out)
     assert clip.units == read_back(clip.text, words)
@@ -288,8 +286,8 @@ def test_clips_are_what_their_texts_say(scripts, work):
     def codes_of(text):
         return torch.cat([silence if unit < 0 else units[unit] for unit in read_back(text, WORDS)])
 
-    clips = datasets.load_from_disk(str(work / "clips-short"))
-    assert clips["id"] == [f"short-{number:06d}" for number in range(12)]
+    clips = datasets.load_from_disk(str(work / "clips-words"))
+    assert clips["id"] == [f"words-{number:06d}" for number in range(12)]
     for clip in clips:
         assert torch.equal(torch.tensor(clip["codes"]), codes_of(clip["text"]))
         assert len(clip["codes"]) <= 45 and clip["seconds"] == pytest.approx(len(clip["codes"]) * HOP / 16000)
@@ -376,6 +374,30 @@ def test_the_card_has_no_gaps(scripts, reports, tmp_path, monkeypatch):
     assert not (tmp_path / "nowhere").exists()
 
 
+# --- dialogues
+
+
+def test_a_script_is_of_held_out_sentences_in_turn(scripts):
+    """A script with a full stop in the middle of a turn, or of pairs that were trained on, measures something else."""
+    words = all_words()
+    turns = scripts.dialogues.draw_script(words, random.Random(3))
+    for number, turn in enumerate(turns):
+        assert re.fullmatch(rf"\[S{number % 2 + 1}\] [A-Z][A-Za-z, ]*\.", turn), turn
+        assert all(scripts.compose.is_held_out(*pair) for pair in pairs_of(turn))
+        assert len(re.findall(r"\w+", turn)) - 1 == scripts.dialogues.TURN_WORDS
+    assert len(turns) == scripts.dialogues.NUM_TURNS
+
+
+def test_a_click_is_found_where_it_is(scripts):
+    """Looked for a frame too early, every join is smooth."""
+    quiet = 0.01 * np.sin(np.arange(10 * HOP))
+    for place, expected in ((4 * HOP, (0.5, 0.01)), (6 * HOP, (0.01, 0.5))):
+        waveform = quiet.copy()
+        waveform[place:] += 0.5
+        at_joins, elsewhere = scripts.dialogues.find_steps([4, 6], waveform)
+        assert np.allclose((at_joins, elsewhere), expected, atol=0.02)
+
+
 # --- the Makefile
 
 # What each step needs of the work folder, and what it leaves there; by what its command contains.
@@ -383,13 +405,15 @@ STEPS = {
     "teacher.py": ("", "units.npz sentences.npz"),
     "codec.py encoder": ("units.npz sentences.npz", "codes.npz encoder.pt codec"),
     "codec.py decoder": ("units.npz codes.npz encoder.pt", "decoder"),
-    "compose.py short": ("codes.npz codec", "clips-short"),
+    "compose.py words": ("codes.npz codec", "clips-words"),
     "compose.py medium": ("codes.npz codec", "clips-medium"),
     "compose.py long": ("codes.npz codec", "clips-long"),
+    "compose.py last": ("codes.npz codec", "clips-last"),
     "compose.py evaluation": ("units.npz codes.npz", "evaluation.jsonl"),
-    "finetune clips-short model-short of miniature": ("clips-short codec", "model-short"),
-    "finetune clips-medium model-medium of model-short": ("clips-medium model-short codec", "model-medium"),
-    "finetune clips-long model of model-medium": ("clips-long model-medium codec", "model"),
+    "finetune clips-words model-words of miniature": ("clips-words codec", "model-words"),
+    "finetune clips-medium model-medium of model-words": ("clips-medium model-words codec", "model-medium"),
+    "finetune clips-long model-long of model-medium": ("clips-long model-medium codec", "model-long"),
+    "finetune clips-last model of model-long": ("clips-last model-long codec decoder", "model"),
     "pack.py assemble": ("model codec decoder", "miniature"),
     "evaluate greedy.json": ("miniature evaluation.jsonl", "greedy.json"),
     "evaluate guided.json": ("miniature evaluation.jsonl", "guided.json"),

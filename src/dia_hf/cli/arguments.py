@@ -25,8 +25,8 @@ REAL_MODEL = "nari-labs/Dia-1.6B-0626"
 DTYPES = ["float32", "bfloat16", "float16"]
 
 MINIATURE_NOTE = f"""\
-note: this is the embedded miniature, trained too briefly: it says words of English, but seldom the right ones.
-      For speech, use the real model (1.6 billion parameters, downloaded at the first use):
+note: this is the embedded miniature: two voices, and a few hundred words of English, one after the other.
+      For anything else, use the real model (1.6 billion parameters, downloaded at the first use):
       dia-hf generate --model {REAL_MODEL} "[S1] Hello. [S2] Hi!"
 """
 
