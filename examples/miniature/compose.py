@@ -5,8 +5,8 @@ audio is follows from it: each word's unit in the speaker's voice, and silence a
 
 A tenth of all pairs of neighbouring words is never trained on. Sentences to evaluate with are made of such pairs only.
 
-    python compose.py words|medium|long WORK    # writes WORK/clips-words, …
-    python compose.py evaluation WORK           # writes WORK/evaluation.jsonl and the flite audio beside it
+    python compose.py words|medium|long|last WORK    # writes WORK/clips-words, …
+    python compose.py evaluation WORK                # writes WORK/evaluation.jsonl and the flite audio beside it
 
 Legend: T frames, C codebooks.
 """
