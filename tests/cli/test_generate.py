@@ -61,7 +61,7 @@ def warnings_of(text, capsys, *options):
     ("text", "unknown"),
     [
         ("[S1] Hello, I am Dia. [S2] Welcome, Dia.", ""),
-        ("[S1] On MONDAY the Elephant drinks tea, (laughs) and you? [S2] No!", ""),
+        ("[S1] On MONDAY the Rabbit likes tea, (laughs) and you? [S2] No!", ""),
         ("[S1] Turn 42: the zebra, a turn of the zebra. [S2] Grüße.", "turn 42 zebra grüsse"),
         ("[S1] I don't.", "dont"),
     ],
@@ -94,7 +94,7 @@ def test_each_word_of_the_vocabulary_is_one():
     words = miniature_vocabulary()
     assert [words_of(word) for word in words] == [[word.lower()] for word in words]
     assert len(set(words)) == len(words) >= 200
-    assert {"Dia", "hello", "Sunday", "hundred", "purple"} <= set(words)
+    assert {"Dia", "hello", "Sunday", "hundred", "orange"} <= set(words)
 
 
 @pytest.mark.parametrize("source", ["file", "stdin", "stdin as file"])
