@@ -1,8 +1,8 @@
 """The embedded miniature speaks: text, delay, loss, end of speech, guidance and codec agree from end to end.
 
-`tests/reference/miniature.jsonl` holds the demo and six texts whose pairs of words were kept from its training, with the
-codes that flite's units have for them: what it was trained to say. They were chosen among those that it says exactly, so
-that a change is seen; how often it does is in `benchmarks/results/miniature.md`.
+`tests/reference/miniature.jsonl` holds the demo and six texts whose pairs of words were kept from its training, with
+the codes that flite's units have for them: what it was trained to say. They were chosen among those that it says
+exactly, so that a change is seen; how often it does is in `benchmarks/results/miniature.md`.
 """
 
 import json
