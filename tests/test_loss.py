@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from dia_hf.loss import IGNORED_LABEL, channel_sums, channel_sums_in_slices, weighted_sum
+from dia_hf.loss import IGNORED_LABEL, channel_sums, channel_sums_in_slices, loss_of_head, weighted_sum
 
 
 def gradients(model, **batch):
@@ -151,6 +151,76 @@ def test_sums_are_those_of_a_loop(num_positions, num_channels, share, slice_size
     mean = sum(weights) / num_channels if weights else 1
     expected = sum(loss * (weights[channel] / mean if weights else 1) for channel, loss in enumerate(losses))
     torch.testing.assert_close(weighted_sum(in_slices.losses, weights), torch.tensor(float(expected)))
+
+
+@given(
+    num_positions=st.integers(1, 9),
+    num_channels=st.integers(1, 4),
+    share=st.floats(0, 1),
+    slice_size=st.integers(1, 12),
+    weights=st.none() | st.lists(st.integers(1, 9), min_size=4, max_size=4),
+    smoothing=st.sampled_from([0.0, 0.2]),
+    is_frozen=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60)
+def test_gradients_taken_at_once_are_those_of_autograd(
+    num_positions, num_channels, share, slice_size, weights, smoothing, is_frozen, seed
+):
+    """A formula by hand forgets smoothing, a weight, ignored labels or the last slice; whole weights were refused."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(num_positions, 5, generator=generator, requires_grad=True)
+    matrix = torch.randn(7 * num_channels, 5, generator=generator).requires_grad_(not is_frozen)
+    labels = torch.randint(0, 7, (num_positions, num_channels), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < share] = IGNORED_LABEL
+    weights = weights and weights[:num_channels]
+    learnt = [states] if is_frozen else [states, matrix]
+
+    def head(slice_of_states):
+        return (slice_of_states @ matrix.mT).unflatten(-1, (num_channels, 7))
+
+    sums = channel_sums_in_slices(states, head, labels, slice_size, smoothing)
+    expected = weighted_sum(sums.losses, weights) / 3
+    loss, found = loss_of_head(states, matrix, labels, slice_size, weights, smoothing)
+    torch.testing.assert_close(loss / 3, expected)
+    for ours, theirs in zip(found, sums, strict=True):
+        torch.testing.assert_close(ours, theirs.detach())
+    of_ours, of_theirs = torch.autograd.grad(loss / 3, learnt), torch.autograd.grad(expected, learnt)
+    for ours, theirs in zip(of_ours, of_theirs, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_gradients_taken_at_once_follow_autocast():
+    """Products in float32 under autocast take twice as long; gradients left in bfloat16 are not the weights'."""
+    model = tiny.random_model(tiny.random_config(4))
+    batch = tiny.random_batch(model.config)
+    found = []
+    for slice_size in (None, 5):
+        model.loss_slice_size = slice_size
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(gradients(model, **batch))
+    (expected, whole), (output, sliced) = found
+    torch.testing.assert_close(output.loss, expected.loss, rtol=1e-5, atol=1e-5)
+    for name, gradient in whole.items():
+        assert sliced[name].dtype == gradient.dtype == torch.float32
+        torch.testing.assert_close(sliced[name], gradient, rtol=0.05, atol=0.02 * float(gradient.abs().max()))
+
+
+def test_a_head_that_is_more_than_a_matrix_is_called():
+    """An adapter on the head would be passed by, and never learn."""
+    model = tiny.random_model(tiny.random_config(4))
+    batch = tiny.random_batch(model.config)
+    model.loss_slice_size = 5
+    expected = model(**batch).loss
+
+    class Head(torch.nn.Linear):
+        def forward(self, states):
+            return super().forward(states) * 2
+
+    head = Head(model.logits_dense.in_features, model.logits_dense.out_features, bias=False)
+    head.load_state_dict({"weight": model.logits_dense.weight / 2})
+    model.logits_dense = head
+    torch.testing.assert_close(model(**batch).loss, expected)
 
 
 def test_weights_are_ratios():

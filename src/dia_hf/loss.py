@@ -1,8 +1,9 @@
 """The loss of all channels: cross-entropy, weighted by channel, in slices that bound the memory of the logits.
 
 At 1.6B a second of audio has 797,000 logits, 3.2 MB in float32, and a loss over all of them at once holds several
-copies. Their head is one matrix, so that computing them again in the backward pass costs little. Imports torch only;
-called by `DiaForConditionalGeneration`.
+copies. `loss_of_head` takes the gradients of a slice while its logits are there; `channel_sums_in_slices`, for heads
+that are more than a matrix, computes them again in the backward pass. Imports torch only; called by
+`DiaForConditionalGeneration`.
 
 Legend: P positions (frames of all samples), C channels, V vocabulary, H hidden.
 """
@@ -10,13 +11,14 @@ Legend: P positions (frames of all samples), C channels, V vocabulary, H hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["IGNORED_LABEL", "ChannelSums", "channel_sums", "channel_sums_in_slices", "weighted_sum"]
+__all__ = ["IGNORED_LABEL", "ChannelSums", "channel_sums", "channel_sums_in_slices", "loss_of_head", "weighted_sum"]
 
 IGNORED_LABEL = -100
 
@@ -90,6 +92,89 @@ def channel_sums_in_slices(
     else:
         sums = [of_slice(*one) for one in slices]
     return ChannelSums(*(torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)))
+
+
+class _LossOfHead(torch.autograd.Function):
+    """Cross-entropies of a linear head, weighted and added up; see `loss_of_head`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_states: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        channel_weights: torch.Tensor,
+        slice_size: int,
+        label_smoothing: float,
+    ) -> tuple[torch.Tensor, ...]:
+        device, (num_positions, num_channels) = hidden_states.device.type, labels.shape
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        states, matrix, vocab_size = hidden_states.to(dtype), weight.to(dtype), len(weight) // num_channels
+        counts = labels != IGNORED_LABEL
+        labels, scales = labels.clamp(min=0)[..., None], (counts * channel_weights)[..., None]  # [P, C, 1]
+        losses, is_correct = torch.empty_like(scales[..., 0]), torch.empty_like(counts)
+        of_states = torch.empty_like(hidden_states)
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
+        for start in range(0, num_positions, slice_size):
+            at = slice(start, start + slice_size)
+            logits = (states[at] @ matrix.mT).unflatten(-1, (num_channels, vocab_size)).float()
+            right, best = logits.gather(-1, labels[at]), logits.amax(-1, keepdim=True)
+            mean = logits.mean(-1, keepdim=True) if label_smoothing else 0.0
+            # From here on in place: the logits become their softmax, and that the gradient.
+            powers = logits.sub_(best).exp_()
+            total = powers.sum(-1, keepdim=True)
+            loss = best + total.log() - (1 - label_smoothing) * right - label_smoothing * mean
+            losses[at], is_correct[at] = loss[..., 0] * counts[at], (right == best)[..., 0] & counts[at]
+            gradient = powers.mul_(scales[at] / total)
+            if label_smoothing:
+                gradient.sub_(scales[at] * (label_smoothing / vocab_size))
+            gradient.scatter_add_(-1, labels[at], (label_smoothing - 1) * scales[at])
+            of_logits = gradient.flatten(1).to(dtype)
+            of_states[at] = of_logits @ matrix
+            if of_weight is not None:
+                of_weight += of_logits.mT @ states[at]
+        ctx.save_for_backward(of_states, of_weight)
+        of_channels, num_correct = losses.sum(0), is_correct.sum(0)
+        ctx.mark_non_differentiable(of_channels, num_correct)
+        return (of_channels * channel_weights).sum(), of_channels, num_correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        of_states, of_weight = ctx.saved_tensors
+        of_weight = None if of_weight is None else of_weight * of_loss
+        return of_states * of_loss, of_weight, None, None, None, None
+
+
+def loss_of_head(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    slice_size: int,
+    channel_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[torch.Tensor, ChannelSums]:
+    """Add up all cross-entropies of a head that is one matrix, with the logits of `slice_size` positions in memory.
+
+    A cross-entropy's gradient, softmax less label, is nearly done when its value is. It is taken at once, slice by
+    slice, through the head to the states; the backward pass only scales it. That takes three products with the matrix
+    and one softmax, where logits that are computed again take four and two.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `[P, H]`): The network's last states.
+        weight (`torch.Tensor` of shape `[C·V, H]`): The head. Under autocast the products are in its dtype.
+        labels (`torch.LongTensor` of shape `[P, C]`): -100 where none counts.
+        slice_size (`int`): Positions at a time, at least 1.
+        channel_weights (`Sequence[float]`, *optional*): See `weighted_sum`.
+        label_smoothing (`float`, defaults to 0.0): See `channel_sums`.
+
+    Returns:
+        `tuple`: The weighted sum, which has a gradient, and `ChannelSums`, which has none here.
+    """
+    weights = torch.tensor(channel_weights or [1.0] * labels.shape[1], dtype=torch.float32)
+    weights = (weights / weights.mean()).to(hidden_states.device)
+    loss, losses, num_correct = _LossOfHead.apply(hidden_states, weight, labels, weights, slice_size, label_smoothing)
+    return loss, ChannelSums(losses, num_correct, (labels != IGNORED_LABEL).sum(0))
 
 
 def weighted_sum(losses: torch.Tensor, weights: Sequence[float] | None) -> torch.Tensor:

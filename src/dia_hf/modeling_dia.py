@@ -38,7 +38,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
-from .loss import ChannelSums, channel_sums, channel_sums_in_slices, weighted_sum
+from .loss import ChannelSums, channel_sums, channel_sums_in_slices, loss_of_head, weighted_sum
 from .rotary import apply_rotary, rotary_embedding
 
 logger = logging.get_logger(__name__)
@@ -726,15 +726,8 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             if labels.ndim == 2:
                 labels = labels.unflatten(0, (-1, self.num_channels)).transpose(1, 2)
             labels = labels.flatten(0, 1).to(hidden_states.device)
-            smoothing = self.label_smoothing if self.training else 0.0
-            if logits is not None:
-                sums = channel_sums(logits.flatten(0, 1), labels, smoothing)
-            else:
-                assert self.loss_slice_size is not None
-                sums = channel_sums_in_slices(
-                    hidden_states.flatten(0, 1), self._head, labels, self.loss_slice_size, smoothing
-                )
-            of_loss = self._loss(sums, num_items_in_batch)
+            total, sums = self._sum_losses(hidden_states.flatten(0, 1), logits, labels)
+            of_loss = self._loss(total, sums, num_items_in_batch)
         return DiaOutput(
             **of_loss,
             logits=logits.transpose(1, 2).flatten(0, 1).contiguous() if logits is not None else None,
@@ -769,14 +762,32 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         """Map states `[..., H]` to logits `[..., C, V]`."""
         return self.logits_dense(hidden_states).unflatten(-1, (self.num_channels, self.vocab_size))
 
-    def _loss(self, sums: ChannelSums, num_items: torch.Tensor | int | None) -> dict[str, torch.Tensor]:
+    def _sum_losses(
+        self, hidden_states: torch.Tensor, logits: torch.Tensor | None, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, ChannelSums]:
+        """Add up the losses of `[P, C]` labels, from logits `[B, T, C, V]` or, in slices, from states `[P, H]`."""
+        smoothing, weights = self.label_smoothing if self.training else 0.0, self.config.channel_loss_weights
+        if logits is not None:
+            sums = channel_sums(logits.flatten(0, 1), labels, smoothing)
+        else:
+            assert self.loss_slice_size is not None
+            weight = getattr(self.logits_dense, "weight", None)
+            # An adapter or a quantised matrix is no plain one; without gradients there is nothing to be saved.
+            if torch.is_grad_enabled() and type(self.logits_dense) is nn.Linear and type(weight) is nn.Parameter:
+                return loss_of_head(hidden_states, weight, labels, self.loss_slice_size, weights, smoothing)
+            sums = channel_sums_in_slices(hidden_states, self._head, labels, self.loss_slice_size, smoothing)
+        return weighted_sum(sums.losses, weights), sums
+
+    def _loss(
+        self, total: torch.Tensor, sums: ChannelSums, num_items: torch.Tensor | int | None
+    ) -> dict[str, torch.Tensor]:
         if num_items is None:
             num_items = sums.counts.sum()
         elif isinstance(num_items, torch.Tensor):
             num_items = num_items.to(sums.losses.device)
         counts = sums.counts.clamp(min=1)
         return {
-            "loss": weighted_sum(sums.losses, self.config.channel_loss_weights) / num_items,
+            "loss": total / num_items,
             "channel_losses": sums.losses.detach() / counts,
             "channel_accuracies": sums.num_correct / counts,
             "channel_counts": sums.counts,

@@ -371,6 +371,8 @@ def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArgu
     if recipe.channel_loss_weights is not None:
         model.config.channel_loss_weights = recipe.channel_loss_weights
         model.config.validate_architecture()
+    if recipe.attn_implementation is not None:
+        model.set_attn_implementation(recipe.attn_implementation)
     model.loss_slice_size = recipe.loss_slice_size
     model.label_smoothing = recipe.label_smoothing
     return model
