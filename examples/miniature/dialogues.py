@@ -11,12 +11,10 @@ from __future__ import annotations
 import json
 import random
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from compose import SEED, draw_clip
@@ -67,10 +65,8 @@ def main(work: str) -> None:
             spoken: Any = dia.generate(turn, **GREEDY)
             errors["one pass"] += count_errors(turn, spoken, dia, recogniser)
         script = " ".join(turns)
-        with tempfile.TemporaryDirectory() as folder:
-            dialogue = dia.dialogue(script, seconds_per_pass=SECONDS_PER_PASS, folder=folder, seed=SEED, **GREEDY)
-            spoken = dialogue.generate()
-            lengths = [len(load_file(file)["codes"]) for file in sorted(Path(folder).glob("*.safetensors"))]
+        dialogue = dia.dialogue(script, seconds_per_pass=SECONDS_PER_PASS, seed=SEED, **GREEDY)
+        spoken, lengths = dialogue.generate(), dialogue.num_frames
         errors["several passes"] += count_errors(script, spoken, dia, recogniser)
         steps = find_steps(lengths, spoken)
         num_passes, at_joins, elsewhere = num_passes + len(lengths), max(at_joins, steps[0]), max(elsewhere, steps[1])

@@ -165,6 +165,15 @@ def test_the_stream_is_the_whole(dia):
     np.testing.assert_allclose(np.concatenate(chunks), make_dialogue(dia, script).generate(), atol=1e-5)
 
 
+def test_it_tells_how_long_its_passes_are(dia, tmp_path):
+    """Where passes meet stood in kept files only; spoken twice, they were counted twice."""
+    dialogue = make_dialogue(dia, make_script(8), folder=tmp_path)
+    for _ in range(2):  # the second time from the folder
+        waveform = dialogue.generate()
+        assert len(dialogue.num_frames) == len(dialogue.passes) > 2
+        assert sum(dialogue.num_frames) * 512 == len(waveform)
+
+
 def test_a_stream_that_is_left_ends_its_pass(dia):
     """The generating thread of a pass went on after the listener had gone."""
     before = threading.active_count()

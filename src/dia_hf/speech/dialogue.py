@@ -92,6 +92,8 @@ class Dialogue:
             with them.
         passes (`list[list[Turn]]`): The turns of each pass.
         seed (`int`): The one in force.
+        num_frames (`list[int]`): How long each pass is that `stream` or `generate` has spoken or found in the folder,
+            since it was last called.
 
     Raises:
         ValueError: If the script is empty, `max_seconds` is shorter than a frame, a voice belongs to no speaker, to
@@ -134,6 +136,7 @@ class Dialogue:
         self._has_warned = False
         self._voices = self._take_voices(voices)
         self.passes = self._plan(turns, seconds_per_pass, language)
+        self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None:
@@ -315,7 +318,8 @@ class Dialogue:
             DialogueError: If a pass fails, after all that was spoken before.
         """
         clip, last = self.codec.stream(), dict[str, _Segment]()
-        next_frames, num_frames, frame_rate = first_chunk_frames, 0, self.codec.frame_rate
+        next_frames, frame_rate = first_chunk_frames, self.codec.frame_rate
+        self.num_frames = []
         max_seconds = None if self.max_frames is None else self.max_frames / frame_rate
 
         def ready(is_last: bool = False) -> Iterator[np.ndarray]:
@@ -328,7 +332,7 @@ class Dialogue:
 
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             for index, turns in enumerate(self.passes):
-                left = None if self.max_frames is None else self.max_frames - num_frames
+                left = None if self.max_frames is None else self.max_frames - sum(self.num_frames)
                 if left is not None and left <= 0:
                     break
                 if len(self.passes) > 1:
@@ -356,7 +360,7 @@ class Dialogue:
                         ) from error
                     codes = torch.cat(frames)
                     self._save_pass(index, codes)
-                num_frames += len(codes)
+                self.num_frames.append(len(codes))
                 if len(codes) > 0:
                     last |= dict.fromkeys((turn.speaker for turn in turns), _Segment(index, turns, codes))
             yield from ready(is_last=True)
