@@ -5,7 +5,7 @@ audio is follows from it: each word's unit in the speaker's voice, and silence a
 
 A tenth of all pairs of neighbouring words is never trained on. Sentences to evaluate with are made of such pairs only.
 
-    python compose.py words|medium|long|last WORK    # writes WORK/clips-words, …
+    python compose.py words|phrases|dialogues WORK   # writes WORK/clips-words, …
     python compose.py evaluation WORK                # writes WORK/evaluation.jsonl and the flite audio beside it
 
 Legend: T frames, C codebooks.
@@ -37,16 +37,22 @@ from teacher import HOP_LENGTH, SAMPLING_RATE, VOCABULARY, VOICES
 
 SEED = 0
 HELD_OUT = 0.1  # of the pairs of words
-LEAD, COMMA, SENTENCE, TAIL = 2, 5, 8, 3  # frames of silence before all, after a comma, a sentence or turn, and all
-MAX_FRAMES = 400  # of a clip to train on; what is longer is drawn again
+# Frames of silence before all, after a comma, and after a sentence or turn. The last one ends like any other, so that a
+# pass of a dialogue, the prompt of the next one, sounds no different from the middle of a clip.
+LEAD, COMMA, SENTENCE = 2, 5, 8
+MAX_FRAMES = 480  # of a clip to train on; what is longer is drawn again
+# A share of the clips has so few different words that they come again, and their place tells which is next.
+FEW_WORDS, SHARE_OF_FEW = 6, 0.25
 # Clips of each part of the training, and from how many words to how many they have, each with its weight. Single words
 # come first: which word belongs to which sound is seen there in minutes, and in sentences not in hours.
 PARTS: dict[str, tuple[int, dict[tuple[int, int], float]]] = {
-    "words": (32_000, {(1, 1): 1}),
-    "medium": (96_000, {(1, 2): 1, (3, 5): 3}),
-    "long": (28_800, {(1, 3): 3, (3, 8): 6, (8, 16): 2, (16, 30): 1}),
-    "last": (57_600, {(1, 2): 2, (3, 8): 14, (8, 16): 3, (16, 30): 1}),
+    "words": (24_000, {(1, 1): 1}),
+    "phrases": (60_000, {(1, 2): 1, (3, 5): 3}),
+    "dialogues": (120_000, {(1, 2): 2, (3, 8): 12, (8, 16): 4, (16, 30): 2}),
 }
+# A share of the clips begins in the middle: what a pass of a dialogue is prompted with has no silence before it. Its
+# first frame is given, as nothing else says so.
+SHARE_IN_THE_MIDDLE = 0.2
 NUM_EVALUATED = 200
 
 
@@ -81,31 +87,40 @@ class Clip:
             self.text += mark
             self.units += [-1] * SENTENCE
 
-    def finish(self) -> None:
-        """Replace the silence after the last sentence by the clip's last."""
-        self.units = self.units[:-SENTENCE] + [-1] * TAIL
 
-
-def draw_words(words: list[str], count: int, draw: random.Random, only_held_out: bool) -> list[int]:
-    """Draw words' numbers so that each pair is held out, or none is."""
+def draw_words(
+    words: list[str], count: int, draw: random.Random, only_held_out: bool, few: list[int] | None = None
+) -> list[int]:
+    """Draw words' numbers, some few's as far as that goes, so that each pair is held out, or none is."""
+    everything = list(range(len(words)))
     chosen: list[int] = []
+
+    def follow(options: list[int]) -> list[int]:
+        if not chosen:
+            return options
+        return [option for option in options if is_held_out(words[chosen[-1]], words[option]) == only_held_out]
+
     while len(chosen) < count:
-        options = list(range(len(words)))
-        if chosen:
-            before = words[chosen[-1]]
-            options = [number for number in options if is_held_out(before, words[number]) == only_held_out]
-            if not options:
-                which = "held out" if only_held_out else "left to train on"
-                raise ValueError(
-                    f"no pair that begins with {before!r} is {which}; give more words, or change `HELD_OUT`."
-                )
+        options = follow(few or everything) or follow(everything)
+        if not options:
+            which = "held out" if only_held_out else "left to train on"
+            raise ValueError(
+                f"no pair that begins with {words[chosen[-1]]!r} is {which}; give more words, or change `HELD_OUT`."
+            )
         chosen.append(draw.choice(options))
     return chosen
 
 
-def draw_clip(words: list[str], num_words: int, num_turns: int, draw: random.Random, only_held_out: bool) -> Clip:
+def draw_clip(
+    words: list[str],
+    num_words: int,
+    num_turns: int,
+    draw: random.Random,
+    only_held_out: bool,
+    few: list[int] | None = None,
+) -> Clip:
     """Draw a clip of so many words, shared out among turns and sentences."""
-    chosen = draw_words(words, num_words, draw, only_held_out)
+    chosen = draw_words(words, num_words, draw, only_held_out, few)
     num_sentences = min(num_words, num_turns + (draw.random() < 0.3))
     cuts = [0, *sorted(draw.sample(range(1, num_words), num_sentences - 1)), num_words]
     sentences = [chosen[start:end] for start, end in itertools.pairwise(cuts)]
@@ -119,7 +134,6 @@ def draw_clip(words: list[str], num_words: int, num_turns: int, draw: random.Ran
         count = sum(map(len, mine))
         commas = {place for place in range(count) if draw.random() < 0.08}
         clip.add_turn(speakers[turn % 2], mine, marks, commas)
-    clip.finish()
     return clip
 
 
@@ -139,17 +153,20 @@ def train_clips(work: Path, part: str) -> Iterator[dict[str, Any]]:
     num_clips, lengths = PARTS[part]
     with tqdm(total=num_clips, desc="clips", mininterval=5) as bar:
         while number < num_clips:
-            num_turns = draw.choices([1, 2, 3, 4, 6], [5, 3, 1, 1, 1])[0]
             num_words = draw.randint(*draw.choices(list(lengths), list(lengths.values()))[0])
-            num_turns = min(num_turns, num_words)
-            clip = draw_clip(words, num_words, num_turns, draw, only_held_out=False)
-            frames = np.concatenate([quiet if unit < 0 else sounds[unit] for unit in clip.units])
+            num_turns = max(draw.choices([1, 2, 3, 4, 6], [5, 3, 1, 1, 1])[0], num_words // 8)
+            few = draw.sample(range(len(words)), FEW_WORDS) if draw.random() < SHARE_OF_FEW else None
+            clip = draw_clip(words, num_words, min(num_turns, num_words), draw, only_held_out=False, few=few)
+            in_the_middle = num_words > 2 and draw.random() < SHARE_IN_THE_MIDDLE
+            units = clip.units[LEAD:] if in_the_middle else clip.units
+            frames = np.concatenate([quiet if unit < 0 else sounds[unit] for unit in units])
             if len(frames) > MAX_FRAMES:
                 continue
             yield {
                 "id": f"{part}-{number:06d}",
                 "text": vary_capitals(clip.text, draw),
                 "codes": frames,
+                "prompt_frames": int(in_the_middle),
                 "seconds": len(frames) * HOP_LENGTH / SAMPLING_RATE,
             }
             number += 1
@@ -168,6 +185,7 @@ def write_training_clips(work: Path, part: str) -> None:
             "id": datasets.Value("string"),
             "text": datasets.Value("string"),
             "codes": datasets.Array2D((None, 9), "int16"),
+            "prompt_frames": datasets.Value("int32"),
             "seconds": datasets.Value("float32"),
         }
     )

@@ -89,7 +89,7 @@ def eager_attention_forward(
     """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    logits = query @ key.mT * scaling
+    logits = query * scaling @ key.mT
     if attention_mask is not None:
         logits = logits + attention_mask
     weights = logits.softmax(dim=-1, dtype=torch.float32).to(query.dtype)

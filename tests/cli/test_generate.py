@@ -61,7 +61,8 @@ def warnings_of(text, capsys, *options):
     ("text", "unknown"),
     [
         ("[S1] Hello, I am Dia. [S2] Welcome, Dia.", ""),
-        ("[S1] On MONDAY the Rabbit likes tea, (laughs) and you? [S2] No!", ""),
+        ("[S1] On Monday the Rabbit likes tea, (laughs) and you? [S2] No!", ""),
+        ("[S1] On MONDAY, not on Monday, I saw a ZEBRA (RED).", "saw zebra MONDAY"),
         ("[S1] Turn 42: the zebra, a turn of the zebra. [S2] Grüße.", "turn 42 zebra grüsse"),
         ("[S1] I don't.", "dont"),
     ],
@@ -80,7 +81,7 @@ def test_other_models_know_all_words(capsys, checkpoint):
 def test_its_words_are_known_however_they_are_written(words, data):
     """A capital at the beginning of a sentence, or its full stop, made a word another one."""
     written = [
-        data.draw(st.sampled_from([word, word.upper(), word.capitalize(), word.lower()]))
+        data.draw(st.sampled_from([word, word.capitalize(), word.lower()]))
         + data.draw(st.sampled_from(["", ",", ".", "?", "!", "...", " –", " (laughs)", " [S2]", "’"]))
         for word in words
     ]

@@ -234,7 +234,7 @@ def read_back(text: str, words: list[str]) -> list[int]:
         elif part not in ".?!":
             units += [2 * numbers[part.casefold()] + speaker]
             units += [-1] * 8 * ends_here
-    return units[:-8] + [-1] * 3
+    return units
 
 
 def pairs_of(text: str) -> set[tuple[str, str]]:
@@ -259,6 +259,17 @@ def test_a_text_says_its_units(scripts, num_words, num_turns, seed, only_held_ou
     assert held_out <= {only_held_out}, "a sentence to evaluate with had been trained on"
     tags = re.findall(r"\[S\d\]", clip.text)
     assert all(before != after for before, after in itertools.pairwise(tags)), "speakers alternate"
+
+
+@given(st.lists(st.integers(0, 218), min_size=1, max_size=6, unique=True), st.integers(0, 2**32), st.booleans())
+def test_few_words_come_again(scripts, few, seed, only_held_out):
+    """Other words among them, and the place of a word need not be learnt; no way on, and a clip cannot be made."""
+    words = all_words()
+    chosen = scripts.compose.draw_words(words, 12, random.Random(seed), only_held_out, few)
+    assert chosen[0] in few
+    for before, number in itertools.pairwise(chosen):
+        may_follow = [one for one in few if scripts.compose.is_held_out(words[before], words[one]) == only_held_out]
+        assert number in may_follow or not may_follow
 
 
 def test_words_can_be_told_apart():
@@ -288,8 +299,11 @@ def test_clips_are_what_their_texts_say(scripts, work):
 
     clips = datasets.load_from_disk(str(work / "clips-words"))
     assert clips["id"] == [f"words-{number:06d}" for number in range(12)]
-    for clip in clips:
-        assert torch.equal(torch.tensor(clip["codes"]), codes_of(clip["text"]))
+    in_the_middle = [bool(clip["prompt_frames"]) for clip in clips]
+    assert 0 < sum(in_the_middle) < 12
+    for clip, is_cut in zip(clips, in_the_middle, strict=True):
+        assert torch.equal(torch.tensor(clip["codes"]), codes_of(clip["text"])[2 * is_cut :])
+        assert clip["prompt_frames"] == is_cut, "its first frame is given, or it could not know"
         assert len(clip["codes"]) <= 45 and clip["seconds"] == pytest.approx(len(clip["codes"]) * HOP / 16000)
     sentences = [json.loads(line) for line in (work / "evaluation.jsonl").read_text().splitlines()]
     assert len(sentences) == 5
@@ -406,14 +420,12 @@ STEPS = {
     "codec.py encoder": ("units.npz sentences.npz", "codes.npz encoder.pt codec"),
     "codec.py decoder": ("units.npz codes.npz encoder.pt", "decoder"),
     "compose.py words": ("codes.npz codec", "clips-words"),
-    "compose.py medium": ("codes.npz codec", "clips-medium"),
-    "compose.py long": ("codes.npz codec", "clips-long"),
-    "compose.py last": ("codes.npz codec", "clips-last"),
+    "compose.py phrases": ("codes.npz codec", "clips-phrases"),
+    "compose.py dialogues": ("codes.npz codec", "clips-dialogues"),
     "compose.py evaluation": ("units.npz codes.npz", "evaluation.jsonl"),
     "finetune clips-words model-words of miniature": ("clips-words codec", "model-words"),
-    "finetune clips-medium model-medium of model-words": ("clips-medium model-words codec", "model-medium"),
-    "finetune clips-long model-long of model-medium": ("clips-long model-medium codec", "model-long"),
-    "finetune clips-last model of model-long": ("clips-last model-long codec decoder", "model"),
+    "finetune clips-phrases model-phrases of model-words": ("clips-phrases model-words codec", "model-phrases"),
+    "finetune clips-dialogues model of model-phrases": ("clips-dialogues model-phrases codec", "model"),
     "pack.py assemble": ("model codec decoder", "miniature"),
     "evaluate greedy.json": ("miniature evaluation.jsonl", "greedy.json"),
     "evaluate guided.json": ("miniature evaluation.jsonl", "guided.json"),

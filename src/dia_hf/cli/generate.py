@@ -96,9 +96,13 @@ def _read_text(args: argparse.Namespace) -> str:
 
 
 def _unknown_words(text: str) -> list[str]:
-    """Return the words of a text that the miniature was not taught, each once, in the order of the text."""
+    """Return the words of a text that the miniature was not taught, each once; it was taught none in CAPITALS."""
     known = {word for line in miniature_vocabulary() for word in words_of(line)}
-    return [word for word in dict.fromkeys(words_of(text)) if word not in known]
+    said = dict.fromkeys(words_of(text))
+    capitals = [word for word in re.findall(r"[^\W\d_]{2,}", text) if word.isupper() and word.casefold() in said]
+    return [word for word in said if word not in known] + [
+        word for word in dict.fromkeys(capitals) if word.casefold() in known
+    ]
 
 
 def _check_voice(args: argparse.Namespace) -> None:
