@@ -625,9 +625,9 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         config (`DiaConfig`): The shape.
 
     Attributes:
-        loss_slice_size (`int`, *optional*): Set to a number, calls with labels compute logits and loss of that many
-            frames at a time, again in the backward pass, and return no logits: their memory no longer grows with the
-            batch. `None` unless set; not saved.
+        loss_slice_size (`int`, *optional*): Set to a number, calls with labels compute logits, loss and its gradient of
+            that many frames at a time, and return no logits: their memory no longer grows with the batch. `None`
+            unless set; not saved.
         label_smoothing (`float`): Share of the probability that all tokens are to have alike, in the loss of calls in
             training mode. 0 unless set; not saved.
 

@@ -322,6 +322,17 @@ def test_bf16_computes_and_does_not_store(tmp_path, data, lora, dtype):
     assert room._load_model(recipe, room._load_processor(recipe), arguments).dtype == dtype
 
 
+@pytest.mark.parametrize("kernel", [None, "eager"])
+def test_the_attention_kernel_is_the_recipes(tmp_path, data, kernel):
+    """A setting that is read and forgotten, or that changes what nobody asked to be changed."""
+    recipe = quick_recipe(data, tmp_path / "run", attn_implementation=kernel)
+    arguments = room._make_arguments(recipe, has_evaluation=False)
+    model = room._load_model(recipe, room._load_processor(recipe), arguments)
+    assert {model.model.encoder.config._attn_implementation, model.model.decoder.config._attn_implementation} == {
+        kernel or "sdpa"
+    }
+
+
 def test_weights_of_the_channels_come_with_the_adapter(tmp_path, data):
     """The merged checkpoint forgot how its loss was weighed, and went on otherwise."""
     weights_of_channels = [4.0] + [1.0] * 8
