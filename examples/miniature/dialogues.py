@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from compose import SEED, draw_clip
+from compose import SEED, draw_words
 from dia_hf import Dia
 from dia_hf.recognition import Recogniser, load_recogniser, read_vocabulary, word_errors
 from teacher import HOP_LENGTH, VOCABULARY
@@ -31,8 +31,7 @@ def draw_script(words: list[str], draw: random.Random) -> list[str]:
     """Draw turns, each a sentence of one speaker, whose pairs of words were kept from the training."""
     turns = []
     for turn in range(NUM_TURNS):
-        text = draw_clip(words, TURN_WORDS, 1, draw, only_held_out=True).text
-        said = text.split(" ", 1)[1].replace(".", "").replace("?", "").replace("!", "")
+        said = " ".join(words[number] for number in draw_words(words, TURN_WORDS, draw, only_held_out=True))
         turns.append(f"[S{turn % 2 + 1}] {said[0].upper()}{said[1:]}.")
     return turns
 
