@@ -5,6 +5,7 @@ import functools
 import importlib
 import itertools
 import json
+import math
 import random
 import re
 import shlex
@@ -22,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
-from dia_hf import MINIATURE, Dia, cli
+from dia_hf import MINIATURE, Dia, DiaProcessor, cli
 from dia_hf.audio import read_audio
 from dia_hf.evaluation.report import EvaluationReport, Heard, SentenceReport
 from dia_hf.recognition import WordErrors, read_vocabulary
@@ -50,8 +51,9 @@ def scripts():
         patch.setattr(codec, "KEEP_EVERY", 2)
         patch.setattr(codec, "BATCH_SIZE", 2)
         patch.setattr(codec, "NUM_FRAMES", 12)
-        patch.setattr(compose, "PARTS", {"words": (12, {(1, 6): 1}), "long": (8, {(1, 3): 1, (3, 8): 2})})
+        patch.setattr(compose, "PARTS", {"words": (12, {(1, 6): 1}), "dialogues": (8, {(1, 3): 1, (3, 8): 2})})
         patch.setattr(compose, "NUM_EVALUATED", 5)
+        patch.setattr(pack, "CALIBRATION_CLIPS", 8)
         patch.setattr(compose, "MAX_FRAMES", 45)
         patch.setattr(compose, "HELD_OUT", 0.4)
         for module in (compose, pack):
@@ -108,8 +110,8 @@ def work(scripts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def packed(scripts, work):
     """The last steps: longer clips, from the weights before, and all of it as a checkpoint."""
-    scripts.compose.write_training_clips(work, "long")
-    finetune(work, "clips-long", work / "model-words", "model", "config=null", "training.lr_scheduler_type=cosine")
+    scripts.compose.write_training_clips(work, "dialogues")
+    finetune(work, "clips-dialogues", work / "model-words", "model", "config=null", "training.lr_scheduler_type=cosine")
     scripts.pack.assemble(str(work))
     return work / "miniature"
 
@@ -352,6 +354,33 @@ def test_the_checkpoint_is_small_and_loads_in_float32(packed, tmp_path):
     assert (moved / "vocabulary.txt").read_bytes() == (FOLDER / "vocabulary.txt").read_bytes()
 
 
+def test_a_model_that_doubts_what_is_certain_is_calibrated(scripts):
+    """Fitted the wrong way round, a model becomes less sure of what it knows, and draws go wrong."""
+
+    class Doubting(torch.nn.Module):
+        """Guesses right nine times in ten, and is sure of it to the factor: 1 / (1 + 1027 e^-score) = 0.9."""
+
+        def __init__(self, factor):
+            super().__init__()
+            self.score = math.log(0.9 / (0.1 / 1027)) / factor
+            self.logits_dense = torch.nn.Linear(2, 2, bias=False)
+            self.draw = torch.Generator().manual_seed(0)
+
+        def forward(self, decoder_input_ids, **_):
+            following = torch.cat([decoder_input_ids[:, 1:], decoder_input_ids[:, -1:]], 1).mT.flatten(0, 1)
+            wrong = torch.rand(following.shape, generator=self.draw) < 0.1
+            guess = torch.where(wrong, (following + 1) % 1028, following)
+            return SimpleNamespace(logits=self.score * torch.nn.functional.one_hot(guess, 1028).float())
+
+    processor = DiaProcessor.from_pretrained(MINIATURE)
+    clips = [{"text": "[S1] One.", "codes": np.random.default_rng(0).integers(0, 1024, (200, 9))}] * 2
+    for factor in (1.0, 2.0**0.75, 4.0):
+        model = Doubting(factor)
+        before = model.logits_dense.weight.clone()
+        assert scripts.pack.calibrate(model, processor, clips) == pytest.approx(factor)
+        torch.testing.assert_close(model.logits_dense.weight, before * factor)
+
+
 def test_theirs_says_the_same(packed):
     """A checkpoint that only we can load is no checkpoint of Dia."""
     dia, theirs = Dia.from_pretrained(packed, device="cpu"), TheirModel.from_pretrained(packed).eval()
@@ -425,7 +454,10 @@ STEPS = {
     "compose.py evaluation": ("units.npz codes.npz", "evaluation.jsonl"),
     "finetune clips-words model-words of miniature": ("clips-words codec", "model-words"),
     "finetune clips-phrases model-phrases of model-words": ("clips-phrases model-words codec", "model-phrases"),
-    "finetune clips-dialogues model-dialogues of model-phrases": ("clips-dialogues model-phrases codec", "model-dialogues"),
+    "finetune clips-dialogues model-dialogues of model-phrases": (
+        "clips-dialogues model-phrases codec",
+        "model-dialogues",
+    ),
     "finetune clips-dialogues model of model-dialogues": ("clips-dialogues model-dialogues codec", "model"),
     "pack.py assemble": ("model codec decoder", "miniature"),
     "evaluate greedy.json": ("miniature evaluation.jsonl", "greedy.json"),
