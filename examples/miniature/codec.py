@@ -10,6 +10,7 @@ when they are started again.
 
     python codec.py encoder WORK    # writes WORK/encoder.pt and WORK/codes.npz
     python codec.py decoder WORK    # writes WORK/codec, a DacModel in bfloat16
+    python codec.py embedded WORK   # instead of both: WORK/codec and WORK/codes.npz by the codec of the package
 
 Legend: B clips, T frames, N = T · 512 samples, D hidden size of the codec, C codebooks, K entries of each, P dimensions
 that k-means sees.
@@ -31,6 +32,7 @@ from tqdm import tqdm
 from transformers import DacConfig, DacModel
 from transformers.audio_utils import mel_filter_bank
 
+from dia_hf import MINIATURE
 from teacher import HOP_LENGTH, SAMPLING_RATE
 
 SEED = 0
@@ -273,15 +275,29 @@ def train_encoder(work: Path) -> None:
     codec.eval()
     latents, silence = encode_units(codec, units)
     find_codes(codec, torch.cat([*latents, silence[None]]))
-    codes = [codec.quantizer(unit.T[None])[1][0].T for unit in latents]
     torch.save(codec.state_dict(), work / "encoder.pt")
     save(work)  # the model can be trained from now on; it needs no decoder
-    np.savez(  # last: by this file `make` knows that all is there
+    write_codes(work, codec, latents, silence)
+
+
+@torch.no_grad()
+def write_codes(work: Path, codec: DacModel, latents: list[torch.Tensor], silence: torch.Tensor) -> None:
+    """Write down the codes of all units; the last of its step, so that by this file `make` knows that all is there."""
+    codes = [codec.quantizer(unit.T[None])[1][0].T for unit in latents]
+    np.savez(
         work / "codes.npz",
         codes=torch.cat(codes).numpy().astype(np.int16),
         lengths=[len(unit) for unit in codes],
         silence=codec.quantizer(silence[None, :, None])[1][0, :, 0].numpy().astype(np.int16),
     )
+
+
+def take_embedded(work: Path) -> None:
+    """Instead of all stages: the codec that they made, as it comes with the package."""
+    codec = DacModel.from_pretrained(Path(MINIATURE, "audio_tokenizer"), dtype=torch.float32).eval()
+    latents, silence = encode_units(codec, read_sounds(work / "units.npz"))
+    codec.to(torch.bfloat16).save_pretrained(work / "codec")
+    write_codes(work, codec.float(), latents, silence)
 
 
 def read_codes(file: Path) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -326,9 +342,9 @@ def train_decoder(work: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=STEPS)
+    parser.add_argument("stage", choices=[*STEPS, "embedded"])
     parser.add_argument("work", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    {"encoder": train_encoder, "decoder": train_decoder}[args.stage](args.work)
+    {"encoder": train_encoder, "decoder": train_decoder, "embedded": take_embedded}[args.stage](args.work)

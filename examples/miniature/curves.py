@@ -14,11 +14,11 @@ from matplotlib import pyplot as plt
 
 
 def main(work: str, png: str) -> None:
-    """Draw the codec's two trainings and the model's."""
+    """Draw the codec's two trainings, unless it is the embedded one, and the model's."""
     figure, (of_codec, of_model, of_answers) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for name in ("encoder", "decoder"):
-        rows = list(csv.reader((Path(work) / f"{name}.csv").read_text().splitlines()))
-        of_codec.plot([int(row[0]) for row in rows], [float(row[1]) for row in rows], label=name)
+    for file in sorted(Path(work).glob("??coder.csv"), reverse=True):
+        rows = list(csv.reader(file.read_text().splitlines()))
+        of_codec.plot([int(row[0]) for row in rows], [float(row[1]) for row in rows], label=file.stem)
     logs: list[dict[str, float]] = []
     for part in ("model-words", "model-phrases", "model-dialogues", "model"):
         done = logs[-1]["step"] if logs else 0
@@ -31,7 +31,10 @@ def main(work: str, png: str) -> None:
     for plot, title in ((of_codec, "codec: loss"), (of_model, "model: loss"), (of_answers, "model: right answers")):
         plot.set(xlabel="steps", title=title)
         plot.legend()
-    of_codec.set_yscale("log")
+    if len(of_codec.lines):
+        of_codec.set_yscale("log")
+    else:
+        of_codec.remove()
     figure.savefig(png, dpi=80)
 
 

@@ -22,13 +22,13 @@ from transformers import DacModel
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
 from dia_hf.processing_dia import write_codec_reference
 from dia_hf.recognition import read_vocabulary
-from dia_hf.training import DiaDataCollator
+from dia_hf.training.collator import DiaDataCollator, longest_clip
 from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 
 MAX_BYTES = 10_000_000
 CALIBRATION_CLIPS, FACTORS = 160, 2.0 ** (torch.arange(9) / 4)
 # What `generate()` does unless told otherwise.
-SETTINGS = {"max_length": 512, "do_sample": True, "temperature": 0.2, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
+SETTINGS = {"max_length": 384, "do_sample": True, "temperature": 1.0, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
 
 
 def load_as_float32(config: Path) -> None:
@@ -45,7 +45,8 @@ def calibrate(model: DiaForConditionalGeneration, processor: DiaProcessor, clips
     Shown wrong codes, and with a share of the probability for all, it has learnt to doubt what is certain as long as
     the codes before are right (temperature scaling: Guo et al., On Calibration of Modern Neural Networks, 2017).
     """
-    collator, losses = DiaDataCollator(processor, text_dropout=0.0), torch.zeros(len(FACTORS))
+    collator = DiaDataCollator(processor, text_dropout=0.0, max_frames=longest_clip(processor.config))
+    losses = torch.zeros(len(FACTORS))
     for start in range(0, len(clips), 8):
         batch = collator([clips[number] for number in range(start, min(start + 8, len(clips)))])
         labels = batch.pop("labels").transpose(1, 2).flatten(0, 1)  # [B·C, T]
