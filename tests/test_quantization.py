@@ -8,7 +8,7 @@ from torchao.quantization import Int8WeightOnlyConfig
 from transformers import TorchAoConfig
 
 from conftest import REFERENCE
-from dia_hf import MINIATURE, Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor, cli
+from dia_hf import Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor, cli
 from dia_hf.audio import read_metadata
 from dia_hf.frames import linear
 from dia_hf.quantization import SCHEMES, check_scheme, quantize_model
@@ -19,8 +19,8 @@ EVERY_FRAME = {
 } | {"mlp.gate_up_proj", "mlp.down_proj"}
 
 
-def miniature(dtype=torch.bfloat16, **options):
-    return DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=dtype, **options).eval()
+def load(checkpoint, **options):
+    return DiaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16, **options).eval()
 
 
 def smooth_model():
@@ -96,9 +96,9 @@ def dense(model):
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-def test_what_is_read_for_every_frame_is_quantised_and_nothing_else(scheme):
+def test_what_is_read_for_every_frame_is_quantised_and_nothing_else(checkpoint, scheme):
     """A head or a text encoder of 4 bits, which costs exactness and saves no time."""
-    model = quantize_model(miniature(), scheme)
+    model = quantize_model(load(checkpoint), scheme)
     assert quantised_names(model) == {
         f"model.decoder.layers.{index}.{name}.weight"
         for index in range(model.config.decoder_config.num_hidden_layers)
@@ -131,9 +131,9 @@ def test_many_rows_are_as_few(monkeypatch, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-def test_generate(scheme, processor):
+def test_generate(checkpoint, scheme, processor):
     """A quantised model that computes logits, but trips over `generate`."""
-    model = quantize_model(miniature(), scheme)
+    model = quantize_model(load(checkpoint), scheme)
     inputs = processor(text=["[S1] Hello.", "[S2] Hi, how are you?"], return_tensors="pt")
     codes = [model.generate(**inputs, max_new_tokens=24, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
     assert codes[0].shape == (2, 25, 9)
@@ -154,27 +154,27 @@ def test_int8_is_saved_and_loaded(tmp_path):
     assert distance(logits_of(loaded, inputs), logits_of(model, inputs)) < 0.05
 
 
-def test_a_saved_int8_model_speaks(tmp_path):
+def test_a_saved_int8_model_speaks(checkpoint, tmp_path):
     """`Dia` that takes the quantised tensors of a checkpoint for missing ones."""
-    quantize_model(miniature(), "int8").save_pretrained(tmp_path)
-    DiaProcessor.from_pretrained(MINIATURE).save_pretrained(tmp_path)
+    quantize_model(load(checkpoint), "int8").save_pretrained(tmp_path)
+    DiaProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
     dia = Dia.from_pretrained(tmp_path, device="cpu")
     assert dia.generate("[S1] Hello.", seed=1, max_seconds=0.2).size > 0
     with pytest.raises(ValueError, match="quantised already"):
         Dia.from_pretrained(tmp_path, device="cpu", quantization="int8")
 
 
-def test_int4_of_a_cpu_is_not_saved(tmp_path):
+def test_int4_of_a_cpu_is_not_saved(checkpoint, tmp_path):
     """Weights packed for this CPU in a file that another reads as noise."""
-    model = quantize_model(miniature(), "int4")
+    model = quantize_model(load(checkpoint), "int4")
     with pytest.raises(ValueError, match="cannot be saved; save the model before"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_transformers_own_way(tmp_path, processor):
+def test_transformers_own_way(checkpoint, tmp_path, processor):
     """`quantization_config` that reaches the head, or a model that transformers' quantiser does not know."""
-    model = miniature(quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    model = load(checkpoint, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
     names = quantised_names(model)
     assert "logits_dense.weight" not in names
     assert {f"model.decoder.layers.0.{name}.weight" for name in EVERY_FRAME} <= names
@@ -186,9 +186,9 @@ def test_transformers_own_way(tmp_path, processor):
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-def test_dia(scheme):
+def test_dia(checkpoint, scheme):
     """The float32 of the checkpoint with kernels that are ten times slower in it; a seed that reproduces nothing."""
-    dia = Dia.from_pretrained(device="cpu", quantization=scheme)
+    dia = Dia.from_pretrained(checkpoint, device="cpu", quantization=scheme)
     assert dia.model.dtype == torch.bfloat16
     assert len(quantised_names(dia.model)) > 0
     first, second = (dia.generate("[S1] Hello.", seed=7, max_seconds=0.2) for _ in range(2))
@@ -269,9 +269,9 @@ def quantised(model):
         (quantised, "quantised already"),
     ],
 )
-def test_models_that_cannot_be_quantised(change, message):
+def test_models_that_cannot_be_quantised(checkpoint, change, message):
     """Half a model quantised, and then an error; or a layer left out in silence, as torchao leaves odd sizes."""
-    model = change(miniature())
+    model = change(load(checkpoint))
     before = quantised_names(model)
     with pytest.raises(ValueError, match=message):
         quantize_model(model, "int4")
