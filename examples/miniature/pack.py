@@ -64,15 +64,15 @@ def assemble(work: str) -> None:
     folder, dest = Path(work), Path(work, "miniature")
     shutil.rmtree(dest, ignore_errors=True)
     model = DiaForConditionalGeneration.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    codec = DacModel.from_pretrained(folder / "codec", dtype=torch.bfloat16)
+    processor = DiaProcessor.from_pretrained(folder / "model", audio_tokenizer=codec)
     clips = load_from_disk(folder / "clips-dialogues")
-    factor = calibrate(model, DiaProcessor.from_pretrained(folder / "model"), clips.select(range(CALIBRATION_CLIPS)))
+    factor = calibrate(model, processor, clips.select(range(CALIBRATION_CLIPS)))
     print(f"scores times {factor:.2f}")
     model.to(torch.bfloat16)
     model.config.channel_loss_weights = None
     for name, value in SETTINGS.items():
         setattr(model.generation_config, name, value)
-    codec = DacModel.from_pretrained(folder / "codec", dtype=torch.bfloat16)
-    processor = DiaProcessor.from_pretrained(folder / "model", audio_tokenizer=codec)
     model.save_pretrained(dest)
     processor.save_pretrained(dest)
     write_codec_reference(dest, "audio_tokenizer")  # the codec lies inside; its path here is nobody else's
