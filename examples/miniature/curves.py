@@ -20,7 +20,7 @@ def main(work: str, png: str) -> None:
         rows = list(csv.reader(file.read_text().splitlines()))
         of_codec.plot([int(row[0]) for row in rows], [float(row[1]) for row in rows], label=file.stem)
     logs: list[dict[str, float]] = []
-    for part in ("model-words", "model-phrases", "model-dialogues", "model"):
+    for part in ("model-words", "model-phrases", "model"):
         done = logs[-1]["step"] if logs else 0
         lines = [json.loads(line) for line in (Path(work) / part / "metrics.jsonl").read_text().splitlines()]
         logs += [{**line, "step": done + line["step"]} for line in lines if "loss_channel_0" in line]

@@ -473,11 +473,7 @@ STEPS = {
     "compose.py evaluation": ("units.npz codes.npz", "evaluation.jsonl"),
     "finetune clips-words model-words of miniature": ("clips-words codec", "model-words"),
     "finetune clips-phrases model-phrases of model-words": ("clips-phrases model-words codec", "model-phrases"),
-    "finetune clips-dialogues model-dialogues of model-phrases": (
-        "clips-dialogues model-phrases codec",
-        "model-dialogues",
-    ),
-    "finetune clips-dialogues model of model-dialogues": ("clips-dialogues model-dialogues codec", "model"),
+    "finetune clips-dialogues model of model-phrases": ("clips-dialogues model-phrases codec", "model"),
     "pack.py assemble": ("model codec decoder", "miniature"),
     "evaluate greedy.json": ("miniature evaluation.jsonl", "greedy.json"),
     "evaluate guided.json": ("miniature evaluation.jsonl", "guided.json"),

@@ -128,7 +128,7 @@ def test_random_weights(tmp_path, data):
     assert (settings.guidance_scale, settings.max_length) == (3.0, config["decoder_config"]["max_position_embeddings"])
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "muon"])
 def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, data, stop_at, kind):
     """Order of clips, dropped texts, prompts, dropout, optimiser, schedule: what is drawn anew makes another run."""
     lora = {"r": 4, "dropout": 0.2} if kind == "lora" else None
@@ -139,6 +139,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, data, stop_at, ki
         "eval_fraction": 0.3,
         "early_stopping_patience": 9,
         "lora": lora,
+        "muon_learning_rate": 1e-3 if kind == "muon" else None,
     }
     whole = finetune(quick_recipe(data, tmp_path / "whole", **settings))
     recipe = quick_recipe(data, tmp_path / "run", **settings)

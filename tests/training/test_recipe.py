@@ -100,6 +100,7 @@ def test_a_change_makes_another_recipe():
         ("lora.r", 0, "at least 1"),
         ("lora.dropout", "0.1x", "must be a number"),
         ("loss_slice_size", 0, "at least 1"),
+        ("muon_learning_rate", -1e-3, "at least 0"),
         ("max_frames", "many", "a whole number or null"),
         ("dtype", "float8", "must be float32, bfloat16, float16"),
         ("channel_loss_weights", "[a, b]", "must be a list, each a number or null"),

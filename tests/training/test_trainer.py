@@ -40,7 +40,10 @@ def make_clips(number, seed=0):
     ]
 
 
-def make_trainer(folder, clips, eval_clips=None, kind=DiaTrainer, model=None, dropout=0.0, callbacks=None, **settings):
+def make_trainer(
+    folder, clips, eval_clips=None, kind=DiaTrainer, model=None, dropout=0.0, callbacks=None, muon=None, **settings
+):
+    only_ours = {} if muon is None else {"muon_learning_rate": muon}
     settings = {
         "per_device_train_batch_size": 2,
         "learning_rate": 0.01,
@@ -59,6 +62,7 @@ def make_trainer(folder, clips, eval_clips=None, kind=DiaTrainer, model=None, dr
         train_dataset=clips,
         eval_dataset=eval_clips,
         callbacks=callbacks,
+        **only_ours,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -354,6 +358,23 @@ def test_columns_are_the_collators(tmp_path):
     trainer = make_trainer(tmp_path, clips, clips, max_steps=1, eval_strategy="steps", eval_steps=1)
     trainer.train()
     assert logged(trainer, "eval_loss")
+
+
+def test_the_schedule_reaches_muon(tmp_path):
+    """Muon's rate stayed what it was, or the log showed it in place of the other."""
+    trainer = make_trainer(tmp_path, make_clips(8), max_steps=4, lr_scheduler_type="linear", muon=0.02)
+    trainer.train()
+    *others, muon = (group["lr"] for group in trainer.optimizer.param_groups)
+    assert muon == 0.0 and set(others) == {0.0}
+    assert logged(trainer, "learning_rate") == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+
+
+def test_muon_takes_whole_matrices(tmp_path, monkeypatch):
+    """FSDP's and DeepSpeed's parts of matrices were taken for matrices."""
+    monkeypatch.setattr(Trainer, "is_fsdp_enabled", True, raising=False)
+    monkeypatch.setattr(Trainer, "__init__", lambda self, *args, **kwargs: None)
+    with pytest.raises(ValueError, match=r"0\.02, but FSDP and DeepSpeed"):
+        DiaTrainer(muon_learning_rate=0.02)
 
 
 # --- several processes

@@ -400,6 +400,7 @@ def _make_trainer(
         data_collator=collator,
         train_dataset=clips,
         eval_dataset=eval_set,
+        muon_learning_rate=recipe.muon_learning_rate,
         callbacks=_make_callbacks(recipe, processor, has_evaluation=eval_set is not None),
     )
 

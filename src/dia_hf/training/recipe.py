@@ -154,6 +154,8 @@ class Recipe:
             given.
         attn_implementation (`str`, *optional*): Attention kernel, by transformers' names; the model's own choice unless
             given. On a CPU in bfloat16, "eager" is faster than "sdpa" on rows of a few hundred frames.
+        muon_learning_rate (`float`, *optional*): Train the matrices of the layers with Muon, at this rate; see
+            `DiaTrainer`.
         voice_prompt_probability (`float`, defaults to 0.0): Share of clips that are preceded by another clip of the
             same speaker, on which there is no loss: training for voice prompts.
         early_stopping_patience (`int`, *optional*): Stop when so many evaluations in a row were no better than the
@@ -198,6 +200,7 @@ class Recipe:
     channel_loss_weights: list[float] | None = None
     loss_slice_size: int | None = 512
     attn_implementation: str | None = None
+    muon_learning_rate: float | None = None
     voice_prompt_probability: float = 0.0
     early_stopping_patience: int | None = None
     speak: dict[str, Any] | None = None
@@ -225,6 +228,7 @@ class Recipe:
     def _check_values(self) -> None:
         for name in ("eval_fraction", "text_dropout", "code_noise", "label_smoothing", "voice_prompt_probability"):
             _check_range(name, getattr(self, name), 0, 1)
+        _check_range("muon_learning_rate", self.muon_learning_rate, 0, float("inf"))
         for name in ("max_frames", "frames_per_row", "loss_slice_size", "early_stopping_patience"):
             _check_range(name, getattr(self, name), 1, float("inf"))
         for name in ("dtype", "save_dtype"):

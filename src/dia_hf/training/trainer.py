@@ -21,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..loss import IGNORED_LABEL, weighted_sum
 from .collator import DiaDataCollator
+from .muon import MuonBeside
 from .speak import SpeakCallback
 
 __all__ = ["DiaTrainer"]
@@ -106,6 +107,9 @@ class DiaTrainer(Trainer):
 
     Args:
         args, kwargs: As `transformers.Trainer`; `data_collator` a `DiaDataCollator`.
+        muon_learning_rate (`float`, *optional*): Train the matrices of the layers with Muon, at this rate; all else by
+            `args.optim` at `args.learning_rate`, and both with `args.weight_decay`. Needs torch 2.9, and whole
+            matrices in each process: neither FSDP nor DeepSpeed.
 
     Example:
     ```python
@@ -130,8 +134,14 @@ class DiaTrainer(Trainer):
     ```
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, muon_learning_rate: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if muon_learning_rate is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                f"`muon_learning_rate` is {muon_learning_rate}, but FSDP and DeepSpeed cut up the matrices, which Muon "
+                "takes whole; leave it out, or train with DDP."
+            )
+        self._muon_learning_rate = muon_learning_rate
         self.args.remove_unused_columns = False
         self.training_sums = _ChannelSums()
         self._evaluation_sums = _ChannelSums()
@@ -150,6 +160,16 @@ class DiaTrainer(Trainer):
         sums = self.training_sums if model.training else self._evaluation_sums
         sums.add(outputs, self.model.config.decoder_config.num_channels)
         return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Create `Trainer`'s optimiser, and Muon beside it where it was asked for."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if self._muon_learning_rate is not None and is_new:
+            optimizer = self.optimizer = MuonBeside(
+                optimizer, model or self.model, self._muon_learning_rate, self.args.weight_decay
+            )
+        return optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, the channels beside the training loss; all processes come here."""
