@@ -1,8 +1,7 @@
 """The embedded miniature speaks: text, delay, loss, end of speech, guidance and codec agree from end to end.
 
-`tests/reference/miniature.jsonl` holds the demo and six texts whose pairs of words were kept from its training, with
-the codes that flite's units have for them: what it was trained to say. They were chosen among those that it says
-exactly, so that a change is seen; how often it does is in `benchmarks/results/miniature.md`.
+`tests/reference/miniature.jsonl` holds the demo and the first six of the sentences that it is evaluated with, whose
+pairs of words were kept from its training, with the codes that flite's units have for them: what it was trained to say.
 """
 
 import json
@@ -91,7 +90,7 @@ def test_a_dialogue_of_several_passes_is_understood(dia, recogniser):
         f"[S{number % 2 + 1}] {' '.join(words_of(reference['text'])).capitalize()}."
         for number, reference in enumerate(2 * REFERENCES)
     )
-    dialogue = dia.dialogue(script, seconds_per_pass=(2.0, 4.0), **GREEDY)
+    dialogue = dia.dialogue(script, **GREEDY)
     assert len(dialogue.passes) > 2
     errors = word_errors(script, recogniser.transcribe(dialogue.generate(), dia.sampling_rate))
     alone = [recogniser.transcribe(dia.generate(one["text"], **GREEDY), dia.sampling_rate) for one in REFERENCES]

@@ -15,10 +15,13 @@ from matplotlib import pyplot as plt
 
 def main(work: str, png: str) -> None:
     """Draw the codec's two trainings, unless it is the embedded one, and the model's."""
-    figure, (of_codec, of_model, of_answers) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for file in sorted(Path(work).glob("??coder.csv"), reverse=True):
+    of_codecs = sorted(Path(work).glob("??coder.csv"), reverse=True)
+    num_plots = 2 + bool(of_codecs)
+    figure, plots = plt.subplots(1, num_plots, figsize=(4.4 * num_plots, 3.6), layout="constrained")
+    of_model, of_answers = plots[-2:]
+    for file in of_codecs:
         rows = list(csv.reader(file.read_text().splitlines()))
-        of_codec.plot([int(row[0]) for row in rows], [float(row[1]) for row in rows], label=file.stem)
+        plots[0].plot([int(row[0]) for row in rows], [float(row[1]) for row in rows], label=file.stem)
     logs: list[dict[str, float]] = []
     for part in ("model-words", "model-phrases", "model"):
         done = logs[-1]["step"] if logs else 0
@@ -28,13 +31,11 @@ def main(work: str, png: str) -> None:
         for plot, measure in ((of_model, "loss"), (of_answers, "accuracy")):
             values = [line[f"{measure}_channel_{channel}"] for line in logs]
             plot.plot([line["step"] for line in logs], values, label=f"channel {channel}")
-    for plot, title in ((of_codec, "codec: loss"), (of_model, "model: loss"), (of_answers, "model: right answers")):
+    for plot, title in zip(plots[::-1], ("model: right answers", "model: loss", "codec: loss"), strict=False):
         plot.set(xlabel="steps", title=title)
         plot.legend()
-    if len(of_codec.lines):
-        of_codec.set_yscale("log")
-    else:
-        of_codec.remove()
+    if of_codecs:
+        plots[0].set_yscale("log")
     figure.savefig(png, dpi=80)
 
 

@@ -23,7 +23,6 @@ from dia_hf.recognition import Recogniser, load_recogniser, read_vocabulary, wor
 from teacher import HOP_LENGTH, VOCABULARY
 
 NUM_SCRIPTS, NUM_TURNS, TURN_WORDS = 5, 10, 6
-SECONDS_PER_PASS = (2.0, 4.0)
 GREEDY: dict[str, Any] = {"temperature": 0, "cfg_scale": 1}
 
 
@@ -64,7 +63,7 @@ def main(work: str) -> None:
             spoken: Any = dia.generate(turn, **GREEDY)
             errors["one pass"] += count_errors(turn, spoken, dia, recogniser)
         script = " ".join(turns)
-        dialogue = dia.dialogue(script, seconds_per_pass=SECONDS_PER_PASS, seed=SEED, **GREEDY)
+        dialogue = dia.dialogue(script, seed=SEED, **GREEDY)
         spoken, lengths = dialogue.generate(), dialogue.num_frames
         errors["several passes"] += count_errors(script, spoken, dia, recogniser)
         steps = find_steps(lengths, spoken)

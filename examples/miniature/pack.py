@@ -26,7 +26,7 @@ from dia_hf.training.collator import DiaDataCollator, longest_clip
 from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 
 MAX_BYTES = 10_000_000
-CALIBRATION_CLIPS, FACTORS = 160, 2.0 ** (torch.arange(9) / 4)
+CALIBRATION_CLIPS, FACTORS = 160, 2.0 ** (torch.arange(13) / 4)
 # What `generate()` does unless told otherwise.
 SETTINGS = {"max_length": 384, "do_sample": True, "temperature": 1.0, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
 

@@ -17,7 +17,7 @@ from transformers import LogitsProcessor
 
 from dia_hf import Dia, DiaTokenizer
 from dia_hf.speech.dialogue import Dialogue, DialogueError
-from dia_hf.speech.script import render
+from dia_hf.speech.script import estimate_seconds, render
 from dia_hf.speech.voices import Voice
 
 EOS = 1024
@@ -87,6 +87,20 @@ def test_one_pass_is_what_generate_says(dia):
     dialogue = dia.dialogue(text, **options)
     assert len(dialogue.passes) == 1
     np.testing.assert_allclose(dialogue.generate(), dia.generate(text, **options), atol=1e-5)
+
+
+@pytest.mark.parametrize("max_length", [None, 3072, 1000, 700, 400])
+def test_passes_fit_what_the_model_says_in_one_go(dia, monkeypatch, max_length):
+    """A checkpoint that was trained on 12 s was given passes of 15, and said the rest of them as noise."""
+    monkeypatch.setattr(dia.model.generation_config, "max_length", max_length)
+    monkeypatch.setattr(dia.model.config.decoder_config, "max_position_embeddings", 3072)
+    passes = Dialogue(dia.model, dia.processor, make_script(7), seed=7).passes
+    seconds = [sum(estimate_seconds(turn.text) for turn in turns) for turns in passes]
+    in_one_go = ((max_length or 3072) - 15) / dia.processor.codec.frame_rate
+    if sum(seconds) <= in_one_go:
+        assert len(passes) == 1
+    else:
+        assert len(passes) > 1 and max(seconds) <= in_one_go / 2
 
 
 def test_every_pass_is_prompted_with_what_each_speaker_said_last(dia, monkeypatch):

@@ -76,8 +76,9 @@ class Dialogue:
             transcript has the tags of all its speakers.
         seconds_per_pass (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest pass, as
             `estimate_seconds` counts, which may be a third off: what comes out lasts 5 to 20 s. A script that fits into
-            the longest is one pass; no pass is estimated to take more than half of what the model can say in one go,
-            the other half being its prompt.
+            the longest is one pass. Of several, none is estimated to take more than half of what the model says in one
+            go (by its positions and the checkpoint's `max_length`), the other half being its prompt; where that is
+            less than the longest, both are shortened.
         language (`str`, defaults to `"en"`): By which sentences are found.
         closing_tag (`bool`, defaults to `False`): Whether each pass ends with the tag of its second-to-last speaker,
             nari-labs' advice against an end that is cut off.
@@ -170,14 +171,19 @@ class Dialogue:
 
     def _plan(self, turns: list[Turn], seconds_per_pass: tuple[float, float], language: str) -> list[list[Turn]]:
         shortest, longest = seconds_per_pass
+        max_length = self.model.generation_config.max_length or self.frame_limit
+        in_one_go = min(self.frame_limit, max_length - max(self.model.config.delay_pattern)) / self.codec.frame_rate
         voices = dict.fromkeys(self._voices.values())
         text_limit = self.text_limit - self._num_ids([turn for voice in voices for turn in voice.turns])
-        if sum(estimate_seconds(turn.text) for turn in turns) <= longest and self._num_ids(turns) <= text_limit:
+        seconds = sum(estimate_seconds(turn.text) for turn in turns)
+        if seconds <= min(longest, in_one_go) and self._num_ids(turns) <= text_limit:
             return [turns]
         # A model that says little in one go must leave half of it to the prompt; 2 s is the shortest plan there is.
-        longest = max(min(longest, self.max_prompt_frames / self.codec.frame_rate), 2.0)
+        limit = max(in_one_go / 2, 2.0)
+        if longest > limit:
+            shortest, longest = shortest * limit / longest, limit
         max_bytes = max(min(text_limit, self.text_limit // 2), 64)
-        return plan_passes(turns, longest, min(shortest, longest), max_bytes, language)
+        return plan_passes(turns, longest, shortest, max_bytes, language)
 
     def _num_ids(self, turns: list[Turn]) -> int:
         """Count the ids of the text that these turns make: bytes, a tag counting as one."""
