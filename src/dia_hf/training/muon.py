@@ -21,12 +21,13 @@ def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
 
 
 class MuonBeside(Optimizer):
-    """Muon (Jordan et al., Muon: An optimizer for hidden layers, 2024) for the matrices in a model's layers, another optimiser for the rest.
+    """Muon for the matrices in a model's layers, another optimiser for the rest.
 
-    Muon gives all directions of a matrix' momentum nearly the same length: those that few examples ask for are not
-    drowned by those that all ask for (Wang et al., Muon Outperforms Adam in Tail-End Associative Memory Learning, 2025).
-    Its steps are scaled to the size of AdamW's (Liu et al., Muon is Scalable for LLM Training, 2025: 0.2 · √max(rows,
-    columns)), so that a learning rate means the same for both.
+    Muon (Jordan et al., Muon: An optimizer for hidden layers, 2024) gives all directions of a matrix' momentum nearly
+    the same length: those that few examples ask for are not drowned by those that all ask for (Wang et al., Muon
+    Outperforms Adam in Tail-End Associative Memory Learning, 2025). Its steps are scaled to the size of AdamW's
+    (Liu et al., Muon is Scalable for LLM Training, 2025: by 0.2 · √max(rows, columns)), so that a learning rate means
+    the same for both.
 
     To schedulers, checkpoints and gradient clipping it is one optimiser, whose last group is Muon's.
 
@@ -62,9 +63,7 @@ class MuonBeside(Optimizer):
         taken = set(map(id, matrices))
         for group in other.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
-        muon = torch.optim.Muon(
-            matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self._parts = (other, muon)
         super().__init__(other.param_groups + muon.param_groups, {})
         self._share()

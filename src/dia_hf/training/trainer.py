@@ -163,7 +163,7 @@ class DiaTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create `Trainer`'s optimiser, and Muon beside it where it was asked for."""
-        is_new = self.optimizer is None
+        is_new = self.optimizer is None  # type: ignore[has-type]  # as `data_collator` below
         optimizer = super().create_optimizer(model)
         if self._muon_learning_rate is not None and is_new:
             optimizer = self.optimizer = MuonBeside(
