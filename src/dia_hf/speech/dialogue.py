@@ -183,7 +183,7 @@ class Dialogue:
         if longest > limit:
             shortest, longest = shortest * limit / longest, limit
         max_bytes = max(min(text_limit, self.text_limit // 2), 64)
-        return plan_passes(turns, longest, shortest, max_bytes, language)
+        return plan_passes(turns, longest, min(shortest, longest), max_bytes, language)
 
     def _num_ids(self, turns: list[Turn]) -> int:
         """Count the ids of the text that these turns make: bytes, a tag counting as one."""
