@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,10 +41,7 @@ def make_clips(number, seed=0):
     ]
 
 
-def make_trainer(
-    folder, clips, eval_clips=None, kind=DiaTrainer, model=None, dropout=0.0, callbacks=None, muon=None, **settings
-):
-    only_ours = {} if muon is None else {"muon_learning_rate": muon}
+def make_trainer(folder, clips, eval_clips=None, kind=DiaTrainer, model=None, dropout=0.0, callbacks=None, **settings):
     settings = {
         "per_device_train_batch_size": 2,
         "learning_rate": 0.01,
@@ -62,7 +60,6 @@ def make_trainer(
         train_dataset=clips,
         eval_dataset=eval_clips,
         callbacks=callbacks,
-        **only_ours,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -362,7 +359,8 @@ def test_columns_are_the_collators(tmp_path):
 
 def test_the_schedule_reaches_muon(tmp_path):
     """Muon's rate stayed what it was, or the log showed it in place of the other."""
-    trainer = make_trainer(tmp_path, make_clips(8), max_steps=4, lr_scheduler_type="linear", muon=0.02)
+    kind = partial(DiaTrainer, muon_learning_rate=0.02)
+    trainer = make_trainer(tmp_path, make_clips(8), kind=kind, max_steps=4, lr_scheduler_type="linear")
     trainer.train()
     *others, muon = (group["lr"] for group in trainer.optimizer.param_groups)
     assert muon == 0.0 and set(others) == {0.0}

@@ -171,7 +171,7 @@ class Dialogue:
 
     def _plan(self, turns: list[Turn], seconds_per_pass: tuple[float, float], language: str) -> list[list[Turn]]:
         shortest, longest = seconds_per_pass
-        max_length = self.model.generation_config.max_length or self.frame_limit
+        max_length = self.model.generation_config.max_length or self.model.config.decoder_config.max_position_embeddings
         in_one_go = min(self.frame_limit, max_length - max(self.model.config.delay_pattern)) / self.codec.frame_rate
         voices = dict.fromkeys(self._voices.values())
         text_limit = self.text_limit - self._num_ids([turn for voice in voices for turn in voice.turns])

@@ -78,13 +78,9 @@ class MuonBeside(Optimizer):
         super().load_state_dict(state_dict)
         self._share()
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take a step with both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self._parts:
-            part.step()
+        other, muon = self._parts
+        loss = other.step(closure)
+        muon.step()
         return loss
