@@ -9,6 +9,7 @@ import dia_hf
 
 SOURCE = Path(dia_hf.__file__).parent
 FLOORS = {
+    "_compat": 0,
     "files": 0,
     "assets": 1,
     "audio": 1,

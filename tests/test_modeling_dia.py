@@ -98,7 +98,7 @@ def test_step_by_step_equals_at_once(cache_class):
                 encoder_outputs=encoded,
                 attention_mask=batch["attention_mask"],
                 decoder_input_ids=frame,
-                past_key_values=cache,
+                cache=cache,
             )
             steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=1e-4, atol=1e-4)

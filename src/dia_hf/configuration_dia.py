@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ._compat import CACHE_NAMES
+
 __all__ = ["DiaConfig", "DiaDecoderConfig", "DiaEncoderConfig"]
 
 
@@ -239,7 +241,7 @@ class DiaConfig(PreTrainedConfig):
 
     model_type = "dia"
     keys_to_ignore_at_inference = [  # noqa: RUF012 (read by Trainer)
-        "past_key_values",
+        *CACHE_NAMES,
         "channel_losses",
         "channel_accuracies",
         "channel_counts",

@@ -36,6 +36,7 @@ from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ._compat import CACHE_NAME, network_arguments
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
 from .loss import ChannelSums, channel_sums, channel_sums_in_slices, loss_of_head, weighted_sum
@@ -142,7 +143,7 @@ class DiaAttention(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         key_rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend.
@@ -154,7 +155,7 @@ class DiaAttention(nn.Module):
             key_rotary (`tuple`, *optional*): In cross-attention, those of the positions of `encoder_hidden_states`.
             encoder_hidden_states (`torch.Tensor` of shape `[B, S, key_value_size]`, *optional*): Where keys and values
                 come from in cross-attention.
-            past_key_values (`EncoderDecoderCache`, *optional*): Holds the keys and values of earlier frames, and
+            cache (`EncoderDecoderCache`, *optional*): Holds the keys and values of earlier frames, and
                 those of the encoder's states once they are computed.
 
         Returns:
@@ -168,19 +169,19 @@ class DiaAttention(nn.Module):
             value = self._split_heads(self.v_proj(hidden_states))
             if rotary is not None:
                 key = apply_rotary(key, rotary)
-            if past_key_values is not None:
-                key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
-        elif past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
-            cached = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            if cache is not None:
+                key, value = cache.self_attention_cache.update(key, value, self.layer_idx)
+        elif cache is not None and cache.is_updated.get(self.layer_idx):
+            cached = cache.cross_attention_cache.layers[self.layer_idx]
             key, value = cached.keys, cached.values
         else:
             key = self._split_heads(self.k_proj(encoder_hidden_states))
             value = self._split_heads(self.v_proj(encoder_hidden_states))
             if key_rotary is not None:
                 key = apply_rotary(key, key_rotary)
-            if past_key_values is not None:
-                key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
-                past_key_values.is_updated[self.layer_idx] = True
+            if cache is not None:
+                key, value = cache.cross_attention_cache.update(key, value, self.layer_idx)
+                cache.is_updated[self.layer_idx] = True
 
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -263,19 +264,19 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
         encoder_attention_mask: torch.Tensor | None,
         rotary: tuple[torch.Tensor, torch.Tensor],
         cross_rotary: dict[str, tuple[torch.Tensor, torch.Tensor]],
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Map `[B, T, H]` to `[B, T, H]`, attending to `[B, S, cross_hidden_size]`."""
         attended, _ = self.self_attention(
-            self.pre_sa_norm(hidden_states), attention_mask, rotary, past_key_values=past_key_values, **kwargs
+            self.pre_sa_norm(hidden_states), attention_mask, rotary, cache=cache, **kwargs
         )
         hidden_states = hidden_states + attended
         attended, _ = self.cross_attention(
             self.pre_ca_norm(hidden_states),
             encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
-            past_key_values=past_key_values,
+            cache=cache,
             **cross_rotary,
             **kwargs,
         )
@@ -332,6 +333,7 @@ class DiaEncoder(DiaPreTrainedModel):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_init()
 
+    @network_arguments
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -356,9 +358,9 @@ class DiaEncoder(DiaPreTrainedModel):
         position_ids = _positions(input_ids.shape[1], sequence_ids, input_ids.device)
         rotary = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
         attention_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=attention_mask if sequence_ids is None else None,
+            self.config,
+            hidden_states,
+            attention_mask if sequence_ids is None else None,
             and_mask_function=_same_sequence(sequence_ids, sequence_ids),
         )
         for layer in self.layers:
@@ -421,6 +423,7 @@ class DiaDecoder(DiaPreTrainedModel):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_init()
 
+    @network_arguments
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -430,7 +433,7 @@ class DiaDecoder(DiaPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor = None,  # type: ignore[assignment]
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         sequence_ids: torch.Tensor | None = None,
         encoder_sequence_ids: torch.Tensor | None = None,
         **kwargs: Any,
@@ -445,7 +448,7 @@ class DiaDecoder(DiaPreTrainedModel):
                 1 = keep.
             encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_hidden_size]`): From the encoder.
             encoder_attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep.
-            past_key_values (`EncoderDecoderCache`, *optional*): Filled and read.
+            cache (`EncoderDecoderCache`, *optional*): Filled and read; `past_key_values` means the same.
             sequence_ids, encoder_sequence_ids (`torch.LongTensor` of shape `[B, T]` and `[B, S]`, *optional*): Number
                 of the clip within its row where a row holds several, and of its text, 0 for padding; they stand in
                 for the masks.
@@ -453,9 +456,10 @@ class DiaDecoder(DiaPreTrainedModel):
         Returns:
             `BaseModelOutputWithPastAndCrossAttentions` with `last_hidden_state` `[B, T, H]`.
         """
+        cache = self._cache_of_layers(cache)
         hidden_states = self.embeddings(input_ids)
         if position_ids is None:
-            cached = past_key_values.get_seq_length() if past_key_values is not None else 0
+            cached = cache.get_seq_length() if cache is not None else 0
             position_ids = _positions(input_ids.shape[1], sequence_ids, input_ids.device) + cached
         theta = self.config.rope_parameters["rope_theta"]
         rotary = rotary_embedding(position_ids, self.config.head_dim, theta)
@@ -465,17 +469,17 @@ class DiaDecoder(DiaPreTrainedModel):
             cross_rotary["rotary"] = rotary_embedding(position_ids, self.config.cross_head_dim, theta)
             cross_rotary["key_rotary"] = rotary_embedding(text_positions, self.config.cross_head_dim, theta)
         attention_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=attention_mask if sequence_ids is None else None,
-            past_key_values=past_key_values.self_attention_cache if past_key_values is not None else None,
+            self.config,
+            hidden_states,
+            attention_mask if sequence_ids is None else None,
+            cache.self_attention_cache if cache is not None else None,
             and_mask_function=_same_sequence(sequence_ids, sequence_ids),
         )
         encoder_attention_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=encoder_attention_mask if sequence_ids is None else None,
-            encoder_hidden_states=encoder_hidden_states,
+            self.config,
+            hidden_states,
+            encoder_attention_mask if sequence_ids is None else None,
+            encoder_hidden_states,
             and_mask_function=_same_sequence(sequence_ids, encoder_sequence_ids),
         )
         for layer in self.layers:
@@ -486,12 +490,28 @@ class DiaDecoder(DiaPreTrainedModel):
                 encoder_attention_mask,
                 rotary,
                 cross_rotary,
-                past_key_values=past_key_values,
+                cache,
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+            last_hidden_state=self.norm(hidden_states), **{CACHE_NAME: cache}
         )
+
+    def _cache_of_layers(self, cache: EncoderDecoderCache | None) -> EncoderDecoderCache | None:
+        """Leave the cache out where gradient checkpointing computes a layer twice, as it would be written twice.
+
+        transformers does so, too, but under names of arguments that change, and up to 5.23 without gradients as well.
+        """
+        is_replayed = self.training and torch.is_grad_enabled() and self.is_gradient_checkpointing
+        if cache is None or not is_replayed:
+            return cache
+        if cache.get_seq_length():
+            raise ValueError(
+                f"a cache of {cache.get_seq_length()} frames cannot be read under gradient checkpointing, which would "
+                "write into it twice; pass the whole sequence, or call `model.eval()`."
+            )
+        logger.warning_once("Gradient checkpointing is on, so no cache is filled.")
+        return None
 
 
 class DiaModel(DiaPreTrainedModel):
@@ -517,6 +537,7 @@ class DiaModel(DiaPreTrainedModel):
         """Replace the byte embedding."""
         self.encoder.embedding = value
 
+    @network_arguments
     @can_return_tuple
     def forward(
         self,
@@ -526,7 +547,7 @@ class DiaModel(DiaPreTrainedModel):
         decoder_position_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: Any = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         sequence_ids: torch.Tensor | None = None,
         decoder_sequence_ids: torch.Tensor | None = None,
@@ -542,7 +563,8 @@ class DiaModel(DiaPreTrainedModel):
             decoder_position_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Frame positions.
             decoder_attention_mask (`torch.LongTensor` of shape `[B, cached + T]`, *optional*): 1 = keep.
             encoder_outputs (`BaseModelOutput` or `tuple`, *optional*): The encoder's output, instead of `input_ids`.
-            past_key_values (`EncoderDecoderCache`, *optional*): Keys and values of earlier frames.
+            cache (`EncoderDecoderCache`, *optional*): Keys and values of earlier frames; `past_key_values`, its name
+                before transformers 5.24, means the same.
             use_cache (`bool`, *optional*): Whether to make a cache where none is given.
             sequence_ids, decoder_sequence_ids (`torch.LongTensor` of shape `[B, S]` and `[B, T]`, *optional*): Where a
                 row holds several clips (packing, see `DiaDataCollator`), which of them a position belongs to, counted
@@ -556,7 +578,7 @@ class DiaModel(DiaPreTrainedModel):
             ValueError: If neither `input_ids` nor `encoder_outputs` is given; or of `sequence_ids` and
                 `decoder_sequence_ids` only one, or both with a cache or a kernel that cannot keep clips apart.
         """
-        self._check_packing(sequence_ids, decoder_sequence_ids, past_key_values is not None or bool(use_cache))
+        self._check_packing(sequence_ids, decoder_sequence_ids, cache is not None or bool(use_cache))
         if encoder_outputs is None:
             if input_ids is None:
                 raise ValueError("neither `input_ids` nor `encoder_outputs` is given; pass one of them.")
@@ -574,8 +596,8 @@ class DiaModel(DiaPreTrainedModel):
         elif decoder_input_ids.ndim == 2:
             decoder_input_ids = decoder_input_ids.unflatten(0, (-1, num_channels)).transpose(1, 2)
 
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(
                 DynamicCache(config=self.config.decoder_config), DynamicCache(config=self.config.decoder_config)
             )
         decoder_outputs = self.decoder(
@@ -584,7 +606,7 @@ class DiaModel(DiaPreTrainedModel):
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=encoder_outputs[0],
             encoder_attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=bool(use_cache),  # its config's default would have gradient checkpointing warn of a cache
             sequence_ids=decoder_sequence_ids,
             encoder_sequence_ids=sequence_ids,
@@ -592,7 +614,7 @@ class DiaModel(DiaPreTrainedModel):
         )
         return Seq2SeqModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
-            past_key_values=decoder_outputs.past_key_values,
+            **{CACHE_NAME: decoder_outputs.get(CACHE_NAME)},
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
@@ -665,6 +687,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         """Replace the head."""
         self.logits_dense = new_embeddings
 
+    @network_arguments
     @can_return_tuple
     def forward(
         self,
@@ -674,11 +697,13 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         decoder_position_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: Any = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
+        sequence_ids: torch.Tensor | None = None,
+        decoder_sequence_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> DiaOutput:
         """Compute logits, and the loss where labels are given.
@@ -694,8 +719,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
                 of the number of labels that count here: that of all batches whose gradients are added up, which
                 `Trainer` passes.
             input_ids, attention_mask, decoder_input_ids, decoder_position_ids, decoder_attention_mask,
-                encoder_outputs, past_key_values, use_cache: See `DiaModel.forward`.
-            kwargs: `sequence_ids`, `decoder_sequence_ids`; see `DiaModel.forward`.
+                encoder_outputs, cache, use_cache, sequence_ids, decoder_sequence_ids: See `DiaModel.forward`.
 
         Returns:
             `DiaOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b); with labels also `loss` and
@@ -714,8 +738,10 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             decoder_position_ids=decoder_position_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
+            sequence_ids=sequence_ids,
+            decoder_sequence_ids=decoder_sequence_ids,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
@@ -731,7 +757,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         return DiaOutput(
             **of_loss,
             logits=logits.transpose(1, 2).flatten(0, 1).contiguous() if logits is not None else None,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

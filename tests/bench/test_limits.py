@@ -5,6 +5,7 @@ import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from dia_hf import DiaConfig, DiaForConditionalGeneration
+from dia_hf._compat import CACHE_NAME
 from dia_hf.bench import make_config, make_model, random_inputs, reduce_precision
 from dia_hf.bench.limits import EnergyMeter, PeakMemory, cache_bytes, read_bandwidth, weight_bytes
 from tiny import random_batch, random_config, random_model
@@ -14,7 +15,7 @@ def step_with_cache(model, inputs, num_frames):
     """Read some frames, then one more; return the cache before it, and the modules that it called."""
     frames = torch.zeros(len(inputs["input_ids"]), num_frames, 9, dtype=torch.long)
     first = model(input_ids=inputs["input_ids"], decoder_input_ids=frames, use_cache=True)
-    called, cache = [], first.past_key_values
+    called, cache = [], first[CACHE_NAME]
     sizes = [
         [sum(t.numel() * t.element_size() for t in (layer.keys, layer.values)) for layer in part.layers]
         for part in (cache.self_attention_cache, cache.cross_attention_cache)
@@ -25,7 +26,7 @@ def step_with_cache(model, inputs, num_frames):
         if isinstance(module, (torch.nn.Linear, torch.nn.RMSNorm))
     ]
     encoder_outputs = (first.encoder_last_hidden_state,)
-    model(encoder_outputs=encoder_outputs, decoder_input_ids=frames[:, :1], past_key_values=cache, use_cache=True)
+    model(encoder_outputs=encoder_outputs, decoder_input_ids=frames[:, :1], cache=cache, use_cache=True)
     for hook in hooks:
         hook.remove()
     return sizes, called

@@ -10,6 +10,7 @@ from transformers import CompileConfig, GenerationConfig, LogitsProcessor, Stati
 from transformers.generation import BaseStreamer
 
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration
+from dia_hf._compat import CACHE_NAME
 from dia_hf.bench import HostSyncCounter
 from dia_hf.frames import FrameLoop, launch
 from tiny import as_inputs, random_config, random_model
@@ -118,7 +119,7 @@ def test_a_cache_or_states_of_the_callers_go_to_the_slow_loop():
         speak(model, rest, {"encoder_outputs": encoded}, use_frame_loop=True)
     cache = StaticCache(model.config.decoder_config, max_cache_len=60)
     with pytest.raises(ValueError, match="cache"):
-        speak(model, inputs, {"past_key_values": cache, "do_sample": False}, use_frame_loop=True)
+        speak(model, inputs, {CACHE_NAME: cache, "do_sample": False}, use_frame_loop=True)
 
 
 def test_a_delayed_first_channel_goes_to_the_slow_loop():

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from transformers import (
     EosTokenCriteria,
     GenerationConfig,
@@ -32,6 +33,7 @@ from transformers.generation import BaseStreamer, GenerationMode
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
+from .._compat import CACHE_NAME, rename_cache
 from ..configuration_dia import DiaConfig
 from ..delay import apply_delay, num_given_frames
 from .frame_loop import DiaCall, FrameCall
@@ -165,6 +167,7 @@ class DiaGenerationMixin(GenerationMixin):
             ValueError: If beams or an assistant are asked for, the guidance scale or the temperature is not above 0,
                 a list is not as long as the batch, or the prompt has another shape than the text's batch.
         """
+        kwargs = rename_cache(kwargs, CACHE_NAME)
         sampler = None
         if generator is not None:
             sampler = DiaSeededSamplingLogitsProcessor(generator, self.config.decoder_config.num_channels)
@@ -245,7 +248,7 @@ class DiaGenerationMixin(GenerationMixin):
         scales = generation_config.per_sample.get("guidance_scale", [generation_config.guidance_scale])
         is_encoded = model_kwargs.get("encoder_outputs") is not None
         is_guided = not is_encoded and not all(scale in _GUIDANCE_OFF for scale in scales)
-        brings_cache = model_kwargs.get("past_key_values") is not None
+        brings_cache = model_kwargs.get(CACHE_NAME) is not None
         # What the network computes, or its cache, may be the caller's; else samples that have ended are dropped.
         if not generation_config.return_dict_in_generate and not brings_cache:
             decoder, delays = self.config.decoder_config, self.config.delay_pattern
@@ -468,6 +471,11 @@ class DiaGenerationMixin(GenerationMixin):
                 f"`use_frame_loop` is True, but {obstacle}; leave it out to let the slow loop take the call."
             )
         logger.debug("the slow loop takes this call: %s", obstacle)
+        if generation_config.use_cache and model_kwargs.get(CACHE_NAME) is None:
+            raise RuntimeError(
+                f"transformers {transformers.__version__} passes no cache as {CACHE_NAME!r}, under which this version of "
+                "dia_hf expects it: upgrade dia_hf, or install an older transformers."
+            )
         if call is not None:
             call.encode_all(model_kwargs)
         return super()._sample(
@@ -496,7 +504,7 @@ class DiaGenerationMixin(GenerationMixin):
         """
         frames = self._rows_to_frames(input_ids)
         if decoder_running is not None:
-            decoder_running.drop_ended(frames, kwargs.get("past_key_values"))
+            decoder_running.drop_ended(frames, kwargs.get(CACHE_NAME))
             frames, kwargs = decoder_running.select(frames, kwargs)
         if decoder_is_guided:
             frames = frames.repeat(2, 1, 1)
