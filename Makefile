@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-descript test-gpu check format clean
+.PHONY: demo test test-oldest test-newest test-peer test-descript test-gpu check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
@@ -11,11 +11,15 @@ demo: .venv/installed  ## say something with the embedded miniature
 test: .venv/installed-dev  ## all tests
 	$(BIN)/python -m pytest -n 2
 
-test-oldest:  ## the same with the oldest transformers that we allow, in an environment of its own
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt torch
-	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[dev]"
+test-oldest: .venv-oldest/installed  ## the same with the oldest transformers that we allow
 	.venv-oldest/bin/python -m pytest -n 2
+
+test-newest: .venv-newest/installed  ## the same with the newest transformers that we know
+	.venv-newest/bin/python -m pytest -n 2
+
+test-peer: .venv/installed-dev .venv-newest/installed  ## transformers' common tests, on its own Dia and on this one
+	$(BIN)/python tests/peer/compare.py
+	.venv-newest/bin/python tests/peer/compare.py
 
 # descript's package asks for torchaudio, whose extension needs CUDA's libraries. On a CPU build of torch it cannot be
 # imported until the extension is out of the way; descript does not use it.
@@ -41,7 +45,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-oldest .venv-descript demo.wav
+	rm -rf .venv .venv-oldest .venv-newest .venv-descript build demo.wav
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -54,4 +58,10 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+.venv-%/installed: constraints-%.txt pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --constraint $< torch
+	.venv-$*/bin/python -m pip install --quiet --constraint $< --editable ".[dev]"
 	touch $@

@@ -1,3 +1,4 @@
+# Copyright 2026 the dia_hf authors. Licensed under the Apache License, Version 2.0; see LICENSE.
 """The shape of a Dia: encoder, decoder, delay pattern and special tokens.
 
 This file is the one truth for token ids and for the delay pattern; everything else reads them from here. It reads
@@ -136,7 +137,7 @@ class DiaDecoderConfig(PreTrainedConfig):
         bos_token_id (`int`, defaults to 1026): Beginning of speech.
 
     Raises:
-        ValueError: If a size is not positive, the heads do not divide, or a token lies outside the vocabulary.
+        ValueError: If a size is not positive or the heads do not divide; `check_token_ids` checks the tokens.
     """
 
     model_type = "dia_decoder"
@@ -184,6 +185,13 @@ class DiaDecoderConfig(PreTrainedConfig):
                 raise ValueError(
                     f"DiaDecoderConfig: `{name}` is {getattr(self, name)}; rotary embedding needs an even number."
                 )
+
+    def check_token_ids(self) -> None:
+        """Raise `ValueError` for token ids that contradict each other or the vocabulary.
+
+        Not part of construction: where ids stand at the top level, or a vocabulary is overridden at load, the parts
+        fit only once all are there. `DiaForConditionalGeneration` and `DiaProcessor` call it.
+        """
         ids = {name: getattr(self, name) for name in ("eos_token_id", "pad_token_id", "bos_token_id")}
         for name, token_id in ids.items():
             if not 0 <= token_id < self.vocab_size:

@@ -315,6 +315,32 @@ class DiaPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
 
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Resize the byte embedding, for tokens that were added to the tokenizer; codes and the head stay.
+
+        Args:
+            new_num_tokens (`int`, *optional*): Number of text ids; as it is unless given.
+            pad_to_multiple_of (`int`, *optional*): What the number is rounded up to a multiple of.
+            mean_resizing (`bool`, defaults to `True`): Whether new rows are drawn around the mean of the old ones.
+
+        Returns:
+            `nn.Embedding`: The byte embedding. `config.encoder_config.vocab_size` is its number of rows.
+
+        Raises:
+            ValueError: If this is the decoder, whose embedding has a row for each code of each channel.
+        """
+        if self.get_input_embeddings() is not self.get_encoder().get_input_embeddings():
+            raise ValueError(
+                "the decoder's embedding has a row for each code of each channel, which the codec determines; resize "
+                "the byte embedding of the whole model: `model.resize_token_embeddings(...)`."
+            )
+        return PreTrainedModel.resize_token_embeddings(
+            self.get_encoder(), new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+
+
 class DiaEncoder(DiaPreTrainedModel):
     """The text encoder: byte embedding, bidirectional layers, final normalisation."""
 
@@ -502,7 +528,7 @@ class DiaDecoder(DiaPreTrainedModel):
 
         transformers does so, too, but under names of arguments that change, and up to 5.23 without gradients as well.
         """
-        is_replayed = self.training and torch.is_grad_enabled() and self.is_gradient_checkpointing
+        is_replayed = self.training and torch.is_grad_enabled() and self.layers[0].gradient_checkpointing
         if cache is None or not is_replayed:
             return cache
         if cache.get_seq_length():
@@ -671,6 +697,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
 
     def __init__(self, config: DiaConfig) -> None:
         super().__init__(config)
+        config.decoder_config.check_token_ids()
         self.model = DiaModel(config)
         self.num_channels = config.decoder_config.num_channels
         self.vocab_size = config.decoder_config.vocab_size
@@ -700,7 +727,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         labels: torch.Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         sequence_ids: torch.Tensor | None = None,
         decoder_sequence_ids: torch.Tensor | None = None,
@@ -713,8 +740,8 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
                 position, -100 where none counts; 0 is a code like any other. The loss is the mean cross-entropy over
                 all that count, in all channels, each channel times its `config.channel_loss_weights`, whose mean is
                 taken for 1.
-            logits_to_keep (`int`, defaults to 0): Compute logits of this many last positions only; 0 means all, which
-                labels need.
+            logits_to_keep (`int` or `torch.LongTensor`, defaults to 0): Compute logits of this many last positions
+                only, or of these positions; 0 means all, which labels need.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*): What to divide the sum of the losses by instead
                 of the number of labels that count here: that of all batches whose gradients are added up, which
                 `Trainer` passes.
@@ -744,7 +771,8 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             decoder_sequence_ids=decoder_sequence_ids,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        hidden_states = outputs.last_hidden_state[:, kept]
         logits, of_loss = None, {}
         if labels is None or self.loss_slice_size is None:
             logits = self._head(hidden_states)  # [B, T, C, V]
@@ -766,10 +794,12 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             encoder_attentions=outputs.encoder_attentions,
         )
 
-    def _check_labels(self, labels: torch.Tensor, codes: torch.Tensor | None, logits_to_keep: int) -> None:
+    def _check_labels(
+        self, labels: torch.Tensor, codes: torch.Tensor | None, logits_to_keep: int | torch.Tensor
+    ) -> None:
         if codes is None:
             raise ValueError("`labels` need `decoder_input_ids`; `DiaProcessor(..., output_labels=True)` makes both.")
-        if logits_to_keep:
+        if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
             raise ValueError(
                 f"`logits_to_keep` is {logits_to_keep}, but a loss takes the logits of all positions; leave out "
                 "`logits_to_keep` or `labels`."

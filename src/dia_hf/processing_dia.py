@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,16 +46,17 @@ def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> 
 
 def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
     """Load the codec inside a checkpoint, or else the one that the checkpoint names."""
-    subfolder = os.path.join(hub_options.get("subfolder", ""), _CODEC_FOLDER)
-    if _find_file(checkpoint, "config.json", **{**hub_options, "subfolder": subfolder}) is not None:
-        codec = DacModel.from_pretrained(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
-        codec.name_or_path = ""  # transformers notes the checkpoint's name, under which there is no codec alone
-        return codec
     reference = None
     if (path := _find_file(checkpoint, _CODEC_REFERENCE, **hub_options)) is not None:
         reference = json.loads(Path(path).read_text("utf-8"))
     elif (path := _find_file(checkpoint, "processor_config.json", **hub_options)) is not None:
         reference = json.loads(Path(path).read_text("utf-8")).get("audio_tokenizer")
+    subfolder = os.path.join(hub_options.get("subfolder", ""), _CODEC_FOLDER)
+    if _find_file(checkpoint, "config.json", **{**hub_options, "subfolder": subfolder}) is not None:
+        codec = DacModel.from_pretrained(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
+        # transformers notes the checkpoint's name, under which there is no codec alone.
+        codec.name_or_path = codec.config.name_or_path = (reference or {}).get("audio_tokenizer_name_or_path", "")
+        return codec
     if reference is None:
         raise ValueError(
             f"{str(checkpoint)!r} has neither a codec in {_CODEC_FOLDER!r} nor a {_CODEC_REFERENCE} that names one; "
@@ -115,6 +115,7 @@ class DiaProcessor(ProcessorMixin):
             Codec(audio_tokenizer)
         self.audio_tokenizer = audio_tokenizer
         self.config = config if config is not None else DiaConfig()
+        self.config.decoder_config.check_token_ids()
 
     def __call__(
         self,
@@ -200,6 +201,13 @@ class DiaProcessor(ProcessorMixin):
                 return_tensors="pt",
             )
         )
+        vocab_size = self.config.encoder_config.vocab_size
+        if (largest := int(model_inputs["input_ids"].max())) >= vocab_size:
+            raise ValueError(
+                f"the text holds {self.tokenizer.convert_ids_to_tokens(largest)!r}, whose id is {largest}, but the model "
+                f"reads ids below {vocab_size}; after `add_tokens`, call `model.resize_token_embeddings(len(tokenizer))`"
+                " and give the processor `model.config`."
+            )
         codes = self._encode_clips(clips, options["sampling_rate"])
         model_inputs |= self._make_decoder_inputs(codes, with_eos=not generation)
         if output_labels:
@@ -222,20 +230,6 @@ class DiaProcessor(ProcessorMixin):
                     f"{decoder.eos_token_id - 1}, without special tokens or delay."
                 )
         present = [clip for clip, own in zip(clips, codes, strict=True) if clip is not None and own is None]
-        if present and sampling_rate is None:
-            rate = self.feature_extractor.sampling_rate
-            carries_rate = [
-                isinstance(clip, (str, os.PathLike, dict)) or hasattr(clip, "get_all_samples") for clip in present
-            ]
-            if not all(carries_rate):
-                warnings.warn(
-                    f"audio without `sampling_rate` is taken to be at {rate} Hz; pass `sampling_rate` to be sure.",
-                    stacklevel=3,
-                )
-            present = [
-                clip if carries else {"array": clip, "sampling_rate": rate}
-                for clip, carries in zip(present, carries_rate, strict=True)
-            ]
         encoded: list[torch.Tensor] = []
         if present:
             features = self.feature_extractor(present, sampling_rate=sampling_rate, audio_tokenizer=self.codec.model)
@@ -415,8 +409,7 @@ class DiaProcessor(ProcessorMixin):
             )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        # AutoProcessor finds the class by this entry of either file.
-        self.feature_extractor.processor_class = type(self).__name__
+        # AutoProcessor finds the class by this entry of the tokenizer's file.
         self.tokenizer._set_processor_class(type(self).__name__)
         self.feature_extractor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -425,9 +418,9 @@ class DiaProcessor(ProcessorMixin):
         if self.audio_tokenizer is not None:
             inside = folder / _CODEC_FOLDER
             # transformers' own processor knows no codec inside a checkpoint; it follows this name. A codec from the Hub
-            # keeps its id, which every machine knows.
+            # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on.
             name = self.audio_tokenizer.name_or_path
-            if not name or os.path.isdir(name):
+            if not name or os.path.isdir(name) or os.path.isabs(name):
                 name = str(inside.absolute())
             self.audio_tokenizer.save_pretrained(inside)
             write_codec_reference(folder, name)

@@ -90,8 +90,8 @@ class DiaTokenizer(PreTrainedTokenizer):
         return 256
 
     def get_vocab(self) -> dict[str, int]:
-        """Map every token, a byte written as the character of its code, to its id."""
-        return {self.convert_ids_to_tokens(i): i for i in range(self.vocab_size)}
+        """Map every token, a byte written as the character of its code, to its id; added tokens are among them."""
+        return {self.convert_ids_to_tokens(i): i for i in range(self.vocab_size)} | self.added_tokens_encoder
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         for character in set(text):
@@ -115,7 +115,8 @@ class DiaTokenizer(PreTrainedTokenizer):
         Here transformers re-encodes each byte by itself and returns "cafÃ©" for "café"
         (`tests/test_tokenization_dia.py::test_decoding_inverts_encoding`).
         """
-        text = b"".join(bytes([ord(token)]) if len(token) == 1 else token.encode("utf-8") for token in tokens)
+        added = self.added_tokens_encoder
+        text = b"".join(token.encode("utf-8") if token in added else bytes([ord(token)]) for token in tokens)
         return text.decode("utf-8", errors="replace")
 
     def prepare_for_model(self, ids: list[int], *args: Any, truncation: Any = None, **kwargs: Any) -> Any:

@@ -193,7 +193,8 @@ class ProcessorTest(unittest.TestCase):
             loaded = DiaProcessor.from_pretrained(folder)
         assert loaded.feature_extractor.to_dict() == processor.feature_extractor.to_dict()
         assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
-        assert loaded.audio_tokenizer.config.to_dict() == codec.config.to_dict()
+        configs = [one.config.to_dict() | {"_name_or_path": ""} for one in (loaded.audio_tokenizer, codec)]
+        assert configs[0] == configs[1]
         inputs = {"text": self.texts, "audio": self.clips, "sampling_rate": RATE}
         for name, value in processor(**inputs).items():
             torch.testing.assert_close(loaded(**inputs)[name], value)
@@ -206,14 +207,6 @@ class ProcessorTest(unittest.TestCase):
             DiaProcessor(DiaFeatureExtractor(sampling_rate=RATE), DiaTokenizer(), codec).save_pretrained(folder)
             assert DiaProcessor.from_pretrained(folder).audio_tokenizer.name_or_path == name
 
-    def test_save_and_load_with_other_parts(self):
-        with tempfile.TemporaryDirectory() as folder:
-            self.codec.save_pretrained(Path(folder, "codec"))
-            codec = type(self.codec).from_pretrained(Path(folder, "codec"))
-            DiaProcessor(DiaFeatureExtractor(sampling_rate=RATE), DiaTokenizer(), codec).save_pretrained(folder)
-            loaded = DiaProcessor.from_pretrained(folder, tokenizer=DiaTokenizer(max_length=77))
-        assert loaded.tokenizer.model_max_length == 77
-
     def test_saved_files_name_the_processor(self):
         with tempfile.TemporaryDirectory() as folder:
             self.codec.save_pretrained(Path(folder, "codec"))
@@ -222,15 +215,6 @@ class ProcessorTest(unittest.TestCase):
             files = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
         assert any(file.get("processor_class") == "DiaProcessor" for file in files)
         assert all(file.get("processor_class", "DiaProcessor") == "DiaProcessor" for file in files)
-
-    def test_saved_feature_extractor_names_the_processor(self):
-        with tempfile.TemporaryDirectory() as folder:
-            extractor = DiaFeatureExtractor(sampling_rate=RATE)
-            extractor._set_processor_class("DiaProcessor")
-            extractor.save_pretrained(folder)
-            assert DiaFeatureExtractor.from_pretrained(folder)._processor_class == "DiaProcessor"
-            extractor = json.loads(Path(folder, "preprocessor_config.json").read_text())
-        assert extractor["processor_class"] == "DiaProcessor"
 
     def test_auto_classes(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -500,8 +500,11 @@ class DiaGenerationMixin(GenerationMixin):
     ) -> dict[str, Any]:
         """Fold rows `[N, T]` into frames `[B, T, C]`, those of the samples that still speak, twice under guidance.
 
-        What only the rules need ends here.
+        What only the rules need ends here. The number of samples is that of the encoder's output, where there is one.
         """
+        if (encoder_outputs := kwargs.get("encoder_outputs")) is not None:
+            batch_size = len(encoder_outputs[0]) // (2 if decoder_is_guided else 1)
+            input_ids = input_ids.reshape(batch_size * self.config.decoder_config.num_channels, -1)
         frames = self._rows_to_frames(input_ids)
         if decoder_running is not None:
             decoder_running.drop_ended(frames, kwargs.get(CACHE_NAME))
