@@ -4,7 +4,15 @@ import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.models.dia import DiaConfig as TheirConfig
 
-from dia_hf import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
+from dia_hf import (
+    DiaConfig,
+    DiaDecoderConfig,
+    DiaEncoderConfig,
+    DiaFeatureExtractor,
+    DiaForConditionalGeneration,
+    DiaProcessor,
+    DiaTokenizer,
+)
 
 
 def test_defaults_are_those_of_the_published_checkpoint():
@@ -60,9 +68,6 @@ def test_takes_configs_of_transformers_own_dia():
         ({"encoder_config": {"head_dim": 7}}, "even"),
         ({"decoder_config": {"head_dim": 7}}, "even"),
         ({"encoder_config": {"hidden_size": 512}}, "cross_hidden_size"),
-        ({"decoder_config": {"eos_token_id": 1028}}, "within the vocabulary, 0 to 1027"),
-        ({"decoder_config": {"eos_token_id": 1027}}, "be the smallest"),
-        ({"pad_token_id": 1024}, "must differ"),
         ({"encoder_config": {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}}, "'linear'"),
     ],
 )
@@ -70,6 +75,41 @@ def test_wrong_values_say_what_would_do(values, message):
     """A contradiction in a config surfaced as a shape error in some layer, or not at all."""
     with pytest.raises(ValueError, match=message):
         DiaConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"decoder_config": {"eos_token_id": 1028}}, "within the vocabulary, 0 to 1027"),
+        ({"decoder_config": {"eos_token_id": 1027}}, "be the smallest"),
+        ({"pad_token_id": 1024}, "must differ"),
+    ],
+)
+def test_contradicting_token_ids_are_refused_where_they_are_used(values, message):
+    """A code taken for the end of speech, or an end that the network has no token for."""
+    small = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16}
+    config = DiaConfig(**{**values, "decoder_config": {**small, **values.get("decoder_config", {})}})
+    config.encoder_config.num_hidden_layers = 1
+    with pytest.raises(ValueError, match=message):
+        DiaForConditionalGeneration(config)
+    with pytest.raises(ValueError, match=message):
+        DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), config=config)
+
+
+def test_a_vocabulary_can_be_overridden_at_load(tmp_path):
+    """The ids of the file were held against the new vocabulary before the new ids came, and so refused."""
+    DiaConfig().save_pretrained(tmp_path)
+    config = DiaConfig.from_pretrained(tmp_path, decoder_config={"vocab_size": 20})
+    assert config.decoder_config.vocab_size == 20
+    assert config.decoder_config.num_hidden_layers == 18
+
+
+def test_small_vocabulary_with_ids_at_the_top_level():
+    """Files of transformers 4.53 keep the ids there: the decoder's defaults did not fit its small vocabulary."""
+    ids = {"eos_token_id": 40, "pad_token_id": 41, "bos_token_id": 42}
+    decoder = DiaConfig(decoder_config={"vocab_size": 44}, **ids).decoder_config
+    decoder.check_token_ids()
+    assert {name: getattr(decoder, name) for name in ids} == ids
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
 import tiny
 from dia_hf import DiaConfig, DiaForConditionalGeneration, DiaModel
+from dia_hf._compat import CACHE_NAME
 
 IMPLEMENTATIONS = ["eager", "sdpa"]
 
@@ -201,6 +202,49 @@ def test_embeddings_can_be_found_and_replaced(model):
     assert model.get_input_embeddings() is model.model.encoder.embedding
     assert model.model.decoder.get_input_embeddings() is model.model.decoder.embeddings.embed
     assert model.get_output_embeddings() is model.logits_dense
+
+
+def test_resizing_is_of_the_byte_embedding_alone(tmp_path):
+    """`resize_token_embeddings(len(tokenizer))`, which recipes call, cut the head from 9,252 rows to 256."""
+    config = tiny.random_config(2)
+    model = tiny.random_model(config)
+    batch = tiny.random_batch(config)
+    expected = model(**batch).logits
+    head, vocab_size = model.logits_dense.weight.clone(), config.decoder_config.vocab_size
+    embedding = model.resize_token_embeddings(259)
+    assert embedding is model.model.encoder.embedding and embedding.weight.shape[0] == 259
+    assert model.config.encoder_config.vocab_size == 259
+    assert (model.config.decoder_config.vocab_size, model.vocab_size) == (vocab_size, vocab_size)
+    assert torch.equal(model.logits_dense.weight, head)
+    torch.testing.assert_close(model(**batch).logits, expected, rtol=0, atol=0)
+    model.save_pretrained(tmp_path)
+    again = DiaForConditionalGeneration.from_pretrained(tmp_path)
+    torch.testing.assert_close(again.eval()(**batch).logits, expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="row for each code"):
+        model.model.decoder.resize_token_embeddings(300)
+
+
+def test_a_cache_under_gradient_checkpointing():
+    """A layer that is computed again for its gradients writes into the cache twice, and the second step is wrong."""
+    model = tiny.random_model(tiny.random_config(3))
+    batch = tiny.random_batch(model.config)
+    labels = batch.pop("labels")
+    filled = model(**batch, use_cache=True)[CACHE_NAME]
+    model.train().gradient_checkpointing_enable()
+    out = model(**batch, labels=labels, use_cache=True)
+    assert out.get(CACHE_NAME) is None
+    torch.testing.assert_close(out.loss, model.eval()(**batch, labels=labels).loss)
+    with pytest.raises(ValueError, match=r"frames cannot be read under gradient checkpointing"):
+        model.train()(**batch, cache=filled)
+
+
+def test_logits_of_chosen_positions(model):
+    """`generate` and its relatives ask for one position, or for some by their places."""
+    batch = tiny.random_batch(model.config)
+    del batch["labels"]
+    every = model(**batch).logits
+    for kept, places in ((2, slice(-2, None)), (torch.tensor([0, 3]), torch.tensor([0, 3]))):
+        torch.testing.assert_close(model(**batch, logits_to_keep=kept).logits, every[:, places], rtol=1e-5, atol=1e-5)
 
 
 def test_rotary_embedding_stays_exact_in_half_precision():

@@ -259,3 +259,43 @@ def test_codec_options(tmp_path):
     processor = DiaProcessor.from_pretrained(MINIATURE, dtype=torch.bfloat16)
     assert isinstance(processor.audio_tokenizer, DacModel)
     assert processor.audio_tokenizer.dtype == torch.bfloat16
+
+
+def test_a_token_that_the_model_lacks(pack_processor):
+    """Added tokens ended as an IndexError inside the encoder, or in noise where the id was another's."""
+    tokenizer = DiaTokenizer()
+    tokenizer.add_tokens(["[laugh]"])
+    processor = DiaProcessor(pack_processor.feature_extractor, tokenizer)
+    with pytest.raises(ValueError, match=r"'\[laugh\]', whose id is 256, but the model reads ids below 256"):
+        processor("[S1] So [laugh].")
+    config = DiaConfig(encoder_config={"vocab_size": 257})
+    ids = DiaProcessor(pack_processor.feature_extractor, tokenizer, config=config)("[S1] So [laugh].")["input_ids"]
+    assert ids.max() == 256
+
+
+def test_defaults_are_attributes_of_the_class(pack_processor):
+    """transformers' processors keep theirs there since 5.24, and subclasses set their own."""
+
+    class Padded(DiaProcessor):
+        text_kwargs = {"padding": "max_length", "max_length": 40}  # noqa: RUF012
+        audio_kwargs = {"generation": False}  # noqa: RUF012
+
+    processor = Padded(pack_processor.feature_extractor, pack_processor.tokenizer, pack_processor.audio_tokenizer)
+    with pytest.raises(ValueError, match="training needs audio"):
+        processor("[S1] Hi.")
+    assert processor("[S1] Hi.", generation=True)["input_ids"].shape == (1, 40)
+    assert processor("[S1] Hi.", generation=True, padding=True)["input_ids"].shape == (1, 5)
+    assert processor("[S1] Hi.", audio_kwargs={"generation": True}, max_length=30)["input_ids"].shape == (1, 30)
+
+
+@pytest.mark.parametrize("name", ["descript/dac_44khz", "/home/somebody/codec", "audio_tokenizer"])
+def test_the_codecs_name_is_kept_where_it_means_something_elsewhere(pack_processor, tmp_path, name):
+    """A second save forgot the Hub's name; a folder of another machine was passed on as if it were one."""
+    pack_processor.save_pretrained(tmp_path / "first")
+    reference = tmp_path / "first" / "audio_tokenizer_config.json"
+    reference.write_text(json.dumps(json.loads(reference.read_text()) | {"audio_tokenizer_name_or_path": name}))
+    processor = DiaProcessor.from_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "second")
+    saved = json.loads((tmp_path / "second" / "audio_tokenizer_config.json").read_text())
+    kept = name if name.startswith("descript") else str(tmp_path / "second" / "audio_tokenizer")
+    assert saved["audio_tokenizer_name_or_path"] == kept

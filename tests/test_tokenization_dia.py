@@ -70,6 +70,20 @@ def test_further_speakers(tmp_path):
     assert OURS("[S3]")["input_ids"] == list(b"[S3]")
 
 
+def test_added_tokens_count_and_outlive_saving(tmp_path):
+    """`add_tokens` gave id 256 to each token, `len` stayed 256, and saving lost them."""
+    tokenizer = DiaTokenizer()
+    assert tokenizer.add_tokens(["[laugh]", "[nl]", "好"]) == 3
+    assert len(tokenizer) == 259
+    text = "[S1] 好é [laugh] [nl]"
+    ids = tokenizer(text)["input_ids"]
+    assert ids == [1, 32, 258, *"é".encode(), 32, 256, 32, 257]
+    tokenizer.save_pretrained(tmp_path)
+    for again in (tokenizer, DiaTokenizer.from_pretrained(tmp_path)):
+        assert (len(again), again(text)["input_ids"], again.decode(ids)) == (259, ids, text)
+    assert TheirTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == ids
+
+
 def test_too_many_speakers():
     """A ninth tag would take the tab's byte."""
     with pytest.raises(ValueError, match="at most 8"):

@@ -52,6 +52,10 @@ def as_clips(raw_audio: Any) -> list[Any]:
     return list(raw_audio) if is_batch else [raw_audio]
 
 
+def _carries_rate(clip: Any) -> bool:
+    return isinstance(clip, (str, os.PathLike, dict)) or hasattr(clip, "get_all_samples")
+
+
 class DiaFeatureExtractor(SequenceFeatureExtractor):
     """Prepare audio for the codec.
 
@@ -93,16 +97,14 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             raw_audio: One clip or a list of clips. A clip is a numpy array, a torch tensor or a list of floats, of
                 shape `[N]`, `[channels, N]` or `[N, channels]`; a path; a `{"array", "sampling_rate"}` dictionary or
                 a decoder, as `datasets` gives them. A 3-D array or tensor `[B, channels, N]` is a batch.
-            sampling_rate (`int`, *optional*): Rate in hertz of the clips that do not carry their own. Where it is
-                missing for such a clip, `self.sampling_rate` is assumed, with a warning, as transformers' examples
-                leave it out.
+            sampling_rate (`int`, *optional*): Rate in hertz of the clips that do not carry their own.
 
         Returns:
             `list[np.ndarray]`, each `[N_i]`, float32.
 
         Raises:
-            ValueError: If the rate contradicts the clip's own, or a clip is empty, holds NaN or infinity, is of an
-                integer dtype or of an impossible shape.
+            ValueError: If a rate cannot be known or contradicts the clip's own, or a clip is empty, holds NaN or
+                infinity, is of an integer dtype or of an impossible shape.
             FileNotFoundError: If a path leads nowhere.
         """
         clips = as_clips(raw_audio)
@@ -125,11 +127,9 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
                 )
         rate = own_rate or sampling_rate
         if rate is None:
-            rate = self.sampling_rate
-            warnings.warn(
-                f"audio without `sampling_rate` is taken to be at {rate} Hz; pass `sampling_rate` in hertz, a path or a "
-                '`{"array": ..., "sampling_rate": ...}` dictionary to be sure.',
-                stacklevel=4,
+            raise ValueError(
+                "the sampling rate of the audio is unknown: pass `sampling_rate` in hertz, or give a path or a "
+                '`{"array": ..., "sampling_rate": ...}` dictionary.'
             )
         if isinstance(clip, torch.Tensor):
             clip = clip.detach().cpu().float().numpy() if clip.is_floating_point() else clip.cpu().numpy()
@@ -161,7 +161,9 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             truncation (`bool`, defaults to `False`): Whether to cut clips at `max_length`.
             max_length (`int`, *optional*): In samples at `self.sampling_rate`.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; lists of arrays unless given.
-            sampling_rate (`int`, *optional*): Rate of `raw_audio` in hertz; see `load_waveforms`.
+            sampling_rate (`int`, *optional*): Rate in hertz of the clips that do not carry their own. Where it is
+                missing for such a clip, `self.sampling_rate` is assumed, with a warning, as transformers' examples
+                leave it out.
             audio_tokenizer (*optional*): The codec, as `Codec` takes it; with it, `audio_codes` are returned too.
 
         Returns:
@@ -171,7 +173,15 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: See `load_waveforms`; also if the codec runs at another rate than this feature extractor.
         """
-        waveforms = self.load_waveforms(raw_audio, sampling_rate)
+        clips = as_clips(raw_audio)
+        if sampling_rate is None and not all(_carries_rate(clip) for clip in clips):
+            rate = self.sampling_rate
+            warnings.warn(
+                f"audio without `sampling_rate` is taken to be at {rate} Hz; pass `sampling_rate` to be sure.",
+                stacklevel=2,
+            )
+            clips = [clip if _carries_rate(clip) else {"array": clip, "sampling_rate": rate} for clip in clips]
+        waveforms = self.load_waveforms(clips, sampling_rate)
         mono = copy.copy(self)
         mono.feature_size = 1  # whatever the file says, the channels are averaged by now
         padded = mono.pad(

@@ -314,7 +314,6 @@ class DiaPreTrainedModel(PreTrainedModel):
             )
         super().save_pretrained(save_directory, **kwargs)
 
-
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
@@ -331,7 +330,7 @@ class DiaPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: If this is the decoder, whose embedding has a row for each code of each channel.
         """
-        if self.get_input_embeddings() is not self.get_encoder().get_input_embeddings():
+        if isinstance(self, DiaDecoder):
             raise ValueError(
                 "the decoder's embedding has a row for each code of each channel, which the codec determines; resize "
                 "the byte embedding of the whole model: `model.resize_token_embeddings(...)`."

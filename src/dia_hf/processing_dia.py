@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> 
     return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False, **hub_options)
 
 
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.isdir(name)
+
+
 def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
     """Load the codec inside a checkpoint, or else the one that the checkpoint names."""
     reference = None
@@ -55,7 +60,8 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
     if _find_file(checkpoint, "config.json", **{**hub_options, "subfolder": subfolder}) is not None:
         codec = DacModel.from_pretrained(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
         # transformers notes the checkpoint's name, under which there is no codec alone.
-        codec.name_or_path = codec.config.name_or_path = (reference or {}).get("audio_tokenizer_name_or_path", "")
+        name = (reference or {}).get("audio_tokenizer_name_or_path", "")
+        codec.name_or_path = codec.config.name_or_path = name if _is_hub_id(name) else ""
         return codec
     if reference is None:
         raise ValueError(
@@ -102,6 +108,10 @@ class DiaProcessor(ProcessorMixin):
     ```
     """
 
+    # Defaults of a call's arguments, which a subclass may set.
+    text_kwargs: dict[str, Any] = {"padding": True, "truncation": False}  # noqa: RUF012
+    audio_kwargs: dict[str, Any] = {"generation": True}  # noqa: RUF012
+
     def __init__(
         self,
         feature_extractor: DiaFeatureExtractor,
@@ -123,10 +133,10 @@ class DiaProcessor(ProcessorMixin):
         audio: Any = None,
         output_labels: bool = False,
         *,
-        generation: bool = True,
+        generation: bool | None = None,
         sampling_rate: int | None = None,
-        padding: bool | str = True,
-        truncation: bool = False,
+        padding: bool | str | None = None,
+        truncation: bool | None = None,
         max_length: int | None = None,
         return_tensors: str = "pt",
         text_kwargs: dict[str, Any] | None = None,
@@ -161,14 +171,16 @@ class DiaProcessor(ProcessorMixin):
             ValueError: If text is empty or too long, text and audio differ in number, audio is missing in training,
                 or labels are asked for in generation; and as `DiaFeatureExtractor.load_waveforms` does.
         """
-        options: dict[str, Any] = {
+        arguments = {
             "generation": generation,
             "sampling_rate": sampling_rate,
             "padding": padding,
             "truncation": truncation,
             "max_length": max_length,
         }
-        for given in (text_kwargs, audio_kwargs):
+        options: dict[str, Any] = dict.fromkeys(arguments)
+        direct = {name: value for name, value in arguments.items() if value is not None}
+        for given in (self.text_kwargs, self.audio_kwargs, direct, text_kwargs, audio_kwargs):
             for name, value in (given or {}).items():
                 if name not in options:
                     raise TypeError(f"`DiaProcessor` has no option {name!r}; its options are {', '.join(options)}.")
@@ -420,7 +432,7 @@ class DiaProcessor(ProcessorMixin):
             # transformers' own processor knows no codec inside a checkpoint; it follows this name. A codec from the Hub
             # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on.
             name = self.audio_tokenizer.name_or_path
-            if not name or os.path.isdir(name) or os.path.isabs(name):
+            if not _is_hub_id(name):
                 name = str(inside.absolute())
             self.audio_tokenizer.save_pretrained(inside)
             write_codec_reference(folder, name)

@@ -234,7 +234,10 @@ class ProcessorTest(unittest.TestCase):
         )
         assert delayed[0, :4].tolist() == [[0, -2, -2], [3, 1, -2], [6, 4, -2], [9, 7, 2]]
         back = DiaProcessor.apply_audio_delay(
-            delayed, pad_token_id=-1, bos_token_id=-2, precomputed_idx=DiaProcessor.build_indices(**options, revert=True)
+            delayed,
+            pad_token_id=-1,
+            bos_token_id=-2,
+            precomputed_idx=DiaProcessor.build_indices(**options, revert=True),
         )
         torch.testing.assert_close(back[:, :5], frames[:, :5])
 

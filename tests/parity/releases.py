@@ -1,0 +1,80 @@
+"""What must be the same on every release of transformers and PyTorch: codes by each way to them, loss and gradients.
+
+`python tests/parity/releases.py` prints what tests/reference/releases.json holds. That file was made with transformers
+5.23.0 and PyTorch 2.13.0.
+"""
+
+import json
+import sys
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, pipeline
+
+from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+
+TEXT = "[S1] Hello, I am Dia. [S2] Welcome, Dia."
+DRAWS = {
+    "greedy": {"do_sample": False, "guidance_scale": 3.0, "top_k": 45},
+    "seeded": {"do_sample": True, "guidance_scale": 3.0, "top_k": 45, "temperature": 1.0, "top_p": None},
+}
+
+
+class SameScores(LogitsProcessor):
+    """A rule of the caller's that changes nothing."""
+
+    def __call__(self, input_ids, scores):
+        return scores
+
+
+# Ways to codes: the fast loop, and what has transformers' loop take the call.
+WAYS = {
+    "fast loop": {"use_frame_loop": True},
+    "transformers' loop": {"use_frame_loop": False},
+    "without a cache": {"use_cache": False},
+    "dictionary": {"return_dict_in_generate": True, "output_scores": True},
+    "static cache": {"cache_implementation": "static", "disable_compile": True},
+    "caller's processor": {"logits_processor": LogitsProcessorList([SameScores()])},
+    "max_time": {"max_time": 1e6},
+}
+
+
+def speak(draw: str, way: str, model: DiaForConditionalGeneration, processor: DiaProcessor) -> torch.Tensor:
+    """Codes `[T, C]`."""
+    inputs = processor(text=[TEXT], return_tensors="pt")
+    torch.manual_seed(7)
+    codes = model.generate(**inputs, max_new_tokens=70, **DRAWS[draw], **WAYS[way])
+    return codes[0] if isinstance(codes, torch.Tensor) else codes.sequences[0]
+
+
+def speak_in_pipeline(draw: str) -> torch.Tensor:
+    """Samples `[N]`."""
+    torch.manual_seed(7)
+    output = pipeline("text-to-speech", model=MINIATURE)(TEXT, generate_kwargs={"max_new_tokens": 70, **DRAWS[draw]})
+    return torch.from_numpy(output["audio"])
+
+
+def train(checkpointing: bool) -> dict[str, float]:
+    """Loss of a random batch, and the norms of some gradients."""
+    model = DiaForConditionalGeneration.from_pretrained(MINIATURE).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 1024, (2, 21, 9), generator=draw)
+    texts = torch.randint(3, 128, (2, 12), generator=draw)
+    loss = model(texts, torch.ones_like(texts), decoder_input_ids=codes[:, :-1], labels=codes[:, 1:]).loss
+    loss.backward()
+    picked = ("encoder.embedding.weight", "decoder.layers.0.self_attention.k_proj.weight", "decoder.norm.weight")
+    norms = {name: model.get_parameter(f"model.{name}").grad.norm().item() for name in picked}
+    return {"loss": loss.item(), **norms}
+
+
+def main() -> None:
+    """Print the figures of the releases that are installed."""
+    model, processor = DiaForConditionalGeneration.from_pretrained(MINIATURE), DiaProcessor.from_pretrained(MINIATURE)
+    codes = {draw: speak(draw, "fast loop", model, processor).tolist() for draw in DRAWS}
+    json.dump({"codes": codes, "training": train(checkpointing=False)}, sys.stdout)
+    print()
+
+
+if __name__ == "__main__":
+    main()

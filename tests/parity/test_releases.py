@@ -1,0 +1,45 @@
+"""The same codes, loss and gradients on every release of transformers and PyTorch, by whichever way."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+from parity.releases import DRAWS, WAYS, speak, speak_in_pipeline, train
+
+EXPECTED = json.loads((Path(__file__).parent.parent / "reference" / "releases.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    return DiaForConditionalGeneration.from_pretrained(MINIATURE).eval(), DiaProcessor.from_pretrained(MINIATURE)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("way", WAYS)
+def test_codes_are_those_of_every_release(draw, way, miniature):
+    """On transformers 5.24 every way but the fast loop said noise: each frame saw only itself."""
+    assert speak(draw, way, *miniature).tolist() == EXPECTED["codes"][draw]
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_the_pipeline_says_those_codes(draw, miniature):
+    """`pipeline("text-to-speech")` gave 0.4 s of noise on transformers 5.24."""
+    (expected,) = miniature[1].batch_decode(torch.tensor(EXPECTED["codes"][draw])[None])
+    torch.testing.assert_close(speak_in_pipeline(draw), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradients_are_those_of_every_release(checkpointing):
+    """Gradient checkpointing looks into the layers' arguments by names that transformers renamed."""
+    assert train(checkpointing) == pytest.approx(EXPECTED["training"], rel=1e-4)
+
+
+def test_speaking_while_in_training():
+    """Up to transformers 5.23 a layer with gradient checkpointing dropped the cache without gradients, too."""
+    model, processor = DiaForConditionalGeneration.from_pretrained(MINIATURE), DiaProcessor.from_pretrained(MINIATURE)
+    model.gradient_checkpointing_enable()
+    codes = speak("greedy", "transformers' loop", model.train(), processor)
+    assert codes.tolist() == EXPECTED["codes"]["greedy"]
