@@ -216,9 +216,9 @@ class DiaProcessor(ProcessorMixin):
         vocab_size = self.config.encoder_config.vocab_size
         if (largest := int(model_inputs["input_ids"].max())) >= vocab_size:
             raise ValueError(
-                f"the text holds {self.tokenizer.convert_ids_to_tokens(largest)!r}, whose id is {largest}, but the model "
-                f"reads ids below {vocab_size}; after `add_tokens`, call `model.resize_token_embeddings(len(tokenizer))`"
-                " and give the processor `model.config`."
+                f"the text holds {self.tokenizer.convert_ids_to_tokens(largest)!r}, whose id is {largest}, but the "
+                f"model reads ids below {vocab_size}; after `add_tokens`, call "
+                "`model.resize_token_embeddings(len(tokenizer))` and give the processor `model.config`."
             )
         codes = self._encode_clips(clips, options["sampling_rate"])
         model_inputs |= self._make_decoder_inputs(codes, with_eos=not generation)

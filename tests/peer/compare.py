@@ -27,7 +27,7 @@ STAND_INS = {
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
     "fixtures/sample_text.txt": "Any text will do. The tests read this one, and none of them is ours.\n" * 20,
-    "utils/test_configuration_utils.py": "config_common_kwargs = {'return_dict': False, 'output_hidden_states': True}\n",
+    "utils/test_configuration_utils.py": "config_common_kwargs = {'return_dict': False}\n",
 }
 
 

@@ -164,13 +164,13 @@ class ProcessorTest(unittest.TestCase):
         assert inputs["input_ids"].shape == (2, 40)
 
     def test_errors(self):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             self.processor(text=self.texts, output_labels=True)
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             self.processor(text=self.texts, generation=False)
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             self.processor(text=self.texts, audio=self.clips[:1], sampling_rate=RATE)
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             self.processor(text=self.texts, return_tensors="np")
 
     def test_decode(self):

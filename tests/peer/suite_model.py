@@ -211,7 +211,7 @@ class GenerationTest(unittest.TestCase):
         assert self.model.generation_config.to_dict() == before
 
     def test_beams_and_assistants_are_refused(self):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             self.generate(num_beams=2)
 
     def test_half_precision(self):

@@ -473,8 +473,8 @@ class DiaGenerationMixin(GenerationMixin):
         logger.debug("the slow loop takes this call: %s", obstacle)
         if generation_config.use_cache and model_kwargs.get(CACHE_NAME) is None:
             raise RuntimeError(
-                f"transformers {transformers.__version__} passes no cache as {CACHE_NAME!r}, under which this version of "
-                "dia_hf expects it: upgrade dia_hf, or install an older transformers."
+                f"transformers {transformers.__version__} passes no cache as {CACHE_NAME!r}, under which this version "
+                "of dia_hf expects it: upgrade dia_hf, or install an older transformers."
             )
         if call is not None:
             call.encode_all(model_kwargs)
