@@ -147,10 +147,8 @@ def test_parts_of_the_tokenizer():
 
 def test_parts_of_the_layers(small):
     """The decoder asks its layers whether they are computed again for their gradients."""
-    small.gradient_checkpointing_enable()
+    tiny.checkpoint_gradients(small)
     assert small.model.decoder.layers[0].gradient_checkpointing is True
-    small.gradient_checkpointing_disable()
-    assert small.model.decoder.layers[0].gradient_checkpointing is False
 
 
 def test_parts_of_the_trainer():

@@ -168,7 +168,7 @@ def test_gradient_checkpointing_changes_nothing(use_reentrant):
     model(**batch).loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    tiny.checkpoint_gradients(model, use_reentrant)
     model.enable_input_require_grads()
     model(**batch, use_cache=True).loss.backward()
     for name, parameter in model.named_parameters():
@@ -180,7 +180,7 @@ def test_gradient_checkpointing_says_nothing_of_a_cache(monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     transformers.utils.logging.warning_once.cache_clear()
     model = tiny.random_model(tiny.random_config(3)).train()
-    model.gradient_checkpointing_enable()
+    tiny.checkpoint_gradients(model)
     model(**tiny.random_batch(model.config)).loss.backward()
     assert model.config.decoder_config.use_cache and "cach" not in caplog.text.lower()
 
@@ -189,7 +189,7 @@ def test_peft_attaches_with_gradient_checkpointing():
     """transformers' own Dia raises in `get_input_embeddings`, so LoRA with checkpointing does not attach."""
     peft = pytest.importorskip("peft")
     model = tiny.random_model(tiny.random_config(3)).train()
-    model.gradient_checkpointing_enable({"use_reentrant": True})
+    tiny.checkpoint_gradients(model, use_reentrant=True)
     model.enable_input_require_grads()
     lora = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "gate_up_proj"]))
     lora(**tiny.random_batch(model.config)).loss.backward()
@@ -230,7 +230,7 @@ def test_a_cache_under_gradient_checkpointing():
     batch = tiny.random_batch(model.config)
     labels = batch.pop("labels")
     filled = model(**batch, use_cache=True)[CACHE_NAME]
-    model.train().gradient_checkpointing_enable()
+    tiny.checkpoint_gradients(model.train())
     out = model(**batch, labels=labels, use_cache=True)
     assert out.get(CACHE_NAME) is None
     torch.testing.assert_close(out.loss, model.eval()(**batch, labels=labels).loss)

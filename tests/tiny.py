@@ -66,6 +66,12 @@ def random_model(config: DiaConfig, seed: int = 0, scale: float = 0.3) -> DiaFor
     return model
 
 
+def checkpoint_gradients(model: DiaForConditionalGeneration, use_reentrant: bool = False) -> None:
+    """Turn gradient checkpointing on, by the name that this release has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": use_reentrant})
+
+
 def random_codec() -> DacModel:
     """Make a codec of 44.1 kHz whose codes depend on the sound and whose sound depends on the codes.
 

@@ -11,6 +11,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, pipeline
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+from tiny import checkpoint_gradients
 
 TEXT = "[S1] Hello, I am Dia. [S2] Welcome, Dia."
 DRAWS = {
@@ -57,7 +58,7 @@ def train(checkpointing: bool) -> dict[str, float]:
     """Loss of a random batch, and the norms of some gradients."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE).train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        checkpoint_gradients(model)
     draw = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 1024, (2, 21, 9), generator=draw)
     texts = torch.randint(3, 128, (2, 12), generator=draw)

@@ -8,7 +8,7 @@ import torch
 
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.training.lora import LORA_TARGET_MODULES, attach_lora, merge_adapter
-from tiny import random_batch, random_config, random_model
+from tiny import checkpoint_gradients, random_batch, random_config, random_model
 
 SETTINGS = [{}, {"r": 4, "alpha": 8, "rslora": True}, {"r": 2, "dora": True}]
 
@@ -129,7 +129,7 @@ def test_gradient_checkpointing(use_reentrant):
                 if ".lora_B" in name:
                     weight.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+            checkpoint_gradients(model, use_reentrant)
             if use_reentrant:
                 model.enable_input_require_grads()
         model.train()
