@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import io
 import json
@@ -10,7 +11,7 @@ import soundfile as sf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dia_hf.audio import AUDIO_FORMATS, audio_format, read_audio, read_metadata, resample, write_audio
+from dia_hf.audio import AUDIO_FORMATS, audio_format, audio_seconds, read_audio, read_metadata, resample, write_audio
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -209,6 +210,31 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path, tone):
             ValueError, match=r"has 68719476735 samples, more than its \d+ bytes can hold.*save it again"
         ):
             read_audio(source)
+
+
+@pytest.mark.parametrize("form", ["WAV", "W64", "RF64", "CAF", "AIFF", "AU", "OGG", "FLAC"])
+@given(place=st.integers(4, 150), value=st.sampled_from([b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff", b"\0\0\0\xff"]))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_headers(tone, capfd, form, place, value):
+    """Whatever stands in a header, it is sound or one error in words: no MemoryError, no traceback of a library."""
+    file = io.BytesIO()
+    sf.write(file, tone(0.1, 16000), 16000, format=form)
+    content = bytearray(file.getvalue())
+    content[place : place + 4] = value
+    with contextlib.suppress(ValueError):
+        assert read_audio(bytes(content))[0].nbytes < 1_000_000
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_seconds_by_the_header(tmp_path, tone):
+    """As for `read_audio`: which file it was, and what would do."""
+    write_audio(tmp_path / "s.flac", tone(0.5, 8000), 8000)
+    assert audio_seconds(tmp_path / "s.flac") == 0.5 == audio_seconds((tmp_path / "s.flac").read_bytes())
+    (tmp_path / "text.wav").write_text("no audio at all")
+    with pytest.raises(ValueError, match=r"text\.wav.*cannot be read as audio"):
+        audio_seconds(tmp_path / "text.wav")
+    with pytest.raises(FileNotFoundError, match=r"missing\.wav"):
+        audio_seconds(tmp_path / "missing.wav")
 
 
 def test_memory_is_for_the_samples_that_are_there(tmp_path, monkeypatch):

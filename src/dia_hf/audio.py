@@ -11,7 +11,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,7 @@ __all__ = [
     "FAR_BEYOND_FULL_SCALE",
     "SAMPLING_RATES",
     "audio_format",
+    "audio_seconds",
     "read_audio",
     "read_metadata",
     "resample",
@@ -44,21 +45,29 @@ SAMPLING_RATES = (1000, 1_000_000)
 _SOFTWARE = "dia-hf"
 # A comment that begins like this is ours: a JSON object of one entry, which holds the metadata.
 _RECORD_BEGINS = f'{{"{_SOFTWARE}": '
-_SAMPLES_PER_READ = 1 << 20
+_SAMPLES_PER_READ = 1 << 20  # of all channels
 # What a decoder has to be given before a segment: the first frames of an mp3 after a jump lack what earlier ones hold.
 _SAMPLES_BEFORE = 1 << 15
 # Of a channel. The most that any format gets out of a byte is what FLAC makes of silence, some 4,700.
 _MAX_SAMPLES_PER_BYTE = 8192
 
 
+class _Content(io.BytesIO):
+    """What a file holds. Where a damaged header leads before its beginning, soundfile would print a traceback."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        with suppress(ValueError):
+            return super().seek(offset, whence)
+        return self.tell()
+
+
 @contextmanager
-def _reading(source: str | os.PathLike | bytes) -> Iterator[BinaryIO]:
-    """Open a file, or what it holds, and name it in what goes wrong while it is read."""
+def _reading(source: str | os.PathLike | bytes) -> Iterator[Any]:
+    """Give what soundfile opens, and name the file in what goes wrong while it is read."""
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise FileNotFoundError(f"there is no audio file at {str(source)!r}.")
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            yield file
+        yield _Content(source) if isinstance(source, bytes) else source
     except sf.LibsndfileError as error:
         raise ValueError(
             f"{_name_of(source)} cannot be read as audio ({error.error_string.strip()}); give a wav, flac, mp3 or ogg "
@@ -87,28 +96,37 @@ def read_audio(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no audio, or says that it has more samples than a file of its size can hold.
     """
-    with _reading(source) as file:
-        num_bytes = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        with sf.SoundFile(file) as sound:
-            if sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes:
-                raise ValueError(
-                    f"{_name_of(source)} says that it has {sound.frames} samples, more than its {num_bytes} bytes can "
-                    "hold: its header is damaged; save it again."
-                )
-            first = min(round(begin * sound.samplerate), sound.frames)
-            unwanted = min(first, _SAMPLES_BEFORE)
-            if first > unwanted:
-                sound.seek(first - unwanted)
-            left = sound.frames if end is None else max(0, round(end * sound.samplerate) - first) + unwanted
-            # In parts: memory is for the samples that are there, not for those that the header speaks of.
-            parts = [np.zeros((0, sound.channels), dtype=np.float32)]
-            while len(part := sound.read(min(left, _SAMPLES_PER_READ), dtype="float32", always_2d=True)):
-                parts.append(part)
-                left -= len(part)
-            sampling_rate = sound.samplerate
-    waveform = np.concatenate([part.T for part in parts], axis=1)
-    return waveform if unwanted == 0 else waveform[:, unwanted:].copy(), sampling_rate
+    with _reading(source) as file, sf.SoundFile(file) as sound:
+        num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+        if sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes:
+            raise ValueError(
+                f"{_name_of(source)} says that it has {sound.frames} samples, more than its {num_bytes} bytes can "
+                "hold: its header is damaged; save it again."
+            )
+        first = min(round(begin * sound.samplerate), sound.frames)
+        unwanted = min(first, _SAMPLES_BEFORE)
+        if first > unwanted:
+            sound.seek(first - unwanted)
+        left = sound.frames if end is None else max(0, round(end * sound.samplerate) - first) + unwanted
+        # In parts: memory is for the samples that are there, not for those that the header speaks of.
+        parts = [np.zeros((0, sound.channels), dtype=np.float32)]
+        at_once = max(1, _SAMPLES_PER_READ // sound.channels)
+        while len(part := sound.read(min(left, at_once), dtype="float32", always_2d=True)):
+            parts.append(part)
+            left -= len(part)
+        sampling_rate = sound.samplerate
+    return np.ascontiguousarray(np.concatenate(parts)[unwanted:].T), sampling_rate
+
+
+def audio_seconds(source: str | os.PathLike | bytes) -> float:
+    """Return how long an audio file is by its header, without reading the samples.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no audio.
+    """
+    with _reading(source) as file, sf.SoundFile(file) as sound:
+        return sound.frames / sound.samplerate
 
 
 def resample(waveform: np.ndarray, sampling_rate: float, target_rate: float) -> np.ndarray:
@@ -232,7 +250,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no audio, or another program has cut or changed its metadata.
     """
-    with _reading(path) as file:
+    with _reading(path), open(path, "rb") as file:
         comment = _read_comment(file)
     if not comment.startswith(_RECORD_BEGINS):
         return {}

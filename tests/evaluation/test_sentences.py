@@ -50,6 +50,15 @@ def test_a_table(write, tmp_path, tone, separator):
     assert only.text == "Hello." and only.audio is None
 
 
+def test_relative_paths(write, tmp_path, tone, monkeypatch):
+    """A table that is given as a relative path lies in a folder of its own, too."""
+    write_audio(tmp_path / "clips" / "a.wav", tone(0.2, 8000), 8000)
+    write("clips/table.jsonl", [{"text": "One.", "audio": "a.wav"}])
+    monkeypatch.chdir(tmp_path)
+    (sentence,) = read_sentences("clips/table.jsonl")
+    assert sentence.load_audio()[0].shape == (1, 1600)
+
+
 def test_a_segment_of_a_recording(write, tmp_path, tone):
     """A sentence was compared with the whole of the recording that it is a part of."""
     write_audio(tmp_path / "a.wav", tone(2.0, 8000), 8000)

@@ -245,6 +245,9 @@ def milliseconds(audio):
         {"xmin": 1.0, "xmax": 1.5},
         {"start": 1.0, "length": 0.5},
         {"end": 1.5, "duration": 0.5},
+        {"start": "1,0", "end": "1,5"},
+        {"timestamp": [1.0, 1.5]},
+        {"segment": (1, 1.5), "timestamp": "2024-05-01"},
         {"start": 1.0, "end": 1.5, "duration": 3.0},
         {"start": 1.0, "end": 1.5, "frame_offset": 8000},
         {"start": np.float32(1.0), "end": np.float64(1.5)},
@@ -271,6 +274,8 @@ def test_segments(long, cells):
         ({"duration": -1}, (0, 2999)),
         ({"length": 6}, (0, 2999)),
         ({"start": None, "end": ""}, (0, 2999)),
+        ({"timestamp": [2.0, None]}, (2000, 2999)),
+        ({"timestamp": "2024-05-01", "segment": "one"}, (0, 2999)),
         ({"start": 401.0, "end": 404.0}, (0, 2999)),
         ({"begin_time": 401.76, "end_time": 404.79}, (0, 2999)),
         ({"frame_offset": 0, "num_frames": -1}, (0, 2999)),
@@ -291,6 +296,9 @@ def test_what_is_the_whole_recording(long, cells, expected):
         ({"start": -1.0, "end": 1.0}, "begins at -1 s and lasts 2 s"),
         ({"start": 1.0, "duration": 0.0}, "lasts 0 s"),
         ({"start": 1.0, "duration": "long"}, "'long' stands in 'duration', where the segment's seconds should"),
+        ({"start": "0,500", "end": 1.0}, "'0,500' stands in 'start'"),
+        ({"timestamp": [0.5, "end"]}, "'end' stands in 'timestamp'"),
+        ({"timestamp": [None, 0.5]}, r"the end of a segment, 0\.5 s, but no begin"),
         ({"start": "first", "end": 1.0}, "'first' stands in 'start'"),
         ({"start": True, "end": 2}, "True stands in 'start'"),
         ({"start": float("inf"), "end": 2}, "inf stands in 'start'"),
@@ -439,6 +447,15 @@ def test_datasets(audio_dataset, recordings, tmp_path, monkeypatch, form):
         samples, own_rate = read_clip(row.audio)
         assert own_rate == rate
         np.testing.assert_array_equal(samples, expected)
+
+
+def test_a_relative_dataset(audio_dataset, recordings, monkeypatch):
+    """A dataset on disk is found from where the command runs, and so is its audio."""
+    monkeypatch.chdir(recordings.parent)
+    audio_dataset.save_to_disk("saved")
+    monkeypatch.chdir(recordings)
+    for number, row in enumerate(rows_of("../saved")):
+        np.testing.assert_array_equal(read_clip(row.audio)[0], read_clip(f"{number}.wav")[0])
 
 
 def test_parquet_holds_the_files(recordings, tmp_path):

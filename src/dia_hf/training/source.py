@@ -26,9 +26,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import soundfile as sf
 
-from ..audio import read_audio
+from ..audio import audio_seconds, read_audio
 from ..files import read_text
 
 __all__ = [
@@ -73,6 +72,7 @@ _ENDS = (
     "audio_end", "audio_stop", "t_end", "tmax", "xmax",
 )  # fmt: skip
 _DURATIONS = ("duration", "dur")
+_PAIRS = ("timestamp", "timestamps", "time_range", "interval", "segment")  # if they hold two numbers
 _OF_SEGMENTS = re.compile(r"(segment|seg|clip|utterance|utt|chunk|speech)_(?=[a-z])")
 _PLACES = ("wavs", "wav", "clips")  # where LJSpeech, its kin and Common Voice keep what their tables name
 _UNITS = {
@@ -555,6 +555,10 @@ def find_clip(value: Any, folder: Path, record: Mapping[str, Any]) -> Any:
     """Return what `find_audio` does, or the `Segment` of it that the other cells of the row speak of."""
     audio = find_audio(value, folder)
     begin, end = _find_seconds(record, _BEGINS), _find_seconds(record, _ENDS)
+    for column, pair in record.items() if begin is None and end is None else ():
+        if _plain_name(column) in _PAIRS and isinstance(pair, (list, tuple, np.ndarray)) and len(pair) == 2:
+            begin, end = (None if is_missing(value) else _as_seconds(column, value) for value in pair)
+            break
     try:
         duration = _find_seconds(record, _DURATIONS if begin is None else (*_DURATIONS, "length"))
     except RowError:
@@ -589,6 +593,7 @@ def find_clip(value: Any, folder: Path, record: Mapping[str, Any]) -> Any:
     return Segment(audio, begin, duration)
 
 
+@lru_cache(maxsize=1024)
 def _plain_name(column: Any) -> str:
     """Write the name of a column as small words between underscores: "Start (ms)", "segmentStartMs" are start_ms."""
     words = re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(column))).strip("_").lower()
@@ -619,7 +624,9 @@ def _as_seconds(column: Any, value: Any) -> float:
         number = 3600 * int(hours) + 60 * int(minutes) + float(seconds.replace(",", "."))
     elif not isinstance(value, bool):
         with suppress(TypeError, ValueError):
-            number = float(value.strip().replace(",", ".") if isinstance(value, str) else value)
+            # 0,5 is half, but 1,500 may be either.
+            is_decimal = isinstance(value, str) and re.fullmatch(r"\s*-?\d+,(?!\d{3}\s*$)\d+\s*", value)
+            number = float(value.replace(",", ".") if is_decimal else value)
     if not math.isfinite(number):
         raise RowError(
             "unclear_segment",
@@ -706,8 +713,6 @@ def read_clip(audio: Any, max_seconds: float | None = None) -> tuple[np.ndarray,
             _check_seconds((_seconds_of(recording) if end is None else end) - begin, max_seconds)
         if not isinstance(recording, dict):
             return read_audio(recording, begin, end)
-    except sf.LibsndfileError as error:
-        raise RowError("unreadable_audio", f"it cannot be read as audio ({error.error_string.strip()}).") from error
     except FileNotFoundError as error:
         raise RowError("missing_file", str(error)) from error
     except RowError:
@@ -724,7 +729,7 @@ def read_clip(audio: Any, max_seconds: float | None = None) -> tuple[np.ndarray,
 def _seconds_of(recording: Any) -> float:
     if isinstance(recording, dict):
         return max(recording["array"].shape, default=0) / recording["sampling_rate"]
-    return sf.info(io.BytesIO(recording) if isinstance(recording, bytes) else recording).duration
+    return audio_seconds(recording)
 
 
 def _place(segment: Segment, seconds: float) -> tuple[float, float | None]:
