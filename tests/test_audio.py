@@ -108,6 +108,14 @@ def test_rates_that_no_sound_has(tmp_path, tone, rate):
     assert resample(np.zeros(1000, dtype=np.float32), 1000, 1_000_000).shape == (1_000_000,)
 
 
+def test_a_rate_that_is_no_whole_number(tmp_path):
+    """Half a hertz was cut off on the way into the header."""
+    with pytest.raises(ValueError, match=r"22050\.5 Hz; a file holds whole numbers"):
+        write_audio(tmp_path / "s.wav", np.zeros(10, dtype=np.float32), 22050.5)
+    write_audio(tmp_path / "s.wav", np.zeros(10, dtype=np.float32), np.float64(22050))
+    assert read_audio(tmp_path / "s.wav")[1] == 22050
+
+
 @pytest.mark.parametrize(
     ("waveform", "message"),
     [

@@ -219,6 +219,8 @@ def write_audio(
     """
     file_format = audio_format(path)
     _check_rate(sampling_rate)
+    if sampling_rate != int(sampling_rate):
+        raise ValueError(f"the sampling rate is {sampling_rate!r} Hz; a file holds whole numbers: resample first.")
     waveform = _writable(waveform, path)
     comment = None if metadata is None else _as_comment(metadata)
     try:

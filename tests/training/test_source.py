@@ -270,6 +270,7 @@ def test_segments(long, cells):
         ({"start": 2.0, "end": 3.05}, (2000, 2999)),
         ({"duration": 3.0}, (0, 2999)),
         ({"duration": 3000}, (0, 2999)),
+        ({"duration": 2.95}, (0, 2999)),
         ({"duration": "unknown"}, (0, 2999)),
         ({"duration": -1}, (0, 2999)),
         ({"length": 6}, (0, 2999)),
@@ -285,6 +286,18 @@ def test_what_is_the_whole_recording(long, cells, expected):
     """A duration may only say what the file has, and recordings that are cut already where they come from."""
     (row,) = rows_of([{"audio": str(long), "text": "Hello.", **cells}])
     assert milliseconds(row.audio) == expected
+
+
+def test_a_duration_that_was_rounded(tmp_path):
+    """A column of whole seconds only describes the recordings; all of them were rejected."""
+    sf.write(tmp_path / "a.wav", np.zeros(8000 * 7 // 2), 8000)
+    for duration, is_read in ((3, True), (4, True), (2, False), (3.2, False)):
+        (row,) = rows_of([{"audio": str(tmp_path / "a.wav"), "text": "Hello.", "duration": duration}])
+        if is_read:
+            assert read_clip(row.audio)[0].shape == (1, 28000)
+        else:
+            with pytest.raises(RowError, match=r"its recording 3\.5 s; say where it begins"):
+                read_clip(row.audio)
 
 
 @pytest.mark.parametrize(

@@ -739,7 +739,8 @@ def _place(segment: Segment, seconds: float) -> tuple[float, float | None]:
         return 0.0, None  # cut already: such rows tell where in a longer recording they come from
     if begin is None:
         assert duration is not None
-        if duration > seconds:  # by another clock, such as milliseconds, or with what was cut off since
+        # By another clock, such as milliseconds, or with what was cut off since; or rounded to seconds.
+        if duration > seconds or (duration == int(duration) and duration > seconds - 1):
             return 0.0, None
         raise RowError(
             "unclear_segment",
@@ -771,7 +772,9 @@ def digest_audio(audio: Any) -> bytes:
     if isinstance(audio, Segment):
         recording = audio.audio
         is_file = isinstance(recording, str)
-        digest.update(_digest_file(recording, *_stamp(recording)) if is_file else digest_audio(recording))
+        digest.update(
+            _digest_file(os.path.abspath(recording), *_stamp(recording)) if is_file else digest_audio(recording)
+        )
         digest.update(f"{audio.begin} {audio.duration}".encode())
     elif isinstance(audio, dict):
         array = np.ascontiguousarray(audio["array"])
