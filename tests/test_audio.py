@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import io
 import json
@@ -10,7 +11,7 @@ import soundfile as sf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dia_hf.audio import AUDIO_FORMATS, audio_format, read_audio, read_metadata, resample, write_audio
+from dia_hf.audio import AUDIO_FORMATS, audio_format, audio_seconds, read_audio, read_metadata, resample, write_audio
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -92,6 +93,171 @@ def test_rates_must_be_positive():
     """A rate of 0 (an unset header) divided by zero."""
     with pytest.raises(ValueError, match="positive"):
         resample(np.zeros(10, dtype=np.float32), 0, 44100)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, float("nan"), float("inf"), True, "16000", None])
+def test_rates_that_no_sound_has(tmp_path, tone, rate):
+    """A second at 1 Hz, made 44100 of, took 40 s; a rate read from the wrong field is told as that."""
+    for call in (
+        lambda: resample(np.zeros(10, dtype=np.float32), rate, 44100),
+        lambda: resample(np.zeros(10, dtype=np.float32), 44100, rate),
+        lambda: write_audio(tmp_path / "s.wav", np.zeros(10, dtype=np.float32), rate),
+    ):
+        with pytest.raises(ValueError, match=r"the sampling rate is .* from 1000 to 1000000 Hz"):
+            call()
+    assert resample(np.zeros(1000, dtype=np.float32), 1000, 1_000_000).shape == (1_000_000,)
+
+
+def test_a_rate_that_is_no_whole_number(tmp_path):
+    """Half a hertz was cut off on the way into the header."""
+    with pytest.raises(ValueError, match=r"22050\.5 Hz; a file holds whole numbers"):
+        write_audio(tmp_path / "s.wav", np.zeros(10, dtype=np.float32), 22050.5)
+    write_audio(tmp_path / "s.wav", np.zeros(10, dtype=np.float32), np.float64(22050))
+    assert read_audio(tmp_path / "s.wav")[1] == 22050
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros((2, 100), np.float32), r"float32 of the shape \[2, 100\]; give .* channels one by one"),
+        (np.zeros((100, 2), np.float32), r"\[100, 2\]"),
+        (np.zeros((), np.float32), r"float32 of the shape \[\]"),
+        (np.zeros(100, np.int16), "is int16 of the shape"),
+        ([0.0, 0.5], "is a list"),
+    ],
+)
+def test_what_cannot_be_resampled(waveform, message):
+    """[channels, N] was resampled across its channels: two samples of 50 channels each, without a word."""
+    for target in (44100, 16000):
+        with pytest.raises(ValueError, match=message):
+            resample(waveform, 16000, target)
+
+
+def test_half_precision_is_resampled(tone):
+    """Soxr knows no float16, and said so in its own words."""
+    wave = tone(0.1, 16000)
+    again = resample(wave.astype(np.float16), 16000, 44100)
+    assert again.dtype == np.float32
+    np.testing.assert_allclose(again, resample(wave, 16000, 44100), atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+@pytest.mark.parametrize("metadata", [None, {"seed": 7}])
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros(0, np.float32), "there are 0 samples to write to"),
+        (np.zeros((2, 0), np.float32), "there are 0 samples to write to"),
+        (np.array([0.0, np.nan, np.inf, 0.5], np.float32), "2 of 4 samples for .* NaN or infinite"),
+        (np.array([0.0, 9830.0, -1e30, 0.5], np.float32), r"2 of 4 samples for .* beyond ±10 .*1e\+30.*32768"),
+        (np.array([0.0, 1e200]), "1 of 2 samples for .* are NaN or infinite"),
+        (np.zeros((100, 2), np.float32), r"the shape \[100, 2\]; it is \[samples\] or \[channels, samples\]"),
+        (np.zeros((1, 1, 100), np.float32), r"the shape \[1, 1, 100\]"),
+        (np.zeros((), np.float32), r"the shape \[\]"),
+        (np.zeros(100, np.int64), "of the type int64"),
+        ([0.0, 0.5], "of the type list"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_what_is_no_sound_is_not_written(tmp_path, suffix, metadata, waveform, message):
+    """A flac or mp3 of 0 bytes that no program opens; a NaN that one format made silence of, and another noise."""
+    path = tmp_path / f"kept{suffix}"
+    path.write_bytes(b"precious")
+    with pytest.raises(ValueError, match=message) as caught:
+        write_audio(path, waveform, 44100, metadata)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_louder_than_full_scale_is_clipped_in_every_format(tmp_path, tone, suffix):
+    """The 16-bit formats clipped, ogg kept the peaks, and the same sound was another in each."""
+    wave = 8 * tone(0.5, 44100)
+    assert np.abs(wave).max() > 1.5
+    before = wave.copy()
+    write_audio(tmp_path / f"loud{suffix}", wave, 44100)
+    write_audio(tmp_path / f"clipped{suffix}", wave.clip(-1, 1), 44100)
+    loud, clipped = (read_audio(tmp_path / f"{name}{suffix}")[0] for name in ("loud", "clipped"))
+    np.testing.assert_array_equal(loud, clipped)
+    np.testing.assert_array_equal(wave, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int16, np.int32])
+def test_other_types_of_samples_are_written(tmp_path, tone, dtype):
+    """The encoder knows no float16; PCM, whose full scale its type tells, is written as it is."""
+    wave = tone(0.1, 16000)
+    full_scale = -float(np.iinfo(dtype).min) if dtype in (np.int16, np.int32) else 1.0
+    samples = (full_scale * wave).astype(dtype)
+    write_audio(tmp_path / "s.wav", samples, 16000)
+    np.testing.assert_allclose(read_audio(tmp_path / "s.wav")[0][0], wave, atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_a_part_of_a_file(tmp_path, tone, suffix):
+    """The first 0.3 s of a segment of an mp3 were noise: its frames need what earlier ones hold."""
+    path, swell = tmp_path / f"s{suffix}", np.sin(np.arange(160_000) / 5000, dtype=np.float32)
+    write_audio(path, swell * np.stack([tone(10, 16000), tone(10, 16000, 153.0)]), 16000)
+    whole, _ = read_audio(path)
+    np.testing.assert_allclose(read_audio(path.read_bytes())[0], whole, atol=1e-6)
+    for begin, end in [(0.0, 0.5), (0.5, 1.25), (3.0, 5.0), (7.5, None), (9.5, 19.0), (10.5, 13.0), (5.0, 5.0)]:
+        part, rate = read_audio(path, begin, end)
+        stop = None if end is None else round(end * rate)
+        np.testing.assert_allclose(part, whole[:, round(begin * rate) : stop], atol=1e-6)
+
+
+def test_a_header_that_promises_more_than_the_file_holds(tmp_path, tone):
+    """Half a terabyte was asked of the memory for a file of 132 bytes, and the program ended without saying which."""
+    path = tmp_path / "s.flac"
+    write_audio(path, np.zeros(16000, np.float32), 16000)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # the number of samples is the last 36 bits of 8 bytes
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+    for source in (path, bytes(content)):
+        with pytest.raises(
+            ValueError, match=r"has 68719476735 samples, more than its \d+ bytes can hold.*save it again"
+        ):
+            read_audio(source)
+
+
+@pytest.mark.parametrize("form", ["WAV", "W64", "RF64", "CAF", "AIFF", "AU", "OGG", "FLAC"])
+@given(place=st.integers(4, 150), value=st.sampled_from([b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff", b"\0\0\0\xff"]))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_headers(tone, capfd, form, place, value):
+    """Whatever stands in a header, it is sound or one error in words: no MemoryError, no traceback of a library."""
+    file = io.BytesIO()
+    sf.write(file, tone(0.1, 16000), 16000, format=form)
+    content = bytearray(file.getvalue())
+    content[place : place + 4] = value
+    with contextlib.suppress(ValueError):
+        assert read_audio(bytes(content))[0].nbytes < 1_000_000
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_seconds_by_the_header(tmp_path, tone):
+    """As for `read_audio`: which file it was, and what would do."""
+    write_audio(tmp_path / "s.flac", tone(0.5, 8000), 8000)
+    assert audio_seconds(tmp_path / "s.flac") == 0.5 == audio_seconds((tmp_path / "s.flac").read_bytes())
+    (tmp_path / "text.wav").write_text("no audio at all")
+    with pytest.raises(ValueError, match=r"text\.wav.*cannot be read as audio"):
+        audio_seconds(tmp_path / "text.wav")
+    with pytest.raises(FileNotFoundError, match=r"missing\.wav"):
+        audio_seconds(tmp_path / "missing.wav")
+
+
+def test_memory_is_for_the_samples_that_are_there(tmp_path, monkeypatch):
+    """A header that promises what a file of its size might just hold still asked for gigabytes."""
+    monkeypatch.setattr("dia_hf.audio._SAMPLES_PER_READ", 1000)
+    write_audio(tmp_path / "s.wav", np.linspace(-1, 1, 3500, dtype=np.float32), 16000)
+    np.testing.assert_array_equal(
+        read_audio(tmp_path / "s.wav")[0], sf.read(tmp_path / "s.wav", dtype="float32", always_2d=True)[0].T
+    )
+
+
+def test_what_fills_a_byte_most_is_read(tmp_path):
+    """The limit must not refuse what an encoder makes of an hour of silence."""
+    sf.write(tmp_path / "s.flac", np.zeros(8000 * 600, np.int16), 8000)
+    assert read_audio(tmp_path / "s.flac")[0].shape == (1, 8000 * 600)
 
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)

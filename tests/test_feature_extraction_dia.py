@@ -1,5 +1,9 @@
+import warnings
+
+import datasets
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from transformers import DacModel
 from transformers.models.dia.feature_extraction_dia import DiaFeatureExtractor as TheirFeatureExtractor
@@ -48,6 +52,10 @@ def as_int16(wave):
     return np.round(wave * 32768).astype(np.int16)
 
 
+def as_float16(wave):
+    return wave.astype(np.float16)
+
+
 def as_stereo(wave):
     return np.stack([wave + 0.1, wave - 0.1])
 
@@ -58,7 +66,7 @@ def as_soundfile_stereo(wave):
 
 @pytest.mark.parametrize(
     "form",
-    [as_numpy, as_float64, as_torch, as_bfloat16, as_list, as_int16, as_stereo, as_soundfile_stereo],
+    [as_numpy, as_float64, as_torch, as_bfloat16, as_list, as_int16, as_float16, as_stereo, as_soundfile_stereo],
 )
 @pytest.mark.parametrize("batched", [False, True])
 def test_every_form_of_a_clip(tone, form, batched):
@@ -67,7 +75,7 @@ def test_every_form_of_a_clip(tone, form, batched):
     clip = form(wave)
     features = EXTRACTOR([clip, clip] if batched else clip, sampling_rate=RATE, return_tensors="pt")
     assert features["input_values"].shape == (1 + batched, 1, -(-len(wave) // 512) * 512)
-    tolerance = 4e-3 if form is as_bfloat16 else 1e-4
+    tolerance = {as_bfloat16: 4e-3, as_float16: 1e-3}.get(form, 1e-4)
     np.testing.assert_allclose(features["input_values"][0, 0, : len(wave)], wave, atol=tolerance)
 
 
@@ -98,9 +106,32 @@ def test_what_carries_its_rate_needs_none(tmp_path, tone):
 
             return SimpleNamespace(data=torch.from_numpy(wave)[None], sample_rate=16000)
 
-    for clip in ({"array": wave, "sampling_rate": 16000}, tmp_path / "a.flac", str(tmp_path / "a.flac"), Decoder()):
-        (loaded,) = EXTRACTOR.load_waveforms([clip])
-        np.testing.assert_allclose(loaded, expected, atol=2e-3)
+    content = (tmp_path / "a.flac").read_bytes()
+    for clip in (
+        {"array": wave, "sampling_rate": 16000},
+        tmp_path / "a.flac",
+        str(tmp_path / "a.flac"),
+        Decoder(),
+        content,
+        {"bytes": content, "path": None},
+        {"bytes": content, "path": "not/here.flac"},
+        {"bytes": None, "path": str(tmp_path / "a.flac")},
+        {"path": str(tmp_path / "a.flac")},
+        (16000, (wave * 32767).astype(np.int16)),
+        (16000, (wave * (2**31 - 1)).astype(np.int32)),
+        (16000, np.stack([wave, wave], axis=1)),
+        [16000, wave],
+        (np.int64(16000), torch.from_numpy(wave)),
+        (wave, 16000),
+        (torch.from_numpy(wave)[None], 16000),
+    ):
+        for given in (clip, [clip], [clip, clip]):
+            for loaded in EXTRACTOR.load_waveforms(given):
+                np.testing.assert_allclose(loaded, expected, atol=2e-3)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # that a rate is missing
+                features = EXTRACTOR(given, return_tensors="np")
+            np.testing.assert_allclose(features["input_values"][0, 0, : len(expected)], expected, atol=2e-3)
     assert len(EXTRACTOR.load_waveforms([str(tmp_path / "a.flac")] * 2)) == 2
 
 
@@ -114,12 +145,57 @@ def test_what_carries_its_rate_needs_none(tmp_path, tone):
         (np.zeros((20, 30)), 44100, r"shape \(20, 30\)"),
         (np.zeros(10, dtype=np.int64), 44100, "int64"),
         ([], 44100, "empty list"),
+        ({"array": np.zeros(10)}, None, "sampling rate of the audio is unknown"),
+        ({"bytes": None, "path": None}, 44100, "a dictionary of 'bytes', 'path' without samples; give 'array'"),
+        ({}, 44100, "a dictionary of nothing without samples"),
+        ({"bytes": b"no audio", "path": "a.wav"}, 44100, "a file of 8 bytes cannot be read as audio"),
+        ((8000, np.zeros(10)), 44100, "the clip says 8000 Hz"),
+        ((8000, np.zeros(0)), None, "0 samples"),
+        (np.zeros(1, dtype=np.float32), 192000, "1 samples at 192000 Hz, which are 0 samples at 44100 Hz"),
+        (np.zeros(10), 1, "the sampling rate is 1 Hz"),
+        (np.zeros(10), 0, "the sampling rate is 0 Hz"),
     ],
 )
 def test_unusable_audio(clip, rate, message):
     """Audio that cannot be meant became a prompt of noise, or a crash in the codec."""
     with pytest.raises(ValueError, match=message):
-        EXTRACTOR(clip, sampling_rate=rate)
+        EXTRACTOR.load_waveforms(clip, rate)
+
+
+def test_an_array_without_its_rate_is_told(tone):
+    """A dictionary without a rate was taken for one that has it, and ended in a bare KeyError."""
+    wave = tone(0.1, 16000)
+    (loaded,) = EXTRACTOR.load_waveforms({"array": wave}, 16000)
+    np.testing.assert_array_equal(loaded, resample(wave, 16000, RATE))
+    with pytest.warns(UserWarning, match="taken to be at 44100 Hz"):
+        EXTRACTOR({"array": wave})
+
+
+@pytest.mark.parametrize("scale", [32767, 127])
+def test_integers_that_were_not_scaled_are_told(tmp_path, tone, scale):
+    """int16 cast to float is a square wave to the codec, and the voice that is made of it a rattle."""
+    wave = tone(0.1, RATE)
+    sf.write(tmp_path / "s.wav", scale * wave, RATE, subtype="FLOAT")
+    for clip in (scale * wave, str(tmp_path / "s.wav")):
+        with pytest.warns(UserWarning, match=r"goes up to [\d.]+, and full scale is 1; .*32768"):
+            (loaded,) = EXTRACTOR.load_waveforms(clip, RATE)
+        np.testing.assert_array_equal(loaded, scale * wave)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EXTRACTOR.load_waveforms(6 * wave, RATE)  # only loud
+        EXTRACTOR.load_waveforms((32767 * wave).astype(np.int16), RATE)
+
+
+def test_a_column_is_a_batch(tmp_path, tone):
+    """A column of a dataset was taken for one clip, and ended in numpy's words."""
+    clips = [tone(0.1, 16000), tone(0.2, 16000)]
+    for number, clip in enumerate(clips):
+        sf.write(tmp_path / f"{number}.wav", clip, 16000, subtype="FLOAT")
+    rows = [{"audio": str(tmp_path / f"{number}.wav"), "samples": clip} for number, clip in enumerate(clips)]
+    dataset = datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio(decode=False))
+    for column in ("audio", "samples"):
+        for loaded, clip in zip(EXTRACTOR.load_waveforms(dataset[column], 16000), clips, strict=True):
+            np.testing.assert_allclose(loaded, resample(clip, 16000, RATE), atol=1e-6)
 
 
 def test_a_missing_rate_is_told(tone):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 from PIL import Image
 
 from dia_hf.audio import write_audio
@@ -42,7 +43,7 @@ def test_a_picture_of_a_tone(tmp_path, plot, rate):
 
 def test_nothing_to_draw(tmp_path, plot):
     """An empty file drew an empty picture."""
-    write_audio(tmp_path / "empty.wav", np.zeros(0, np.float32), 16000)
+    sf.write(tmp_path / "empty.wav", np.zeros(0, np.float32), 16000)
     with pytest.raises(ValueError, match="0 samples"):
         plot(tmp_path / "empty.wav", tmp_path / "empty.png")
     assert not (tmp_path / "empty.png").exists()

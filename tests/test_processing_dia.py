@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -299,3 +300,16 @@ def test_the_codecs_name_is_kept_where_it_means_something_elsewhere(pack_process
     saved = json.loads((tmp_path / "second" / "audio_tokenizer_config.json").read_text())
     kept = name if name.startswith("descript") else str(tmp_path / "second" / "audio_tokenizer")
     assert saved["audio_tokenizer_name_or_path"] == kept
+
+
+def test_columns_of_a_dataset(processor, tmp_path, tone):
+    """Columns were refused as texts and taken for one clip as audio, though they are lists in all but name."""
+    for number in range(2):
+        write_audio(tmp_path / f"{number}.wav", tone(0.1 + 0.1 * number, RATE), RATE)
+    rows = [{"text": f"[S1] Hello {n}.", "audio": str(tmp_path / f"{n}.wav")} for n in range(2)]
+    dataset = datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio(decode=False))
+    ours = processor(text=dataset["text"], audio=dataset["audio"])
+    expected = processor(text=[row["text"] for row in rows], audio=[row["audio"] for row in rows])
+    assert set(ours) == set(expected) and all(torch.equal(ours[name], expected[name]) for name in ours)
+    with pytest.raises(ValueError, match="must be a string or a list of strings"):
+        processor(text=dataset["audio"])

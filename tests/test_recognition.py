@@ -118,6 +118,13 @@ def test_a_vocabulary_is_read(tmp_path):
         read_vocabulary(file)
 
 
+def test_a_vocabulary_in_another_encoding(tmp_path):
+    """Python's words did not say which of the files it was."""
+    (tmp_path / "words.txt").write_bytes("Grüße\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"words\.txt' is not in UTF-8 .*cp1252.* save it as UTF-8"):
+        read_vocabulary(tmp_path / "words.txt")
+
+
 def test_only_the_vocabulary_is_heard():
     """A recogniser that falls back on its own language model hears other words, and counts them as errors."""
     recogniser = load_recogniser("pocketsphinx", NUMBERS)

@@ -199,8 +199,8 @@ def test_silence_goes_at_the_ends_only():
 
 def test_what_begins_and_ends_loud_stays_whole():
     """A margin that reaches beyond the ends wraps around, and cuts everything."""
-    for num_samples in (1, 159, 160, 161, 16001):
-        waveform = np.full(num_samples, 0.5, dtype=np.float32)
+    for num_samples in (2, 159, 160, 161, 16001):
+        waveform = np.resize(np.float32([0.5, -0.5]), num_samples)
         np.testing.assert_array_equal(trim_silence(waveform, 16000), waveform)
 
 
@@ -211,6 +211,26 @@ def test_wholly_silent_is_empty():
     assert trim_silence(np.stack([hiss, hiss]), 16000).shape == (2, 0)
     assert trim_silence(hiss[:0], 16000).shape == (0,)
     assert trim_silence(hiss, 16000, threshold=-70).size == 16000
+
+
+@pytest.mark.parametrize("offset", [0.0034, -0.01, 0.3])
+@pytest.mark.parametrize("threshold", [-50.0, -60.0])
+def test_a_constant_offset_is_no_sound(offset, threshold):
+    """The offset of a cheap microphone, 0.0034, kept all silence, and a recording of nothing else became a voice."""
+    silence, voice = np.zeros(32000, dtype=np.float32), sine(220, 1.5, 16000, 0.3)
+    waveform = np.concatenate([silence, voice, silence]) + np.float32(offset)
+    trimmed = trim_silence(waveform, 16000, threshold)
+    np.testing.assert_array_equal(trimmed, waveform[32000 - 800 : -32000 + 800])
+    stereo = np.stack([waveform, np.full_like(waveform, -offset)])
+    np.testing.assert_array_equal(trim_silence(stereo, 16000, threshold)[0], trimmed)
+    assert trim_silence(silence + np.float32(offset), 16000, threshold).size == 0
+
+
+def test_an_offset_of_a_part_is_no_sound():
+    """Digital silence that an editor put around a recording with an offset is another offset, and as silent."""
+    nothing, offset = np.zeros(48000, dtype=np.float32), np.full(16000, 0.01, dtype=np.float32)
+    waveform = np.concatenate([nothing, offset, offset[:8000] + sine(220, 0.5, 16000, 0.3), offset, nothing])
+    assert len(trim_silence(waveform, 16000)) / 16000 == pytest.approx(0.6, abs=0.01)
 
 
 def test_one_channel_that_speaks_is_enough():
@@ -228,7 +248,8 @@ def test_one_channel_that_speaks_is_enough():
 def test_trimming_is_that_of_a_slow_loop(levels, extra, keep):
     """An end that falls between two windows."""
     waveform = np.append(np.repeat(levels, 80), np.full(extra, 0.5)).astype(np.float32)
-    loud = [i for i in range(0, len(waveform), 80) if math.sqrt(np.mean(waveform[i : i + 80] ** 2)) >= 10 ** (-50 / 20)]
+    waveform[1::2] *= -1
+    loud = [i for i in range(0, len(waveform), 80) if np.std(waveform[i : i + 80]) >= 10 ** (-50 / 20)]
     margin = round(keep * 8000)
     expected = waveform[max(0, loud[0] - margin) : min(loud[-1] + 80 + margin, len(waveform))] if loud else waveform[:0]
     np.testing.assert_array_equal(trim_silence(waveform, 8000, keep=keep), expected)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from numbers import Real
+from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-from .audio import read_audio, resample
+from .audio import FAR_BEYOND_FULL_SCALE, read_audio, resample
 from .codec import Codec
 
 __all__ = ["DiaFeatureExtractor", "as_clips"]
@@ -45,15 +46,27 @@ def _to_mono(samples: np.ndarray) -> np.ndarray:
 
 def as_clips(raw_audio: Any) -> list[Any]:
     """Return the list of clips, be it one clip or a batch; see `DiaFeatureExtractor.load_waveforms` for the forms."""
-    if isinstance(raw_audio, (list, tuple)):
-        is_one_clip = len(raw_audio) > 0 and isinstance(raw_audio[0], Real)
+    # Any sequence, such as a column of a `datasets.Dataset`.
+    if isinstance(raw_audio, Sequence) and not isinstance(raw_audio, (str, bytes)):
+        is_one_clip = len(raw_audio) > 0 and (isinstance(raw_audio[0], Real) or _is_pair(raw_audio))
         return [raw_audio] if is_one_clip else list(raw_audio)
     is_batch = isinstance(raw_audio, (np.ndarray, torch.Tensor)) and raw_audio.ndim == 3
     return list(raw_audio) if is_batch else [raw_audio]
 
 
+def _is_pair(clip: Any) -> bool:
+    """Whether a clip is samples with their rate: `(rate, array)`, as Gradio has it, or `(array, rate)`, soundfile's."""
+    if not isinstance(clip, (tuple, list)) or len(clip) != 2:
+        return False
+    rate, samples = clip if isinstance(clip[0], Integral) else reversed(clip)
+    is_clip = isinstance(samples, list) or (isinstance(samples, (np.ndarray, torch.Tensor)) and samples.ndim > 0)
+    return isinstance(rate, Integral) and is_clip
+
+
 def _carries_rate(clip: Any) -> bool:
-    return isinstance(clip, (str, os.PathLike, dict)) or hasattr(clip, "get_all_samples")
+    if isinstance(clip, dict) and clip.get("array") is not None:
+        return clip.get("sampling_rate") is not None
+    return isinstance(clip, (str, bytes, os.PathLike, dict)) or hasattr(clip, "get_all_samples") or _is_pair(clip)
 
 
 class DiaFeatureExtractor(SequenceFeatureExtractor):
@@ -95,17 +108,22 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_audio: One clip or a list of clips. A clip is a numpy array, a torch tensor or a list of floats, of
-                shape `[N]`, `[channels, N]` or `[N, channels]`; a path; a `{"array", "sampling_rate"}` dictionary or
-                a decoder, as `datasets` gives them. A 3-D array or tensor `[B, channels, N]` is a batch.
+                shape `[N]`, `[channels, N]` or `[N, channels]`; a path, or the bytes of a file; a dictionary of
+                `array` and `sampling_rate`, or of `bytes` and `path`, or a decoder, as `datasets` gives them; a pair
+                of rate and array, as Gradio gives it. A 3-D array or tensor `[B, channels, N]` is a batch, and so is
+                a column of a `datasets.Dataset`.
             sampling_rate (`int`, *optional*): Rate in hertz of the clips that do not carry their own.
 
         Returns:
             `list[np.ndarray]`, each `[N_i]`, float32.
 
         Raises:
-            ValueError: If a rate cannot be known or contradicts the clip's own, or a clip is empty, holds NaN or
-                infinity, is of an integer dtype or of an impossible shape.
+            ValueError: If a rate cannot be known or contradicts the clip's own, or a clip is empty (or would be at
+                `self.sampling_rate`), holds NaN or infinity, is of an integer dtype or of an impossible shape.
             FileNotFoundError: If a path leads nowhere.
+
+        Warns:
+            UserWarning: If floats go far beyond ±1, as integers do that were not scaled.
         """
         clips = as_clips(raw_audio)
         if not clips:
@@ -114,18 +132,29 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
 
     def _load_waveform(self, clip: Any, sampling_rate: int | None) -> np.ndarray:
         own_rate = None
-        if isinstance(clip, (str, os.PathLike)):
+        if isinstance(clip, dict) and clip.get("array") is None:
+            file = clip.get("path") if clip.get("bytes") is None else clip["bytes"]
+            if file is None:
+                raise ValueError(
+                    f"the audio is a dictionary of {', '.join(map(repr, clip)) or 'nothing'} without samples; give "
+                    "'array' and 'sampling_rate', or 'bytes' or 'path' of an audio file."
+                )
+            clip = file
+        if isinstance(clip, (str, bytes, os.PathLike)):
             clip, own_rate = read_audio(clip)
         elif hasattr(clip, "get_all_samples"):  # torchcodec's decoder, which `datasets` returns
             samples = clip.get_all_samples()
             clip, own_rate = samples.data, samples.sample_rate
-        elif isinstance(clip, dict):
-            clip, own_rate = clip["array"], clip["sampling_rate"]
-            if sampling_rate not in (None, own_rate):
+        elif isinstance(clip, dict) or _is_pair(clip):
+            if isinstance(clip, dict):
+                clip, own_rate = clip["array"], clip.get("sampling_rate")
+            else:
+                own_rate, clip = clip if isinstance(clip[0], Integral) else reversed(clip)
+            if own_rate is not None and sampling_rate not in (None, own_rate):
                 raise ValueError(
                     f"`sampling_rate` is {sampling_rate} Hz but the clip says {own_rate} Hz; leave `sampling_rate` out."
                 )
-        rate = own_rate or sampling_rate
+        rate = sampling_rate if own_rate is None else own_rate
         if rate is None:
             raise ValueError(
                 "the sampling rate of the audio is unknown: pass `sampling_rate` in hertz, or give a path or a "
@@ -140,7 +169,19 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"the audio holds {np.count_nonzero(~np.isfinite(waveform))} samples that are NaN or infinite."
             )
-        return resample(waveform, rate, self.sampling_rate)
+        if (peak := np.abs(waveform).max()) > FAR_BEYOND_FULL_SCALE:
+            warnings.warn(
+                f"the audio goes up to {peak:g}, and full scale is 1; if it was integers, give them as they are (int16 "
+                "or int32), or divide them by their full scale (32768 for int16).",
+                stacklevel=4,
+            )
+        resampled = resample(waveform, rate, self.sampling_rate)
+        if resampled.size == 0:
+            raise ValueError(
+                f"the audio holds {waveform.size} samples at {rate} Hz, which are 0 samples at {self.sampling_rate} "
+                "Hz; give at least one."
+            )
+        return resampled
 
     def __call__(
         self,
@@ -180,7 +221,11 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
                 f"audio without `sampling_rate` is taken to be at {rate} Hz; pass `sampling_rate` to be sure.",
                 stacklevel=2,
             )
-            clips = [clip if _carries_rate(clip) else {"array": clip, "sampling_rate": rate} for clip in clips]
+            arrays = [clip["array"] if isinstance(clip, dict) and "array" in clip else clip for clip in clips]
+            clips = [
+                clip if _carries_rate(clip) else {"array": array, "sampling_rate": rate}
+                for clip, array in zip(clips, arrays, strict=True)
+            ]
         waveforms = self.load_waveforms(clips, sampling_rate)
         mono = copy.copy(self)
         mono.feature_size = 1  # whatever the file says, the channels are averaged by now

@@ -1,6 +1,6 @@
-"""Writing files whole or not at all.
+"""Writing files whole or not at all; reading texts as people's editors write them.
 
-Called by whatever writes a file of the user's: sound, voices, dialogues.
+Called by whatever writes a file of the user's, sound, voices, dialogues, or reads a text of theirs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,54 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["written_whole"]
+__all__ = ["decode_text", "read_text", "written_whole"]
+
+
+def read_text(path: str | os.PathLike) -> str:
+    r"""Read a text file in UTF-8, with or without a byte order mark; line ends of any kind become one.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+
+    Raises:
+        ValueError: If it is in another encoding; the error names the file, the encoding that it looks like, and what
+            would do.
+        OSError: If it cannot be read.
+
+    Example:
+    ```python
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from dia_hf.files import read_text
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "script.txt")
+    ...     _ = file.write_bytes(b"\xef\xbb\xbf[S1] Hello.\r\n")
+    ...     read_text(file)
+    '[S1] Hello.\n'
+
+    ```
+    """
+    return decode_text(Path(path).read_bytes(), repr(str(path)))
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Decode what a text file holds, as `read_text` does; `name` is what errors call it.
+
+    Raises:
+        ValueError: If it is in another encoding.
+    """
+    is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff")) or 4 * content.count(b"\0") > len(content)
+    try:
+        if is_utf16:
+            raise ValueError("it looks like UTF-16")
+        text = content.decode("utf-8-sig")
+    except ValueError as error:
+        why = str(error)
+        if isinstance(error, UnicodeDecodeError):
+            line = content.count(b"\n", 0, error.start) + 1
+            why = f"byte 0x{content[error.start]:02x} in line {line}; it looks like cp1252 or another 8-bit encoding"
+        raise ValueError(f"{name} is not in UTF-8 ({why}); save it as UTF-8, with or without a BOM.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class DiaProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        text: str | list[str],
+        text: str | Sequence[str],
         audio: Any = None,
         output_labels: bool = False,
         *,
@@ -145,7 +145,7 @@ class DiaProcessor(ProcessorMixin):
         """Prepare model inputs, and labels for training.
 
         Args:
-            text (`str` or `list[str]`): What to say, with speaker tags; for a voice prompt, its transcript first.
+            text (`str` or `Sequence[str]`): What to say, with speaker tags; for a voice prompt, its transcript first.
             audio (*optional*): One clip a text: sound, see `DiaFeatureExtractor.load_waveforms`, or its codes, int64
                 `[T, C]`. With `generation=True` a voice prompt, `None` in a list meaning none; with
                 `generation=False` what is to be learnt.
@@ -191,8 +191,9 @@ class DiaProcessor(ProcessorMixin):
         if generation and output_labels:
             raise ValueError("labels are for training: pass `generation=False` with `output_labels=True`.")
 
-        texts = [text] if isinstance(text, str) else text
-        if not isinstance(texts, (list, tuple)) or not all(isinstance(item, str) for item in texts):
+        # Any sequence, such as a column of a `datasets.Dataset`.
+        texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else None
+        if texts is None or not all(isinstance(item, str) for item in texts):
             raise ValueError(f"`text` is {text!r}; it must be a string or a list of strings.")
         for index, item in enumerate(texts):
             if not item.strip():

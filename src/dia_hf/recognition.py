@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .audio import resample
+from .files import read_text
 
 __all__ = [
     "POCKETSPHINX",
@@ -91,11 +92,11 @@ def read_vocabulary(file: str | os.PathLike) -> tuple[list[str], dict[str, str]]
         `tuple[list[str], dict[str, str]]`: The words in the file's order, and the pronunciations that stand there.
 
     Raises:
-        ValueError: If a word stands there twice.
+        ValueError: If a word stands there twice, or the file is not in UTF-8.
         OSError: If there is no such file.
     """
     words: dict[str, str] = {}
-    for number, line in enumerate(Path(file).read_text("utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip() and not line.lstrip().startswith("#"):
             word, *phones = line.split()
             if word in words:

@@ -194,9 +194,9 @@ def change_speed(waveform: np.ndarray, sampling_rate: int, speed: float) -> np.n
 def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -50.0, keep: float = 0.05) -> np.ndarray:
     """Cut silence off both ends; pauses within stay.
 
-    Silence is where the level (RMS over 10 ms, of the loudest channel) is below a threshold. It is a level of its own
-    and not relative to the waveform's peak: measured by its own peak, a recording of nothing but hiss would never be
-    silent.
+    Silence is where the level (RMS over 10 ms around their mean, of the loudest channel) is below a threshold. It is a
+    level of its own and not relative to the waveform's peak: measured by its own peak, a recording of nothing but hiss
+    would never be silent. Around the mean, because a constant offset, as cheap microphones have it, is not heard.
 
     Args:
         waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): Of any length.
@@ -217,7 +217,7 @@ def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -5
     ```python
     >>> import numpy as np
     >>> from dia_hf.sound import trim_silence
-    >>> second = np.ones(16000, dtype=np.float32)
+    >>> second = np.sin(np.arange(16000) / 10, dtype=np.float32)
     >>> trim_silence(np.concatenate([0 * second, second, 0 * second]), 16000).size / 16000
     1.1
     >>> trim_silence(0 * second, 16000).size
@@ -233,9 +233,11 @@ def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -5
     num_samples = waveform.shape[-1]
     window = max(1, round(_SILENCE_WINDOW * sampling_rate))
     starts = np.arange(0, num_samples, window)
-    sums = np.add.reduceat(np.square(np.atleast_2d(waveform), dtype=np.float64), starts, axis=-1)
+    samples = np.atleast_2d(waveform)
     lengths = np.diff(starts, append=num_samples)
-    loud = np.flatnonzero((sums / lengths).max(axis=0) >= level**2)
+    means = np.add.reduceat(samples, starts, axis=-1, dtype=np.float64) / lengths
+    squares = np.square(samples - np.repeat(means, lengths, axis=-1))
+    loud = np.flatnonzero((np.add.reduceat(squares, starts, axis=-1) / lengths).max(axis=0) >= level**2)
     if not loud.size:
         return waveform[..., :0]
     margin = round(keep * sampling_rate)

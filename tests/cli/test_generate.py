@@ -110,6 +110,32 @@ def test_text_from_elsewhere(tmp_path, source, monkeypatch):
     assert direct.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_text_of_an_editor_that_marks_its_files(tmp_path, source, monkeypatch):
+    """The byte order mark before [S1] was a turn of its own, with a sound of its own."""
+    direct, other = tmp_path / "a.wav", tmp_path / "b.wav"
+    assert run("generate", "[S1] Héllo.\n[S2] Hi.", "-o", str(direct), *FAST) == 0
+    content = "\ufeff[S1] Héllo.\r\n[S2] Hi.\r\n".encode()
+    (tmp_path / "text.txt").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "cp1252"))
+    where = ["--text-file", str(tmp_path / "text.txt")] if source == "file" else ["-"]
+    assert run("generate", *where, "-o", str(other), *FAST) == 0
+    assert direct.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_text_in_another_encoding(tmp_path, source, encoding, monkeypatch, capsys):
+    """One line that names the file and what would do, before a model is loaded."""
+    content = "[S1] Grüße!".encode(encoding)
+    (tmp_path / "text.txt").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    where = ["--text-file", str(tmp_path / "text.txt")] if source == "file" else ["-"]
+    assert run("generate", *where, "-o", str(tmp_path / "a.wav")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ("text.txt" if source == "file" else "standard input") in line and "save it as UTF-8" in line
+
+
 RECORDINGS = {
     "stereo-48k.wav": (48000, 2, "PCM_16"),
     "mono-16k.flac": (16000, 1, None),
@@ -157,7 +183,7 @@ def make_bad_input(kind, tmp_path, tone):
         return ["--text-file", str(tmp_path / "nowhere.txt")], "nowhere.txt"
     if kind == "text file that is no text":
         (tmp_path / "text.txt").write_bytes(b"\xff\xfe\xfa")
-        return ["--text-file", str(tmp_path / "text.txt")], "utf-8"
+        return ["--text-file", str(tmp_path / "text.txt")], "UTF-8"
     if kind == "prompt that is no audio":
         prompt.write_text("not audio")
         return [text, "--audio-prompt", str(prompt)], "cannot be read as audio"

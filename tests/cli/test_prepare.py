@@ -49,6 +49,18 @@ def test_prepares_a_folder(recordings, capsys):
     assert "; 0 encoded now" in capsys.readouterr().out
 
 
+def test_prepares_a_folder_of_texts(tmp_path, tone, monkeypatch, capsys):
+    """`dia-hf prepare rec out`, as anybody writes it, found none of the clips: it looked for them in rec/rec."""
+    monkeypatch.chdir(tmp_path)
+    Path("rec").mkdir()
+    for number, text in enumerate(SENTENCES[:2]):
+        sf.write(f"rec/{number}.wav", tone(1.5, 16000, pitch=200 + 10 * number), 16000)
+        Path(f"rec/{number}.txt").write_text(text)
+    assert run("rec", "out") == 0
+    assert capsys.readouterr().out.startswith("2 of 2 clips kept, 3.0 s; 2 encoded now\n")
+    assert load_prepared("out")[0]["id"][:] == ["0", "1"]
+
+
 def test_options_arrive(recordings):
     """An option that is parsed and dropped is worse than none."""
     args = ["recordings", "prepared", "--speaker-tag", "anna=S3", "--speaker-tag", "ben=[S1]", "--extra-tag", "S3"]

@@ -11,6 +11,7 @@ from dia_hf import MINIATURE, DiaForConditionalGeneration
 from dia_hf.audio import read_audio
 from dia_hf.delay import num_spoken_frames, revert_delay
 from dia_hf.evaluation import Sentence, evaluate
+from dia_hf.evaluation.evaluate import _Said
 from dia_hf.recognition import load_recogniser
 from dia_hf.speech import Dia
 from evaluation.ears import Ears
@@ -61,6 +62,14 @@ def test_what_is_judged_is_what_generate_says(dia, tmp_path):
         assert rate == dia.sampling_rate and kept.shape[-1] == len(said)
     assert ears.rates == [dia.sampling_rate] * 3
     assert [line.file for line in report.sentences] == [str(tmp_path / "kept" / f"000{i}.wav") for i in range(3)]
+
+
+def test_nothing_said_is_no_file(dia, tmp_path, monkeypatch):
+    """A file needs a sample: one sentence of which nothing is said must not cost the evaluation."""
+    nothing = _Said(torch.zeros(0, 9, dtype=torch.long), np.zeros(0, dtype=np.float32))
+    monkeypatch.setitem(evaluate.__globals__, "_speak", lambda dia, texts, *args: [nothing] * len(texts))
+    report = evaluate(dia, TEXTS, Ears(""), **SAMPLED, folder=tmp_path / "kept")
+    assert [(line.file, line.seconds) for line in report.sentences] == [(None, 0.0)] * 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

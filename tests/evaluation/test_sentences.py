@@ -50,6 +50,36 @@ def test_a_table(write, tmp_path, tone, separator):
     assert only.text == "Hello." and only.audio is None
 
 
+def test_relative_paths(write, tmp_path, tone, monkeypatch):
+    """A table that is given as a relative path lies in a folder of its own, too."""
+    write_audio(tmp_path / "clips" / "a.wav", tone(0.2, 8000), 8000)
+    write("clips/table.jsonl", [{"text": "One.", "audio": "a.wav"}])
+    monkeypatch.chdir(tmp_path)
+    (sentence,) = read_sentences("clips/table.jsonl")
+    assert sentence.load_audio()[0].shape == (1, 1600)
+
+
+def test_a_segment_of_a_recording(write, tmp_path, tone):
+    """A sentence was compared with the whole of the recording that it is a part of."""
+    write_audio(tmp_path / "a.wav", tone(2.0, 8000), 8000)
+    path = write("table.jsonl", [{"text": "One.", "audio": "a.wav", "offset": 0.5, "duration": 0.25}])
+    (sentence,) = read_sentences(path)
+    samples, _ = sentence.load_audio()
+    np.testing.assert_allclose(samples[0], tone(2.0, 8000)[4000:6000], atol=1e-4)
+    path = write("table.jsonl", [{"text": "One.", "audio": "a.wav", "offset": 1.5, "duration": 1.0}])
+    with pytest.raises(ValueError, match=r"table\.jsonl', row 1: the segment 1\.500-2\.500 s does not lie within"):
+        read_sentences(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+@pytest.mark.parametrize("name", ["sentences.txt", "table.csv"])
+def test_another_encoding(tmp_path, name, encoding):
+    """One error that names the file and what would do."""
+    (tmp_path / name).write_text("text\nGrüße!\n", encoding)
+    with pytest.raises(ValueError, match=rf"{name}' is not in UTF-8 .* save it as UTF-8"):
+        read_sentences(tmp_path / name)
+
+
 def test_lines_of_json(write, tmp_path, tone):
     """Codes and recordings, one or both or neither, row by row."""
     write_audio(tmp_path / "a.wav", tone(0.2, 8000), 8000)

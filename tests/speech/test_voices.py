@@ -68,6 +68,10 @@ def test_any_clip_will_do(processor, tone, tmp_path):
     array = {"array": tone(4.0, 22050), "sampling_rate": 22050}
     assert from_path.seconds == pytest.approx(4.0, abs=0.05)
     assert Voice.from_audio(array, "Hello.", processor).codes.shape == from_path.codes.shape
+    undecoded = {"bytes": (tmp_path / "voice.flac").read_bytes(), "path": None}
+    assert Voice.from_audio(undecoded, "Hello.", processor) == from_path
+    pair = (22050, (tone(4.0, 22050) * 32767).astype(np.int16))
+    assert Voice.from_audio(pair, "Hello.", processor).codes.shape == from_path.codes.shape
 
 
 def test_silence_around_the_speech_is_cut_off(processor, tone):
@@ -82,6 +86,12 @@ def test_a_silent_recording(processor):
     """A muted microphone gave a voice of noise."""
     with pytest.raises(ValueError, match=r"silent for all of its 5\.0 s"):
         Voice.from_audio(np.zeros(5 * RATE, dtype=np.float32), "Hello.", processor, sampling_rate=RATE)
+
+
+def test_a_recording_of_nothing_but_an_offset(processor):
+    """A muted microphone whose samples are all 0.0034 passed for speech."""
+    with pytest.raises(ValueError, match=r"silent for all of its 3\.0 s"):
+        Voice.from_audio(np.full(3 * RATE, 0.0034, np.float32), "Hello.", processor, sampling_rate=RATE)
 
 
 @pytest.mark.parametrize("seconds", [1.0, 16.0])

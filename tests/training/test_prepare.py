@@ -255,6 +255,37 @@ def test_the_rest_goes_on(bad_run):
     assert "8000 Hz" in warned[0]["reason"] and warned[0]["audio"].endswith("phone.wav")
 
 
+def test_segments_of_one_recording(processor, tone, tmp_path, num_encoded):
+    """Three sentences of an hour were the whole hour, once, and two duplicates."""
+    waves = [tone(1.0, 16000, pitch) for pitch in (150, 200, 250)]
+    sf.write(tmp_path / "long.wav", np.concatenate(waves), 16000, subtype="FLOAT")
+    rows = [{"audio_filepath": "long.wav", "offset": float(n), "duration": 1.0, "text": TEXT} for n in range(3)]
+    rows.append({"audio_filepath": "long.wav", "offset": 2.5, "duration": 9.0, "text": TEXT})
+    (tmp_path / "manifest.json").write_text("\n".join(map(json.dumps, rows)))
+    settings = PrepareSettings(loudness=None, keep_silence=None)
+    report = prepare_dataset(tmp_path / "manifest.json", tmp_path / "x", processor, settings)
+    assert [(clip.id, clip.seconds, clip.seconds_before) for clip in report.clips] == [
+        (f"long@{n}.000-{n + 1}.000", pytest.approx(1.0, abs=1e-3), pytest.approx(1.0, abs=1e-3)) for n in range(3)
+    ]
+    dataset, _ = load_prepared(tmp_path / "x")
+    for row, wave in zip(dataset, waves, strict=True):
+        (waveform,) = processor.feature_extractor.load_waveforms(wave, 16000)
+        (expected,) = processor.codec.encode([torch.from_numpy(waveform)])
+        assert torch.equal(torch.tensor(row["codes"]), expected)
+    (notice,) = report.rejected
+    assert (notice.row, notice.code, notice.audio) == (4, "unclear_segment", str(tmp_path / "long.wav"))
+    assert prepare_dataset(tmp_path / "manifest.json", tmp_path / "x", processor, settings).num_encoded == 0
+
+
+def test_nothing_but_an_offset_is_silent(processor, tone, tmp_path):
+    """The constant samples of a muted microphone passed for speech, and kept silence from being cut off."""
+    padded = np.concatenate([np.zeros(RATE), tone(1.0, RATE), np.zeros(RATE)]) + 0.01
+    rows = [{"audio": sound(np.full(RATE, 0.0034)), "text": TEXT}, {"audio": sound(padded), "text": TEXT}]
+    report = prepare_dataset(rows, tmp_path / "x", processor)
+    assert [notice.code for notice in report.rejected] == ["silent"]
+    assert report.clips[0].seconds == pytest.approx(1.2, abs=0.03)
+
+
 def test_nothing_usable_is_an_error(processor, make_source, tmp_path):
     """An empty dataset fails hours later, in a trainer, without a word about why."""
     source = make_source("1", "2", "")
@@ -472,6 +503,52 @@ def test_texts(processor, text, expected):
     """The same words are the same bytes, however somebody's editor wrote them."""
     texts = Texts(processor.tokenizer, PrepareSettings(extra_tags=["[x]"]))
     assert texts.make(text, None, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[s1] Hello there. [s2] Hi.", r"\[s1\] would be read as letters; .* write \[S1\]"),
+        ("[S1] Hello there. [s2] Hi.", r"\[s2\] would be read as letters; .* write \[S2\]"),
+        ("[s3] Hello there.", r"'\[s3\]' would be read as letters; write one of \[S1\], \[S2\]"),
+        ("SPEAKER_00: Hello there.", r"'SPEAKER_00:' would be read as letters; .*--speaker-tag"),
+        ("[S1] Hello there. SPEAKER_01: Hi.", "'SPEAKER_01:'"),
+        ("Speaker 1: Hello there.\nSpeaker 2: Hi.", "'Speaker 1:'"),
+        ("[SPEAKER_00] Hello there.", r"'\[SPEAKER_00\]'"),
+        ("[SPEAKER_00]: Hello there.", r"'\[SPEAKER_00\]:'"),
+        ("[Speaker 1] Hello there.", r"'\[Speaker 1\]'"),
+        ("S1: Hello there.", "'S1:'"),
+        ("[S3] Hello there.", r"\[S3\] is none of \[S1\], \[S2\]"),
+    ],
+)
+def test_what_other_programs_write_for_a_tag(processor, text, message):
+    """[S3] was refused, while [s1] and SPEAKER_00: were put behind a tag, to be read aloud by the model."""
+    texts = Texts(processor.tokenizer, PrepareSettings())
+    with pytest.raises(RowError, match=message) as caught:
+        texts.make(text, None, None)
+    assert caught.value.code == "unknown_tag"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He has an S4: it is old.",
+        "The speaker 2: who?",
+        "Ends 5: yes.",
+        "[sigh] Well.",
+        "See s. 3: it is there.",
+        "Speaker: me.",
+    ],
+)
+def test_what_is_no_tag(processor, text):
+    """Words that only look like it in the middle of a sentence."""
+    assert Texts(processor.tokenizer, PrepareSettings()).make(text, None, None) == f"[S1] {text}"
+
+
+def test_a_tag_that_is_declared_is_one(processor):
+    """Whoever declares [s1] or [SPEAKER_00] means it."""
+    texts = Texts(processor.tokenizer, PrepareSettings(extra_tags=["[s1]", "[SPEAKER_00]"]))
+    assert texts.make("[s1] Hi. [SPEAKER_00] Oh.", None, None) == "[s1] [S1] Hi. [SPEAKER_00] Oh."
 
 
 @given(

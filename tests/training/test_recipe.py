@@ -172,3 +172,10 @@ def test_a_recipe_is_json_too():
     from dataclasses import asdict
 
     assert json.loads(json.dumps(asdict(Recipe.load("scratch")))) == asdict(Recipe.load("scratch"))
+
+
+def test_a_recipe_in_another_encoding(tmp_path):
+    """Python's words did not say which file it was, nor what would do."""
+    (tmp_path / "recipe.yaml").write_text("data: Grüße\n", "utf-16")
+    with pytest.raises(ValueError, match=r"recipe\.yaml' is not in UTF-8 .* save it as UTF-8"):
+        Recipe.load(tmp_path / "recipe.yaml")

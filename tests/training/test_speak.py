@@ -116,6 +116,15 @@ def test_ended_by_itself(callback, model, monkeypatch):
     assert [line["ended"] for line in journal(callback)] == [False, True]
 
 
+def test_nothing_said_is_no_file(callback, model, monkeypatch):
+    """A file needs a sample: a model that says nothing yet must not end its training."""
+    waveforms = [np.zeros(0, np.float32), np.zeros(512, np.float32)]
+    monkeypatch.setattr(Dia, "generate", lambda *args, **kwargs: waveforms)
+    callback.speak(model, 1)
+    assert [line["file"] for line in journal(callback)] == [None, "step-000001/01.wav"]
+    assert [path.name for path in callback.folder.rglob("*.wav")] == ["01.wav"]
+
+
 def test_a_sentence_at_its_limit_has_not_ended(callback, processor, own_model):
     """The limit brings an end of speech of its own, that looks like the model's."""
     with torch.no_grad():  # its end of speech is never the best token

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..assets import MINIATURE, miniature_vocabulary
 from ..audio import audio_format
+from ..files import decode_text, read_text
 from ..recognition import words_of
 from .arguments import (
     DTYPES,
@@ -89,9 +90,10 @@ def _read_text(args: argparse.Namespace) -> str:
     if (args.text is None) == (args.text_file is None):
         raise ValueError("give either TEXT or --text-file.")
     if "-" in (args.text, args.text_file):
-        text = sys.stdin.read()
+        buffer = getattr(sys.stdin, "buffer", None)  # its bytes, whatever the terminal's encoding
+        text = sys.stdin.read() if buffer is None else decode_text(buffer.read(), "standard input")
     else:
-        text = args.text if args.text is not None else Path(args.text_file).read_text("utf-8")
+        text = args.text if args.text is not None else read_text(args.text_file)
     return text.strip()
 
 

@@ -105,7 +105,9 @@ def evaluate(
             spoken = _speak(dia, [sentence.text for sentence in batch], seeds, options)
             elapsed += time.perf_counter() - begin
             for sentence, own_seed, said in zip(batch, seeds, spoken, strict=True):
-                file = None if folder is None else Path(folder) / f"{len(lines):04d}.wav"
+                # A file holds at least one sample.
+                is_kept = folder is not None and len(said.waveform) > 0
+                file = Path(folder) / f"{len(lines):04d}.wav" if folder is not None and is_kept else None
                 if file is not None:
                     write_audio(file, said.waveform, codec.sampling_rate)
                 lines.append(_judge(sentence, said, own_seed, codec, recogniser, num_frames, file))

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import read_text
 from ..recognition import words_of
 from ..training.prepare import load_prepared
 
 # A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
-from ..training.source import RowError, find_audio, is_missing, open_file, read_clip
+from ..training.source import RowError, find_clip, is_missing, open_file, read_clip
 
 __all__ = ["Sentence", "read_sentences"]
 
@@ -33,7 +34,8 @@ class Sentence:
 
     Args:
         text (`str`): With speaker tags.
-        audio (*optional*): How it sounds: a path, or a dictionary of `array` and `sampling_rate`.
+        audio (*optional*): How it sounds: a path, a dictionary of `array` and `sampling_rate`, or a
+            `dia_hf.training.source.Segment` of one of these.
         codes (`torch.LongTensor` of shape `[T, C]`, *optional*): What a perfect model would generate, neither delayed
             nor framed.
         codec (`str`, *optional*): Fingerprint of the codec that made the codes; see `Codec.fingerprint`.
@@ -74,7 +76,8 @@ def read_sentences(source: str | os.PathLike) -> list[Sentence]:
 
             - a .txt file: a text a line;
             - a .jsonl, .csv or .tsv table with the column `text`, and optionally `audio`: a recording, its path
-              relative to the table; in .jsonl also `codes`: a list of frames, each a list of codes;
+              relative to the table, or a segment of one, as `dia-hf prepare` reads them; in .jsonl also `codes`: a
+              list of frames, each a list of codes;
             - a folder that `dia-hf prepare` wrote: texts and codes.
 
     Raises:
@@ -102,11 +105,8 @@ def read_sentences(source: str | os.PathLike) -> list[Sentence]:
     elif not path.exists():
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}.")
     elif suffix == ".txt":
-        try:
-            lines = path.read_text("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{str(path)!r} is not in UTF-8 ({error}); save it as UTF-8.") from error
-        texts = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+        lines = enumerate(read_text(path).split("\n"), start=1)
+        texts = [(number, line.strip()) for number, line in lines if line.strip()]
         sentences = [_named(path, number, {"text": text}) for number, text in texts]
     elif suffix in _TABLES:
         table = open_file(path, path.parent, {"text"})
@@ -138,7 +138,8 @@ def _read_row(record: Mapping[str, Any] | RowError, folder: Path) -> Sentence:
     if is_missing(audio):
         audio = None
     else:
-        audio = find_audio(audio, folder)
+        others = {column: value for column, value in record.items() if column not in ("audio", "text", "codes")}
+        audio = find_clip(audio, folder, others)
         read_clip(audio)  # what cannot be read shows before the work
     if is_missing(codes):
         codes = None

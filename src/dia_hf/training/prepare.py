@@ -29,7 +29,7 @@ from ..processing_dia import DiaProcessor
 from .encoding import Cache, Pending, Recording, encode_rows
 from .report import Clip, Notice, PrepareReport, plot_report, write_jsonl
 from .settings import TAG, PrepareSettings
-from .source import Row, RowError, import_datasets, open_source
+from .source import Row, RowError, file_of, import_datasets, open_source
 from .texts import TAG_HINT, Texts
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class _Run:
             loudness=found.loudness,
             speaker=row.speaker,
         )
-        self._kept[item.place] = replace(row, audio=_file_of(row), text=None), clip, found.clipped
+        self._kept[item.place] = replace(row, audio=file_of(row.audio), text=None), clip, found.clipped
         self._num_encoded += found.is_new
         self._seconds += found.seconds
         self._show(bar)
@@ -141,12 +141,8 @@ class _Run:
             yield _notice(row, "unknown_brackets", reason)
 
 
-def _file_of(row: Row) -> str | None:
-    return row.audio if isinstance(row.audio, str) else None
-
-
 def _notice(row: Row, code: str, reason: str) -> Notice:
-    return Notice(row.source, row.number, row.id, _file_of(row), code, reason)
+    return Notice(row.source, row.number, row.id, file_of(row.audio), code, reason)
 
 
 def prepare_dataset(

@@ -24,7 +24,7 @@ import yaml
 
 from ..assets import MINIATURE
 from ..configuration_dia import DiaConfig
-from ..files import written_whole
+from ..files import read_text, written_whole
 
 __all__ = ["Recipe"]
 
@@ -302,7 +302,7 @@ class Recipe:
             raise FileNotFoundError(
                 f"there is no recipe {os.fspath(name_or_file)!r}; give a YAML file, or one of {', '.join(shipped)}."
             )
-        content = _read_yaml(path.read_text("utf-8"), str(path))
+        content = _read_yaml(read_text(path), str(path))
         if not isinstance(content, dict):
             raise ValueError(f"{path} is no recipe: it holds no keys. See `dia-hf finetune --show lora`.")
         check_keys(content, [one.name for one in dataclasses.fields(cls)], str(path))

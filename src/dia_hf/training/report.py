@@ -37,7 +37,7 @@ class Clip:
         row (`int`): Its row, from 1.
         key (`str`): Under which its codes are cached.
         seconds (`float`): As it will be learnt, without the silence that was cut off.
-        seconds_before (`float`): Of the whole recording.
+        seconds_before (`float`): Of the whole recording, or of the whole segment of one.
         num_characters (`int`): Of the text without its tags.
         sampling_rate (`int`): Of the recording, in hertz.
         loudness (`float`, *optional*): Of the recording, in LUFS; `None` where it was not measured.

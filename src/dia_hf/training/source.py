@@ -1,7 +1,8 @@
 """Where clips come from: folders, tables and datasets, all as rows of audio, text, speaker, language and id.
 
-Finds the columns and the files, reads a clip's samples when asked, and says for each row what is wrong with it instead
-of stopping there. Knows nothing of codecs, of tags, and of what makes a clip fit for training; called by `prepare.py`.
+Finds the columns, the files and the segments of files, reads a clip's samples when asked, and says for each row what is
+wrong with it instead of stopping there. Knows nothing of codecs, of tags, and of what makes a clip fit for training;
+called by `prepare.py`.
 
 Legend: N samples.
 """
@@ -12,27 +13,33 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import soundfile as sf
 
-from ..audio import read_audio
+from ..audio import audio_seconds, read_audio
+from ..files import read_text
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "Row",
     "RowError",
+    "Segment",
     "Source",
     "digest_audio",
+    "file_of",
     "find_audio",
+    "find_clip",
     "import_datasets",
     "is_missing",
     "open_file",
@@ -55,6 +62,26 @@ _USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "language": (),
     "id": ("id", "utterance_id", "segment_id", "clip_id"),
 }  # fmt: skip
+# Names as `_plain_name` writes them, behind which a unit may stand.
+_BEGINS = (
+    "offset", "start", "begin", "start_time", "begin_time", "time_start", "time_begin", "start_offset", "start_ts",
+    "start_timestamp", "audio_start", "audio_begin", "audio_offset", "onset", "t_start", "tmin", "xmin",
+)  # fmt: skip
+_ENDS = (
+    "end", "stop", "end_time", "stop_time", "time_end", "time_stop", "end_offset", "end_ts", "end_timestamp",
+    "audio_end", "audio_stop", "t_end", "tmax", "xmax",
+)  # fmt: skip
+_DURATIONS = ("duration", "dur")
+_PAIRS = ("timestamp", "timestamps", "time_range", "interval", "segment")  # if they hold two numbers
+_OF_SEGMENTS = re.compile(r"(segment|seg|clip|utterance|utt|chunk|speech)_(?=[a-z])")
+_PLACES = ("wavs", "wav", "clips")  # where LJSpeech, its kin and Common Voice keep what their tables name
+_UNITS = {
+    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), 1e-3),
+}
+_COUNTS = re.compile(r"(frame|sample)_(offset|start|begin)|(offset|start|begin)_(frames?|samples?)")
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+_SAME_SECONDS = 0.1  # what durations of the same sound differ by: rounded numbers, the padding of mp3
 _DELIMITERS = (",", "\t", ";", "|")
 _TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -78,15 +105,36 @@ class RowError(ValueError):
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A part of a recording.
+
+    Args:
+        audio: The recording: a path, the bytes of a file, or a dictionary of `array` and `sampling_rate`.
+        begin (`float`, *optional*): In seconds. `None` where the row says how long it is and not where it begins: it
+            has to be the whole recording, then.
+        duration (`float`, *optional*): In seconds; to the recording's end unless given.
+    """
+
+    audio: Any
+    begin: float | None
+    duration: float | None
+
+    def __str__(self) -> str:
+        begin = self.begin or 0.0
+        return f"{begin:.3f}-{'' if self.duration is None else f'{begin + self.duration:.3f}'}"
+
+
+@dataclass(frozen=True)
 class Row:
     """A clip as its source has it.
 
     Args:
         source (`str`): The file that the row stands in, relative to what was opened, or the dataset's name.
         number (`int`): Which row of it, from 1; of JSONL the line. A header is no row.
-        id (`str`): From the id column, or else the audio file's path without its ending, or else the row's number.
-        audio: A path, the bytes of a file, a dictionary of `array` and `sampling_rate`, or the `RowError` that says
-            why there is none.
+        id (`str`): From the id column, or else the audio file's path without its ending and, of a segment, "@", where
+            it begins and where it ends in seconds; or else the row's number.
+        audio: A path, the bytes of a file, a dictionary of `array` and `sampling_rate`, a `Segment` of one of these, or
+            the `RowError` that says why there is none.
         text: What the text column holds, or a `RowError`.
         speaker (`str`, *optional*): Who speaks.
         language (`str`, *optional*): In which language.
@@ -223,7 +271,7 @@ def _open_folder(folder: Path, given: set[str], split: str | None) -> list[_Tabl
             "audio files with a .txt of the same name beside each."
         )
     records = (
-        (path.relative_to(folder).as_posix(), 1, {"audio": str(path), "text": _read_text_beside(path)})
+        (name := path.relative_to(folder).as_posix(), 1, {"audio": name, "text": _read_text_beside(path)})
         for path in recordings
     )
     return [_Table(folder.name, ["audio", "text"], records, len(recordings), folder, folder)]
@@ -234,9 +282,9 @@ def _read_text_beside(recording: Path) -> str | RowError:
     if not path.is_file():
         return RowError("missing_text", f"there is no {path.name} beside {recording.name}.")
     try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        return RowError("unreadable_text", f"{path.name} cannot be read as UTF-8 text ({error}).")
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        return RowError("unreadable_text", str(error))
 
 
 def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) -> _Table:
@@ -255,10 +303,7 @@ def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) ->
         names, num_rows = file.schema_arrow.names, file.metadata.num_rows
         records: Iterable[tuple[int, Any]] = enumerate(content, start=1)
     elif suffix in _TABLES:
-        try:
-            text = path.read_text("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{str(path)!r} is not in UTF-8 ({error}); save it as UTF-8.") from error
+        text = read_text(path)
         if suffix in (".jsonl", ".json"):
             names, records = _read_json(path, text)
         else:
@@ -274,15 +319,24 @@ def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) ->
 
 
 def _read_json(path: Path, text: str) -> tuple[list[str], list[tuple[int, Any]]]:
-    """Read JSON lines, or a file that is one list; return the columns of the first row and the rows."""
+    """Read one list or JSON lines, whatever the ending; return the columns and the rows."""
     records: list[tuple[int, Any]] = []
-    if path.suffix.lower() == ".json":
+    content: Any = None
+    if path.suffix.lower() == ".json" or text.lstrip().startswith("["):
         try:
             content = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{str(path)!r} is no JSON ({error}).") from error
-        if not isinstance(content, list):
-            raise ValueError(f"{str(path)!r} holds no list; give a list of objects, or one object a line as .jsonl.")
+        except (ValueError, RecursionError) as error:
+            # NeMo calls its manifests .json, and what they hold are lines.
+            is_lines = path.suffix.lower() != ".json" or isinstance(_first_line_of(text), dict)
+            if not is_lines:
+                raise ValueError(f"{str(path)!r} is no JSON ({error}).") from error
+        else:
+            content = [content] if _is_row(content) else content
+            if not isinstance(content, list):
+                raise ValueError(
+                    f"{str(path)!r} holds no list; give a list of objects, or one object a line, of audio and text."
+                )
+    if content is not None:
         records = list(enumerate(content, start=1))
     else:
         # Not `splitlines`: it cuts at characters that JSON lets stand in a string.
@@ -296,8 +350,27 @@ def _read_json(path: Path, text: str) -> tuple[list[str], list[tuple[int, Any]]]
         if not isinstance(record, (dict, RowError)):
             kind = type(record).__name__
             records[place] = number, RowError("unreadable_row", f"the row is a {kind} where an object should stand.")
-    first = next((record for _, record in records if isinstance(record, dict)), {})
-    return list(first), records
+    return _columns_of(record for _, record in records), records
+
+
+def _columns_of(records: Iterable[Any]) -> list[str]:
+    """Return the columns of all rows, which may lack some."""
+    return list(dict.fromkeys(chain.from_iterable(record for record in records if isinstance(record, Mapping))))
+
+
+def _first_line_of(text: str) -> Any:
+    try:
+        return json.loads(text.lstrip().split("\n", 1)[0])
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_row(content: Any) -> bool:
+    """Whether what a file holds is the one row of a manifest."""
+    if not isinstance(content, dict):
+        return False
+    by_lower = {str(name).lower(): value for name, value in content.items()}
+    return all(any(isinstance(by_lower.get(name), str) for name in _USUAL_COLUMNS[role]) for role in ("audio", "text"))
 
 
 def _read_csv(path: Path, text: str, given: set[str]) -> tuple[list[str], list[tuple[int, Any]]]:
@@ -380,7 +453,8 @@ def _open_rows(rows: Any, split: str | None) -> _Table:
         found = "holds nothing" if first is None else f"holds a {type(first).__name__}"
         raise ValueError(f"the source {found}; give dictionaries of at least audio and text.")
     records = (("rows", number, row) for number, row in enumerate(chain([first], iterator), start=1))
-    return _Table("rows", list(first), records, len(rows) if hasattr(rows, "__len__") else None)
+    names = _columns_of(rows if isinstance(rows, (list, tuple)) else [first])
+    return _Table("rows", names, records, len(rows) if hasattr(rows, "__len__") else None)
 
 
 def _open_dataset(dataset: Any, name: str, split: str | None) -> _Table:
@@ -448,13 +522,17 @@ def _read_rows(table: _Table, columns: Mapping[str, str | None]) -> Iterator[Row
         named = {
             role: None if is_missing(values[role]) else str(values[role]) for role in ("speaker", "language", "id")
         }
+        taken = {column for column in columns.values() if column is not None}
+        spare = {column: value for column, value in record.items() if column not in taken}
         try:
-            audio = find_audio(values["audio"], table.folder or Path())
+            audio = find_clip(values["audio"], table.folder or Path(), spare)
         except RowError as error:
             audio = error
         name = named["id"]
-        if name is None and isinstance(audio, str) and table.root is not None:
-            name = os.path.splitext(Path(os.path.relpath(audio, table.root)).as_posix())[0]
+        if name is None and (file := file_of(audio)) is not None and table.root is not None:
+            name = os.path.splitext(Path(os.path.relpath(file, table.root)).as_posix())[0]
+            if isinstance(audio, Segment) and audio.begin is not None:
+                name = f"{name}@{audio}"
         name = name or f"{table.id_prefix}{number:06d}"
         yield Row(source, number, name, audio, values["text"], named["speaker"], named["language"])
 
@@ -464,6 +542,98 @@ def is_missing(value: Any) -> bool:
     return (
         value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
     )
+
+
+def file_of(audio: Any) -> str | None:
+    """Return the path of a row's audio, where it has one."""
+    if isinstance(audio, Segment):
+        audio = audio.audio
+    return audio if isinstance(audio, str) else None
+
+
+def find_clip(value: Any, folder: Path, record: Mapping[str, Any]) -> Any:
+    """Return what `find_audio` does, or the `Segment` of it that the other cells of the row speak of."""
+    audio = find_audio(value, folder)
+    begin, end = _find_seconds(record, _BEGINS), _find_seconds(record, _ENDS)
+    for column, pair in record.items() if begin is None and end is None else ():
+        if _plain_name(column) in _PAIRS and isinstance(pair, (list, tuple, np.ndarray)) and len(pair) == 2:
+            begin, end = (None if is_missing(value) else _as_seconds(column, value) for value in pair)
+            break
+    try:
+        duration = _find_seconds(record, _DURATIONS if begin is None else (*_DURATIONS, "length"))
+    except RowError:
+        if begin is not None:
+            raise
+        duration = None
+    if begin is None and duration is not None and duration <= 0:
+        duration = None  # as some write what they do not know
+    if begin is None and (counted := [name for name in record if _is_count(name, record[name])]):
+        raise RowError(
+            "unclear_segment",
+            f"{counted[0]!r} counts samples or frames; give the segment in seconds, as 'start' and 'end' or as "
+            "'offset' and 'duration'.",
+        )
+    if begin is None and end is not None and duration is not None:
+        begin = end - duration
+        if -_SAME_SECONDS <= begin < 0:
+            begin = 0.0
+    elif begin is None and end is not None:
+        raise RowError("unclear_segment", f"the row has the end of a segment, {end:g} s, but no begin; give it, too.")
+    if end is not None and begin is not None:
+        duration = end - begin
+    if begin is None and duration is None:
+        return audio
+    if not (begin is None or begin >= 0) or not (duration is None or duration > 0):
+        where = "" if begin is None else f"begins at {begin:g} s and "
+        raise RowError(
+            "unclear_segment",
+            f"the segment {where}lasts {math.inf if duration is None else duration:g} s; it begins at 0 s or later, "
+            "and lasts longer than 0 s.",
+        )
+    return Segment(audio, begin, duration)
+
+
+@lru_cache(maxsize=1024)
+def _plain_name(column: Any) -> str:
+    """Write the name of a column as small words between underscores: "Start (ms)", "segmentStartMs" are start_ms."""
+    words = re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(column))).strip("_").lower()
+    return _OF_SEGMENTS.sub("", words, count=1) if _OF_SEGMENTS.match(words) else words
+
+
+def _is_count(column: Any, value: Any) -> bool:
+    return _COUNTS.fullmatch(_plain_name(column)) is not None and not is_missing(value) and value not in (0, "0", -1)
+
+
+def _find_seconds(record: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """Return what a row says of where its segment begins or ends, or how long it is, in seconds."""
+    plain = {_plain_name(column): column for column in reversed(list(record))}
+    if any(name.split("_")[0] == "onset" for name in plain):  # beside an onset, the offset is the end
+        names = [name for name in names if name != "offset"] + ["offset"] * (names is _ENDS)
+    for name in names:
+        for unit, factor in _UNITS.items():
+            column = plain.get(f"{name}_{unit}" if unit else name)
+            if column is not None and not is_missing(record[column]):
+                return factor * _as_seconds(column, record[column])
+    return None
+
+
+def _as_seconds(column: Any, value: Any) -> float:
+    number = math.nan
+    if isinstance(value, str) and (match := _CLOCK.fullmatch(value.strip())):
+        hours, minutes, seconds = match.groups(default="0")
+        number = 3600 * int(hours) + 60 * int(minutes) + float(seconds.replace(",", "."))
+    elif not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
+            # 0,5 is half, but 1,500 may be either.
+            is_decimal = isinstance(value, str) and re.fullmatch(r"\s*-?\d+,(?!\d{3}\s*$)\d+\s*", value)
+            number = float(value.replace(",", ".") if is_decimal else value)
+    if not math.isfinite(number):
+        raise RowError(
+            "unclear_segment",
+            f"{_quote(value)} stands in {str(column)!r}, where the segment's seconds should; give a number, or call a "
+            "column that is no time otherwise.",
+        )
+    return number
 
 
 def find_audio(value: Any, folder: Path) -> Any:
@@ -492,14 +662,19 @@ def find_audio(value: Any, folder: Path) -> Any:
         return value
     if not isinstance(value, (str, os.PathLike)):
         raise RowError("audio_not_path", f"{_quote(value)} stands where a path to the audio should.")
-    return _find_file(os.fspath(value).strip(), folder)
+    return _find_file(os.fspath(value), folder)
 
 
-def _find_file(name: str, folder: Path) -> str:
-    candidates = [folder / name]
+def _find_file(written: str, folder: Path) -> str:
+    name = written.strip()
+    candidates = [folder / name, folder / written]
+    if "\\" in name:  # a table that was made under Windows
+        candidates.append(folder / name.replace("\\", "/"))
     has_suffix = name.lower().endswith(AUDIO_SUFFIXES)
-    if not has_suffix:  # LJSpeech names its files by their ids
-        candidates += [folder / place / f"{name}{suffix}" for place in ("", "wavs") for suffix in AUDIO_SUFFIXES[:4]]
+    if has_suffix:
+        candidates += [folder / place / name for place in _PLACES]
+    else:  # LJSpeech names its files by their ids
+        candidates += [folder / place / f"{name}{suffix}" for place in ("", *_PLACES) for suffix in AUDIO_SUFFIXES[:4]]
     for path in candidates:
         if os.path.isfile(path):
             return str(path)
@@ -514,7 +689,7 @@ def _quote(value: Any) -> str:
 
 
 def read_clip(audio: Any, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """Read the samples of a row's audio.
+    """Read the samples of a row's audio; of a segment, these alone.
 
     Args:
         audio: As `Row.audio` has it.
@@ -525,29 +700,59 @@ def read_clip(audio: Any, max_seconds: float | None = None) -> tuple[np.ndarray,
         in hertz.
 
     Raises:
-        RowError: "missing_file", "unreadable_audio" or "too_long".
+        RowError: "missing_file", "unreadable_audio", "too_long" or "unclear_segment".
     """
     if isinstance(audio, RowError):
         raise audio
-    if isinstance(audio, dict):
-        samples, sampling_rate = audio["array"], audio["sampling_rate"]
-        _check_seconds(max(samples.shape, default=0) / sampling_rate, max_seconds)
-        return samples, sampling_rate
+    begin, end = 0.0, None
+    recording = audio.audio if isinstance(audio, Segment) else audio
     try:
+        if isinstance(audio, Segment):
+            begin, end = _place(audio, _seconds_of(recording))
         if max_seconds is not None:
-            _check_seconds(sf.info(io.BytesIO(audio) if isinstance(audio, bytes) else audio).duration, max_seconds)
-        if isinstance(audio, str):
-            return read_audio(audio)
-        samples, sampling_rate = sf.read(io.BytesIO(audio), dtype="float32", always_2d=True)
-    except sf.LibsndfileError as error:
-        raise RowError("unreadable_audio", f"it cannot be read as audio ({error.error_string.strip()}).") from error
+            _check_seconds((_seconds_of(recording) if end is None else end) - begin, max_seconds)
+        if not isinstance(recording, dict):
+            return read_audio(recording, begin, end)
     except FileNotFoundError as error:
         raise RowError("missing_file", str(error)) from error
     except RowError:
         raise
     except (OSError, ValueError) as error:
         raise RowError("unreadable_audio", str(error)) from error
-    return np.ascontiguousarray(samples.T), sampling_rate
+    samples, sampling_rate = recording["array"], recording["sampling_rate"]
+    if isinstance(audio, Segment) and samples.ndim:
+        first, last = round(begin * sampling_rate), None if end is None else round(end * sampling_rate)
+        samples = samples.take(range(*slice(first, last).indices(max(samples.shape))), int(np.argmax(samples.shape)))
+    return samples, sampling_rate
+
+
+def _seconds_of(recording: Any) -> float:
+    if isinstance(recording, dict):
+        return max(recording["array"].shape, default=0) / recording["sampling_rate"]
+    return audio_seconds(recording)
+
+
+def _place(segment: Segment, seconds: float) -> tuple[float, float | None]:
+    """Return where a segment begins and ends in its recording of so many seconds."""
+    begin, duration = segment.begin, segment.duration
+    if duration is not None and abs(duration - seconds) <= _SAME_SECONDS:
+        return 0.0, None  # cut already: such rows tell where in a longer recording they come from
+    if begin is None:
+        assert duration is not None
+        # By another clock, such as milliseconds, or with what was cut off since; or rounded to seconds.
+        if duration > seconds or (duration == int(duration) and duration > seconds - 1):
+            return 0.0, None
+        raise RowError(
+            "unclear_segment",
+            f"the row lasts {duration:g} s and its recording {seconds:.1f} s; say where it begins ('offset'), or leave "
+            "its duration out.",
+        )
+    if begin >= seconds or (duration is not None and begin + duration > seconds + _SAME_SECONDS):
+        raise RowError(
+            "unclear_segment",
+            f"the segment {segment} s does not lie within its recording of {seconds:.1f} s; segments are in seconds.",
+        )
+    return begin, None if duration is None else begin + duration
 
 
 def _check_seconds(seconds: float, max_seconds: float | None) -> None:
@@ -556,7 +761,7 @@ def _check_seconds(seconds: float, max_seconds: float | None) -> None:
 
 
 def digest_audio(audio: Any) -> bytes:
-    """Return a hash of a row's audio by its content: of a file's bytes, or of samples and their rate.
+    """Return a hash of a row's audio by its content: of a file's bytes, or of samples and their rate; and of a segment.
 
     Raises:
         RowError: "missing_file" or "unreadable_audio".
@@ -564,7 +769,14 @@ def digest_audio(audio: Any) -> bytes:
     if isinstance(audio, RowError):
         raise audio
     digest = hashlib.blake2b(digest_size=16)
-    if isinstance(audio, dict):
+    if isinstance(audio, Segment):
+        recording = audio.audio
+        is_file = isinstance(recording, str)
+        digest.update(
+            _digest_file(os.path.abspath(recording), *_stamp(recording)) if is_file else digest_audio(recording)
+        )
+        digest.update(f"{audio.begin} {audio.duration}".encode())
+    elif isinstance(audio, dict):
         array = np.ascontiguousarray(audio["array"])
         digest.update(f"{array.dtype} {array.shape} {audio['sampling_rate']}".encode())
         digest.update(array.tobytes())
@@ -580,3 +792,17 @@ def digest_audio(audio: Any) -> bytes:
         except OSError as error:
             raise RowError("unreadable_audio", f"{audio!r} cannot be read ({error.strerror}).") from error
     return digest.digest()
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _digest_file(path: str, num_bytes: int, changed: int) -> bytes:
+    """Hash a file once for its many segments; of another size or time it is another."""
+    return digest_audio(path)

@@ -205,12 +205,13 @@ class SpeakCallback(TrainerCallback):
         lines: list[dict[str, Any]] = []
         for index, (text, waveform) in enumerate(zip(self.sentences, waveforms, strict=True)):
             file = Path(f"step-{step:06d}", f"{index:02d}.wav")
-            self.processor.save_audio(torch.from_numpy(waveform), self.folder / file)
+            if len(waveform):  # a file holds at least one sample
+                self.processor.save_audio(torch.from_numpy(waveform), self.folder / file)
             lines.append(
                 {
                     "step": step,
                     "text": text,
-                    "file": file.as_posix(),
+                    "file": file.as_posix() if len(waveform) else None,
                     "seconds": round(len(waveform) / codec.sampling_rate, 3),
                     "ended": len(waveform) < num_samples,
                 }

@@ -19,6 +19,10 @@ TAG_HINT = "declare it: `extra_tags` (--extra-tag)"
 _MAX_TAGS = 8  # id 9 is the tab
 _SPEAKER_TAG = re.compile(r"\[S\d+\]")
 _LEADING_TAG = re.compile(r"(\[[^\[\]\s]+\]) ?")
+# What other programs write for a speaker's tag; without brackets only where a turn may begin.
+_LIKE_SPEAKER_TAG = re.compile(
+    r"\[\s*(?:speaker|spk|s)[ _-]?\d+\s*\]:?|(?:^|(?<=[.!?…\"”’] ))(?:speaker|spk|s)[ _-]?\d+ ?:", re.IGNORECASE
+)
 _NUMBER = re.compile(r"[\d\s.,:;%/+-]*\d[\d\s.,:;%/+-]*")
 
 
@@ -70,6 +74,9 @@ class Texts:
         for tag in tags:
             if _SPEAKER_TAG.fullmatch(tag) and tag not in self.tags:
                 raise RowError("unknown_tag", f"{tag} is none of {', '.join(self.tags)}; {TAG_HINT}.")
+        for found in (match[0] for match in _LIKE_SPEAKER_TAG.finditer(text)):
+            if found.removesuffix(":") not in self.tags:
+                raise RowError("unknown_tag", self._explain_tag(found))
         if self.num_characters(text) == 0:
             raise RowError("empty_text", f"the transcript {text!r} has no words.")
         if language is not None:
@@ -86,6 +93,14 @@ class Texts:
             text = f"{text[:begin]}{self._tag_of(speaker)} {text[begin:]}"
         self._check(text)
         return text
+
+    def _explain_tag(self, found: str) -> str:
+        if (tag := found.upper()) in self.tags:
+            return f"{found} would be read as letters; speaker tags are in capitals: write {tag}."
+        return (
+            f"{found!r} would be read as letters; write one of {', '.join(self.tags)} in its place, or put the speaker "
+            "into a column of its own: `speaker_tags` (--speaker-tag)."
+        )
 
     def _tag_of(self, speaker: str | None) -> str:
         if not self._speaker_tags:
