@@ -8,6 +8,7 @@ Legend: B batch, S text bytes, T frames, D the largest delay, C channels, N samp
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -46,7 +47,7 @@ def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> 
 
 
 def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.isdir(name)
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not os.path.isdir(name)
 
 
 def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
@@ -73,9 +74,19 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
             f"{str(checkpoint)!r} names a codec of the class {reference['audio_tokenizer_class']!r}; Dia speaks "
             "through 'DacModel'."
         )
+    name = reference["audio_tokenizer_name_or_path"]
+    beside = os.path.join(checkpoint, hub_options.get("subfolder", ""), name)
+    if not os.path.isabs(name) and os.path.isdir(beside):
+        name = beside
+    if not _is_hub_id(name) and not os.path.isdir(name):
+        raise FileNotFoundError(
+            f"{str(checkpoint)!r} names the codec {name!r} in its {_CODEC_REFERENCE}, but there is no such folder, "
+            "inside it or here; write the codec's folder or its name on the Hub there, or pass one: "
+            "`DiaProcessor.from_pretrained(..., audio_tokenizer=DacModel.from_pretrained(...))`."
+        )
     # The named codec is another repository: where *this* one is cut (revision, subfolder) says nothing about it.
     elsewhere = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
-    return DacModel.from_pretrained(reference["audio_tokenizer_name_or_path"], **elsewhere, **options)
+    return DacModel.from_pretrained(name, **elsewhere, **options)
 
 
 def write_codec_reference(folder: Path, name: str) -> None:
@@ -126,6 +137,7 @@ class DiaProcessor(ProcessorMixin):
         self.audio_tokenizer = audio_tokenizer
         self.config = config if config is not None else DiaConfig()
         self.config.decoder_config.check_token_ids()
+        self._is_for_hub = False
 
     def __call__(
         self,
@@ -425,17 +437,42 @@ class DiaProcessor(ProcessorMixin):
         self.tokenizer._set_processor_class(type(self).__name__)
         self.feature_extractor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        if not (folder / "config.json").exists():
+        if not self._is_for_hub and not (folder / "config.json").exists():
             self.config.save_pretrained(folder)
         if self.audio_tokenizer is not None:
             inside = folder / _CODEC_FOLDER
             # transformers' own processor knows no codec inside a checkpoint; it follows this name. A codec from the Hub
-            # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on.
+            # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on. What goes
+            # to the Hub holds no path of this machine: there the name is that inside the checkpoint.
             name = self.audio_tokenizer.name_or_path
             if not _is_hub_id(name):
-                name = str(inside.absolute())
+                name = _CODEC_FOLDER if self._is_for_hub else str(inside.absolute())
             self.audio_tokenizer.save_pretrained(inside)
             write_codec_reference(folder, name)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
         return sorted(str(path) for path in folder.iterdir() if path.is_file())
+
+    def for_hub(self) -> DiaProcessor:
+        """Return a copy whose `save_pretrained` writes what may be published: no path of this machine, no config.
+
+        The codec inside is then named as it lies in the checkpoint, which this package reads and transformers' own
+        processor refuses; a codec from the Hub keeps its id. `push_to_hub` and `DiaTrainer` use it.
+        """
+        published = copy.copy(self)
+        published._is_for_hub = True
+        return published
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload all parts, the codec included, but for `config.json`, which is the model's.
+
+        Args:
+            repo_id (`str`): Repository; made if missing.
+            kwargs: As in transformers: `commit_message`, `private`, `token`, `revision`, `create_pr`, …
+
+        Returns:
+            `str`: Address of the commit.
+        """
+        if self._is_for_hub:
+            return super().push_to_hub(repo_id, **kwargs)
+        return self.for_hub().push_to_hub(repo_id, **kwargs)

@@ -529,6 +529,16 @@ def test_labels_of_rows_pair_with_predictions(tmp_path):
     assert loss == pytest.approx(sums_over(tiny.random_model(CONFIG), clips)[0], abs=1e-6)
 
 
+def test_an_upload_holds_no_path_of_this_machine(tmp_path, monkeypatch):
+    """`Trainer` uploads the folder that it saved, in which the codec was named by its path here."""
+    monkeypatch.setattr(Trainer, "push_to_hub", lambda self: self.save_model(tmp_path / "upload"))
+    trainer = make_trainer(tmp_path / "run", make_clips(2))
+    trainer.processing_class = DiaProcessor.from_pretrained(MINIATURE)
+    trainer.push_to_hub()
+    reference = json.loads((tmp_path / "upload" / "audio_tokenizer_config.json").read_text())
+    assert reference["audio_tokenizer_name_or_path"] == "audio_tokenizer"
+
+
 def test_predicting_with_generate(tmp_path):
     """`predict_with_generate` died of padding after the first epoch; no error named it."""
     clips = make_clips(2)

@@ -21,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..loss import IGNORED_LABEL, weighted_sum
 from ..modeling_dia import DiaForConditionalGeneration
+from ..processing_dia import DiaProcessor
 from .collator import DiaDataCollator
 from .muon import MuonBeside
 from .speak import SpeakCallback
@@ -170,6 +171,8 @@ class DiaTrainer(Trainer):
                 "`Seq2SeqTrainer` pads and gathers; leave it out. `SpeakCallback` speaks at evaluations, and "
                 "`compute_metrics` gets logits."
             )
+        if self.args.push_to_hub:
+            self._publish_processor()
         self._take_label_smoothing(self.model)
         self._muon_learning_rate = muon_learning_rate
         self.args.remove_unused_columns = False
@@ -177,6 +180,17 @@ class DiaTrainer(Trainer):
         self._evaluation_sums = _ChannelSums()
         self._speech: dict[str, float] | None = None
         self.add_callback(_EpochCallback(self))
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Upload what was trained as `Trainer` does, the processor without paths of this machine."""
+        self._publish_processor()
+        return super().push_to_hub(*args, **kwargs)
+
+    def _publish_processor(self) -> None:
+        """Save the processor as it may be published from now on: folders are uploaded as they were saved."""
+        processor: Any = self.processing_class  # type: ignore[has-type]  # as `data_collator` below
+        if isinstance(processor, DiaProcessor):
+            self.processing_class = processor.for_hub()
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Make a model as `Trainer` does, for a run or a trial of a search, and set its label smoothing."""
