@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers.utils.hub as transformers_hub
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import DacModel
 from transformers.models.dia.feature_extraction_dia import DiaFeatureExtractor as TheirFeatureExtractor
 from transformers.models.dia.processing_dia import DiaProcessor as TheirProcessor
@@ -370,3 +370,37 @@ def test_a_codec_by_a_path_inside_the_checkpoint(pack_processor, tmp_path, monke
         (folder / "audio_tokenizer_config.json").write_text(json.dumps(reference))
         with pytest.raises(FileNotFoundError, match=r"nowhere' in its audio_tokenizer_config\.json"):
             DiaProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_an_extractor_of_another_rate(tmp_path, given):
+    """Prompts were refused later, and what was said was saved at the wrong pitch."""
+    shutil.copytree(MINIATURE, tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sampling_rate": 44100}))
+    codec = DiaProcessor.from_pretrained(MINIATURE).audio_tokenizer if given else None
+    with pytest.raises(ValueError, match=r"`sampling_rate` 44100, but the codec 16000"):
+        DiaProcessor.from_pretrained(tmp_path / "checkpoint", audio_tokenizer=codec)
+
+
+def test_a_checkpoint_whose_codec_lacks_tensors(tmp_path):
+    """The processor loaded it without a word."""
+    shutil.copytree(MINIATURE, tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "audio_tokenizer" / "model.safetensors"
+    weights = load_file(file)
+    weights.pop("decoder.conv1.weight")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"audio_tokenizer' lacks 1 tensors, such as 'decoder\.conv1\.weight'"):
+        DiaProcessor.from_pretrained(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "{", "{}", '{"audio_tokenizer_name_or_path": 5}', '{"audio_tokenizer_class": "DacModel"}']
+)
+def test_a_damaged_reference(pack_processor, tmp_path, content):
+    """A bare KeyError or AttributeError, without the file's name."""
+    pack_processor.save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "audio_tokenizer")
+    (tmp_path / "audio_tokenizer_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"audio_tokenizer_config\.json"):
+        DiaProcessor.from_pretrained(tmp_path)
