@@ -57,9 +57,16 @@ def _save_processor_with_pipeline() -> None:
 
     @functools.wraps(save_pretrained)
     def save_processor_too(self: TextToAudioPipeline, save_directory: Any, **kwargs: Any) -> None:
+        if not isinstance(self.processor, DiaProcessor):
+            save_pretrained(self, save_directory, **kwargs)
+            return
+        # The pipeline of transformers 5.17 copies the generation config into the model's, which then cannot be saved.
+        fields = DiaConfig().to_dict()
+        for name in self.model.generation_config.to_dict():
+            if name in vars(self.model.config) and name not in fields:
+                delattr(self.model.config, name)
         save_pretrained(self, save_directory, **kwargs)
-        if isinstance(self.processor, DiaProcessor):
-            self.processor.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
 
     save_processor_too.saves_dia = True  # type: ignore[attr-defined]
     TextToAudioPipeline.save_pretrained = save_processor_too

@@ -217,9 +217,9 @@ class Dia:
         except (OSError, ValueError) as error:
             kind = ValueError if isinstance(error, ValueError) else OSError
             raise kind(
-                f"{str(model_name)!r} is in nari-labs' layout, and cannot be loaded with the codec {codec!r}: "
-                f"{str(error).splitlines()[0]} Name the files: `Dia.from_local(config_path, checkpoint_path, "
-                "codec=...)`, or make a whole checkpoint: `dia-hf convert --codec`."
+                f"{str(model_name)!r} is in nari-labs' layout; name its files, `Dia.from_local(config_path, "
+                "checkpoint_path, codec=...)`, or make it whole, `dia-hf convert --codec`. As a folder, "
+                f"with the codec {codec!r}, it cannot be loaded: {str(error).splitlines()[0]}"
             ) from error
         model = model.to(device)
         if quantization is not None:
