@@ -1,14 +1,16 @@
 import copy
+import json
 import threading
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import DacConfig, DacModel
 
-from dia_hf.codec import Codec
+from dia_hf.codec import Codec, load_dac
 
 RATIOS = {"even": [2, 4], "odd": [3, 5]}  # with odd strides a clip has fewer samples than T · hop_length
 
@@ -509,3 +511,56 @@ def test_the_fingerprint_tells_codebooks_apart():
 def test_the_fingerprint_stays(codec):
     """A release that computes it otherwise refuses every voice that was saved before."""
     assert codec.fingerprint == "72d0d2aa3b384a02"
+
+
+# A codec's files
+
+
+def _cut(file):
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def _edit(change):
+    def edit(file):
+        weights = load_file(file)
+        change(weights)
+        save_file(weights, file, metadata={"format": "pt"})
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (
+            "model.safetensors",
+            _edit(lambda w: w.pop("decoder.conv1.bias")),
+            r"lacks 1 tensors, such as 'decoder\.conv1",
+        ),
+        ("model.safetensors", _edit(lambda w: w.update(more=torch.zeros(2))), "beyond those of a DacModel, 1 tensors"),
+        ("model.safetensors", _edit(lambda w: w.update({"decoder.conv1.bias": torch.zeros(7)})), "cannot be loaded"),
+        ("model.safetensors", _cut, "cannot be loaded"),
+        ("config.json", lambda file: file.write_text("[1]"), "config.json cannot be used: it holds a list"),
+        ("config.json", lambda file: file.write_text("{"), "config.json cannot be used"),
+        ("config.json", lambda file: file.write_text('{"model_type": "dia"}'), "`model_type` is 'dia'"),
+        ("config.json", lambda file: file.write_text('{"n_codebooks": "nine"}'), "n_codebooks"),
+    ],
+)
+def test_a_damaged_codec(tmp_path, name, damage, message):
+    """Tensors that a codec lacked were drawn at random, with a log entry, and it spoke noise."""
+    SMALL["even"].save_pretrained(tmp_path)
+    assert Codec(load_dac(tmp_path)).fingerprint == Codec(SMALL["even"]).fingerprint
+    damage(tmp_path / name)
+    with pytest.raises(ValueError, match=message) as info:
+        load_dac(tmp_path)
+    assert str(tmp_path) in str(info.value)
+
+
+def test_a_codec_without_config(tmp_path):
+    """The published sizes took the place of the missing file."""
+    SMALL["even"].save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(OSError, match=r"config\.json"):
+        load_dac(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(SMALL["even"].config.to_dict()))
+    assert load_dac(tmp_path).config.n_codebooks == 3

@@ -133,3 +133,31 @@ def test_the_generating_part_is_the_decoder():
     config = DiaConfig()
     assert config.get_text_config(decoder=True) is config.decoder_config
     assert isinstance(config.decoder_config, DiaDecoderConfig)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "it holds a list"),
+        ("null", "it holds a NoneType"),
+        ('{"model_type": "llama"}', "`model_type` is 'llama'"),
+        ('{"model_type": "dia", "delay_pattern": 5}', "delay_pattern"),
+        ('{"model_type": "dia", "decoder_config": {"hidden_size": "a"}}', "hidden_size"),
+        ('{"model": {}, "data": {}}', r"`Dia\.from_local`"),
+    ],
+)
+def test_a_file_that_is_no_config_of_a_dia(tmp_path, content, message):
+    """Another model's file gave a Dia of the published sizes, and a field of a wrong type an error without the file."""
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message) as info:
+        DiaConfig.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(info.value) and "config.json" in str(info.value)
+
+
+@pytest.mark.parametrize("link", [None, "nowhere", "config.json"])
+def test_a_folder_without_config(tmp_path, link):
+    """A model of 1.6 billion random weights was built in its place."""
+    if link is not None:
+        (tmp_path / "config.json").symlink_to(link)
+    with pytest.raises(OSError, match=r"no file `config\.json`"):
+        DiaConfig.from_pretrained(tmp_path)

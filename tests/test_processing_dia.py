@@ -1,17 +1,21 @@
 import json
 import shutil
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+import transformers.utils.hub as transformers_hub
+from safetensors.torch import load_file, save_file
 from transformers import DacModel
 from transformers.models.dia.feature_extraction_dia import DiaFeatureExtractor as TheirFeatureExtractor
 from transformers.models.dia.processing_dia import DiaProcessor as TheirProcessor
 from transformers.models.dia.tokenization_dia import DiaTokenizer as TheirTokenizer
 
-from dia_hf import MINIATURE, DiaConfig, DiaFeatureExtractor, DiaProcessor, DiaTokenizer
+from dia_hf import MINIATURE, DiaConfig, DiaFeatureExtractor, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
 from dia_hf.audio import read_audio, write_audio
 
 RATE = 44100
@@ -313,3 +317,104 @@ def test_columns_of_a_dataset(processor, tmp_path, tone):
     assert set(ours) == set(expected) and all(torch.equal(ours[name], expected[name]) for name in ours)
     with pytest.raises(ValueError, match="must be a string or a list of strings"):
         processor(text=dataset["audio"])
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A folder that uploads go to."""
+    folder = tmp_path / "hub"
+
+    def create_commit(repo_id, operations, **kwargs):
+        for operation in operations:
+            file = folder / operation.path_in_repo
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(operation.path_or_fileobj, file)
+
+    create_repo = lambda repo_id, **kwargs: SimpleNamespace(repo_id=repo_id)  # noqa: E731
+    api = SimpleNamespace(create_repo=create_repo, create_commit=create_commit)
+    card = SimpleNamespace(save=lambda file: Path(file).write_text("card"))
+    for name in ("hf_api", "create_repo", "create_commit"):
+        value = (lambda *args, **kwargs: api) if name == "hf_api" else getattr(api, name)
+        monkeypatch.setattr(transformers_hub, name, value, raising=False)
+    monkeypatch.setattr(transformers_hub, "create_and_tag_model_card", lambda *args, **kwargs: card)
+    return folder
+
+
+@pytest.mark.parametrize("way", ["push", "save and push", "copy"])
+def test_pushing(hub, tmp_path, way):
+    """The processor's push replaced the model's `config.json`, and named a temporary folder of this machine."""
+    model = DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=torch.bfloat16)
+    model.config.channel_loss_weights = [4.0] + [1.0] * 8
+    model.push_to_hub("me/dia")
+    before = (hub / "config.json").read_text()
+    processor = DiaProcessor.from_pretrained(MINIATURE)
+    if way == "push":
+        processor.push_to_hub("me/dia")
+    elif way == "save and push":
+        processor.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="me/dia")
+    else:
+        processor.for_hub().save_pretrained(hub)
+    assert (hub / "config.json").read_text() == before
+    reference = json.loads((hub / "audio_tokenizer_config.json").read_text())
+    assert reference["audio_tokenizer_name_or_path"] == "audio_tokenizer"
+    for file in hub.rglob("*.json"):
+        assert not any(str(place) in file.read_text() for place in (tmp_path, MINIATURE, tempfile.gettempdir())), file
+    again = DiaProcessor.from_pretrained(hub)
+    assert again.codec.fingerprint == processor.codec.fingerprint
+    assert again.config.channel_loss_weights == model.config.channel_loss_weights
+    with pytest.raises(OSError):  # noqa: PT011 (transformers' words; it must not speak through other weights)
+        TheirProcessor.from_pretrained(hub)
+
+
+def test_a_codec_by_a_path_inside_the_checkpoint(pack_processor, tmp_path, monkeypatch):
+    """A path relative to the checkpoint was taken for a malformed name on the Hub; one that leads nowhere, too."""
+    folder = tmp_path / "checkpoint"
+    pack_processor.save_pretrained(folder)
+    (folder / "audio_tokenizer").rename(folder / "dac")
+    monkeypatch.chdir(tmp_path)
+    reference = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": ""}
+    for name in ("dac", "./dac", "../checkpoint/dac", str(folder / "dac"), "checkpoint/dac"):
+        reference["audio_tokenizer_name_or_path"] = name
+        (folder / "audio_tokenizer_config.json").write_text(json.dumps(reference))
+        for given in (folder, "checkpoint"):
+            again = DiaProcessor.from_pretrained(given)
+            assert again.codec.fingerprint == pack_processor.codec.fingerprint
+    for name in ("nowhere", "../nowhere", str(tmp_path / "nowhere")):
+        reference["audio_tokenizer_name_or_path"] = name
+        (folder / "audio_tokenizer_config.json").write_text(json.dumps(reference))
+        with pytest.raises(FileNotFoundError, match=r"nowhere' in its audio_tokenizer_config\.json"):
+            DiaProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_an_extractor_of_another_rate(tmp_path, given):
+    """Prompts were refused later, and what was said was saved at the wrong pitch."""
+    shutil.copytree(MINIATURE, tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sampling_rate": 44100}))
+    codec = DiaProcessor.from_pretrained(MINIATURE).audio_tokenizer if given else None
+    with pytest.raises(ValueError, match=r"`sampling_rate` 44100, but the codec 16000"):
+        DiaProcessor.from_pretrained(tmp_path / "checkpoint", audio_tokenizer=codec)
+
+
+def test_a_checkpoint_whose_codec_lacks_tensors(tmp_path):
+    """The processor loaded it without a word."""
+    shutil.copytree(MINIATURE, tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "audio_tokenizer" / "model.safetensors"
+    weights = load_file(file)
+    weights.pop("decoder.conv1.weight")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"audio_tokenizer' lacks 1 tensors, such as 'decoder\.conv1\.weight'"):
+        DiaProcessor.from_pretrained(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "{", "{}", '{"audio_tokenizer_name_or_path": 5}', '{"audio_tokenizer_class": "DacModel"}']
+)
+def test_a_damaged_reference(pack_processor, tmp_path, content):
+    """A bare KeyError or AttributeError, without the file's name."""
+    pack_processor.save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "audio_tokenizer")
+    (tmp_path / "audio_tokenizer_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"audio_tokenizer_config\.json"):
+        DiaProcessor.from_pretrained(tmp_path)

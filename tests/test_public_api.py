@@ -16,6 +16,7 @@ def test_public_names():
     """A name dropped from `__init__` breaks people's imports."""
     assert set(dia_hf.__all__) == {
         "MINIATURE",
+        "ComputeDtype",
         "Dia",
         "DiaAudioStreamer",
         "DiaConfig",

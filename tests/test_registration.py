@@ -61,6 +61,17 @@ def test_pipeline():
     assert 0 < output["audio"].shape[-1] <= 14 * 512
 
 
+def test_a_saved_pipeline(tmp_path):
+    """transformers saves model and tokenizer; without feature extractor and codec, the folder did not load."""
+    speak = pipeline("text-to-speech", model=MINIATURE)
+    options = {"generate_kwargs": {"max_new_tokens": 30, "do_sample": False}}
+    before = speak("Hello.", **options)
+    speak.save_pretrained(tmp_path)
+    after = pipeline("text-to-speech", model=str(tmp_path))("Hello.", **options)
+    assert after["sampling_rate"] == before["sampling_rate"]
+    assert (after["audio"] == before["audio"]).all()
+
+
 def test_transformers_own_classes_stay():
     """Replacing them would change what other code imports."""
     from transformers.models.dia.modeling_dia import DiaForConditionalGeneration

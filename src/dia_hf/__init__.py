@@ -10,13 +10,14 @@ from .generation import DiaAudioStreamer
 from .modeling_dia import DiaForConditionalGeneration, DiaModel, DiaPreTrainedModel
 from .processing_dia import DiaProcessor
 from .registration import register
-from .speech import Dia, Voice, VoiceLibrary
+from .speech import ComputeDtype, Dia, Voice, VoiceLibrary
 from .tokenization_dia import DiaTokenizer
 
 register()
 
 __all__ = [
     "MINIATURE",
+    "ComputeDtype",
     "Dia",
     "DiaAudioStreamer",
     "DiaConfig",

@@ -16,17 +16,22 @@ Legend: B batch, N samples, T frames (one every `hop_length` samples), C codeboo
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import DacModel
+from transformers.utils import cached_file
 
-__all__ = ["Codec", "DecoderStream"]
+__all__ = ["Codec", "DecoderStream", "load_dac"]
 
 # transformers' and descript's names for the same few things.
 _POINTWISE = {"Snake1d", "Tanh"}
@@ -137,6 +142,52 @@ class _Window(NamedTuple):
     @property
     def num_frames(self) -> int:
         return self.last - self.first
+
+
+def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
+    """Load a `DacModel` of which nothing was drawn at random: such a codec speaks noise.
+
+    Args:
+        name (`str` or `os.PathLike`): Folder or Hub id.
+        options: As for `DacModel.from_pretrained`.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: If its files are damaged, it lacks tensors or has them in other shapes than its config says, or it
+            is another model.
+
+    Example:
+    ```python
+    >>> from dia_hf import MINIATURE
+    >>> from dia_hf.codec import load_dac
+    >>> load_dac(MINIATURE, subfolder="audio_tokenizer").config.n_codebooks
+    9
+
+    ```
+    """
+    told = repr(os.path.join(name, options.get("subfolder", "")).rstrip("/"))
+    hub_options = {key: value for key, value in options.items() if key not in ("device_map", "dtype")}
+    # Without a config, or with that of another model, transformers would build the published sizes and draw the rest.
+    file = cached_file(name, "config.json", **hub_options)
+    if file is None:
+        raise OSError(f"the codec {told} has no file `config.json`, without which its sizes are unknown.")
+    try:
+        with open(file, encoding="utf-8") as stream:
+            values = json.load(stream)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, but a config is an object, fields by name")
+        if values.get("model_type", "dac") != "dac":
+            raise ValueError(f"`model_type` is {values['model_type']!r}; a codec's is 'dac'")
+    except ValueError as error:
+        raise ValueError(f"the codec's {file} cannot be used: {error}.") from error
+    try:
+        codec, report = DacModel.from_pretrained(name, output_loading_info=True, **options)
+    except (RuntimeError, SafetensorError, StrictDataclassError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"the codec {told} cannot be loaded: {error}") from error
+    for kind, words in (("missing_keys", "lacks"), ("unexpected_keys", "has, beyond those of a DacModel,")):
+        if names := sorted(report[kind]):
+            raise ValueError(f"the codec {told} {words} {len(names)} tensors, such as {names[0]!r}; it is damaged.")
+    return codec.eval()
 
 
 class Codec:

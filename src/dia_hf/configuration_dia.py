@@ -10,10 +10,14 @@ otherwise.
 """
 
 # No `from __future__ import annotations` here: `@strict` checks values by the annotations themselves.
+import json
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ._compat import CACHE_NAMES
@@ -310,6 +314,39 @@ class DiaConfig(PreTrainedConfig):
                 f"DiaConfig: `decoder_config.cross_hidden_size` ({self.decoder_config.cross_hidden_size}) must equal "
                 f"`encoder_config.hidden_size` ({self.encoder_config.hidden_size})."
             )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load as in the base class, but only what is there and is a Dia's.
+
+        Raises:
+            OSError: If there is no such checkpoint, or it has no `config.json`: the published sizes would take its
+                place, 1.6 billion random weights.
+            ValueError: If the file is no config of a Dia in this layout, or a field has a value that cannot be.
+        """
+        name = str(pretrained_model_name_or_path)
+        file = Path(name, kwargs.get("subfolder") or "", "config.json")
+        if os.path.isdir(name) and not file.is_file():
+            raise OSError(f"{name!r} has no file `config.json`, without which a model's sizes are unknown.")
+        try:
+            if file.is_file() and not isinstance(values := json.loads(file.read_text("utf-8")), dict):
+                raise ValueError(f"it holds a {type(values).__name__}; a config is an object, fields by name")
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (StrictDataclassError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"the `config.json` of {name!r} cannot be used: {error}") from error
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read as in the base class, and refuse another model's file."""
+        values, kwargs = super().get_config_dict(*args, **kwargs)
+        if "model" in values and "data" in values:
+            raise ValueError(
+                "it is in the layout of nari-labs' first release (v0.1); load it with `Dia.from_local`, or make a "
+                "checkpoint of it with `dia-hf convert`"
+            )
+        if (model_type := values.get("model_type", cls.model_type)) != cls.model_type:
+            raise ValueError(f"`model_type` is {model_type!r}; a Dia's is {cls.model_type!r}")
+        return values, kwargs
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> DiaDecoderConfig:
         """Return the decoder's config: what transformers calls the text config is the part that generates."""

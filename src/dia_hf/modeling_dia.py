@@ -13,6 +13,7 @@ Legend: B batch, S text bytes, T frames, C channels, V vocabulary, H hidden, A h
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,8 @@ from .loss import ChannelSums, channel_sums, channel_sums_in_slices, loss_of_hea
 from .rotary import apply_rotary, rotary_embedding
 
 logger = logging.get_logger(__name__)
+
+_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 _PACKING_KERNELS = ("sdpa", "flex_attention", "eager")
 
@@ -703,7 +706,43 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         self.logits_dense = nn.Linear(
             config.decoder_config.hidden_size, self.num_channels * self.vocab_size, bias=False
         )
+        self._token_ids = {name: getattr(config.decoder_config, name) for name in _TOKEN_IDS}
         self.post_init()
+
+    def train(self, mode: bool = True) -> DiaForConditionalGeneration:
+        """Set the mode; for training, put the codec's special tokens back where a tokenizer's were written over them.
+
+        transformers' `Trainer` writes the ids of its `processing_class` into the model when it begins to train, whoever
+        wraps the model, and calls this method before the first step. Saved so, the model would no longer know its end.
+        """
+        if mode:
+            self._restore_token_ids()
+        return super().train(mode)
+
+    def _restore_token_ids(self) -> None:
+        config, decoder = self.config, self.config.decoder_config
+        # Releases differ in where they write: on the whole, or on the part that speaks.
+        above = {name: getattr(config, name) for name in _TOKEN_IDS if getattr(config, name) is not None}
+        found = {name: getattr(decoder, name) for name in _TOKEN_IDS} | above
+        is_overwritten = bool(above)
+        try:
+            decoder.check_token_ids()
+        except ValueError:
+            for name, token_id in self._token_ids.items():
+                setattr(decoder, name, token_id)
+            is_overwritten = True
+        if not is_overwritten:
+            return
+        kept = {name: getattr(decoder, name) for name in _TOKEN_IDS}
+        for name in _TOKEN_IDS:
+            setattr(config, name, None)
+            if self.generation_config is not None:
+                setattr(self.generation_config, name, kept[name])
+        warnings.warn(
+            f"the model's special tokens were set to {found}, as `Trainer` does by its `processing_class`; those are "
+            f"the tokenizer's, and the codec's are put back: {kept}.",
+            stacklevel=3,
+        )
 
     def get_output_embeddings(self) -> nn.Linear:
         """Return the head of all channels."""
@@ -757,6 +796,14 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         """
         if labels is not None:
             self._check_labels(labels, decoder_input_ids, logits_to_keep)
+        elif num_items_in_batch is not None and self.training:
+            warnings.warn(
+                "`num_items_in_batch` came without `labels`: `Trainer` takes the labels for a loss of its own where "
+                "`label_smoothing_factor` or `compute_loss_func` is set. Its label smoothing does not know channels: "
+                "set `model.label_smoothing` instead, or train with `DiaTrainer`. A `compute_loss_func` gets logits of "
+                "rows, [B · C, T, V].",
+                stacklevel=2,
+            )
         outputs: Seq2SeqModelOutput = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

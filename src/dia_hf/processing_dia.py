@@ -8,6 +8,7 @@ Legend: B batch, S text bytes, T frames, D the largest delay, C channels, N samp
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from transformers import BatchFeature, DacModel, ProcessorMixin
 from transformers.utils import cached_file
 
 from .audio import write_audio
-from .codec import Codec
+from .codec import Codec, load_dac
 from .configuration_dia import DiaConfig
 from .delay import apply_delay, num_spoken_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
@@ -46,19 +47,36 @@ def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> 
 
 
 def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.isdir(name)
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not os.path.isdir(name)
+
+
+def _read_object(path: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object."""
+    try:
+        values = json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; expected an object, fields by name.")
+    return values
 
 
 def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
     """Load the codec inside a checkpoint, or else the one that the checkpoint names."""
     reference = None
     if (path := _find_file(checkpoint, _CODEC_REFERENCE, **hub_options)) is not None:
-        reference = json.loads(Path(path).read_text("utf-8"))
+        reference = _read_object(path)
     elif (path := _find_file(checkpoint, "processor_config.json", **hub_options)) is not None:
-        reference = json.loads(Path(path).read_text("utf-8")).get("audio_tokenizer")
+        reference = _read_object(path).get("audio_tokenizer")
+    if reference is not None and not (
+        isinstance(reference, dict) and isinstance(reference.get("audio_tokenizer_name_or_path", ""), str)
+    ):
+        raise ValueError(
+            f"{path} names no codec: `audio_tokenizer_name_or_path` is to be a folder or a name on the Hub."
+        )
     subfolder = os.path.join(hub_options.get("subfolder", ""), _CODEC_FOLDER)
     if _find_file(checkpoint, "config.json", **{**hub_options, "subfolder": subfolder}) is not None:
-        codec = DacModel.from_pretrained(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
+        codec = load_dac(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
         # transformers notes the checkpoint's name, under which there is no codec alone.
         name = (reference or {}).get("audio_tokenizer_name_or_path", "")
         codec.name_or_path = codec.config.name_or_path = name if _is_hub_id(name) else ""
@@ -68,14 +86,22 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
             f"{str(checkpoint)!r} has neither a codec in {_CODEC_FOLDER!r} nor a {_CODEC_REFERENCE} that names one; "
             "pass one: `DiaProcessor.from_pretrained(..., audio_tokenizer=DacModel.from_pretrained(...))`."
         )
-    if reference["audio_tokenizer_class"] != "DacModel":
-        raise ValueError(
-            f"{str(checkpoint)!r} names a codec of the class {reference['audio_tokenizer_class']!r}; Dia speaks "
-            "through 'DacModel'."
+    if (kind := reference.get("audio_tokenizer_class", "DacModel")) != "DacModel":
+        raise ValueError(f"{str(checkpoint)!r} names a codec of the class {kind!r}; Dia speaks through 'DacModel'.")
+    if not (name := reference.get("audio_tokenizer_name_or_path")):
+        raise ValueError(f"{path} has no `audio_tokenizer_name_or_path`; write the codec's folder or Hub id there.")
+    beside = os.path.join(checkpoint, hub_options.get("subfolder", ""), name)
+    if not os.path.isabs(name) and os.path.isdir(beside):
+        name = beside
+    if not _is_hub_id(name) and not os.path.isdir(name):
+        raise FileNotFoundError(
+            f"{str(checkpoint)!r} names the codec {name!r} in its {_CODEC_REFERENCE}, but there is no such folder, "
+            "inside it or here; write the codec's folder or its name on the Hub there, or pass one: "
+            "`DiaProcessor.from_pretrained(..., audio_tokenizer=DacModel.from_pretrained(...))`."
         )
     # The named codec is another repository: where *this* one is cut (revision, subfolder) says nothing about it.
     elsewhere = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
-    return DacModel.from_pretrained(reference["audio_tokenizer_name_or_path"], **elsewhere, **options)
+    return load_dac(name, **elsewhere, **options)
 
 
 def write_codec_reference(folder: Path, name: str) -> None:
@@ -126,6 +152,7 @@ class DiaProcessor(ProcessorMixin):
         self.audio_tokenizer = audio_tokenizer
         self.config = config if config is not None else DiaConfig()
         self.config.decoder_config.check_token_ids()
+        self._is_for_hub = False
 
     def __call__(
         self,
@@ -385,7 +412,8 @@ class DiaProcessor(ProcessorMixin):
 
         Raises:
             OSError: If a file is missing.
-            ValueError: If no codec can be found.
+            ValueError: If no codec can be found, it is incomplete or damaged, or the feature extractor works at another
+                rate.
         """
         hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
         audio_tokenizer = kwargs.get("audio_tokenizer")
@@ -393,12 +421,22 @@ class DiaProcessor(ProcessorMixin):
             placement = {name: kwargs[name] for name in ("device_map", "dtype") if name in kwargs}
             audio_tokenizer = _load_codec(pretrained_model_name_or_path, hub_options, **placement)
         has_config = _find_file(pretrained_model_name_or_path, "config.json", **hub_options) is not None
-        return cls(
+        processor = cls(
             feature_extractor=DiaFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **hub_options),
             tokenizer=DiaTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_options),
             audio_tokenizer=audio_tokenizer,
             config=DiaConfig.from_pretrained(pretrained_model_name_or_path, **hub_options) if has_config else None,
         )
+        if audio_tokenizer is not None:
+            extractor, codec = processor.feature_extractor, processor.codec
+            for name in ("sampling_rate", "hop_length"):
+                if getattr(extractor, name) != getattr(codec, name):
+                    raise ValueError(
+                        f"the feature extractor of {str(pretrained_model_name_or_path)!r} has the `{name}` "
+                        f"{getattr(extractor, name)}, but the codec {getattr(codec, name)}; they must belong together: "
+                        "correct `preprocessor_config.json`, or give the codec that it was made for."
+                    )
+        return processor
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save all parts, the codec included, in the layout of the published checkpoints.
@@ -426,17 +464,42 @@ class DiaProcessor(ProcessorMixin):
         self.tokenizer._set_processor_class(type(self).__name__)
         self.feature_extractor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        if not (folder / "config.json").exists():
+        if not self._is_for_hub and not (folder / "config.json").exists():
             self.config.save_pretrained(folder)
         if self.audio_tokenizer is not None:
             inside = folder / _CODEC_FOLDER
             # transformers' own processor knows no codec inside a checkpoint; it follows this name. A codec from the Hub
-            # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on.
+            # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on. What goes
+            # to the Hub holds no path of this machine: there the name is that inside the checkpoint.
             name = self.audio_tokenizer.name_or_path
             if not _is_hub_id(name):
-                name = str(inside.absolute())
+                name = _CODEC_FOLDER if self._is_for_hub else str(inside.absolute())
             self.audio_tokenizer.save_pretrained(inside)
             write_codec_reference(folder, name)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
         return sorted(str(path) for path in folder.iterdir() if path.is_file())
+
+    def for_hub(self) -> DiaProcessor:
+        """Return a copy whose `save_pretrained` writes what may be published: no path of this machine, no config.
+
+        The codec inside is then named as it lies in the checkpoint, which this package reads and transformers' own
+        processor refuses; a codec from the Hub keeps its id. `push_to_hub` and `DiaTrainer` use it.
+        """
+        published = copy.copy(self)
+        published._is_for_hub = True
+        return published
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload all parts, the codec included, but for `config.json`, which is the model's.
+
+        Args:
+            repo_id (`str`): Repository; made if missing.
+            kwargs: As in transformers: `commit_message`, `private`, `token`, `revision`, `create_pr`, …
+
+        Returns:
+            `str`: Address of the commit.
+        """
+        if self._is_for_hub:
+            return super().push_to_hub(repo_id, **kwargs)
+        return self.for_hub().push_to_hub(repo_id, **kwargs)

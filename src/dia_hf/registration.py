@@ -1,10 +1,13 @@
 """Make transformers' Auto classes and pipelines give ours for `model_type` "dia".
 
 The one file that touches transformers' tables. Runs once, when `dia_hf` is imported. transformers' own Dia stays
-importable and unchanged; only the look-up by name or config changes.
+importable and unchanged; only the look-up by name or config changes, and what a text-to-speech pipeline of a Dia saves.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -14,6 +17,7 @@ from transformers import (
     AutoModelForTextToWaveform,
     AutoProcessor,
     AutoTokenizer,
+    TextToAudioPipeline,
 )
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -42,3 +46,27 @@ def register() -> None:
     FEATURE_EXTRACTOR_MAPPING_NAMES.pop(DiaConfig.model_type, None)
     AutoFeatureExtractor.register(DiaConfig, DiaFeatureExtractor, exist_ok=True)
     AutoProcessor.register(DiaConfig, DiaProcessor, exist_ok=True)
+    _save_processor_with_pipeline()
+
+
+def _save_processor_with_pipeline() -> None:
+    """Have a pipeline around a Dia save its processor; transformers saves model and tokenizer, and loses the codec."""
+    save_pretrained = TextToAudioPipeline.save_pretrained
+    if getattr(save_pretrained, "saves_dia", False):
+        return
+
+    @functools.wraps(save_pretrained)
+    def save_processor_too(self: TextToAudioPipeline, save_directory: Any, **kwargs: Any) -> None:
+        if not isinstance(self.processor, DiaProcessor):
+            save_pretrained(self, save_directory, **kwargs)
+            return
+        # The pipeline of transformers 5.17 copies the generation config into the model's, which then cannot be saved.
+        fields = DiaConfig().to_dict()
+        for name in self.model.generation_config.to_dict():
+            if name in vars(self.model.config) and name not in fields:
+                delattr(self.model.config, name)
+        save_pretrained(self, save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    save_processor_too.saves_dia = True  # type: ignore[attr-defined]
+    TextToAudioPipeline.save_pretrained = save_processor_too

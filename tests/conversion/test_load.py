@@ -6,11 +6,11 @@ import weakref
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from conftest import REFERENCE
-from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
-from dia_hf.conversion import convert_checkpoint, load_checkpoint
+from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.conversion import convert_checkpoint, load_checkpoint, load_descript_codec
 from dia_hf.conversion import load as load_module
 from dia_hf.conversion import source as source_module
 from dia_hf.conversion import weights as weights_module
@@ -174,3 +174,81 @@ def test_a_mistyped_weight_file_is_not_looked_up(monkeypatch):
     for path in ("weights/dia-v0_1.pth", "weights/model.safetensors", "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"there is no checkpoint at '{path}'"):
             load_checkpoint(path)
+
+
+WRAPPED = {
+    "model": lambda state: {"model": state, "optimizer": {}, "epoch": 1},
+    "model_state_dict": lambda state: {"model_state_dict": state},
+    "compiled": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "parallel": lambda state: {"state_dict": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}},
+}
+
+
+@pytest.mark.parametrize("how", [*WRAPPED, "compiled safetensors"])
+def test_what_training_scripts_save(tmp_path, how):
+    """Weights under `model`, or behind the prefixes of `torch.compile` and `DataParallel`, were none of a Dia."""
+    state = torch.load(REFERENCE / "nari-v0.1" / "dia-v0_1.pth", weights_only=True)
+    if how == "compiled safetensors":
+        file = tmp_path / "model.safetensors"
+        save_file(WRAPPED["compiled"](state), file)
+    else:
+        file = tmp_path / "model.pth"
+        torch.save(WRAPPED[how](state), file)
+    config = REFERENCE / "nari-v0.1" / "config.json"
+    expected = load_checkpoint(REFERENCE / "nari-v0.1" / "dia-v0_1.pth", config)[0].state_dict()
+    loaded = load_checkpoint(file, config)[0].state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("tensor", "word"),
+    [
+        (torch.zeros(3, 3).to_sparse(), "sparse"),
+        (torch.zeros(3, dtype=torch.complex64), "complex"),
+        (torch.zeros(3, device="meta"), "meta"),
+    ],
+)
+def test_tensors_that_are_no_weights(tmp_path, tensor, word):
+    """Sparse, complex and empty tensors failed inside torch, or lost their imaginary part without a word."""
+    torch.save({"decoder.norm.weight": tensor}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=rf"model\.pth: 'decoder\.norm\.weight' is no dense tensor .*{word}"):
+        Weights([tmp_path / "model.pth"])
+
+
+def test_a_tensor_given_twice(tmp_path):
+    """The later one would win."""
+    torch.save({"a": torch.zeros(1), "module.a": torch.ones(1)}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"holds 'a' twice, once as 'module\.a'"):
+        Weights([tmp_path / "model.pth"])
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "{", *(f'{{"weight_map": {value}}}' for value in ("null", "[]", "{}", '{"a": 1}'))]
+)
+def test_a_damaged_index(tmp_path, content):
+    """An index of nothing was a checkpoint of nothing, or an AttributeError."""
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json .*`weight_map`"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json .*`weight_map`"):
+        Dia.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("link", ["nowhere", "model.safetensors"])
+def test_links_that_lead_nowhere(tmp_path, link):
+    """A link to a file that was deleted is as good as none."""
+    shutil.copy(REFERENCE / "nari-0626" / "config.json", tmp_path)
+    (tmp_path / "model.safetensors").symlink_to(link)
+    with pytest.raises(ValueError, match="holds no weights"):
+        load_checkpoint(tmp_path)
+
+
+def test_descript_tensors_that_contradict_each_other(tmp_path):
+    """Lengths of another shape than their directions went into the kernel that folds them."""
+    content = torch.load(REFERENCE / "descript-dac" / "weights.pth", weights_only=True)
+    for name, shape in (("encoder.block.0.weight_g", (3, 1, 1)), ("encoder.block.0.weight_v", (1,)),
+                        ("decoder.model.0.bias", ())):  # fmt: skip
+        state = {**content["state_dict"], name: torch.zeros(shape)}
+        torch.save({"state_dict": state, "metadata": content["metadata"]}, tmp_path / "codec.pth")
+        with pytest.raises(ValueError, match=rf"codec\.pth: '{name}' has the shape"):
+            load_descript_codec(tmp_path / "codec.pth")

@@ -1,5 +1,7 @@
 import dataclasses
 import gc
+import json
+import shutil
 import threading
 
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 import torch
 
 from conftest import REFERENCE
-from dia_hf import MINIATURE, Dia
+from dia_hf import MINIATURE, ComputeDtype, Dia
 from dia_hf.audio import read_metadata, write_audio
+from dia_hf.conversion import load_checkpoint, load_descript_codec
 from dia_hf.speech.voices import Voice
 
 FRAME = 512 / 44100
@@ -270,3 +273,47 @@ def test_metadata(dia, tmp_path):
     wave = dia.generate("[S1] Hi.", max_seconds=0.2, seed=7)
     dia.save_audio(tmp_path / "a.mp3", wave, metadata={"text": "[S1] Hi.", "seed": 7})
     assert read_metadata(tmp_path / "a.mp3") == {"text": "[S1] Hi.", "seed": 7}
+
+
+@pytest.mark.parametrize("release", ["nari-0626", "nari-v0.1"])
+def test_folders_of_nari_labs(release, tmp_path):
+    """Their own `Dia.from_pretrained(folder)` ended in a table of mismatched tensors, or in no file of a name."""
+    folder = tmp_path / release
+    shutil.copytree(REFERENCE / release, folder, ignore=shutil.ignore_patterns("expected*", "inputs*"))
+    with pytest.raises(OSError, match=r"nari-labs' layout.*`Dia\.from_local"):
+        Dia.from_pretrained(folder, device="cpu")
+    assert Dia.from_pretrained(folder, device="cpu", load_dac=False).dac_model is None
+    load_descript_codec(REFERENCE / "descript-dac" / "weights.pth").save_pretrained(folder / "audio_tokenizer")
+    dia = Dia.from_pretrained(folder, compute_dtype=ComputeDtype.BFLOAT16, device="cpu")
+    (weights,) = [file for file in folder.iterdir() if file.suffix in (".pth", ".safetensors")]
+    local = Dia.from_local(folder / "config.json", weights, "bfloat16", "cpu", codec=folder / "audio_tokenizer")
+    say = {"seed": 1, "max_tokens": 30}
+    assert np.array_equal(dia.generate("[S1] Hi.", **say), local.generate("[S1] Hi.", **say))
+
+
+def test_names_of_nari_labs():
+    """Scripts around the original ask it where and by what it computes."""
+    dia = Dia.from_pretrained(compute_dtype=ComputeDtype.BFLOAT16, device="cpu")
+    assert dia.device == torch.device("cpu") and dia.config is dia.model.config
+    assert dia.compute_dtype == ComputeDtype.BFLOAT16.to_dtype() == torch.bfloat16
+    assert dia.dac_model is dia.processor.audio_tokenizer
+
+
+def test_an_adapter_is_no_model(tmp_path):
+    """PEFT's folder loaded by way of another model, and then had no codec."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is an adapter and no whole model; .*merge_adapter"):
+        Dia.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is an adapter and no whole model; .*merge_adapter"):
+        load_checkpoint(tmp_path)
+
+
+def test_an_index_without_metadata(tmp_path):
+    """A bare KeyError."""
+    shutil.copytree(MINIATURE, tmp_path / "dia")
+    (tmp_path / "dia" / "model.safetensors").rename(tmp_path / "dia" / "model-1.safetensors")
+    index = {"weight_map": {"logits_dense.weight": "model-1.safetensors"}}
+    (tmp_path / "dia" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"cannot be loaded.*metadata"):
+        Dia.from_pretrained(tmp_path / "dia")

@@ -13,7 +13,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import tiny
 from dia_hf import MINIATURE, DiaFeatureExtractor, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
@@ -373,6 +381,175 @@ def test_muon_takes_whole_matrices(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "__init__", lambda self, *args, **kwargs: None)
     with pytest.raises(ValueError, match=r"0\.02, but FSDP and DeepSpeed"):
         DiaTrainer(muon_learning_rate=0.02)
+
+
+# --- what `Trainer` does for models of text
+
+
+@pytest.mark.parametrize("kind", [DiaTrainer, Trainer])
+@pytest.mark.parametrize("name", ["processor", "tokenizer"])
+def test_a_processing_class_leaves_the_codecs_ids(tmp_path, kind, name):
+    """`Trainer` wrote the tokenizer's padding, id 0, over the codec's: what was saved never ended, or did not load."""
+    miniature = DiaProcessor.from_pretrained(MINIATURE)
+    model = DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype="float32")
+    miniature.config = model.config  # as `resize_token_embeddings` has it
+    clips = [{"text": "[S1] Hello.", "codes": torch.full((length, 9), length)} for length in (3, 9, 5, 7)]
+    trainer = kind(
+        model,
+        TrainingArguments(str(tmp_path), max_steps=2, save_steps=2, report_to="none", use_cpu=True, disable_tqdm=True,
+                          remove_unused_columns=False),
+        DiaDataCollator(miniature),
+        train_dataset=clips,
+        processing_class=miniature if name == "processor" else miniature.tokenizer,
+    )  # fmt: skip
+    seen = []
+    collate, trainer.data_collator = trainer.data_collator, lambda rows: (seen.append(collate(rows)), seen[-1])[1]
+    with pytest.warns(UserWarning, match="the codec's are put back"):
+        trainer.train()
+    assert not any((batch["decoder_input_ids"] < 0).any() for batch in seen)
+    for batch in seen:  # channel 0 has ended in the last position
+        assert set(batch["decoder_input_ids"][:, -1, 0].tolist()) <= {1024, 1025}
+    again = DiaForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-2")
+    for of in (model, again):
+        ids = (1025, 1026, 1024)
+        assert (of.config.pad_token_id, of.config.bos_token_id, of.config.eos_token_id) == (None, None, None)
+        for part in (of.config.decoder_config, of.generation_config):
+            assert (part.pad_token_id, part.bos_token_id, part.eos_token_id) == ids
+    if name == "processor":
+        assert DiaProcessor.from_pretrained(tmp_path / "checkpoint-2").codec.fingerprint == miniature.codec.fingerprint
+
+
+@pytest.mark.filterwarnings("error:the model's special tokens")
+def test_a_models_own_ids_stay():
+    """Ids of a config that says otherwise than the published one were taken for a tokenizer's."""
+    config = copy.deepcopy(CONFIG)
+    decoder = config.decoder_config
+    decoder.pad_token_id, decoder.bos_token_id = decoder.bos_token_id, decoder.pad_token_id
+    model = DiaForConditionalGeneration(config)
+    model.train()
+    model.generation_config.pad_token_id = None
+    assert model.train().generation_config.pad_token_id is None
+    assert model.config.decoder_config.pad_token_id == CONFIG.decoder_config.bos_token_id
+
+
+def test_label_smoothing_of_the_arguments(tmp_path):
+    """`label_smoothing_factor` died of shapes in the first step, as `Trainer` takes the labels to itself."""
+    clips = make_clips(6)
+    settings = {"max_steps": 1, "train_sampling_strategy": "sequential"}
+    expected = tiny.random_model(CONFIG)
+    expected.label_smoothing = 0.1
+    plain = make_trainer(tmp_path / "plain", clips, clips, model=expected, **settings)
+    asked = make_trainer(tmp_path / "asked", clips, clips, label_smoothing_factor=0.1, **settings)
+    without = make_trainer(tmp_path / "without", clips, clips, **settings)
+    for trainer in (plain, asked, without):
+        trainer.train()
+    assert logged(asked, "loss") == logged(plain, "loss") != logged(without, "loss")
+    fresh = make_trainer(tmp_path / "fresh", clips, clips, label_smoothing_factor=0.1)
+    assert fresh.evaluate()["eval_loss"] == pytest.approx(sums_over(tiny.random_model(CONFIG), clips)[0], abs=1e-6)
+    made = make_trainer(
+        tmp_path / "made", clips, kind=partial(MadeInTime, model_init=lambda: tiny.random_model(CONFIG)),
+        label_smoothing_factor=0.1, **settings,
+    )  # fmt: skip
+    made.train()
+    assert logged(made, "loss") == logged(plain, "loss")
+    expected.label_smoothing = 0.2
+    with pytest.raises(ValueError, match=r"`label_smoothing_factor` is 0\.1, but the model's `label_smoothing` 0\.2"):
+        make_trainer(tmp_path / "two", clips, model=expected, label_smoothing_factor=0.1)
+
+
+class MadeInTime(DiaTrainer):
+    """A trainer that is given how to make its model, as a search over settings is."""
+
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(None, *args, **kwargs)
+
+
+def test_label_smoothing_under_the_plain_trainer(tmp_path):
+    """All that was said were two sizes that do not match; the model's own smoothing works under any trainer."""
+    clips = make_clips(4)
+    settings = {"kind": Trainer, "max_steps": 1, "remove_unused_columns": False}
+    trainer = make_trainer(tmp_path, clips, label_smoothing_factor=0.1, **settings)
+    with pytest.warns(UserWarning, match=r"set `model\.label_smoothing` instead"), pytest.raises(RuntimeError):
+        trainer.train()
+    model = tiny.random_model(CONFIG)
+    model.label_smoothing = 0.1
+    trainer = make_trainer(tmp_path, clips, model=model, **settings)
+    trainer.train()
+    assert len(logged(trainer, "loss")) == 1
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_predictions_and_labels_pair(tmp_path, wrapped):
+    """Rows of channels were cut to the number of clips in the last batch, and had another shape than their labels."""
+    clips, model = make_clips(5), tiny.random_model(CONFIG)
+    model.loss_slice_size = 3  # which leaves no logits: metrics were passed over without a word
+    if wrapped:
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    seen = {}
+
+    def compute_metrics(evaluation):
+        seen.update(predictions=evaluation.predictions, labels=evaluation.label_ids)
+        return {"told": 1.0}
+
+    trainer = make_trainer(tmp_path, clips, clips, model=model, per_device_eval_batch_size=2)
+    trainer.compute_metrics = compute_metrics
+    metrics = trainer.evaluate()
+    frames = max(len(clip["codes"]) for clip in clips) + 1 + max(CONFIG.delay_pattern)
+    vocab_size = CONFIG.decoder_config.vocab_size
+    assert seen["labels"].shape == (5, frames, CHANNELS)
+    assert seen["predictions"].shape == (5, frames, CHANNELS, vocab_size)
+    assert metrics["eval_told"] == 1.0
+    assert metrics["eval_loss"] == pytest.approx(sums_over(tiny.random_model(CONFIG), clips)[0], abs=1e-6)
+    heard = seen["labels"] != -100
+    best = seen["predictions"].argmax(-1)
+    accuracy = [(best == seen["labels"])[:, :, c][heard[:, :, c]].mean() for c in range(CHANNELS)]
+    told = [metrics[f"eval_accuracy_channel_{channel}"] for channel in range(CHANNELS)]
+    assert accuracy == pytest.approx(told)
+
+    trainer.preprocess_logits_for_metrics = lambda logits, labels: logits.argmax(-1)
+    trainer.evaluate()
+    assert seen["predictions"].shape == seen["labels"].shape
+    assert (seen["predictions"][heard] == best[heard]).all()
+    assert trainer.predict(clips).predictions.shape == (5, frames, CHANNELS)
+
+
+def test_labels_of_rows_pair_with_predictions(tmp_path):
+    """`DiaProcessor` makes labels `[B·C, T]`, which the last batch cut to the number of clips."""
+    clips, seen = make_clips(3), {}
+
+    def by_rows(features):
+        batch = DiaDataCollator(PROCESSOR, text_dropout=0.0)(features)
+        return batch | {"labels": batch["labels"].transpose(1, 2).flatten(0, 1)}
+
+    trainer = make_trainer(tmp_path, clips, clips, per_device_eval_batch_size=2)
+    trainer.data_collator = by_rows
+    trainer.compute_metrics = lambda evaluation: seen.update(labels=evaluation.label_ids) or {}
+    loss = trainer.evaluate()["eval_loss"]
+    assert seen["labels"].shape[::2] == (3, CHANNELS)
+    assert loss == pytest.approx(sums_over(tiny.random_model(CONFIG), clips)[0], abs=1e-6)
+
+
+def test_an_upload_holds_no_path_of_this_machine(tmp_path, monkeypatch):
+    """`Trainer` uploads the folder that it saved, in which the codec was named by its path here."""
+    monkeypatch.setattr(Trainer, "push_to_hub", lambda self: self.save_model(tmp_path / "upload"))
+    trainer = make_trainer(tmp_path / "run", make_clips(2))
+    trainer.processing_class = DiaProcessor.from_pretrained(MINIATURE)
+    trainer.push_to_hub()
+    reference = json.loads((tmp_path / "upload" / "audio_tokenizer_config.json").read_text())
+    assert reference["audio_tokenizer_name_or_path"] == "audio_tokenizer"
+
+
+def test_predicting_with_generate(tmp_path):
+    """`predict_with_generate` died of padding after the first epoch; no error named it."""
+    clips = make_clips(2)
+    settings = Seq2SeqTrainingArguments(
+        str(tmp_path), predict_with_generate=True, report_to="none", use_cpu=True, remove_unused_columns=False
+    )
+    parts = (tiny.random_model(CONFIG), settings, DiaDataCollator(PROCESSOR))
+    with pytest.raises(ValueError, match="`predict_with_generate` is True"):
+        DiaTrainer(*parts, train_dataset=clips)
+    with pytest.raises(ValueError, match="`predict_with_generate=False`"):
+        Seq2SeqTrainer(*parts, train_dataset=clips).predict(clips)
 
 
 # --- several processes

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import DacModel
 
+from ..codec import load_dac
 from ..processing_dia import DiaProcessor, write_codec_reference
 from .descript import is_descript, load_descript_codec
 from .nari import config_to_0626
@@ -91,7 +92,7 @@ def _choose_codec(source: Source, asked: str | os.PathLike | None) -> DacModel |
     if asked is not None:
         return load_codec(asked)
     own = source.folder / "audio_tokenizer"
-    return DacModel.from_pretrained(own) if (own / "config.json").is_file() else None
+    return load_dac(own) if (own / "config.json").is_file() else None
 
 
 def _write_rest(source: Source, processor: DiaProcessor, folder: Path, dest: Path, dtype: torch.dtype) -> None:

@@ -117,6 +117,24 @@ def load_descript_codec(file: Path) -> DacModel:
         used.add(name)
         return weights.read(name)
 
+    expected = {name: tuple(tensor.shape) for name, tensor in codec.state_dict().items()}
+
+    def check(theirs: str, shape: tuple[int, ...]) -> None:
+        if theirs in weights and weights.shape(theirs) != shape:
+            raise ValueError(
+                f"{file}: {theirs!r} has the shape {weights.shape(theirs)}, but the settings beside it ask for {shape}."
+            )
+
+    # Before any of them is computed with: kernels trust the shapes that they are given.
+    for theirs, ours in names(config):
+        if theirs.endswith((".alpha", ".weight")):
+            check(theirs, expected[ours])
+        else:
+            shape = expected[f"{ours}.weight"]
+            check(f"{theirs}.weight_v", shape)
+            check(f"{theirs}.weight_g", (shape[0], *(1 for _ in shape[1:])))
+            check(f"{theirs}.bias", expected[f"{ours}.bias"])
+
     state = {}
     for theirs, ours in names(config):
         if theirs.endswith((".alpha", ".weight")):
@@ -127,11 +145,5 @@ def load_descript_codec(file: Path) -> DacModel:
     if extra := sorted(set(weights) - used):
         raise ValueError(f"{file} holds {len(extra)} tensors too many, such as {extra[0]!r}.")
 
-    for name, parameter in codec.state_dict().items():
-        if state[name].shape != parameter.shape:
-            raise ValueError(
-                f"{file}: {name!r} has the shape {tuple(state[name].shape)}, but the settings beside it ask for "
-                f"{tuple(parameter.shape)}."
-            )
     codec.load_state_dict(state)
     return codec.to(next(iter(state.values())).dtype)

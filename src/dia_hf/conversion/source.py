@@ -19,7 +19,9 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from transformers import DacModel, GenerationConfig
+from transformers.utils import cached_file
 
+from ..codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..processing_dia import DiaProcessor
@@ -33,6 +35,7 @@ __all__ = [
     "Source",
     "Target",
     "choose_dtype",
+    "is_nari",
     "load_codec",
     "locate",
     "make_config",
@@ -119,10 +122,30 @@ def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
     if not path.exists() and _HUB_NAME.fullmatch(str(source)) and path.suffix not in WEIGHT_SUFFIXES:
         path = Path(snapshot_download(str(source), allow_patterns=["*.json", *(f"*{end}" for end in WEIGHT_SUFFIXES)]))
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise ValueError(
+                f"{path} is an adapter and no whole model; merge it into the model that it was trained on: "
+                "`dia_hf.training.merge_adapter`."
+            )
         return path, find_weight_files(path)
     if path.is_file():
         return path.parent, [path]
     raise FileNotFoundError(f"there is no checkpoint at {str(source)!r}: no such folder, file or name on the Hub.")
+
+
+def is_nari(source: str | os.PathLike) -> bool:
+    """Whether a checkpoint is in a layout of nari-labs: v0.1 by its config, 0626, if it is a folder, by its tensors."""
+    try:
+        values = json.loads(Path(str(cached_file(source, "config.json"))).read_text("utf-8"))
+        if isinstance(values, dict) and "model" in values and "data" in values:
+            return True
+        return os.path.isdir(source) and any(map(_is_theirs, Weights(find_weight_files(Path(source)))))
+    except (OSError, ValueError):
+        return False  # whoever loads it says why
+
+
+def _is_theirs(name: str) -> bool:
+    return name.endswith(".mlp.wi_fused.weight")
 
 
 def recognise(weights: Weights, config_file: Path) -> Source:
@@ -136,7 +159,7 @@ def recognise(weights: Weights, config_file: Path) -> Source:
         raise ValueError(f"{file} is a DacModel already, and no Dia; give it as `codec` (`--codec`), beside the Dia.")
     if "logits_dense.weight" in names or any(name.startswith("model.") for name in names):
         layout = "huggingface"
-    elif any(name.endswith(".mlp.wi_fused.weight") for name in names):
+    elif any(_is_theirs(name) for name in names):
         layout = "nari"
     else:
         raise ValueError(
@@ -267,10 +290,7 @@ def load_codec(given: str | os.PathLike) -> DacModel:
         return load_descript_codec(file)
     if not path.exists() and not _HUB_NAME.fullmatch(str(given)):
         raise FileNotFoundError(f"there is no codec at {str(given)!r}: no such folder, file or name on the Hub.")
-    codec, report = DacModel.from_pretrained(given, output_loading_info=True)
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"the codec {str(given)!r} lacks {len(missing)} tensors, such as {missing[0]!r}.")
-    return codec
+    return load_dac(given)
 
 
 def make_processor(source: Source, codec: DacModel | None) -> DiaProcessor:

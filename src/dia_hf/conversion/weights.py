@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,38 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["WEIGHT_SUFFIXES", "Weights", "find_weight_files", "hash_files"]
+__all__ = ["WEIGHT_SUFFIXES", "Weights", "find_weight_files", "hash_files", "read_index"]
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLES = (".pth", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *_PICKLES)
+# What training scripts put a state_dict under, and torch before its names: `torch.compile` and `DataParallel`.
+_STATE_KEYS = ("state_dict", "model", "model_state_dict")
+_WRAPPERS = re.compile(r"^(?:_orig_mod\.|module\.)+")
 _BYTES_PER_MAPPING = 1 << 27
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def read_index(index: Path) -> list[Path]:
+    """List the files of an index of weight files.
+
+    Raises:
+        ValueError: If it is none, is empty, or a file of it is missing or lies elsewhere.
+    """
+    try:
+        content = json.loads(index.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{index} is no JSON ({error}); it has no `weight_map`.") from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
+        raise ValueError(
+            f"{index} is no index of weight files: it has no `weight_map` of names of tensors to names of files."
+        )
+    files = sorted({index.parent / file for file in weight_map.values()})
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{index} lists {file.name}, which is missing.")
+    return files
 
 
 def find_weight_files(folder: Path) -> list[Path]:
@@ -33,15 +59,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     """
     for name in _INDICES:
         if (folder / name).is_file():
-            try:
-                weight_map = json.loads((folder / name).read_text("utf-8"))["weight_map"]
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{folder / name} is no index of weight files: it has no `weight_map`.") from error
-            files = sorted({folder / file for file in weight_map.values()})
-            for file in files:
-                if not file.is_file():
-                    raise ValueError(f"{folder / name} lists {file.name}, which is missing.")
-            return files
+            return read_index(folder / name)
     for suffixes in ((".safetensors",), _PICKLES):
         files = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
         # Beside other files, the name that everybody gives the weights decides.
@@ -84,14 +102,24 @@ def _load_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
     """Return a pickle's tensors by name, and what stands beside them as `metadata`."""
     content = _load_pickle(file)
     metadata: Any = {}
-    if isinstance(content, dict) and "state_dict" in content:
-        content, metadata = content["state_dict"], content.get("metadata") or {}
+    for key in _STATE_KEYS:
+        if isinstance(content, dict) and key in content and not isinstance(content[key], torch.Tensor):
+            content, metadata = content[key], (content.get("metadata") if key == "state_dict" else None) or {}
+            break
     if not isinstance(content, dict) or not isinstance(metadata, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}; expected a state_dict, tensors by name.")
+    tensors: dict[str, torch.Tensor] = {}
     for name, tensor in content.items():
-        if not isinstance(tensor, torch.Tensor):
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise ValueError(f"{file}: {name!r} is no tensor but {type(tensor).__name__}; expected a state_dict.")
-    return content, metadata
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
+            kind = "meta" if tensor.is_meta else f"{str(tensor.layout).removeprefix('torch.')}, {tensor.dtype}"
+            raise ValueError(f"{file}: {name!r} is no dense tensor of real numbers ({kind}); save it as one.")
+        own_name = _WRAPPERS.sub("", name)
+        if own_name in tensors:
+            raise ValueError(f"{file} holds {own_name!r} twice, once as {name!r}; save one of them.")
+        tensors[own_name] = tensor
+    return tensors, metadata
 
 
 class Weights:
@@ -111,12 +139,15 @@ class Weights:
         self.files = files
         self.metadata: dict[str, Any] = {}
         self._file_of: dict[str, Path] = {}
+        self._name_in_file: dict[str, str] = {}
         self._shape_of: dict[str, tuple[int, ...]] = {}
         self._dtype_of: dict[str, torch.dtype | None] = {}
         self._mapped: tuple[Path | None, dict[str, torch.Tensor]] = None, {}
         self._num_bytes_read = 0
         for file in files:
             for name, shape, dtype in self._list(file):
+                if name in self._file_of:
+                    raise ValueError(f"{file} holds the tensor {name!r}, which {self._file_of[name]} holds, too.")
                 self._file_of[name] = file
                 self._shape_of[name] = shape
                 self._dtype_of[name] = dtype
@@ -127,7 +158,9 @@ class Weights:
                 with safe_open(file, framework="pt") as opened:
                     for name in opened.keys():  # noqa: SIM118 (no mapping)
                         tensor = opened.get_slice(name)
-                        yield name, tuple(tensor.get_shape()), _DTYPES.get(tensor.get_dtype())
+                        own_name = _WRAPPERS.sub("", name)
+                        self._name_in_file[own_name] = name
+                        yield own_name, tuple(tensor.get_shape()), _DTYPES.get(tensor.get_dtype())
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{file} cannot be read: it is truncated or no safetensors file ({error}).") from error
             return
@@ -158,7 +191,7 @@ class Weights:
         file = self._file_of[name]
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                return opened.get_tensor(name)
+                return opened.get_tensor(self._name_in_file[name])
         if self._mapped[0] != file or self._num_bytes_read >= _BYTES_PER_MAPPING:
             self._mapped = None, {}  # let go first: the format of torch before 1.6 cannot be mapped and is held whole
             self._mapped = file, _load_state_dict(file)[0]

@@ -165,8 +165,16 @@ class DiaGenerationMixin(GenerationMixin):
 
         Raises:
             ValueError: If beams or an assistant are asked for, the guidance scale or the temperature is not above 0,
-                a list is not as long as the batch, or the prompt has another shape than the text's batch.
+                a list is not as long as the batch, or the prompt has another shape than the text's batch; or if
+                `labels` are given, as `Seq2SeqTrainer` does.
         """
+        if kwargs.get("labels") is not None:
+            raise ValueError(
+                "`labels` are for a loss, and `generate` has none; leave them out. If `Seq2SeqTrainer` gave them: set "
+                "`predict_with_generate=False`, as it pads rows of tokens, and Dia generates frames of codes. "
+                "`dia_hf.training.SpeakCallback` speaks at evaluations, and `DiaTrainer` gives `compute_metrics` the "
+                "logits."
+            )
         kwargs = rename_cache(kwargs, CACHE_NAME)
         sampler = None
         if generator is not None:

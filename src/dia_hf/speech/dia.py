@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,10 @@ from transformers import BatchFeature, CompileConfig
 
 from ..assets import MINIATURE
 from ..audio import write_audio
+from ..configuration_dia import DiaConfig
 from ..conversion import load_checkpoint
+from ..conversion.source import is_nari
+from ..conversion.weights import read_index
 from ..generation import DiaAudioStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -31,7 +36,7 @@ from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render, split_prefix
 from .voices import Voice, load_voice
 
-__all__ = ["Dia", "resolve_device"]
+__all__ = ["ComputeDtype", "Dia", "resolve_device"]
 
 VoiceLike = Voice | str | os.PathLike
 
@@ -67,6 +72,31 @@ def _resolve_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
     return resolved
 
 
+def _check_folder(model_name: str | os.PathLike) -> None:
+    """Say of a folder what transformers' errors do not: that it is an adapter, or has a damaged index."""
+    folder = Path(model_name)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{str(model_name)!r} is an adapter and no whole model; merge it into the model that it was trained on: "
+            "`dia_hf.training.merge_adapter`."
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        read_index(index)
+
+
+class ComputeDtype(str, Enum):
+    """nari-labs' names of the dtypes to compute with; plain strings and `torch.dtype` do as well."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+    def to_dtype(self) -> torch.dtype:
+        """Return torch's."""
+        return getattr(torch, self.value)
+
+
 class Dia:
     """A model and its processor.
 
@@ -77,6 +107,7 @@ class Dia:
 
     Attributes:
         sampling_rate (`int`): Rate in hertz of the waveforms that `generate` returns.
+        device, compute_dtype, config, dac_model: Those of the model, and the codec's network, by nari-labs' names.
 
     Example:
     ```python
@@ -95,6 +126,26 @@ class Dia:
         self.sampling_rate: int = processor.feature_extractor.sampling_rate
         if processor.audio_tokenizer is not None:
             processor.audio_tokenizer.to(model.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the model computes with."""
+        return self.model.dtype
+
+    @property
+    def config(self) -> DiaConfig:
+        """The model's config."""
+        return self.model.config
+
+    @property
+    def dac_model(self) -> Any:
+        """The codec's network; `None` without a codec."""
+        return self.processor.audio_tokenizer
 
     @classmethod
     def from_pretrained(
@@ -127,11 +178,14 @@ class Dia:
         dtype, device = _resolve_dtype(compute_dtype), resolve_device(device)
         if quantization is not None:
             dtype = check_scheme(quantization, device, dtype)
+        _check_folder(model_name)
+        if is_nari(model_name):
+            return cls._from_nari(model_name, dtype, device, load_dac, quantization)
         try:
             model, report = DiaForConditionalGeneration.from_pretrained(
                 model_name, dtype=dtype, output_loading_info=True
             )
-        except (RuntimeError, SafetensorError, StrictDataclassError) as error:
+        except (RuntimeError, SafetensorError, StrictDataclassError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{str(model_name)!r} cannot be loaded: {error}") from error
         if missing := sorted(report["missing_keys"]):
             # transformers draws them at random, and warns.
@@ -143,6 +197,34 @@ class Dia:
         if quantization is not None:
             quantize_model(model, quantization)
         return cls(model, DiaProcessor.from_pretrained(model_name, load_codec=load_dac))
+
+    @classmethod
+    def _from_nari(
+        cls,
+        model_name: str | os.PathLike,
+        dtype: str | torch.dtype,
+        device: torch.device,
+        load_dac: bool,
+        quantization: str | None,
+    ) -> Dia:
+        """Load a checkpoint in a layout of nari-labs, whose codec is the Hub's unless it lies inside."""
+        inside = os.path.join(model_name, "audio_tokenizer")
+        codec = inside if os.path.isdir(inside) else "descript/dac_44khz"
+        try:
+            model, processor = load_checkpoint(
+                model_name, dtype=None if dtype == "auto" else dtype, codec=codec if load_dac else None
+            )
+        except (OSError, ValueError) as error:
+            kind = ValueError if isinstance(error, ValueError) else OSError
+            raise kind(
+                f"{str(model_name)!r} is in nari-labs' layout; name its files, `Dia.from_local(config_path, "
+                "checkpoint_path, codec=...)`, or make it whole, `dia-hf convert --codec`. As a folder, "
+                f"with the codec {codec!r}, it cannot be loaded: {str(error).splitlines()[0]}"
+            ) from error
+        model = model.to(device)
+        if quantization is not None:
+            quantize_model(model, quantization)
+        return cls(model, processor)
 
     @classmethod
     def from_local(

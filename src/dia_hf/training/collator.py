@@ -9,6 +9,7 @@ Legend: B clips (rows, where they are packed), S text bytes, T frames of input, 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -140,8 +141,9 @@ class DiaDataCollator:
         for name, value in (("max_frames", max_frames), ("frames_per_row", frames_per_row)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` is {value}; give 1 or more frames, or None.")
-        # Not the processor itself, whose codec would be sent to every worker process.
-        self.tokenizer, self.config = processor.tokenizer, processor.config
+        # Not the processor itself, whose codec would be sent to every worker process; and a config of its own, as
+        # `Trainer` writes to a model's.
+        self.tokenizer, self.config = processor.tokenizer, copy.deepcopy(processor.config)
         self.text_dropout = text_dropout
         self.code_noise = code_noise
         self.max_frames = max_frames

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import DacModel, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import cached_file
 
+from ..codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
 from ..files import written_whole
@@ -193,8 +194,9 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
             f"there is no model {recipe.model!r}: no folder here that is called so and has a config.json, and the Hub "
             f"gives none ({str(error).splitlines()[0]})"
         ) from error
-    codec = None if recipe.codec is None else DacModel.from_pretrained(recipe.codec)
-    processor = DiaProcessor.from_pretrained(recipe.model, audio_tokenizer=codec)
+    processor = DiaProcessor.from_pretrained(recipe.model, load_codec=recipe.codec is None)
+    if recipe.codec is not None:
+        processor.audio_tokenizer = load_dac(recipe.codec)
     if recipe.config is not None:
         processor.config = DiaConfig(**recipe.config)
         longest = processor.config.encoder_config.max_position_embeddings

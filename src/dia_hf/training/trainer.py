@@ -20,11 +20,28 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..loss import IGNORED_LABEL, weighted_sum
+from ..modeling_dia import DiaForConditionalGeneration
+from ..processing_dia import DiaProcessor
 from .collator import DiaDataCollator
 from .muon import MuonBeside
 from .speak import SpeakCallback
 
 __all__ = ["DiaTrainer"]
+
+
+# Fields of the model's outputs that are no prediction, whatever the config lets a forward pass return.
+_NOT_PREDICTED = (
+    *("encoder_last_hidden_state", "encoder_hidden_states", "encoder_attentions"),
+    *("decoder_hidden_states", "decoder_attentions", "cross_attentions"),
+)
+
+
+def _base_model(model: nn.Module) -> DiaForConditionalGeneration:
+    """Return the Dia in a model, which may be wrapped by PEFT or for several devices."""
+    while not isinstance(model, DiaForConditionalGeneration):
+        wrapped: Any = model
+        model = getattr(wrapped, "module", None) or getattr(wrapped, "_orig_mod", None) or wrapped.get_base_model()
+    return model
 
 
 class _ChannelSums:
@@ -103,13 +120,20 @@ class DiaTrainer(Trainer):
       run is resumed in the middle of one;
     - what a `SpeakCallback` measures, `eval_speech_wer` and others, is part of the evaluation: logged, and good for
       `metric_for_best_model` and early stopping;
-    - `remove_unused_columns` is off: the columns `text` and `codes` are the collator's, not the model's.
+    - `remove_unused_columns` is off: the columns `text` and `codes` are the collator's, not the model's;
+    - `label_smoothing_factor` is the model's own `label_smoothing`, in training alone;
+    - `compute_metrics` and `predict` get a row a clip, padded with -100: predictions are logits `[clips, T, C, V]`, or
+      what `preprocess_logits_for_metrics` makes of them, labels `[clips, T, C]`.
 
     Args:
         args, kwargs: As `transformers.Trainer`; `data_collator` a `DiaDataCollator`.
         muon_learning_rate (`float`, *optional*): Train the matrices of the layers with Muon, at this rate; all else by
             `args.optim` at `args.learning_rate`, and both with `args.weight_decay`. Needs torch 2.9, and whole
             matrices in each process: neither FSDP nor DeepSpeed.
+
+    Raises:
+        ValueError: If `muon_learning_rate` comes with FSDP or DeepSpeed, the model and `args` have different label
+            smoothing, or `args` asks for `predict_with_generate`, which pads tokens of texts.
 
     Example:
     ```python
@@ -141,12 +165,52 @@ class DiaTrainer(Trainer):
                 f"`muon_learning_rate` is {muon_learning_rate}, but FSDP and DeepSpeed cut up the matrices, which Muon "
                 "takes whole; leave it out, or train with DDP."
             )
+        if getattr(self.args, "predict_with_generate", False):
+            raise ValueError(
+                "`predict_with_generate` is True, but Dia generates frames of codes and not the rows of tokens that "
+                "`Seq2SeqTrainer` pads and gathers; leave it out. `SpeakCallback` speaks at evaluations, and "
+                "`compute_metrics` gets logits."
+            )
+        if self.args.push_to_hub:
+            self._publish_processor()
+        self._take_label_smoothing(self.model)
         self._muon_learning_rate = muon_learning_rate
         self.args.remove_unused_columns = False
         self.training_sums = _ChannelSums()
         self._evaluation_sums = _ChannelSums()
         self._speech: dict[str, float] | None = None
         self.add_callback(_EpochCallback(self))
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Upload what was trained as `Trainer` does, the processor without paths of this machine."""
+        self._publish_processor()
+        return super().push_to_hub(*args, **kwargs)
+
+    def _publish_processor(self) -> None:
+        """Save the processor as it may be published from now on: folders are uploaded as they were saved."""
+        processor: Any = self.processing_class  # type: ignore[has-type]  # as `data_collator` below
+        if isinstance(processor, DiaProcessor):
+            self.processing_class = processor.for_hub()
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Make a model as `Trainer` does, for a run or a trial of a search, and set its label smoothing."""
+        model = super().call_model_init(trial)
+        self._take_label_smoothing(model)
+        return model
+
+    def _take_label_smoothing(self, model: nn.Module) -> None:
+        """Let the model smooth: `Trainer`'s own smoother takes logits and labels of other shapes, also to evaluate."""
+        self.label_smoother = None
+        share = self.args.label_smoothing_factor
+        if share == 0:
+            return
+        base = _base_model(model)
+        if base.label_smoothing not in (0, share):
+            raise ValueError(
+                f"`label_smoothing_factor` is {share}, but the model's `label_smoothing` {base.label_smoothing}; set "
+                "one of them."
+            )
+        base.label_smoothing = share
 
     def compute_loss(
         self,
@@ -245,8 +309,22 @@ class DiaTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Evaluate a batch, without the labels of clips that another batch has, too."""
-        return super().prediction_step(model, self._without_repeats(inputs), prediction_loss_only, ignore_keys)
+        """Evaluate a batch, without the labels of clips that another batch has, too; logits and labels by clips."""
+        base, inputs = _base_model(self.model), self._without_repeats(inputs)
+        slice_size = base.loss_slice_size
+        if not prediction_loss_only:
+            base.loss_slice_size = None  # slices leave no logits
+            ignore_keys = [*(ignore_keys or base.config.keys_to_ignore_at_inference), *_NOT_PREDICTED]
+        try:
+            loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            base.loss_slice_size = slice_size
+        num_channels = base.config.decoder_config.num_channels
+        if isinstance(logits, torch.Tensor):
+            logits = logits.unflatten(0, (-1, num_channels)).transpose(1, 2)  # [B·C, T, V] to [B, T, C, V]
+        if isinstance(labels, torch.Tensor) and labels.ndim == 2:
+            labels = labels.unflatten(0, (-1, num_channels)).transpose(1, 2)
+        return loss, logits, labels
 
     def _without_repeats(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Leave out the labels of the clips that fill up the last batches, so that all processes have as many."""
