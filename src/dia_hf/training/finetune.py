@@ -26,7 +26,7 @@ from transformers.utils import cached_file
 
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
-from ..files import written_whole
+from ..files import follow_umask, written_whole
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
@@ -143,6 +143,7 @@ def finetune(
     _print_less(trainer, is_quiet=say is None)
     with held_alone(recipe, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
+            open_output(recipe, resume)  # another run may have come and gone since
             note_beginning(recipe, data)
             if say is not None:
                 _describe(trainer, train_set, eval_set, say)
@@ -554,6 +555,7 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
             model.generation_config = trained.generation_config
         model.save_pretrained(output)
         processor.save_pretrained(output)
+        follow_umask(output)
         with written_whole(output / "metrics.jsonl") as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history), "utf-8")
     trainer.accelerator.wait_for_everyone()
