@@ -38,11 +38,42 @@ def killed(work: Callable[[], object], number: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def kill_everywhere(prepare: Callable[[], object], work: Callable[[], object]) -> Iterator[int]:
+class Dead(BaseException):
+    """What a thread sees that can change nothing any more."""
+
+
+_num_left: list[float] = []  # one number while `stunned` works
+
+
+def _stun(event: str, args: tuple) -> None:
+    if _num_left and _is_change(event, args):
+        _num_left[0] -= 1
+        if _num_left[0] < 0:
+            raise Dead
+
+
+def stunned(work: Callable[[], object], number: int) -> bool:
+    """Do as `killed`, for libraries whose threads do not survive a fork: every change from this one on is refused."""
+    if not hasattr(stunned, "is_watching"):
+        sys.addaudithook(_stun)  # there is no way to remove it
+        stunned.is_watching = True  # type: ignore[attr-defined]
+    _num_left.append(number)
+    try:
+        work()
+    except Dead:
+        return True
+    finally:
+        _num_left.clear()
+    return False
+
+
+def kill_everywhere(
+    prepare: Callable[[], object], work: Callable[[], object], kill: Callable[..., bool] = killed
+) -> Iterator[int]:
     """Prepare, and kill the work at each of its changes in turn; after each, the caller looks at what is left."""
     number = 0
     prepare()
-    while killed(work, number):
+    while kill(work, number):
         yield number
         number += 1
         prepare()

@@ -73,10 +73,12 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}; nothing was written", str(path)) from error
     finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
-        if handle is not None:
-            os.close(handle)
+        try:
+            if beside is not None:
+                beside.unlink(missing_ok=True)
+        finally:
+            if handle is not None:
+                os.close(handle)
 
 
 def _open_beside(path: Path) -> tuple[Path, int | None]:
@@ -88,15 +90,20 @@ def _open_beside(path: Path) -> tuple[Path, int | None]:
         return beside, None
     for number in count():  # more than one only where several write the same file
         beside = path.with_name(f"{stem}-{number}{path.suffix}")
-        _remove_abandoned(beside)
+        for left in (beside, path.with_name(f"{stem}-{number + 1}{path.suffix}")):
+            _remove_abandoned(left)
         try:
             handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             continue
-        if _lock(handle) is not False and _is_at(handle, beside):
-            _remove_abandoned(path.with_name(f"{stem}-{number + 1}{path.suffix}"))
+        is_ours = False
+        try:
+            is_ours = _lock(handle) is not False and _is_at(handle, beside)
+        finally:
+            if not is_ours:
+                os.close(handle)
+        if is_ours:
             return beside, handle
-        os.close(handle)
     raise AssertionError  # `count` does not end
 
 
@@ -153,9 +160,9 @@ def locked(lock: Path, taken: str | None = None) -> Iterator[None]:
             if _is_at(handle, lock):
                 try:
                     yield
+                    return
                 finally:
                     lock.unlink(missing_ok=True)
-                return
         finally:
             os.close(handle)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import MINIATURE
+from ..files import find_held
 
 __all__ = [
     "DTYPES",
@@ -16,6 +17,7 @@ __all__ = [
     "REAL_MODEL",
     "add_model",
     "add_sampling",
+    "check_apart",
     "check_writable",
     "sampling_of",
 ]
@@ -83,6 +85,15 @@ def check_writable(option: str, path: Path) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"{option} {str(path)!r} cannot be written: {str(folder)!r} is no folder to write into.")
+
+
+def check_apart(option: str, output: str | Path, inputs: dict[str, str | None]) -> None:
+    """Refuse an output that is one of the inputs, also by way of links: it would be replaced by what is made of it."""
+    for name, path in inputs.items():
+        if find_held(output, [path]) is not None:
+            raise ValueError(
+                f"{option} {str(output)!r} is what {name} {str(path)!r} reads, and would replace it; give another file."
+            )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

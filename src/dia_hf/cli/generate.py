@@ -22,6 +22,7 @@ from .arguments import (
     MINIATURE_NOTE,
     add_model,
     add_sampling,
+    check_apart,
     check_writable,
     positive,
     sampling_of,
@@ -180,6 +181,9 @@ def _generate(args: argparse.Namespace) -> None:
     if not is_pcm:
         audio_format(output)
         check_writable("--output", output)
+        read = {"--audio-prompt": args.audio_prompt, "--text-file": args.text_file}
+        read.update({f"--voice {voice}": voice.split("=", 1)[-1] for voice in args.voice})
+        check_apart("--output", output, read)
 
     import numpy as np
     from transformers.utils import logging
