@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration
-from dia_hf.audio import read_audio
+from dia_hf.audio import read_audio, write_audio
 from dia_hf.delay import num_spoken_frames, revert_delay
 from dia_hf.evaluation import Sentence, evaluate
 from dia_hf.recognition import load_recogniser
@@ -61,6 +61,21 @@ def test_what_is_judged_is_what_generate_says(dia, tmp_path):
         assert rate == dia.sampling_rate and kept.shape[-1] == len(said)
     assert ears.rates == [dia.sampling_rate] * 3
     assert [line.file for line in report.sentences] == [str(tmp_path / "kept" / f"000{i}.wav") for i in range(3)]
+
+
+def test_recordings_are_not_replaced(dia, tmp_path, tone):
+    """What was said was kept over recordings of the same names: the corpus, or what is compared with."""
+    folder = tmp_path / "recordings"
+    write_audio(folder / "0000.wav", tone(0.3, 16000), 16000)
+    before = (folder / "0000.wav").read_bytes()
+    with pytest.raises(ValueError, match="is not empty, and was not made by an evaluation"):
+        evaluate(dia, TEXTS, Ears("hello"), **SAMPLED, folder=folder)
+    assert (folder / "0000.wav").read_bytes() == before
+    kept = tmp_path / "kept"
+    for _ in range(2):
+        evaluate(dia, TEXTS[:1], Ears("hello"), **SAMPLED, folder=kept)
+    with pytest.raises(ValueError, match="which is compared with"):
+        evaluate(dia, [Sentence(TEXTS[0], audio=str(kept / "0000.wav"))], Ears("hello"), **SAMPLED, folder=kept)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

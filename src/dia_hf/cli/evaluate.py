@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..assets import MINIATURE
+from ..files import find_held
 from .arguments import DTYPES, add_model, add_sampling, check_apart, check_writable, count, positive, sampling_of, seed
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_writable("--output", Path(args.output))
         check_apart("--output", args.output, {"--sentences": args.sentences, "--vocabulary": args.vocabulary})
+        if Path(args.sentences).is_dir() and find_held(args.sentences, [args.output]) is not None:
+            raise ValueError(
+                f"--output {args.output!r} is a file of --sentences {args.sentences!r}; give another file."
+            )
     if args.keep is not None:
         check_writable("--keep", Path(args.keep, "0000.wav"))
 

@@ -90,6 +90,8 @@ def _read_text(args: argparse.Namespace) -> str:
     if (args.text is None) == (args.text_file is None):
         raise ValueError("give either TEXT or --text-file.")
     if "-" in (args.text, args.text_file):
+        if sys.stdin is None or sys.stdin.closed:
+            raise ValueError("the text is to come from standard input, which is closed; give TEXT, or --text-file F.")
         text = sys.stdin.read()
     else:
         text = args.text if args.text is not None else Path(args.text_file).read_text("utf-8")

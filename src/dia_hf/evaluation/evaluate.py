@@ -25,7 +25,7 @@ from ..audio import resample, write_audio
 from ..codec import Codec
 from ..delay import num_spoken_frames, revert_delay
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..files import is_leftover, written_whole
+from ..files import find_held, is_leftover, written_whole
 from ..recognition import Recogniser, import_jiwer, word_errors
 from ..speech import Dia
 from .report import EvaluationReport, Heard, SentenceReport
@@ -97,6 +97,9 @@ def evaluate(
         _check_reference(number, sentence, codec)
     if folder is not None:
         check_folder(folder)
+        recordings = [sentence.audio for sentence in given if isinstance(sentence.audio, str | os.PathLike)]
+        if (held := find_held(folder, recordings)) is not None:
+            raise ValueError(f"{os.fspath(folder)!r} holds {held!r}, which is compared with; give another folder.")
     options = dia._options(cfg_scale, temperature, top_p, cfg_filter_top_k, False, max_seconds=max_seconds)
     num_frames = _limit_frames(dia, options)
     options["max_new_tokens"] = num_frames + 1 + max(dia.model.config.delay_pattern)

@@ -23,6 +23,7 @@ from ..assets import MINIATURE
 from ..audio import write_audio
 from ..conversion import load_checkpoint
 from ..generation import DiaAudioStreamer
+from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..quantization import check_scheme, quantize_model
@@ -127,6 +128,7 @@ class Dia:
         dtype, device = _resolve_dtype(compute_dtype), resolve_device(device)
         if quantization is not None:
             dtype = check_scheme(quantization, device, dtype)
+        check_model(model_name)
         try:
             model, report = DiaForConditionalGeneration.from_pretrained(
                 model_name, dtype=dtype, output_loading_info=True

@@ -27,6 +27,7 @@ from transformers.utils import cached_file
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
 from ..files import follow_umask, written_whole
+from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
@@ -188,6 +189,7 @@ def _check_packages(recipe: Recipe) -> None:
 
 def _load_processor(recipe: Recipe) -> DiaProcessor:
     try:
+        check_model(recipe.model)
         cached_file(recipe.model, "config.json")
     except OSError as error:
         raise OSError(

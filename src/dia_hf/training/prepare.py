@@ -225,7 +225,8 @@ def prepare_dataset(
     done = settings
     if settings.loudness is not None and importlib.util.find_spec("pyloudnorm") is None:
         warnings.warn(
-            "`pyloudnorm` is not installed (`pip install dia-hf[audio]`); clips stay as loud as they are.", stacklevel=2
+            '`pyloudnorm` is not installed (`pip install "dia-hf[audio]"`); clips stay as loud as they are.',
+            stacklevel=2,
         )
         done = replace(settings, loudness=None)
     folder = Path(dest)
