@@ -440,6 +440,8 @@ def test_an_output_that_is_an_input(tmp_path, tone, capsys, option):
     file, link = tmp_path / "voice.wav", tmp_path / "link.wav"
     sf.write(file, tone(1.0, 16000), 16000)
     link.symlink_to(file)
+    if option == "--text-file":
+        file.write_text("[S1] Hi.")
     before = file.read_bytes()
     text = [] if option == "--text-file" else ["[S1] Hi."]
     for output in (file, link, tmp_path / "." / "voice.wav"):
