@@ -132,7 +132,7 @@ def test_without_pyloudnorm_it_warns_and_goes_on(processor, make_source, tmp_pat
     """It is in another extra than what training needs."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyloudnorm" else find_spec(name))
-    with pytest.warns(UserWarning, match=r"pip install dia-hf\[audio\]"):
+    with pytest.warns(UserWarning, match=r'pip install "dia-hf\[audio\]"'):
         report = prepare_dataset(make_source(TEXT), tmp_path / "x", processor)
     assert report.clips[0].loudness is None
     assert load_prepared(tmp_path / "x")[1]["settings"]["loudness"] is None
