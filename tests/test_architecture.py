@@ -11,6 +11,7 @@ SOURCE = Path(dia_hf.__file__).parent
 FLOORS = {
     "_compat": 0,
     "files": 0,
+    "hub": 0,
     "assets": 1,
     "audio": 1,
     "codec": 1,

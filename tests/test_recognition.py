@@ -91,7 +91,7 @@ def test_word_errors_of_anything(said, heard):
 def test_without_jiwer(monkeypatch):
     """The missing package shows with the name of what brings it."""
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    with pytest.raises(ImportError, match=r"pip install dia-hf\[train\]` or `dia-hf\[evaluate\]"):
+    with pytest.raises(ImportError, match=r'pip install "dia-hf\[train\]"` or `"dia-hf\[evaluate\]"'):
         import_jiwer()
 
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_heard(words, pronunciations, message):
 def test_without_pocketsphinx(monkeypatch):
     """The missing package shows with the name of what brings it."""
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    with pytest.raises(ImportError, match=r"pip install dia-hf\[evaluate\]"):
+    with pytest.raises(ImportError, match=r'pip install "dia-hf\[evaluate\]"'):
         load_recogniser("pocketsphinx", NUMBERS)
 
 

@@ -298,5 +298,5 @@ def test_what_cannot_be(call, message):
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, call):
     """`No module named 'pyloudnorm'` does not say what to install to get what we tested with."""
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"`{package}`.*pip install dia-hf\[audio\]"):
+    with pytest.raises(ImportError, match=rf'`{package}`.*pip install "dia-hf\[audio\]"'):
         call()

@@ -26,6 +26,7 @@ from .codec import Codec, load_dac
 from .configuration_dia import DiaConfig
 from .delay import apply_delay, num_spoken_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
+from .hub import check_model
 from .loss import IGNORED_LABEL
 from .tokenization_dia import DiaTokenizer
 
@@ -416,6 +417,8 @@ class DiaProcessor(ProcessorMixin):
                 rate.
         """
         hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
+        if not hub_options:
+            check_model(pretrained_model_name_or_path)
         audio_tokenizer = kwargs.get("audio_tokenizer")
         if audio_tokenizer is None and kwargs.get("load_codec", True):
             placement = {name: kwargs[name] for name in ("device_map", "dtype") if name in kwargs}

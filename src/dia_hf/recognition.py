@@ -24,6 +24,7 @@ import numpy as np
 
 from .audio import resample
 from .files import read_text
+from .hub import check_model
 
 __all__ = [
     "POCKETSPHINX",
@@ -137,7 +138,7 @@ def import_jiwer() -> ModuleType:
         import jiwer
     except ImportError as error:
         raise ImportError(
-            "word errors are counted by jiwer: `pip install dia-hf[train]` or `dia-hf[evaluate]` brings it."
+            'word errors are counted by jiwer: `pip install "dia-hf[train]"` or `"dia-hf[evaluate]"` brings it.'
         ) from error
     return jiwer
 
@@ -207,7 +208,7 @@ def load_recogniser(
     Raises:
         ValueError: If there are no words for pocketsphinx, one is not a single word, is not in its dictionary, or has a
             pronunciation of unknown phones; or if there are words for another.
-        ImportError: If pocketsphinx is missing: `pip install dia-hf[evaluate]`.
+        ImportError: If pocketsphinx is missing: `pip install "dia-hf[evaluate]"`.
         OSError: If there is no such model.
 
     Example:
@@ -227,6 +228,7 @@ def load_recogniser(
             f"`words` and `pronunciations` are for {POCKETSPHINX!r}; {str(asr)!r} has a vocabulary of its own, leave "
             "them out."
         )
+    check_model(asr)
     return _Pipeline(asr, device)
 
 
@@ -261,7 +263,7 @@ class _Pocketsphinx:
             import pocketsphinx
         except ImportError as error:
             raise ImportError(
-                "the recogniser 'pocketsphinx' is not installed: `pip install dia-hf[evaluate]` brings it."
+                "the recogniser 'pocketsphinx' is not installed: `pip install \"dia-hf[evaluate]\"` brings it."
             ) from error
         if isinstance(words, str) or not words:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 Waveforms are numpy arrays of float32 in [-1, 1], mono `[N]` or `[channels, N]`. A waveform that is too short or too
 silent for what is asked comes back as it is, with a warning: by then somebody has waited for it. Loudness and speed
-need the packages of `pip install dia-hf[audio]`. Knows nothing of files, codecs or models; called by `speech/` and by
+need the packages of `pip install "dia-hf[audio]"`. Knows nothing of files, codecs or models; called by `speech/` and by
 users.
 
 Legend: N samples.
@@ -279,4 +279,4 @@ def _optional(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"`{name}` cannot be imported ({error}); `pip install dia-hf[audio]` brings it.") from error
+        raise ImportError(f'`{name}` cannot be imported ({error}); `pip install "dia-hf[audio]"` brings it.') from error

@@ -108,6 +108,12 @@ def test_another_recogniser(sentences, monkeypatch, capsys):
         (["--sentences", "table.csv", *ASR, "--vocabulary", "twice.txt"], "line 3: 'one' stands there twice"),
         (["--sentences", "table.csv", "--asr", "someone/ears", "--vocabulary", "few.txt"], "is for --asr pocketsphinx"),
         (["--sentences", "table.csv", *ASR, "--output", "clips"], "is a folder"),
+        (["--sentences", "table.csv", *ASR, "--output", "table.csv"], "is what --sentences 'table.csv' reads"),
+        (["--sentences", "table.csv", *ASR, "--output", "link.csv"], "is what --sentences 'table.csv' reads"),
+        (["--sentences", "table.csv", *ASR, "--output", "clips/a.wav"], "is what sentence 1 "),
+        (["--sentences", "table.csv", *ASR, "--vocabulary", "few.txt", "-o", "few.txt"], "is what --vocabulary"),
+        (["--sentences", "clips", *ASR, "--output", "clips/a.wav"], "is a file of --sentences 'clips'"),
+        (["--sentences", "table.csv", *ASR, "--keep", "clips"], "'clips' is not empty, and was not made by"),
         (["--sentences", "table.csv", *ASR, "--keep", "table.csv"], "is no folder to write into"),
         (["--sentences", "table.csv", *ASR, "--temperature", "-1"], "is not a number above 0"),
         (["--sentences", "table.csv", *ASR, "--device", "warp"], "the device 'warp' is not available here"),
@@ -116,6 +122,7 @@ def test_another_recogniser(sentences, monkeypatch, capsys):
 def test_what_is_wrong_shows_before_the_work(sentences, args, error, capsys, monkeypatch):
     """A typing error cost the time that it takes to load a model, or to speak a thousand sentences."""
     monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    Path("link.csv").symlink_to("table.csv")
     Path("few.txt").write_text("hello\ngood\n", "utf-8")
     Path("twice.txt").write_text("one\ntwo\none W AH N\n", "utf-8")
     Path("zorg.txt").write_text("Hello, Zorg.\n", "utf-8")

@@ -458,3 +458,21 @@ def test_disk_full_while_writing(tmp_path, checkpoint):
     assert "a.wav" in done.stderr and "Traceback" not in done.stderr
     assert out.read_bytes() == b"the last take"
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("option", ["--audio-prompt", "--voice", "--text-file"])
+def test_an_output_that_is_an_input(tmp_path, tone, capsys, option):
+    """`--audio-prompt voice.wav -o voice.wav` replaced the recording of the voice."""
+    file, link = tmp_path / "voice.wav", tmp_path / "link.wav"
+    sf.write(file, tone(1.0, 16000), 16000)
+    link.symlink_to(file)
+    if option == "--text-file":
+        file.write_text("[S1] Hi.")
+    before = file.read_bytes()
+    text = [] if option == "--text-file" else ["[S1] Hi."]
+    for output in (file, link, tmp_path / "." / "voice.wav"):
+        value = f"S1={file}" if option == "--voice" else str(file)
+        assert run("generate", *text, option, value, "-o", str(output), *FAST) == 2
+        assert f"is what {option}" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.wav", "voice.wav"]

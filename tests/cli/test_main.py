@@ -1,11 +1,18 @@
 """The command as a whole: how it is started, and how it ends."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import soundfile as sf
 
+import dia_hf
 from cli.command import FAST, run
+from dia_hf import MINIATURE
+
+SOURCE = Path(dia_hf.__file__).parent
 
 
 def test_as_a_command(tmp_path):
@@ -28,3 +35,52 @@ def test_interrupted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", interrupt)
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav")) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def fail_with(monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", fail)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("two\nlines"), ValueError("two\nlines"), MemoryError()])
+def test_any_error_is_one_line(tmp_path, capsys, monkeypatch, error):
+    """What nobody had foreseen printed forty lines of stack and ended with the status 1."""
+    monkeypatch.delenv("DIA_HF_TRACEBACK", raising=False)
+    fail_with(monkeypatch, error)
+    command = ["generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav")]
+    assert run(*command) == 2
+    told = capsys.readouterr().err
+    line = told.splitlines()[-1]
+    assert line.startswith("dia-hf: error: ")
+    assert "Traceback" not in told
+    assert "lines" in line or "lines" not in str(error)
+    assert isinstance(error, ValueError) or (type(error).__name__ in line and "DIA_HF_TRACEBACK=1" in line)
+    monkeypatch.setenv("DIA_HF_TRACEBACK", "1")
+    assert run(*command) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_closed_standard_input(capsys, monkeypatch):
+    """`<&-`, and some schedulers, close it: an AttributeError of None."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run("generate", "-") == 2
+    assert "standard input, which is closed" in capsys.readouterr().err
+
+
+def test_the_miniature_by_its_name(tmp_path, capsys, monkeypatch):
+    """`--model miniature`, which files name as their model, was asked of the Hub."""
+    asked = []
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda model, **kwargs: asked.append(model) or {}["x"])
+    monkeypatch.chdir(tmp_path)
+    run("generate", "[S1] Hi.", "--model", "miniature")
+    (tmp_path / "miniature").mkdir()
+    run("generate", "[S1] Hi.", "--model", "miniature")
+    assert asked == [MINIATURE, "miniature"]
+
+
+def test_install_hints_are_quoted():
+    """`pip install dia-hf[train]` finds no match in zsh."""
+    for path in [*SOURCE.rglob("*.py"), *SOURCE.parents[1].glob("docs/*.md"), SOURCE.parents[1] / "README.md"]:
+        assert not re.search(r"pip install dia-hf\[", path.read_text("utf-8")), path

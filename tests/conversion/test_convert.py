@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -17,6 +18,7 @@ from dia_hf.conversion import convert as convert_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, nari
 from dia_hf.conversion import source as source_module
 from dia_hf.conversion.nari import Recipe, recipes
+from kills import killed
 
 PACK = REFERENCE / "nari-0626"
 
@@ -208,6 +210,97 @@ def test_destination_that_is_a_file_or_empty(tmp_path, capsys):
     assert (tmp_path / "empty" / "config.json").exists()
 
 
+@pytest.mark.parametrize("dest", ["models", "models/source", "link", "models/../link/source", "."])
+@pytest.mark.parametrize("kind", ["source", "file", "link to the weights", "codec"])
+def test_a_destination_that_holds_what_is_read(tmp_path, capsys, dest, kind):
+    """`dia-hf convert models/source models --force` removed its own source, and all that lay beside it."""
+    source, models = tmp_path / "models" / "source", tmp_path / "models"
+    shutil.copytree(PACK, source, ignore=shutil.ignore_patterns("expected*", "inputs*"))
+    (models / "precious.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(models)
+    given = [str(source)]
+    if kind == "file":
+        given = [str(source / "model.safetensors")]
+    if kind == "link to the weights":
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        for path in source.iterdir():
+            (outside / path.name).symlink_to(path)
+        given = [str(outside)]
+    if kind == "codec":
+        shutil.copy(REFERENCE / "descript-dac" / "weights.pth", source / "codec.pth")
+        given = [str(PACK), "--codec", str(source / "codec.pth")]
+    before = sorted(tmp_path.rglob("*"))
+    for options in (["--force"], [], ["--force", "--dry-run"]):
+        assert cli.main(["convert", *given, str(tmp_path / dest), *options]) == 2
+        error = capsys.readouterr().err
+        assert "would be lost" in error
+        assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_codec_within_its_destination(tmp_path, capsys):
+    """A codec alone, converted over the folder that it lies in."""
+    (tmp_path / "dac").mkdir()
+    shutil.copy(REFERENCE / "descript-dac" / "weights.pth", tmp_path / "dac" / "weights.pth")
+    assert cli.main(["convert", str(tmp_path / "dac" / "weights.pth"), str(tmp_path / "dac"), "--force"]) == 2
+    assert "would be lost" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "dac").iterdir()] == ["weights.pth"]
+
+
+def test_two_conversions_into_one_folder(tmp_path, capsys, monkeypatch):
+    """The second one was done, and the first one then failed over it with forty lines of stack."""
+    statuses = []
+
+    def save_both(*args, **kwargs):
+        if not statuses:
+            statuses.append(None)
+            statuses.append(cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--force"]))
+        save_file(*args, **kwargs)
+
+    monkeypatch.setattr(convert_module, "save_file", save_both)
+    assert cli.main(["convert", str(PACK), str(tmp_path / "dest")]) == 0
+    assert statuses == [None, 2]
+    assert "another process is writing" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+
+
+def test_others_may_read_the_weights(tmp_path):
+    """The weights had the mode 600 whatever the umask, and a server under another user could not load them."""
+    before = os.umask(0o022)
+    try:
+        codec = REFERENCE / "descript-dac" / "weights.pth"
+        convert_checkpoint(PACK, tmp_path / "dest", codec=codec)
+        convert_checkpoint(codec, tmp_path / "codec")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(path.suffix == ".safetensors" for path in files) == 3
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+
+
+def test_a_conversion_after_a_kill(tmp_path):
+    """Killed between the renames, `--force` had lost the folder; each kill left gigabytes under a hidden name."""
+    dest = tmp_path / "dest"
+    convert_checkpoint(PACK, tmp_path / "undisturbed")
+    wanted = {path.name: path.read_bytes() for path in (tmp_path / "undisturbed").iterdir()}
+    shutil.rmtree(tmp_path / "undisturbed")
+    number, step = 0, 5  # all changes of the disk in turn are in tests/test_files.py
+    while True:
+        dest.mkdir()
+        (dest / "old.txt").write_text("still here")
+        was_killed = killed(lambda: convert_checkpoint(PACK, dest, force=True), number)
+        assert not was_killed or len(list(tmp_path.rglob("old.txt"))) + (dest / "config.json").is_file() >= 1
+        convert_checkpoint(PACK, dest, force=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+        assert {path.name: path.read_bytes() for path in dest.iterdir()} == wanted
+        shutil.rmtree(dest)
+        if not was_killed:
+            break
+        number += step
+    assert number > step
+
+
 @pytest.mark.parametrize("failure", ["disk full", "disk full in safetensors", "interrupted"])
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_run_that_breaks_off(tmp_path, capsys, monkeypatch, failure, existing):
@@ -272,6 +365,7 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
         return str(snapshot)
 
     monkeypatch.setattr(source_module, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(source_module, "check_model", lambda name: None)  # whether the Hub is there
     assert constants.HF_HUB_OFFLINE
     convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
     assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"

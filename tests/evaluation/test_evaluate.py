@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration
-from dia_hf.audio import read_audio
+from dia_hf.audio import read_audio, write_audio
 from dia_hf.delay import num_spoken_frames, revert_delay
 from dia_hf.evaluation import Sentence, evaluate
 from dia_hf.evaluation.evaluate import _Said
@@ -70,6 +70,21 @@ def test_nothing_said_is_no_file(dia, tmp_path, monkeypatch):
     monkeypatch.setitem(evaluate.__globals__, "_speak", lambda dia, texts, *args: [nothing] * len(texts))
     report = evaluate(dia, TEXTS, Ears(""), **SAMPLED, folder=tmp_path / "kept")
     assert [(line.file, line.seconds) for line in report.sentences] == [(None, 0.0)] * 3
+
+
+def test_recordings_are_not_replaced(dia, tmp_path, tone):
+    """What was said was kept over recordings of the same names: the corpus, or what is compared with."""
+    folder = tmp_path / "recordings"
+    write_audio(folder / "0000.wav", tone(0.3, 16000), 16000)
+    before = (folder / "0000.wav").read_bytes()
+    with pytest.raises(ValueError, match="is not empty, and was not made by an evaluation"):
+        evaluate(dia, TEXTS, Ears("hello"), **SAMPLED, folder=folder)
+    assert (folder / "0000.wav").read_bytes() == before
+    kept = tmp_path / "kept"
+    for _ in range(2):
+        evaluate(dia, TEXTS[:1], Ears("hello"), **SAMPLED, folder=kept)
+    with pytest.raises(ValueError, match="which is compared with"):
+        evaluate(dia, [Sentence(TEXTS[0], audio=str(kept / "0000.wav"))], Ears("hello"), **SAMPLED, folder=kept)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

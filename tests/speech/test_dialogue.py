@@ -255,6 +255,16 @@ def test_a_pass_that_fails_keeps_those_before_it(dia, tmp_path):
     assert len(end.prompt_lengths) == len(dialogue.passes) - 2, "what was spoken is not spoken again"
 
 
+def test_a_folder_of_somebody_elses(dia, tmp_path):
+    """Files that were called like passes were spoken, and then removed with them."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "pass-00001.safetensors").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no dialogue"):
+        make_dialogue(dia, make_script(8), folder=folder)
+    assert [path.name for path in folder.iterdir()] == ["pass-00001.safetensors"]
+
+
 KILLED = """
 import sys
 sys.path[:0] = {path!r}

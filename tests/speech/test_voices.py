@@ -2,7 +2,10 @@ import json
 import os
 import stat
 import sys
+import threading
+import time
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -422,6 +425,26 @@ def test_nothing_is_replaced_unasked(library):
     assert library.get("anna") == make_voice()
     library.add("anna", make_voice("[S1] New."), force=True)
     assert library.get("anna") == make_voice("[S1] New.")
+
+
+def test_two_add_one_name(library, monkeypatch):
+    """Both looked, found the name free, and wrote: one voice was lost, and its owner was told that it was kept."""
+    save, started = Voice.save, threading.Event()
+
+    def save_late(self, path):
+        started.set()
+        time.sleep(0.3)
+        save(self, path)
+
+    monkeypatch.setattr(Voice, "save", save_late)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(library.add, "anna", make_voice())
+        started.wait()
+        with pytest.raises(ValueError, match="already a voice 'anna'"):
+            library.add("Anna", make_voice("[S1] New."))
+        first.result()
+    assert library.get("anna") == make_voice()
+    assert len(os.listdir(library.folder)) == 1
 
 
 @pytest.mark.parametrize(("name", "same"), [("Anna", "aNNa"), ("Zo\u00eb", "Zoe\u0308"), ("Zoe\u0308", "ZO\u00cb")])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,7 @@ from dia_hf.training.lora import merge_adapter
 from dia_hf.training.recipe import Recipe
 from dia_hf.training.run_folder import newest_checkpoint
 from dia_hf.training.trainer import DiaTrainer
+from kills import killed
 from training.clips import quick_recipe, write_prepared
 
 room = import_module("dia_hf.training.finetune")
@@ -268,6 +270,62 @@ def test_one_run_at_a_time(tmp_path, data, stop_at):
         pytest.importorskip("fcntl").flock(lock, 2)
         with pytest.raises(ValueError, match="another process is training"):
             finetune(recipe, resume=True)
+
+
+@pytest.mark.parametrize("moment", ["the lock", "the data", "the recipe"])
+def test_killed_before_it_began(tmp_path, data, monkeypatch, moment):
+    """What a run had left that was killed in its first second stood in the way of the same command for ever."""
+    from dia_hf.training import run_folder
+
+    def die():
+        def kill(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if moment == "the lock":
+            monkeypatch.setattr(room, "note_beginning", kill)
+        elif moment == "the data":
+            monkeypatch.setattr(run_folder, "written_whole", kill)
+        else:
+            monkeypatch.setattr(Recipe, "save", kill)
+        finetune(quick_recipe(data, tmp_path / "run"))
+
+    assert killed(die, 10_000)
+    assert (tmp_path / "run" / ".lock").exists()
+    assert finetune(quick_recipe(data, tmp_path / "run"))["step"] == 6
+    assert not list((tmp_path / "run").glob(".*"))
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "data.json").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        finetune(quick_recipe(data, tmp_path / "run"))
+
+
+def test_a_run_that_came_first(tmp_path, data, monkeypatch):
+    """Of two commands at once the second trained over the first one's result, had that ended meanwhile."""
+    recipe = quick_recipe(data, tmp_path / "run")
+    load = room._load_model
+
+    def load_late(*args):
+        monkeypatch.setattr(room, "_load_model", load)
+        finetune(recipe)
+        return load(*args)
+
+    monkeypatch.setattr(room, "_load_model", load_late)
+    with pytest.raises(ValueError, match="holds a run already"):
+        finetune(recipe)
+    assert len(losses(tmp_path / "run")) == 6
+
+
+def test_others_may_read_the_weights(tmp_path, data):
+    """The weights had the mode 600 whatever the umask, and a server under another user could not load them."""
+    before = os.umask(0o022)
+    try:
+        finetune(quick_recipe(data, tmp_path / "run", lora={"r": 4}))
+    finally:
+        os.umask(before)
+    files = [*(tmp_path / "run").glob("*"), *(tmp_path / "run").glob("a*/*")]
+    assert {path.stat().st_mode & 0o777 for path in files if path.is_file()} == {0o644}
+    assert sum(path.suffix == ".safetensors" for path in files) == 3
 
 
 @pytest.mark.parametrize("where", ["data", "eval_data"])

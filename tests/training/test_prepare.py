@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,7 @@ from dia_hf.tokenization_dia import DiaTokenizer
 from dia_hf.training import PrepareSettings, load_prepared, prepare_dataset
 from dia_hf.training.source import RowError
 from dia_hf.training.texts import Texts
+from kills import kill_everywhere, stunned
 
 RATE = 44100
 TEXT = "This is what is said."
@@ -48,6 +50,10 @@ def make_source(tmp_path, tone):
 def write_rows(folder, rows, header=("file_name", "text")):
     with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def without_a_plot(*args):
+    raise ImportError
 
 
 @pytest.fixture
@@ -126,7 +132,7 @@ def test_without_pyloudnorm_it_warns_and_goes_on(processor, make_source, tmp_pat
     """It is in another extra than what training needs."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyloudnorm" else find_spec(name))
-    with pytest.warns(UserWarning, match=r"pip install dia-hf\[audio\]"):
+    with pytest.warns(UserWarning, match=r'pip install "dia-hf\[audio\]"'):
         report = prepare_dataset(make_source(TEXT), tmp_path / "x", processor)
     assert report.clips[0].loudness is None
     assert load_prepared(tmp_path / "x")[1]["settings"]["loudness"] is None
@@ -387,6 +393,92 @@ def test_a_run_that_fails_leaves_the_old_dataset(processor, make_source, tmp_pat
     assert not list(dest.glob(".new-*"))
     prepare_dataset(source, dest, processor)
     assert len(load_prepared(dest)[0]) == 2
+
+
+@pytest.mark.parametrize("is_update", [True, False])
+def test_killed_anywhere(processor, make_source, tmp_path, monkeypatch, is_update):
+    """An update that was killed left neither the old nor the new dataset, and a first run refused its own folder."""
+    monkeypatch.setattr("dia_hf.training.prepare.plot_report", without_a_plot)
+    source, dest = make_source(TEXT, TEXT), tmp_path / "x"
+    make_source(TEXT)
+    prepare_dataset(source, tmp_path / "old", processor)
+    make_source(TEXT, TEXT)
+    prepare_dataset(source, tmp_path / "new", processor)
+    wanted = files_of(tmp_path / "new")
+    codes = list(tmp_path.glob("new/cache/*/*"))
+
+    def prepare():
+        shutil.rmtree(dest, ignore_errors=True)
+        if is_update:
+            shutil.copytree(tmp_path / "old", dest)
+            for path in codes:  # what is encoded is another matter
+                (dest / "cache" / path.parent.name).mkdir(exist_ok=True)
+                shutil.copy(path, dest / "cache" / path.parent.name)
+
+    lengths = set()
+    for number in kill_everywhere(prepare, lambda: prepare_dataset(source, dest, processor), stunned):
+        if is_update:
+            lengths.add(len(load_prepared(dest)[0]["id"]))
+            assert load_prepared(dest)[1]["num_clips"] == len(load_prepared(dest)[0]) in (1, 2)
+            assert len(datasets.load_from_disk(str(dest))["id"]) in (1, 2)
+        elif number > 12:
+            break
+        if number % 8 == 0 or (not is_update and number % 2 == 0):
+            prepare_dataset(source, dest, processor)
+            assert files_of(dest) == wanted
+    assert lengths == ({1, 2} if is_update else set())
+
+
+def files_of(folder):
+    """Return the content of a prepared folder, but for how many clips were new."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "report" not in path.name
+    }
+
+
+def test_the_same_data_are_the_same_bytes(processor, make_source, tmp_path):
+    """state.json held a number that was drawn at random: whoever versions data saw a change where there was none."""
+    source, dest = make_source(TEXT, TEXT), tmp_path / "x"
+    prepare_dataset(source, dest, processor)
+    before = files_of(dest)
+    prepare_dataset(source, dest, processor)
+    prepare_dataset(source, tmp_path / "y", processor)
+    assert files_of(dest) == before == files_of(tmp_path / "y")
+    assert sum(path.suffix == ".arrow" for path in before) == 1
+    fingerprint = load_prepared(dest)[0]._fingerprint
+    make_source(f"{TEXT} Or not.", TEXT)
+    prepare_dataset(source, dest, processor)
+    assert load_prepared(dest)[0]._fingerprint != fingerprint
+    assert sum(path.suffix == ".arrow" for path in files_of(dest)) == 1
+
+
+def test_two_prepare_one_folder(processor, make_source, tmp_path, monkeypatch):
+    """Each removed what the other one was about to move into place."""
+    source, dest = make_source(TEXT), tmp_path / "x"
+    encode = Codec.encode
+
+    def encode_both(self, waveforms):
+        with pytest.raises(ValueError, match="another process is preparing"):
+            prepare_dataset(source, dest, processor)
+        return encode(self, waveforms)
+
+    monkeypatch.setattr(Codec, "encode", encode_both)
+    prepare_dataset(source, dest, processor)
+    assert len(load_prepared(dest)[0]) == 1
+    assert not list(dest.glob(".*"))
+
+
+def test_a_source_within_the_folder(processor, make_source, tmp_path):
+    """A list of rejected clips, given as the source to try again, was overwritten while it was read."""
+    source, dest = make_source(TEXT), tmp_path / "x"
+    prepare_dataset(source, dest, processor)
+    row = json.dumps({"audio": str(source / "00.wav"), "text": TEXT})
+    (dest / "rejected.jsonl").write_text(row)
+    with pytest.raises(ValueError, match=r"'.*x' holds '.*rejected\.jsonl'"):
+        prepare_dataset(str(dest / "rejected.jsonl"), dest, processor)
+    assert (dest / "rejected.jsonl").read_text() == row
 
 
 @pytest.mark.slow

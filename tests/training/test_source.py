@@ -614,7 +614,7 @@ def test_nothing_there(tmp_path):
 def test_without_datasets_the_extra_is_named(monkeypatch):
     """A bare ModuleNotFoundError does not say what to install."""
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install dia-hf\[train\]"):
+    with pytest.raises(ImportError, match=r'pip install "dia-hf\[train\]"'):
         open_source([{"audio": "a.wav", "text": "Hi."}])
 
 

@@ -359,6 +359,6 @@ def test_without_a_codec(tmp_path):
 def test_without_jiwer(processor, tmp_path, monkeypatch):
     """The missing package shows before the training, with its name."""
     monkeypatch.setitem(__import__("sys").modules, "jiwer", None)
-    with pytest.raises(ImportError, match=r"pip install dia-hf\[train\]"):
+    with pytest.raises(ImportError, match=r'pip install "dia-hf\[train\]"'):
         SpeakCallback(processor, SENTENCES, tmp_path, asr="any/recogniser")
     assert speak.SpeakCallback(processor, SENTENCES, tmp_path).asr is None

@@ -7,13 +7,18 @@ An error of the user's ends in one line on standard error and status 2.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 import warnings
 from typing import Any
 
 from . import bench, convert, evaluate, finetune, generate, prepare, voices
+from .arguments import find_miniature
 
 __all__ = ["main"]
+
+_TRACEBACK = "DIA_HF_TRACEBACK"
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -30,19 +35,33 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv (`list[str]`, *optional*): Arguments without the program's name; the process's own unless given.
     """
-    args = _make_parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
+            args = _make_parser().parse_args(argv)
+            if hasattr(args, "model"):
+                args.model = find_miniature(args.model)
             args.run(args)
         except (ValueError, OSError, ImportError) as error:
-            print(f"dia-hf: error: {error}", file=sys.stderr)
-            return 2
+            return _fail(str(error) or type(error).__name__)
         except KeyboardInterrupt as error:
             print(f"dia-hf: interrupted; {error or 'nothing was written.'}", file=sys.stderr)
             return 130
+        except Exception as error:
+            return _fail(
+                f"{type(error).__name__}: {error} (not foreseen, and so a fault of dia-hf's; with {_TRACEBACK}=1 in "
+                "the environment it is told where)"
+            )
     return 0
+
+
+def _fail(message: str) -> int:
+    """Say in one line what is wrong, after the traceback where that is asked for."""
+    if os.environ.get(_TRACEBACK, "0") not in ("", "0"):
+        traceback.print_exc()
+    print("dia-hf: error:", " ".join(message.split("\n")), file=sys.stderr)
+    return 2
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:

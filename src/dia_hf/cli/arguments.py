@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import MINIATURE
+from ..files import find_held
 
 __all__ = [
     "DTYPES",
@@ -16,7 +17,9 @@ __all__ = [
     "REAL_MODEL",
     "add_model",
     "add_sampling",
+    "check_apart",
     "check_writable",
+    "find_miniature",
     "sampling_of",
 ]
 
@@ -85,10 +88,27 @@ def check_writable(option: str, path: Path) -> None:
         raise ValueError(f"{option} {str(path)!r} cannot be written: {str(folder)!r} is no folder to write into.")
 
 
+def find_miniature(name: str | None) -> str | None:
+    """Return the embedded checkpoint for "miniature", as files say how they were made, unless a folder is called so."""
+    return MINIATURE if name == "miniature" and not os.path.exists(name) else name
+
+
+def check_apart(option: str, output: str | Path, inputs: dict[str, str | None]) -> None:
+    """Refuse an output that is one of the inputs, also by way of links: it would be replaced by what is made of it."""
+    for name, path in inputs.items():
+        if find_held(output, [path]) is not None:
+            raise ValueError(
+                f"{option} {str(output)!r} is what {name} {str(path)!r} reads, and would replace it; give another file."
+            )
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add `--model`, the miniature unless given."""
     parser.add_argument(
-        "--model", default=MINIATURE, metavar="DIR|ID", help=f"such as {REAL_MODEL}; default: the embedded miniature"
+        "--model",
+        default=MINIATURE,
+        metavar="DIR|ID",
+        help=f"such as {REAL_MODEL}; default: miniature, the embedded one",
     )
 
 

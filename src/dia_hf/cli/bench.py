@@ -85,6 +85,8 @@ def _bench(args: argparse.Namespace) -> None:
     for option, path in (("--output", args.output), ("--plot", args.plot)):
         if path is not None:
             check_writable(option, Path(path))
+    if args.output is not None and args.plot is not None and Path(args.output).resolve() == Path(args.plot).resolve():
+        raise ValueError(f"--output and --plot are both {args.output!r}; give two files.")
     device = resolve_device(args.device)
 
     def make(dtype: str | None) -> tuple[Any, Any]:

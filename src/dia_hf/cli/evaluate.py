@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..assets import MINIATURE
-from .arguments import DTYPES, add_model, add_sampling, check_writable, count, positive, sampling_of, seed
+from ..files import find_held
+from .arguments import DTYPES, add_model, add_sampling, check_apart, check_writable, count, positive, sampling_of, seed
 
 if TYPE_CHECKING:
     from ..evaluation import Sentence
@@ -59,20 +60,31 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     if args.output is not None:
         check_writable("--output", Path(args.output))
+        check_apart("--output", args.output, {"--sentences": args.sentences, "--vocabulary": args.vocabulary})
+        if Path(args.sentences).is_dir() and find_held(args.sentences, [args.output]) is not None:
+            raise ValueError(
+                f"--output {args.output!r} is a file of --sentences {args.sentences!r}; give another file."
+            )
     if args.keep is not None:
         check_writable("--keep", Path(args.keep, "0000.wav"))
 
     from transformers.utils import logging
 
     from ..evaluation import evaluate, read_sentences
+    from ..evaluation.evaluate import check_folder
     from ..recognition import POCKETSPHINX, import_jiwer, load_recogniser
     from ..speech import Dia
     from ..speech.dia import resolve_device
 
+    if args.keep is not None:
+        check_folder(args.keep)
     logging.disable_progress_bar()
     import_jiwer()
     device = resolve_device(args.device)
     sentences = read_sentences(args.sentences)
+    if args.output is not None:
+        recordings = {f"sentence {n}": s.audio for n, s in enumerate(sentences, 1) if isinstance(s.audio, str | Path)}
+        check_apart("--output", args.output, {name: str(path) for name, path in recordings.items()})
     if args.asr == POCKETSPHINX:
         recogniser = load_recogniser(args.asr, *_vocabulary(args.vocabulary, sentences))
     elif args.vocabulary is not None:

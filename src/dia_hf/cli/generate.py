@@ -23,6 +23,7 @@ from .arguments import (
     MINIATURE_NOTE,
     add_model,
     add_sampling,
+    check_apart,
     check_writable,
     positive,
     sampling_of,
@@ -90,6 +91,8 @@ def _read_text(args: argparse.Namespace) -> str:
     if (args.text is None) == (args.text_file is None):
         raise ValueError("give either TEXT or --text-file.")
     if "-" in (args.text, args.text_file):
+        if sys.stdin is None or sys.stdin.closed:
+            raise ValueError("the text is to come from standard input, which is closed; give TEXT, or --text-file F.")
         buffer = getattr(sys.stdin, "buffer", None)  # its bytes, whatever the terminal's encoding
         text = sys.stdin.read() if buffer is None else decode_text(buffer.read(), "standard input")
     else:
@@ -182,6 +185,9 @@ def _generate(args: argparse.Namespace) -> None:
     if not is_pcm:
         audio_format(output)
         check_writable("--output", output)
+        read = {"--audio-prompt": args.audio_prompt, "--text-file": args.text_file}
+        read.update({f"--voice {voice}": voice.split("=", 1)[-1] for voice in args.voice})
+        check_apart("--output", output, read)
 
     import numpy as np
     from transformers.utils import logging

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 from transformers import DacModel
 
 from ..codec import load_dac
+from ..files import find_held, folder_written_whole
 from ..processing_dia import DiaProcessor, write_codec_reference
 from .descript import is_descript, load_descript_codec
 from .nari import config_to_0626
@@ -174,30 +174,22 @@ def _write_card(given: str | os.PathLike, source: Source, folder: Path, to: str,
 @contextmanager
 def _written_beside(dest: Path, force: bool) -> Iterator[Path]:
     """Give a folder to write into that becomes `dest` in the end, or vanishes without a trace on any error."""
-    if dest.exists() and not dest.is_dir():
-        raise ValueError(f"{dest} is a file; give a folder.")
-    if dest.is_dir() and any(dest.iterdir()) and not force:
-        raise ValueError(f"{dest} is not empty; give another folder, or `--force` to replace it.")
-    made = [parent for parent in dest.absolute().parents if not parent.exists()]
-    dest.absolute().parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{dest.name}-", dir=dest.absolute().parent))
     try:
-        yield beside
-        beside.chmod(0o755)
-        if dest.is_dir():
-            old = Path(tempfile.mkdtemp(prefix=f".{dest.name}-", dir=dest.absolute().parent))
-            os.replace(dest, old)
-            os.replace(beside, dest)
-            shutil.rmtree(old)
-        else:
-            os.replace(beside, dest)
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        for parent in made:
-            parent.rmdir()
+        with folder_written_whole(dest, force) as folder:
+            yield folder
+    except Exception as error:
         if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
             raise OSError(errno.ENOSPC, f"the disk is full; {dest} was left as it was") from error
         raise
+
+
+def _check_apart(dest: Path, source: str | os.PathLike, codec: str | os.PathLike | None, files: list[Path]) -> None:
+    """Refuse a destination whose replacement would take the source or the codec with it, also by way of links."""
+    folders = [Path(path) for path in (source, codec) if path is not None and Path(path).is_dir()]
+    folders += [file.parent for file in files]
+    inside = [path for folder in folders for path in (*folder.iterdir(), *(folder / "audio_tokenizer").glob("*"))]
+    if (held := find_held(dest, [source, codec, *folders, *files, *inside])) is not None:
+        raise ValueError(f"{dest} is or holds {held}, which is read; it would be lost. Give another folder.")
 
 
 def _convert_codec(file: Path, dest: Path, dtype: torch.dtype | None, force: bool, dry_run: bool) -> str:
@@ -246,7 +238,8 @@ def convert_checkpoint(
 
     Raises:
         ValueError: If source or codec are incomplete, contradict their config, hold code or cannot be read; if `dest`
-            is not empty; if the model does not exist in the target layout. The message names file and tensor.
+            is not empty, holds the source or the codec, or is being written by another process; if the model does not
+            exist in the target layout. The message names file and tensor.
         FileNotFoundError: If there is no such source.
         OSError: If the disk is full. On any error, and when interrupted, `dest` stays as it was.
     """
@@ -255,6 +248,7 @@ def convert_checkpoint(
         raise ValueError(f"`to` is {to!r}; a checkpoint can be written as 'huggingface' or 'nari-0626'.")
     asked_dtype, limit = parse_dtype(dtype), _parse_size(max_shard_size)
     source_folder, files = locate(source)
+    _check_apart(dest, source, codec, files)
     weights = Weights(files)
     if is_descript(weights):
         if codec is not None or to != "huggingface":

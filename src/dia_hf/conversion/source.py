@@ -24,6 +24,7 @@ from transformers.utils import cached_file
 from ..codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
+from ..hub import check_model, looks_like_path
 from ..processing_dia import DiaProcessor
 from ..tokenization_dia import DiaTokenizer
 from .descript import load_descript_codec
@@ -119,7 +120,9 @@ def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
         ValueError: If a folder holds no weights, or several files could be meant.
     """
     path = Path(source)
-    if not path.exists() and _HUB_NAME.fullmatch(str(source)) and path.suffix not in WEIGHT_SUFFIXES:
+    is_name = _HUB_NAME.fullmatch(str(source)) and not looks_like_path(source)
+    if not path.exists() and is_name and path.suffix not in WEIGHT_SUFFIXES:
+        check_model(source)
         path = Path(snapshot_download(str(source), allow_patterns=["*.json", *(f"*{end}" for end in WEIGHT_SUFFIXES)]))
     if path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():

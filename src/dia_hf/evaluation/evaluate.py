@@ -25,6 +25,7 @@ from ..audio import resample, write_audio
 from ..codec import Codec
 from ..delay import num_spoken_frames, revert_delay
 from ..feature_extraction_dia import DiaFeatureExtractor
+from ..files import find_held, is_leftover, written_whole
 from ..recognition import Recogniser, import_jiwer, word_errors
 from ..speech import Dia
 from .report import EvaluationReport, Heard, SentenceReport
@@ -32,6 +33,7 @@ from .sentences import Sentence
 
 __all__ = ["evaluate"]
 
+_MARK = ".dia_hf_evaluation"
 _PACKAGES = ("dia-hf", "torch", "transformers", "numpy", "jiwer", "pocketsphinx")
 
 
@@ -60,7 +62,8 @@ def evaluate(
         seed (`int`, defaults to 0): Of the noise; sentence i has `seed + i`.
         batch_size (`int`, defaults to 8): Sentences to speak at once.
         max_seconds (`float`, *optional*): Limit of a sentence; the checkpoint's unless given.
-        folder (`str` or `os.PathLike`, *optional*): Where to keep what was said: 0000.wav, 0001.wav, …
+        folder (`str` or `os.PathLike`, *optional*): Where to keep what was said: 0000.wav, 0001.wav, … A new or empty
+            folder, or one of an earlier evaluation, whose files are replaced.
         verbose (`bool`, defaults to `False`): Whether to show a progress bar.
 
     Returns:
@@ -68,8 +71,8 @@ def evaluate(
 
     Raises:
         ValueError: If there are no sentences, a reference is of another codec or cannot be read, or an option is
-            unusable.
-        ImportError: If jiwer is missing: `pip install dia-hf[evaluate]`.
+            unusable; or if `folder` holds something else.
+        ImportError: If jiwer is missing: `pip install "dia-hf[evaluate]"`.
 
     Example:
     ```python
@@ -92,6 +95,11 @@ def evaluate(
     codec = dia.processor.codec
     for number, sentence in enumerate(given, start=1):
         _check_reference(number, sentence, codec)
+    if folder is not None:
+        check_folder(folder)
+        recordings = [sentence.audio for sentence in given if isinstance(sentence.audio, str | os.PathLike)]
+        if (held := find_held(folder, recordings)) is not None:
+            raise ValueError(f"{os.fspath(folder)!r} holds {held!r}, which is compared with; give another folder.")
     options = dia._options(cfg_scale, temperature, top_p, cfg_filter_top_k, False, max_seconds=max_seconds)
     num_frames = _limit_frames(dia, options)
     options["max_new_tokens"] = num_frames + 1 + max(dia.model.config.delay_pattern)
@@ -109,6 +117,8 @@ def evaluate(
                 is_kept = folder is not None and len(said.waveform) > 0
                 file = Path(folder) / f"{len(lines):04d}.wav" if folder is not None and is_kept else None
                 if file is not None:
+                    if not lines:
+                        _mark(file.parent)
                     write_audio(file, said.waveform, codec.sampling_rate)
                 lines.append(_judge(sentence, said, own_seed, codec, recogniser, num_frames, file))
                 bar.update()
@@ -125,6 +135,27 @@ def evaluate(
         "threads": torch.get_num_threads(),
     }
     return EvaluationReport(settings, _versions(), lines, elapsed)
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Refuse a folder for what is said that holds something else: its recordings may have the same names.
+
+    Raises:
+        ValueError: If it is a file, or neither empty nor of an earlier evaluation.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is a file; give a folder for what is said.")
+    if folder.is_dir() and not (folder / _MARK).is_file() and not all(map(is_leftover, folder.iterdir())):
+        raise ValueError(
+            f"{str(folder)!r} is not empty, and was not made by an evaluation; what is said could replace recordings "
+            "there. Give a new folder."
+        )
+
+
+def _mark(folder: Path) -> None:
+    with written_whole(folder / _MARK) as beside:
+        beside.write_text("WAV files here were written by `dia-hf evaluate`, which replaces them.\n", "utf-8")
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def read_sentences(source: str | os.PathLike) -> list[Sentence]:
     Raises:
         ValueError: If there is nothing to say, or a row is unusable; the error names it.
         FileNotFoundError: If there is no such file.
-        ImportError: If it is a folder and `datasets` is missing: `pip install dia-hf[train]`.
+        ImportError: If it is a folder and `datasets` is missing: `pip install "dia-hf[train]"`.
 
     Example:
     ```python

@@ -28,6 +28,7 @@ from ..conversion import load_checkpoint
 from ..conversion.source import is_nari
 from ..conversion.weights import read_index
 from ..generation import DiaAudioStreamer
+from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..quantization import check_scheme, quantize_model
@@ -178,6 +179,7 @@ class Dia:
         dtype, device = _resolve_dtype(compute_dtype), resolve_device(device)
         if quantization is not None:
             dtype = check_scheme(quantization, device, dtype)
+        check_model(model_name)
         _check_folder(model_name)
         if is_nari(model_name):
             return cls._from_nari(model_name, dtype, device, load_dac, quantization)

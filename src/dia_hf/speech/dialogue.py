@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..files import written_whole
+from ..files import is_leftover, written_whole
 from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -221,6 +221,11 @@ class Dialogue:
                 )
             self.seed = before["seed"]
         else:
+            if self.folder.is_dir() and not all(map(is_leftover, self.folder.iterdir())):
+                raise ValueError(
+                    f"{str(self.folder)!r} is not empty and holds no dialogue; its files could be taken for passes, "
+                    "and be removed. Choose another folder, or empty it."
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(dialogue | {"seed": self.seed}, indent=1, ensure_ascii=False)
             with written_whole(file) as beside:

@@ -35,7 +35,7 @@ def open_player(sampling_rate: int) -> Iterator[Callable[[np.ndarray], None]]:
     try:
         import sounddevice
     except ImportError as error:
-        raise ImportError("live sound needs sounddevice: pip install dia-hf[player].") from error
+        raise ImportError('live sound needs sounddevice: pip install "dia-hf[player]".') from error
     except OSError as error:  # on Linux, the package does not bring PortAudio
         raise OSError(f"there is nothing to play with here: {error}.") from error
     try:

@@ -27,7 +27,7 @@ from safetensors.torch import save as to_safetensors
 
 from ..codec import Codec
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..files import written_whole
+from ..files import LOCK, locked, written_whole
 from ..processing_dia import DiaProcessor
 from ..recognition import load_recogniser
 from ..sound import trim_silence
@@ -355,14 +355,16 @@ class VoiceLibrary:
         """
         name = unicodedata.normalize("NFC", name)
         _check_name(name)
-        path = self._find(name)
-        if path is not None and not force:
-            raise ValueError(
-                f"there is already a voice {path.stem!r} in the library {str(self.folder)!r}; choose another name, or "
-                "replace it with `force=True`."
-            )
-        path = path or self.folder / f"{name}{_SUFFIX}"
-        voice.save(path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / LOCK):  # two may add one name at once
+            path = self._find(name)
+            if path is not None and not force:
+                raise ValueError(
+                    f"there is already a voice {path.stem!r} in the library {str(self.folder)!r}; choose another name, "
+                    "or replace it with `force=True` (`--force`)."
+                )
+            path = path or self.folder / f"{name}{_SUFFIX}"
+            voice.save(path)
         return path
 
     def get(self, name: str) -> Voice:

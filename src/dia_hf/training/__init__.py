@@ -5,7 +5,7 @@
 `collator.py` makes batches (`voice_prompts.py` joins clips of one speaker before that), `trainer.py` trains on them
 (`muon.py` is the optimiser that it adds) and `speak.py` lets the model be heard meanwhile. `recipe.py` says how a run
 goes and `run_folder.py` where it keeps itself, `lora.py` attaches and merges adapters, `finetune.py` puts all of it
-together. Needs `pip install dia-hf[train]`.
+together. Needs `pip install "dia-hf[train]"`.
 """
 
 from .collator import DiaDataCollator

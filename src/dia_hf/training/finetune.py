@@ -27,7 +27,8 @@ from transformers.utils import cached_file
 from ..codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
-from ..files import written_whole
+from ..files import follow_umask, written_whole
+from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
@@ -144,6 +145,7 @@ def finetune(
     _print_less(trainer, is_quiet=say is None)
     with held_alone(recipe, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
+            open_output(recipe, resume)  # another run may have come and gone since
             note_beginning(recipe, data)
             if say is not None:
                 _describe(trainer, train_set, eval_set, say)
@@ -188,6 +190,7 @@ def _check_packages(recipe: Recipe) -> None:
 
 def _load_processor(recipe: Recipe) -> DiaProcessor:
     try:
+        check_model(recipe.model)
         cached_file(recipe.model, "config.json")
     except OSError as error:
         raise OSError(
@@ -556,6 +559,7 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
             model.generation_config = trained.generation_config
         model.save_pretrained(output)
         processor.save_pretrained(output)
+        follow_umask(output)
         with written_whole(output / "metrics.jsonl") as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history), "utf-8")
     trainer.accelerator.wait_for_everyone()

@@ -10,6 +10,7 @@ Legend: T frames, C codebooks.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ..files import written_whole
+from ..files import LOCK, find_held, is_leftover, locked, written_whole
 from ..processing_dia import DiaProcessor
 from .encoding import Cache, Pending, Recording, encode_rows
 from .report import Clip, Notice, PrepareReport, plot_report, write_jsonl
@@ -45,7 +46,6 @@ _CACHE_NOTE = """\
 Signature: 8a477f597d28d172789f06886806bc55
 # Codes of clips, kept by `dia-hf prepare`. They can be deleted; the next run then encodes all clips again.
 """
-_DATASET_FILES = ("data-*.arrow", "state.json", "dataset_info.json")
 _CLIPPED_SHARE = 1e-4  # of the samples: above, it is heard
 _PHONE_RATE = 16000  # hertz: below, the upper half of what the codec can say is missing
 
@@ -182,8 +182,8 @@ def prepare_dataset(
         `PrepareReport`: What was kept and what not. Also in `dest`, as report.json, .md and .png.
 
     Raises:
-        ValueError: If no clip is usable, `dest` holds something else, there are more than eight tags; and as
-            `open_source` does.
+        ValueError: If no clip is usable, `dest` holds something else or the source, or another process writes there;
+            if there are more than eight tags; and as `open_source` does.
         FileNotFoundError: If there is no such source.
         ImportError: If `datasets` is missing.
         OSError: If a file cannot be written, or a process dies. What is encoded by then is kept.
@@ -221,40 +221,48 @@ def prepare_dataset(
     done = settings
     if settings.loudness is not None and importlib.util.find_spec("pyloudnorm") is None:
         warnings.warn(
-            "`pyloudnorm` is not installed (`pip install dia-hf[audio]`); clips stay as loud as they are.", stacklevel=2
+            '`pyloudnorm` is not installed (`pip install "dia-hf[audio]"`); clips stay as loud as they are.',
+            stacklevel=2,
         )
         done = replace(settings, loudness=None)
     folder = Path(dest)
     _check_dest(folder)
     columns = {role: getattr(settings, f"{role}_column") for role in ("audio", "text", "speaker", "language", "id")}
     opened = open_source(source, columns, split, config)
+    if isinstance(source, str | os.PathLike) and find_held(folder, [source]) is not None:
+        raise ValueError(
+            f"{str(folder)!r} holds {os.fspath(source)!r}, which is read; what is written would mix with it. Give "
+            "another folder."
+        )
     run = _Run(Texts(processor.tokenizer, settings))
     cache = folder / "cache"
-    with written_whole(cache / _CACHE_MARK) as beside:
-        beside.write_text(_CACHE_NOTE, "utf-8")
-    model = processor.audio_tokenizer
-    with tqdm(desc="preparing", total=opened.num_rows, unit=" clips", disable=not verbose) as bar:
-        pending = run.read(opened.rows, bar)
-        for item, found in encode_rows(pending, num_proc, model, extractor, done, cache, device):
-            run.finish(item, found, bar)
-    report = run.report(opened.name)
-    if not report.clips:
-        write_jsonl(folder / "rejected.jsonl", report.rejected)
-        raise ValueError(_explain_nothing(report, folder))
-    info = {
-        "version": _VERSION,
-        "codec": {
-            "fingerprint": codec.fingerprint,
-            "sampling_rate": codec.sampling_rate,
-            "hop_length": codec.hop_length,
-            "num_codebooks": codec.num_codebooks,
-        },
-        "speaker_tokens": run.texts.tags,
-        "settings": {**_fields(done), "source": opened.name, "split": split, "config": config},
-        "num_clips": len(report.clips),
-        "seconds": round(report.seconds, 3),
-    }
-    return _write(folder, report, info)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, f"another process is preparing {str(folder)!r}; wait for it, or give another folder."):
+        with written_whole(cache / _CACHE_MARK) as beside:
+            beside.write_text(_CACHE_NOTE, "utf-8")
+        model = processor.audio_tokenizer
+        with tqdm(desc="preparing", total=opened.num_rows, unit=" clips", disable=not verbose) as bar:
+            pending = run.read(opened.rows, bar)
+            for item, found in encode_rows(pending, num_proc, model, extractor, done, cache, device):
+                run.finish(item, found, bar)
+        report = run.report(opened.name)
+        if not report.clips:
+            write_jsonl(folder / "rejected.jsonl", report.rejected)
+            raise ValueError(_explain_nothing(report, folder))
+        info = {
+            "version": _VERSION,
+            "codec": {
+                "fingerprint": codec.fingerprint,
+                "sampling_rate": codec.sampling_rate,
+                "hop_length": codec.hop_length,
+                "num_codebooks": codec.num_codebooks,
+            },
+            "speaker_tokens": run.texts.tags,
+            "settings": {**_fields(done), "source": opened.name, "split": split, "config": config},
+            "num_clips": len(report.clips),
+            "seconds": round(report.seconds, 3),
+        }
+        return _write(folder, report, info)
 
 
 def _fields(settings: PrepareSettings) -> dict[str, Any]:
@@ -266,8 +274,13 @@ def _check_dest(folder: Path) -> None:
     """Refuse a folder that holds something else."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is a file; give a folder.")
-    is_ours = (folder / "prepared.json").is_file() or (folder / "cache" / _CACHE_MARK).is_file()
-    if folder.is_dir() and not is_ours and any(folder.iterdir()):
+    if not folder.is_dir() or (folder / "prepared.json").is_file() or (folder / "cache" / _CACHE_MARK).is_file():
+        return
+    # A run that was killed before it had its mark there leaves no more than this.
+    there = {path for path in folder.iterdir() if not is_leftover(path)} - {folder / "cache"}
+    if (folder / "cache").is_dir():
+        there |= {path for path in (folder / "cache").iterdir() if not is_leftover(path)}
+    if there:
         raise ValueError(
             f"{str(folder)!r} is not empty and was not made by `dia-hf prepare`; give another folder, or empty it."
         )
@@ -288,20 +301,23 @@ def _explain_nothing(report: PrepareReport, folder: Path) -> str:
 
 
 def _write(folder: Path, report: PrepareReport, info: Mapping[str, Any]) -> PrepareReport:
-    """Write the dataset beside the old one, take its place, and say last that the folder is complete."""
+    """Write the dataset beside the old one, and say last that the folder holds the new one: until then it is the old.
+
+    The files of the data have names of their own, by their content, so that those of both can be there at once; whoever
+    opens the folder takes those that prepared.json names.
+    """
     for left in folder.glob(".new-*"):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     new = folder / f".new-{uuid.uuid4().hex}"
     try:
         _write_dataset(new, report.clips, Cache(folder / "cache"), info["codec"]["num_codebooks"])
-        (folder / "prepared.json").unlink(missing_ok=True)
-        for pattern in _DATASET_FILES:
-            for path in folder.glob(pattern):
-                path.unlink()
-        for path in (new / "dataset").iterdir():
-            path.rename(folder / path.name)
+        state = _name_by_content(new / "dataset")
+        names = [file["filename"] for file in state["_data_files"]]
+        for name in [*names, "dataset_info.json"]:
+            (new / "dataset" / name).replace(folder / name)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+    _write_json(folder / "state.json", state)
     write_jsonl(folder / "rejected.jsonl", report.rejected)
     write_jsonl(folder / "warnings.jsonl", report.warnings)
     try:
@@ -312,8 +328,30 @@ def _write(folder: Path, report: PrepareReport, info: Mapping[str, Any]) -> Prep
     _write_json(folder / "report.json", report.to_dict())
     with written_whole(folder / "report.md") as beside:
         beside.write_text(report.to_markdown(), "utf-8", errors="backslashreplace")
-    _write_json(folder / "prepared.json", info)
+    _write_json(folder / "prepared.json", {**info, "data_files": names})
+    for path in folder.glob("data-*.arrow"):
+        if path.name not in names:
+            path.unlink()
     return report
+
+
+def _name_by_content(dataset: Path) -> dict[str, Any]:
+    """Rename the files of the data in a dataset on disk, and return its state.json with their names.
+
+    `datasets` draws the fingerprint there at random; this one says what is in the files.
+    """
+    state = json.loads((dataset / "state.json").read_text("utf-8"))
+    digest = hashlib.blake2b(digest_size=8)
+    for file in state["_data_files"]:
+        with open(dataset / file["filename"], "rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    fingerprint = digest.hexdigest()
+    for file in state["_data_files"]:
+        name = file["filename"]
+        file["filename"] = name.replace("data-", f"data-{fingerprint}-", 1)
+        (dataset / name).rename(dataset / file["filename"])
+    return {**state, "_fingerprint": fingerprint}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -374,4 +412,12 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
             f"{str(folder)!r} is in version {info.get('version')} of the format; this dia_hf reads version {_VERSION}: "
             "update it."
         )
-    return import_datasets().load_from_disk(str(folder)), info
+    datasets, names = import_datasets(), info.pop("data_files", None)
+    state = folder / "state.json"
+    is_switching = names is not None and names != [
+        file["filename"] for file in json.loads(state.read_text("utf-8"))["_data_files"]
+    ]
+    if not is_switching:
+        return datasets.load_from_disk(str(folder)), info
+    # An update was stopped between state.json and prepared.json.
+    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(folder / name)) for name in names]), info

@@ -14,13 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import written_whole
+from ..files import is_leftover, locked, written_whole
 from .recipe import Recipe
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import datasets
@@ -36,6 +31,8 @@ __all__ = [
     "open_output",
 ]
 
+_LOCK = ".lock"
+
 
 def open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
     """Make sure that the output is free, or find the checkpoint to resume; there may be none yet."""
@@ -49,7 +46,7 @@ def open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
             raise ValueError(
                 f"{str(output)!r} holds a run already; go on with it (`--resume`), or give another folder."
             )
-        if output.is_dir() and any(output.iterdir()):
+        if output.is_dir() and not _is_free(output):
             raise ValueError(f"{str(output)!r} is not empty; give a new folder for the result.")
         if output.exists() and not output.is_dir():
             raise ValueError(f"{str(output)!r} is a file; give a new folder for the result.")
@@ -114,30 +111,22 @@ def held_alone(recipe: Recipe, is_first: bool) -> Iterator[None]:
         return
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
+    taken = f"another process is training in {str(output)!r}; give another folder."
     try:
-        with _locked(output):
+        with locked(output / _LOCK, taken):
             yield
     finally:
         if output.is_dir() and not any(output.iterdir()):
             output.rmdir()
 
 
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Hold a lock, where the system has any; that of a process that dies is gone with it."""
-    if fcntl is None:
-        yield
-        return
-    lock = output / ".lock"
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process is training in {str(output)!r}; give another folder.") from error
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+def _is_free(output: Path) -> bool:
+    """Whether a folder is empty but for what a run leaves that was killed before it had its recipe there."""
+    names = {path.name for path in output.iterdir() if not is_leftover(path)}
+    checkpoints = output / "checkpoints"
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        names.discard("checkpoints")
+    return names <= ({_LOCK, "data.json"} if _LOCK in names else set())
 
 
 def checkpoints_of(recipe: Recipe) -> Path:

@@ -187,7 +187,9 @@ def import_datasets() -> ModuleType:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"`datasets` cannot be imported ({error}); `pip install dia-hf[train]` brings it.") from error
+        raise ImportError(
+            f'`datasets` cannot be imported ({error}); `pip install "dia-hf[train]"` brings it.'
+        ) from error
     return datasets
 
 

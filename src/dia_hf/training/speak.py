@@ -78,7 +78,7 @@ class SpeakCallback(TrainerCallback):
     Raises:
         ValueError: If there are no sentences or one has no words, the voice is of another codec, there is no codec, or
             the model cannot speak for `max_seconds` in one go.
-        ImportError: If `asr` is given and jiwer is missing: `pip install dia-hf[train]`.
+        ImportError: If `asr` is given and jiwer is missing: `pip install "dia-hf[train]"`.
 
     Example:
     ```python

@@ -1,0 +1,80 @@
+"""Names of checkpoints: what is a folder and what a name on the Hub, and whether the Hub can be asked at all.
+
+Called before anything is loaded by name, so that a missing folder is called that and a missing network, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+__all__ = ["check_model", "looks_like_path"]
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SECONDS = 4.0  # to wait for the Hub
+
+
+def looks_like_path(name: str | os.PathLike) -> bool:
+    """Whether a name can only be one on disk: it begins with ".", "/" or "~", has several slashes, or is there."""
+    text = os.fspath(name)
+    return not _HUB_NAME.fullmatch(text) or text.startswith((".", "/", "~")) or os.path.exists(text)
+
+
+def check_model(name: str | os.PathLike) -> None:
+    """Make sure that a checkpoint is on disk, or that the Hub can be asked for it.
+
+    Args:
+        name (`str` or `os.PathLike`): Folder, file or Hub id.
+
+    Raises:
+        FileNotFoundError: If it looks like a path that leads nowhere; the Hub is never asked then.
+        OSError: If it is neither here nor downloaded and the Hub does not answer within seconds, or must not be asked.
+
+    Example:
+    ```python
+    >>> from dia_hf.hub import check_model
+    >>> try:
+    ...     check_model("./models/nowhere")
+    ... except FileNotFoundError as error:
+    ...     print(error)
+    there is no folder or file './models/nowhere'; give one that there is, or a name on the Hub such as 'owner/model'.
+
+    ```
+    """
+    text = os.fspath(name)
+    if os.path.exists(text):
+        return
+    if isinstance(name, os.PathLike) or looks_like_path(text):
+        raise FileNotFoundError(
+            f"there is no folder or file {text!r}; give one that there is, or a name on the Hub such as 'owner/model'."
+        )
+    if isinstance(try_to_load_from_cache(text, "config.json"), str):
+        return
+    missing = f"{text!r} is neither a folder here nor among the models that were downloaded"
+    if constants.HF_HUB_OFFLINE:
+        raise OSError(f"{missing}, and the Hub is not to be asked (HF_HUB_OFFLINE); give a folder, or unset that.")
+    if (reason := _ask_hub()) is not None:
+        raise OSError(
+            f"{missing}, and the Hub cannot be reached at {constants.ENDPOINT} ({reason}); check the network, or give "
+            "a folder."
+        )
+
+
+def _ask_hub() -> str | None:
+    """Say why the Hub does not answer, or `None` if it does, with whatever."""
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+            outcome.append(None)
+        except Exception as error:  # of whichever library this release of huggingface_hub speaks through
+            outcome.append(" ".join(str(error).split())[:200] or type(error).__name__)
+
+    thread = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(_SECONDS)
+    return outcome[0] if outcome else f"no answer in {_SECONDS:.0f} s"

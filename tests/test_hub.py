@@ -1,0 +1,55 @@
+"""What is said of a checkpoint that is not there; servers of these tests are on this machine."""
+
+import socket
+import time
+
+import pytest
+from huggingface_hub import constants
+
+from dia_hf import Dia, DiaProcessor, hub
+from dia_hf.conversion import convert_checkpoint
+
+
+@pytest.mark.parametrize("name", ["./a", "../a", "/a/b", "~/a", "a/b/c", "./a/b", "a b", "a\\b", ""])
+def test_a_path_is_never_asked_of_the_hub(monkeypatch, name, tmp_path):
+    """`./model` and `../model`, mistyped, were taken for names on the Hub, and a network was waited for."""
+    monkeypatch.setattr(hub, "_ask_hub", lambda: pytest.fail("it was asked"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for load in (hub.check_model, Dia.from_pretrained, DiaProcessor.from_pretrained):
+        with pytest.raises(FileNotFoundError, match="there is no folder or file"):
+            load(name)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint|no folder"):
+        convert_checkpoint(name or "/nowhere", tmp_path / "dest")
+    assert not (tmp_path / "dest").exists()
+
+
+@pytest.mark.parametrize("kind", ["refuses", "is silent"])
+def test_a_hub_that_cannot_be_reached(monkeypatch, kind):
+    """Without a network it took a minute to say that a file was missing."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if kind == "refuses":
+            server.close()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        start = time.monotonic()
+        with pytest.raises(OSError, match="the Hub cannot be reached at http://127") as caught:
+            hub.check_model("no-such-owner/no-such-model")
+    assert time.monotonic() - start < 4
+    assert "\n" not in str(caught.value)
+
+
+def test_offline(monkeypatch):
+    """The message spoke of a missing file."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
+        Dia.from_pretrained("no-such-owner/no-such-model")
+
+
+def test_what_is_there_is_taken(tmp_path, monkeypatch):
+    """A folder that is called like a model on the Hub is meant when it is there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    hub.check_model("owner/model")
+    assert hub.looks_like_path("owner/model") and not hub.looks_like_path("owner/other")
