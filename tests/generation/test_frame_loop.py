@@ -91,7 +91,7 @@ OBSTACLES = {
     "stopping_criteria": ({"stopping_criteria": [OwnCriterion()]}, "OwnCriterion"),
     "rule": ({"repetition_penalty": 1.2}, "RepetitionPenalty"),
     "min_p": ({"do_sample": True, "min_p": 0.1}, "MinP"),
-    "dictionary": ({"return_dict_in_generate": True}, "return_dict_in_generate"),
+    "dictionary": ({"return_dict_in_generate": True, "output_scores": True}, "return_dict_in_generate"),
     "cache": ({"cache_implementation": "static"}, "cache"),
     "no cache": ({"use_cache": False}, "cache"),
     "time": ({"max_time": 100.0}, "MaxTime"),
@@ -108,6 +108,16 @@ def test_what_it_cannot_express_goes_to_the_slow_loop(name, monkeypatch):
         speak(model, inputs, options, use_frame_loop=True)
     monkeypatch.setattr(FrameLoop, "run", lambda self: pytest.fail("the fast loop took it"))
     speak(model, inputs, options)
+
+
+def test_a_dictionary_of_codes_alone():
+    """`pipeline("text-to-speech")` asks for a dictionary, reads its codes, and took the slow loop for it."""
+    model, inputs = make(0)
+    options = {"do_sample": True, **GUIDED}
+    expected = speak(model, inputs, options, use_frame_loop=False)
+    output = speak(model, inputs, options, use_frame_loop=True, return_dict_in_generate=True)
+    assert torch.equal(output.sequences, expected)
+    assert output["sequences"] is output.sequences and output.scores is None
 
 
 def test_a_cache_or_states_of_the_callers_go_to_the_slow_loop():

@@ -48,6 +48,8 @@ __all__ = ["DiaCall", "FrameCall"]
 
 _GUIDANCE_OFF = (None, 1)
 
+_COMPUTED_ON_THE_WAY = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+
 _MINIMA = (MinNewTokensLengthLogitsProcessor, MinLengthLogitsProcessor)
 _KNOWN_RULES = (
     TemperatureLogitsWarper,
@@ -137,8 +139,9 @@ class FrameCall:
         config, call = self.config, self.call
         if call is None:
             return "`encoder_outputs` were passed instead of `input_ids`"
-        if config.return_dict_in_generate:
-            return "`return_dict_in_generate` asks for what the slow loop computes on its way"
+        asked = [name for name in _COMPUTED_ON_THE_WAY if getattr(config, name)]
+        if config.return_dict_in_generate and asked:
+            return f"`return_dict_in_generate` with `{asked[0]}` asks for what the slow loop computes on its way"
         if call.brings_cache or not config.use_cache:
             return "the call chooses a cache of transformers, or none"
         if call.has_own_rules:

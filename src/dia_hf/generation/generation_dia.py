@@ -29,7 +29,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.generation import BaseStreamer, GenerationMode
+from transformers.generation import BaseStreamer, GenerateEncoderDecoderOutput, GenerationMode
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
@@ -160,8 +160,8 @@ class DiaGenerationMixin(GenerationMixin):
             `torch.LongTensor` of shape `[B · num_return_sequences, T, C]`: delayed codes, prompt included, every
             channel closed by end of speech and padded; or, with `return_dict_in_generate=True`, transformers'
             `GenerateEncoderDecoderOutput` with these as `sequences`. Its scores and logits are of rows, `[B·C, V]`;
-            attentions and hidden states are those of the conditional samples; the cache holds the unconditional ones
-            behind them.
+            attentions and hidden states are those of the conditional samples; the cache, which the fast loop leaves
+            out, holds the unconditional ones behind them.
 
         Raises:
             ValueError: If beams or an assistant are asked for, the guidance scale or the temperature is not above 0,
@@ -473,7 +473,8 @@ class DiaGenerationMixin(GenerationMixin):
         if synced_gpus:
             obstacle = "`synced_gpus` lets several processes walk in step"
         if obstacle is None:
-            return fast.run()
+            rows = fast.run()
+            return GenerateEncoderDecoderOutput(sequences=rows) if generation_config.return_dict_in_generate else rows
         if wish:
             raise ValueError(
                 f"`use_frame_loop` is True, but {obstacle}; leave it out to let the slow loop take the call."
