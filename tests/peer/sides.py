@@ -1,50 +1,15 @@
 """The classes under test: transformers' own Dia (the control) or ours, as the environment variable DIA_PEER says."""
 
+import importlib
 import os
 
 from transformers import DacConfig, DacModel
 
 SIDE = os.environ["DIA_PEER"]
-if SIDE == "ours":
-    from dia_hf import (
-        DiaConfig,
-        DiaDecoderConfig,
-        DiaEncoderConfig,
-        DiaFeatureExtractor,
-        DiaForConditionalGeneration,
-        DiaModel,
-        DiaProcessor,
-        DiaTokenizer,
-    )
-else:
-    from transformers import (
-        DiaConfig,
-        DiaDecoderConfig,
-        DiaEncoderConfig,
-        DiaFeatureExtractor,
-        DiaForConditionalGeneration,
-        DiaModel,
-        DiaProcessor,
-        DiaTokenizer,
-    )
-
-__all__ = [
-    "CHANNELS",
-    "DELAYS",
-    "EOS",
-    "PAD",
-    "SIDE",
-    "DiaConfig",
-    "DiaDecoderConfig",
-    "DiaEncoderConfig",
-    "DiaFeatureExtractor",
-    "DiaForConditionalGeneration",
-    "DiaModel",
-    "DiaProcessor",
-    "DiaTokenizer",
-    "small_codec",
-    "small_config",
-]
+_dia = importlib.import_module({"ours": "dia_hf", "theirs": "transformers"}[SIDE])
+DiaConfig, DiaModel = _dia.DiaConfig, _dia.DiaModel
+DiaFeatureExtractor, DiaTokenizer = _dia.DiaFeatureExtractor, _dia.DiaTokenizer
+DiaForConditionalGeneration, DiaProcessor = _dia.DiaForConditionalGeneration, _dia.DiaProcessor
 
 CHANNELS, CODES = 3, 40
 EOS, PAD, BOS = CODES, CODES + 1, CODES + 2
