@@ -327,7 +327,10 @@ class DiaConfig(PreTrainedConfig):
         name = str(pretrained_model_name_or_path)
         file = Path(name, kwargs.get("subfolder") or "", "config.json")
         if os.path.isdir(name) and not file.is_file():
-            raise OSError(f"{name!r} has no file `config.json`, without which a model's sizes are unknown.")
+            raise OSError(
+                f"{name!r} has no file `config.json`, which says how a model is built; a checkpoint is a "
+                "folder with `config.json`, `model.safetensors` and the processor's files."
+            )
         try:
             if file.is_file() and not isinstance(values := json.loads(file.read_text("utf-8")), dict):
                 raise ValueError(f"it holds a {type(values).__name__}; a config is an object, fields by name")

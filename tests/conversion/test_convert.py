@@ -18,7 +18,7 @@ from dia_hf.conversion import convert as convert_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, nari
 from dia_hf.conversion import source as source_module
 from dia_hf.conversion.nari import Recipe, recipes
-from kills import killed
+from kills import stunned
 
 PACK = REFERENCE / "nari-0626"
 
@@ -289,7 +289,7 @@ def test_a_conversion_after_a_kill(tmp_path):
     while True:
         dest.mkdir()
         (dest / "old.txt").write_text("still here")
-        was_killed = killed(lambda: convert_checkpoint(PACK, dest, force=True), number)
+        was_killed = stunned(lambda: convert_checkpoint(PACK, dest, force=True), number)
         assert not was_killed or len(list(tmp_path.rglob("old.txt"))) + (dest / "config.json").is_file() >= 1
         convert_checkpoint(PACK, dest, force=True)
         assert [path.name for path in tmp_path.iterdir()] == ["dest"]

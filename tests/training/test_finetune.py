@@ -1,9 +1,9 @@
 """A run from a recipe to a checkpoint: whole, interrupted, shared among processes."""
 
 import json
+import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import warnings
@@ -23,7 +23,7 @@ from dia_hf.training.lora import merge_adapter
 from dia_hf.training.recipe import Recipe
 from dia_hf.training.run_folder import newest_checkpoint
 from dia_hf.training.trainer import DiaTrainer
-from kills import killed
+from kills import die, stunned
 from training.clips import quick_recipe, write_prepared
 
 room = import_module("dia_hf.training.finetune")
@@ -277,19 +277,14 @@ def test_killed_before_it_began(tmp_path, data, monkeypatch, moment):
     """What a run had left that was killed in its first second stood in the way of the same command for ever."""
     from dia_hf.training import run_folder
 
-    def die():
-        def kill(*args, **kwargs):
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    with monkeypatch.context() as patch:
         if moment == "the lock":
-            monkeypatch.setattr(room, "note_beginning", kill)
+            patch.setattr(room, "note_beginning", die)
         elif moment == "the data":
-            monkeypatch.setattr(run_folder, "written_whole", kill)
+            patch.setattr(run_folder, "written_whole", die)
         else:
-            monkeypatch.setattr(Recipe, "save", kill)
-        finetune(quick_recipe(data, tmp_path / "run"))
-
-    assert killed(die, 10_000)
+            patch.setattr(Recipe, "save", die)
+        assert stunned(lambda: finetune(quick_recipe(data, tmp_path / "run")), math.inf)
     assert (tmp_path / "run" / ".lock").exists()
     assert finetune(quick_recipe(data, tmp_path / "run"))["step"] == 6
     assert not list((tmp_path / "run").glob(".*"))
