@@ -12,6 +12,7 @@ from dia_hf.conversion import load_descript_codec
 dac = pytest.importorskip("dac", reason="`make test-descript` installs and runs it")
 
 FILE = REFERENCE / "descript-dac" / "weights.pth"
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")  # descript's
 
 
 @pytest.fixture(scope="module")
