@@ -476,3 +476,33 @@ def test_an_output_that_is_an_input(tmp_path, tone, capsys, option):
         assert f"is what {option}" in capsys.readouterr().err
     assert file.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.wav", "voice.wav"]
+
+
+@pytest.mark.parametrize(("strict", "status"), [([], 0), (["--strict"], 3)])
+def test_a_sound_that_is_cut(tmp_path, capsys, strict, status):
+    """A script that was cut at --max-seconds looked whole, to people and to programs."""
+    out = tmp_path / "a.wav"
+    assert run("generate", "[S1] Hello. [S2] Welcome, Dia.", "-o", str(out), *strict, *FAST) == status
+    assert "warning: the sound is cut at --max-seconds (0.2), after 0.2 s" in capsys.readouterr().err
+    assert out.exists() and "strict" not in read_metadata(out)["arguments"]
+
+
+def test_strict_has_nothing_against_a_whole(tmp_path, capsys):
+    """A status of 3 for what was said well."""
+    assert run("generate", "[S1] Hello.", "-o", str(tmp_path / "a.wav"), "--strict", "--seed", "1") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_the_last_line_counts_the_file(tmp_path, capsys):
+    """Seconds were told that had been trimmed or sped away."""
+    out = tmp_path / "a.wav"
+    assert run("generate", "[S1] Hello.", "-o", str(out), "--trim-silence", "--speed", "1.5", "--seed", "1") == 0
+    assert f"{sf.info(out).duration:.2f} s of audio" in capsys.readouterr().out
+
+
+def test_the_miniature_takes_no_voice(tmp_path, tone, capsys):
+    """A prompt to the embedded checkpoint was gone on from in another voice, without a word."""
+    sf.write(tmp_path / "voice.wav", tone(0.5, 16000), 16000)
+    prompt = ["--audio-prompt", str(tmp_path / "voice.wav")]
+    assert run("generate", "[S1] Hello. [S1] Hello.", *prompt, "-o", str(tmp_path / "a.wav"), *FAST) == 0
+    assert "not trained for voice prompts" in capsys.readouterr().err

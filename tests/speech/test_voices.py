@@ -628,3 +628,17 @@ def test_no_such_recogniser(tone, tmp_path):
     """A model that is not there is an error that names it."""
     with pytest.raises(OSError, match="nowhere"):
         transcribe(tone(0.5, RATE), tmp_path / "nowhere", sampling_rate=RATE)
+
+
+@pytest.mark.parametrize("transcript", ["Hi.", "This is far too much to be said. " * 10])
+def test_a_transcript_of_another_recording(processor, tone, transcript):
+    """A voice with the wrong transcript was kept without a word, and gibbers; `prepare` refuses such a clip."""
+    with pytest.warns(UserWarning, match="characters for each of the 5.0 s"):
+        Voice.from_audio(tone(5.0, 44100), transcript, processor, sampling_rate=44100)
+
+
+def test_a_recording_is_no_voice(tmp_path):
+    """A recording given as a voice was "damaged, cut off, or another kind of file"."""
+    (tmp_path / "anna.wav").write_bytes(b"RIFF    WAVE")
+    with pytest.raises(ValueError, match=r"is a recording and no voice; make one of it, `dia-hf voices add NAME"):
+        load_voice(str(tmp_path / "anna.wav"))

@@ -32,6 +32,8 @@ def _make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status: 0, 2 for an error, 130 when interrupted.
 
+    3 is `generate --strict` where the sound that was written cannot be right.
+
     Args:
         argv (`list[str]`, *optional*): Arguments without the program's name; the process's own unless given.
     """
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             args = _make_parser().parse_args(argv)
             if hasattr(args, "model"):
                 args.model = find_miniature(args.model)
-            args.run(args)
+            status: int | None = args.run(args)
         except (ValueError, OSError, ImportError) as error:
             return _fail(str(error) or type(error).__name__)
         except KeyboardInterrupt as error:
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{type(error).__name__}: {error} (not foreseen, and so a fault of dia-hf's; with {_TRACEBACK}=1 in "
                 "the environment it is told where)"
             )
-    return 0
+    return status or 0
 
 
 def _fail(message: str) -> int:

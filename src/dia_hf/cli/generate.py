@@ -21,6 +21,7 @@ from ..recognition import words_of
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,
+    REAL_MODEL,
     add_model,
     add_sampling,
     check_apart,
@@ -63,6 +64,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument("--quantize", choices=["int8", "int4"], help="smaller weights (dia-hf[quantize])")
     generate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of the new audio")
     generate.add_argument("--stream", action="store_true", help="play it while it is spoken (dia-hf[player])")
+    generate.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit status 3 if the sound is empty, silent, cut or far from its text's length; the file is written",
+    )
     voice = generate.add_argument_group("voice")
     voice.add_argument(
         "--voice",
@@ -172,7 +178,32 @@ def _kept_passes(dialogue: Dialogue) -> Iterator[None]:
     dialogue.remove_kept()
 
 
-def _generate(args: argparse.Namespace) -> None:
+@contextmanager
+def _counted_doubts() -> Iterator[list[str]]:
+    """Collect what is told of a sound that cannot be right, in the command line's words."""
+    from ..speech.doubts import SpeechWarning
+
+    doubts: list[str] = []
+    show = warnings.showwarning
+
+    def count(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if issubclass(category, SpeechWarning):
+            message = re.sub(r"`max_seconds`", "--max-seconds", str(message))
+            doubts.append(message)
+        show(message, category, *place, **options)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = count
+        yield doubts
+
+
+def _generate(args: argparse.Namespace) -> int:
+    with _counted_doubts() as doubts:
+        _speak(args)
+    return 3 if args.strict and doubts else 0
+
+
+def _speak(args: argparse.Namespace) -> None:
     is_pcm = args.output == "-"
     output = Path(args.output)
     text = _read_text(args)
@@ -207,6 +238,12 @@ def _generate(args: argparse.Namespace) -> None:
                 f"the miniature was not taught {', '.join(map(repr, unknown))}, and something else will be heard; "
                 f"the {len(miniature_vocabulary())} words that it was taught are in "
                 f"{str(Path(MINIATURE, 'vocabulary.txt'))!r}.",
+                stacklevel=1,
+            )
+        if args.voice or args.audio_prompt is not None:
+            warnings.warn(
+                "the miniature was not trained for voice prompts: it goes on from the recording in one of its own two "
+                f"voices, and may lose words; for voices use --model {REAL_MODEL}.",
                 stacklevel=1,
             )
     dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device, quantization=args.quantize)
@@ -249,6 +286,7 @@ def _generate(args: argparse.Namespace) -> None:
         if not is_pcm:
             waveform = _finish_sound(args, np.concatenate(chunks), dia.sampling_rate)
             dia.save_audio(output, waveform, _describe(args, text, seed))
+            num_samples = len(waveform)  # of the file
     seconds = num_samples / dia.sampling_rate
     print(
         f"{output}: {seconds:.2f} s of audio in {elapsed:.1f} s ({seconds / elapsed:.2f} × real time), seed {seed}",
@@ -258,7 +296,7 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _describe(args: argparse.Namespace, text: str, seed: int) -> dict[str, Any]:
     """Say how to make the file again."""
-    not_said = {"run", "verb", "text", "text_file", "output", "seed", "model", "stream", "device"}
+    not_said = {"run", "verb", "text", "text_file", "output", "seed", "model", "stream", "device", "strict"}
     arguments = {
         name: value
         for name, value in vars(args).items()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..quantization import check_scheme, quantize_model
 from .dialogue import Dialogue
+from .doubts import Heard, estimate_text, find_doubt, tell
 from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render, split_prefix
 from .voices import Voice, load_voice
@@ -326,6 +328,10 @@ class Dia:
 
         Raises:
             ValueError: If text, prompt or an option is unusable; each error says what would do.
+
+        Warns:
+            SpeechWarning: Once, if the sound is empty, silent, cut at a limit, or far from what `estimate_seconds` says
+                of the text.
         """
         if audio_prompt_path is not None:
             warnings.warn("`audio_prompt_path` is deprecated; use `audio_prompt`.", FutureWarning, stacklevel=2)
@@ -342,6 +348,10 @@ class Dia:
             codes = self.model.generate(**inputs, **options, streamer=streamer, max_batch_size=max_batch_size)
         prompt_len = self.processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
         waveforms = [waveform.numpy() for waveform in self.processor.batch_decode(codes, prompt_len)]
+        heard = [Heard(self.sampling_rate) for _ in waveforms]
+        for one, waveform in zip(heard, waveforms, strict=True):
+            one.add(waveform)
+        tell(self._doubts(heard, text, inputs, voice, max_tokens, max_seconds), stacklevel=2)
         return waveforms[0] if isinstance(text, str) else waveforms
 
     def stream(
@@ -378,6 +388,10 @@ class Dia:
 
         Raises:
             ValueError: If text, prompt or an option is unusable; each error says what would do.
+
+        Warns:
+            SpeechWarning: Once, if the sound is empty, silent, cut at a limit, or far from what `estimate_seconds` says
+                of the text.
         """
         options = self._options(
             cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, max_tokens, max_seconds, seed
@@ -385,8 +399,55 @@ class Dia:
         inputs = self._prepare(text, audio_prompt, voice)
         streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
         chunks = streamer.listen(self.model.generate, **inputs, **options)
-        is_list_of_one = not isinstance(text, str) and len(text) == 1
-        return ([chunk] for chunk in chunks) if is_list_of_one else chunks
+        return self._listen(chunks, text, inputs, voice, max_tokens, max_seconds)
+
+    def _listen(
+        self,
+        chunks: Generator[Any, None, None],
+        text: str | Sequence[str],
+        inputs: BatchFeature,
+        voice: Any,
+        max_tokens: int | None,
+        max_seconds: float | None,
+    ) -> Iterator[Any]:
+        """Hand chunks on, lists for lists, and say at the end what is wrong with the whole."""
+        heard = [Heard(self.sampling_rate) for _ in range(len(inputs["input_ids"]))]
+        with closing(chunks):
+            for chunk in chunks:
+                parts = chunk if isinstance(chunk, list) else [chunk]
+                for one, part in zip(heard, parts, strict=True):
+                    one.add(part)
+                yield chunk if isinstance(text, str) else parts
+        tell(self._doubts(heard, text, inputs, voice, max_tokens, max_seconds), stacklevel=2)
+
+    def _doubts(
+        self,
+        heard: Sequence[Heard],
+        text: str | Sequence[str],
+        inputs: BatchFeature,
+        voice: Any,
+        max_tokens: int | None,
+        max_seconds: float | None,
+    ) -> list[str]:
+        """Say of each text why its sound cannot be all of it."""
+        texts, frame_rate = [text] if isinstance(text, str) else list(text), self.processor.codec.frame_rate
+        max_delay = max(self.model.config.delay_pattern)
+        prompts = (inputs["decoder_attention_mask"].sum(dim=-1) - 1 - max_delay).clamp(min=0).tolist()
+        longest_prompt = max(prompts)
+        doubts = []
+        for index, (one, words, prompt) in enumerate(zip(heard, texts, prompts, strict=True)):
+            if max_seconds is not None:
+                name, limit = f"`max_seconds` ({max_seconds:g})", int(max_seconds * frame_rate)
+            else:
+                name = "the checkpoint's `max_length`" if max_tokens is None else f"`max_tokens` ({max_tokens})"
+                limit = max_tokens or self.model.generation_config.max_length or 0
+                limit = max(limit - 2 - longest_prompt, 1) if limit else 10**9  # without beginning and end of speech
+            is_cut = round(one.seconds * frame_rate) >= limit
+            unknown = 0.0 if voice is not None else prompt / frame_rate
+            expected = estimate_text(words, self.processor.tokenizer.speaker_tokens)
+            if (doubt := find_doubt(one, expected, unknown, name if is_cut else None)) is not None:
+                doubts.append(doubt if len(texts) == 1 else f"text {index}: {doubt}")
+        return doubts
 
     def dialogue(
         self,

@@ -30,6 +30,7 @@ from ..files import is_leftover, written_whole
 from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
+from .doubts import Heard, find_doubt, tell
 from .progress import spoken_bar
 from .script import Turn, check_script, estimate_seconds, parse_script, plan_passes, render, split_prefix
 from .voices import Voice
@@ -120,6 +121,7 @@ class Dialogue:
         self.codec = processor.codec
         self.closing_tag = closing_tag
         self.options = options or {}
+        self._max_seconds = max_seconds
         self.max_frames = None if max_seconds is None else int(max_seconds * self.codec.frame_rate)
         if self.max_frames == 0:
             raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / self.codec.frame_rate:.3f} s.")
@@ -327,10 +329,15 @@ class Dialogue:
 
         Raises:
             DialogueError: If a pass fails, after all that was spoken before.
+
+        Warns:
+            SpeechWarning: Once, if the whole or a pass is empty, silent, far from what `estimate_seconds` says, or cut
+                at a limit.
         """
         clip, last = self.codec.stream(), dict[str, _Segment]()
         next_frames, frame_rate = first_chunk_frames, self.codec.frame_rate
         self.num_frames = []
+        heard, is_cut = Heard(self.codec.sampling_rate), False
         max_seconds = None if self.max_frames is None else self.max_frames / frame_rate
 
         def ready(is_last: bool = False) -> Iterator[np.ndarray]:
@@ -338,13 +345,16 @@ class Dialogue:
             if is_last:
                 clip.close()
             while clip.num_ready >= (1 if is_last else next_frames):
-                yield clip.pop(min(next_frames, clip.num_ready)).numpy()
+                samples = clip.pop(min(next_frames, clip.num_ready)).numpy()
+                heard.add(samples)
+                yield samples
                 next_frames = min(2 * next_frames, chunk_frames)
 
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             for index, turns in enumerate(self.passes):
                 left = None if self.max_frames is None else self.max_frames - sum(self.num_frames)
                 if left is not None and left <= 0:
+                    is_cut = True
                     break
                 if len(self.passes) > 1:
                     bar.set_description_str(f"speaking, pass {index + 1} of {len(self.passes)}")
@@ -372,9 +382,36 @@ class Dialogue:
                     codes = torch.cat(frames)
                     self._save_pass(index, codes)
                 self.num_frames.append(len(codes))
+                is_cut = is_cut or (left is not None and len(codes) >= left)
                 if len(codes) > 0:
                     last |= dict.fromkeys((turn.speaker for turn in turns), _Segment(index, turns, codes))
             yield from ready(is_last=True)
+        tell(self._doubts(heard, is_cut), stacklevel=2)
+
+    def _doubts(self, heard: Heard, is_cut: bool) -> list[str]:
+        """Say why the whole, or a pass, cannot be all of its text."""
+        expected = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.passes]
+        number = len(self.passes)
+        limit = None
+        if is_cut and self._max_seconds is not None:
+            limit = f"`max_seconds` ({self._max_seconds:g})"
+            if number > 1:
+                limit += f": {len(self.num_frames)} of {number} passes"
+        room = self.frame_limit
+        if (max_length := self.model.generation_config.max_length) is not None:
+            room = min(room, max_length - 2)
+        if number == 1 and limit is None and self.num_frames[0] >= room:
+            limit = "what the model says in one go"
+        if (doubt := find_doubt(heard, sum(expected), cut_at=limit)) is not None:
+            return [doubt]
+        doubts = []
+        for index, (num_frames, seconds) in enumerate(zip(self.num_frames, expected, strict=False)):
+            one = Heard(self.codec.sampling_rate)
+            one.seconds = one.sounding = num_frames / self.codec.frame_rate
+            cut_at = "what the model says in one go" if num_frames >= room else None
+            if (doubt := find_doubt(one, seconds, cut_at=cut_at)) is not None:
+                doubts.append(f"pass {index + 1} of {number}: {doubt}")
+        return doubts
 
     def generate(self, verbose: bool = False) -> np.ndarray:
         """Speak, and return the whole.

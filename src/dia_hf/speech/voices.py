@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
+from ..audio import AUDIO_FORMATS
 from ..codec import Codec
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..files import LOCK, locked, written_whole
@@ -42,6 +43,8 @@ _MAX_NAME_LENGTH = 50  # of up to 4 bytes each, the ending and 255 bytes a file 
 _SPEAKER_TAG = re.compile(r"\[S\d+\]")
 # Seconds. From nari-labs' advice (5 to 10 s); below and above these, users report noise and rushed speech.
 _SHORT_PROMPT, _LONG_PROMPT = 3.0, 15.0
+# Characters a second, as for training data.
+_SLOWEST, _FASTEST = 3.0, 40.0
 
 
 def _check_transcript(transcript: str) -> None:
@@ -141,7 +144,8 @@ class Voice:
             FileNotFoundError: If a path leads nowhere.
 
         Warns:
-            UserWarning: If less than 3 or more than 15 seconds are left.
+            UserWarning: If less than 3 or more than 15 seconds are left, or the transcript is not of this recording by
+                its length: fewer than 3 or more than 40 characters a second, what `dia-hf prepare` refuses.
         """
         _check_transcript(transcript)
         codec, extractor = processor.codec, processor.feature_extractor
@@ -157,6 +161,13 @@ class Voice:
             warnings.warn(
                 f"the recording has {seconds:.1f} s without the silence at its ends; voices come out best from 5 to "
                 "10 s.",
+                stacklevel=2,
+            )
+        pace = len(" ".join(_SPEAKER_TAG.sub(" ", transcript).split())) / seconds
+        if not _SLOWEST <= pace <= _FASTEST:
+            warnings.warn(
+                f"the transcript has {pace:.1f} characters for each of the {seconds:.1f} s of the recording, and "
+                f"speech has {_SLOWEST:g} to {_FASTEST:g}; it must say all that is heard, and nothing else.",
                 stacklevel=2,
             )
         features = extractor(waveform, sampling_rate=extractor.sampling_rate, audio_tokenizer=codec.model)
@@ -188,6 +199,11 @@ class Voice:
                     )
                 codes = file.get_tensor("codes")
         except SafetensorError as error:
+            if path.suffix.lower() in (*AUDIO_FORMATS, ".m4a", ".aiff", ".aif", ".opus"):
+                raise ValueError(
+                    f"{str(path)!r} is a recording and no voice; make one of it, `dia-hf voices add NAME "
+                    f"{str(path)!r} --transcript TEXT`, or give it as --audio-prompt (`audio_prompt`)."
+                ) from error
             raise ValueError(
                 f"{str(path)!r} is no voice: it is damaged, cut off, or another kind of file ({error})."
             ) from error

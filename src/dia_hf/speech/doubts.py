@@ -1,0 +1,101 @@
+"""Whether what was said can be what the text says: not empty, silent, much too short or long, or cut by a limit.
+
+Listens to samples as they come and compares seconds; knows nothing of models and words. Called by `Dia` and `Dialogue`,
+and through them by the command line.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..sound import trim_silence
+from .script import estimate_seconds, parse_script
+
+__all__ = ["Heard", "SpeechWarning", "estimate_text", "find_doubt", "tell"]
+
+# In shares of the estimate, and seconds. A pace of 30 characters a second is nobody's. Seconds are for pauses, and for
+# words of a letter or with a quiet end: 218 utterances of the miniature, of 1 to 25 words, take 1.0 to 1.9 times the
+# estimate where that is above 1 s, and 0.2 to 0.6 s more than it below; a quarter of a second of that is silence.
+_SHORTEST, _LESS = 0.5, 0.15
+_LONGEST, _MORE = 3.0, 2.0
+_SHORTEST_WORD = 0.05  # seconds; the miniature's "a", its shortest, sounds for 0.12
+
+
+class SpeechWarning(UserWarning):
+    """What was said cannot be what the text says."""
+
+
+class Heard:
+    """How long a sound is that comes in parts, and how much of it is not silence.
+
+    Args:
+        sampling_rate (`int`): In hertz.
+    """
+
+    def __init__(self, sampling_rate: int) -> None:
+        self.sampling_rate = sampling_rate
+        self.seconds = 0.0
+        self.sounding = 0.0
+
+    def add(self, samples: np.ndarray) -> None:
+        """Listen to the next samples, `[N]`."""
+        self.seconds += len(samples) / self.sampling_rate
+        finite = np.nan_to_num(samples)  # what is not is refused where it is written
+        self.sounding += len(trim_silence(finite, self.sampling_rate, keep=0)) / self.sampling_rate
+
+
+def estimate_text(text: str, speaker_tokens: Sequence[str]) -> float:
+    """Return the seconds that `estimate_seconds` gives a text with speaker tags."""
+    return sum(estimate_seconds(turn.text) for turn in parse_script(text, speaker_tokens))
+
+
+def find_doubt(heard: Heard, expected: float, prompt: float = 0.0, cut_at: str | None = None) -> str | None:
+    """Say why a sound cannot be all of a text.
+
+    It is told that the sound is empty; silent (below -50 dBFS throughout); cut at a limit; without its silence shorter
+    than half of the estimate (30 characters a second) less 0.15 s; or longer than three times the estimate
+    and 2 s. A slow speaker, pauses, and numbers in digits lie between.
+
+    Args:
+        heard (`Heard`): The sound.
+        expected (`float`): Seconds by `estimate_seconds`.
+        prompt (`float`, defaults to 0.0): Seconds of a recording whose transcript is part of the text, where it is not
+            known which part; half as much again is taken off the shortest.
+        cut_at (`str`, *optional*): The limit that ended it.
+
+    Returns:
+        `str`, *optional*: What is wrong; `None` if nothing is.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.speech.doubts import Heard, find_doubt
+    >>> heard = Heard(16000)
+    >>> heard.add(np.zeros(16000, dtype=np.float32))
+    >>> find_doubt(heard, expected=2.0)
+    'the sound of 1.0 s is silent'
+
+    ```
+    """
+    estimate = f"by its text some {expected:.1f} s were to be expected"
+    if heard.seconds == 0:
+        return f"the sound is empty; {estimate}"
+    if heard.sounding == 0:
+        return f"the sound of {heard.seconds:.1f} s is silent"
+    if cut_at is not None:
+        return f"the sound is cut at {cut_at}, after {heard.seconds:.1f} s; {estimate}"
+    if heard.sounding < max(_SHORTEST * (expected - 1.5 * prompt) - _LESS, _SHORTEST_WORD):
+        return f"the sound is {heard.sounding:.1f} s long without its silence; {estimate}: words are missing"
+    if heard.seconds > _LONGEST * expected + _MORE:
+        return f"the sound is {heard.seconds:.1f} s long; {estimate}: it holds something else"
+    return None
+
+
+def tell(doubts: Sequence[str], stacklevel: int) -> None:
+    """Warn once of all that is wrong; at most three of several are spelled out."""
+    if doubts:
+        more = f"; and {len(doubts) - 3} more" if len(doubts) > 3 else ""
+        warnings.warn(f"{'; '.join(doubts[:3])}{more}.", SpeechWarning, stacklevel=stacklevel + 1)
