@@ -1,5 +1,6 @@
 """`dia-hf finetune`, as people run it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,24 @@ def test_mistakes_end_in_one_line(tmp_path, data, capsys, options, match):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("dia-hf") and match in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--recipe", "full"], ["--model", "other/model"], ["--set", "model=a/b"]])
+def test_the_model_is_the_datas(tmp_path, data, monkeypatch, options):
+    """Data of one model were trained on the published one, unless the same option was given once more."""
+    about = json.loads(Path(data, "prepared.json").read_text())
+    Path(data, "prepared.json").write_text(json.dumps({**about, "model": "miniature"}))
+    recipes = []
+    monkeypatch.setattr("dia_hf.training.finetune", lambda recipe, **kw: recipes.append(recipe) or {"step": 0})
+    assert run(data, tmp_path / "run", *options) == 0
+    expected = {"--model": "other/model", "--set": "a/b"}.get(options[0] if options else "", MINIATURE)
+    assert recipes[0].model == expected
+
+
+def test_data_of_two_models(tmp_path, data, monkeypatch, capsys):
+    """One of the two was taken."""
+    other = write_prepared(tmp_path / "other")
+    about = json.loads(Path(other, "prepared.json").read_text())
+    Path(other, "prepared.json").write_text(json.dumps({**about, "model": "miniature"}))
+    assert run(data, other, tmp_path / "run") == 2
+    assert "several models" in capsys.readouterr().err

@@ -27,9 +27,10 @@ from dia_hf.speech.dialogue import Dialogue
 from dia_hf.speech.voices import Voice
 
 
-def test_says_a_text(tmp_path, capsys):
+def test_says_a_text(tmp_path, capsys, monkeypatch):
     """The first thing a newcomer runs: one command, one file, one line that tells what came out."""
     out = tmp_path / "new" / "hello.wav"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run("generate", "[S1] Hello. [S2] Hi!", "--output", str(out), *FAST) == 0
     captured = capsys.readouterr()
     codec = DiaProcessor.from_pretrained(MINIATURE).codec
@@ -389,7 +390,7 @@ def test_raw_pcm_on_standard_output(tmp_path):
         command("[S1] Hi.", "--output", "-", "--max-seconds", "0.2"), capture_output=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(np.frombuffer(done.stdout, "<i2") / 32768, sf.read(tmp_path / "a.wav")[0], atol=1e-3)
+    np.testing.assert_array_equal(np.frombuffer(done.stdout, "<i2"), sf.read(tmp_path / "a.wav", dtype="int16")[0])
     assert f"{sf.info(tmp_path / 'a.wav').duration:.2f} s of audio".encode() in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
@@ -506,3 +507,17 @@ def test_the_miniature_takes_no_voice(tmp_path, tone, capsys):
     prompt = ["--audio-prompt", str(tmp_path / "voice.wav")]
     assert run("generate", "[S1] Hello. [S1] Hello.", *prompt, "-o", str(tmp_path / "a.wav"), *FAST) == 0
     assert "not trained for voice prompts" in capsys.readouterr().err
+
+
+def test_no_bar_without_a_terminal(tmp_path, capsys):
+    """Logs were full of what redraws itself on a terminal."""
+    assert run("generate", "[S1] Hello.", "-o", str(tmp_path / "a.wav"), "--seed", "1") == 0
+    assert "s of audio [" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("voice", [["--voice", "nobody"], ["--audio-prompt", "nowhere.wav", "--prompt-text", "Hi."]])
+def test_a_voice_that_is_missing_shows_before_the_model_is_loaded(library, tmp_path, capsys, monkeypatch, voice):
+    """6 GB were loaded before it was said that there is no such voice."""
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", None)
+    assert run("generate", "[S1] Hi.", *voice, "-o", str(tmp_path / "a.wav")) == 2
+    assert voice[1] in capsys.readouterr().err

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -416,3 +417,9 @@ def test_v0_1_settings_that_are_not_known():
     values["model"]["rope_min_timescale"] = 2
     with pytest.raises(ValueError, match="rope_min_timescale"):
         nari.config_from_v0_1(values)
+
+
+def test_a_config_is_no_source(tmp_path):
+    """A config.json given as SOURCE was opened as weights."""
+    with pytest.raises(ValueError, match=r"config.json' is a config and holds no weights; give its folder"):
+        convert_checkpoint(Path(MINIATURE, "config.json"), tmp_path / "out")

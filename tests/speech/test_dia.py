@@ -317,3 +317,10 @@ def test_an_index_without_metadata(tmp_path):
     (tmp_path / "dia" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"cannot be loaded.*metadata"):
         Dia.from_pretrained(tmp_path / "dia")
+
+
+@pytest.mark.parametrize("text", ["[S1] " + "ä" * 600, ["[S1] Hi.", "[S2] " + "long " * 300]])
+def test_a_text_that_is_too_long(dia, text):
+    """The advice was `truncation=True`, which `Dia.generate` does not take."""
+    with pytest.raises(ValueError, match=r"ids .* at most 1024 in one go; `Dia.dialogue`"):
+        dia.generate(text)

@@ -109,7 +109,7 @@ def test_an_unwise_length_warns(processor, tone, seconds):
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_a_good_length_does_not_warn(processor, tone, seconds):
     """Warnings that come always are read by nobody."""
-    Voice.from_audio(tone(seconds, RATE), "Hello.", processor, sampling_rate=RATE)
+    Voice.from_audio(tone(seconds, RATE), "Hello, this is what I said in it, all of it.", processor, sampling_rate=RATE)
 
 
 @pytest.mark.parametrize("transcript", ["", " \n", "[S1]", " [S1] [S2] "])

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.codec import Codec
 from dia_hf.sound import measure_loudness
 from dia_hf.tokenization_dia import DiaTokenizer
@@ -659,3 +660,10 @@ def test_texts_fit_the_tokenizer(processor, text, language, speaker):
     assert 1 <= ids[0] <= len(texts.tags)
     assert any(tag in made for tag in texts.tags)
     assert texts.make(made, speaker, language) == made
+
+
+def test_the_data_say_their_model(tmp_path):
+    """`finetune` could not know what the data were prepared for."""
+    sound = {"array": 0.2 * np.sin(np.arange(16000) / 20), "sampling_rate": 16000}
+    prepare_dataset([{"audio": sound, "text": "Hello there."}], tmp_path, DiaProcessor.from_pretrained(MINIATURE))
+    assert load_prepared(tmp_path)[1]["model"] == "miniature"

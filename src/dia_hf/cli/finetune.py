@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import MINIATURE
-from .arguments import REAL_MODEL
+from .arguments import REAL_MODEL, find_miniature
 
 __all__ = ["add_parser"]
 
@@ -30,7 +30,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     finetune.add_argument(
         "--recipe", metavar="NAME|FILE", help="lora (default), full or scratch, or a file like theirs"
     )
-    finetune.add_argument("--model", metavar="DIR|ID", help=f"start from it; the shipped recipes: {REAL_MODEL}")
+    finetune.add_argument(
+        "--model", metavar="DIR|ID", help=f"start from it; default: what DATA was prepared for, or {REAL_MODEL}"
+    )
     finetune.add_argument(
         "--set",
         action="append",
@@ -59,6 +61,16 @@ class _Show(argparse.Action):
         parser.exit()
 
 
+def _model_of(folders: list[str]) -> str | None:
+    """Return the model that data were prepared for; `None` where they do not say, or are none."""
+    from ..training.prepare import load_prepared
+
+    names = {load_prepared(folder)[1].get("model") for folder in folders}
+    if len(names) > 1:
+        raise ValueError(f"the data were prepared for several models ({', '.join(map(str, names))}); give --model.")
+    return next(iter(names))
+
+
 def _finetune(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
@@ -76,7 +88,10 @@ def _finetune(args: argparse.Namespace) -> None:
     kept = Path(args.output, "recipe.yaml")
     is_kept = args.resume and kept.is_file() and args.recipe is None
     recipe = Recipe.load(kept if is_kept else args.recipe or "lora")
-    paths = {"data": args.data, "output": args.output, **({"model": args.model} if args.model else {})}
+    # A recipe of the user's own names its model; those that are shipped leave it to the data.
+    is_open = not args.resume and not Path(args.recipe or "lora").is_file() and "model" not in changes
+    model = args.model or (_model_of(args.data) if is_open else None)
+    paths = {"data": args.data, "output": args.output, **({"model": find_miniature(model)} if model else {})}
     recipe = replace(recipe, **paths).change(changes)
     metrics = finetune(recipe, resume=args.resume, say=lambda line: print(line, file=sys.stderr, flush=True))
     if os.environ.get("RANK", "0") == "0":

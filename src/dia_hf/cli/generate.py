@@ -126,16 +126,13 @@ def _check_voice(args: argparse.Namespace) -> None:
         raise ValueError("give either --voice or --audio-prompt.")
 
 
-def _read_voices(args: argparse.Namespace, dia: Dia) -> Any:
-    """Return what `Dia.dialogue` takes as `voices`."""
-    from ..speech.voices import Voice, transcribe
+def _load_voices(args: argparse.Namespace) -> Any:
+    """Load what `--voice` names, as `Dia.dialogue` takes it, and look at `--audio-prompt`, before the model."""
+    from ..audio import read_audio
+    from ..speech.voices import load_voice
 
     if args.audio_prompt is not None:
-        transcript = args.prompt_text
-        if args.transcribe is not None:
-            transcript = transcribe(args.audio_prompt, args.transcribe)
-            print(f"transcript of {args.audio_prompt}: {transcript}", file=sys.stderr)
-        return Voice.from_audio(args.audio_prompt, transcript, dia.processor)
+        read_audio(args.audio_prompt)
     named = {}
     for option in args.voice:
         match = re.fullmatch(r"\[?(S\d+)\]?=(.+)", option)
@@ -144,9 +141,20 @@ def _read_voices(args: argparse.Namespace, dia: Dia) -> Any:
                 f"--voice {option!r} names no speaker; with several, write --voice S1=NAME --voice S2=NAME."
             )
         if match is None:
-            return option
-        named[f"[{match[1]}]"] = match[2]
+            return load_voice(option)
+        named[f"[{match[1]}]"] = load_voice(match[2])
     return named or None
+
+
+def _make_voice(args: argparse.Namespace, dia: Dia) -> Any:
+    """Make a voice of `--audio-prompt` and its transcript."""
+    from ..speech.voices import Voice, transcribe
+
+    transcript = args.prompt_text
+    if args.transcribe is not None:
+        transcript = transcribe(args.audio_prompt, args.transcribe)
+        print(f"transcript of {args.audio_prompt}: {transcript}", file=sys.stderr)
+    return Voice.from_audio(args.audio_prompt, transcript, dia.processor)
 
 
 def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -230,6 +238,7 @@ def _speak(args: argparse.Namespace) -> None:
         warnings.simplefilter("ignore")
         _finish_sound(args, np.zeros(44100, dtype=np.float32), 44100)  # what is wrong or missing shows before the work
 
+    voices = _load_voices(args)
     logging.disable_progress_bar()
     if args.model == MINIATURE:
         print(MINIATURE_NOTE, file=sys.stderr)
@@ -262,7 +271,7 @@ def _speak(args: argparse.Namespace) -> None:
     else:
         dialogue = dia.dialogue(
             text,
-            voices=_read_voices(args, dia),
+            voices=voices if args.audio_prompt is None else _make_voice(args, dia),
             language=args.language,
             closing_tag=args.closing_tag,
             folder=None if is_pcm else f"{output}.passes",
@@ -270,7 +279,7 @@ def _speak(args: argparse.Namespace) -> None:
             max_seconds=args.max_seconds,
             **sampling,
         )
-        keeping, seed, stream = _kept_passes(dialogue), dialogue.seed, dialogue.stream(verbose=True)
+        keeping, seed, stream = _kept_passes(dialogue), dialogue.seed, dialogue.stream(verbose=sys.stderr.isatty())
 
     start = time.perf_counter()
     chunks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]

@@ -131,6 +131,11 @@ def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
                 "`dia_hf.training.merge_adapter`."
             )
         return path, find_weight_files(path)
+    if path.is_file() and path.suffix == ".json":
+        raise ValueError(
+            f"{str(source)!r} is a config and holds no weights; give its folder, or the weight file beside it "
+            f"({', '.join(WEIGHT_SUFFIXES)})."
+        )
     if path.is_file():
         return path.parent, [path]
     raise FileNotFoundError(f"there is no checkpoint at {str(source)!r}: no such folder, file or name on the Hub.")

@@ -58,7 +58,7 @@ def open_stdout() -> Iterator[Callable[[np.ndarray], None]]:
     """
 
     def write(samples: np.ndarray) -> None:
-        sys.stdout.buffer.write((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
+        sys.stdout.buffer.write(np.rint(samples.clip(-1, 1) * np.float32(32767)).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
 
     try:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from ..assets import MINIATURE
 from ..files import LOCK, find_held, is_leftover, locked, written_whole
 from ..processing_dia import DiaProcessor
 from .encoding import Cache, Pending, Recording, encode_rows
@@ -257,12 +258,21 @@ def prepare_dataset(
                 "hop_length": codec.hop_length,
                 "num_codebooks": codec.num_codebooks,
             },
+            "model": _name_of(processor),
             "speaker_tokens": run.texts.tags,
             "settings": {**_fields(done), "source": opened.name, "split": split, "config": config},
             "num_clips": len(report.clips),
             "seconds": round(report.seconds, 3),
         }
         return _write(folder, report, info)
+
+
+def _name_of(processor: DiaProcessor) -> str | None:
+    """Say which checkpoint a processor is of: a name on the Hub, "miniature", or a folder by its whole path."""
+    name = str(getattr(processor.tokenizer, "name_or_path", "") or "")
+    if not name or name == MINIATURE:
+        return "miniature" if name else None
+    return os.path.abspath(name) if os.path.isdir(name) else name
 
 
 def _fields(settings: PrepareSettings) -> dict[str, Any]:
