@@ -57,8 +57,8 @@ def open_stdout() -> Iterator[Callable[[np.ndarray], None]]:
         BrokenPipeError: If nobody reads any more.
     """
 
-    def write(samples: np.ndarray) -> None:
-        sys.stdout.buffer.write(np.rint(samples.clip(-1, 1) * np.float32(32767)).astype("<i2").tobytes())
+    def write(samples: np.ndarray) -> None:  # as libsndfile makes 16 bits of floats
+        sys.stdout.buffer.write(np.floor(samples * np.float32(32768)).clip(-32768, 32767).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
 
     try:
