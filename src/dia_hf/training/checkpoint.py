@@ -21,7 +21,7 @@ from transformers import TrainerState
 
 from ..files import first_line, read_json
 
-__all__ = ["checkpoints_in", "check_checkpoint", "check_weights"]
+__all__ = ["check_checkpoint", "check_weights", "checkpoints_in"]
 
 _NAME = re.compile(r"checkpoint-(\d{1,18})")
 _WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
@@ -39,7 +39,9 @@ def check_checkpoint(folder: Path) -> None:
     step = _check_state(folder)
     folders = [path.name for path in folder.iterdir() if path.is_dir()]  # of FSDP, whose files are many
     if not any("model_fsdp" in name for name in folders):
-        _check_safetensors(_find(folder, ("model.safetensors.index.json", *_WEIGHTS), "weights"))
+        is_adapter = (folder / "adapter_config.json").is_file()
+        names = (*(_WEIGHTS[::-1] if is_adapter else _WEIGHTS), "model.safetensors.index.json")
+        _check_safetensors(_find(folder, names, "weights"))
     if not any("optimizer" in name for name in folders):
         optimizer = _read_torch(_find(folder, ("optimizer.pt", "optimizer.bin"), "state of the optimizer"))
         if not isinstance(optimizer, dict) or not optimizer:
@@ -59,7 +61,7 @@ def check_weights(folder: Path, expected: dict[str, torch.Size]) -> None:
     if path is None:
         return
     with safe_open(path, framework="pt") as file:
-        found = {name: file.get_slice(name).get_shape() for name in file.keys()}
+        found = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
     for name, shape in expected.items():
         if found.get(name) != list(shape):
             raise ValueError(
@@ -71,7 +73,7 @@ def _find(folder: Path, names: Iterable[str], what: str) -> Path:
     names = list(names)
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
-        raise ValueError(f"there is no {names[-1]} in {str(folder)!r}, the {what}")
+        raise ValueError(f"there is no {names[0]} in {str(folder)!r}, the {what}")
     return found
 
 
@@ -114,7 +116,7 @@ def _check_safetensors(path: Path) -> None:
     for one in paths:
         try:
             with safe_open(one, framework="pt") as file:
-                broken = [name for name in file.keys() if not file.get_tensor(name).isfinite().all()]
+                broken = [name for name in sorted(file.keys()) if not file.get_tensor(name).isfinite().all()]
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"{str(one)!r} is damaged ({first_line(error)})") from error
         if broken:

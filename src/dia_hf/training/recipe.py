@@ -406,7 +406,9 @@ class Recipe:
                 if not isinstance(table[name], dict):
                     raise ValueError(f"the recipe's `{'.'.join(names[: depth + 1])}` has no keys, but {key!r} is set.")
                 table = table[name]
-            table[names[-1]] = _read_yaml(value, f"the value of {key}, {_say(value)},") if isinstance(value, str) else value
+            table[names[-1]] = (
+                _read_yaml(value, f"the value of {key}, {_say(value)},") if isinstance(value, str) else value
+            )
         return Recipe(**content)
 
 
