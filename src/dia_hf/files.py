@@ -8,6 +8,7 @@ by whatever writes files of the user's: sound, voices, dialogues, checkpoints, p
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -26,16 +28,19 @@ __all__ = [
     "LOCK",
     "decode_text",
     "find_held",
+    "first_line",
     "folder_written_whole",
     "follow_umask",
     "is_leftover",
     "locked",
+    "read_json",
     "read_text",
     "written_whole",
 ]
 
 _HIDDEN = ".dia-hf-"
 LOCK = f"{_HIDDEN}lock"
+_MAX_JSON = 256 * 2**20  # bytes: in memory they are about ten times as many
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -63,6 +68,51 @@ def read_text(path: str | os.PathLike) -> str:
     ```
     """
     return decode_text(Path(path).read_bytes(), repr(str(path)))
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    r"""Read a JSON file that holds one object, as all of those do that we and transformers write.
+
+    Args:
+        path (`str` or `os.PathLike`): The file, in UTF-8.
+
+    Raises:
+        ValueError: If it is no JSON, holds something else than an object, is nested too deeply or too large; in one
+            line that names the file.
+        OSError: If it cannot be read.
+
+    Example:
+    ```python
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from dia_hf.files import read_json
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "state.json")
+    ...     _ = file.write_text('{"step": 4}\n')
+    ...     read_json(file)
+    {'step': 4}
+
+    ```
+    """
+    num_bytes = os.stat(path).st_size
+    if num_bytes > _MAX_JSON:
+        raise ValueError(f"{str(path)!r} has {num_bytes:,} bytes; at most {_MAX_JSON:,} are read.")
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{str(path)!r} is nested too deeply to be read.") from error
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: it is no JSON ({first_line(error)}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} is damaged: it holds no object, but {first_line(json.dumps(content), 60)}.")
+    return content
+
+
+def first_line(said: object, longest: int = 200) -> str:
+    """Return the first line of what somebody else says, such as an error of a library, and not more than so much."""
+    line = next((line.strip() for line in str(said).splitlines() if line.strip()), type(said).__name__)
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def decode_text(content: bytes, name: str) -> str:

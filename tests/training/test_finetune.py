@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dia_hf import MINIATURE, Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.assets import __file__ as assets
@@ -349,6 +349,83 @@ def test_a_result_that_cannot_be_written(tmp_path, data, monkeypatch):
         finetune(quick_recipe(data, tmp_path / "run"))
     monkeypatch.undo()
     finetune(quick_recipe(data, tmp_path / "run"), resume=True)
+
+
+@pytest.fixture(scope="module")
+def kept_run(tmp_path_factory):
+    """A run with the checkpoints 2 and 4, stopped before its sixth step."""
+    folder = tmp_path_factory.mktemp("kept")
+    recipe = quick_recipe(write_prepared(folder / "data"), folder / "run")
+
+    class Stops(DiaTrainer):
+        def training_step(self, *args, **kwargs):
+            if self.state.global_step == 5:
+                raise StoppedError
+            return super().training_step(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "DiaTrainer", Stops)
+        with pytest.raises(StoppedError):
+            finetune(recipe)
+    return folder
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\x80\x02") + 30] ^= 16  # within the pickle: between the parts nothing counts
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+FILES = ["trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"]
+DAMAGES = [
+    *((name, Path.unlink) for name in FILES[1:]),
+    *((name, cut) for name in FILES),
+    *((name, flip) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")),
+    *((name, lambda path: torch.save([1], path)) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")),
+    *(
+        (FILES[0], lambda path, text=text: path.write_text(text))
+        for text in ("null", "[]", "{}", '{"global_step": "4", "log_history": []}', "[" * 100_000)
+    ),
+    (FILES[-1], lambda path: save_file({"a": torch.zeros(1)}, path)),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_checkpoint(tmp_path, kept_run, name, damage):
+    """A run went on without optimizer, schedule, chance or weights, or ended in an error of pickle's or of zip's."""
+    shutil.copytree(kept_run / "run", tmp_path / "run")
+    damage(tmp_path / "run" / "checkpoints" / "checkpoint-4" / name)
+    recipe = quick_recipe(str(kept_run / "data"), tmp_path / "run")
+    with pytest.raises(ValueError, match="can go on from checkpoint-2: move checkpoint-4 elsewhere") as refused:
+        finetune(recipe, resume=True)
+    assert name in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) <= 500
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-2")
+    if name == "scheduler.pt":
+        with pytest.raises(ValueError, match="No other checkpoint of the run can be used"):
+            finetune(recipe, resume=True)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")])
+def test_a_full_disk_while_a_checkpoint_is_saved(tmp_path, data, monkeypatch, error):
+    """Half a checkpoint was left, and torch's own error had neither the file's name nor a word of what to do."""
+    original = torch.save
+
+    def save(content, file, *args, **kwargs):
+        if "checkpoint-4" in str(file) and "scheduler" in str(file):
+            raise error
+        return original(content, file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", save)
+    recipe = quick_recipe(data, tmp_path / "run")
+    with pytest.raises(OSError, match=r"checkpoint-4' could not be written.*(No space|write failed).*--resume"):
+        finetune(recipe)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-2"]
+    monkeypatch.undo()
+    assert finetune(recipe, resume=True)["step"] == 6
 
 
 def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):

@@ -179,3 +179,40 @@ def test_a_recipe_in_another_encoding(tmp_path):
     (tmp_path / "recipe.yaml").write_text("data: Grüße\n", "utf-16")
     with pytest.raises(ValueError, match=r"recipe\.yaml' is not in UTF-8 .* save it as UTF-8"):
         Recipe.load(tmp_path / "recipe.yaml")
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]\n" for n in range(1, 20)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("data: [1]", "`data` is .1.; it must be"),
+        ("data: {a: 1}", "`data`"),
+        ("model: [x]", "`model`"),
+        ("seed: -1", "`seed` is -1"),
+        ("seed: 1.5", "`seed` is 1.5"),
+        ("config: {encoder_config: 3}", "`config.encoder_config` is 3"),
+        ("speak: {sentences: 3}", "`speak.sentences` is 3"),
+        ("training: [1]", "`training`"),
+        (f"model: [{'x' * 9000}]", "`model`"),
+        (f"{'x' * 900}: 1", "has no 'xxx"),
+        ("[1]", "holds no keys"),
+        ("", "holds no keys"),
+        ("data: " + "[" * 5000, "nested too deeply"),
+        ("data: &a [*a]", "in itself"),
+        (BOMB, "values, those that its anchors repeat"),
+        ("data: !!python/object/apply:os.getcwd []", "is no YAML"),
+        ("x: " + "y" * 300_000, "characters"),
+    ],
+)
+def test_a_damaged_recipe_is_one_line(tmp_path, text, match):
+    """Lists of numbers, loops and anchors that multiply ended in a traceback, or filled the memory."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text, "utf-8")
+    with pytest.raises(ValueError, match=match) as refused:
+        Recipe.load(file)
+    assert "recipe.yaml" in str(refused.value)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) <= 500

@@ -27,17 +27,20 @@ from transformers.utils import cached_file
 from ..codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
-from ..files import follow_umask, written_whole
+from ..files import first_line, follow_umask, written_whole
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
 from ..tokenization_dia import DiaTokenizer
+from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator, longest_clip
 from .lora import attach_lora, merge_adapter
 from .prepare import load_prepared
 from .recipe import Recipe
 from .run_folder import (
+    advise_other,
+    check_resumable,
     check_same_data,
     checkpoints_of,
     has_result,
@@ -102,10 +105,10 @@ def finetune(
     Raises:
         ValueError: If the recipe is incomplete, the data do not fit the model or are not prepared, there is nothing to
             train on, the output holds something else or another process trains in it, a resumed run had another recipe
-            or other data, or the loss is no number any more.
+            or other data, its checkpoint lacks files or is damaged, or the loss is no number any more.
         FileNotFoundError: If there is no run to resume.
         ImportError: If a package is missing; the message names it.
-        OSError: If there is no such model, or the result cannot be written.
+        OSError: If there is no such model, or a checkpoint or the result cannot be written.
 
     Example:
     ```python
@@ -132,6 +135,7 @@ def finetune(
     """
     recipe = replace(recipe)  # is checked again: fields may have been set since
     checkpoint = open_output(recipe, resume)
+    check_resumable(recipe, checkpoint)
     _check_packages(recipe)
     set_seed(recipe.seed)
     processor = _load_processor(recipe)
@@ -143,6 +147,10 @@ def finetune(
     model = _load_model(recipe, processor, arguments)
     trainer = _make_trainer(recipe, processor, model, arguments, train_set, eval_set)
     _print_less(trainer, is_quiet=say is None)
+    loading = _Loading()
+    if checkpoint is not None:
+        trainer.add_callback(loading)
+        _check_fits(trainer, recipe, checkpoint)
     with held_alone(recipe, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
             open_output(recipe, resume)  # another run may have come and gone since
@@ -158,7 +166,12 @@ def finetune(
                 )
         except (Exception, KeyboardInterrupt) as error:
             _give_up(trainer, recipe, error)
-            raise
+            if checkpoint is None or loading.is_done or isinstance(error, KeyboardInterrupt | MemoryError):
+                raise
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise ValueError(
+                f"the run cannot go on from {checkpoint!r} ({why}). {advise_other(recipe, checkpoint)}"
+            ) from error
         try:
             _save(trainer, processor, recipe)
         except (OSError, SafetensorError) as error:
@@ -310,13 +323,16 @@ def _make_arguments(recipe: Recipe, has_evaluation: bool) -> TrainingArguments:
     training.setdefault("ddp_find_unused_parameters", False)
     # TensorBoard's callback is told the folder, which `Trainer` would choose.
     training["report_to"] = [name for name in _reporters(recipe) if name != "tensorboard"] or "none"
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints_of(recipe)),
-        seed=recipe.seed,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        **training,
-    )
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(checkpoints_of(recipe)),
+            seed=recipe.seed,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            **training,
+        )
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"the recipe's `training` cannot be used: {first_line(error, 300)}") from error
     arguments.distributed_state.wait_for_everyone()  # all have looked at the output before anything is in it
     _share_out_on_cpu(arguments)
     if arguments.n_gpu > 1:
@@ -426,6 +442,30 @@ def _make_callbacks(recipe: Recipe, processor: DiaProcessor, has_evaluation: boo
     return callbacks
 
 
+def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
+    """Refuse weights that are not those of the model: `Trainer` takes what fits, and leaves the rest as it is."""
+    model: Any = trainer.model
+    if recipe.lora is None:
+        expected = model.state_dict()
+    else:
+        from peft import get_peft_model_state_dict
+
+        expected = get_peft_model_state_dict(model)
+    try:
+        check_weights(Path(checkpoint), {name: weight.shape for name, weight in expected.items()})
+    except ValueError as error:
+        raise ValueError(f"{error}. {advise_other(recipe, checkpoint)}") from error
+
+
+class _Loading(TrainerCallback):
+    """Whether a resumed run has read its checkpoint; what is wrong until then is wrong with that."""
+
+    is_done = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.is_done = True
+
+
 class _StopsAtNan(TrainerCallback):
     """Ends a run whose loss is no number any more: its weights are none either, and nothing after it can be better."""
 
@@ -514,7 +554,7 @@ def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
     is_kept = newest_checkpoint(checkpoints_of(recipe)) is not None
     if not is_kept and not has_result(output) and trainer.is_world_process_zero():
         for name in ("recipe.yaml", "data.json"):
-            (output / name).unlink()
+            (output / name).unlink(missing_ok=True)
         for name in ("checkpoints", "logs", "samples"):
             shutil.rmtree(output / name, ignore_errors=True)
     if isinstance(error, KeyboardInterrupt):

@@ -18,7 +18,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ..assets import MINIATURE
-from ..files import LOCK, find_held, is_leftover, locked, written_whole
+from ..files import LOCK, find_held, first_line, is_leftover, locked, read_json, written_whole
 from ..processing_dia import DiaProcessor
 from .encoding import Cache, Pending, Recording, encode_rows
 from .report import Clip, Notice, PrepareReport, plot_report, write_jsonl
@@ -407,7 +407,7 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
         `codec`, `speaker_tokens`, `settings`, `num_clips`, `seconds`.
 
     Raises:
-        ValueError: If it is no such folder, not complete, or made by a newer version.
+        ValueError: If it is no such folder, not complete, damaged, or made by a newer version.
         ImportError: If `datasets` is missing.
     """
     folder = Path(folder)
@@ -416,18 +416,124 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
         if (folder / "cache" / _CACHE_MARK).is_file():
             raise ValueError(f"{str(folder)!r} is not complete; run `dia-hf prepare` again, which goes on from there.")
         raise ValueError(f"{str(folder)!r} holds no prepared clips; make them: dia-hf prepare SOURCE {str(folder)!r}.")
-    info = json.loads(path.read_text("utf-8"))
+    info = read_json(path)
     if info.get("version") != _VERSION:
         raise ValueError(
-            f"{str(folder)!r} is in version {info.get('version')} of the format; this dia_hf reads version {_VERSION}: "
-            "update it."
+            f"{str(folder)!r} is in version {first_line(info.get('version'), 60)} of the format; this dia_hf reads "
+            f"version {_VERSION}: update it."
         )
-    datasets, names = import_datasets(), info.pop("data_files", None)
-    state = folder / "state.json"
-    is_switching = names is not None and names != [
-        file["filename"] for file in json.loads(state.read_text("utf-8"))["_data_files"]
-    ]
-    if not is_switching:
-        return datasets.load_from_disk(str(folder)), info
-    # An update was stopped between state.json and prepared.json.
-    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(folder / name)) for name in names]), info
+    _check_fields(path, info, _FIELDS)
+    names = info.pop("data_files", None)
+    clips = _open_clips(folder, names)
+    if len(clips) != info.get("num_clips", len(clips)):
+        raise ValueError(
+            f"{str(folder)!r} is damaged: its data have {len(clips)} clips, but by prepared.json there are "
+            f"{info['num_clips']}; {_AGAIN}."
+        )
+    return clips, info
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) and name for name in value)
+
+
+def _is_files(value: Any) -> bool:
+    return _is_names(value) and all(os.path.basename(name) == name for name in value)
+
+
+_AGAIN = "run `dia-hf prepare` again, which writes it anew"
+# Where, whether it has to be there, what would do, in code and in words.
+_FIELDS: tuple[tuple[str, bool, Callable[[Any], bool], str], ...] = (
+    ("codec", True, lambda value: isinstance(value, dict), "an object"),
+    ("codec.fingerprint", True, lambda value: isinstance(value, str), "a text"),
+    ("speaker_tokens", True, _is_names, "a list of tags"),
+    ("settings", False, lambda value: isinstance(value, dict), "an object"),
+    ("num_clips", False, lambda value: type(value) is int and value >= 0, "a whole number"),
+    ("seconds", False, lambda value: type(value) in (int, float) and 0 <= value < float("inf"), "a number"),
+    ("data_files", False, _is_files, "a list of files in the folder"),
+)
+_STATE_FIELDS: tuple[tuple[str, bool, Callable[[Any], bool], str], ...] = (
+    (
+        "_data_files",
+        True,
+        lambda value: (
+            isinstance(value, list)
+            and all(isinstance(file, dict) for file in value)
+            and _is_files([file.get("filename") for file in value])
+        ),
+        "a list of files in the folder, each with its `filename`",
+    ),
+)
+
+
+def _check_fields(
+    path: Path, content: Mapping[str, Any], fields: Iterable[tuple[str, bool, Callable[[Any], bool], str]]
+) -> None:
+    for name, is_needed, will_do, wanted in fields:
+        value: Any = content
+        for key in name.split("."):
+            value = value.get(key)
+        if value is None and not is_needed:
+            continue
+        if not will_do(value):
+            raise ValueError(
+                f"{str(path)!r} is damaged: its `{name}` is {first_line(json.dumps(value), 80)}, and should be "
+                f"{wanted}; {_AGAIN}."
+            )
+
+
+def _open_clips(folder: Path, names: Sequence[str] | None) -> Dataset:
+    """Open the files of the data, those that are named or else those of state.json, and check what is in them."""
+    datasets = import_datasets()
+    state_file = folder / "state.json"
+    state = read_json(state_file)
+    _check_fields(state_file, state, _STATE_FIELDS)
+    written = [file["filename"] for file in state["_data_files"]]
+    for name in names or written:
+        if not (folder / name).is_file():
+            raise ValueError(f"{str(folder)!r} is damaged: there is no {name!r} in it; {_AGAIN}.")
+    if names is None or names == written:
+        read_json(folder / "dataset_info.json")
+    try:
+        if names is None or names == written:
+            clips = datasets.load_from_disk(str(folder))
+        else:  # an update was stopped between state.json and prepared.json
+            clips = datasets.concatenate_datasets([datasets.Dataset.from_file(str(folder / name)) for name in names])
+        clips.data.table.validate(full=True)  # or what is damaged would be read from beyond the file
+    except MemoryError:
+        raise
+    except Exception as error:  # of `datasets` and pyarrow, whatever a damaged file makes of them
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"the data in {str(folder)!r} cannot be read ({why}); {_AGAIN}.") from error
+    _check_columns(folder, clips)
+    return clips
+
+
+def _check_columns(folder: Path, clips: Dataset) -> None:
+    from pyarrow import types
+
+    schema = clips.data.table.schema
+    wanted = {"id": types.is_string, "text": types.is_string, "seconds": types.is_floating, "codes": _is_codes}
+    for name, will_do in wanted.items():
+        if name not in clips.column_names or schema.get_field_index(name) < 0:
+            raise ValueError(f"the data in {str(folder)!r} have no column {name!r}; {_AGAIN}.")
+        kind, num_missing = schema.field(name).type, clips.data.table.column(name).null_count
+        if not will_do(kind):
+            raise ValueError(
+                f"the data in {str(folder)!r} have the column {name!r} as {first_line(kind, 80)}, which is none of "
+                f"ours; {_AGAIN}."
+            )
+        if num_missing:
+            raise ValueError(f"the data in {str(folder)!r} lack {num_missing} values of {name!r}; {_AGAIN}.")
+
+
+def _is_codes(kind: Any) -> bool:
+    """Whether a type of pyarrow's is that of lists of lists of whole numbers."""
+    from pyarrow import types
+
+    kind = getattr(kind, "storage_type", kind)
+    for _ in range(2):
+        if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+            return False
+        kind = kind.value_type
+    return types.is_integer(kind)

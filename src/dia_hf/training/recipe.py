@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import json
 import os
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ import yaml
 
 from ..assets import MINIATURE
 from ..configuration_dia import DiaConfig
-from ..files import read_text, written_whole
+from ..files import first_line, read_json, read_text, written_whole
 
 __all__ = ["Recipe"]
 
@@ -40,6 +40,8 @@ _DECIDED_ELSEWHERE = {
     "label_names": "Dia's labels are called `labels`",
     "label_smoothing_factor": "set `label_smoothing`, beside `training`: Dia computes its loss by itself",
 }
+# Far beyond any recipe, and read within a second.
+_MAX_CHARACTERS, _MAX_VALUES, _MAX_DEPTH = 200_000, 20_000, 20
 _VERSIONS = ("dia-hf", "torch", "transformers", "accelerate", "datasets", "peft")
 
 
@@ -58,11 +60,42 @@ _Loader.add_implicit_resolver(
 
 
 def _read_yaml(text: str, where: str) -> Any:
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"{where} has {len(text):,} characters; a recipe has at most {_MAX_CHARACTERS:,}.")
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if _count_values(node, {}, 0) > _MAX_VALUES:
+                raise ValueError(f"it has more than {_MAX_VALUES:,} values, those that its anchors repeat counted")
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         hint = '; a text that begins with a bracket is quoted: "[S1] Hello."' if text.lstrip().startswith("[") else ""
-        raise ValueError(f"{where} is no YAML: {' '.join(str(error).split())}{hint}") from error
+        raise ValueError(f"{where} is no YAML: {first_line(why, 300)}{hint}") from error
+
+
+def _count_values(node: yaml.Node, known: dict[yaml.Node, int], depth: int) -> int:
+    """Count what a node holds once its anchors are resolved, before they are: a few lines can hold millions."""
+    if depth > _MAX_DEPTH or known.get(node) == 0:
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} deep, or in itself")
+    if node not in known:
+        known[node] = 0  # is being counted
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        known[node] = 1 + sum(_count_values(part, known, depth + 1) for part in parts)
+    return known[node]
+
+
+def _say(value: Any) -> str:
+    """Write a value as an error shows it, however large it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -70,9 +103,9 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
     known = sorted(known)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0 if len(known) > 20 else 0.6)
+            near = difflib.get_close_matches(str(key)[:80], known, n=1, cutoff=0.0 if len(known) > 20 else 0.6)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-            raise ValueError(f"{where} has no {str(key)!r}; {hint}")
+            raise ValueError(f"{where} has no {_say(key if isinstance(key, str) else str(key))}; {hint}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -114,13 +147,13 @@ def _say_type(hint: Any) -> str:
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
     if not _fits(value, hint):
-        raise ValueError(f"the recipe's `{name}` is {value!r}; it must be {_say_type(hint)}.")
+        raise ValueError(f"the recipe's `{name}` is {_say(value)}; it must be {_say_type(hint)}.")
 
 
 def _check_range(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
         allowed = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-        raise ValueError(f"the recipe's `{name}` is {value}; it must be {allowed}.")
+        raise ValueError(f"the recipe's `{name}` is {_say(value)}; it must be {allowed}.")
 
 
 @dataclass
@@ -216,7 +249,9 @@ class Recipe:
         for name in ("data", "eval_data"):
             value = getattr(self, name)
             paths = [value] if isinstance(value, (str, os.PathLike)) else value
-            setattr(self, name, [os.fspath(path) for path in paths] if isinstance(paths, (list, tuple)) else paths)
+            if isinstance(paths, (list, tuple)):
+                paths = [os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths]
+            setattr(self, name, paths)
         if isinstance(self.config, (str, os.PathLike)):
             self.config = _read_config(Path(self.config))
         hints = typing.get_type_hints(Recipe)
@@ -228,6 +263,7 @@ class Recipe:
     def _check_values(self) -> None:
         for name in ("eval_fraction", "text_dropout", "code_noise", "label_smoothing", "voice_prompt_probability"):
             _check_range(name, getattr(self, name), 0, 1)
+        _check_range("seed", self.seed, 0, 2**32 - 1)
         _check_range("muon_learning_rate", self.muon_learning_rate, 0, float("inf"))
         for name in ("max_frames", "frames_per_row", "loss_slice_size", "early_stopping_patience"):
             _check_range(name, getattr(self, name), 1, float("inf"))
@@ -240,6 +276,7 @@ class Recipe:
             known = DiaConfig().to_dict()
             check_keys(self.config, [*known, "channel_loss_weights"], "the recipe's `config`")
             for part in ("encoder_config", "decoder_config"):
+                _check_type(f"config.{part}", self.config.get(part), dict | None)
                 check_keys(self.config.get(part) or {}, [*known[part], "rope_theta"], f"the recipe's `config.{part}`")
             if self.lora is not None:
                 raise ValueError("the recipe has `config` (random weights) and `lora`; adapters need trained weights.")
@@ -256,6 +293,7 @@ class Recipe:
 
             known = [*inspect.signature(SpeakCallback).parameters]
             check_keys(self.speak, set(known) - {"processor", "folder"}, "the recipe's `speak`")
+            _check_type("speak.sentences", self.speak.get("sentences"), list[str] | None)
             if not self.speak.get("sentences"):
                 raise ValueError("the recipe's `speak` has no `sentences`; give a list, such as ['[S1] Hello.'].")
 
@@ -306,7 +344,10 @@ class Recipe:
         if not isinstance(content, dict):
             raise ValueError(f"{path} is no recipe: it holds no keys. See `dia-hf finetune --show lora`.")
         check_keys(content, [one.name for one in dataclasses.fields(cls)], str(path))
-        return cls(**content)
+        try:
+            return cls(**content)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def save(self, file: str | os.PathLike) -> None:
         """Write the recipe as YAML, with the versions of the packages that it ran with as a comment.
@@ -365,16 +406,15 @@ class Recipe:
                 if not isinstance(table[name], dict):
                     raise ValueError(f"the recipe's `{'.'.join(names[: depth + 1])}` has no keys, but {key!r} is set.")
                 table = table[name]
-            table[names[-1]] = _read_yaml(value, f"the value of {key}, {value!r},") if isinstance(value, str) else value
+            table[names[-1]] = (
+                _read_yaml(value, f"the value of {key}, {_say(value)},") if isinstance(value, str) else value
+            )
         return Recipe(**content)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Read the fields of a `DiaConfig`, leaving out what transformers notes in the file about itself."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        return read_json(path)
     except ValueError as error:
-        raise ValueError(f"the recipe's `config` is {str(path)!r}, which is no JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"the recipe's `config` is {str(path)!r}, which holds no fields of a DiaConfig.")
-    return content
+        raise ValueError(f"the recipe's `config` holds no fields of a DiaConfig: {error}") from error

@@ -14,13 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import is_leftover, locked, written_whole
+from ..files import is_leftover, locked, read_json, written_whole
+from .checkpoint import check_checkpoint, checkpoints_in
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     import datasets
 
 __all__ = [
+    "advise_other",
+    "check_resumable",
     "check_same_data",
     "checkpoints_of",
     "has_result",
@@ -93,7 +96,10 @@ def note_beginning(recipe: Recipe, data: dict[str, Any]) -> None:
 def check_same_data(recipe: Recipe, now: dict[str, Any]) -> None:
     """Raise `ValueError` if a run began with other clips."""
     file = Path(recipe.output, "data.json")
-    before = json.loads(file.read_text("utf-8")) if file.is_file() else now
+    before = read_json(file) if file.is_file() else now
+    for name, one in before.items():
+        if not isinstance(one, dict) or type(one.get("clips")) is not int:
+            raise ValueError(f"{str(file)!r} is damaged: its {name[:60]!r} does not say how many `clips` there were.")
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
             counts = [(one.get(name) or {"clips": 0})["clips"] for one in (before, now)]
@@ -135,11 +141,32 @@ def checkpoints_of(recipe: Recipe) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """Find the newest checkpoint that is complete: its state is written last."""
-    steps = {
-        path.parent: int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoint-*/trainer_state.json")
-    }
-    return str(max(steps, key=steps.__getitem__)) if steps else None
+    """Find the newest checkpoint that was written to its end."""
+    found = checkpoints_in(folder)
+    return str(found[0]) if found else None
+
+
+def check_resumable(recipe: Recipe, checkpoint: str | None) -> None:
+    """Raise `ValueError` if a run cannot go on from a checkpoint; the message says from which it could."""
+    if checkpoint is None:
+        return
+    try:
+        check_checkpoint(Path(checkpoint))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{str(error).removesuffix('.')}. {advise_other(recipe, checkpoint)}") from error
+
+
+def advise_other(recipe: Recipe, checkpoint: str) -> str:
+    """Say from which checkpoint a run could go on instead of one."""
+    for other in checkpoints_in(checkpoints_of(recipe)):
+        if not os.path.samefile(other, checkpoint):
+            try:
+                check_checkpoint(other)
+            except (ValueError, OSError):
+                continue
+            name = os.path.basename(os.path.normpath(checkpoint))
+            return f"The run can go on from {other.name}: move {name} elsewhere, and resume."
+    return "No other checkpoint of the run can be used; begin another run, in another folder."
 
 
 def has_result(output: Path) -> bool:

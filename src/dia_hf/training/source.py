@@ -17,7 +17,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ..audio import audio_seconds, read_audio
-from ..files import read_text
+from ..files import first_line, read_text
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -259,7 +259,8 @@ def _open_folder(folder: Path, given: set[str], split: str | None) -> list[_Tabl
     if (folder / "prepared.json").is_file():
         raise ValueError(f"{str(folder)!r} is prepared already; give what it was prepared from.")
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        loaded = import_datasets().load_from_disk(str(folder))
+        with _reading(folder, "a dataset"):
+            loaded = import_datasets().load_from_disk(str(folder))
         return [_open_dataset(loaded, folder.resolve().name, split)]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     tables = [path for path in files if path.name in {f"metadata{suffix}" for suffix in _TABLES if suffix != ".txt"}]
@@ -295,14 +296,13 @@ def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) ->
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         import_datasets()  # which brings pyarrow
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import parquet
 
-        try:
+        with _reading(path, "parquet"):
             file = parquet.ParquetFile(path)
-        except ArrowInvalid as error:
-            raise ValueError(f"{str(path)!r} cannot be read as parquet ({error}).") from error
-        content = (row for batch in file.iter_batches(batch_size=64) for row in batch.to_pylist())
-        names, num_rows = file.schema_arrow.names, file.metadata.num_rows
+        content = _read_parquet(path, file)
+        with _reading(path, "parquet"):
+            names, num_rows = file.schema_arrow.names, file.metadata.num_rows
         records: Iterable[tuple[int, Any]] = enumerate(content, start=1)
     elif suffix in _TABLES:
         text = read_text(path)
@@ -318,6 +318,28 @@ def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) ->
     placed = ((name, number, record) for number, record in records)
     prefix = "" if is_alone else f"{os.path.splitext(name)[0]}/"
     return _Table(name, names, placed, num_rows, path.parent, root, prefix)
+
+
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Name the file where pyarrow or `datasets` say what is wrong with it, by errors of many kinds."""
+    try:
+        yield
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} cannot be read as {kind} ({first_line(error)}).") from error
+
+
+def _read_parquet(path: Path, file: Any) -> Iterator[dict[str, Any]]:
+    batches = file.iter_batches(batch_size=64)
+    while True:
+        with _reading(path, "parquet"):
+            batch = next(batches, None)
+            rows = [] if batch is None else batch.to_pylist()
+        if batch is None:
+            return
+        yield from rows
 
 
 def _read_json(path: Path, text: str) -> tuple[list[str], list[tuple[int, Any]]]:
@@ -379,7 +401,11 @@ def _read_csv(path: Path, text: str, given: set[str]) -> tuple[list[str], list[t
     """Read a table whose delimiter its first line tells; without a header it is `file|text`, as LJSpeech has it."""
     first = text.split("\n", 1)[0].rstrip("\r")
     known = {name for names in _USUAL_COLUMNS.values() for name in names} | {name.lower() for name in given}
-    heads = {mark: _split(first, mark) for mark in (("\t",) if path.suffix.lower() == ".tsv" else _DELIMITERS)}
+    marks = ("\t",) if path.suffix.lower() == ".tsv" else _DELIMITERS
+    try:
+        heads = {mark: _split(first, mark) for mark in marks}
+    except csv.Error as error:
+        raise ValueError(f"{str(path)!r} is no table: its first line cannot be read ({error}).") from error
     delimiter = next((mark for mark, cells in heads.items() if known & {cell.strip().lower() for cell in cells}), None)
     names = [] if delimiter is None else [cell.strip() for cell in heads[delimiter]]
     if delimiter is None and "|" in first:

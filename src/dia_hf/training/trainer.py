@@ -9,16 +9,20 @@ Legend: B clips, T frames, C channels.
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..files import first_line
 from ..loss import IGNORED_LABEL, weighted_sum
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -191,6 +195,20 @@ class DiaTrainer(Trainer):
         processor: Any = self.processing_class  # type: ignore[has-type]  # as `data_collator` below
         if isinstance(processor, DiaProcessor):
             self.processing_class = processor.for_hub()
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint to its end, or leave none: a disk may be full in the middle of it."""
+        folder = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        is_new = not os.path.exists(folder)
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer has no error of its own
+            if is_new and self.is_world_process_zero():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                f"the checkpoint {folder!r} could not be written ({first_line(error)}); make room, and go on from the "
+                "one before with --resume, or begin anew where there is none."
+            ) from error
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Make a model as `Trainer` does, for a run or a trial of a search, and set its label smoothing."""
