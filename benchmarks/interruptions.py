@@ -2,10 +2,10 @@
 
     python benchmarks/interruptions.py [VERB ...] [--kills N] [--interrupts N] [--imports N] [--rounds N] [--seed N]
 
-A verb runs undisturbed twice (files that differ, with times in them, are volatile: these need only be there). Then, on a
-fresh copy of its inputs each time: SIGKILL right before one of its file operations, spread over all of them, and half as
-often at random moments; SIGINT at random moments; two processes at once. After a kill nothing of before may be lost, and
-the same command must give the undisturbed bytes and leave nothing hidden. Processes are forked from one that has
+A verb runs undisturbed twice (files that differ, with times in them, are volatile: these need only be there). Then, on
+a fresh copy of its inputs each time: SIGKILL right before one of its file operations, spread over all of them, and half
+as often at random moments; SIGINT at random moments; two processes at once. After a kill nothing of before may be lost,
+and the same command must give the undisturbed bytes and leave nothing hidden. Processes are forked from one that has
 imported everything and computed nothing; `--imports` counts whole commands that get SIGINT while they import. Prints a
 table; exits with 1 if anything was found.
 """
@@ -38,6 +38,7 @@ Tree = dict[str, bytes]
 
 LONG = " ".join(f"[S{1 + i % 2}] I think it is a good day, and we can go home now, number {i}." for i in range(12))
 VOICE = ["--transcript", "[S1] Hello there, good day."]
+SHORT = ["--max-seconds", "0.5"]
 QUICK = ["max_steps=4", "save_strategy=steps", "save_steps=2", "use_cpu=true", "report_to=none"]
 QUICK += ["per_device_train_batch_size=2"]
 SET = [part for setting in QUICK for part in ("--set", f"training.{setting}")]
@@ -53,7 +54,7 @@ COMMANDS = {
     "convert --force": [*CONVERT, "models", "--force"],
     "prepare": ["prepare", "rec", "made"],
     "prepare, update": ["prepare", "rec", "data"],
-    "evaluate": "evaluate --sentences s.txt --asr pocketsphinx -o r.json --keep kept --max-seconds 0.5".split(),
+    "evaluate": ["evaluate", "--sentences", "s.txt", "--asr", "pocketsphinx", "-o", "r.json", "--keep", "kept", *SHORT],
     "bench": ["bench", "--frames", "20", "--repeats", "1", "--against", "none", "-o", "bench.json", "--threads", "1"],
     "finetune": FINETUNE,
     "finetune --resume": [*FINETUNE, "--resume"],
@@ -361,9 +362,8 @@ def main() -> int:
     kinds = ["kill at an operation", "kill at random", "Ctrl-C", "two"]
     print(f"| verb | file operations | {' | '.join(kinds)} | found |\n|---|{'---|' * (len(kinds) + 2)}")
     for row in rows:
-        print(
-            f"| {row['verb']} | {row['operations']} | {' | '.join(str(row.get(k, 0)) for k in kinds)} | {row['found']} |"
-        )
+        cells = [row["verb"], row["operations"], *(row.get(kind, 0) for kind in kinds), row["found"]]
+        print(f"| {' | '.join(map(str, cells))} |")
     print(*found, sep="\n")
     return bool(found)
 

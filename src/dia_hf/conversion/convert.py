@@ -246,8 +246,8 @@ def convert_checkpoint(
             is not empty, holds the source or the codec, or is being written by another process; if the model does not
             exist in the target layout. The message names file and tensor.
         FileNotFoundError: If there is no such source.
-        OSError: If `dest` cannot be written, as where the disk is full. On any error, and when interrupted, `dest` stays
-            as it was.
+        OSError: If `dest` cannot be written, as where the disk is full. On any error, and when interrupted, `dest`
+            stays as it was.
     """
     dest = Path(dest)
     if to not in ("huggingface", "nari-0626"):
