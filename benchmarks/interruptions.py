@@ -305,9 +305,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="append totals there, a line a verb")
     args = parser.parse_args()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's `&` has it ignored, here and in what is started
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     draw = random.Random(args.seed)
     # Everything that verbs import, and nothing computed.
     import datasets  # noqa: F401
