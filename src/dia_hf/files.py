@@ -336,6 +336,7 @@ def folder_written_whole(path: str | os.PathLike, force: bool = False) -> Iterat
 
     Raises:
         ValueError: If `path` is a file, or not empty without `force`, or another process is writing it.
+        OSError: If it cannot be written; the error says that what was there is left as it was.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
@@ -355,6 +356,13 @@ def folder_written_whole(path: str | os.PathLike, force: bool = False) -> Iterat
                 follow_umask(new)
                 if path.is_dir():
                     new.chmod(stat.S_IMODE(path.stat().st_mode))
+            except OSError as error:
+                if error.errno is None:  # a library's own words
+                    raise
+                name = os.fsdecode(error.filename if isinstance(error.filename, (str, bytes)) else path)
+                words = f"{error.strerror}; {path} was left as it was"
+                raise OSError(error.errno, words, name.replace(str(new), str(path))) from error
+            else:
                 _exchange(path, new, old)
             finally:
                 shutil.rmtree(new, ignore_errors=True)

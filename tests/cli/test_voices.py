@@ -4,6 +4,8 @@ import pytest
 import soundfile as sf
 
 from cli.command import FAST, run
+from dia_hf import VoiceLibrary
+from dia_hf.files import LOCK
 
 
 def test_voices_come_and_go(library, tmp_path, tone, capsys):
@@ -23,6 +25,17 @@ def test_voices_come_and_go(library, tmp_path, tone, capsys):
     assert run("voices", "remove", "anna") == 0
     assert run("voices", "remove", "anna") == 2
     assert "anna" in capsys.readouterr().err
+
+
+def test_a_lock_of_a_killed_process_goes(library, tmp_path, tone, capsys):
+    """Killed when the voice was written, `add` left a hidden lock that the same command, refused, never removed."""
+    sf.write(tmp_path / "anna.wav", tone(2, 44100), 44100)
+    add = ["voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript", "These are my words."]
+    assert run(*add) == 0
+    folder = VoiceLibrary().folder
+    (folder / LOCK).touch()
+    assert run(*add) == 2
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_short_recordings_are_warned_of(library, tmp_path, tone, capsys):

@@ -12,9 +12,10 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import DacModel
 
 from conftest import REFERENCE
-from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, cli
+from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, cli, files
 from dia_hf.conversion import convert as convert_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, nari
 from dia_hf.conversion import source as source_module
@@ -325,6 +326,29 @@ def test_a_run_that_breaks_off(tmp_path, capsys, monkeypatch, failure, existing)
     assert [path.name for path in tmp_path.iterdir()] == (["dest"] if existing else [])
     if existing:
         assert [path.name for path in dest.iterdir()] == ["old.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EROFS, errno.ENAMETOOLONG, errno.EDQUOT])
+@pytest.mark.parametrize("who", ["system", "safetensors", "codec", "folder"])
+def test_a_write_error_is_one_line(tmp_path, capsys, monkeypatch, number, who):
+    """Only a full disk was told in words: any other error of writing was "not foreseen", or named a hidden folder."""
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    (dest / "old.txt").write_text("still here")
+
+    def fail(*args, **kwargs):
+        if who in ("safetensors", "codec"):
+            raise RuntimeError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+        raise OSError(number, os.strerror(number), str(tmp_path / ".dia-hf-new-dest" / "x"))
+
+    where = {"codec": (DacModel, "save_pretrained"), "folder": (files, "follow_umask")}
+    monkeypatch.setattr(*where.get(who, (convert_module, "save_file")), fail)
+    source = REFERENCE / "descript-dac" / "weights.pth" if who == "codec" else PACK
+    assert cli.main(["convert", str(source), str(dest), "--force"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "dia-hf: " in line]
+    assert f"{os.strerror(number)}; {dest} was left as it was: '{dest}" in line and ".dia-hf" not in line
+    assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+    assert [path.name for path in dest.iterdir()] == ["old.txt"]
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, OSError, ImportError) as error:
             return _fail(str(error) or type(error).__name__)
         except KeyboardInterrupt as error:
-            print(f"dia-hf: interrupted; {error or 'nothing was written.'}", file=sys.stderr)
+            print(f"dia-hf: interrupted; {str(error) or 'no file is half-written.'}", file=sys.stderr)
             return 130
         except Exception as error:
             return _fail(

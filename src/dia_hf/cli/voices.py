@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..files import LOCK, locked
 from .arguments import add_model
 
 __all__ = ["add_parser"]
@@ -38,6 +39,9 @@ def _add_voice(args: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     library = VoiceLibrary()
     if not args.force and args.name in library:
+        if (library.folder / LOCK).exists():  # of a process that was killed when it had written the voice
+            with locked(library.folder / LOCK):
+                pass
         raise ValueError(f"there is a voice {args.name!r} already; choose another name, or replace it with --force.")
     transcript = args.transcript
     if transcript is None:

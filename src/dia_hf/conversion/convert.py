@@ -174,13 +174,18 @@ def _write_card(given: str | os.PathLike, source: Source, folder: Path, to: str,
 @contextmanager
 def _written_beside(dest: Path, force: bool) -> Iterator[Path]:
     """Give a folder to write into that becomes `dest` in the end, or vanishes without a trace on any error."""
-    try:
-        with folder_written_whole(dest, force) as folder:
+    with folder_written_whole(dest, force) as folder:
+        try:
             yield folder
-    except Exception as error:
-        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
-            raise OSError(errno.ENOSPC, f"the disk is full; {dest} was left as it was") from error
-        raise
+        except Exception as error:
+            number = error.errno if isinstance(error, OSError) else None
+            if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+                number = int(found[1])  # of safetensors, whose errors are none of the system's
+            if number == errno.ENOSPC or "No space left" in str(error):
+                raise OSError(errno.ENOSPC, "the disk is full") from error
+            if number is not None and not isinstance(error, OSError):
+                raise OSError(number, os.strerror(number)) from error
+            raise
 
 
 def _check_apart(dest: Path, source: str | os.PathLike, codec: str | os.PathLike | None, files: list[Path]) -> None:
@@ -241,7 +246,8 @@ def convert_checkpoint(
             is not empty, holds the source or the codec, or is being written by another process; if the model does not
             exist in the target layout. The message names file and tensor.
         FileNotFoundError: If there is no such source.
-        OSError: If the disk is full. On any error, and when interrupted, `dest` stays as it was.
+        OSError: If `dest` cannot be written, as where the disk is full. On any error, and when interrupted, `dest`
+            stays as it was.
     """
     dest = Path(dest)
     if to not in ("huggingface", "nari-0626"):

@@ -1,0 +1,44 @@
+"""The command `dia-hf`, up to where it can be heard: Ctrl-C while PyTorch and transformers are imported is one line.
+
+A package of its own, because whatever lies in `dia_hf` is there only when all of that has been imported.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+__all__ = ["main"]
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End at once: nothing has been written yet, and libraries that are half imported may swallow an exception."""
+    os.write(2, b"dia-hf: interrupted; nothing was written.\n")
+    os._exit(130)
+
+
+def main() -> int:
+    """Import the command and run it; return its exit status, as `dia_hf.cli.main` does.
+
+    Example:
+    ```python
+    >>> from dia_hf_command import main
+    >>> callable(main)
+    True
+
+    ```
+    """
+    is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored
+    if is_heard:
+        signal.signal(signal.SIGINT, _leave)
+    from dia_hf import cli
+
+    if is_heard:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status = cli.main()
+        sys.stdout.flush()
+    finally:
+        if is_heard:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, and has been told
+    return status
