@@ -11,12 +11,12 @@ SOURCE = Path(dia_hf.__file__).parent
 FLOORS = {
     "_compat": 0,
     "files": 0,
-    "hub": 0,
     "assets": 1,
     "audio": 1,
     "codec": 1,
     "configuration_dia": 1,
     "delay": 1,
+    "hub": 1,
     "loss": 1,
     "sound": 1,
     "tokenization_dia": 1,

@@ -31,6 +31,7 @@ __all__ = [
     "first_line",
     "folder_written_whole",
     "follow_umask",
+    "is_deep",
     "is_leftover",
     "locked",
     "read_json",
@@ -105,9 +106,21 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is nested too deeply to be read.") from error
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is damaged: it is no JSON ({first_line(error)}).") from error
+    if is_deep(content):
+        raise ValueError(f"{str(path)!r} is nested too deeply to be read.")
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} is damaged: it holds no object, but {first_line(json.dumps(content), 60)}.")
     return content
+
+
+def is_deep(content: object, most: int = 60) -> bool:
+    """Whether what JSON held has more levels than anybody writes, and than some readers survive."""
+    level = [content]
+    for _ in range(most):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        if not (level := [child for children in inner for child in children]):
+            return False
+    return True
 
 
 def first_line(said: object, longest: int = 200) -> str:

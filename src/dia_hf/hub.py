@@ -5,16 +5,42 @@ Called before anything is loaded by name, so that a missing folder is called tha
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+from .files import is_deep, shortened
 
 __all__ = ["check_model", "looks_like_path"]
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SECONDS = 4.0  # to wait for the Hub
+_MAX_JSON = 2**26  # bytes
+_COUNT, _NUMBER, _OBJECT = (int, "a whole number"), ((int, float), "a number"), (dict, "an object")
+# The files of a checkpoint that hold JSON, and what their fields must be.
+_FIELDS: dict[str, dict[str, tuple[Any, str]]] = {
+    "config.json": {},
+    "generation_config.json": {
+        **dict.fromkeys(("max_length", "max_new_tokens", "min_length", "min_new_tokens", "top_k"), _COUNT),
+        **dict.fromkeys(("num_return_sequences", "num_beams"), _COUNT),
+        **dict.fromkeys(("temperature", "top_p", "guidance_scale", "eos_logit_scale"), _NUMBER),
+    },
+    "preprocessor_config.json": {
+        **dict.fromkeys(("sampling_rate", "hop_length", "feature_size"), _COUNT),
+        "padding_value": _NUMBER,
+    },
+    "processor_config.json": dict.fromkeys(("feature_extractor", "audio_tokenizer"), _OBJECT),
+    "tokenizer_config.json": {},
+    "special_tokens_map.json": {},
+    "added_tokens.json": {},
+    "audio_tokenizer_config.json": {},
+    "model.safetensors.index.json": {},
+}
 
 
 def looks_like_path(name: str | os.PathLike) -> bool:
@@ -30,6 +56,7 @@ def check_model(name: str | os.PathLike) -> None:
         name (`str` or `os.PathLike`): Folder, file or Hub id.
 
     Raises:
+        ValueError: If a file of the folder is nested too deeply, or a field of it has a wrong type.
         FileNotFoundError: If it looks like a path that leads nowhere; the Hub is never asked then.
         OSError: If it is neither here nor downloaded and the Hub does not answer within seconds, or must not be asked.
 
@@ -45,6 +72,10 @@ def check_model(name: str | os.PathLike) -> None:
     ```
     """
     text = os.fspath(name)
+    if os.path.isdir(text):
+        for folder in (text, os.path.join(text, "audio_tokenizer")):
+            for file in _FIELDS:
+                _check_json(Path(folder, file))
     if os.path.exists(text):
         return
     if isinstance(name, os.PathLike) or looks_like_path(text):
@@ -61,6 +92,27 @@ def check_model(name: str | os.PathLike) -> None:
             f"{missing}, and the Hub cannot be reached at {constants.ENDPOINT} ({reason}); check the network, or give "
             "a folder."
         )
+
+
+def _check_json(file: Path) -> None:
+    """Refuse what transformers' readers would stumble over; of what is no JSON they say so themselves."""
+    try:
+        if not file.is_file() or file.stat().st_size > _MAX_JSON:
+            return
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    except RecursionError as error:
+        raise ValueError(f"{str(file)!r} is nested too deeply to be read.") from error
+    if is_deep(content):
+        raise ValueError(f"{str(file)!r} is nested too deeply to be a checkpoint's.")
+    fields = _FIELDS[file.name]
+    if fields and not isinstance(content, dict):
+        raise ValueError(f"{str(file)!r} holds {shortened(content)}; expected an object, fields by name.")
+    for name, (kind, wanted) in fields.items():
+        value = content.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{str(file)!r}: the field `{name}` is {shortened(value)}; expected {wanted}.")
 
 
 def _ask_hub() -> str | None:

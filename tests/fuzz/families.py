@@ -134,7 +134,10 @@ def _checkpoints(draw: Random, whole: Path, folder: Path) -> Case:
         dry = ["--dry-run"] if draw.random() < 0.2 else []
         return Case(["convert", "in", "out", *codec, *to, *dry], outputs=("out",))
     if draw.random() < 0.1:
-        return Case(["voices", "add", "anna", str(whole / "clip.wav"), "--transcript", "x", "--model", "in"])
+        return Case(
+            ["voices", "add", "anna", str(whole / "clip.wav"), "--transcript", "x", "--model", "in"],
+            outputs=("voices",),
+        )
     return Case(["generate", "[S1] Hi.", "-o", "out.wav", *QUICK, "--model", "in"], outputs=("out.wav",))
 
 

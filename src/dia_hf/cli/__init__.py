@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 import warnings
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from . import bench, convert, evaluate, finetune, generate, prepare, voices
@@ -31,6 +32,13 @@ def _one_line(message: object) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        for argument in takewhile(lambda argument: argument != "--", args):
+            if argument.startswith("--") and argument.endswith("=--"):  # a list without a value, to argparse
+                self.error(f"argument {argument[:-3]}: the value is '--'")
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         super().error(_one_line(message))
 

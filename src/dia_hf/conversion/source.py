@@ -124,6 +124,8 @@ def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
     if not path.exists() and is_name and path.suffix not in WEIGHT_SUFFIXES:
         check_model(source)
         path = Path(snapshot_download(str(source), allow_patterns=["*.json", *(f"*{end}" for end in WEIGHT_SUFFIXES)]))
+    if path.exists():
+        check_model(path if path.is_dir() else path.parent)
     if path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             raise ValueError(

@@ -121,14 +121,32 @@ class FrameRules:
         return cond, torch.lerp(uncond, cond, settings.guidance_weight)
 
     def _candidates(self, logits: torch.Tensor, settings: FrameSettings) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens `[B, C, K]` that are best under guidance, and their conditional logits."""
+        """Tokens `[B, C, K]` that are best under guidance, and their conditional logits.
+
+        A small K may hold special tokens alone: the best token that may be said stands behind them then.
+        """
         cond, guided = self._guided(logits, settings)
         tokens = guided.topk(self.max_top_k, dim=-1, sorted=not self.same_top_k).indices
         scores = cond.gather(-1, tokens)
         if not self.same_top_k:
             ranks = torch.arange(self.max_top_k, device=logits.device)
             scores = scores.masked_fill(ranks >= settings.top_k, _MINUS_INFINITY)
+        if self._may_lack_codes(logits):
+            best = self._best_permitted(guided)
+            is_there = ((tokens == best) & (scores > _MINUS_INFINITY)).any(-1, keepdim=True)
+            score = cond.gather(-1, best).masked_fill(is_there, _MINUS_INFINITY)
+            tokens, scores = torch.cat([tokens, best], dim=-1), torch.cat([scores, score], dim=-1)
         return tokens, scores
+
+    def _may_lack_codes(self, logits: torch.Tensor) -> bool:
+        """Whether special tokens could be all of some sample's candidates."""
+        return not self.same_top_k or self.max_top_k <= logits.shape[-1] - self.eos_token_id
+
+    def _best_permitted(self, guided: torch.Tensor) -> torch.Tensor:
+        """The best code, or in channel 0 end of speech, `[B, C, 1]`."""
+        permitted = guided[..., : self.eos_token_id + 1].clone()
+        permitted[:, 1:, self.eos_token_id] = _MINUS_INFINITY
+        return permitted.argmax(-1, keepdim=True)
 
     def _scores(self, logits: torch.Tensor, settings: FrameSettings) -> torch.Tensor:
         """Guided logits `[B, C, V]`, or for samples that filter the conditional ones of their candidates."""
@@ -140,6 +158,8 @@ class FrameRules:
         is_kept = torch.zeros_like(guided, dtype=torch.bool).scatter(
             -1, ranked, (ranks < settings.top_k).expand_as(ranked)
         )
+        if self._may_lack_codes(logits):
+            is_kept = is_kept.scatter(-1, self._best_permitted(guided), True)
         return torch.where(settings.filters, cond.masked_fill(~is_kept, _MINUS_INFINITY), guided)
 
     def _settle_end(

@@ -35,7 +35,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .._compat import CACHE_NAME, rename_cache
-from ..configuration_dia import DiaConfig
+from ..configuration_dia import DiaConfig, DiaDecoderConfig
 from ..delay import apply_delay, num_given_frames
 from ..files import shortened
 from .frame_loop import DiaCall, FrameCall
@@ -85,12 +85,14 @@ _OF_NETWORK = (
 )
 
 
-def _guidance(sample_from_guided: bool, scale: float | None, top_k: int | None) -> LogitsProcessor:
+def _guidance(
+    decoder: DiaDecoderConfig, sample_from_guided: bool, scale: float | None, top_k: int | None
+) -> LogitsProcessor:
     """The rule that makes scores of conditional and unconditional logits."""
     if scale in _GUIDANCE_OFF:
         return DiaConditionalLogitsProcessor()
     if top_k and not sample_from_guided:
-        return DiaGuidanceTopKLogitsProcessor(scale, top_k)
+        return DiaGuidanceTopKLogitsProcessor(scale, top_k, decoder.eos_token_id, decoder.num_channels)
     return DiaClassifierFreeGuidanceLogitsProcessor(scale)
 
 
@@ -271,6 +273,13 @@ class DiaGenerationMixin(GenerationMixin):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, default in _OWN_DEFAULTS.items():
             setattr(generation_config, name, own.get(name, getattr(generation_config, name, default)))
+        for temperature in [generation_config.temperature, *generation_config.per_sample.get("temperature", ())]:
+            # Of the others, those that are not above 0 are refused where they are used.
+            if temperature is not None and temperature > 0 and not 1e-30 <= temperature <= 1e30:
+                raise ValueError(
+                    f"`temperature` is {temperature}, and logits divided by it are beyond float32; give 1e-30 to 1e30, "
+                    "or `do_sample=False` for the best token."
+                )
         return generation_config, model_kwargs
 
     def _maybe_prepare_encoder_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -414,7 +423,7 @@ class DiaGenerationMixin(GenerationMixin):
         if (running := model_kwargs.get("decoder_running")) is not None:
             before.append(DiaRunningSamplesLogitsProcessor(running))
         if model_kwargs.get("decoder_is_guided"):
-            make = partial(_guidance, generation_config.sample_from_guided)
+            make = partial(_guidance, self.config.decoder_config, generation_config.sample_from_guided)
             before.append(settings.make_rule(make, "guidance_scale", "top_k"))
         elif not all(scale in _GUIDANCE_OFF for scale in settings.of("guidance_scale")):
             raise ValueError(

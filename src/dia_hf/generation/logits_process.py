@@ -80,13 +80,20 @@ class DiaGuidanceTopKLogitsProcessor(DiaClassifierFreeGuidanceLogitsProcessor):
     Args:
         guidance_scale (`float`): Above 0.
         top_k (`int`): Tokens to keep in each row; at least 1.
+        eos_token_id (`int`, *optional*): End of speech. With it the best token that may be said, a code or in channel 0
+            end of speech, is kept, too; a small `top_k` may hold special tokens alone, and nothing would be left.
+        num_channels (`int`, defaults to 1): Channels; rows are numbered by sample, then channel.
 
     Raises:
         ValueError: If the scale is not above 0 or `top_k` is below 1.
     """
 
-    def __init__(self, guidance_scale: float, top_k: int) -> None:
+    def __init__(
+        self, guidance_scale: float, top_k: int, eos_token_id: int | None = None, num_channels: int = 1
+    ) -> None:
         super().__init__(guidance_scale)
+        self.eos_token_id = eos_token_id
+        self.num_channels = num_channels
         if top_k < 1:
             raise ValueError(f"`top_k` is {top_k}; it must be at least 1 (None or 0 switches the filter off).")
         self.top_k = top_k
@@ -96,6 +103,10 @@ class DiaGuidanceTopKLogitsProcessor(DiaClassifierFreeGuidanceLogitsProcessor):
         guided = super().__call__(input_ids, scores)
         best = guided.topk(min(self.top_k, guided.shape[-1]), dim=-1).indices
         is_kept = torch.zeros_like(guided, dtype=torch.bool).scatter(-1, best, True)
+        if self.eos_token_id is not None:
+            permitted = guided.unflatten(0, (-1, self.num_channels))[..., : self.eos_token_id + 1].clone()
+            permitted[:, 1:, self.eos_token_id] = _MINUS_INFINITY
+            is_kept = is_kept.scatter(-1, permitted.argmax(-1).flatten()[:, None], True)
         return scores[: len(guided)].masked_fill(~is_kept, _MINUS_INFINITY)
 
 
