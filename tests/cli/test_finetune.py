@@ -124,4 +124,4 @@ def test_data_of_two_models(tmp_path, data, monkeypatch, capsys):
     about = json.loads(Path(other, "prepared.json").read_text())
     Path(other, "prepared.json").write_text(json.dumps({**about, "model": "miniature"}))
     assert run(data, other, tmp_path / "run") == 2
-    assert "several models" in capsys.readouterr().err
+    assert "several models (one that is not noted, miniature); give --model" in capsys.readouterr().err

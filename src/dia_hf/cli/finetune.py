@@ -65,9 +65,10 @@ def _model_of(folders: list[str]) -> str | None:
     """Return the model that data were prepared for; `None` where they do not say, or are none."""
     from ..training.prepare import load_prepared
 
-    names = {load_prepared(folder)[1].get("model") for folder in folders}
+    names = dict.fromkeys(load_prepared(folder)[1].get("model") for folder in folders)
     if len(names) > 1:
-        raise ValueError(f"the data were prepared for several models ({', '.join(map(str, names))}); give --model.")
+        told = ", ".join("one that is not noted" if name is None else str(name) for name in names)
+        raise ValueError(f"the data were prepared for several models ({told}); give --model.")
     return next(iter(names))
 
 
