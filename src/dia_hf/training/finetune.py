@@ -458,7 +458,7 @@ def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
 
 
 # What may happen while a checkpoint is read that is as it should be.
-_NOT_OF_CHECKPOINTS = (KeyboardInterrupt, ImportError, MemoryError, torch.OutOfMemoryError)
+_NOT_OF_CHECKPOINTS = (KeyboardInterrupt, ImportError, MemoryError)
 
 
 class _Loading(TrainerCallback):
