@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-newest test-peer test-descript test-gpu check format clean
+.PHONY: demo test test-oldest test-newest test-peer test-descript test-gpu fuzz check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
@@ -20,6 +20,9 @@ test-newest: .venv-newest/installed  ## the same with the newest transformers th
 test-peer: .venv/installed-dev .venv-newest/installed  ## transformers' common tests, on its own Dia and on this one
 	$(BIN)/python tests/peer/compare.py
 	.venv-newest/bin/python tests/peer/compare.py
+
+fuzz: .venv/installed-dev  ## hostile inputs of all kinds, some hundred of each; see tests/fuzz/run.py
+	$(BIN)/python tests/fuzz/run.py --cases 100 --seed 1
 
 # descript's package asks for torchaudio, whose extension needs CUDA's libraries. On a CPU build of torch it cannot be
 # imported until the extension is out of the way; descript does not use it.

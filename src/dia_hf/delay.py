@@ -25,6 +25,9 @@ __all__ = ["apply_delay", "num_given_frames", "num_spoken_frames", "revert_delay
 
 
 def _check_codes(codes: torch.Tensor, delay_pattern: Sequence[int]) -> None:
+    if not isinstance(codes, torch.Tensor) or codes.is_floating_point() or codes.is_complex():
+        kind = f"of {codes.dtype}" if isinstance(codes, torch.Tensor) else f"a {type(codes).__name__}"
+        raise TypeError(f"codes are {kind}; expected an integer torch.Tensor [batch, frames, {len(delay_pattern)}].")
     if codes.ndim != 3 or codes.shape[-1] != len(delay_pattern):
         raise ValueError(
             f"codes have the shape {tuple(codes.shape)}; expected [batch, frames, {len(delay_pattern)}], one channel "

@@ -35,6 +35,7 @@ __all__ = [
     "locked",
     "read_json",
     "read_text",
+    "shortened",
     "written_whole",
 ]
 
@@ -113,6 +114,11 @@ def first_line(said: object, longest: int = 200) -> str:
     """Return the first line of what somebody else says, such as an error of a library, and not more than so much."""
     line = next((line.strip() for line in str(said).splitlines() if line.strip()), type(said).__name__)
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def shortened(value: object, longest: int = 100) -> str:
+    """Return how a value is written in Python, for an error that names it, cut where it is long."""
+    return first_line(repr(value), longest)
 
 
 def decode_text(content: bytes, name: str) -> str:

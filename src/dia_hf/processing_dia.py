@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from .codec import Codec, load_dac
 from .configuration_dia import DiaConfig
 from .delay import apply_delay, num_spoken_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
+from .files import shortened
 from .hub import check_model
 from .loss import IGNORED_LABEL
 from .tokenization_dia import DiaTokenizer
@@ -215,6 +217,13 @@ class DiaProcessor(ProcessorMixin):
                 options[name] = value
         if return_tensors != "pt":
             raise ValueError(f"`return_tensors` is {return_tensors!r}; `DiaProcessor` returns 'pt' only.")
+        for name, kind, wanted in (
+            ("generation", bool, "True or False"),
+            ("sampling_rate", Real, "a number of hertz"),
+            ("max_length", Integral, "a whole number of bytes"),
+        ):
+            if options[name] is not None and not isinstance(options[name], kind):
+                raise TypeError(f"`{name}` is {shortened(options[name])}; give {wanted}.")
         generation = options["generation"]
         if generation and output_labels:
             raise ValueError("labels are for training: pass `generation=False` with `output_labels=True`.")

@@ -6,10 +6,13 @@ nothing of audio or of the model; called by `DiaProcessor`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizer
+
+from .files import first_line, shortened
 
 __all__ = ["DiaTokenizer"]
 
@@ -79,6 +82,25 @@ class DiaTokenizer(PreTrainedTokenizer):
             **kwargs,
         )
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> DiaTokenizer:
+        """Load the tokenizer of a checkpoint, as in the base class.
+
+        Raises:
+            OSError: If there is none.
+            ValueError: If a field of its files has a wrong type.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise ValueError(
+                f"the tokenizer of {str(pretrained_model_name_or_path)!r} cannot be loaded: a field of "
+                f"tokenizer_config.json or of a file of tokens beside it has a wrong type ({first_line(error)}); "
+                "correct it, or write these files anew: `DiaTokenizer().save_pretrained(folder)`."
+            ) from error
+
     @property
     def speaker_tokens(self) -> list[str]:
         """Tags of the ids 1, 2, …"""
@@ -121,6 +143,8 @@ class DiaTokenizer(PreTrainedTokenizer):
 
     def prepare_for_model(self, ids: list[int], *args: Any, truncation: Any = None, **kwargs: Any) -> Any:
         """Do as in the base class, but raise for over-long text instead of warning."""
+        if not isinstance(longest := kwargs.get("max_length"), int | None):
+            raise TypeError(f"`max_length` is {shortened(longest)}; give a whole number.")
         if truncation in (None, False, "do_not_truncate") and len(ids) > self.model_max_length:
             raise ValueError(
                 f"the text has {len(ids)} ids (UTF-8 bytes, a speaker tag counting as one), but Dia reads at most "

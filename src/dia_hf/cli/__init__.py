@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 from . import bench, convert, evaluate, finetune, generate, prepare, voices
 from .arguments import find_miniature
@@ -21,8 +21,22 @@ __all__ = ["main"]
 _TRACEBACK = "DIA_HF_TRACEBACK"
 
 
+_LONGEST = 480  # characters of a message; what is given in it, such as a text, may be of any length
+
+
+def _one_line(message: object) -> str:
+    """Join lines, and leave out the middle of what nobody would read."""
+    line = " ".join(str(message).split("\n"))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 + 3 :]}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(_one_line(message))
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dia-hf", description="Dia: text to dialogue.")
+    parser = _Parser(prog="dia-hf", description="Dia: text to dialogue.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in (generate, voices, convert, finetune, bench, prepare, evaluate):
         verb.add_parser(verbs)
@@ -62,10 +76,10 @@ def _fail(message: str) -> int:
     """Say in one line what is wrong, after the traceback where that is asked for."""
     if os.environ.get(_TRACEBACK, "0") not in ("", "0"):
         traceback.print_exc()
-    print("dia-hf: error:", " ".join(message.split("\n")), file=sys.stderr)
+    print("dia-hf: error:", _one_line(message), file=sys.stderr)
     return 2
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
     if issubclass(category, UserWarning):
-        print(f"dia-hf: warning: {message}", file=sys.stderr)
+        print("dia-hf: warning:", _one_line(message), file=sys.stderr)

@@ -55,7 +55,7 @@ class _Show(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
         folders = [Path(MINIATURE).parent / name for name in ("recipes", "accelerate")]
         files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-        if values not in files:
+        if str(values) not in files:
             parser.error(f"argument --show: there is no {values!r}; choose from {', '.join(sorted(files))}")
         print(files[values].read_text("utf-8"), end="")
         parser.exit()

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..files import first_line
+
 __all__ = ["WEIGHT_SUFFIXES", "Weights", "find_weight_files", "hash_files", "read_index"]
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -92,10 +94,10 @@ def _load_pickle(file: Path, mmap: bool = True) -> Any:
             f"{file} is refused: it holds more than weights ({str(error).strip().splitlines()[0]}). A pickle can run "
             "code; open such a file only where you trust its author, and save its state_dict as safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # what the instructions of a damaged pickle run into
         if mmap and "mmap can only be used" in str(error):  # the format of torch before 1.6
             return _load_pickle(file, mmap=False)
-        raise ValueError(f"{file} cannot be read: it is truncated or no PyTorch file ({error}).") from error
+        raise ValueError(f"{file} cannot be read: it is truncated or no PyTorch file ({first_line(error)}).") from error
 
 
 def _load_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,7 @@ from transformers.utils import logging
 from .._compat import CACHE_NAME, rename_cache
 from ..configuration_dia import DiaConfig
 from ..delay import apply_delay, num_given_frames
+from ..files import shortened
 from .frame_loop import DiaCall, FrameCall
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
@@ -104,6 +106,38 @@ def _warpers(temperature: float | None, top_k: int | None, top_p: float | None) 
     return warpers
 
 
+_TENSORS = ("inputs", "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+_PER_SAMPLE = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
+_NUMBERS = (*_PER_SAMPLE, "min_new_tokens", "max_length", "min_length", "num_return_sequences", "num_beams")
+
+
+def _check_types(given: dict[str, Any]) -> None:
+    """Refuse what is neither a tensor nor a number where one is wanted, before somebody else stumbles over it."""
+    for name in _TENSORS:
+        value = given.get(name)
+        if value is not None and (not isinstance(value, torch.Tensor) or value.ndim == 0):
+            kind = "a tensor without dimensions" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+            raise TypeError(f"`{name}` is {kind}; give a torch.Tensor with one row a sample, as the processor does.")
+    for name in _NUMBERS:
+        value = given.get(name)
+        values = value if name in _PER_SAMPLE and isinstance(value, list | tuple) else [value]
+        for one in values:
+            is_scalar = isinstance(one, torch.Tensor) and one.numel() == 1 and not one.is_complex()
+            if not (one is None or is_scalar or isinstance(one, Real)):
+                raise TypeError(
+                    f"`{name}` is {shortened(value)}; give a number{' or one a sample' * (name in _PER_SAMPLE)}."
+                )
+    ids, mask = (given.get(name) for name in ("input_ids", "attention_mask"))
+    if ids is not None and mask is not None and mask.shape[-1] != ids.shape[-1]:
+        raise ValueError(
+            f"`attention_mask` has the shape {tuple(mask.shape)}, but `input_ids` {tuple(ids.shape)}; give a 1 or 0 "
+            "for each id."
+        )
+    streamer = given.get("streamer")
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise TypeError(f"`streamer` is {shortened(streamer)}; give a BaseStreamer, such as DiaAudioStreamer.")
+
+
 def _first_rows(value: Any, num_rows: int) -> Any:
     """Cut the tensors of nested tuples down to their first rows."""
     if isinstance(value, torch.Tensor):
@@ -167,6 +201,7 @@ class DiaGenerationMixin(GenerationMixin):
             ValueError: If beams or an assistant are asked for, the guidance scale or the temperature is not above 0,
                 a list is not as long as the batch, or the prompt has another shape than the text's batch; or if
                 `labels` are given, as `Seq2SeqTrainer` does.
+            TypeError: If what must be a tensor or a number is neither.
         """
         if kwargs.get("labels") is not None:
             raise ValueError(
@@ -175,6 +210,7 @@ class DiaGenerationMixin(GenerationMixin):
                 "`dia_hf.training.SpeakCallback` speaks at evaluations, and `DiaTrainer` gives `compute_metrics` the "
                 "logits."
             )
+        _check_types({"inputs": inputs, "streamer": streamer, **kwargs})
         kwargs = rename_cache(kwargs, CACHE_NAME)
         sampler = None
         if generator is not None:

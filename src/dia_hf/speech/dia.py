@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import Enum
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ..configuration_dia import DiaConfig
 from ..conversion import load_checkpoint
 from ..conversion.source import is_nari
 from ..conversion.weights import read_index
+from ..files import shortened
 from ..generation import DiaAudioStreamer
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
@@ -575,6 +577,9 @@ class Dia:
             options["do_sample"] = False
         elif temperature is not None:
             options |= {"do_sample": True, "temperature": temperature}
+        seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
+        if seed is not None and not all(isinstance(one, Integral) for one in seeds):
+            raise TypeError(f"`seed` is {shortened(seed)}; give a whole number, or one for each text.")
         if isinstance(seed, Sequence):
             options["generator"] = [torch.Generator(self.model.device).manual_seed(one) for one in seed]
         elif seed is not None:
@@ -584,6 +589,8 @@ class Dia:
     def _prepare(self, text: str | Sequence[str], audio_prompt: Any, voice: Any) -> BatchFeature:
         """Make model inputs, the transcripts of voices put before the texts."""
         texts = [text] if isinstance(text, str) else list(text)
+        if not all(isinstance(words, str) for words in texts):
+            raise TypeError(f"`text` is {shortened(text)}; give a string, or a list of strings.")
         if voice is not None:
             if audio_prompt is not None:
                 raise ValueError("`voice` and `audio_prompt` are both given; give one.")

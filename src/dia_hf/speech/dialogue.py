@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..files import is_leftover, written_whole
+from ..files import first_line, is_leftover, read_json, shortened, written_whole
 from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -74,6 +74,21 @@ class _Segment:
 def _seed_of_pass(seed: int, index: int) -> int:
     """Draw a seed for each pass; the first keeps the dialogue's, as if it were all."""
     return seed if index == 0 else int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
+
+
+def _fingerprint(model: torch.nn.Module) -> str:
+    """Tell weights apart, by sixteen values of each, its dtype and its kind: two may have been kept under one name."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {type(weight.data).__name__} {weight.dtype} {tuple(weight.shape)}".encode())
+        if type(weight.data) is torch.Tensor:  # not quantized
+            values = weight.detach().flatten()[:: max(1, weight.numel() // 16)][:16]
+            digest.update(values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _fingerprint_of_voice(voice: Voice) -> str:
+    return hashlib.sha256(voice.codes.numpy().tobytes() + voice.transcript.encode()).hexdigest()[:16]
 
 
 class Dialogue:
@@ -216,13 +231,18 @@ class Dialogue:
             "closing_tag": self.closing_tag,
             "max_frames": self.max_frames,
             "options": {name: str(value) for name, value in sorted(self.options.items())},
-            "voices": {tag: hashlib.sha256(v.codes.numpy().tobytes()).hexdigest()[:16] for tag, v in held.items()},
+            "voices": {tag: _fingerprint_of_voice(voice) for tag, voice in held.items()},
             "model": str(self.model.name_or_path),
+            "weights": _fingerprint(self.model),
             "codec": self.codec.fingerprint,
         }
         file = self.folder / "dialogue.json"
         if file.exists():
-            before = json.loads(file.read_text("utf-8"))
+            before = read_json(file)
+            if not isinstance(before.get("seed"), int):
+                raise ValueError(
+                    f"{str(file)!r} has the `seed` {shortened(before.get('seed'))}; remove the folder to begin anew."
+                )
             changed = [name for name in dialogue if before.get(name) != dialogue[name]]
             if seed is not None and before.get("seed") != seed:
                 changed.append("seed")
@@ -263,9 +283,17 @@ class Dialogue:
             return None
         try:
             with safe_open(file, "pt") as tensors:
-                return tensors.get_tensor("codes").long()
-        except SafetensorError as error:
-            raise ValueError(f"{str(file)!r} cannot be read ({error}); remove it to have it spoken again.") from error
+                codes = tensors.get_tensor("codes")
+            shape, is_code = tuple(codes.shape), codes.dtype == torch.int16
+            if not is_code or codes.ndim != 2 or shape[1] != self.codec.num_codebooks:
+                raise ValueError(f"{codes.dtype} of shape {shape}, and no codes of {self.codec.num_codebooks} channels")
+            if codes.numel() and not 0 <= codes.min() <= codes.max() < self.codec.codebook_size:
+                raise ValueError(f"codes from {codes.min()} to {codes.max()}; there are {self.codec.codebook_size}")
+        except (SafetensorError, ValueError, OSError) as error:
+            raise ValueError(
+                f"{str(file)!r} is damaged ({first_line(error)}); remove it to have it spoken again."
+            ) from error
+        return codes.long()
 
     def _save_pass(self, index: int, codes: torch.Tensor) -> None:
         if (file := self._pass_file(index)) is not None:

@@ -24,6 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..processing_dia import DiaProcessor
 from ..recognition import Recogniser, import_jiwer, load_recogniser, word_errors, words_of
 from ..speech.dia import Dia
+from ..speech.doubts import SpeechWarning
 from ..speech.voices import Voice, load_voice
 
 __all__ = ["SpeakCallback"]
@@ -188,7 +189,8 @@ class SpeakCallback(TrainerCallback):
 
     def _generate(self, model: Any) -> list[np.ndarray]:
         """Say the sentences; each `[N]`."""
-        with _guest(model, self.processor.codec.model):
+        with _guest(model, self.processor.codec.model), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SpeechWarning)  # early on it does not end; the metrics tell
             return Dia(model, self.processor).generate(  # type: ignore[return-value]  # a list, as the text is one
                 self.sentences,
                 cfg_scale=self.cfg_scale,
