@@ -24,9 +24,7 @@ def start(tmp_path, before: str) -> subprocess.CompletedProcess:
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {source!r}]; {before}\n"
     code += "from dia_hf_command import main; sys.exit(main())"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    return subprocess.run(
-        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, env=buffered
-    )
+    return subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, env=buffered)
 
 
 def test_interrupted_while_it_imports(tmp_path):

@@ -23,7 +23,7 @@ def _flush(status: int) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        print(f"dia-hf: error: standard output: {error.strerror}", file=sys.stderr)
+        sys.stderr.write(f"dia-hf: error: standard output: {error.strerror}\n")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # it is flushed once more at the end
         return status or 2
     return status

@@ -90,7 +90,7 @@ def _finetune(args: argparse.Namespace) -> None:
     is_kept = args.resume and kept.is_file() and args.recipe is None
     recipe = Recipe.load(kept if is_kept else args.recipe or "lora")
     # A recipe of the user's own names its model; those that are shipped leave it to the data.
-    is_open = not args.resume and not Path(args.recipe or "lora").is_file() and "model" not in changes
+    is_open = not is_kept and not Path(args.recipe or "lora").is_file() and "model" not in changes
     model = args.model or (_model_of(args.data) if is_open else None)
     paths = {"data": args.data, "output": args.output, **({"model": find_miniature(model)} if model else {})}
     recipe = replace(recipe, **paths).change(changes)

@@ -296,7 +296,11 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
             max_seconds=args.max_seconds,
             **sampling,
         )
-        keeping, seed, stream = _kept_passes(dialogue, written), dialogue.seed, dialogue.stream(verbose=sys.stderr.isatty())
+        keeping, seed, stream = (
+            _kept_passes(dialogue, written),
+            dialogue.seed,
+            dialogue.stream(verbose=sys.stderr.isatty()),
+        )
 
     start = time.perf_counter()
     chunks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
