@@ -1,5 +1,6 @@
 """`dia_hf_command`, before anything heavy is there."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ def start(tmp_path, before: str) -> subprocess.CompletedProcess:
     source = str(Path(dia_hf_command.__file__).parent.parent)
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {source!r}]; {before}\n"
     code += "from dia_hf_command import main; sys.exit(main())"
-    return subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, env=buffered)
 
 
 def test_interrupted_while_it_imports(tmp_path):
@@ -53,6 +55,21 @@ def test_interrupts_are_the_verbs_afterwards(monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == [before]
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "told"),
+    [
+        ("sys.stdout = None", 3, ""),  # as Python has it where a shell closed it: dia-hf ... >&-
+        ("import os; r, w = os.pipe(); os.close(r); os.dup2(w, 1)", 3, "Broken pipe"),
+        ("import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)", 3, "No space left on device"),
+    ],
+)
+def test_nobody_reads_what_is_printed(tmp_path, before, status, told):
+    """What was printed last ended in a traceback where standard output was closed, full, or not read to its end."""
+    done = start(tmp_path, f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {before}")
+    assert done.returncode == status
+    assert done.stderr == (f"dia-hf: error: standard output: {told}\n" if told else "")
 
 
 def test_the_entry_point_is_light():

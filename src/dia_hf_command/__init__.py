@@ -17,6 +17,18 @@ def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(130)
 
 
+def _flush(status: int) -> int:
+    """Write what standard output still holds, if there is one; Python would end in a traceback where nobody reads."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        sys.stderr.write(f"dia-hf: error: standard output: {error.strerror}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # it is flushed once more at the end
+        return status or 2
+    return status
+
+
 def main() -> int:
     """Import the command and run it; return its exit status, as `dia_hf.cli.main` does.
 
@@ -36,8 +48,7 @@ def main() -> int:
     if is_heard:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        status = cli.main()
-        sys.stdout.flush()
+        status = _flush(cli.main())
     finally:
         if is_heard:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, and has been told

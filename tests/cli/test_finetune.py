@@ -106,9 +106,15 @@ def test_mistakes_end_in_one_line(tmp_path, data, capsys, options, match):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [[], ["--recipe", "full"], ["--model", "other/model"], ["--set", "model=a/b"]])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--recipe", "full"], ["--recipe", "full", "--resume"], ["--model", "other/model"], ["--set", "model=a/b"]],
+)
 def test_the_model_is_the_datas(tmp_path, data, monkeypatch, options):
-    """Data of one model were trained on the published one, unless the same option was given once more."""
+    """Data of one model were trained on the published one, unless the same option was given once more.
+
+    And the same command with --resume was refused: it was to go on with the published one.
+    """
     about = json.loads(Path(data, "prepared.json").read_text())
     Path(data, "prepared.json").write_text(json.dumps({**about, "model": "miniature"}))
     recipes = []
@@ -124,4 +130,4 @@ def test_data_of_two_models(tmp_path, data, monkeypatch, capsys):
     about = json.loads(Path(other, "prepared.json").read_text())
     Path(other, "prepared.json").write_text(json.dumps({**about, "model": "miniature"}))
     assert run(data, other, tmp_path / "run") == 2
-    assert "several models" in capsys.readouterr().err
+    assert "several models (one that is not noted, miniature); give --model" in capsys.readouterr().err

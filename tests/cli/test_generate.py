@@ -380,6 +380,37 @@ def test_a_long_script_goes_on_where_it_was_interrupted(tmp_path, capsys, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "whole.wav"]
 
 
+def test_passes_of_another_text(tmp_path, capsys):
+    """What an interrupted run had left was to be found and removed by hand before anything else could be said."""
+    out, passes = tmp_path / "a.wav", tmp_path / "a.wav.passes"
+    passes.mkdir()
+    (passes / "dialogue.json").write_text('{"script": "[S1] Others.", "seed": 4}')
+    (passes / "pass-00001.safetensors").write_bytes(b"theirs")
+    assert run("generate", "[S1] Hi.", "-o", str(out), *FAST) == 2
+    assert "dia-hf generate --force" in capsys.readouterr().err and len(list(passes.iterdir())) == 2
+    assert run("generate", "[S1] Hi.", "-o", str(out), "--force", *FAST) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert "force" not in read_metadata(out)["arguments"]
+    passes.mkdir()
+    (passes / "pass-00001.safetensors").write_bytes(b"of no dialogue")
+    assert run("generate", "[S1] Hi.", "-o", str(out), "--force", *FAST) == 2
+    assert (passes / "pass-00001.safetensors").read_bytes() == b"of no dialogue"
+
+
+def test_interrupted_when_the_file_is_written(tmp_path, capsys, monkeypatch):
+    """It said that nothing was written, or that passes were kept, beside a file that was complete."""
+
+    def interrupt(self):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Dialogue, "remove_kept", interrupt)
+    out = tmp_path / "a.wav"
+    assert run("generate", "[S1] Hi.", "-o", str(out), *FAST) == 130
+    assert f"dia-hf: interrupted; {str(out)!r} was written before." in capsys.readouterr().err
+    assert len(sf.read(out)[0]) > 0
+
+
 def command(*args):
     return [sys.executable, "-m", "dia_hf.cli", "generate", *args, "--seed", "1", "--device", "cpu"]
 

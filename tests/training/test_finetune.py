@@ -409,6 +409,26 @@ def test_a_damaged_checkpoint(tmp_path, kept_run, name, damage):
             finetune(recipe, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("owner", "method", "error"),
+    [
+        (DiaTrainer, "_load_optimizer_and_scheduler", ImportError("no package")),
+        (import_module("dia_hf.training.finetune")._StopsAtNan, "on_train_begin", OSError(28, "No space left")),
+    ],
+)
+def test_errors_that_are_not_the_checkpoints(tmp_path, kept_run, monkeypatch, owner, method, error):
+    """A whole checkpoint was to be moved elsewhere because a package was missing or the disk of the logs was full."""
+    shutil.copytree(kept_run / "run", tmp_path / "run")
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(owner, method, fail)
+    with pytest.raises(type(error)) as told:
+        finetune(quick_recipe(str(kept_run / "data"), tmp_path / "run"), resume=True)
+    assert told.value is error
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")])
 def test_a_full_disk_while_a_checkpoint_is_saved(tmp_path, data, monkeypatch, error):
     """Half a checkpoint was left, and torch's own error had neither the file's name nor a word of what to do."""

@@ -1,4 +1,4 @@
-"""`python -m dia_hf.cli`, as `accelerate launch -m dia_hf.cli` needs it."""
+"""`python -m dia_hf.cli`, without what `dia-hf` does about Ctrl-C while it imports."""
 
 import sys
 

@@ -65,9 +65,10 @@ def _model_of(folders: list[str]) -> str | None:
     """Return the model that data were prepared for; `None` where they do not say, or are none."""
     from ..training.prepare import load_prepared
 
-    names = {load_prepared(folder)[1].get("model") for folder in folders}
+    names = dict.fromkeys(load_prepared(folder)[1].get("model") for folder in folders)
     if len(names) > 1:
-        raise ValueError(f"the data were prepared for several models ({', '.join(map(str, names))}); give --model.")
+        told = ", ".join("one that is not noted" if name is None else str(name) for name in names)
+        raise ValueError(f"the data were prepared for several models ({told}); give --model.")
     return next(iter(names))
 
 
@@ -89,7 +90,7 @@ def _finetune(args: argparse.Namespace) -> None:
     is_kept = args.resume and kept.is_file() and args.recipe is None
     recipe = Recipe.load(kept if is_kept else args.recipe or "lora")
     # A recipe of the user's own names its model; those that are shipped leave it to the data.
-    is_open = not args.resume and not Path(args.recipe or "lora").is_file() and "model" not in changes
+    is_open = not is_kept and not Path(args.recipe or "lora").is_file() and "model" not in changes
     model = args.model or (_model_of(args.data) if is_open else None)
     paths = {"data": args.data, "output": args.output, **({"model": find_miniature(model)} if model else {})}
     recipe = replace(recipe, **paths).change(changes)

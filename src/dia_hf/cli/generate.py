@@ -65,6 +65,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of the new audio")
     generate.add_argument("--stream", action="store_true", help="play it while it is spoken (dia-hf[player])")
     generate.add_argument(
+        "--force", action="store_true", help="begin anew where OUTPUT.passes holds passes of an interrupted run"
+    )
+    generate.add_argument(
         "--strict",
         action="store_true",
         help="exit status 3 if the sound is empty, silent, cut or far from its text's length; the file is written",
@@ -170,11 +173,14 @@ def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate:
 
 
 @contextmanager
-def _kept_passes(dialogue: Dialogue) -> Iterator[None]:
+def _kept_passes(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
     """Keep the passes of a long dialogue beside its file until that is written."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
+        if written:
+            dialogue.remove_kept()
+            raise
         advice, num_kept, num_passes = "", dialogue.num_kept, len(dialogue.passes)
         if num_passes > 1 and num_kept > 0:
             advice = f"{num_kept} of {num_passes} passes are kept; the same command goes on from there."
@@ -206,12 +212,19 @@ def _counted_doubts() -> Iterator[list[str]]:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    written: list[Path] = []
     with _counted_doubts() as doubts:
-        _speak(args)
+        try:
+            _speak(args, written)
+        except KeyboardInterrupt as error:
+            if written:
+                raise KeyboardInterrupt(f"{str(written[0])!r} was written before.") from error
+            raise
     return 3 if args.strict and doubts else 0
 
 
-def _speak(args: argparse.Namespace) -> None:
+def _speak(args: argparse.Namespace, written: list[Path]) -> None:
+    """Speak, and note in `written` the file as soon as it is there."""
     is_pcm = args.output == "-"
     output = Path(args.output)
     text = _read_text(args)
@@ -232,6 +245,7 @@ def _speak(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from ..speech import Dia
+    from ..speech.dialogue import remove_passes
     from ..speech.live import open_player, open_stdout
 
     with warnings.catch_warnings():  # of silence
@@ -269,9 +283,12 @@ def _speak(args: argparse.Namespace) -> None:
         seed = args.seed if args.seed is not None else secrets.randbits(31)
         stream = dia.stream(text, audio_prompt=args.audio_prompt, seed=seed, max_seconds=args.max_seconds, **sampling)
     else:
+        voices = voices if args.audio_prompt is None else _make_voice(args, dia)
+        if args.force and not is_pcm:
+            remove_passes(Path(f"{output}.passes"))
         dialogue = dia.dialogue(
             text,
-            voices=voices if args.audio_prompt is None else _make_voice(args, dia),
+            voices=voices,
             language=args.language,
             closing_tag=args.closing_tag,
             folder=None if is_pcm else f"{output}.passes",
@@ -279,7 +296,11 @@ def _speak(args: argparse.Namespace) -> None:
             max_seconds=args.max_seconds,
             **sampling,
         )
-        keeping, seed, stream = _kept_passes(dialogue), dialogue.seed, dialogue.stream(verbose=sys.stderr.isatty())
+        keeping, seed, stream = (
+            _kept_passes(dialogue, written),
+            dialogue.seed,
+            dialogue.stream(verbose=sys.stderr.isatty()),
+        )
 
     start = time.perf_counter()
     chunks: list[np.ndarray] = [np.zeros(0, dtype=np.float32)]
@@ -295,6 +316,7 @@ def _speak(args: argparse.Namespace) -> None:
         if not is_pcm:
             waveform = _finish_sound(args, np.concatenate(chunks), dia.sampling_rate)
             dia.save_audio(output, waveform, _describe(args, text, seed))
+            written.append(output)
             num_samples = len(waveform)  # of the file
     seconds = num_samples / dia.sampling_rate
     print(
@@ -305,7 +327,7 @@ def _speak(args: argparse.Namespace) -> None:
 
 def _describe(args: argparse.Namespace, text: str, seed: int) -> dict[str, Any]:
     """Say how to make the file again."""
-    not_said = {"run", "verb", "text", "text_file", "output", "seed", "model", "stream", "device", "strict"}
+    not_said = {"run", "verb", "text", "text_file", "output", "seed", "model", "stream", "device", "strict", "force"}
     arguments = {
         name: value
         for name, value in vars(args).items()

@@ -35,7 +35,17 @@ from .progress import spoken_bar
 from .script import Turn, check_script, estimate_seconds, parse_script, plan_passes, render, split_prefix
 from .voices import Voice
 
-__all__ = ["Dialogue", "DialogueError"]
+__all__ = ["Dialogue", "DialogueError", "remove_passes"]
+
+
+def remove_passes(folder: Path) -> None:
+    """Remove from a folder what a dialogue has put there, if one has, and the folder with it if that was all."""
+    dialogue = folder / "dialogue.json"
+    if dialogue.is_file():
+        for file in [*folder.glob("pass-?????.safetensors"), dialogue]:
+            file.unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 class DialogueError(RuntimeError):
@@ -239,7 +249,7 @@ class Dialogue:
             if changed:
                 raise ValueError(
                     f"{str(self.folder)!r} holds a dialogue that differs in {', '.join(changed)}; choose another "
-                    "folder, or remove this one to begin anew."
+                    "folder, or remove this one (`dia-hf generate --force` does so) to begin anew."
                 )
             self.seed = before["seed"]
         else:
@@ -261,12 +271,8 @@ class Dialogue:
 
     def remove_kept(self) -> None:
         """Remove from the folder what this dialogue has put there, and the folder with it if that was all."""
-        if self.folder is None:
-            return
-        for file in [*self.folder.glob("pass-?????.safetensors"), self.folder / "dialogue.json"]:
-            file.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.folder.rmdir()
+        if self.folder is not None:
+            remove_passes(self.folder)
 
     def _pass_file(self, index: int) -> Path | None:
         return None if self.folder is None else self.folder / f"pass-{index + 1:05}.safetensors"

@@ -149,7 +149,7 @@ def finetune(
     _print_less(trainer, is_quiet=say is None)
     loading = _Loading()
     if checkpoint is not None:
-        trainer.add_callback(loading)
+        trainer.callback_handler.callbacks.insert(0, loading)  # before others, whose errors are their own
         _check_fits(trainer, recipe, checkpoint)
     with held_alone(recipe, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
@@ -166,7 +166,7 @@ def finetune(
                 )
         except (Exception, KeyboardInterrupt) as error:
             _give_up(trainer, recipe, error)
-            if checkpoint is None or loading.is_done or isinstance(error, KeyboardInterrupt | MemoryError):
+            if checkpoint is None or loading.is_done or isinstance(error, _NOT_OF_CHECKPOINTS):
                 raise
             why = f"{type(error).__name__}: {first_line(error)}"
             raise ValueError(
@@ -455,6 +455,10 @@ def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
         check_weights(Path(checkpoint), {name: weight.shape for name, weight in expected.items()})
     except ValueError as error:
         raise ValueError(f"{error}. {advise_other(recipe, checkpoint)}") from error
+
+
+# What may happen while a checkpoint is read that is as it should be.
+_NOT_OF_CHECKPOINTS = (KeyboardInterrupt, ImportError, MemoryError)
 
 
 class _Loading(TrainerCallback):
