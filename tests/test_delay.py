@@ -68,6 +68,13 @@ def test_wrong_shape(shape):
         apply_delay(torch.zeros(shape, dtype=torch.long), [0, 1], BOS, PAD)
 
 
+@pytest.mark.parametrize("codes", [[[[1]]], torch.zeros(1, 3, 2), None])
+def test_no_tensor_of_codes(codes):
+    """A list, or floats, ended in an AttributeError, or in an index of the wrong dtype."""
+    with pytest.raises(TypeError, match=r"expected an integer torch.Tensor \[batch, frames, 2\]"):
+        revert_delay(codes, [0, 1])
+
+
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=4),
     st.integers(0, 9),

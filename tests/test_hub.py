@@ -8,6 +8,7 @@ from huggingface_hub import constants
 
 from dia_hf import Dia, DiaProcessor, hub
 from dia_hf.conversion import convert_checkpoint
+from dia_hf.hub import check_model
 
 
 @pytest.mark.parametrize("name", ["./a", "../a", "/a/b", "~/a", "a/b/c", "./a/b", "a b", "a\\b", ""])
@@ -53,3 +54,24 @@ def test_what_is_there_is_taken(tmp_path, monkeypatch):
     (tmp_path / "owner" / "model").mkdir(parents=True)
     hub.check_model("owner/model")
     assert hub.looks_like_path("owner/model") and not hub.looks_like_path("owner/other")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("config.json", "[" * 10**5, "nested too deeply"),
+        ("audio_tokenizer/config.json", '{"a":' * 100 + "1" + "}" * 100, "nested too deeply"),
+        ("generation_config.json", "[]", r"holds \[\]; expected an object"),
+        ("generation_config.json", '{"max_length": "x"}', "the field `max_length` is 'x'; expected a whole number"),
+        ("preprocessor_config.json", '{"padding_value": {}}', "the field `padding_value` is {}; expected a number"),
+        ("processor_config.json", '{"feature_extractor": true}', "the field `feature_extractor` is True"),
+    ],
+)
+def test_a_damaged_file_of_a_checkpoint(tmp_path, name, content, match):
+    """Each reader of transformers' stumbled over it in its own way, and none named the file."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content)
+    with pytest.raises(ValueError, match=match) as refused:
+        check_model(tmp_path)
+    assert str(file) in str(refused.value) and len(str(refused.value)) < 500

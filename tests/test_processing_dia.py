@@ -169,6 +169,20 @@ def test_unusable_requests(pack_processor, args, options, message):
         pack_processor(*args, **options)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"generation": np.zeros(3)}, "`generation` is array"),
+        ({"sampling_rate": "44100"}, "`sampling_rate` is '44100'; give a number"),
+        ({"max_length": 1.5}, "`max_length` is 1.5; give a whole number"),
+    ],
+)
+def test_options_of_a_wrong_type(pack_processor, option, message):
+    """They ended in somebody else's error, which named neither the option nor the value."""
+    with pytest.raises(TypeError, match=message):
+        pack_processor("[S1] a", np.zeros(600), **{"sampling_rate": RATE} | option)
+
+
 def test_options_may_be_nested(pack_processor):
     """`text_kwargs={...}`, transformers' way, was taken for an unknown argument; a typo in it for an option."""
     nested = pack_processor("x" * 2000, text_kwargs={"truncation": True, "max_length": 50})

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,3 +95,25 @@ def test_too_many_speakers():
 def test_loads_the_published_files(pack):
     """`model_max_length` 1e30 in the published file switched the length check off."""
     assert DiaTokenizer.from_pretrained(pack).model_max_length == 1024
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"added_tokens_decoder": {"0": {"content": "x", "special": "yes"}}},
+        {"added_tokens_decoder": {"0": {"content": []}}},
+    ],
+)
+def test_a_damaged_file(tmp_path, field):
+    """A field of a wrong type ended in a TypeError of transformers' that named no file."""
+    DiaTokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | field))
+    with pytest.raises(ValueError, match=r"tokenizer_config.json"):
+        DiaTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_length_that_is_none():
+    """It was compared with a number, deep inside."""
+    with pytest.raises(TypeError, match="`max_length` is 'ten'"):
+        DiaTokenizer()("[S1] Hi.", max_length="ten")

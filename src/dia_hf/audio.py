@@ -19,7 +19,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from .files import written_whole
+from .files import shortened, written_whole
 
 __all__ = [
     "AUDIO_FORMATS",
@@ -64,8 +64,8 @@ class _Content(io.BytesIO):
 @contextmanager
 def _reading(source: str | os.PathLike | bytes) -> Iterator[Any]:
     """Give what soundfile opens, and name the file in what goes wrong while it is read."""
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise FileNotFoundError(f"there is no audio file at {str(source)!r}.")
+    if not isinstance(source, bytes) and not os.path.isfile(source):
+        raise FileNotFoundError(f"there is no audio file at {shortened(str(source), 300)}.")
     try:
         yield _Content(source) if isinstance(source, bytes) else source
     except sf.LibsndfileError as error:

@@ -219,11 +219,14 @@ class DiaProcessor(ProcessorMixin):
             raise ValueError(f"`return_tensors` is {return_tensors!r}; `DiaProcessor` returns 'pt' only.")
         for name, kind, wanted in (
             ("generation", bool, "True or False"),
+            ("output_labels", bool, "True or False"),
+            ("padding", bool | str, "True, False or 'max_length'"),
             ("sampling_rate", Real, "a number of hertz"),
             ("max_length", Integral, "a whole number of bytes"),
         ):
-            if options[name] is not None and not isinstance(options[name], kind):
-                raise TypeError(f"`{name}` is {shortened(options[name])}; give {wanted}.")
+            value = output_labels if name == "output_labels" else options[name]
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"`{name}` is {shortened(value)}; give {wanted}.")
         generation = options["generation"]
         if generation and output_labels:
             raise ValueError("labels are for training: pass `generation=False` with `output_labels=True`.")

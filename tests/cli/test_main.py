@@ -84,3 +84,17 @@ def test_install_hints_are_quoted():
     """`pip install dia-hf[train]` finds no match in zsh."""
     for path in [*SOURCE.rglob("*.py"), *SOURCE.parents[1].glob("docs/*.md"), SOURCE.parents[1] / "README.md"]:
         assert not re.search(r"pip install dia-hf\[", path.read_text("utf-8")), path
+
+
+def test_messages_are_short(tmp_path, capsys):
+    """A text of a thousand characters was repeated in full by the error that it caused."""
+    for command in (["voices", "remove", "x" * 2000], ["generate", "hi", "--seed", "x" * 2000], ["--" + "x" * 2000]):
+        assert run(*command) == 2
+        assert len(capsys.readouterr().err.splitlines()[-1]) <= 520
+
+
+def test_a_value_of_two_dashes(capsys):
+    """argparse makes an empty list of it, and the verb an AttributeError."""
+    for option in ("--voice=--", "--output=--"):
+        assert run("generate", "[S1] Hi.", option) == 2
+        assert "the value is '--'" in capsys.readouterr().err

@@ -252,3 +252,14 @@ def test_descript_tensors_that_contradict_each_other(tmp_path):
         torch.save({"state_dict": state, "metadata": content["metadata"]}, tmp_path / "codec.pth")
         with pytest.raises(ValueError, match=rf"codec\.pth: '{name}' has the shape"):
             load_descript_codec(tmp_path / "codec.pth")
+
+
+def test_a_pickle_with_wrong_instructions(tmp_path):
+    """Whatever its instructions ran into was shown, such as an IndexError."""
+    file = tmp_path / "model.pth"
+    torch.save({"x": torch.zeros(2)}, file, _use_new_zipfile_serialization=False)
+    content = bytearray(file.read_bytes())
+    content[2:4] = b"u."  # sets items of a dictionary that is not there
+    file.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"model.pth (cannot be read|is refused)"):
+        Weights([file])

@@ -550,6 +550,39 @@ def test_what_cannot_be_done_raises(model, options, message):
         model.generate(torch.tensor([[72]]), **{"max_new_tokens": 18} | options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention_mask": [[1]]}, "`attention_mask` is a list"),
+        ({"decoder_input_ids": "x"}, "`decoder_input_ids` is a str"),
+        ({"attention_mask": torch.tensor(1)}, "without dimensions"),
+        ({"temperature": {}}, "`temperature` is {}; give a number or one a sample"),
+        ({"top_p": ["a"]}, "`top_p` is"),
+        ({"max_length": "12"}, "`max_length` is '12'; give a number"),
+        ({"streamer": 3}, "`streamer` is 3; give a BaseStreamer"),
+    ],
+)
+def test_what_is_no_tensor_or_number(model, options, message):
+    """It ended in somebody else's error, such as "'list' object has no attribute 'ndim'"."""
+    with pytest.raises(TypeError, match=message):
+        model.generate(torch.tensor([[72]]), **{"max_new_tokens": 18} | options)
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 1e39, [1e39]])
+def test_a_temperature_beyond_float32(model, temperature):
+    """Logits became NaN, and the fast loop said token 1027."""
+    with pytest.raises(ValueError, match=r"`temperature` is .*beyond float32"):
+        model.generate(torch.tensor([[72]]), max_new_tokens=18, do_sample=True, temperature=temperature)
+
+
+@pytest.mark.parametrize("use_frame_loop", [False, None])
+def test_the_smallest_filter(model, use_frame_loop):
+    """Where guidance likes a special token best, nothing was left to draw, and most texts failed."""
+    options = {"do_sample": True, "guidance_scale": 3.0, "top_k": 1, "use_frame_loop": use_frame_loop}
+    codes = model.generate(torch.tensor([[72]]), max_new_tokens=40, **options)
+    assert int(codes.max()) <= model.config.decoder_config.bos_token_id
+
+
 def test_guidance_needs_the_text(model):
     """Encoder output alone cannot be made unconditional; guidance was silently off."""
     encoded = model.model.encoder(torch.tensor([[72]]))

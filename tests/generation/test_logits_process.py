@@ -34,6 +34,15 @@ def equal(scores, rows):
     return torch.equal(scores, torch.tensor(rows))
 
 
+def test_the_filter_keeps_what_may_be_said():
+    """With a small `top_k` special tokens alone were kept, and nothing was left to draw."""
+    cond = torch.tensor([[1.0, 2.0, 3.0, 9.0], [1.0, 2.0, 3.0, 9.0]])  # 2 ends; two channels of one sample
+    filtered = DiaGuidanceTopKLogitsProcessor(1.0, 1, eos_token_id=2, num_channels=2)(
+        NO_IDS, torch.cat([cond, 0 * cond])
+    )
+    assert (filtered > -float("inf")).tolist() == [[False, False, True, True], [False, True, False, True]]
+
+
 def test_guidance_is_centred_on_the_conditional_logits():
     """Uncond + s·(cond − uncond), the usual form, is guidance of another strength."""
     scores = torch.tensor([[1.0, 2.0], [0.5, 4.0]])

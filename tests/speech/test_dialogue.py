@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import LogitsProcessor
 
 from dia_hf import Dia, DiaTokenizer
@@ -295,7 +296,42 @@ def test_killed_midway_and_resumed(dia, tmp_path):
     np.testing.assert_array_equal(resumed.generate(), whole.generate())
 
 
-@pytest.mark.parametrize("change", ["script", "seed", "closing_tag", "max_frames", "voices", "options"])
+def replace_weights(dia):
+    model = copy.deepcopy(dia.model)
+    with torch.no_grad():
+        model.logits_dense.weight[0, 0] += 1
+    return Dia(model, dia.processor)
+
+
+def test_a_voice_that_says_something_else_is_another(dia, tmp_path):
+    """The same recording with its transcript corrected went on with the old one's passes."""
+    voices = [make_voice(dia, 20, words) for words in ("A voice.", "Another voice.")]
+    make_dialogue(dia, make_script(4), folder=tmp_path, voices=voices[0])
+    with pytest.raises(ValueError, match="differs in voices"):
+        make_dialogue(dia, make_script(4), folder=tmp_path, voices=voices[1])
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{", '{"seed": "x"}', "[" * 10**5])
+def test_a_damaged_plan(dia, tmp_path, content):
+    """It ended in an AttributeError of `None`."""
+    make_dialogue(dia, make_script(4), folder=tmp_path)
+    (tmp_path / "dialogue.json").write_text(content)
+    with pytest.raises(ValueError, match=r"dialogue.json' (is damaged|is nested|has the `seed`)"):
+        make_dialogue(dia, make_script(4), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "codes", [torch.zeros(5, 9), torch.zeros(5, 4, dtype=torch.int16), torch.full((5, 9), 1024).short()]
+)
+def test_a_pass_that_holds_no_codes(dia, tmp_path, codes):
+    """It failed at the codec, after the passes before it had been spoken."""
+    make_dialogue(dia, make_script(4), folder=tmp_path).generate()
+    save_file({"codes": codes}, tmp_path / "pass-00001.safetensors")
+    with pytest.raises(ValueError, match=r"pass-00001.safetensors' is damaged"):
+        make_dialogue(dia, make_script(4), folder=tmp_path).generate()
+
+
+@pytest.mark.parametrize("change", ["script", "seed", "closing_tag", "max_frames", "voices", "options", "weights"])
 def test_another_dialogue_does_not_go_on_in_the_folder(dia, tmp_path, change):
     """Passes of two dialogues, mixed without a word."""
     make_dialogue(dia, make_script(4), folder=tmp_path / "kept")
@@ -307,6 +343,8 @@ def test_another_dialogue_does_not_go_on_in_the_folder(dia, tmp_path, change):
         "options": {"end": EndAfter(31)},
     }.get(change, {})
     script = make_script(6 if change == "script" else 4)
+    if change == "weights":  # under the same name
+        dia = replace_weights(dia)
     with pytest.raises(ValueError, match=rf"differs in .*{change}"):
         make_dialogue(dia, script, folder=tmp_path / "kept", **changed)
     assert json.loads((tmp_path / "kept" / "dialogue.json").read_text("utf-8"))["seed"] == 7

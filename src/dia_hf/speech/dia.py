@@ -8,12 +8,13 @@ Legend: N samples.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import Enum
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -561,6 +562,8 @@ class Dia:
             "compile_config": CompileConfig() if use_torch_compile else None,
         }
         if max_seconds is not None:
+            if not isinstance(max_seconds, Real) or not math.isfinite(max_seconds):
+                raise ValueError(f"`max_seconds` is {shortened(max_seconds)}; give a number of seconds.")
             config, frame_rate = self.model.config, self.processor.codec.frame_rate
             num_frames, positions = int(max_seconds * frame_rate), config.decoder_config.max_position_embeddings
             if num_frames < 1:
