@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
@@ -82,6 +83,9 @@ def test_a_whole_run(tmp_path, data):
     assert "6 steps, 1.0 epochs; each step 2 clips" in said[1]
     assert Recipe.load(tmp_path / "run" / "recipe.yaml") == recipe
     assert len(losses(tmp_path / "run")) == 6
+    card = (tmp_path / "run" / "README.md").read_text("utf-8")
+    assert ModelCard(card).data.pipeline_tag == "text-to-speech" and "trained on 12 clips" in card
+    assert "the embedded miniature" in card and "all weights, 6 steps" in card and str(tmp_path) not in card
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[0] == "checkpoint-2"
 
     (tmp_path / "run").rename(tmp_path / "moved")

@@ -134,7 +134,7 @@ tags: [dia, text-to-speech, dialogue]
 {how}
 """
 
-_RUN = """\
+HOW_TO_RUN = """\
 ```python
 from transformers import AutoProcessor
 from dia_hf import DiaForConditionalGeneration
@@ -166,7 +166,9 @@ def _write_card(given: str | os.PathLike, source: Source, folder: Path, to: str,
         dtype=dtype,
         codec=codec,
         warning=_V0_1_WARNING if source.config.decoder_config.cross_attention_rope else "",
-        how=_RUN if to == "huggingface" else "With nari-labs/dia: `Dia.from_local(config.json, model.safetensors)`.\n",
+        how=HOW_TO_RUN
+        if to == "huggingface"
+        else "With nari-labs/dia: `Dia.from_local(config.json, model.safetensors)`.\n",
     )
     (folder / "README.md").write_text(card, "utf-8")
 

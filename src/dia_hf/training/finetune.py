@@ -13,21 +13,25 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import cached_file
 
+from ..assets import MINIATURE
 from ..codec import load_dac
 from ..configuration_dia import DiaConfig
+from ..conversion.convert import HOW_TO_RUN
 from ..conversion.source import generation_config_for
-from ..files import first_line, follow_umask, written_whole
+from ..files import first_line, follow_umask, read_json, written_whole
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -572,6 +576,61 @@ def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
         ) from error
 
 
+_CARD = """\
+{about}
+
+# Dia, trained on {num_clips} clips
+
+| | |
+|---|---|
+| started from | {model} |
+| data | {data}, {hours:.2f} h |
+| trained | {kind}, {steps} steps |
+| loss | {loss} |
+| recipe | `recipe.yaml`, with the versions of the packages |
+
+The license is that of the model it started from, and what the recordings allow. Say here whose voice it is.
+
+## How to run it
+
+{how}"""
+
+
+def _write_card(output: Path, recipe: Recipe, trainer: DiaTrainer) -> None:
+    """Write a model card, unless there is one; no path of this machine is in it."""
+    file = output / "README.md"
+    if file.exists():
+        return
+    is_here = recipe.model == MINIATURE or os.path.exists(recipe.model)
+    name = "the embedded miniature" if recipe.model == MINIATURE else f"`{Path(recipe.model).name}`"
+    folders = []
+    for folder in recipe.data:
+        with suppress(OSError, ValueError):  # it may have been moved since
+            folders.append(read_json(Path(folder, "prepared.json")))
+    losses = {key: entry[key] for entry in trainer.state.log_history for key in ("loss", "eval_loss") if key in entry}
+    about = ModelCardData(
+        base_model=None if is_here else recipe.model,
+        library_name="transformers",
+        pipeline_tag="text-to-speech",
+        tags=["dia", "text-to-speech", "dialogue"],
+    )
+    kind = "all weights" if recipe.lora is None else "LoRA adapters, merged (and in `adapter/` by themselves)"
+    told = {"loss": "training", "eval_loss": "evaluation"}
+    card = _CARD.format(
+        about=f"---\n{about.to_yaml()}\n---",
+        num_clips=sum(info.get("num_clips", 0) for info in folders),
+        model="random weights" if recipe.config is not None else name if is_here else f"`{recipe.model}`",
+        data=", ".join(f"`{Path(folder).name}`" for folder in recipe.data),
+        hours=sum(info.get("seconds", 0) for info in folders) / 3600,
+        kind=kind,
+        steps=trainer.state.global_step,
+        loss=", ".join(f"{told[key]} {value:.3f}" for key, value in losses.items()) or "not logged",
+        how=HOW_TO_RUN,
+    )
+    with written_whole(file) as path:
+        path.write_text(card, "utf-8")
+
+
 def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
     """Write the checkpoint, and what was logged; every process takes part in gathering the weights."""
     state = trainer.accelerator.get_state_dict(trainer.model)
@@ -604,6 +663,7 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
         model.save_pretrained(output)
         processor.save_pretrained(output)
         follow_umask(output)
+        _write_card(output, recipe, trainer)
         with written_whole(output / "metrics.jsonl") as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history), "utf-8")
     trainer.accelerator.wait_for_everyone()
