@@ -9,8 +9,7 @@
 #   damaged member.
 #
 # Why it matters for speech software: descript's codec, nari-labs' first Dia, and the optimizer's state of a training run
-# are .pth files of gigabytes. A changed exponent is a click, noise, or a run that goes wrong hours later. dia_hf compares
-# the archive's own sums before a run is resumed.
+# are .pth files of gigabytes. A changed exponent is a click, noise, or a run that goes wrong hours later.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

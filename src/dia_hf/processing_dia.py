@@ -27,7 +27,7 @@ from .codec import Codec, load_dac
 from .configuration_dia import DiaConfig
 from .delay import apply_delay, num_spoken_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
-from .files import shortened
+from .files import read_json, shortened
 from .hub import check_model
 from .loss import IGNORED_LABEL
 from .tokenization_dia import DiaTokenizer
@@ -53,24 +53,13 @@ def _is_hub_id(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not os.path.isdir(name)
 
 
-def _read_object(path: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object."""
-    try:
-        values = json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected an object, fields by name.")
-    return values
-
-
 def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
     """Load the codec inside a checkpoint, or else the one that the checkpoint names."""
     reference = None
     if (path := _find_file(checkpoint, _CODEC_REFERENCE, **hub_options)) is not None:
-        reference = _read_object(path)
+        reference = read_json(path)
     elif (path := _find_file(checkpoint, "processor_config.json", **hub_options)) is not None:
-        reference = _read_object(path).get("audio_tokenizer")
+        reference = read_json(path).get("audio_tokenizer")
     if reference is not None and not (
         isinstance(reference, dict) and isinstance(reference.get("audio_tokenizer_name_or_path", ""), str)
     ):

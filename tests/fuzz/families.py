@@ -362,10 +362,6 @@ def _runs(draw: Random, whole: Path, folder: Path) -> Case:
     return Case(["finetune", str(whole / "data"), "run", "--resume"], outputs=("run",))
 
 
-def _make_python(folder: Path) -> None:
-    _make_recordings(folder)
-
-
 def _odd(draw: Random) -> object:
     return draw.choice(
         [
@@ -445,5 +441,5 @@ FAMILIES = {
     "recipes": Family(_make_training, _recipes),
     "prepared": Family(_make_training, _prepared),
     "runs": Family(_make_training, _runs),
-    "python": Family(_make_python, _python),
+    "python": Family(_make_recordings, _python),
 }

@@ -63,9 +63,9 @@ class _Show(argparse.Action):
 
 def _model_of(folders: list[str]) -> str | None:
     """Return the model that data were prepared for; `None` where they do not say, or are none."""
-    from ..training.prepare import load_prepared
+    from ..training.prepare import read_info
 
-    names = dict.fromkeys(load_prepared(folder)[1].get("model") for folder in folders)
+    names = dict.fromkeys(read_info(folder).get("model") for folder in folders)
     if len(names) > 1:
         told = ", ".join("one that is not noted" if name is None else str(name) for name in names)
         raise ValueError(f"the data were prepared for several models ({told}); give --model.")

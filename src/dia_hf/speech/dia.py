@@ -608,8 +608,7 @@ class Dia:
             audio_prompt = [None if item is None else item.codes for item in loaded]
         tokenizer = self.processor.tokenizer
         for words in texts:
-            tags = sum(words.count(tag) * (len(tag) - 1) for tag in tokenizer.speaker_tokens)
-            if (num_ids := len(words.encode()) - tags) > tokenizer.model_max_length:
+            if (num_ids := tokenizer.count_ids(words)) > tokenizer.model_max_length:
                 raise ValueError(
                     f"the text has {num_ids} ids (bytes, a speaker tag counting as one), and Dia reads at most "
                     f"{tokenizer.model_max_length} in one go; `Dia.dialogue` and `dia-hf generate` speak texts of any "

@@ -214,8 +214,7 @@ class Dialogue:
 
     def _num_ids(self, turns: list[Turn]) -> int:
         """Count the ids of the text that these turns make: bytes, a tag counting as one."""
-        text = self._render(turns)
-        return len(text.encode()) - sum(text.count(tag) * (len(tag) - 1) for tag in self.speaker_tokens)
+        return self.processor.tokenizer.count_ids(self._render(turns))
 
     def _render(self, turns: list[Turn]) -> str:
         return render(turns, self.closing_tag, self.prefix)

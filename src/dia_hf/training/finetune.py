@@ -31,7 +31,7 @@ from ..codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..conversion.convert import HOW_TO_RUN
 from ..conversion.source import generation_config_for
-from ..files import first_line, follow_umask, read_json, written_whole
+from ..files import first_line, follow_umask, written_whole
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -40,7 +40,7 @@ from ..tokenization_dia import DiaTokenizer
 from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator, longest_clip
 from .lora import attach_lora, merge_adapter
-from .prepare import load_prepared
+from .prepare import load_prepared, read_info
 from .recipe import Recipe
 from .run_folder import (
     advise_other,
@@ -606,7 +606,7 @@ def _write_card(output: Path, recipe: Recipe, trainer: DiaTrainer) -> None:
     folders = []
     for folder in recipe.data:
         with suppress(OSError, ValueError):  # it may have been moved since
-            folders.append(read_json(Path(folder, "prepared.json")))
+            folders.append(read_info(folder))
     losses = {key: entry[key] for entry in trainer.state.log_history for key in ("loss", "eval_loss") if key in entry}
     about = ModelCardData(
         base_model=None if is_here else recipe.model,

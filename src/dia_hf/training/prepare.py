@@ -37,7 +37,7 @@ from .texts import TAG_HINT, Texts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["load_prepared", "prepare_dataset"]
+__all__ = ["load_prepared", "prepare_dataset", "read_info"]
 
 logger = logging.getLogger(__name__)
 
@@ -411,6 +411,24 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
         ImportError: If `datasets` is missing.
     """
     folder = Path(folder)
+    info = read_info(folder)
+    names = info.pop("data_files", None)
+    clips = _open_clips(folder, names)
+    if len(clips) != info.get("num_clips", len(clips)):
+        raise ValueError(
+            f"{str(folder)!r} is damaged: its data have {len(clips)} clips, but by prepared.json there are "
+            f"{info['num_clips']}; {_AGAIN}."
+        )
+    return clips, info
+
+
+def read_info(folder: str | os.PathLike) -> dict[str, Any]:
+    """Read what prepared.json says of prepared data, which are not opened.
+
+    Raises:
+        ValueError: As in `load_prepared`.
+    """
+    folder = Path(folder)
     path = folder / "prepared.json"
     if not path.is_file():
         if (folder / "cache" / _CACHE_MARK).is_file():
@@ -423,14 +441,7 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
             f"version {_VERSION}: update it."
         )
     _check_fields(path, info, _FIELDS)
-    names = info.pop("data_files", None)
-    clips = _open_clips(folder, names)
-    if len(clips) != info.get("num_clips", len(clips)):
-        raise ValueError(
-            f"{str(folder)!r} is damaged: its data have {len(clips)} clips, but by prepared.json there are "
-            f"{info['num_clips']}; {_AGAIN}."
-        )
-    return clips, info
+    return info
 
 
 def _is_names(value: Any) -> bool:
