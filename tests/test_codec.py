@@ -544,6 +544,7 @@ def _edit(change):
         ("config.json", lambda file: file.write_text("{"), "config.json cannot be used"),
         ("config.json", lambda file: file.write_text('{"model_type": "dia"}'), "`model_type` is 'dia'"),
         ("config.json", lambda file: file.write_text('{"n_codebooks": "nine"}'), "n_codebooks"),
+        ("config.json", lambda file: file.write_text('{"n_codebooks": 9000000000}'), "is 9000000000; a codec has 1 to"),
     ],
 )
 def test_a_damaged_codec(tmp_path, name, damage, message):

@@ -161,3 +161,11 @@ def test_a_folder_without_config(tmp_path, link):
         (tmp_path / "config.json").symlink_to(link)
     with pytest.raises(OSError, match=r"no file `config\.json`"):
         DiaConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["encoder_config", "decoder_config"])
+@pytest.mark.parametrize("name", ["num_hidden_layers", "num_attention_heads"])
+def test_more_parts_than_can_be_counted(part, name):
+    """A damaged number of layers was counted through for minutes, until the memory was full."""
+    with pytest.raises(ValueError, match=rf"`{name}` is 18000000000; it must be at most 4096"):
+        DiaConfig(**{part: {name: 18_000_000_000}})

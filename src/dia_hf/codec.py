@@ -29,6 +29,8 @@ from torch import nn
 from transformers import DacModel
 from transformers.utils import cached_file
 
+from .files import shortened
+
 __all__ = ["Codec", "DecoderStream", "load_dac"]
 
 # transformers' and descript's names for the same few things.
@@ -142,6 +144,12 @@ class _Window(NamedTuple):
         return self.last - self.first
 
 
+def check_codebooks(number: Any) -> None:
+    """Raise `ValueError` if a codec cannot have so many codebooks, which would be made one by one."""
+    if not isinstance(number, int) or not 1 <= number <= 1024:
+        raise ValueError(f"`n_codebooks` is {shortened(number)}; a codec has 1 to 1024")
+
+
 def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
     """Load a `DacModel` of which nothing was drawn at random: such a codec speaks noise.
 
@@ -176,6 +184,7 @@ def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
             raise ValueError(f"it holds a {type(values).__name__}, but a config is an object, fields by name")
         if values.get("model_type", "dac") != "dac":
             raise ValueError(f"`model_type` is {values['model_type']!r}; a codec's is 'dac'")
+        check_codebooks(values.get("n_codebooks", 1))
     except ValueError as error:
         raise ValueError(f"the codec's {file} cannot be used: {error}.") from error
     try:

@@ -31,11 +31,16 @@ else:  # what may be given
     _Rope = dict | None
 
 
+_MOST_PARTS = 4096  # layers, heads or channels; they are counted through before anything is allocated
+
+
 def _check_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value <= 0:
             raise ValueError(f"{type(config).__name__}: `{name}` is {value}; it must be at least 1.")
+        if "num_" in name and value > _MOST_PARTS:
+            raise ValueError(f"{type(config).__name__}: `{name}` is {value}; it must be at most {_MOST_PARTS}.")
 
 
 def _check_groups(config: PreTrainedConfig, heads: str, key_value_heads: str) -> None:

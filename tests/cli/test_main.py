@@ -1,6 +1,7 @@
 """The command as a whole: how it is started, and how it ends."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,23 @@ def test_a_value_of_two_dashes(capsys):
     for option in ("--voice=--", "--output=--"):
         assert run("generate", "[S1] Hi.", option) == 2
         assert "the value is '--'" in capsys.readouterr().err
+
+
+def test_an_interrupt_that_a_library_swallows(capsys, monkeypatch):
+    """Ctrl-C while torch reads a file became an error about that file, and the status 2."""
+
+    def swallow(*args, **kwargs):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", swallow)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run("generate", "[S1] Hi.") == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.splitlines()[-1] == "dia-hf: interrupted; no file is half-written."

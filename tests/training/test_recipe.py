@@ -68,6 +68,12 @@ def test_words_as_people_write_them():
     assert recipe.model == "some/where"
 
 
+def test_an_absurd_rank():
+    """Adapters of a billion columns were allocated, and the error was the allocator's."""
+    with pytest.raises(ValueError, match=r"`lora.r` is 2000000000; it must be between 1 and 8192"):
+        Recipe(lora={"r": 2_000_000_000})
+
+
 def test_a_change_makes_another_recipe():
     """A recipe that two runs share must not take over the one's changes in the other."""
     recipe = Recipe.load("lora")

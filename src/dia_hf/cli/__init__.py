@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
+from types import FrameType
 from typing import Any, NoReturn
 
 from . import bench, convert, evaluate, finetune, generate, prepare, voices
@@ -59,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv (`list[str]`, *optional*): Arguments without the program's name; the process's own unless given.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _noted_interrupts() as interrupts:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
@@ -67,17 +71,46 @@ def main(argv: list[str] | None = None) -> int:
             if hasattr(args, "model"):
                 args.model = find_miniature(args.model)
             status: int | None = args.run(args)
-        except (ValueError, OSError, ImportError) as error:
-            return _fail(str(error) or type(error).__name__)
         except KeyboardInterrupt as error:
-            print(f"dia-hf: interrupted; {str(error) or 'no file is half-written.'}", file=sys.stderr)
-            return 130
+            return _end_interrupted(str(error))
         except Exception as error:
+            if interrupts:
+                return _end_interrupted()
+            if isinstance(error, ValueError | OSError | ImportError):
+                return _fail(str(error) or type(error).__name__)
             return _fail(
                 f"{type(error).__name__}: {error} (not foreseen, and so a fault of dia-hf's; with {_TRACEBACK}=1 in "
                 "the environment it is told where)"
             )
     return status or 0
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """Note each Ctrl-C beside raising it: some libraries make an error of their own of a KeyboardInterrupt."""
+    interrupts: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or an application's own
+        yield interrupts
+        return
+    try:
+        signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread, which alone hears signals
+        yield interrupts
+        return
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_interrupted(advice: str = "") -> int:
+    print(f"dia-hf: interrupted; {advice or 'no file is half-written.'}", file=sys.stderr)
+    return 130
 
 
 def _fail(message: str) -> int:

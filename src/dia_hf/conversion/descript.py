@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import DacConfig, DacModel
 
+from ..codec import check_codebooks
+from ..files import first_line
 from .weights import Weights
 
 __all__ = ["config_from_descript", "is_descript", "load_descript_codec", "names"]
@@ -103,11 +105,12 @@ def load_descript_codec(file: Path) -> DacModel:
         raise ValueError(f"{file} is no codec as descript publishes it (`state_dict` and `metadata.kwargs`).")
     try:
         config = config_from_descript(weights.metadata["kwargs"])
+        check_codebooks(config.n_codebooks)
         codec = DacModel(config).eval()
     except KeyError as error:
         raise ValueError(f"{file}: `metadata.kwargs` lacks {error}.") from error
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # torch's, for sizes beyond the memory
+        raise ValueError(f"{file}: {first_line(error, 400)}") from error
 
     used: set[str] = set()
 

@@ -562,9 +562,9 @@ class Dia:
             "compile_config": CompileConfig() if use_torch_compile else None,
         }
         if max_seconds is not None:
-            if not isinstance(max_seconds, Real) or not math.isfinite(max_seconds):
-                raise ValueError(f"`max_seconds` is {shortened(max_seconds)}; give a number of seconds.")
             config, frame_rate = self.model.config, self.processor.codec.frame_rate
+            if not isinstance(max_seconds, Real) or not math.isfinite(max_seconds * frame_rate):
+                raise ValueError(f"`max_seconds` is {shortened(max_seconds)}; give a number of seconds.")
             num_frames, positions = int(max_seconds * frame_rate), config.decoder_config.max_position_embeddings
             if num_frames < 1:
                 raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / frame_rate:.3f} s.")
@@ -581,7 +581,7 @@ class Dia:
         elif temperature is not None:
             options |= {"do_sample": True, "temperature": temperature}
         seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
-        if seed is not None and not all(isinstance(one, Integral) for one in seeds):
+        if seed is not None and not all(isinstance(one, Integral) and not isinstance(one, bool) for one in seeds):
             raise TypeError(f"`seed` is {shortened(seed)}; give a whole number, or one for each text.")
         if isinstance(seed, Sequence):
             options["generator"] = [torch.Generator(self.model.device).manual_seed(one) for one in seed]

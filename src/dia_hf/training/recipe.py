@@ -287,6 +287,7 @@ class Recipe:
                 if name in self.lora:
                     _check_type(f"lora.{name}", self.lora[name], hint)
             _check_range("lora.r", self.lora.get("r"), 1, float("inf"))
+            _check_range("lora.r", self.lora.get("r"), 1, 8192)  # beyond the width of any layer
             _check_range("lora.dropout", self.lora.get("dropout"), 0, 1)
         if self.speak is not None:
             from .speak import SpeakCallback
