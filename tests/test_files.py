@@ -6,7 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dia_hf.files import decode_text, find_held, folder_written_whole, locked, read_text, written_whole
+from dia_hf.files import (
+    decode_text,
+    find_held,
+    folder_written_whole,
+    locked,
+    read_text,
+    remove_stale_lock,
+    written_whole,
+)
 from kills import kill_everywhere
 
 
@@ -305,3 +313,15 @@ def test_what_is_held(tmp_path):
     assert find_held(tmp_path / "models", [tmp_path / "blob"]) == str(tmp_path / "blob")
     assert find_held(held, [tmp_path / "models", tmp_path / "link"]) is None
     assert find_held(tmp_path / "nowhere", [held]) is None
+
+
+def test_a_stale_lock_goes_and_a_held_one_stays(tmp_path):
+    """A command that was killed when all was written left its lock, and the same command, refused, never removed it."""
+    lock = tmp_path / "lock"
+    remove_stale_lock(lock)
+    lock.touch()
+    remove_stale_lock(lock)
+    assert not lock.exists()
+    with locked(lock):
+        remove_stale_lock(lock)
+        assert lock.exists()

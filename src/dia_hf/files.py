@@ -36,6 +36,7 @@ __all__ = [
     "locked",
     "read_json",
     "read_text",
+    "remove_stale_lock",
     "shortened",
     "written_whole",
 ]
@@ -291,6 +292,16 @@ def locked(lock: Path, taken: str | None = None) -> Iterator[None]:
                     lock.unlink(missing_ok=True)
         finally:
             os.close(handle)
+
+
+def remove_stale_lock(lock: Path) -> None:
+    """Remove the lock file of a process that was killed when its work was done; one that is held stays.
+
+    For commands that refuse what is done already, before they would take the lock, and tidy it, themselves.
+    """
+    if lock.exists():
+        with suppress(ValueError), locked(lock, taken="held"):
+            pass
 
 
 def is_leftover(path: Path) -> bool:

@@ -559,6 +559,7 @@ def test_what_cannot_be_done_raises(model, options, message):
         ({"temperature": {}}, "`temperature` is {}; give a number or one a sample"),
         ({"top_p": ["a"]}, "`top_p` is"),
         ({"max_length": "12"}, "`max_length` is '12'; give a number"),
+        ({"do_sample": torch.zeros(2)}, "`do_sample` is tensor"),
         ({"streamer": 3}, "`streamer` is 3; give a BaseStreamer"),
     ],
 )

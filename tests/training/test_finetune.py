@@ -197,8 +197,10 @@ def test_a_chosen_checkpoint(tmp_path, data):
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(FileNotFoundError, match="no checkpoint of a run"):
         finetune(recipe, resume=tmp_path)
+    (tmp_path / "run" / ".lock").touch()  # of a process that was killed when all was written
     with pytest.raises(ValueError, match="is finished"):
         finetune(recipe, resume=True)
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 @pytest.mark.parametrize(

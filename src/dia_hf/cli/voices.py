@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..files import LOCK, locked
+from ..files import LOCK, remove_stale_lock
 from .arguments import add_model
 
 __all__ = ["add_parser"]
@@ -39,9 +39,7 @@ def _add_voice(args: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     library = VoiceLibrary()
     if not args.force and args.name in library:
-        if (library.folder / LOCK).exists():  # of a process that was killed when it had written the voice
-            with locked(library.folder / LOCK):
-                pass
+        remove_stale_lock(library.folder / LOCK)
         raise ValueError(f"there is a voice {args.name!r} already; choose another name, or replace it with --force.")
     transcript = args.transcript
     if transcript is None:

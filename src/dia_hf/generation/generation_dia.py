@@ -129,6 +129,8 @@ def _check_types(given: dict[str, Any]) -> None:
                 raise TypeError(
                     f"`{name}` is {shortened(value)}; give a number{' or one a sample' * (name in _PER_SAMPLE)}."
                 )
+    if not isinstance(do_sample := given.get("do_sample"), bool | None):
+        raise TypeError(f"`do_sample` is {shortened(do_sample)}; give True or False.")
     ids, mask = (given.get(name) for name in ("input_ids", "attention_mask"))
     if ids is not None and mask is not None and mask.shape[-1] != ids.shape[-1]:
         raise ValueError(

@@ -553,7 +553,10 @@ class Dia:
     ) -> dict[str, Any]:
         """Say in the words of the model's `generate` what the caller said; what is `None` stays unsaid."""
         if max_tokens is not None and max_seconds is not None:
-            raise ValueError(f"`max_tokens` ({max_tokens}) and `max_seconds` ({max_seconds}) are both given; give one.")
+            raise ValueError(
+                f"`max_tokens` ({shortened(max_tokens)}) and `max_seconds` ({shortened(max_seconds)}) are both given; "
+                "give one."
+            )
         options: dict[str, Any] = {
             "max_length": max_tokens,
             "guidance_scale": cfg_scale,

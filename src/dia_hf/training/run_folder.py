@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import is_leftover, locked, read_json, written_whole
+from ..files import is_leftover, locked, read_json, remove_stale_lock, written_whole
 from .checkpoint import check_checkpoint, checkpoints_in
 from .recipe import Recipe
 
@@ -67,6 +67,7 @@ def open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
             )
     if resume is True:
         if has_result(output) and (output / "metrics.jsonl").is_file():  # which is written last
+            remove_stale_lock(output / _LOCK)
             raise ValueError(f"the run in {str(output)!r} is finished; begin another one, in another folder.")
         return newest_checkpoint(checkpoints_of(recipe))
     if not Path(resume, "trainer_state.json").is_file():
