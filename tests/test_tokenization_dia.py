@@ -113,6 +113,13 @@ def test_a_damaged_file(tmp_path, field):
         DiaTokenizer.from_pretrained(tmp_path)
 
 
+def test_an_argument_with_the_name_of_a_method(tmp_path):
+    """The caller's mistake was reported as a damaged file of the checkpoint."""
+    DiaTokenizer().save_pretrained(tmp_path)
+    with pytest.raises(AttributeError, match="add_special_tokens conflicts"):
+        DiaTokenizer.from_pretrained(tmp_path, add_special_tokens=True)
+
+
 def test_a_length_that_is_none():
     """It was compared with a number, deep inside."""
     with pytest.raises(TypeError, match="`max_length` is 'ten'"):

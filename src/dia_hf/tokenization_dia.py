@@ -91,10 +91,13 @@ class DiaTokenizer(PreTrainedTokenizer):
         Raises:
             OSError: If there is none.
             ValueError: If a field of its files has a wrong type.
+            AttributeError: If an argument has the name of a method.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (TypeError, AttributeError, KeyError) as error:
+            if any(str(error).startswith(f"{name} conflicts with") for name in kwargs):
+                raise  # the caller's argument, not a file
             raise ValueError(
                 f"the tokenizer of {str(pretrained_model_name_or_path)!r} cannot be loaded: a field of "
                 f"tokenizer_config.json or of a file of tokens beside it has a wrong type ({first_line(error)}); "
