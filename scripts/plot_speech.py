@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dia_hf.audio import read_audio
+from dia_hf.audio.io import read_audio
 
 INK = "#808080"  # as far from white as from black
 WINDOW = 0.032  # seconds: long enough to tell a voice's harmonics apart, short enough for its consonants

@@ -15,8 +15,8 @@ from transformers.models.dia.modeling_dia import DiaForConditionalGeneration as 
 
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.assets import miniature_vocabulary
-from dia_hf.delay import revert_delay
-from dia_hf.recognition import load_recogniser, read_vocabulary, word_errors, words_of
+from dia_hf.delay_pattern import revert_delay
+from dia_hf.asr.recognizers import load_recogniser, read_vocabulary, word_errors, words_of
 
 REFERENCES = [json.loads(line) for line in Path(__file__).with_name("reference").joinpath("miniature.jsonl").open()]
 DEMO = "[S1] Hello, I am Dia. [S2] Welcome, Dia."

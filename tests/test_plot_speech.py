@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-from dia_hf.audio import write_audio
+from dia_hf.audio.io import write_audio
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "plot_speech.py"
 

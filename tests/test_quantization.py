@@ -9,8 +9,8 @@ from transformers import TorchAoConfig
 
 from conftest import REFERENCE
 from dia_hf import Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor, cli
-from dia_hf.audio import read_metadata
-from dia_hf.frames import linear
+from dia_hf.audio.io import read_metadata
+from dia_hf.engine import linear
 from dia_hf.quantization import SCHEMES, check_scheme, quantize_model
 from tiny import random_model
 

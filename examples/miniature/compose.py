@@ -31,8 +31,8 @@ from tqdm import tqdm
 from transformers import DacModel
 
 from codec import read_codes, read_sounds
-from dia_hf.codec import Codec
-from dia_hf.recognition import read_vocabulary
+from dia_hf.audio.codec import Codec
+from dia_hf.asr.recognizers import read_vocabulary
 from teacher import HOP_LENGTH, SAMPLING_RATE, VOCABULARY, VOICES
 
 SEED = 0

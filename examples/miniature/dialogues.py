@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from compose import SEED, draw_words
 from dia_hf import Dia
-from dia_hf.recognition import Recogniser, load_recogniser, read_vocabulary, word_errors
+from dia_hf.asr.recognizers import Recogniser, load_recogniser, read_vocabulary, word_errors
 from teacher import HOP_LENGTH, VOCABULARY
 
 NUM_SCRIPTS, NUM_TURNS, TURN_WORDS = 5, 10, 6

@@ -21,7 +21,7 @@ from transformers import DacModel
 
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
 from dia_hf.processing_dia import write_codec_reference
-from dia_hf.recognition import read_vocabulary
+from dia_hf.asr.recognizers import read_vocabulary
 from dia_hf.training.collator import DiaDataCollator, longest_clip
 from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dia_hf.recognition import read_vocabulary
+from dia_hf.asr.recognizers import read_vocabulary
 
 SAMPLING_RATE = 16000  # flite's own, and the recogniser's
 HOP_LENGTH = 512  # samples a frame, as Dia's codec; here 31.25 frames a second instead of 86

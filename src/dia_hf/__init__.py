@@ -9,7 +9,7 @@ from .feature_extraction_dia import DiaFeatureExtractor
 from .generation import DiaAudioStreamer
 from .modeling_dia import DiaForConditionalGeneration, DiaModel, DiaPreTrainedModel
 from .processing_dia import DiaProcessor
-from .registration import register
+from .auto import register
 from .speech import ComputeDtype, Dia, Voice, VoiceLibrary
 from .tokenization_dia import DiaTokenizer
 

@@ -22,12 +22,12 @@ import torch
 from transformers import BatchFeature, DacModel, ProcessorMixin
 from transformers.utils import cached_file
 
-from .audio import write_audio
-from .codec import Codec, load_dac
+from .audio.io import write_audio
+from .audio.codec import Codec, load_dac
 from .configuration_dia import DiaConfig
-from .delay import apply_delay, num_spoken_frames, revert_delay
+from .delay_pattern import apply_delay, num_spoken_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
-from .files import read_json, shortened
+from .atomic_write import read_json, shortened
 from .hub import check_model
 from .loss import IGNORED_LABEL
 from .tokenization_dia import DiaTokenizer

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import TorchAoConfig
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
-from .frames.linear import QuantizedLinear
+from .engine.linear import QuantizedLinear
 from .modeling_dia import DiaForConditionalGeneration
 
 __all__ = ["SCHEMES", "check_scheme", "quantize_model"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.command import FAST, run
-from dia_hf.audio import read_audio, write_audio
+from dia_hf.audio.io import read_audio, write_audio
 
 ASR = ["--asr", "pocketsphinx"]
 
@@ -67,7 +67,7 @@ def test_a_vocabulary_with_comments(sentences, monkeypatch):
     """The miniature's own list was an error: "#" stood there twice."""
     asked = []
     monkeypatch.setattr(
-        "dia_hf.recognition.load_recogniser", lambda *args, **kwargs: asked.append(args) or pytest.fail("it is known")
+        "dia_hf.asr.recognizers.load_recogniser", lambda *args, **kwargs: asked.append(args) or pytest.fail("it is known")
     )
     lines = ["# what it says", "", "# greeting", "Hello", "there", "  # more", "good", "bye", "Dia D IY AH", ""]
     Path("words.txt").write_text("\n".join(lines), "utf-8")
@@ -87,7 +87,7 @@ def test_another_recogniser(sentences, monkeypatch, capsys):
             return "Hello there."
 
     monkeypatch.setattr(
-        "dia_hf.recognition.load_recogniser", lambda *args, **kwargs: asked.append((args, kwargs)) or Ears()
+        "dia_hf.asr.recognizers.load_recogniser", lambda *args, **kwargs: asked.append((args, kwargs)) or Ears()
     )
     assert run("evaluate", "--sentences", sentences, "--asr", "someone/ears", *FAST) == 0
     assert [(args, {name: str(value) for name, value in kwargs.items()}) for args, kwargs in asked] == [

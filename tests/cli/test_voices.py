@@ -5,7 +5,7 @@ import soundfile as sf
 
 from cli.command import FAST, run
 from dia_hf import VoiceLibrary
-from dia_hf.files import LOCK
+from dia_hf.atomic_write import LOCK
 
 
 def test_voices_come_and_go(library, tmp_path, tone, capsys):

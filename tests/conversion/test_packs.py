@@ -15,7 +15,7 @@ from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 import tiny
 from conftest import REFERENCE
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
-from dia_hf.codec import Codec
+from dia_hf.audio.codec import Codec
 from dia_hf.conversion import convert_checkpoint
 from nari_packs import Pack
 

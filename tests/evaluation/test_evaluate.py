@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration
-from dia_hf.audio import read_audio, write_audio
-from dia_hf.delay import num_spoken_frames, revert_delay
+from dia_hf.audio.io import read_audio, write_audio
+from dia_hf.delay_pattern import num_spoken_frames, revert_delay
 from dia_hf.evaluation import Sentence, evaluate
 from dia_hf.evaluation.evaluate import _Said
-from dia_hf.recognition import load_recogniser
+from dia_hf.asr.recognizers import load_recogniser
 from dia_hf.speech import Dia
 from evaluation.ears import Ears
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dia_hf.evaluation import EvaluationReport, Heard, SentenceReport
-from dia_hf.recognition import WordErrors
+from dia_hf.asr.recognizers import WordErrors
 
 COUNTS = st.builds(WordErrors, *[st.integers(0, 3)] * 3, st.integers(3, 9))
 HEARD = st.builds(Heard, st.just("so"), COUNTS)

@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
 from dia_hf import MINIATURE, Dia, DiaProcessor, cli
-from dia_hf.audio import read_audio
+from dia_hf.audio.io import read_audio
 from dia_hf.evaluation.report import EvaluationReport, Heard, SentenceReport
-from dia_hf.recognition import WordErrors, read_vocabulary
+from dia_hf.asr.recognizers import WordErrors, read_vocabulary
 
 datasets = pytest.importorskip("datasets")
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from dia_hf.delay import apply_delay
+from dia_hf.delay_pattern import apply_delay
 from dia_hf.generation import DiaAudioStreamer, DiaCodesStreamer
 
 GREEDY = {"do_sample": False, "guidance_scale": 3.0, "top_k": 45}

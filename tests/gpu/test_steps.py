@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers.generation import BaseStreamer
 
-from dia_hf.frames import launch, loop, memory, network_of
-from dia_hf.frames.late import LateReads
-from dia_hf.frames.launch import EagerSteps, GraphSteps
-from dia_hf.frames.loop import FrameLoop
-from dia_hf.frames.network import FrameNetwork
+from dia_hf.engine import launch, loop, memory, network_of
+from dia_hf.engine.late import LateReads
+from dia_hf.engine.runners import EagerSteps, GraphSteps
+from dia_hf.engine.scheduler import FrameLoop
+from dia_hf.engine.decoder import FrameNetwork
 from dia_hf.generation import frame_loop
 from tiny import as_inputs, random_config, random_model
 

@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from dia_hf import MINIATURE
-from dia_hf.audio import write_audio
-from dia_hf.sound import trim_silence
+from dia_hf.audio.io import write_audio
+from dia_hf.audio.effects import trim_silence
 from dia_hf.speech.voices import Voice, VoiceLibrary, load_voice, transcribe
 
 RATE = 44100

@@ -14,7 +14,7 @@ from transformers.models.dia.tokenization_dia import DiaTokenizer as TheirTokeni
 
 import tiny
 from dia_hf import DiaConfig, DiaFeatureExtractor, DiaProcessor, DiaTokenizer
-from dia_hf.delay import revert_delay
+from dia_hf.delay_pattern import revert_delay
 from dia_hf.training.collator import DiaDataCollator
 
 RATE = 44100

@@ -22,7 +22,7 @@ from dia_hf.assets import __file__ as assets
 from dia_hf.training.finetune import finetune
 from dia_hf.training.lora import merge_adapter
 from dia_hf.training.recipe import Recipe
-from dia_hf.training.run_folder import newest_checkpoint
+from dia_hf.training.run_dir import newest_checkpoint
 from dia_hf.training.trainer import DiaTrainer
 from kills import die, stunned
 from training.clips import quick_recipe, write_prepared

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dia_hf import DiaForConditionalGeneration, DiaProcessor, cli
-from dia_hf.audio import write_audio
-from dia_hf.delay import apply_delay
+from dia_hf.audio.io import write_audio
+from dia_hf.delay_pattern import apply_delay
 
 datasets = pytest.importorskip("datasets")
 

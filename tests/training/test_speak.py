@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor, recognition
-from dia_hf.audio import read_audio
+from dia_hf.audio.io import read_audio
 from dia_hf.speech.dia import Dia
 from dia_hf.speech.voices import Voice
 from dia_hf.training import speak

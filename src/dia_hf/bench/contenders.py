@@ -17,7 +17,7 @@ import torch
 from transformers import CompileConfig, DacConfig, DacModel
 
 from ..configuration_dia import DiaConfig
-from ..delay import apply_delay
+from ..delay_pattern import apply_delay
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor

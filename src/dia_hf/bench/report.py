@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..files import written_whole
+from ..atomic_write import written_whole
 from .parity import ParityReport
 from .speed import Speed, SpeedReport
 

@@ -22,7 +22,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
-from ..delay import num_spoken_frames, revert_delay
+from ..delay_pattern import num_spoken_frames, revert_delay
 from ..generation import DiaAudioStreamer
 from ..processing_dia import DiaProcessor
 from .contenders import Contender

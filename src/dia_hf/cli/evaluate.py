@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..assets import MINIATURE
-from ..files import find_held
+from ..atomic_write import find_held
 from .arguments import DTYPES, add_model, add_sampling, check_apart, check_writable, count, positive, sampling_of, seed
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from ..evaluation import evaluate, read_sentences
     from ..evaluation.evaluate import check_folder
-    from ..recognition import POCKETSPHINX, import_jiwer, load_recogniser
+    from ..asr.recognizers import POCKETSPHINX, import_jiwer, load_recogniser
     from ..speech import Dia
     from ..speech.dia import resolve_device
 
@@ -113,7 +113,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _vocabulary(file: str | None, sentences: Sequence[Sentence]) -> tuple[list[str], dict[str, str]]:
     """Return the words that can be heard, and the pronunciations that are given."""
-    from ..recognition import read_vocabulary, vocabulary_of, words_of
+    from ..asr.recognizers import read_vocabulary, vocabulary_of, words_of
 
     spoken = vocabulary_of(sentence.text for sentence in sentences)
     if file is None:

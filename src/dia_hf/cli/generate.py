@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..assets import MINIATURE, miniature_vocabulary
-from ..audio import audio_format
-from ..files import decode_text, read_text
-from ..recognition import words_of
+from ..audio.io import audio_format
+from ..atomic_write import decode_text, read_text
+from ..asr.recognizers import words_of
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,
@@ -131,7 +131,7 @@ def _check_voice(args: argparse.Namespace) -> None:
 
 def _load_voices(args: argparse.Namespace) -> Any:
     """Load what `--voice` names, as `Dia.dialogue` takes it, and look at `--audio-prompt`, before the model."""
-    from ..audio import read_audio
+    from ..audio.io import read_audio
     from ..speech.voices import load_voice
 
     if args.audio_prompt is not None:
@@ -161,7 +161,7 @@ def _make_voice(args: argparse.Namespace, dia: Dia) -> Any:
 
 
 def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    from ..sound import change_speed, limit_peak, normalize_loudness, trim_silence
+    from ..audio.effects import change_speed, limit_peak, normalize_loudness, trim_silence
 
     if args.trim_silence:
         waveform = trim_silence(waveform, sampling_rate)
@@ -246,7 +246,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
 
     from ..speech import Dia
     from ..speech.dialogue import remove_passes
-    from ..speech.live import open_player, open_stdout
+    from ..speech.playback import open_player, open_stdout
 
     with warnings.catch_warnings():  # of silence
         warnings.simplefilter("ignore")

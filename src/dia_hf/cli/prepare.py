@@ -68,7 +68,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from ..processing_dia import DiaProcessor
     from ..speech.dia import resolve_device
     from ..training import PrepareSettings, prepare_dataset
-    from ..training.source import import_datasets
+    from ..data.sources import import_datasets
 
     speaker_tags = {}
     for option in args.speaker_tag:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..files import LOCK, remove_stale_lock
+from ..atomic_write import LOCK, remove_stale_lock
 from .arguments import add_model
 
 __all__ = ["add_parser"]

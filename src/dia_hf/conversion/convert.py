@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import DacModel
 
-from ..codec import load_dac
-from ..files import find_held, folder_written_whole
+from ..audio.codec import load_dac
+from ..atomic_write import find_held, folder_written_whole
 from ..processing_dia import DiaProcessor, write_codec_reference
 from .descript import is_descript, load_descript_codec
 from .nari import config_to_0626

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..audio import resample, write_audio
-from ..codec import Codec
-from ..delay import num_spoken_frames, revert_delay
+from ..audio.io import resample, write_audio
+from ..audio.codec import Codec
+from ..delay_pattern import num_spoken_frames, revert_delay
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..files import find_held, is_leftover, written_whole
-from ..recognition import Recogniser, import_jiwer, word_errors
+from ..atomic_write import find_held, is_leftover, written_whole
+from ..asr.recognizers import Recogniser, import_jiwer, word_errors
 from ..speech import Dia
 from .report import EvaluationReport, Heard, SentenceReport
 from .sentences import Sentence
@@ -57,7 +57,7 @@ def evaluate(
     Args:
         dia (`Dia`): The model and its processor, with the codec.
         sentences (`Sequence[Sentence]` or of texts): What to say; see `read_sentences`.
-        recogniser (`Recogniser`): Who listens; see `dia_hf.recognition.load_recogniser`.
+        recogniser (`Recogniser`): Who listens; see `dia_hf.asr.recognizers.load_recogniser`.
         cfg_scale, temperature, top_p, cfg_filter_top_k (*optional*): See `Dia.generate`; temperature 0 is greedy.
         seed (`int`, defaults to 0): Of the noise; sentence i has `seed + i`.
         batch_size (`int`, defaults to 8): Sentences to speak at once.
@@ -78,7 +78,7 @@ def evaluate(
     ```python
     >>> from dia_hf import Dia
     >>> from dia_hf.evaluation import evaluate
-    >>> from dia_hf.recognition import load_recogniser
+    >>> from dia_hf.asr.recognizers import load_recogniser
     >>> recogniser = load_recogniser("pocketsphinx", ["hello", "there"])
     >>> report = evaluate(Dia.from_pretrained(), ["[S1] Hello there."], recogniser, temperature=0, max_seconds=0.2)
     >>> report.figures()["word_errors"]["model"]["words"], report.sentences[0].seconds <= 0.2

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import written_whole
-from ..recognition import WordErrors
+from ..atomic_write import written_whole
+from ..asr.recognizers import WordErrors
 
 __all__ = ["EvaluationReport", "Heard", "SentenceReport"]
 

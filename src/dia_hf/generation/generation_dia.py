@@ -36,9 +36,9 @@ from transformers.utils import logging
 
 from .._compat import CACHE_NAME, rename_cache
 from ..configuration_dia import DiaConfig, DiaDecoderConfig
-from ..delay import apply_delay, num_given_frames
-from ..files import shortened
-from .frame_loop import DiaCall, FrameCall
+from ..delay_pattern import apply_delay, num_given_frames
+from ..atomic_write import shortened
+from .fast_path import DiaCall, FrameCall
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
     DiaConditionalLogitsProcessor,

@@ -25,7 +25,7 @@ import torch
 from transformers.generation import BaseStreamer
 
 from ..configuration_dia import DiaConfig
-from ..delay import num_spoken_frames, revert_delay
+from ..delay_pattern import num_spoken_frames, revert_delay
 
 __all__ = ["DiaAudioStreamer", "DiaCodesStreamer"]
 

@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from transformers import BatchFeature, CompileConfig
 
 from ..assets import MINIATURE
-from ..audio import write_audio
+from ..audio.io import write_audio
 from ..configuration_dia import DiaConfig
 from ..conversion import load_checkpoint
 from ..conversion.source import is_nari
 from ..conversion.weights import read_index
-from ..files import shortened
+from ..atomic_write import shortened
 from ..generation import DiaAudioStreamer
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
@@ -532,7 +532,7 @@ class Dia:
             path (`str` or `os.PathLike`): The file; missing folders are made.
             audio (`np.ndarray` of shape `[N]`): From `generate`.
             metadata (`dict`, *optional*): How it was made, such as text, seed and arguments, for
-                `dia_hf.audio.read_metadata`.
+                `dia_hf.audio.io.read_metadata`.
 
         Raises:
             ValueError: If the ending is unknown.

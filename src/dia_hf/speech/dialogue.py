@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..files import first_line, is_leftover, read_json, shortened, written_whole
+from ..atomic_write import first_line, is_leftover, read_json, shortened, written_whole
 from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor

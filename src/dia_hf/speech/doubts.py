@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..sound import trim_silence
+from ..audio.effects import trim_silence
 from .script import estimate_seconds, parse_script
 
 __all__ = ["Heard", "SpeechWarning", "estimate_text", "find_doubt", "tell"]

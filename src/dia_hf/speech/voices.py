@@ -25,13 +25,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from ..audio import AUDIO_FORMATS
-from ..codec import Codec
+from ..audio.io import AUDIO_FORMATS
+from ..audio.codec import Codec
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..files import LOCK, locked, written_whole
+from ..atomic_write import LOCK, locked, written_whole
 from ..processing_dia import DiaProcessor
-from ..recognition import load_recogniser
-from ..sound import trim_silence
+from ..asr.recognizers import load_recogniser
+from ..audio.effects import trim_silence
 
 __all__ = ["Voice", "VoiceLibrary", "load_voice", "transcribe"]
 

@@ -11,9 +11,9 @@ together. Needs `pip install "dia-hf[train]"`.
 from .collator import DiaDataCollator
 from .finetune import finetune
 from .lora import LORA_TARGET_MODULES, attach_lora, merge_adapter
-from .prepare import load_prepared, prepare_dataset
+from ..data.prepare import load_prepared, prepare_dataset
 from .recipe import Recipe
-from .settings import PrepareSettings
+from ..data.config import PrepareSettings
 from .speak import SpeakCallback
 from .trainer import DiaTrainer
 from .voice_prompts import add_voice_prompts

@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..configuration_dia import DiaConfig
-from ..delay import apply_delay
+from ..delay_pattern import apply_delay
 from ..loss import IGNORED_LABEL
 from ..processing_dia import DiaProcessor
 

@@ -27,11 +27,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import cached_file
 
 from ..assets import MINIATURE
-from ..codec import load_dac
+from ..audio.codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..conversion.convert import HOW_TO_RUN
 from ..conversion.source import generation_config_for
-from ..files import first_line, follow_umask, written_whole
+from ..atomic_write import first_line, follow_umask, written_whole
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -40,9 +40,9 @@ from ..tokenization_dia import DiaTokenizer
 from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator, longest_clip
 from .lora import attach_lora, merge_adapter
-from .prepare import load_prepared, read_info
+from ..data.prepare import load_prepared, read_info
 from .recipe import Recipe
-from .run_folder import (
+from .run_dir import (
     advise_other,
     check_resumable,
     check_same_data,

@@ -24,7 +24,7 @@ import yaml
 
 from ..assets import MINIATURE
 from ..configuration_dia import DiaConfig
-from ..files import first_line, read_json, read_text, written_whole
+from ..atomic_write import first_line, read_json, read_text, written_whole
 
 __all__ = ["Recipe"]
 

@@ -22,7 +22,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..processing_dia import DiaProcessor
-from ..recognition import Recogniser, import_jiwer, load_recogniser, word_errors, words_of
+from ..asr.recognizers import Recogniser, import_jiwer, load_recogniser, word_errors, words_of
 from ..speech.dia import Dia
 from ..speech.doubts import SpeechWarning
 from ..speech.voices import Voice, load_voice

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..files import first_line
+from ..atomic_write import first_line
 from ..loss import IGNORED_LABEL, weighted_sum
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
