@@ -46,7 +46,7 @@ def plot_speech(audio: str, png: str) -> None:
     above.set_facecolor("none")
     drawn = BytesIO()
     figure.savefig(drawn, format="png", facecolor="none")
-    # 256 colours are enough for the eye, and a fifth of the bytes.
+    # 256 colors are enough for the eye, and a fifth of the bytes.
     Image.open(drawn).quantize(256, method=Image.Quantize.FASTOCTREE).save(png, format="PNG", optimize=True)
 
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dia_hf.atomic_write import (
+    atomic_write,
+    atomic_write_folder,
     decode_text,
     find_held,
-    folder_written_whole,
     locked,
     read_text,
     remove_stale_lock,
-    written_whole,
 )
 from kills import kill_everywhere
 
@@ -21,7 +21,7 @@ from kills import kill_everywhere
 def test_a_file_is_there_whole(tmp_path):
     """A reader saw a file that was still being written."""
     path = tmp_path / "new" / "file.txt"
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("all of it")
         assert not path.exists() and beside.parent == path.parent and beside.suffix == path.suffix
     assert path.read_text() == "all of it"
@@ -35,7 +35,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, error):
     path.write_text("before")
 
     def write():
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("half")
             raise error
 
@@ -54,7 +54,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with (
         pytest.raises(OSError, match=r"nothing was written.*file\.txt") as info,
-        written_whole(tmp_path / "file.txt") as f,
+        atomic_write(tmp_path / "file.txt") as f,
     ):
         f.write_text("all of it")
     assert info.value.errno == errno.ENOSPC
@@ -65,7 +65,7 @@ def test_readable_by_others(tmp_path):
     """Files made by `mkstemp` can be read by their owner alone."""
     before = os.umask(0o022)
     try:
-        with written_whole(tmp_path / "file.txt") as beside:
+        with atomic_write(tmp_path / "file.txt") as beside:
             beside.write_text("for all")
     finally:
         os.umask(before)
@@ -116,7 +116,7 @@ def test_a_replaced_file_keeps_its_mode(tmp_path):
     for mode in (0o600, 0o664):
         path.write_text("before")
         path.chmod(mode)
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("after")
         assert (path.read_text(), path.stat().st_mode & 0o777) == ("after", mode)
 
@@ -129,7 +129,7 @@ def test_a_link_stays_a_link(tmp_path, is_there):
     if is_there:
         target.write_text("before")
     link.symlink_to(target)
-    with written_whole(link) as beside:
+    with atomic_write(link) as beside:
         beside.write_text("after")
     assert link.is_symlink()
     assert target.read_text() == "after"
@@ -139,14 +139,14 @@ def test_a_link_stays_a_link(tmp_path, is_there):
 def test_a_pipe_is_not_replaced(tmp_path):
     """`-o /dev/null` as root made a file of the device."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match=r"device or a pipe.*pipe"), written_whole(tmp_path / "pipe"):
+    with pytest.raises(OSError, match=r"device or a pipe.*pipe"), atomic_write(tmp_path / "pipe"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
     assert (tmp_path / "pipe").is_fifo()
 
 
 def write_file(path, text="after"):
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text)
 
 
@@ -163,7 +163,7 @@ def test_a_file_after_a_kill(tmp_path):
 def test_a_file_that_is_being_written_is_no_leftover(tmp_path):
     """The second of two writers removed what the first one was writing."""
     path = tmp_path / "file.txt"
-    with written_whole(path) as first:
+    with atomic_write(path) as first:
         first.write_text("first")
         write_file(path, "second")
         assert path.read_text() == "second"
@@ -198,7 +198,7 @@ def make_folder(path, names):
 
 
 def write_folder(path, names=("new", "more"), force=True):
-    with folder_written_whole(path, force) as folder:
+    with atomic_write_folder(path, force) as folder:
         for name in names:
             (folder / name).write_text(name)
 
@@ -276,7 +276,7 @@ def test_a_folder_when_a_rename_fails(tmp_path, monkeypatch, error, place):
 
 def test_two_write_one_folder(tmp_path):
     """The second one's renames fell between the first one's."""
-    with folder_written_whole(tmp_path / "folder") as folder:
+    with atomic_write_folder(tmp_path / "folder") as folder:
         (folder / "first").touch()
         with pytest.raises(ValueError, match="another process"):
             write_folder(tmp_path / "folder")
@@ -288,7 +288,7 @@ def test_modes_and_links_of_a_folder(tmp_path):
     """Weights that nobody else might read, a folder that everybody could, and a link that became a folder."""
     before = os.umask(0o027)
     try:
-        with folder_written_whole(tmp_path / "folder") as folder:
+        with atomic_write_folder(tmp_path / "folder") as folder:
             os.close(os.open(folder / "weights", os.O_CREAT, 0o600))
     finally:
         os.umask(before)

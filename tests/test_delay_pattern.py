@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf.delay_pattern import apply_delay, num_given_frames, num_spoken_frames, revert_delay
+from dia_hf.delay_pattern import apply_delay, num_prompt_frames, num_valid_frames, revert_delay
 
 BOS, PAD = 26, 25
 
@@ -30,7 +30,7 @@ def draw_codes(delay_pattern, num_frames, seed=0):
 
 @given(delay_patterns, st.integers(1, 12), st.integers(0, 1000))
 def test_apply_is_its_definition(delay_pattern, num_frames, seed):
-    """Vectorised indices that were off by one at an edge went unnoticed with one delay pattern."""
+    """Vectorized indices that were off by one at an edge went unnoticed with one delay pattern."""
     codes = draw_codes(delay_pattern, num_frames, seed)
     assert torch.equal(apply_delay(codes, delay_pattern, BOS, PAD), loop_apply(codes, delay_pattern))
 
@@ -46,7 +46,7 @@ def test_revert_inverts_apply(delay_pattern, num_frames, seed):
 def test_given_frames_are_those_the_fastest_channel_fills(delay_pattern, num_frames):
     """A frame with a free slot fed to the network would show it padding where it expects codes."""
     delayed = apply_delay(draw_codes(delay_pattern, num_frames), delay_pattern, BOS, PAD)
-    assert num_given_frames(delayed, PAD) == num_frames + min(delay_pattern)
+    assert num_prompt_frames(delayed, PAD) == num_frames + min(delay_pattern)
 
 
 def test_dtype_and_device_stay():
@@ -99,4 +99,4 @@ def test_spoken_frames_are_those_complete_before_the_end(pattern, num_frames, nu
         if not is_complete or any(delayed[0, end, c] != 5 for c, end in enumerate(ends)):
             break
         expected += 1
-    assert num_spoken_frames(delayed, pattern, eos, pad).tolist() == [expected]
+    assert num_valid_frames(delayed, pattern, eos, pad).tolist() == [expected]

@@ -26,10 +26,11 @@ except ImportError:  # not on Windows
 
 __all__ = [
     "LOCK",
+    "atomic_write",
+    "atomic_write_folder",
     "decode_text",
     "find_held",
     "first_line",
-    "folder_written_whole",
     "follow_umask",
     "is_deep",
     "is_leftover",
@@ -38,7 +39,6 @@ __all__ = [
     "read_text",
     "remove_stale_lock",
     "shortened",
-    "written_whole",
 ]
 
 _HIDDEN = ".dia-hf-"
@@ -156,7 +156,7 @@ def decode_text(content: bytes, name: str) -> str:
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Write beside a file and then take its place, so that neither a full disk nor a crash leaves half of it.
 
     A file that is replaced keeps its mode, and a link stays a link: what it leads to is replaced.
@@ -175,9 +175,9 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     ```python
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from dia_hf.atomic_write import written_whole
+    >>> from dia_hf.atomic_write import atomic_write
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with written_whole(f"{folder}/new/file.txt") as beside:
+    ...     with atomic_write(f"{folder}/new/file.txt") as beside:
     ...         _ = beside.write_text("all of it")
     ...     [file.name for file in Path(folder, "new").iterdir()]
     ['file.txt']
@@ -351,7 +351,7 @@ def follow_umask(folder: Path) -> None:
 
 
 @contextmanager
-def folder_written_whole(path: str | os.PathLike, force: bool = False) -> Iterator[Path]:
+def atomic_write_folder(path: str | os.PathLike, force: bool = False) -> Iterator[Path]:
     """Write a folder beside its place, and then take it; at no point is the folder that was there lost.
 
     The old folder is renamed, then the new one, then the old one is removed. A process that is killed in between leaves

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["apply_delay", "num_given_frames", "num_spoken_frames", "revert_delay"]
+__all__ = ["apply_delay", "num_prompt_frames", "num_valid_frames", "revert_delay"]
 
 
 def _check_codes(codes: torch.Tensor, delay_pattern: Sequence[int]) -> None:
@@ -99,7 +99,7 @@ def revert_delay(delayed: torch.Tensor, delay_pattern: Sequence[int]) -> torch.T
     return _gather_frames(delayed, torch.arange(num_frames, device=delayed.device)[:, None] + delays)
 
 
-def num_given_frames(delayed: torch.Tensor, pad_token_id: int) -> int:
+def num_prompt_frames(delayed: torch.Tensor, pad_token_id: int) -> int:
     """Count the leading frames that are given in every channel and every row, which is what a model may be fed.
 
     Args:
@@ -113,7 +113,7 @@ def num_given_frames(delayed: torch.Tensor, pad_token_id: int) -> int:
     return int(is_complete.cumprod(0).sum())
 
 
-def num_spoken_frames(
+def num_valid_frames(
     delayed: torch.Tensor, delay_pattern: Sequence[int], eos_token_id: int, pad_token_id: int
 ) -> torch.Tensor:
     """Count each row's leading frames of speech: complete in all channels, before channel 0's end of speech.

@@ -1,4 +1,4 @@
-"""What is heard: words, how many of them are wrong, and recognisers whose answers can be relied on."""
+"""What is heard: words, how many of them are wrong, and recognizers whose answers can be relied on."""
 
 import sys
 from types import SimpleNamespace
@@ -9,15 +9,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf import recognition
-from dia_hf.asr.recognizers import (
-    import_jiwer,
-    load_recogniser,
-    read_vocabulary,
-    vocabulary_of,
-    word_errors,
-    words_of,
-)
+from dia_hf.asr import recognizers
+from dia_hf.asr.recognizers import load_recognizer
+from dia_hf.asr.wer import import_jiwer, read_vocabulary, vocabulary_of, word_errors, words_of
 
 RATE = 16000
 NUMBERS = ["one", "two", "three", "four", "five", "hello"]
@@ -101,11 +95,11 @@ def test_without_jiwer(monkeypatch):
 
 def test_what_was_heard_before_does_not_matter():
     """The decoder went on from the noise of the sentence before: a figure that depends on the order of sentences."""
-    recogniser, sounds = load_recogniser("pocketsphinx", NUMBERS), make_sounds()
-    heard = [recogniser.transcribe(sound, RATE) for sound in sounds]
+    recognizer, sounds = load_recognizer("pocketsphinx", NUMBERS), make_sounds()
+    heard = [recognizer.transcribe(sound, RATE) for sound in sounds]
     assert any(heard)
-    assert [recogniser.transcribe(sound, RATE) for sound in reversed(sounds)] == heard[::-1]
-    alone = load_recogniser("pocketsphinx", NUMBERS)
+    assert [recognizer.transcribe(sound, RATE) for sound in reversed(sounds)] == heard[::-1]
+    alone = load_recognizer("pocketsphinx", NUMBERS)
     assert alone.transcribe(sounds[0], RATE) == heard[0]
 
 
@@ -127,40 +121,40 @@ def test_a_vocabulary_in_another_encoding(tmp_path):
 
 
 def test_only_the_vocabulary_is_heard():
-    """A recogniser that falls back on its own language model hears other words, and counts them as errors."""
-    recogniser = load_recogniser("pocketsphinx", NUMBERS)
-    heard = {word for sound in make_sounds() for word in recogniser.transcribe(sound, RATE).split()}
+    """A recognizer that falls back on its own language model hears other words, and counts them as errors."""
+    recognizer = load_recognizer("pocketsphinx", NUMBERS)
+    heard = {word for sound in make_sounds() for word in recognizer.transcribe(sound, RATE).split()}
     assert heard and heard <= set(NUMBERS)
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 100, 410, 900, RATE])
 def test_silence(num_samples):
     """Zeros have no logarithm: the decoder's features were no numbers, and its words not the same twice."""
-    recogniser = load_recogniser("pocketsphinx", NUMBERS)
-    assert recogniser.transcribe(np.zeros(num_samples, np.float32), RATE) == ""
+    recognizer = load_recognizer("pocketsphinx", NUMBERS)
+    assert recognizer.transcribe(np.zeros(num_samples, np.float32), RATE) == ""
 
 
 @pytest.mark.parametrize("num_samples", [1, 100, 410, 600])
 def test_less_than_a_word(num_samples, tone):
     """A model that ends at once is judged like any other."""
-    recogniser = load_recogniser("pocketsphinx", NUMBERS)
-    assert recogniser.transcribe(tone(1, RATE)[1000 : 1000 + num_samples], RATE) == ""
+    recognizer = load_recognizer("pocketsphinx", NUMBERS)
+    assert recognizer.transcribe(tone(1, RATE)[1000 : 1000 + num_samples], RATE) == ""
 
 
 def test_another_rate(tone):
-    """At 48 kHz a recogniser of 16 kHz hears speech three times as slow."""
-    recogniser = load_recogniser("pocketsphinx", NUMBERS)
-    recogniser.transcribe(tone(1, 48000), 48000)
-    assert abs(recogniser._decoder.n_frames() - 100) <= 2, "a hundred a second"
+    """At 48 kHz a recognizer of 16 kHz hears speech three times as slow."""
+    recognizer = load_recognizer("pocketsphinx", NUMBERS)
+    recognizer.transcribe(tone(1, 48000), 48000)
+    assert abs(recognizer._decoder.n_frames() - 100) <= 2, "a hundred a second"
 
 
 def test_pronunciations():
     """A word that is pronounced otherwise than it is listed is never heard."""
     given = {"Zorg": "Z AO R G", "two": "T  AH"}
-    recogniser = load_recogniser(
+    recognizer = load_recognizer(
         "pocketsphinx", ["zorg", "two", "isnt", "Isn't", "well", "we’ll", "read", "a", "a"], given
     )
-    look_up = recogniser._decoder.lookup_word
+    look_up = recognizer._decoder.lookup_word
     assert look_up("zorg") == "Z AO R G"
     assert look_up("two") == "T AH" and look_up("two(2)") is None, "the given one is the only one"
     assert look_up("isnt") == "IH Z AH N T", "as it is written without the apostrophe"
@@ -185,14 +179,14 @@ def test_pronunciations():
 def test_what_cannot_be_heard(words, pronunciations, message):
     """pocketsphinx itself names neither the word nor what to do about it."""
     with pytest.raises(ValueError, match=message):
-        load_recogniser("pocketsphinx", words, pronunciations)
+        load_recognizer("pocketsphinx", words, pronunciations)
 
 
 def test_without_pocketsphinx(monkeypatch):
     """The missing package shows with the name of what brings it."""
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(ImportError, match=r'pip install "dia-hf\[evaluate\]"'):
-        load_recogniser("pocketsphinx", NUMBERS)
+        load_recognizer("pocketsphinx", NUMBERS)
 
 
 # --- transformers; with a real model in tests/speech/test_voices.py
@@ -204,9 +198,9 @@ def test_a_model_of_transformers(monkeypatch, tone):
 
     def load(task, model, device):
         loaded.append((task, model, device))
-        recognise = SimpleNamespace(feature_extractor=SimpleNamespace(sampling_rate=8000))
+        recognize = SimpleNamespace(feature_extractor=SimpleNamespace(sampling_rate=8000))
         return type("Pipeline", (SimpleNamespace,), {"__call__": lambda self, waveform: listen(waveform)})(
-            **vars(recognise)
+            **vars(recognize)
         )
 
     def listen(waveform):
@@ -214,16 +208,16 @@ def test_a_model_of_transformers(monkeypatch, tone):
         return {"text": " Hello. "}
 
     monkeypatch.setattr(transformers, "pipeline", load)
-    monkeypatch.setattr(recognition, "check_model", lambda name: None)  # it is on no disk and no Hub
-    recogniser = load_recogniser("any/recogniser", device="cuda:1")
-    assert loaded == [("automatic-speech-recognition", "any/recogniser", "cuda:1")]
-    assert recogniser.sampling_rate == 8000
-    assert recogniser.transcribe(tone(1, RATE), RATE) == "Hello."
-    assert recogniser.transcribe(np.zeros(0, np.float32), RATE) == ""
+    monkeypatch.setattr(recognizers, "check_model", lambda name: None)  # it is on no disk and no Hub
+    recognizer = load_recognizer("any/recognizer", device="cuda:1")
+    assert loaded == [("automatic-speech-recognition", "any/recognizer", "cuda:1")]
+    assert recognizer.sampling_rate == 8000
+    assert recognizer.transcribe(tone(1, RATE), RATE) == "Hello."
+    assert recognizer.transcribe(np.zeros(0, np.float32), RATE) == ""
     assert heard == [8000]
 
 
 def test_words_for_a_model_that_knows_its_own():
     """A vocabulary that is dropped without a word makes a figure of something else."""
-    with pytest.raises(ValueError, match=r"'any/recogniser' has a vocabulary of its own"):
-        load_recogniser("any/recogniser", ["one"])
+    with pytest.raises(ValueError, match=r"'any/recognizer' has a vocabulary of its own"):
+        load_recognizer("any/recognizer", ["one"])

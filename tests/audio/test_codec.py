@@ -332,7 +332,7 @@ def test_a_stream_is_the_clip_in_portions(name, chunks, num_extra_frames, data):
 @settings(max_examples=15)
 @given(networks, st.lists(st.integers(0, 50), min_size=1, max_size=5), st.data())
 def test_streams_popped_together_are_popped_alone(name, lengths, data):
-    """A clip that has less to say than its neighbours took over their sound."""
+    """A clip that has less to say than its neighbors took over their sound."""
     codec = Codec(SMALL[name])
     streams, portions = [codec.stream() for _ in lengths], [[] for _ in lengths]
     codes = [random_codes(length) for length in lengths]
@@ -440,7 +440,7 @@ def test_any_dtype_of_the_codec(dtype, atol):
 
 
 def test_weight_norm_works_by_itself():
-    """A codec in training has parametrised convolutions, which have other class names and children of their own."""
+    """A codec in training has parametrized convolutions, which have other class names and children of their own."""
     dac = copy.deepcopy(SMALL["odd"])
     dac.apply_weight_norm()
     codes = [random_codes(30), random_codes(24)]

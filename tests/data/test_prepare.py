@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.audio.codec import Codec
 from dia_hf.audio.effects import measure_loudness
-from dia_hf.tokenization_dia import DiaTokenizer
-from dia_hf.training import PrepareSettings, load_prepared, prepare_dataset
+from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
 from dia_hf.data.sources import RowError
 from dia_hf.data.transcripts import Texts
+from dia_hf.tokenization_dia import DiaTokenizer
 from kills import kill_everywhere, stunned
 from training.clips import write_prepared
 
@@ -106,7 +106,7 @@ def test_the_dataset(processor, make_source, tmp_path):
 def test_codes_are_those_of_the_processor(processor, tone, tmp_path):
     """A clip that is not touched has the codes that the processor makes of it: the same mono, the same resampling."""
     wave = tone(1.0, 48000)
-    settings = PrepareSettings(loudness=None, keep_silence=None)
+    settings = PrepareConfig(loudness=None, keep_silence=None)
     prepare_dataset(
         [{"audio": sound(np.stack([wave, wave]), 48000), "text": TEXT}], tmp_path / "x", processor, settings
     )
@@ -117,7 +117,7 @@ def test_codes_are_those_of_the_processor(processor, tone, tmp_path):
 
 
 def test_loudness_and_silence(processor, tone, tmp_path, monkeypatch):
-    """Clips as loud as each other, with a breath of silence; a quiet one is not trimmed away before it is levelled."""
+    """Clips as loud as each other, with a breath of silence; a quiet one is not trimmed away before it is leveled."""
     heard = []
     encode = Codec.encode
     monkeypatch.setattr(Codec, "encode", lambda self, waves: heard.extend(waves) or encode(self, waves))
@@ -141,7 +141,7 @@ def test_without_pyloudnorm_it_warns_and_goes_on(processor, make_source, tmp_pat
     assert load_prepared(tmp_path / "x")[1]["settings"]["loudness"] is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        settings = PrepareSettings(loudness=None)
+        settings = PrepareConfig(loudness=None)
         assert prepare_dataset(tmp_path / "recordings", tmp_path / "x", processor, settings).num_encoded == 0
 
 
@@ -271,7 +271,7 @@ def test_segments_of_one_recording(processor, tone, tmp_path, num_encoded):
     rows = [{"audio_filepath": "long.wav", "offset": float(n), "duration": 1.0, "text": TEXT} for n in range(3)]
     rows.append({"audio_filepath": "long.wav", "offset": 2.5, "duration": 9.0, "text": TEXT})
     (tmp_path / "manifest.json").write_text("\n".join(map(json.dumps, rows)))
-    settings = PrepareSettings(loudness=None, keep_silence=None)
+    settings = PrepareConfig(loudness=None, keep_silence=None)
     report = prepare_dataset(tmp_path / "manifest.json", tmp_path / "x", processor, settings)
     assert [(clip.id, clip.seconds, clip.seconds_before) for clip in report.clips] == [
         (f"long@{n}.000-{n + 1}.000", pytest.approx(1.0, abs=1e-3), pytest.approx(1.0, abs=1e-3)) for n in range(3)
@@ -330,11 +330,11 @@ def test_what_changes_the_sound_is_encoded_again(processor, pack_processor, make
     """A cache that ignores a setting, or the codec, hands out the codes of another sound."""
     source, dest = make_source(TEXT), tmp_path / "x"
     for settings, expected in [
-        (PrepareSettings(), 1),
-        (PrepareSettings(max_seconds=30.0, extra_tags=["[S3]"]), 1),
-        (PrepareSettings(loudness=-20.0), 2),
-        (PrepareSettings(keep_silence=None), 3),
-        (PrepareSettings(), 3),
+        (PrepareConfig(), 1),
+        (PrepareConfig(max_seconds=30.0, extra_tags=["[S3]"]), 1),
+        (PrepareConfig(loudness=-20.0), 2),
+        (PrepareConfig(keep_silence=None), 3),
+        (PrepareConfig(), 3),
     ]:
         prepare_dataset(source, dest, processor, settings)
         assert num_encoded == [expected]
@@ -539,9 +539,7 @@ def test_speakers_and_languages(processor, make_source, tmp_path):
     """Each speaker's tag, and the language before it; the tags' ids are what the model's tokenizer has to be given."""
     rows = [(TEXT, "anna", "nl"), (TEXT, "ben", ""), (f"[S1] {TEXT}", "ben", "[de]"), (TEXT, "carl", "nl")]
     source = make_source(*rows, header=("file_name", "text", "speaker", "lang"))
-    settings = PrepareSettings(
-        speaker_tags={"anna": "[S1]", "ben": "[S3]"}, extra_tags=["[S3]"], language_column="lang"
-    )
+    settings = PrepareConfig(speaker_tags={"anna": "[S1]", "ben": "[S3]"}, extra_tags=["[S3]"], language_column="lang")
     report = prepare_dataset(source, tmp_path / "x", processor, settings)
     dataset, info = load_prepared(tmp_path / "x")
     assert dataset["text"][:] == [f"[nl] [S1] {TEXT}", f"[S3] {TEXT}", f"[de] [S1] {TEXT}"]
@@ -570,14 +568,14 @@ def test_speakers_and_languages(processor, make_source, tmp_path):
 def test_settings_that_cannot_be_right(wrong):
     """A slip is told before the night, not after it."""
     with pytest.raises(ValueError, match=r"it is|they are|is no tag"):
-        PrepareSettings(**wrong)
+        PrepareConfig(**wrong)
 
 
 def test_arguments_that_cannot_be_right(processor, tmp_path):
     rows = [{"audio": "a.wav", "text": TEXT}]
     with pytest.raises(ValueError, match="`num_proc` is 0"):
         prepare_dataset(rows, tmp_path / "x", processor, num_proc=0)
-    settings = PrepareSettings(speaker_tags={"anna": "[S3]"})
+    settings = PrepareConfig(speaker_tags={"anna": "[S3]"})
     with pytest.raises(ValueError, match=r"'anna' the tag '\[S3\]', but the tags are \[S1\], \[S2\]; .*--extra-tag"):
         prepare_dataset(rows, tmp_path / "x", processor, settings)
 
@@ -596,7 +594,7 @@ def test_arguments_that_cannot_be_right(processor, tmp_path):
 )
 def test_texts(processor, text, expected):
     """The same words are the same bytes, however somebody's editor wrote them."""
-    texts = Texts(processor.tokenizer, PrepareSettings(extra_tags=["[x]"]))
+    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[x]"]))
     assert texts.make(text, None, None) == expected
 
 
@@ -618,7 +616,7 @@ def test_texts(processor, text, expected):
 )
 def test_what_other_programs_write_for_a_tag(processor, text, message):
     """[S3] was refused, while [s1] and SPEAKER_00: were put behind a tag, to be read aloud by the model."""
-    texts = Texts(processor.tokenizer, PrepareSettings())
+    texts = Texts(processor.tokenizer, PrepareConfig())
     with pytest.raises(RowError, match=message) as caught:
         texts.make(text, None, None)
     assert caught.value.code == "unknown_tag"
@@ -637,12 +635,12 @@ def test_what_other_programs_write_for_a_tag(processor, text, message):
 )
 def test_what_is_no_tag(processor, text):
     """Words that only look like it in the middle of a sentence."""
-    assert Texts(processor.tokenizer, PrepareSettings()).make(text, None, None) == f"[S1] {text}"
+    assert Texts(processor.tokenizer, PrepareConfig()).make(text, None, None) == f"[S1] {text}"
 
 
 def test_a_tag_that_is_declared_is_one(processor):
     """Whoever declares [s1] or [SPEAKER_00] means it."""
-    texts = Texts(processor.tokenizer, PrepareSettings(extra_tags=["[s1]", "[SPEAKER_00]"]))
+    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[s1]", "[SPEAKER_00]"]))
     assert texts.make("[s1] Hi. [SPEAKER_00] Oh.", None, None) == "[s1] [S1] Hi. [SPEAKER_00] Oh."
 
 
@@ -653,7 +651,7 @@ def test_a_tag_that_is_declared_is_one(processor):
 )
 def test_texts_fit_the_tokenizer(processor, text, language, speaker):
     """Whatever passes is read by the tokenizer, begins with a tag, and does not change when it is prepared again."""
-    texts = Texts(processor.tokenizer, PrepareSettings(extra_tags=["[x]"]))
+    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[x]"]))
     try:
         made = texts.make(text, speaker, language)
     except RowError:

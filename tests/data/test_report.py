@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dia_hf.data.prepare import prepare_dataset
-from dia_hf.data.report import Clip, Notice, PrepareReport, find_oddest, plot_report, write_jsonl
+from dia_hf.data.report import Clip, Issue, PrepareReport, find_outliers, plot_report, write_jsonl
 
 
 def make_clip(number, seconds=4.0, num_characters=60, loudness=-20.0, **options):
@@ -33,7 +33,7 @@ def make_report(clips=(), rejected=(), warnings=()):
 def test_the_odd_one_is_found(odd, measure, why):
     """By a mean and its deviation, the odd ones hide each other."""
     usual = [make_clip(n, 4 + 0.1 * (n % 5), 60 + n % 7, -20 - 0.1 * (n % 3)) for n in range(20)]
-    oddest = find_oddest([*usual, make_clip(99, **odd)], count=3)
+    oddest = find_outliers([*usual, make_clip(99, **odd)], count=3)
     assert len(oddest) == 3
     assert (oddest[0].clip.id, oddest[0].measure) == ("99", measure)
     assert why in oddest[0].why
@@ -41,9 +41,9 @@ def test_the_odd_one_is_found(odd, measure, why):
 
 def test_alike_clips_are_not_odd():
     """A spread of nothing must not divide by zero, nor hide the one that is different."""
-    assert find_oddest([]) == []
-    assert find_oddest([make_clip(n, loudness=None) for n in range(5)]) == []
-    (oddity,) = find_oddest([*(make_clip(n) for n in range(5)), make_clip(9, loudness=-30.0)])
+    assert find_outliers([]) == []
+    assert find_outliers([make_clip(n, loudness=None) for n in range(5)]) == []
+    (oddity,) = find_outliers([*(make_clip(n) for n in range(5)), make_clip(9, loudness=-30.0)])
     assert oddity.clip.id == "9"
 
 
@@ -54,18 +54,18 @@ values = st.floats(0.01, 1e4)
 def test_the_order_of_the_clips_does_not_matter(measures, random):
     """Whatever the clips are, the deviations are numbers, at most ten, the largest first, and their own."""
     clips = [make_clip(n, *measure) for n, measure in enumerate(measures)]
-    oddest = find_oddest(clips)
+    oddest = find_outliers(clips)
     sizes = [abs(oddity.deviation) for oddity in oddest]
     assert len(oddest) <= 10 and sizes == sorted(sizes, reverse=True)
     random.shuffle(clips)
-    assert [abs(oddity.deviation) for oddity in find_oddest(clips)] == pytest.approx(sizes)
+    assert [abs(oddity.deviation) for oddity in find_outliers(clips)] == pytest.approx(sizes)
 
 
 def test_the_summary_counts_and_shows():
     """Three hundred rejected rows must not scroll the one that matters off the screen."""
-    rejected = [Notice("m.csv", n, f"{n}", None, "silent", "all of it.") for n in range(1, 301)]
-    rejected.append(Notice("m.csv", 301, "301", "a.wav", "nan", "1 of 9 samples."))
-    warned = [Notice("m.csv", 400, "400", "b.wav", "clipping", "distorted.")]
+    rejected = [Issue("m.csv", n, f"{n}", None, "silent", "all of it.") for n in range(1, 301)]
+    rejected.append(Issue("m.csv", 301, "301", "a.wav", "nan", "1 of 9 samples."))
+    warned = [Issue("m.csv", 400, "400", "b.wav", "clipping", "distorted.")]
     clips = [make_clip(400, 1800.0, speaker="anna"), make_clip(401, 3600.0, speaker="ben")]
     summary = str(make_report(clips, rejected, warned))
     assert summary.splitlines() == [
@@ -88,7 +88,7 @@ def test_the_summary_counts_and_shows():
 def test_the_page_shows_what_the_file_says():
     """A bar in a transcript must not break the table, nor a speaker's name the page."""
     clips = [make_clip(1), make_clip(2, speaker="a|b"), make_clip(3, 40.0)]
-    rejected = [Notice("m.csv", 4, "4", None, "text_is_path", "'a|b.wav' is a file.")]
+    rejected = [Issue("m.csv", 4, "4", None, "text_is_path", "'a|b.wav' is a file.")]
     report = make_report(clips, rejected)
     content, page = report.to_dict(), report.to_markdown()
     assert content["seconds"] == 48.0 and content["num_rows"] == 4
@@ -104,7 +104,7 @@ def test_the_page_shows_what_the_file_says():
 
 def test_names_that_are_no_unicode(tmp_path):
     """A file name in another encoding must not cost the report of all the others."""
-    write_jsonl(tmp_path / "x.jsonl", [Notice("m.csv", 1, "caf\udce9", None, "silent", "Grüße")])
+    write_jsonl(tmp_path / "x.jsonl", [Issue("m.csv", 1, "caf\udce9", None, "silent", "Grüße")])
     assert "Grüße" in (tmp_path / "x.jsonl").read_text("utf-8")
 
 

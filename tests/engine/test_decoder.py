@@ -1,4 +1,4 @@
-"""`FrameNetwork` against the model's own forward pass, how old it may be, and what a step costs."""
+"""`FrameDecoder` against the model's own forward pass, how old it may be, and what a step costs."""
 
 import gc
 import threading
@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CompileConfig
 
-from dia_hf.engine.decoder import FrameNetwork, network_of, obstacle_of_network
+from dia_hf.engine.decoder import FrameDecoder, make_frame_decoder, unsupported_reason_of
 from tiny import as_inputs, random_config, random_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -61,7 +61,7 @@ def test_steps_are_the_models_own(seed, is_first_release, is_guided, samples, te
         use_cache=True,
     ).logits.unflatten(0, (-1, decoder.num_channels))
 
-    network = FrameNetwork(model)
+    network = FrameDecoder(model)
     cache = network.new_cache(len(samples), is_guided, num_frames + spare, ids.shape[1])
     network.read_text(cache, ids, mask, text_of)
     if max(prompt_lengths) > 1:
@@ -90,7 +90,7 @@ def test_the_unconditional_branch_is_constant(seed, is_first_release):
     """All that guidance saves rests on this: zeros are encoded to one vector, and attended to as one."""
     model = make_model(seed, is_first_release)
     ids, mask = draw_text(torch.Generator().manual_seed(seed), [1, 6, 9])
-    network = FrameNetwork(model)
+    network = FrameDecoder(model)
     states = model.model.encoder(input_ids=0 * ids, attention_mask=mask).last_hidden_state
     kept = states[mask.bool()]
     torch.testing.assert_close(kept, network._constant_text_state().expand_as(kept), **CLOSE)
@@ -108,7 +108,7 @@ def test_the_unconditional_branch_is_constant(seed, is_first_release):
 def test_rows_that_are_copied_speak_on():
     """A sample that moved to another place went on with another's keys, text or length."""
     model = make_model(0)
-    network, draw, num_channels = FrameNetwork(model), torch.Generator().manual_seed(0), 9
+    network, draw, num_channels = FrameDecoder(model), torch.Generator().manual_seed(0), 9
     ids, mask = draw_text(draw, [7, 4, 7])
     cache = network.new_cache(3, True, 6, 7)
     network.read_text(cache, ids, mask, torch.arange(3))
@@ -135,7 +135,7 @@ def test_rows_that_are_copied_speak_on():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_of_a_sample(is_guided, dtype):
     """A batch that was said to fit, and does not."""
-    network = FrameNetwork(make_model(0).to(dtype))
+    network = FrameDecoder(make_model(0).to(dtype))
     cache = network.new_cache(1, is_guided, 50, 30)
     tensors = [*cache.keys, *cache.values, *cache.text_keys, *cache.text_values]
     assert network.bytes_of_sample(50, 30, is_guided) == sum(tensor.nbytes for tensor in tensors)
@@ -144,7 +144,7 @@ def test_memory_of_a_sample(is_guided, dtype):
 # --- how old a network may be ---
 
 
-def by_optimiser(model):
+def by_optimizer(model):
     weight = model.model.decoder.layers[0].mlp.down_proj.weight
     weight.grad = weight.detach().clone()
     torch.optim.SGD([weight], lr=3.0).step()
@@ -194,7 +194,7 @@ def in_half_of_the_data(model):
 CHANGES = [
     in_one_place,
     in_half_of_the_data,
-    by_optimiser,
+    by_optimizer,
     by_data_in_place,
     by_data,
     by_state_dict,
@@ -206,14 +206,14 @@ CHANGES = [
 GREEDY = {"do_sample": False, "guidance_scale": 3.0, "top_k": 5, "max_new_tokens": 30}
 
 
-def assert_fast_is_slow(model, seed=0, use_frame_loop=True, **options):
+def assert_fast_is_slow(model, seed=0, use_fast_path=True, **options):
     config = model.config
     draw = torch.Generator().manual_seed(seed)
     decoder = config.decoder_config
     prompts = [torch.randint(0, 10, (length, decoder.num_channels), generator=draw) for length in (0, 3)]
     inputs = as_inputs(config, [b"Hello.", b"Who?"], prompts)
-    fast = model.generate(**inputs, **GREEDY, use_frame_loop=use_frame_loop, **options)
-    slow = model.generate(**inputs, **GREEDY, use_frame_loop=False)
+    fast = model.generate(**inputs, **GREEDY, use_fast_path=use_fast_path, **options)
+    slow = model.generate(**inputs, **GREEDY, use_fast_path=False)
     assert torch.equal(fast, slow)
     return fast
 
@@ -224,7 +224,7 @@ def test_weights_that_have_changed_are_prepared_anew(change):
     model = make_model(3).double()
     before = assert_fast_is_slow(model)
     change(model)
-    assert not torch.equal(assert_fast_is_slow(model, use_frame_loop=None), before)
+    assert not torch.equal(assert_fast_is_slow(model, use_fast_path=None), before)
 
 
 @pytest.mark.parametrize("change", CHANGES[:8], ids=lambda change: change.__name__)
@@ -232,12 +232,12 @@ def test_a_network_is_as_old_as_its_weights(change):
     """A change that leaves little trace, seen by luck because something else changed with it."""
     model = make_model(3)
     with torch.no_grad():
-        network = network_of(model)
-        assert network_of(model) is network
+        network = make_frame_decoder(model)
+        assert make_frame_decoder(model) is network
     change(model)
     with torch.no_grad():
-        assert network_of(model) is not network
-        assert network_of(model) is network_of(model)
+        assert make_frame_decoder(model) is not network
+        assert make_frame_decoder(model) is make_frame_decoder(model)
 
 
 def test_a_weight_in_another_layout():
@@ -252,16 +252,16 @@ def test_a_weight_in_another_layout():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_weight_within_a_larger_tensor(dtype):
-    """A weight that begins at an odd place, as optimisers with flat buffers leave it, cannot be read as integers."""
+    """A weight that begins at an odd place, as optimizers with flat buffers leave it, cannot be read as integers."""
     model = make_model(3).to(dtype)
     weight = model.logits_dense.weight
     flat = torch.zeros(weight.numel() + 1, dtype=dtype)
     flat[1:] = weight.data.flatten()
     weight.data = flat[1:].view(weight.shape)
     with torch.no_grad():
-        network = network_of(model)
+        network = make_frame_decoder(model)
         flat[5:] += 1
-        assert network_of(model) is not network
+        assert make_frame_decoder(model) is not network
 
 
 def by_hook(module, call):
@@ -280,26 +280,26 @@ def test_what_is_put_before_a_module_later(change, name):
     before = assert_fast_is_slow(model)
     module = model.get_submodule(name)
     change(module, module.forward)
-    assert not torch.equal(assert_fast_is_slow(model, use_frame_loop=None), before)
+    assert not torch.equal(assert_fast_is_slow(model, use_fast_path=None), before)
 
 
 @torch.no_grad()
 def test_a_call_changes_no_weights():
     """Packed and fused again at every call: seconds, for a model of 1.6 billion weights."""
     model = make_model(3)
-    network = network_of(model)
+    network = make_frame_decoder(model)
     assert_fast_is_slow(model)
     model.train().eval()
     model.requires_grad_(False)
-    assert network_of(model) is network
+    assert make_frame_decoder(model) is network
 
 
 @torch.no_grad()
 def test_another_dtype_is_another_network():
     """A model cast to bfloat16 multiplied with float32 copies."""
     model = make_model(3)
-    network_of(model)
-    assert network_of(model.to(torch.bfloat16)).dtype == torch.bfloat16
+    make_frame_decoder(model)
+    assert make_frame_decoder(model.to(torch.bfloat16)).dtype == torch.bfloat16
 
 
 @torch.no_grad()
@@ -307,7 +307,7 @@ def test_a_network_goes_with_its_model():
     """Each model that was ever loaded stays in memory as copies of its weights."""
     model = make_model(3)
     assert_fast_is_slow(model)
-    network = weakref.ref(network_of(model))
+    network = weakref.ref(make_frame_decoder(model))
     del model
     gc.collect()
     assert network() is None
@@ -317,17 +317,17 @@ def test_old_copies_are_freed_before_new_ones_are_made(monkeypatch):
     """Two copies of the weights at a time, where one fits."""
     model = make_model(3)
     with torch.no_grad():
-        old = weakref.ref(network_of(model))
+        old = weakref.ref(make_frame_decoder(model))
         model.logits_dense.weight.mul_(2)
-        prepare, seen = FrameNetwork.__init__, []
+        prepare, seen = FrameDecoder.__init__, []
 
         def watched(self, *args, **kwargs):
             gc.collect()
             seen.append(old())
             prepare(self, *args, **kwargs)
 
-        monkeypatch.setattr(FrameNetwork, "__init__", watched)
-        network_of(model)
+        monkeypatch.setattr(FrameDecoder, "__init__", watched)
+        make_frame_decoder(model)
     assert seen == [None]
 
 
@@ -339,7 +339,7 @@ def test_threads_share_a_network():
     def run():
         start.wait()
         with torch.no_grad():
-            got.append(network_of(model))
+            got.append(make_frame_decoder(model))
 
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
@@ -434,19 +434,19 @@ def with_two_devices(model):
 def test_what_cannot_be_taken_apart(change, reason):
     """A hook that is never called, or weights that cannot be multiplied; each has a reason that a user can read."""
     model = make_model(3)
-    assert obstacle_of_network(model) is None
+    assert unsupported_reason_of(model) is None
     change(model)
-    with pytest.raises(ValueError, match=f"`use_frame_loop` is True, but .*{reason}"):
-        model.generate(torch.ones(1, 3, dtype=torch.long), use_frame_loop=True, max_new_tokens=20)
+    with pytest.raises(ValueError, match=f"`use_fast_path` is True, but .*{reason}"):
+        model.generate(torch.ones(1, 3, dtype=torch.long), use_fast_path=True, max_new_tokens=20)
 
 
 def test_autocast_is_left_to_the_slow_loop():
     """Fused weights under autocast compute in a dtype that the caches do not have."""
     model = make_model(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert obstacle_of_network(model) == "autocast is on"
+        assert unsupported_reason_of(model) == "autocast is on"
         model.generate(torch.ones(1, 3, dtype=torch.long), max_new_tokens=20)
-    assert obstacle_of_network(model) is None
+    assert unsupported_reason_of(model) is None
 
 
 # --- what a step costs ---
@@ -495,7 +495,7 @@ def test_a_step_costs_what_it_sees(seed, dtype):
     """Caches copied whole, or keys repeated for each query head of their group: the time of a step, doubled."""
     heads = {"num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 8}
     cross = {"cross_num_attention_heads": 12, "cross_num_key_value_heads": 2, "cross_head_dim": 8}
-    network = FrameNetwork(make_model(seed, bool(seed % 2), **heads, **cross).to(dtype))
+    network = FrameDecoder(make_model(seed, bool(seed % 2), **heads, **cross).to(dtype))
     short, long = (step_in_a_cache_of(network, capacity, 200, Operators) for capacity in (300, 3000))
     assert short.made == long.made
     assert max(size for _, size in short.made) < 4 * 2 * 200 * 8  # the keys that the rows of a layer see
@@ -506,7 +506,7 @@ def test_a_step_costs_what_it_sees(seed, dtype):
 @torch.inference_mode()
 def test_a_prompt_is_read_no_further_than_it_is_needed():
     """The last layer's attention and feed-forward, of every frame of a prompt, for nobody."""
-    network = FrameNetwork(make_model(3))
+    network = FrameDecoder(make_model(3))
     cache = network.new_cache(1, True, 5, 3)
     network.layers[-1].self_out = network.layers[-1].down = None
     network.read_frames(cache, torch.zeros(1, 4, network.config.num_channels, dtype=torch.long), True)
@@ -517,7 +517,7 @@ def test_a_prompt_is_read_no_further_than_it_is_needed():
 @torch.inference_mode()
 def test_no_kernel_copies_a_cache(dtype):
     """`scatter_` on a CPU, in half precision, copies all that it writes into; no operator shows that."""
-    network = FrameNetwork(make_model(0).to(dtype))
+    network = FrameDecoder(make_model(0).to(dtype))
     allocated = []
     for capacity in (64, 4096):
         seen = step_in_a_cache_of(

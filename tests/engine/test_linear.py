@@ -78,7 +78,7 @@ def test_dense_layers_compile():
     shape=st.sampled_from([(1,), (2, 5), (16,), (17,), (256,), (3, 100)]),
 )
 @settings(max_examples=60)
-def test_quantised_layers(config, sizes, width, shape):
+def test_quantized_layers(config, sizes, width, shape):
     """Packed blocks of one layer that run into the next, scales in another order, many rows by another way."""
     layers = make_layers(sizes, width, torch.bfloat16, config)
     states = make_states(*shape, width, dtype=torch.bfloat16)
@@ -89,8 +89,8 @@ def test_quantised_layers(config, sizes, width, shape):
     ("config", "owner", "kernel"),
     [(INT8, torch, "_weight_int8pack_mm"), (INT4, torch.ops.aten, "_weight_int4pack_mm_for_cpu")],
 )
-def test_quantised_layers_are_one_call_of_the_kernel(monkeypatch, config, owner, kernel):
-    """torchao's names change, nothing is recognised, and decoding is ten times slower but right."""
+def test_quantized_layers_are_one_call_of_the_kernel(monkeypatch, config, owner, kernel):
+    """torchao's names change, nothing is recognized, and decoding is ten times slower but right."""
     layers, calls = make_layers([64, 64], 32, torch.bfloat16, config), []
     compute = getattr(owner, kernel)
     monkeypatch.setattr(owner, kernel, lambda *args: calls.append(len(args[0])) or compute(*args))
@@ -145,7 +145,7 @@ def replaced(layers):
     layers[0].forward = lambda states: forward(states) - 1  # as accelerate does
 
 
-def parametrised(layers):
+def parametrized(layers):
     parametrizations.weight_norm(layers[0])
 
 
@@ -171,11 +171,11 @@ def dynamic(layers):
 
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize(
-    "change", [hooked, prehooked, replaced, parametrised, biased, adapted, mixed, grouped, dynamic]
+    "change", [hooked, prehooked, replaced, parametrized, biased, adapted, mixed, grouped, dynamic]
 )
 @torch.no_grad()
 def test_anything_else_is_called_as_it_is(change, pack):
-    """An adapter, hook or foreign quantiser that fused weights pass over without a word."""
+    """An adapter, hook or foreign quantizer that fused weights pass over without a word."""
     layers = make_layers([16, 32], 32, torch.bfloat16)
     states = make_states(3, 32, dtype=torch.bfloat16)
     change(layers)
@@ -190,7 +190,7 @@ def test_a_width_that_the_int8_kernel_does_not_take():
     assert torch.equal(QuantizedLinear(layers[0].weight)(states), one_by_one(layers, states))
 
 
-def test_quantised_layers_of_float32():
+def test_quantized_layers_of_float32():
     """The kernels of float32 are ten times slower than the dense layer; they are not to be chosen."""
     layers, states = make_layers([16, 16], 32, torch.float32, INT8), make_states(2, 32)
     assert torch.equal(fused_linear(layers)(states), one_by_one(layers, states))

@@ -10,13 +10,13 @@ import torch._dynamo.testing
 from transformers import CompileConfig
 
 from dia_hf.engine import launch
-from dia_hf.engine.runners import CompiledSteps, EagerSteps, GraphSteps, StaticSteps, make_steps
-from dia_hf.engine.decoder import FrameNetwork
-from dia_hf.engine.sampling import FrameRules
+from dia_hf.engine.decoder import FrameDecoder
+from dia_hf.engine.runners import CompiledRunner, CudaGraphRunner, EagerRunner, StaticRunner, make_runner
+from dia_hf.engine.sampling import SamplingSpec
 from dia_hf.engine.step import FrameView
 from tiny import random_config, random_model
 
-RULES = FrameRules(
+RULES = SamplingSpec(
     eos_token_id=64,
     pad_token_id=65,
     is_guided=True,
@@ -41,15 +41,15 @@ class Elsewhere:
 @pytest.fixture(scope="module")
 def network():
     with torch.no_grad():
-        return FrameNetwork(random_model(random_config(3)))
+        return FrameDecoder(random_model(random_config(3)))
 
 
 @pytest.mark.parametrize(
-    ("compile_options", "kind"), [(None, EagerSteps), ({}, CompiledSteps), ({"backend": "eager"}, CompiledSteps)]
+    ("compile_options", "kind"), [(None, EagerRunner), ({}, CompiledRunner), ({"backend": "eager"}, CompiledRunner)]
 )
 def test_choice_on_a_cpu(network, compile_options, kind):
     """Compiled without being asked to, which takes a minute; or not, when asked."""
-    assert type(make_steps(network, RULES, compile_options)) is kind
+    assert type(make_runner(network, RULES, compile_options)) is kind
 
 
 def test_choice_on_a_gpu(monkeypatch):
@@ -59,24 +59,24 @@ def test_choice_on_a_gpu(monkeypatch):
     arange = torch.arange
     monkeypatch.setattr(torch, "arange", lambda *args, **kwargs: arange(*args))
     elsewhere = Elsewhere(random_config(3).decoder_config)
-    assert type(make_steps(elsewhere, RULES, None)) is GraphSteps
+    assert type(make_runner(elsewhere, RULES, None)) is CudaGraphRunner
     assert not compiled
-    steps = make_steps(elsewhere, RULES, {"backend": "inductor"})
-    assert (type(steps), steps.step, compiled) == (GraphSteps, "compiled", [{"backend": "inductor"}])
+    steps = make_runner(elsewhere, RULES, {"backend": "inductor"})
+    assert (type(steps), steps.step, compiled) == (CudaGraphRunner, "compiled", [{"backend": "inductor"}])
 
 
 @pytest.mark.parametrize(("number", "places"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (64, 64), (65, 128)])
 def test_places(network, number, places):
     """A graph for every number of samples there ever was."""
-    assert StaticSteps(network, RULES).num_places(number) == places
-    assert EagerSteps(network, RULES).num_places(number) == number
+    assert StaticRunner(network, RULES).num_places(number) == places
+    assert EagerRunner(network, RULES).num_places(number) == number
 
 
 @pytest.mark.parametrize("capacity", [256, 512, 1280, 3072])
 @torch.inference_mode()
 def test_lengths_are_few_and_long_enough(network, capacity):
     """A length that cuts off the newest frames, runs out of the cache, or is another for each step."""
-    steps = StaticSteps(network, RULES)
+    steps = StaticRunner(network, RULES)
     room = network.new_cache(1, True, capacity + getattr(launch, "_SPARE", 0), 128)
     state = type("State", (), {"cache": room})
     for length in range(1, capacity + 1):
@@ -103,7 +103,7 @@ def test_more_programs_than_torch_keeps():
     for top_k in (3, 4, 5, 6):
         options = {"do_sample": False, "top_k": top_k, "guidance_scale": 2.0, "max_new_tokens": 12}
         compiled = model.generate(ids, compile_config=CompileConfig(backend="eager"), **options)
-        assert torch.equal(compiled, model.generate(ids, use_frame_loop=False, **options))
+        assert torch.equal(compiled, model.generate(ids, use_fast_path=False, **options))
 
 
 def test_a_program_serves_all_lengths():
@@ -114,7 +114,7 @@ def test_a_program_serves_all_lengths():
     options = {"do_sample": False, "min_new_tokens": 1100, "max_new_tokens": 1150}
     model.generation_config.compile_config = CompileConfig(backend=counted)
     ids = torch.ones(1, 3, dtype=torch.long)
-    fast = model.generate(ids, use_frame_loop=True, **options)
+    fast = model.generate(ids, use_fast_path=True, **options)
     assert fast.shape[1] > 1100
     assert counted.frame_count <= 2
 

@@ -1,4 +1,4 @@
-"""`FrameRules` and `take_step` against the slow loop's processors and transformers' warpers, run sample by sample.
+"""`SamplingSpec` and `take_step` against the slow loop's processors and transformers' warpers, run sample by sample.
 
 Where two tokens are so close that rounding decides, either is right; such rows are left out.
 """
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, LogitsProcessorList, MinNewTokensLengthLogitsProcessor
 
 from dia_hf import DiaConfig
-from dia_hf.engine.sampling import NEVER, FrameRules
+from dia_hf.engine.sampling import NEVER, SamplingSpec
 from dia_hf.engine.step import FrameState, FrameView, take_step
 from dia_hf.generation.fast_path import DiaCall, FrameCall
 from dia_hf.generation.generation_dia import _guidance, _warpers
@@ -21,7 +21,7 @@ from dia_hf.generation.logits_process import (
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
     DiaEOSScaleLogitsProcessor,
-    DiaGivenTokensLogitsProcessor,
+    DiaForcedTokensLogitsProcessor,
 )
 
 V, EOS, PAD = 23, 19, 20
@@ -245,11 +245,11 @@ def test_candidates_are_the_general_rules(wanted, options, do_sample, seed, end)
 
 
 @pytest.mark.parametrize("scale", [None, 2.0], ids=["unguided", "guided"])
-@pytest.mark.parametrize("neighbour", [None, 2.0], ids=["beside unguided", "beside guided"])
-def test_draws_follow_the_distribution(scale, neighbour):
-    """Noise used twice, or for another token than its own, favours some tokens (chi-square over 20,000 draws)."""
+@pytest.mark.parametrize("neighbor", [None, 2.0], ids=["beside unguided", "beside guided"])
+def test_draws_follow_the_distribution(scale, neighbor):
+    """Noise used twice, or for another token than its own, favors some tokens (chi-square over 20,000 draws)."""
     one = {"guidance_scale": scale, "temperature": 1.3, "top_k": 9, "top_p": 0.9}
-    other = {"guidance_scale": neighbour, "temperature": 0.7, "top_k": 4, "top_p": None}
+    other = {"guidance_scale": neighbor, "temperature": 0.7, "top_k": 4, "top_p": None}
     num_draws = 10_000
     rules, frame_settings = make_rules([one, other])
     everyone = torch.arange(2).repeat_interleave(num_draws)
@@ -280,7 +280,7 @@ def test_the_edge_of_the_nucleus(scale, top_p, num_kept):
     logits[..., 3:7] = 1.0
     scores = oracle_scores(logits, one, 0, rules.is_guided, 3)
     assert scores.softmax(-1).gt(0).sum(-1).tolist() == [num_kept] * 3
-    # Each sample's noise favours another token so much that it is drawn if it can be.
+    # Each sample's noise favors another token so much that it is drawn if it can be.
     noise = torch.full((V, 3, V), 1e9)
     noise[torch.arange(V), :, torch.arange(V)] = 1e-9
     logits = logits.repeat_interleave(V, dim=0)
@@ -357,7 +357,7 @@ def test_frames_are_completed_as_in_the_slow_loop(delays, num_samples, num_given
     processors.append(DiaEOSChannelFilterLogitsProcessor(num_channels, EOS))
     processors.append(DiaEOSDelayPatternLogitsProcessor(delays, EOS, [1 + limit for limit in limits], begin_index=1))
     before = slots.new_zeros(num_samples, 1, num_channels)
-    processors.append(DiaGivenTokensLogitsProcessor(torch.cat((before, slots), dim=1), PAD))
+    processors.append(DiaForcedTokensLogitsProcessor(torch.cat((before, slots), dim=1), PAD))
     history = torch.zeros(num_samples * num_channels, 1, dtype=torch.long)
     has_ended = torch.zeros(num_samples * num_channels, dtype=torch.bool)
     for frame in script:
@@ -371,7 +371,7 @@ def test_frames_are_completed_as_in_the_slow_loop(delays, num_samples, num_given
 
 
 def test_a_sample_carried_on_writes_into_its_own_places():
-    """Steps beyond the room there is write into a neighbour, or fail on a GPU far from here."""
+    """Steps beyond the room there is write into a neighbor, or fail on a GPU far from here."""
     rules, frame_settings = make_rules([{"guidance_scale": None, "top_k": None, "top_p": None, "temperature": None}])
     rules = replace(rules, do_sample=False)
     state = make_state(rules, frame_settings, free_slots(1, 3), [0, 1, 2], 2)
@@ -453,7 +453,7 @@ def test_a_delayed_end_needs_no_draw():
 
 
 def test_a_sample_that_has_ended_needs_no_draw():
-    """A sample that is over, and is carried on until the host looks, made its neighbours' call fail."""
+    """A sample that is over, and is carried on until the host looks, made its neighbors' call fail."""
     assert take_one_step(best_tokens(PAD, PAD, PAD), num_new=12, end=4) == ([PAD, PAD, PAD], False)
 
 
@@ -471,6 +471,6 @@ def test_equal_calls_have_equal_rules():
     """Rules that differ in what programs do not depend on compile and capture everything anew."""
     one = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9, "temperature": 1.2}
     rules, _ = make_rules([one])
-    assert isinstance(rules, FrameRules)
+    assert isinstance(rules, SamplingSpec)
     assert rules == make_rules([one | {"guidance_scale": 3.0, "temperature": 0.5, "top_p": 0.3}] * 3)[0]
     assert rules != make_rules([one | {"top_k": 6}])[0]

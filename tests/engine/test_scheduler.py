@@ -9,22 +9,22 @@ from itertools import pairwise
 
 import pytest
 import torch
+from dia_hf.engine.late import AsyncReads
 from torch.profiler import ProfilerActivity, profile
 from transformers import StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
-from dia_hf.engine import launch, loop, memory, network_of
-from dia_hf.engine.late import LateReads
-from dia_hf.engine.runners import CompiledSteps, EagerSteps, StaticSteps
-from dia_hf.engine.scheduler import FrameLoop
+from dia_hf.engine import launch, loop, make_frame_decoder, memory
+from dia_hf.engine.runners import CompiledRunner, EagerRunner, StaticRunner
+from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.generation import DiaCodesStreamer, frame_loop
 from dia_hf.generation.stopping_criteria import DiaCancelStoppingCriteria
 from tiny import as_inputs, assert_same_speech, random_config, random_model
 
 STEPS = {
-    "eager": EagerSteps,
-    "static": StaticSteps,
-    "compiled": lambda network, rules: CompiledSteps(network, rules, {"backend": "eager"}),
+    "eager": EagerRunner,
+    "static": StaticRunner,
+    "compiled": lambda network, rules: CompiledRunner(network, rules, {"backend": "eager"}),
 }
 GUIDED = {"guidance_scale": 2.0, "top_k": 9}
 GREEDY = GUIDED | {"do_sample": False}
@@ -36,7 +36,7 @@ LIMITS = [30, 12, 44, 9, 21, 37, 18]
 
 
 def set_steps(monkeypatch, kind):
-    monkeypatch.setattr(frame_loop, "make_steps", lambda network, rules, options: STEPS[kind](network, rules))
+    monkeypatch.setattr(frame_loop, "make_runner", lambda network, rules, options: STEPS[kind](network, rules))
 
 
 @pytest.fixture(params=["eager", "static"])
@@ -47,7 +47,7 @@ def kind(request, monkeypatch):
 
 def be_late(monkeypatch, most_waiting):
     """Let the host hear of the device so many reads late, as on a GPU."""
-    monkeypatch.setattr(loop, "LateReads", lambda receive, **kwargs: LateReads(receive, most_waiting))
+    monkeypatch.setattr(loop, "AsyncReads", lambda receive, **kwargs: AsyncReads(receive, most_waiting))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def make_inputs(config, numbers=range(7)):
 def alone(model):
     """What the slow loop says to each request alone."""
     return [
-        model.generate(**make_inputs(model.config, [n]), max_new_tokens=LIMITS[n], use_frame_loop=False, **GREEDY)[0]
+        model.generate(**make_inputs(model.config, [n]), max_new_tokens=LIMITS[n], use_fast_path=False, **GREEDY)[0]
         for n in range(7)
     ]
 
@@ -82,7 +82,7 @@ def test_requests_that_wait_are_answered_as_if_alone(monkeypatch, model, alone, 
     """A request that took the place of one that had ended, and its text, length, settings or last frames with it."""
     be_late(monkeypatch, most_waiting)
     answers = model.generate(
-        **make_inputs(model.config), max_new_tokens=LIMITS, max_batch_size=max_batch_size, use_frame_loop=True, **GREEDY
+        **make_inputs(model.config), max_new_tokens=LIMITS, max_batch_size=max_batch_size, use_fast_path=True, **GREEDY
     )
     assert_answers(answers, alone, model.config)
 
@@ -105,7 +105,7 @@ def test_other_models(monkeypatch, seed, options, kind):
     model = random_model(random_config(seed), seed).double()
     inputs, options = make_inputs(model.config), GREEDY | options
     limits = [limit + max(model.config.delay_pattern) for limit in LIMITS]
-    expected = model.generate(**inputs, max_new_tokens=limits, use_frame_loop=False, **options)
+    expected = model.generate(**inputs, max_new_tokens=limits, use_fast_path=False, **options)
     answers = model.generate(**inputs, max_new_tokens=limits, max_batch_size=seed % 4 + 1, **options)
     for answer, one in zip(answers, expected, strict=True):
         assert_same_speech(answer, one, model.config)
@@ -115,7 +115,7 @@ def test_other_models(monkeypatch, seed, options, kind):
 @pytest.mark.parametrize("max_batch_size", [1, 2, 3])
 def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size, limits):
     """Places that stay empty while requests wait: the same answers, in a multiple of the time."""
-    make_room, take, num_full, sizes = FrameLoop._make_room, STEPS[kind].take, [], []
+    make_room, take, num_full, sizes = FrameScheduler._make_room, STEPS[kind].take, [], []
 
     def watched(self, state):
         had_waiting = bool(self.waiting)
@@ -128,7 +128,7 @@ def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size, limits):
         sizes.append(state.num_samples)
         take(self, state, view)
 
-    monkeypatch.setattr(FrameLoop, "_make_room", watched)
+    monkeypatch.setattr(FrameScheduler, "_make_room", watched)
     monkeypatch.setattr(STEPS[kind], "take", counted)
     options = GREEDY | {"min_new_tokens": min(limits) - 7}
     model.generate(**make_inputs(model.config), max_new_tokens=limits, max_batch_size=max_batch_size, **options)
@@ -141,13 +141,13 @@ def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size, limits):
 
 def test_nobody_is_computed_who_is_complete(monkeypatch, model, alone):
     """Steps taken for samples that have reached their limit, or whose end the host has seen."""
-    sizes, take = [], EagerSteps.take
+    sizes, take = [], EagerRunner.take
 
     def counted(self, state, view):
         sizes.append(state.num_samples)
         take(self, state, view)
 
-    monkeypatch.setattr(EagerSteps, "take", counted)
+    monkeypatch.setattr(EagerRunner, "take", counted)
     model.generate(**make_inputs(model.config), max_new_tokens=LIMITS, **GREEDY)
     decoder = model.config.decoder_config
     spoken = [int(((row != decoder.bos_token_id) & (row != decoder.pad_token_id)).any(-1).sum()) for row in alone]
@@ -163,7 +163,7 @@ def test_draws_are_the_slow_loops(monkeypatch, model, kind, source, most_waiting
     be_late(monkeypatch, most_waiting)
     config, numbers = model.config, [0, 2, 4]
 
-    def run(use_frame_loop):
+    def run(use_fast_path):
         torch.manual_seed(3)
         generator = {
             "global": lambda: None,
@@ -174,7 +174,7 @@ def test_draws_are_the_slow_loops(monkeypatch, model, kind, source, most_waiting
             **make_inputs(config, numbers),
             max_new_tokens=[LIMITS[n] for n in numbers],
             generator=generator,
-            use_frame_loop=use_frame_loop,
+            use_fast_path=use_fast_path,
             **SAMPLED,
         )
 
@@ -197,7 +197,7 @@ def test_a_generator_of_ones_own(model, kind, max_batch_size):
             **make_inputs(model.config, [n]),
             max_new_tokens=LIMITS[n],
             generator=torch.Generator().manual_seed(n),
-            use_frame_loop=False,
+            use_fast_path=False,
             **SAMPLED,
         )
         assert_same_speech(answers[n], single, model.config)
@@ -223,10 +223,10 @@ def test_a_streamer_hears_every_frame_once(monkeypatch, model, kind, most_waitin
     """Frames lost on their way, handed on twice, in another order, or beyond the last end."""
     be_late(monkeypatch, most_waiting)
     inputs, records = make_inputs(model.config), {}
-    for use_frame_loop in (True, False):
-        records[use_frame_loop] = Record()
+    for use_fast_path in (True, False):
+        records[use_fast_path] = Record()
         model.generate(
-            **inputs, max_new_tokens=LIMITS, use_frame_loop=use_frame_loop, streamer=records[use_frame_loop], **GREEDY
+            **inputs, max_new_tokens=LIMITS, use_fast_path=use_fast_path, streamer=records[use_fast_path], **GREEDY
         )
     fast, slow = records[True], records[False]
     assert fast.has_ended
@@ -245,14 +245,14 @@ def test_a_call_ends_with_its_last_sample(monkeypatch, kind, seed, most_waiting)
     head = model.logits_dense.weight.data.unflatten(0, (decoder.num_channels, decoder.vocab_size))
     head[0, decoder.eos_token_id] *= 4  # so that it is soon the best token
     inputs, records, answers = make_inputs(model.config, [0, 1, 2]), [], []
-    for use_frame_loop in (True, False):
+    for use_fast_path in (True, False):
         records.append(Record())
-        options = GREEDY | {"max_new_tokens": 80, "use_frame_loop": use_frame_loop, "streamer": records[-1]}
+        options = GREEDY | {"max_new_tokens": 80, "use_fast_path": use_fast_path, "streamer": records[-1]}
         answers.append(model.generate(**inputs, **options))
     assert answers[1].shape[1] < 80
     assert torch.equal(*answers)
     assert len(records[0].frames) == len(records[1].frames)
-    without_streamer = model.generate(**inputs, **GREEDY, max_new_tokens=80, use_frame_loop=True)
+    without_streamer = model.generate(**inputs, **GREEDY, max_new_tokens=80, use_fast_path=True)
     assert torch.equal(without_streamer, answers[1])
 
 
@@ -262,7 +262,7 @@ def cancel_after(number):
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 20])
-def test_a_cancelled_call_returns_what_there_is(model, kind, number):
+def test_a_canceled_call_returns_what_there_is(model, kind, number):
     """Frames that were not spoken, or the call goes on to the limit."""
     inputs = make_inputs(model.config, [0, 2])
     whole = model.generate(**inputs, max_new_tokens=44, **GREEDY)
@@ -276,7 +276,7 @@ def test_a_cancelled_call_returns_what_there_is(model, kind, number):
     assert torch.equal(part, whole[:, : part.shape[1]])
 
 
-def test_a_cancelled_call_with_requests_that_wait(model):
+def test_a_canceled_call_with_requests_that_wait(model):
     """Those that have not had their turn are empty; an error instead takes the others' frames along."""
     criteria = StoppingCriteriaList([DiaCancelStoppingCriteria(cancel_after(40))])
     inputs = make_inputs(model.config)
@@ -322,7 +322,7 @@ def test_a_broken_call_leaves_nothing_to_the_next(kind):
     def run(**kwargs):
         return model.generate(**sound, **options, generator=torch.Generator().manual_seed(0), **kwargs)
 
-    expected = run(use_frame_loop=False)
+    expected = run(use_fast_path=False)
     with pytest.raises(ValueError, match="no token to draw"):
         model.generate(**broken, **options)
     assert torch.equal(run(), expected)
@@ -349,8 +349,8 @@ def test_masked_bytes_inside_a_text(model, kind, hole):
     mask = torch.ones_like(ids)
     mask[:, hole] = 0
     inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 30}
-    fast = model.generate(**inputs, use_frame_loop=True, **GREEDY)
-    assert torch.equal(fast, model.generate(**inputs, use_frame_loop=False, **GREEDY))
+    fast = model.generate(**inputs, use_fast_path=True, **GREEDY)
+    assert torch.equal(fast, model.generate(**inputs, use_fast_path=False, **GREEDY))
 
 
 @pytest.mark.parametrize("options", [{"min_length": 40}, {"max_new_tokens": 60, "min_new_tokens": 50}])
@@ -362,7 +362,7 @@ def test_as_many_positions_as_the_limit_asks_for(kind, options):
     model.generation_config.max_length = 40
     inputs = as_inputs(config, [b"Hi"], [torch.zeros(0, 9, dtype=torch.long)])
     fast = model.generate(**inputs, **GREEDY, **options)
-    assert torch.equal(fast, model.generate(**inputs, use_frame_loop=False, **GREEDY, **options))
+    assert torch.equal(fast, model.generate(**inputs, use_fast_path=False, **GREEDY, **options))
 
 
 def test_a_text_longer_than_the_decoders_positions(kind):
@@ -372,8 +372,8 @@ def test_a_text_longer_than_the_decoders_positions(kind):
     config.decoder_config.max_position_embeddings = 40
     model = random_model(config).double()
     inputs = as_inputs(config, [bytes(range(1, 60))], [torch.zeros(0, 9, dtype=torch.long)])
-    fast = model.generate(**inputs, max_new_tokens=20, use_frame_loop=True, **GREEDY)
-    assert torch.equal(fast, model.generate(**inputs, max_new_tokens=20, use_frame_loop=False, **GREEDY))
+    fast = model.generate(**inputs, max_new_tokens=20, use_fast_path=True, **GREEDY)
+    assert torch.equal(fast, model.generate(**inputs, max_new_tokens=20, use_fast_path=False, **GREEDY))
 
 
 # --- memory that stays ---
@@ -383,7 +383,7 @@ def test_a_text_longer_than_the_decoders_positions(kind):
 def batches(monkeypatch):
     """Notes which batches are taken, made and given back, and that none is used by two calls at once."""
     taken, busy, lock, seen = [], set(), threading.Lock(), []
-    adopt, release = StaticSteps.adopt, StaticSteps.release
+    adopt, release = StaticRunner.adopt, StaticRunner.release
 
     def watched_adopt(self, state):
         batch = adopt(self, state)
@@ -398,8 +398,8 @@ def batches(monkeypatch):
             busy.discard(id(state))
         release(self, state)
 
-    monkeypatch.setattr(StaticSteps, "adopt", watched_adopt)
-    monkeypatch.setattr(StaticSteps, "release", watched_release)
+    monkeypatch.setattr(StaticRunner, "adopt", watched_adopt)
+    monkeypatch.setattr(StaticRunner, "release", watched_release)
     set_steps(monkeypatch, "static")
     yield taken
     assert not any(seen), "a batch was used by two calls at once"
@@ -433,8 +433,8 @@ def test_another_delay_pattern(kind):
     model = random_model(random_config(0)).double()
     for _ in range(2):
         inputs = make_inputs(model.config, [0, 1])
-        fast = model.generate(**inputs, max_new_tokens=30, use_frame_loop=True, **GREEDY)
-        assert torch.equal(fast, model.generate(**inputs, max_new_tokens=30, use_frame_loop=False, **GREEDY))
+        fast = model.generate(**inputs, max_new_tokens=30, use_fast_path=True, **GREEDY)
+        assert torch.equal(fast, model.generate(**inputs, max_new_tokens=30, use_fast_path=False, **GREEDY))
         model.config.delay_pattern = [2 * delay for delay in model.config.delay_pattern]
 
 
@@ -450,7 +450,7 @@ def test_few_batches_stay(batches):
                 **GREEDY,
             )
     with torch.no_grad():
-        idle = launch._IDLE._of[network_of(model)]
+        idle = launch._IDLE._of[make_frame_decoder(model)]
     assert len(idle) == launch._MOST_IDLE
     assert [batch.size.num_places for batch in idle[-2:]] == [8, 8]  # the last ones
 
@@ -481,9 +481,9 @@ def test_a_batch_is_not_used_again_after_an_error(monkeypatch):
     options = GREEDY | {"max_new_tokens": 30}
     model.generate(**make_inputs(model.config, [0, 1, 2]), **options)
     with torch.no_grad():
-        network = network_of(model)
+        network = make_frame_decoder(model)
     idle = {batch.num_samples for batch in launch._IDLE._of[network]}
-    monkeypatch.setattr(FrameLoop, "_look", lambda self, state: 1 / 0)
+    monkeypatch.setattr(FrameScheduler, "_look", lambda self, state: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.generate(**make_inputs(model.config, [0, 1, 2]), **options)
     assert {batch.num_samples for batch in launch._IDLE._of[network]} == idle - {4}
@@ -493,7 +493,7 @@ def test_a_batch_that_was_given_back_is_not_given_back_again(monkeypatch):
     """When a smaller batch cannot be had, the larger one, which may serve another call already, is given away twice."""
     model = random_model(random_config(0)).double()
     set_steps(monkeypatch, "static")
-    adopt, held = StaticSteps.adopt, []
+    adopt, held = StaticRunner.adopt, []
 
     def failing_adopt(self, state):
         if held:
@@ -503,11 +503,11 @@ def test_a_batch_that_was_given_back_is_not_given_back_again(monkeypatch):
         held.append(adopt(self, state))
         return held[0]
 
-    monkeypatch.setattr(StaticSteps, "adopt", failing_adopt)
+    monkeypatch.setattr(StaticRunner, "adopt", failing_adopt)
     with pytest.raises(MemoryError):
         model.generate(**make_inputs(model.config), max_new_tokens=LIMITS, **GREEDY)
     with torch.no_grad():
-        assert launch._IDLE.take(network_of(model), held[0].size) is None
+        assert launch._IDLE.take(make_frame_decoder(model), held[0].size) is None
 
 
 def test_a_call_takes_the_memory_that_was_counted_for_it(kind):
@@ -516,7 +516,7 @@ def test_a_call_takes_the_memory_that_was_counted_for_it(kind):
     inputs, limits = make_inputs(model.config, [0, 1, 2]), [3000, 10, 3000]
     criteria = StoppingCriteriaList([DiaCancelStoppingCriteria(cancel_after(15))])
     with torch.no_grad():
-        network = network_of(model)
+        network = make_frame_decoder(model)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         model.generate(**inputs, max_new_tokens=limits, stopping_criteria=criteria, **GREEDY)
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]

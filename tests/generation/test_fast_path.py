@@ -12,7 +12,7 @@ from transformers.generation import BaseStreamer
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration
 from dia_hf._compat import CACHE_NAME
 from dia_hf.bench import HostSyncCounter
-from dia_hf.engine import FrameLoop, launch
+from dia_hf.engine import FrameScheduler, launch
 from tiny import as_inputs, random_config, random_model
 
 GUIDED = {"guidance_scale": 2.5, "top_k": 5}
@@ -60,8 +60,8 @@ def make(seed, era="0626"):
 def test_codes_are_those_of_the_slow_loop(call, era, seed):
     """A step that leaves out a rule, or reads another row's cache, says something else: greedy and from a seed."""
     model, inputs = make(seed, era)
-    fast = speak(model, inputs, CALLS[call], use_frame_loop=True)
-    assert torch.equal(fast, speak(model, inputs, CALLS[call], use_frame_loop=False))
+    fast = speak(model, inputs, CALLS[call], use_fast_path=True)
+    assert torch.equal(fast, speak(model, inputs, CALLS[call], use_fast_path=False))
 
 
 def test_a_generator_draws_as_in_the_slow_loop():
@@ -72,8 +72,8 @@ def test_a_generator_draws_as_in_the_slow_loop():
         lambda: [torch.Generator().manual_seed(seed) for seed in (3, 4, 5)],
     ):
         options = {"do_sample": True, **GUIDED}
-        fast = speak(model, inputs, options, generator=generators(), use_frame_loop=True)
-        assert torch.equal(fast, speak(model, inputs, options, seed=9, generator=generators(), use_frame_loop=False))
+        fast = speak(model, inputs, options, generator=generators(), use_fast_path=True)
+        assert torch.equal(fast, speak(model, inputs, options, seed=9, generator=generators(), use_fast_path=False))
 
 
 class OwnRule(LogitsProcessor):
@@ -104,9 +104,9 @@ def test_what_it_cannot_express_goes_to_the_slow_loop(name, monkeypatch):
     """A rule of the caller's that the fast loop does not know would be dropped without a word."""
     model, inputs = make(0)
     options, reason = OBSTACLES[name]
-    with pytest.raises(ValueError, match=f"`use_frame_loop` is True, but .*{reason}"):
-        speak(model, inputs, options, use_frame_loop=True)
-    monkeypatch.setattr(FrameLoop, "run", lambda self: pytest.fail("the fast loop took it"))
+    with pytest.raises(ValueError, match=f"`use_fast_path` is True, but .*{reason}"):
+        speak(model, inputs, options, use_fast_path=True)
+    monkeypatch.setattr(FrameScheduler, "run", lambda self: pytest.fail("the fast loop took it"))
     speak(model, inputs, options)
 
 
@@ -114,8 +114,8 @@ def test_a_dictionary_of_codes_alone():
     """`pipeline("text-to-speech")` asks for a dictionary, reads its codes, and took the slow loop for it."""
     model, inputs = make(0)
     options = {"do_sample": True, **GUIDED}
-    expected = speak(model, inputs, options, use_frame_loop=False)
-    output = speak(model, inputs, options, use_frame_loop=True, return_dict_in_generate=True)
+    expected = speak(model, inputs, options, use_fast_path=False)
+    output = speak(model, inputs, options, use_fast_path=True, return_dict_in_generate=True)
     assert torch.equal(output.sequences, expected)
     assert output["sequences"] is output.sequences and output.scores is None
 
@@ -126,10 +126,10 @@ def test_a_cache_or_states_of_the_callers_go_to_the_slow_loop():
     encoded = model.get_encoder()(inputs["input_ids"], attention_mask=inputs["attention_mask"])
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}
     with pytest.raises(ValueError, match="`encoder_outputs`"):
-        speak(model, rest, {"encoder_outputs": encoded}, use_frame_loop=True)
+        speak(model, rest, {"encoder_outputs": encoded}, use_fast_path=True)
     cache = StaticCache(model.config.decoder_config, max_cache_len=60)
     with pytest.raises(ValueError, match="cache"):
-        speak(model, inputs, {CACHE_NAME: cache, "do_sample": False}, use_frame_loop=True)
+        speak(model, inputs, {CACHE_NAME: cache, "do_sample": False}, use_fast_path=True)
 
 
 def test_a_delayed_first_channel_goes_to_the_slow_loop():
@@ -137,7 +137,7 @@ def test_a_delayed_first_channel_goes_to_the_slow_loop():
     model, inputs = make(0)
     model.config.delay_pattern[0] = 2
     with pytest.raises(ValueError, match="channel 0 is delayed"):
-        speak(model, inputs, {"do_sample": False}, use_frame_loop=True)
+        speak(model, inputs, {"do_sample": False}, use_fast_path=True)
     speak(model, inputs, {"do_sample": False})
 
 
@@ -146,24 +146,24 @@ def test_frames_beyond_the_positions():
     model, inputs = make(0)
     model.config.decoder_config.max_position_embeddings = 30
     options = {"do_sample": False, "min_new_tokens": 30}
-    fast = speak(model, inputs, options, use_frame_loop=True)
+    fast = speak(model, inputs, options, use_fast_path=True)
     assert fast.shape[1] > 30
-    assert torch.equal(fast, speak(model, inputs, options, use_frame_loop=False))
+    assert torch.equal(fast, speak(model, inputs, options, use_fast_path=False))
     with pytest.raises(ValueError, match="more than 60 frames"):
-        speak(model, inputs, options, max_new_tokens=60, use_frame_loop=True)
+        speak(model, inputs, options, max_new_tokens=60, use_fast_path=True)
 
 
 def test_settings_of_a_saved_config_count():
-    """`use_frame_loop` is a field like any other: in a generation config as in the call."""
+    """`use_fast_path` is a field like any other: in a generation config as in the call."""
     model, inputs = make(0)
-    config = GenerationConfig(use_frame_loop=True, min_p=0.1, do_sample=True)
+    config = GenerationConfig(use_fast_path=True, min_p=0.1, do_sample=True)
     with pytest.raises(ValueError, match="MinP"):
         speak(model, inputs, {"generation_config": config})
 
 
 def count_looks(monkeypatch):
-    """Count host synchronisations of the loop alone, from its first step to its last."""
-    counter, run = HostSyncCounter(), FrameLoop._take_step
+    """Count host synchronizations of the loop alone, from its first step to its last."""
+    counter, run = HostSyncCounter(), FrameScheduler._take_step
     steps = []
 
     def take_step(self, state):
@@ -172,7 +172,7 @@ def count_looks(monkeypatch):
         steps.append(1)
         run(self, state)
 
-    monkeypatch.setattr(FrameLoop, "_take_step", take_step)
+    monkeypatch.setattr(FrameScheduler, "_take_step", take_step)
     return counter, steps
 
 
@@ -194,7 +194,7 @@ def test_the_host_looks_once_in_eight_frames(call, batch_size, streamer, monkeyp
     counter, steps = count_looks(monkeypatch)
     options = CALLS[call] | {"max_new_tokens": 96, "min_new_tokens": 80}
     try:
-        model.generate(text, **options, use_frame_loop=True, streamer=streamer)
+        model.generate(text, **options, use_fast_path=True, streamer=streamer)
     finally:
         counter.__exit__(None, None, None)
     assert len(steps) == 96
@@ -206,7 +206,7 @@ def test_the_detector_sees_the_slow_loop():
     """A detector that sees nothing would let any loop pass."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
     with HostSyncCounter() as counter:
-        model.generate(torch.ones(1, 5, dtype=torch.long), max_new_tokens=40, min_new_tokens=24, use_frame_loop=False)
+        model.generate(torch.ones(1, 5, dtype=torch.long), max_new_tokens=40, min_new_tokens=24, use_fast_path=False)
     assert counter.total > 40
 
 
@@ -216,10 +216,10 @@ def test_the_step_compiles_whole_and_once(call):
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
     text = {"input_ids": torch.randint(1, 200, (1, 30), generator=torch.Generator().manual_seed(0))}
     options = CALLS[call] | {"max_new_tokens": 250, "min_new_tokens": 234}
-    eager = speak(model, text, options, use_frame_loop=True)
+    eager = speak(model, text, options, use_fast_path=True)
     counter = CompileCounter()
     with torch._dynamo.config.patch(error_on_recompile=True), short_steps():
-        compiled = speak(model, text, options, compile_config=CompileConfig(backend=counter), use_frame_loop=True)
+        compiled = speak(model, text, options, compile_config=CompileConfig(backend=counter), use_fast_path=True)
     assert torch.equal(compiled, eager)
     assert counter.frame_count == 1
 
@@ -236,7 +236,7 @@ def test_the_compiled_step_says_the_same():
     """Inductor's own fusions must not change what is said (greedy, float32)."""
     model, inputs = make(3)
     options = {"do_sample": False, **GUIDED}
-    compiled = speak(model, inputs, options, compile_config=CompileConfig(), use_frame_loop=True)
+    compiled = speak(model, inputs, options, compile_config=CompileConfig(), use_fast_path=True)
     assert torch.equal(compiled, speak(model, inputs, options))
 
 
@@ -269,7 +269,7 @@ def test_waiting_requests_are_not_encoded_before_their_time(monkeypatch):
     model.model.encoder.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    speak(model, inputs, {"do_sample": False, **GUIDED}, max_batch_size=1, use_frame_loop=True)
+    speak(model, inputs, {"do_sample": False, **GUIDED}, max_batch_size=1, use_fast_path=True)
     assert max(sizes) == 1
 
 
@@ -278,9 +278,9 @@ def test_the_batch_follows_the_memory_at_hand(monkeypatch):
     model, inputs = make(4)
     whole = speak(model, inputs, {"do_sample": False})
     sizes = []
-    take = FrameLoop._take_step
+    take = FrameScheduler._take_step
     monkeypatch.setattr(
-        FrameLoop, "_take_step", lambda self, state: (sizes.append(state.num_samples), take(self, state))[1]
+        FrameScheduler, "_take_step", lambda self, state: (sizes.append(state.num_samples), take(self, state))[1]
     )
     monkeypatch.setattr("dia_hf.engine.memory.free_memory", lambda device: 10)
     assert torch.equal(speak(model, inputs, {"do_sample": False}), whole)
@@ -312,7 +312,7 @@ def test_a_layer_of_ones_own_counts():
 
     mlp.__class__ = Louder
     with pytest.raises(ValueError, match="a Louder has another `forward`"):
-        speak(model, inputs, {"do_sample": False}, use_frame_loop=True)
+        speak(model, inputs, {"do_sample": False}, use_fast_path=True)
 
 
 def test_other_angles_count():
@@ -322,7 +322,7 @@ def test_other_angles_count():
     speak(model, inputs, options)
     model.config.decoder_config.rope_parameters["rope_theta"] = 7.0
     assert torch.equal(
-        speak(model, inputs, options, use_frame_loop=True), speak(model, inputs, options, use_frame_loop=False)
+        speak(model, inputs, options, use_fast_path=True), speak(model, inputs, options, use_fast_path=False)
     )
 
 
@@ -347,12 +347,12 @@ def test_what_is_returned_is_an_ordinary_tensor():
         def put(self, value):
             streamed.append(value)
 
-    speak(model, inputs, {"do_sample": False}, streamer=Listener(), use_frame_loop=True)
+    speak(model, inputs, {"do_sample": False}, streamer=Listener(), use_fast_path=True)
     assert not any(tokens.is_inference() for tokens in streamed)
 
 
 def test_a_published_config_takes_the_fast_loop():
-    """The defaults that everyone uses must not meet an obstacle."""
+    """The defaults that everyone uses must not meet an unsupported_reason."""
     config = DiaConfig()
     config.encoder_config.num_hidden_layers = config.decoder_config.num_hidden_layers = 1
     for part in (config.encoder_config, config.decoder_config):
@@ -360,4 +360,4 @@ def test_a_published_config_takes_the_fast_loop():
     config.decoder_config.cross_hidden_size = 32
     model = DiaForConditionalGeneration(config).eval()
     options = {"guidance_scale": 3.0, "temperature": 1.2, "top_p": 0.95, "top_k": 45, "do_sample": True}
-    model.generate(torch.ones(1, 5, dtype=torch.long), **options, max_new_tokens=20, use_frame_loop=True)
+    model.generate(torch.ones(1, 5, dtype=torch.long), **options, max_new_tokens=20, use_fast_path=True)

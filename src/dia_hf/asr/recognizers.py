@@ -1,7 +1,7 @@
-"""Speech recognisers, and what they did not hear: words of texts, and how many of them are wrong.
+"""Speech recognizers behind one method.
 
-Two kinds, behind one method: pocketsphinx with a closed vocabulary, which is small, works offline and gives the same
-answer each time; and any recogniser of transformers' pipeline. Knows nothing of models that speak; called by `speech/`
+Two kinds: pocketsphinx with a closed vocabulary, which is small, works offline and gives the same
+answer each time; and any recognizer of transformers' pipeline. Knows nothing of models that speak; called by `speech/`
 for transcripts, by `training/` while a model learns, and by `evaluation/` when it has.
 
 Legend: N samples.
@@ -11,165 +11,31 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..audio.io import resample
-from ..atomic_write import read_text
 from ..hub import check_model
+from .wer import words_of
 
 __all__ = [
     "POCKETSPHINX",
-    "Recogniser",
-    "WordErrors",
-    "import_jiwer",
-    "load_recogniser",
-    "read_vocabulary",
-    "vocabulary_of",
-    "word_errors",
-    "words_of",
+    "Recognizer",
+    "load_recognizer",
 ]
 
 POCKETSPHINX = "pocketsphinx"
-"""The name by which `load_recogniser` knows it."""
+"""The name by which `load_recognizer` knows it."""
 
-# What is not said: speaker tags, "(laughs)", and the "[Music]" of recognisers.
-_NOT_SAID = re.compile(r"\[[^\]]*\]|\([^)]*\)")
-_APOSTROPHES = re.compile(r"['’]")
 _DICTIONARY = "en-us/cmudict-en-us.dict"
 
 
-def _spelled_words(text: str) -> list[str]:
-    """Return the words that are heard of a text, with the apostrophes in them."""
-    said = _APOSTROPHES.sub("'", _NOT_SAID.sub(" ", unicodedata.normalize("NFKC", text).casefold()))
-    words = "".join(
-        letter if letter == "'" or unicodedata.category(letter)[0] in "LMN" else " " for letter in said
-    ).split()
-    return [word for word in words if word.strip("'")]
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words that are heard of a text: without tags, "(laughs)", punctuation and capitals.
-
-    Example:
-    ```python
-    >>> from dia_hf.asr.recognizers import words_of
-    >>> words_of("[S1] Well-known, isn't it? (laughs)")
-    ['well', 'known', 'isnt', 'it']
-
-    ```
-    """
-    return [word.replace("'", "") for word in _spelled_words(text)]
-
-
-def vocabulary_of(texts: Iterable[str]) -> list[str]:
-    """Return the words of some texts, each once, for a recogniser that is to know no others.
-
-    Args:
-        texts (`Iterable[str]`): What is to be said, with speaker tags.
-
-    Returns:
-        `list[str]`: In the order of the alphabet, with the apostrophes that tell "we'll" from "well".
-    """
-    return sorted({word for text in texts for word in _spelled_words(text)})
-
-
-def read_vocabulary(file: str | os.PathLike) -> tuple[list[str], dict[str, str]]:
-    """Read the words that a recogniser is to know, as `load_recogniser` takes them.
-
-    Args:
-        file (`str` or `os.PathLike`): UTF-8 text, a word a line, perhaps with its pronunciation: "dia D IY AH". Blank
-            lines, and those that begin with "#", are passed over.
-
-    Returns:
-        `tuple[list[str], dict[str, str]]`: The words in the file's order, and the pronunciations that stand there.
-
-    Raises:
-        ValueError: If a word stands there twice, or the file is not in UTF-8.
-        OSError: If there is no such file.
-    """
-    words: dict[str, str] = {}
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            word, *phones = line.split()
-            if word in words:
-                raise ValueError(f"{str(file)!r}, line {number}: {word!r} stands there twice; keep one.")
-            words[word] = " ".join(phones)
-    return list(words), {word: phones for word, phones in words.items() if phones}
-
-
-@dataclass(frozen=True)
-class WordErrors:
-    """How what was heard differs from what was to be said.
-
-    Args:
-        substitutions (`int`): Words that were heard as others.
-        deletions (`int`): Words that were not heard.
-        insertions (`int`): Words that were heard beyond those.
-        words (`int`): Words that were to be said.
-    """
-
-    substitutions: int
-    deletions: int
-    insertions: int
-    words: int
-
-    @property
-    def errors(self) -> int:
-        """All that is wrong together."""
-        return self.substitutions + self.deletions + self.insertions
-
-
-def import_jiwer() -> ModuleType:
-    """Import jiwer, which comes with an extra.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    try:
-        import jiwer
-    except ImportError as error:
-        raise ImportError(
-            'word errors are counted by jiwer: `pip install "dia-hf[train]"` or `"dia-hf[evaluate]"` brings it.'
-        ) from error
-    return jiwer
-
-
-def word_errors(said: str, heard: str) -> WordErrors:
-    """Count the words that are wrong, missing or too many, in the alignment that has the fewest.
-
-    Args:
-        said (`str`): What was to be said, with speaker tags.
-        heard (`str`): What a recogniser wrote down.
-
-    Raises:
-        ImportError: If jiwer is missing.
-
-    Example:
-    ```python
-    >>> from dia_hf.asr.recognizers import word_errors
-    >>> word_errors("[S1] One, two, three.", "one too three four")
-    WordErrors(substitutions=1, deletions=0, insertions=1, words=3)
-
-    ```
-    """
-    reference, hypothesis = words_of(said), words_of(heard)
-    jiwer = import_jiwer()
-    if not reference:  # of which jiwer makes an error
-        return WordErrors(0, 0, len(hypothesis), 0)
-    alignment = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
-    return WordErrors(alignment.substitutions, alignment.deletions, alignment.insertions, len(reference))
-
-
-class Recogniser(Protocol):
+class Recognizer(Protocol):
     """Writes down what is said.
 
     Attributes:
@@ -183,13 +49,13 @@ class Recogniser(Protocol):
         ...
 
 
-def load_recogniser(
+def load_recognizer(
     asr: str | os.PathLike,
     words: Sequence[str] | None = None,
     pronunciations: Mapping[str, str] | None = None,
     device: Any = "cpu",
-) -> Recogniser:
-    """Load a speech recogniser.
+) -> Recognizer:
+    """Load a speech recognizer.
 
     Args:
         asr (`str` or `os.PathLike`): "pocketsphinx", with its own model of American English at 16 kHz, which hears
@@ -203,7 +69,7 @@ def load_recogniser(
             runs on the CPU.
 
     Returns:
-        `Recogniser`: Its answers depend on the sound alone, not on what it heard before.
+        `Recognizer`: Its answers depend on the sound alone, not on what it heard before.
 
     Raises:
         ValueError: If there are no words for pocketsphinx, one is not a single word, is not in its dictionary, or has a
@@ -214,9 +80,9 @@ def load_recogniser(
     Example:
     ```python
     >>> import numpy as np
-    >>> from dia_hf.asr.recognizers import load_recogniser
-    >>> recogniser = load_recogniser("pocketsphinx", ["hello", "dia"], {"dia": "D IY AH"})
-    >>> recogniser.transcribe(np.zeros(16000, np.float32), 16000)
+    >>> from dia_hf.asr.recognizers import load_recognizer
+    >>> recognizer = load_recognizer("pocketsphinx", ["hello", "dia"], {"dia": "D IY AH"})
+    >>> recognizer.transcribe(np.zeros(16000, np.float32), 16000)
     ''
 
     ```
@@ -233,20 +99,20 @@ def load_recogniser(
 
 
 class _Pipeline:
-    """A recogniser of transformers."""
+    """A recognizer of transformers."""
 
     def __init__(self, asr: str | os.PathLike, device: Any) -> None:
         from transformers import pipeline
 
-        self._recognise = pipeline("automatic-speech-recognition", model=str(asr), device=device)
+        self._recognize = pipeline("automatic-speech-recognition", model=str(asr), device=device)
         # The pipeline resamples only where torchaudio is installed; so it is given its own rate.
-        self.sampling_rate: int = self._recognise.feature_extractor.sampling_rate
+        self.sampling_rate: int = self._recognize.feature_extractor.sampling_rate
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        """See `Recogniser`."""
+        """See `Recognizer`."""
         if len(waveform) == 0:
             return ""
-        return self._recognise(resample(waveform, sampling_rate, self.sampling_rate))["text"].strip()
+        return self._recognize(resample(waveform, sampling_rate, self.sampling_rate))["text"].strip()
 
 
 class _Pocketsphinx:
@@ -263,7 +129,7 @@ class _Pocketsphinx:
             import pocketsphinx
         except ImportError as error:
             raise ImportError(
-                "the recogniser 'pocketsphinx' is not installed: `pip install \"dia-hf[evaluate]\"` brings it."
+                "the recognizer 'pocketsphinx' is not installed: `pip install \"dia-hf[evaluate]\"` brings it."
             ) from error
         if isinstance(words, str) or not words:
             raise ValueError(
@@ -282,12 +148,12 @@ class _Pocketsphinx:
         self._decoder.activate_search("words")
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        """See `Recogniser`."""
+        """See `Recognizer`."""
         samples = resample(np.asarray(waveform, dtype=np.float32), sampling_rate, self.sampling_rate)
         samples = np.rint(samples.clip(-1, 1) * 32767).astype("<i2")
         if not samples.any():  # of nothing but zeros, its features are no numbers and its answer any word
             return ""
-        # Or the noise that it believes to know, from what it heard before, colours what it hears next.
+        # Or the noise that it believes to know, from what it heard before, colors what it hears next.
         self._decoder.reinit_feat()
         self._decoder.start_utt()
         self._decoder.process_raw(samples.tobytes(), full_utt=True)

@@ -4,7 +4,7 @@ Whatever goes through the network together, and in however many pieces, comes ou
 
 - Clips of different lengths share a pass, padded on the right. A convolution would see beyond a clip's end what the
   layers before it made of the padding, where the lone clip has zeros; so that is set to zero before each convolution.
-- A long clip is cut into windows of whole frames, each given a margin of its neighbours' frames.
+- A long clip is cut into windows of whole frames, each given a margin of its neighbors' frames.
 
 Both follow from one plan of a network: its layers in order, each with its kernel, stride and padding. The codec's own
 config is the one truth for sampling rate, hop length and number of codebooks. Knows nothing of the delay pattern,

@@ -32,7 +32,7 @@ def measure_loudness(waveform: np.ndarray, sampling_rate: int) -> float:
 
     Args:
         waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): At least 0.4 s; up to five channels, in the order
-            left, right, centre, left and right surround.
+            left, right, center, left and right surround.
         sampling_rate (`int`): In hertz, at least 8,000.
 
     Returns:

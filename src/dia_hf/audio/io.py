@@ -19,7 +19,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from ..atomic_write import shortened, written_whole
+from ..atomic_write import atomic_write, shortened
 
 __all__ = [
     "AUDIO_FORMATS",
@@ -192,8 +192,8 @@ def write_audio(
     Args:
         path (`str` or `os.PathLike`): Ends in .wav (16-bit), .flac (16-bit), .mp3 or .ogg (Vorbis).
         waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): float32 in [-1, 1], at least one sample. Louder
-            ones are clipped to that, in every format alike; `dia_hf.audio.effects.limit_peak` scales instead. PCM of int16
-            or int32 is written as it is.
+            ones are clipped to that, in every format alike; `dia_hf.audio.effects.limit_peak` scales instead. PCM of
+            int16 or int32 is written as it is.
         sampling_rate (`int`): In hertz.
         metadata (`dict`, *optional*): How the sound was made, for `read_metadata`: text, seed, model, whatever JSON can
             carry, which turns keys into strings and tuples into lists. It stands in the file's comment.
@@ -235,7 +235,7 @@ def write_audio(
         ) from error
     if not whole:
         raise ValueError(f"{len(comment or '')} bytes of metadata do not fit into {str(path)!r}; shorten them.")
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(encoded)
 
 

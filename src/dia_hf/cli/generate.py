@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..asr.wer import words_of
 from ..assets import MINIATURE, miniature_vocabulary
-from ..audio.io import audio_format
 from ..atomic_write import decode_text, read_text
-from ..asr.recognizers import words_of
+from ..audio.io import audio_format
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,
@@ -82,7 +82,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     voice.add_argument("--audio-prompt", metavar="F", help="a recording whose voice to go on with (5 to 10 s)")
     voice.add_argument("--prompt-text", metavar="TEXT", help="its transcript; without it, TEXT begins with it")
-    voice.add_argument("--transcribe", metavar="MODEL", help="let a speech recogniser write it (openai/whisper-small)")
+    voice.add_argument("--transcribe", metavar="MODEL", help="let a speech recognizer write it (openai/whisper-small)")
     script = generate.add_argument_group("long scripts", "what is too long for one pass is spoken in several")
     script.add_argument("--language", default="en", metavar="L", help="by which sentences are found (en)")
     script.add_argument(
@@ -245,7 +245,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     from transformers.utils import logging
 
     from ..speech import Dia
-    from ..speech.dialogue import remove_passes
+    from ..speech.dialogue import remove_chunks
     from ..speech.playback import open_player, open_stdout
 
     with warnings.catch_warnings():  # of silence
@@ -285,7 +285,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     else:
         voices = voices if args.audio_prompt is None else _make_voice(args, dia)
         if args.force and not is_pcm:
-            remove_passes(Path(f"{output}.passes"))
+            remove_chunks(Path(f"{output}.passes"))
         dialogue = dia.dialogue(
             text,
             voices=voices,

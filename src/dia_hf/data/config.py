@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["TAG", "PrepareSettings"]
+__all__ = ["TAG", "PrepareConfig"]
 
 TAG = re.compile(r"\[[^\[\]\s]+\]")
 """A word in square brackets."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareSettings:
+class PrepareConfig:
     """What `prepare_dataset` looks for, does and refuses.
 
     Args:

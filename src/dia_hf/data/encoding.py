@@ -1,4 +1,4 @@
-"""Audio to cached codes, in one process or several: read, levelled, trimmed, checked against its text, encoded.
+"""Audio to cached codes, in one process or several: read, leveled, trimmed, checked against its text, encoded.
 
 A clip's codes are kept in a file that is called by the hash of its audio and of what is done to it, so that nothing is
 encoded twice. Knows nothing of tables and reports; called by `prepare.py`.
@@ -33,11 +33,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from ..atomic_write import atomic_write
 from ..audio.codec import Codec
-from ..feature_extraction_dia import DiaFeatureExtractor
-from ..atomic_write import written_whole
 from ..audio.effects import measure_loudness, normalize_loudness, trim_silence
-from .config import PrepareSettings
+from ..feature_extraction_dia import DiaFeatureExtractor
+from .config import PrepareConfig
 from .sources import Row, RowError, digest_audio, read_clip
 
 __all__ = ["Cache", "Pending", "Recording", "encode_rows"]
@@ -98,7 +98,7 @@ class Cache:
     def put(self, recording: Recording, codes: np.ndarray) -> None:
         """Keep a clip."""
         found = {name: value for name, value in asdict(recording).items() if name not in ("key", "is_new")}
-        with written_whole(self._path(recording.key)) as beside:
+        with atomic_write(self._path(recording.key)) as beside:
             beside.write_bytes(to_safetensors({"codes": codes}, {"recording": json.dumps(found)}))
 
 
@@ -106,7 +106,7 @@ class _Encoder:
     """Turns the audio of some rows into cached codes, those that are new in one batch."""
 
     def __init__(
-        self, model: Any, extractor: DiaFeatureExtractor, settings: PrepareSettings, cache: Path, device: str | None
+        self, model: Any, extractor: DiaFeatureExtractor, settings: PrepareConfig, cache: Path, device: str | None
     ) -> None:
         place = next(model.parameters()).device
         wanted = place if device is None else torch.device(device)
@@ -261,5 +261,5 @@ def encode_rows(
                 'began them does not do so under `if __name__ == "__main__":`. What is encoded is kept.'
             ) from error
         finally:
-            is_over.set()  # jobs that a process has taken can no longer be cancelled
+            is_over.set()  # jobs that a process has taken can no longer be canceled
             pool.shutdown(wait=True, cancel_futures=True)

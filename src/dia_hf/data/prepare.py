@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ..assets import MINIATURE
-from ..atomic_write import LOCK, find_held, first_line, is_leftover, locked, read_json, written_whole
+from ..atomic_write import LOCK, atomic_write, find_held, first_line, is_leftover, locked, read_json
 from ..processing_dia import DiaProcessor
+from .config import TAG, PrepareConfig
 from .encoding import Cache, Pending, Recording, encode_rows
-from .report import Clip, Notice, PrepareReport, plot_report, write_jsonl
-from .config import TAG, PrepareSettings
+from .report import Clip, Issue, PrepareReport, plot_report, write_jsonl
 from .sources import Row, RowError, file_of, import_datasets, open_source
 from .transcripts import TAG_HINT, Texts
 
@@ -58,7 +58,7 @@ class _Run:
         self.texts = texts
         self.num_rows = 0
         self._kept: dict[int, tuple[Row, Clip, float]] = {}  # by place, with the share that is clipped
-        self._rejected: dict[int, Notice] = {}
+        self._rejected: dict[int, Issue] = {}
         self._first: dict[str, tuple[int, Row]] = {}  # by id, with its place
         self._repeated: dict[int, int] = {}  # place of a row to that of the first of its id
         self._num_encoded = 0
@@ -123,14 +123,14 @@ class _Run:
         warned = [notice for row, clip, clipped in kept for notice in self._warn(row, clip, clipped)]
         return PrepareReport(source, self.num_rows, [clip for _, clip, _ in kept], rejected, warned, self._num_encoded)
 
-    def _explain(self, place: int) -> Notice:
+    def _explain(self, place: int) -> Issue:
         """Say of a row whether the other one that has its id was rejected, too: now it is known."""
         notice = self._rejected[place]
         if self._repeated.get(place) not in self._rejected:
             return notice
         return replace(notice, reason=f"{notice.reason.removesuffix('.')}, which was rejected.")
 
-    def _warn(self, row: Row, clip: Clip, clipped: float) -> Iterator[Notice]:
+    def _warn(self, row: Row, clip: Clip, clipped: float) -> Iterator[Issue]:
         if clip.sampling_rate < _PHONE_RATE:
             reason = f"it was recorded at {clip.sampling_rate} Hz, and the voice will sound like that."
             yield _notice(row, "low_sampling_rate", reason)
@@ -142,15 +142,15 @@ class _Run:
             yield _notice(row, "unknown_brackets", reason)
 
 
-def _notice(row: Row, code: str, reason: str) -> Notice:
-    return Notice(row.source, row.number, row.id, file_of(row.audio), code, reason)
+def _notice(row: Row, code: str, reason: str) -> Issue:
+    return Issue(row.source, row.number, row.id, file_of(row.audio), code, reason)
 
 
 def prepare_dataset(
     source: Any,
     dest: str | os.PathLike,
     processor: DiaProcessor,
-    settings: PrepareSettings | None = None,
+    settings: PrepareConfig | None = None,
     *,
     split: str | None = None,
     config: str | None = None,
@@ -172,7 +172,7 @@ def prepare_dataset(
         dest (`str` or `os.PathLike`): Folder to be made, or made by an earlier run. `load_prepared` opens it, and
             so does `datasets.load_from_disk`.
         processor (`DiaProcessor`): With the tokenizer and the codec of the model to be trained.
-        settings (`PrepareSettings`, *optional*): What else to choose.
+        settings (`PrepareConfig`, *optional*): What else to choose.
         split, config (`str`, *optional*): Of a dataset with several.
         num_proc (`int`, defaults to 1): Processes that encode, each with a codec of its own and one thread. Above 1, a
             script has to call this under `if __name__ == "__main__":`.
@@ -197,7 +197,7 @@ def prepare_dataset(
     >>> import tempfile
     >>> import numpy as np
     >>> from dia_hf import MINIATURE, DiaProcessor
-    >>> from dia_hf.training import load_prepared, prepare_dataset
+    >>> from dia_hf.data import load_prepared, prepare_dataset
     >>> processor = DiaProcessor.from_pretrained(MINIATURE)
     >>> sound = {"array": 0.2 * np.sin(np.arange(48000) / 20), "sampling_rate": 48000}
     >>> clips = [{"audio": sound, "text": "Hello there."}, {"audio": sound, "text": ""}]
@@ -211,7 +211,7 @@ def prepare_dataset(
     ```
     """
     import_datasets()
-    settings = settings if settings is not None else PrepareSettings()
+    settings = settings if settings is not None else PrepareConfig()
     if num_proc < 1:
         raise ValueError(f"`num_proc` is {num_proc}; it is 1 or more.")
     codec, extractor = processor.codec, processor.feature_extractor
@@ -239,7 +239,7 @@ def prepare_dataset(
     cache = folder / "cache"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, f"another process is preparing {str(folder)!r}; wait for it, or give another folder."):
-        with written_whole(cache / _CACHE_MARK) as beside:
+        with atomic_write(cache / _CACHE_MARK) as beside:
             beside.write_text(_CACHE_NOTE, "utf-8")
         model = processor.audio_tokenizer
         with tqdm(desc="preparing", total=opened.num_rows, unit=" clips", disable=not verbose) as bar:
@@ -275,7 +275,7 @@ def _name_of(processor: DiaProcessor) -> str | None:
     return os.path.abspath(name) if os.path.isdir(name) else name
 
 
-def _fields(settings: PrepareSettings) -> dict[str, Any]:
+def _fields(settings: PrepareConfig) -> dict[str, Any]:
     """Return the settings as JSON can carry them."""
     return {**vars(settings), "speaker_tags": dict(settings.speaker_tags), "extra_tags": list(settings.extra_tags)}
 
@@ -336,7 +336,7 @@ def _write(folder: Path, report: PrepareReport, info: Mapping[str, Any]) -> Prep
         (folder / "report.png").unlink(missing_ok=True)
         report = replace(report, notes=["no report.png: it takes matplotlib."])
     _write_json(folder / "report.json", report.to_dict())
-    with written_whole(folder / "report.md") as beside:
+    with atomic_write(folder / "report.md") as beside:
         beside.write_text(report.to_markdown(), "utf-8", errors="backslashreplace")
     _write_json(folder / "prepared.json", {**info, "data_files": names})
     for path in folder.glob("data-*.arrow"):
@@ -365,7 +365,7 @@ def _name_by_content(dataset: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8", errors="backslashreplace")
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic_write import written_whole
+from ..atomic_write import atomic_write
 
-__all__ = ["Clip", "Notice", "Oddity", "PrepareReport", "find_oddest", "plot_report", "write_jsonl"]
+__all__ = ["Clip", "Issue", "Outlier", "PrepareReport", "find_outliers", "plot_report", "write_jsonl"]
 
 _NO_SPEAKER = "(no speaker)"
 _SHOWN = 3  # examples of a reason in the summary
@@ -36,7 +36,7 @@ class Clip:
         source (`str`): File or dataset.
         row (`int`): Its row, from 1.
         key (`str`): Under which its codes are cached.
-        seconds (`float`): As it will be learnt, without the silence that was cut off.
+        seconds (`float`): As it will be learned, without the silence that was cut off.
         seconds_before (`float`): Of the whole recording, or of the whole segment of one.
         num_characters (`int`): Of the text without its tags.
         sampling_rate (`int`): Of the recording, in hertz.
@@ -63,7 +63,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Notice:
+class Issue:
     """What is to be said about a row: why it was rejected, or what to look at though it was kept.
 
     Args:
@@ -84,7 +84,7 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Oddity:
+class Outlier:
     """A clip that is unlike the others.
 
     Args:
@@ -120,7 +120,7 @@ _MEASURES = {
 }
 
 
-def find_oddest(clips: Sequence[Clip], count: int = 10) -> list[Oddity]:
+def find_outliers(clips: Sequence[Clip], count: int = 10) -> list[Outlier]:
     """Find the clips that are least like the others in length, in speed of speech or in loudness.
 
     Each measure's deviation is counted from the median in robust standard deviations (1.4826 times the median absolute
@@ -132,14 +132,14 @@ def find_oddest(clips: Sequence[Clip], count: int = 10) -> list[Oddity]:
         count (`int`, defaults to 10): How many to return at most.
 
     Returns:
-        `list[Oddity]`: The oddest first; clips that are like all others in every measure are left out.
+        `list[Outlier]`: The oddest first; clips that are like all others in every measure are left out.
 
     Example:
     ```python
-    >>> from dia_hf.data.report import Clip, find_oddest
+    >>> from dia_hf.data.report import Clip, find_outliers
     >>> def clip(number, seconds):
     ...     return Clip(f"{number}", "[S1] Hello.", "metadata.csv", number, "", seconds, seconds, 10, 44100)
-    >>> [oddity.clip.id for oddity in find_oddest([clip(1, 4.0), clip(2, 4.4), clip(3, 40.0), clip(4, 3.7)], count=1)]
+    >>> [oddity.clip.id for oddity in find_outliers([clip(1, 4.0), clip(2, 4.4), clip(3, 40.0), clip(4, 3.7)], count=1)]
     ['3']
 
     ```
@@ -167,7 +167,7 @@ def find_oddest(clips: Sequence[Clip], count: int = 10) -> list[Oddity]:
             f"{getattr(clip, name):.1f}{measure.unit}, {abs(deviation):.1f} robust standard deviations "
             f"{'above' if deviation > 0 else 'below'} the median of {median:.1f}"
         )
-        oddities.append(Oddity(clip, name, deviation, why))
+        oddities.append(Outlier(clip, name, deviation, why))
     return sorted(oddities, key=lambda oddity: -abs(oddity.deviation))[:count]
 
 
@@ -187,8 +187,8 @@ class PrepareReport:
         source (`str`): What was prepared.
         num_rows (`int`): How many rows it has.
         clips (`Sequence[Clip]`): What was kept, in the order of the source.
-        rejected (`Sequence[Notice]`): What was not.
-        warnings (`Sequence[Notice]`): What was kept and should be looked at.
+        rejected (`Sequence[Issue]`): What was not.
+        warnings (`Sequence[Issue]`): What was kept and should be looked at.
         num_encoded (`int`): How many clips this run encoded; the codes of the others were there.
         notes (`Sequence[str]`): What could not be done, such as a plot without matplotlib.
     """
@@ -196,8 +196,8 @@ class PrepareReport:
     source: str
     num_rows: int
     clips: Sequence[Clip]
-    rejected: Sequence[Notice]
-    warnings: Sequence[Notice]
+    rejected: Sequence[Issue]
+    warnings: Sequence[Issue]
     num_encoded: int
     notes: Sequence[str] = ()
 
@@ -242,7 +242,7 @@ class PrepareReport:
                     "why": oddity.why,
                     "text": oddity.clip.text,
                 }
-                for oddity in find_oddest(self.clips)
+                for oddity in find_outliers(self.clips)
             ],
             "notes": list(self.notes),
         }
@@ -313,7 +313,7 @@ class PrepareReport:
         return "\n".join(lines).rstrip() + "\n"
 
 
-def _count(notices: Iterable[Notice]) -> list[tuple[str, int]]:
+def _count(notices: Iterable[Issue]) -> list[tuple[str, int]]:
     """Count codes, the most frequent first."""
     counts = Counter(notice.code for notice in notices)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -335,10 +335,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(head), *lines[1:], ""]
 
 
-def write_jsonl(path: Path, notices: Iterable[Notice]) -> None:
+def write_jsonl(path: Path, notices: Iterable[Issue]) -> None:
     """Write notices, one a line."""
     lines = (json.dumps(asdict(notice), ensure_ascii=False) + "\n" for notice in notices)
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         # A file name that is no Unicode comes as lone surrogates, which UTF-8 cannot write.
         beside.write_text("".join(lines), "utf-8", errors="backslashreplace")
 
@@ -364,5 +364,5 @@ def plot_report(path: Path, report: PrepareReport) -> None:
         axes.set_xlabel(_MEASURES[name].title)
         axes.set_ylabel("clips")
     figure.suptitle(f"{len(report.clips)} clips, {_duration(report.seconds)}; red: the median")
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside)

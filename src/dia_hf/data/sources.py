@@ -27,15 +27,15 @@ from typing import Any
 
 import numpy as np
 
-from ..audio.io import audio_seconds, read_audio
 from ..atomic_write import first_line, read_text
+from ..audio.io import audio_seconds, read_audio
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "Row",
     "RowError",
+    "RowSource",
     "Segment",
-    "Source",
     "digest_audio",
     "file_of",
     "find_audio",
@@ -150,7 +150,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Source:
+class RowSource:
     """An opened source.
 
     Args:
@@ -195,7 +195,7 @@ def import_datasets() -> ModuleType:
 
 def open_source(
     source: Any, columns: Mapping[str, str | None] | None = None, split: str | None = None, config: str | None = None
-) -> Source:
+) -> RowSource:
     """Open whatever holds recordings and their transcripts.
 
     Args:
@@ -214,7 +214,7 @@ def open_source(
         config (`str`, *optional*): Of a dataset on the Hub with several.
 
     Returns:
-        `Source`: Its rows are read while they are asked for, the audio not even then: see `read_clip`.
+        `RowSource`: Its rows are read while they are asked for, the audio not even then: see `read_clip`.
 
     Raises:
         ValueError: If there is nothing to read, a column is missing (the error lists those there are), or a split
@@ -252,7 +252,7 @@ def open_source(
     found = [(table, _find_columns(table, columns)) for table in tables]
     counts = [table.num_rows for table in tables]
     num_rows = None if None in counts else sum(count or 0 for count in counts)
-    return Source(name, chain.from_iterable(_read_rows(table, where) for table, where in found), num_rows)
+    return RowSource(name, chain.from_iterable(_read_rows(table, where) for table, where in found), num_rows)
 
 
 def _open_folder(folder: Path, given: set[str], split: str | None) -> list[_Table]:

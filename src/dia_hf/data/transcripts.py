@@ -10,7 +10,7 @@ import unicodedata
 from typing import Any
 
 from ..tokenization_dia import DiaTokenizer
-from .config import TAG, PrepareSettings
+from .config import TAG, PrepareConfig
 from .sources import AUDIO_SUFFIXES, RowError, is_missing
 
 __all__ = ["TAG_HINT", "Texts"]
@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"[\d\s.,:;%/+-]*\d[\d\s.,:;%/+-]*")
 class Texts:
     """Makes texts ready for the tokenizer; learns the tags of languages as they come up."""
 
-    def __init__(self, tokenizer: DiaTokenizer, settings: PrepareSettings) -> None:
+    def __init__(self, tokenizer: DiaTokenizer, settings: PrepareConfig) -> None:
         self._max_length = int(tokenizer.model_max_length)
         self._speaker_tags = settings.speaker_tags
         self.tags: list[str] = []

@@ -1,23 +1,23 @@
-"""The fast loop: a frame for every sample of a batch in one step, on memory that is there already.
+"""The fast path of `generate()`: one frame for every sequence of a batch in a step, on preallocated memory.
 
-Weights made ready (`linear`, `network`), rules (`rules`), a step of both (`step`), how it is launched (`launch`), how
-the host hears of it (`late`), and who is in the batch (`loop`).
-Called by `generate()`, whose slow loop is the oracle.
+Packed weights (`linear`), the decoder on them (`decoder`), sampling (`sampling`), a step of both (`step`), how it is
+launched (`runners`), and which requests are in the batch (`scheduler`). The reference path (`modeling_dia.py` under
+transformers' loop) is its oracle in the tests.
 """
 
-from .runners import make_steps
-from .scheduler import FrameLoop, FrameRequests
-from .decoder import FrameNetwork, max_frames, network_of, obstacle_of_network
-from .sampling import FrameRules, FrameSettings
+from .decoder import FrameDecoder, make_frame_decoder, max_frames, unsupported_reason_of
+from .runners import make_runner
+from .sampling import SamplingParams, SamplingSpec
+from .scheduler import FrameScheduler, RequestBatch
 
 __all__ = [
-    "FrameLoop",
-    "FrameNetwork",
-    "FrameRequests",
-    "FrameRules",
-    "FrameSettings",
-    "make_steps",
+    "FrameDecoder",
+    "FrameScheduler",
+    "RequestBatch",
+    "SamplingParams",
+    "SamplingSpec",
+    "make_frame_decoder",
+    "make_runner",
     "max_frames",
-    "network_of",
-    "obstacle_of_network",
+    "unsupported_reason_of",
 ]

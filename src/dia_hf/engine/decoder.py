@@ -31,7 +31,7 @@ from ..configuration_dia import DiaDecoderConfig
 from ..rotary import apply_rotary, rotary_embedding
 from .linear import fused_linear
 
-__all__ = ["FrameCache", "FrameNetwork", "max_frames", "network_of", "obstacle_of_network"]
+__all__ = ["FrameCache", "FrameDecoder", "make_frame_decoder", "max_frames", "unsupported_reason_of"]
 
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 _Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -107,11 +107,11 @@ class FrameCache:
         self.text_mask[samples, :, :, : other.text_mask.shape[-1]] = other.text_mask
 
 
-class FrameNetwork:
+class FrameDecoder:
     """The decoder and head of a model, layer by layer, ready for steps.
 
     It holds no state of a call and can serve many at once. It keeps copies of weights (fused, packed), so it is as old
-    as the moment it was made: `network_of` makes a new one when the weights have changed.
+    as the moment it was made: `make_frame_decoder` makes a new one when the weights have changed.
 
     Args:
         model (`DiaForConditionalGeneration`): The model.
@@ -353,7 +353,7 @@ class FrameNetwork:
         return layer.down(layer.mlp.activation(gate) * up)
 
 
-_NETWORKS: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[Any, FrameNetwork]]] = weakref.WeakKeyDictionary()
+_NETWORKS: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[Any, FrameDecoder]]] = weakref.WeakKeyDictionary()
 _PREPARING = threading.Lock()
 
 
@@ -362,26 +362,26 @@ def max_frames(config: DiaDecoderConfig) -> int:
     return 2 * config.max_position_embeddings
 
 
-def network_of(model: nn.Module, pack: bool = True) -> FrameNetwork:
-    """Return the model's `FrameNetwork`, the one that there is while the weights stay what they are.
+def make_frame_decoder(model: nn.Module, pack: bool = True) -> FrameDecoder:
+    """Return the model's `FrameDecoder`, the one that there is while the weights stay what they are.
 
     Args:
         model (`DiaForConditionalGeneration`): The model.
-        pack (`bool`, defaults to `True`): See `FrameNetwork`; `torch.compile` takes no packed weights.
+        pack (`bool`, defaults to `True`): See `FrameDecoder`; `torch.compile` takes no packed weights.
     """
     with _PREPARING:
         fingerprint = _fingerprint(model)
         kept = _NETWORKS.setdefault(model, {})
         if pack not in kept or kept[pack][0] != fingerprint:
             kept.pop(pack, None)  # its copies of weights make room for the new ones
-            kept[pack] = fingerprint, FrameNetwork(model, pack)
+            kept[pack] = fingerprint, FrameDecoder(model, pack)
         return kept[pack][1]
 
 
 def _fingerprint(model: Any) -> Any:
     """What differs when weights have changed: identity, place and version, and a sum over a sample of the bits.
 
-    The sum is for changes by way of `.data`, which leave no other trace and are what some optimisers and adapters do.
+    The sum is for changes by way of `.data`, which leave no other trace and are what some optimizers and adapters do.
     """
     weights = [*model.named_parameters(), *model.named_buffers()]
     traces, sums = [], []
@@ -402,7 +402,7 @@ def _split(rotary: torch.Tensor) -> _Rotary:
     return cos, sin
 
 
-def obstacle_of_network(model: Any) -> str | None:
+def unsupported_reason_of(model: Any) -> str | None:
     """Say why a model cannot be taken apart into layers for the fast loop; `None` if it can.
 
     Args:

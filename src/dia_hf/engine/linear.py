@@ -23,7 +23,7 @@ __all__ = ["QuantizedLinear", "fused_linear"]
 
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 
-# The kernels of quantised weights take as many times longer as there are rows. From these numbers of rows on it is
+# The kernels of quantized weights take as many times longer as there are rows. From these numbers of rows on it is
 # faster to turn slices of the weights back into bfloat16, each slice small enough to stay in the cache (in weights).
 _INT8_ROWS = 16
 _INT4_ROWS = 256
@@ -33,8 +33,8 @@ _SLICE = 4 * 2**20
 def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False) -> _Linear:
     """Make one function of several linear layers that take the same input.
 
-    Dense layers become one product with all their weights; so do layers that torchao has quantised to int8 or int4,
-    with bfloat16 inputs on a CPU, and skip its tensor class. Anything else (adapters, hooks, other quantisers, biases)
+    Dense layers become one product with all their weights; so do layers that torchao has quantized to int8 or int4,
+    with bfloat16 inputs on a CPU, and skip its tensor class. Anything else (adapters, hooks, other quantizers, biases)
     is called as it is. The function is as old as the weights that it was made of: it keeps copies where several were
     put together or packed.
 
@@ -70,7 +70,7 @@ def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False) -> _Linear
 
 
 class QuantizedLinear(nn.Linear):
-    """`nn.Linear` whose weight is a quantised one of torchao's, on a CPU; its product skips torchao's.
+    """`nn.Linear` whose weight is a quantized one of torchao's, on a CPU; its product skips torchao's.
 
     torchao turns the whole int8 weight back into bfloat16 at each call, for one row as for many: ten times the time of
     the dense layer.

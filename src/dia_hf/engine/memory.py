@@ -9,7 +9,7 @@ import torch
 __all__ = ["free_memory", "num_fitting"]
 
 # What the samples may take of the free memory. A batch is copied when it is set up and when it shrinks, and may be
-# rounded up to the next power of two; the rest is for activations, the codec and the neighbours.
+# rounded up to the next power of two; the rest is for activations, the codec and the neighbors.
 _SHARE = 0.15
 # Beyond this many samples a step takes longer by as much as there is more in it.
 _MOST_SAMPLES = 64

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .decoder import FrameNetwork
-from .sampling import FrameRules
+from .decoder import FrameDecoder
+from .sampling import SamplingSpec
 from .step import FrameState, FrameView, take_step
 
-__all__ = ["CompiledSteps", "EagerSteps", "GraphSteps", "StaticSteps", "make_steps"]
+__all__ = ["CompiledRunner", "CudaGraphRunner", "EagerRunner", "StaticRunner", "make_runner"]
 
-_Step = Callable[[FrameNetwork, FrameRules, FrameState, FrameView], None]
+_Step = Callable[[FrameDecoder, SamplingSpec, FrameState, FrameView], None]
 
 _BYTES = 64  # Capacities of text are multiples of this, ...
 _FRAMES = 256  # ... capacities of frames of this, and lengths in use powers of two times this.
@@ -32,15 +32,15 @@ _SPARE = 8  # Frames that no step looks at: a length equal to the capacity would
 _MOST_IDLE = 4  # Idle batches that are kept.
 
 
-class EagerSteps:
+class EagerRunner:
     """Steps one operator after another, on batches and lengths exactly as they are.
 
     Args:
-        network (`FrameNetwork`): The weights.
-        rules (`FrameRules`): What the samples have in common.
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
     """
 
-    def __init__(self, network: FrameNetwork, rules: FrameRules) -> None:
+    def __init__(self, network: FrameDecoder, rules: SamplingSpec) -> None:
         self.network = network
         self.rules = rules
 
@@ -68,19 +68,19 @@ class _Size(NamedTuple):
     num_bytes: int
     num_new: int
     num_given: int
-    rules: FrameRules
+    rules: SamplingSpec
 
 
-class StaticSteps(EagerSteps):
+class StaticRunner(EagerRunner):
     """Steps on batches of few sizes that stay where they are, taken by any function of a step.
 
     Args:
-        network (`FrameNetwork`): The weights.
-        rules (`FrameRules`): What the samples have in common.
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
         step (`Callable`): As `take_step`, which it is unless given.
     """
 
-    def __init__(self, network: FrameNetwork, rules: FrameRules, step: _Step = take_step) -> None:
+    def __init__(self, network: FrameDecoder, rules: SamplingSpec, step: _Step = take_step) -> None:
         super().__init__(network, rules)
         self.step = step
 
@@ -132,16 +132,16 @@ class StaticSteps(EagerSteps):
         _IDLE.give(self.network, state)
 
 
-class CompiledSteps(StaticSteps):
+class CompiledRunner(StaticRunner):
     """Steps by `torch.compile`, in one graph, which serves all lengths.
 
     Args:
-        network (`FrameNetwork`): The weights.
-        rules (`FrameRules`): What the samples have in common.
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
         options (`dict`, *optional*): For `torch.compile`.
     """
 
-    def __init__(self, network: FrameNetwork, rules: FrameRules, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, network: FrameDecoder, rules: SamplingSpec, options: dict[str, Any] | None = None) -> None:
         super().__init__(network, rules, _compiled(network, rules, options or {}))
 
     def _round(self, state: FrameState, view: FrameView) -> FrameView:
@@ -150,11 +150,11 @@ class CompiledSteps(StaticSteps):
         return view
 
 
-class GraphSteps(StaticSteps):
+class CudaGraphRunner(StaticRunner):
     """Steps as CUDA graphs: one launch a step, whatever is in it.
 
     Args:
-        network, rules, step: See `StaticSteps`.
+        network, rules, step: See `StaticRunner`.
     """
 
     def take(self, state: FrameState, view: FrameView) -> None:
@@ -186,22 +186,24 @@ class GraphSteps(StaticSteps):
         return graph
 
 
-def make_steps(network: FrameNetwork, rules: FrameRules, compile_options: dict[str, Any] | None) -> EagerSteps:
+def make_runner(network: FrameDecoder, rules: SamplingSpec, compile_options: dict[str, Any] | None) -> EagerRunner:
     """Choose how to launch: graphs on CUDA, compiled where that is wished for, else eagerly.
 
     Args:
-        network (`FrameNetwork`): The weights.
-        rules (`FrameRules`): What the samples have in common.
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
         compile_options (`dict` or `None`): For `torch.compile`; `None` does not compile.
     """
     if network.device.type != "cuda":
-        return EagerSteps(network, rules) if compile_options is None else CompiledSteps(network, rules, compile_options)
+        return (
+            EagerRunner(network, rules) if compile_options is None else CompiledRunner(network, rules, compile_options)
+        )
     if compile_options is None:
-        return GraphSteps(network, rules)
-    return GraphSteps(network, rules, _compiled(network, rules, compile_options))
+        return CudaGraphRunner(network, rules)
+    return CudaGraphRunner(network, rules, _compiled(network, rules, compile_options))
 
 
-def _compiled(network: FrameNetwork, rules: FrameRules, options: dict[str, Any]) -> _Step:
+def _compiled(network: FrameDecoder, rules: SamplingSpec, options: dict[str, Any]) -> _Step:
     """Compile a step for these weights and rules; the one that there is, if there is one."""
     with _COMPILING:
         steps = _COMPILED.setdefault(network, {})
@@ -218,9 +220,9 @@ class _IdleBatches:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._of: weakref.WeakKeyDictionary[FrameNetwork, list[FrameState]] = weakref.WeakKeyDictionary()
+        self._of: weakref.WeakKeyDictionary[FrameDecoder, list[FrameState]] = weakref.WeakKeyDictionary()
 
-    def take(self, network: FrameNetwork, size: _Size) -> FrameState | None:
+    def take(self, network: FrameDecoder, size: _Size) -> FrameState | None:
         """Take a batch of this size, if there is one."""
         with self._lock:
             idle = self._of.get(network, [])
@@ -229,7 +231,7 @@ class _IdleBatches:
                 idle[:] = [batch for batch in idle if batch is not found]
             return found
 
-    def give(self, network: FrameNetwork, batch: FrameState) -> None:
+    def give(self, network: FrameDecoder, batch: FrameState) -> None:
         """Keep a batch; let the one go that has been idle longest if there are many."""
         with self._lock:
             idle = self._of.setdefault(network, [])
@@ -239,7 +241,7 @@ class _IdleBatches:
 
 _IDLE = _IdleBatches()
 _CAPTURING = threading.Lock()
-_COMPILED: weakref.WeakKeyDictionary[FrameNetwork, dict[Any, _Step]] = weakref.WeakKeyDictionary()
+_COMPILED: weakref.WeakKeyDictionary[FrameDecoder, dict[Any, _Step]] = weakref.WeakKeyDictionary()
 _COMPILING = threading.Lock()
 
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass, fields
 
 import torch
 
-__all__ = ["FrameRules", "FrameSettings"]
+__all__ = ["SamplingParams", "SamplingSpec"]
 
 _MINUS_INFINITY = -float("inf")
 NEVER = 2**62
 
 
 @dataclass
-class FrameSettings:
+class SamplingParams:
     """What each sample wants, as tensors that broadcast to `[B, C, V]`, or of shape `[B]` where that is said.
 
     Attributes:
@@ -43,18 +43,18 @@ class FrameSettings:
     min_frames: torch.Tensor
     last_begin_of_end: torch.Tensor
 
-    def select(self, samples: torch.Tensor) -> FrameSettings:
+    def select(self, samples: torch.Tensor) -> SamplingParams:
         """Copy the settings of some samples, given by their places."""
-        return FrameSettings(*(getattr(self, field.name)[samples] for field in fields(self)))
+        return SamplingParams(*(getattr(self, field.name)[samples] for field in fields(self)))
 
-    def copy_rows(self, other: FrameSettings, samples: torch.Tensor) -> None:
+    def copy_rows(self, other: SamplingParams, samples: torch.Tensor) -> None:
         """Take over other samples' settings into these places."""
         for field in fields(self):
             getattr(self, field.name)[samples] = getattr(other, field.name)
 
 
 @dataclass(frozen=True)
-class FrameRules:
+class SamplingSpec:
     """What the samples of a call have in common. Two calls with equal rules run the same program.
 
     Attributes:
@@ -81,13 +81,13 @@ class FrameRules:
     eos_logit_scale: float = 1.0
 
     def choose(
-        self, logits: torch.Tensor, settings: FrameSettings, num_new: torch.Tensor, noise: torch.Tensor | None
+        self, logits: torch.Tensor, settings: SamplingParams, num_new: torch.Tensor, noise: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Choose each channel's token by the logits, as if no channel had ended and none were given.
 
         Args:
             logits (`torch.Tensor` of shape `[B, C, V]`, or `[2·B, C, V]` under guidance): float32.
-            settings (`FrameSettings`): Of the samples.
+            settings (`SamplingParams`): Of the samples.
             num_new (`torch.LongTensor` of shape `[B]`): New frames so far.
             noise (`torch.Tensor` of shape `[B, C, V]`, *optional*): Exponentially distributed; needed for a draw.
 
@@ -113,14 +113,14 @@ class FrameRules:
         chosen[:, 0].masked_fill_(ends, self.eos_token_id)
         return chosen, ends, best
 
-    def _guided(self, logits: torch.Tensor, settings: FrameSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    def _guided(self, logits: torch.Tensor, settings: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
         """Conditional and guided logits `[B, C, V]`."""
         if not self.is_guided:
             return logits, logits
         cond, uncond = logits.chunk(2)
         return cond, torch.lerp(uncond, cond, settings.guidance_weight)
 
-    def _candidates(self, logits: torch.Tensor, settings: FrameSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    def _candidates(self, logits: torch.Tensor, settings: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens `[B, C, K]` that are best under guidance, and their conditional logits.
 
         A small K may hold special tokens alone: the best token that may be said stands behind them then.
@@ -148,7 +148,7 @@ class FrameRules:
         permitted[:, 1:, self.eos_token_id] = _MINUS_INFINITY
         return permitted.argmax(-1, keepdim=True)
 
-    def _scores(self, logits: torch.Tensor, settings: FrameSettings) -> torch.Tensor:
+    def _scores(self, logits: torch.Tensor, settings: SamplingParams) -> torch.Tensor:
         """Guided logits `[B, C, V]`, or for samples that filter the conditional ones of their candidates."""
         cond, guided = self._guided(logits, settings)
         if not self.any_filters:
@@ -176,7 +176,7 @@ class FrameRules:
         self,
         tokens: torch.Tensor | None,
         scores: torch.Tensor,
-        settings: FrameSettings,
+        settings: SamplingParams,
         noise: torch.Tensor | None,
     ) -> torch.Tensor:
         """Draw a token `[B, C]` of those with scores `[B, C, K]`, after temperature, top-k and top-p."""

@@ -14,22 +14,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from .late import LateReads
-from .runners import EagerSteps
 from .memory import num_fitting
-from .sampling import NEVER, FrameSettings
+from .runners import EagerRunner
+from .sampling import NEVER, SamplingParams
 from .step import FrameState, FrameView
 
-__all__ = ["FrameLoop", "FrameRequests"]
+__all__ = ["AsyncReads", "FrameScheduler", "RequestBatch"]
 
 _FRAMES_BETWEEN_LOOKS = 8
 
 
 @dataclass
-class FrameRequests:
+class RequestBatch:
     """What is to be said, request by request.
 
     Attributes:
@@ -39,8 +39,8 @@ class FrameRequests:
         prompts (`torch.LongTensor` of shape `[M, T, C]`): Delayed frames that the network may read, at least one each,
             aligned on the right.
         prompt_lengths (`list[int]` of length M): How many of them are the request's.
-        given (`torch.LongTensor` of shape `[M, G, C]`): See `FrameRules.complete`.
-        settings (`FrameSettings`): Of the M requests.
+        given (`torch.LongTensor` of shape `[M, G, C]`): See `SamplingSpec.complete`.
+        settings (`SamplingParams`): Of the M requests.
         max_new (`list[int]` of length M): New frames after which a request is cut off, ended or not.
     """
 
@@ -51,7 +51,7 @@ class FrameRequests:
     prompts: torch.Tensor
     prompt_lengths: list[int]
     given: torch.Tensor
-    settings: FrameSettings
+    settings: SamplingParams
     max_new: list[int]
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class FrameRequests:
 
 
 @dataclass
-class _Place:
+class _Slot:
     """What the host knows of one sample of the batch.
 
     Attributes:
@@ -78,30 +78,30 @@ class _Place:
     stop: int
 
 
-class FrameLoop:
+class FrameScheduler:
     """One call: all requests, from the first frame to the last.
 
     Args:
-        steps (`EagerSteps`): How steps are launched; with network and rules.
+        steps (`EagerRunner`): How steps are launched; with network and rules.
         delay_pattern (`Sequence[int]` of length C): Frames of delay; channel 0 has none.
-        requests (`FrameRequests`): What is to be said.
+        requests (`RequestBatch`): What is to be said.
         max_batch_size (`int`, *optional*): Samples to compute at once; as many as fit into free memory unless given.
         generator (`torch.Generator` or a sequence of M, *optional*): Where draws come from; the global generator unless
             given.
         on_frame (`Callable`, *optional*): Gets the tokens `[M, C]` of each new frame; all requests are then computed at
             once.
-        is_cancelled (`Callable`, *optional*): Asked before each step whether to stop.
+        is_canceled (`Callable`, *optional*): Asked before each step whether to stop.
     """
 
     def __init__(
         self,
-        steps: EagerSteps,
+        steps: EagerRunner,
         delay_pattern: Sequence[int],
-        requests: FrameRequests,
+        requests: RequestBatch,
         max_batch_size: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         on_frame: Callable[[torch.Tensor], None] | None = None,
-        is_cancelled: Callable[[], bool] | None = None,
+        is_canceled: Callable[[], bool] | None = None,
     ) -> None:
         self.steps = steps
         self.network = steps.network
@@ -110,9 +110,9 @@ class FrameLoop:
         self.requests = requests
         self.generator = generator
         self.on_frame = on_frame
-        self.is_cancelled = is_cancelled or (lambda: False)
+        self.is_canceled = is_canceled or (lambda: False)
         self.waiting = deque(range(len(requests)))
-        self.places: list[_Place | None] = []
+        self.places: list[_Slot | None] = []
         self.spoken: dict[int, torch.Tensor] = {}
         self._num_kept = requests.text_mask.sum(-1).tolist()
         self.num_frames = max(
@@ -127,9 +127,9 @@ class FrameLoop:
         # An end is seen before the sample is complete if nobody looks away for longer than the delay.
         self.frames_between_looks = min(_FRAMES_BETWEEN_LOOKS, max(self.delay_pattern) + 1)
         is_late = self.network.device.type == "cuda"
-        self._looks = LateReads(self._see_ends, most_waiting=1 if is_late else 0)
-        self._frames = LateReads(self._hand_on_frame, most_waiting=_FRAMES_BETWEEN_LOOKS if is_late else 0)
-        self._looked_at: deque[list[_Place | None]] = deque()
+        self._looks = AsyncReads(self._see_ends, most_waiting=1 if is_late else 0)
+        self._frames = AsyncReads(self._hand_on_frame, most_waiting=_FRAMES_BETWEEN_LOOKS if is_late else 0)
+        self._looked_at: deque[list[_Slot | None]] = deque()
 
     @torch.inference_mode()
     def run(self) -> list[torch.Tensor]:
@@ -143,12 +143,12 @@ class FrameLoop:
         """
         arrived, places = self._arrive(self._take_waiting(self.max_batch_size))
         state = self._settle(arrived, places)
-        while self._speaking() and not self.is_cancelled():
+        while self._speaking() and not self.is_canceled():
             for _ in range(self._num_steps_to_next_look()):
                 self._take_step(state)
                 if self.on_frame is not None:
                     self._frames.send(self._everyone(state))
-                if self.is_cancelled():
+                if self.is_canceled():
                     break
             self._look(state)
             state = self._make_room(state)
@@ -158,18 +158,18 @@ class FrameLoop:
             if place is not None:
                 self._collect(state, index, place)
         self.steps.release(state)  # not after an error: who knows what is in it
-        nothing = state.new[0, :0].clone()  # of those that still wait when everything is cancelled
+        nothing = state.new[0, :0].clone()  # of those that still wait when everything is canceled
         return [self.spoken.get(request, nothing) for request in range(len(self.requests))]
 
     # --- the batch ---
 
-    def _speaking(self) -> list[_Place]:
+    def _speaking(self) -> list[_Slot]:
         return [place for place in self.places if place is not None]
 
     def _take_waiting(self, number: int) -> list[int]:
         return [self.waiting.popleft() for _ in range(min(number, len(self.waiting)))]
 
-    def _arrive(self, arrivals: list[int]) -> tuple[FrameState, list[_Place]]:
+    def _arrive(self, arrivals: list[int]) -> tuple[FrameState, list[_Slot]]:
         """Read the texts and prompts of some requests, in a batch of their own."""
         requests, network, is_guided = self.requests, self.network, self.rules.is_guided
         device = network.device
@@ -206,7 +206,7 @@ class FrameLoop:
             is_broken=torch.zeros((), dtype=torch.bool, device=device),
         )
         places = [
-            _Place(
+            _Slot(
                 request=request,
                 num_read=requests.prompt_lengths[request] - 1,
                 num_bytes=requests.text_lengths[request],
@@ -218,7 +218,7 @@ class FrameLoop:
         ]
         return state, places
 
-    def _settle(self, state: FrameState, places: Sequence[_Place | None]) -> FrameState:
+    def _settle(self, state: FrameState, places: Sequence[_Slot | None]) -> FrameState:
         """Let samples be the batch."""
         state = self.steps.adopt(state)
         self.places = [*places, *[None] * (state.num_samples - len(places))]
@@ -253,7 +253,7 @@ class FrameLoop:
         self._note_places()
         return state
 
-    def _collect(self, state: FrameState, index: int, place: _Place) -> None:
+    def _collect(self, state: FrameState, index: int, place: _Slot) -> None:
         self.spoken[place.request] = state.new[index, : min(place.num_new, place.stop)].clone()
 
     # --- the steps ---
@@ -324,3 +324,46 @@ class FrameLoop:
             everyone = self._new_noise(len(self.requests)).exponential_(generator=self.generator)
             places, requests = self._in_batch
             noise.index_copy_(0, places, everyone[requests])
+
+
+class AsyncReads:
+    """A queue of small tensors between device and host.
+
+    Args:
+        receive (`Callable`): Gets each tensor, on the CPU, in the order in which they were sent.
+        most_waiting (`int`, defaults to 0): Tensors that may be on their way before the host waits for the oldest;
+            0 waits for each, which costs nothing where the tensors are on the CPU.
+    """
+
+    def __init__(self, receive: Callable[[torch.Tensor], None], most_waiting: int = 0) -> None:
+        self.receive = receive
+        self.most_waiting = most_waiting
+        self._waiting: deque[tuple[torch.Tensor, Any]] = deque()
+
+    def send(self, value: torch.Tensor) -> None:
+        """Send a copy of a tensor on its way, and hand on what has arrived."""
+        if value.device.type == "cuda":
+            copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            copy.copy_(value, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        else:
+            copy, arrived = value.clone() if value.device.type == "cpu" else value.cpu(), None
+        self._waiting.append((copy, arrived))
+        while self._waiting and (len(self._waiting) > self.most_waiting or self._has_arrived()):
+            self._hand_on()
+
+    def flush(self) -> None:
+        """Wait for all that is on its way."""
+        while self._waiting:
+            self._hand_on()
+
+    def _has_arrived(self) -> bool:
+        event = self._waiting[0][1]
+        return event is not None and event.query()
+
+    def _hand_on(self) -> None:
+        copy, event = self._waiting.popleft()
+        if event is not None:
+            event.synchronize()
+        self.receive(copy)

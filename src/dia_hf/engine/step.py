@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .decoder import FrameCache, FrameNetwork
-from .sampling import NEVER, FrameRules, FrameSettings
+from .decoder import FrameCache, FrameDecoder
+from .sampling import NEVER, SamplingParams, SamplingSpec
 
 __all__ = ["FrameState", "FrameView", "take_step"]
 
@@ -41,8 +41,8 @@ class FrameState:
 
     Attributes:
         cache (`FrameCache`): Keys and values.
-        settings (`FrameSettings`): What each sample wants.
-        given (`torch.LongTensor` of shape `[B, G, C]`): See `FrameRules.complete`.
+        settings (`SamplingParams`): What each sample wants.
+        given (`torch.LongTensor` of shape `[B, G, C]`): See `SamplingSpec.complete`.
         delays (`torch.LongTensor` of shape `[C]`): Frames of delay.
         tokens (`torch.LongTensor` of shape `[B, C]`): The last frame, which the next step reads.
         lengths (`torch.LongTensor` of shape `[R]`): Frames of each row before it.
@@ -55,7 +55,7 @@ class FrameState:
     """
 
     cache: FrameCache
-    settings: FrameSettings
+    settings: SamplingParams
     given: torch.Tensor
     delays: torch.Tensor
     tokens: torch.Tensor
@@ -109,12 +109,12 @@ class FrameState:
         self.is_broken |= other.is_broken
 
 
-def take_step(network: FrameNetwork, rules: FrameRules, state: FrameState, view: FrameView) -> None:
+def take_step(network: FrameDecoder, rules: SamplingSpec, state: FrameState, view: FrameView) -> None:
     """Read the last frame of every sample, choose the next, and write it down.
 
     Args:
-        network (`FrameNetwork`): The weights.
-        rules (`FrameRules`): What the samples have in common.
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
         state (`FrameState`): The samples; changed in place.
         view (`FrameView`): How much of the cache to look at.
     """

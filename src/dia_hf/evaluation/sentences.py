@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..asr.wer import words_of
 from ..atomic_write import read_text
-from ..asr.recognizers import words_of
 from ..data.prepare import load_prepared
 
 # A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.

@@ -1,9 +1,9 @@
 """Which calls of `generate()` the fast loop can take, and what they become for it.
 
 The hooks of `generation_dia` note what they learn of a call in a `DiaCall`. Where transformers would begin its own
-loop, the call is either translated into requests for `frames/`, or there is an obstacle, named in words, and the slow
-loop takes it. The translation reads the very rules that the slow loop would apply; one that it does not know is an
-obstacle.
+loop, the call is either translated into requests for `engine/`, or there is a reason why it is unsupported, named in
+words, and the slow loop takes it. The translation reads the very rules that the slow loop would apply; one that it does
+not know is such a reason.
 
 Legend: B sequences to be returned, S text bytes, T frames of the prompt, C channels, N = B·C rows, V vocabulary.
 """
@@ -31,14 +31,14 @@ from transformers.generation import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..engine import (
-    FrameLoop,
-    FrameRequests,
-    FrameRules,
-    FrameSettings,
-    make_steps,
+    FrameScheduler,
+    RequestBatch,
+    SamplingParams,
+    SamplingSpec,
+    make_frame_decoder,
+    make_runner,
     max_frames,
-    network_of,
-    obstacle_of_network,
+    unsupported_reason_of,
 )
 from . import logits_process, running_samples
 from .per_sample import PER_SAMPLE, SampleSettings
@@ -134,7 +134,7 @@ class FrameCall:
         self.max_delay = max(model.config.delay_pattern)
         self.num_prompt_frames = rows.shape[1]
 
-    def obstacle(self) -> str | None:
+    def unsupported_reason(self) -> str | None:
         """Say why the fast loop cannot take this call; `None` if it can."""
         config, call = self.config, self.call
         if call is None:
@@ -146,7 +146,7 @@ class FrameCall:
             return "the call chooses a cache of transformers, or none"
         if call.has_own_rules:
             return "a `logits_processor` was passed"
-        return self._obstacle_of_rules() or self._obstacle_of_inputs(call) or obstacle_of_network(self.model)
+        return self._obstacle_of_rules() or self._obstacle_of_inputs(call) or unsupported_reason_of(self.model)
 
     def _obstacle_of_rules(self) -> str | None:
         decoder = self.decoder
@@ -196,7 +196,7 @@ class FrameCall:
         """
         assert self.call is not None
         compile_options = self._compile_options()
-        network = network_of(self.model, pack=compile_options is None)
+        network = make_frame_decoder(self.model, pack=compile_options is None)
         max_new = self._max_new()
         rules, settings = self._make_rules(max_new, network.device)
         requests = self._make_requests(self.call, settings, max_new, network.device)
@@ -208,14 +208,14 @@ class FrameCall:
             )
         sampler = self.model_kwargs.get("decoder_sampler")
         cancels = [one for one in self.criteria if isinstance(one, DiaSampleStoppingCriteria)]
-        loop = FrameLoop(
-            make_steps(network, rules, compile_options),
+        loop = FrameScheduler(
+            make_runner(network, rules, compile_options),
             self.model.config.delay_pattern,
             requests,
             max_batch_size=self.config.max_batch_size,
             generator=None if sampler is None else sampler.generator,
             on_frame=None if streamer is None else lambda tokens: streamer.put(tokens.flatten()),
-            is_cancelled=lambda: any(one.criterion.is_cancelled() for one in cancels),
+            is_canceled=lambda: any(one.criterion.is_canceled() for one in cancels),
         )
         spoken = torch.nn.utils.rnn.pad_sequence(
             loop.run(), batch_first=True, padding_value=self.decoder.pad_token_id
@@ -254,7 +254,7 @@ class FrameCall:
                 minima.append(rule.min_length - self.num_prompt_frames)
         return max(minima)
 
-    def _make_rules(self, max_new: list[int], device: torch.device) -> tuple[FrameRules, FrameSettings]:
+    def _make_rules(self, max_new: list[int], device: torch.device) -> tuple[SamplingSpec, SamplingParams]:
         assert self.call is not None
         config, decoder, wanted = self.config, self.decoder, self.call.settings
         is_guided, do_sample = self.call.is_guided, bool(config.do_sample)
@@ -270,7 +270,7 @@ class FrameCall:
         def tensor(values: list, dtype: torch.dtype) -> torch.Tensor:
             return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
-        settings = FrameSettings(
+        settings = SamplingParams(
             guidance_weight=tensor([1 + scale for scale in scales], torch.float32),
             filters=tensor(filters, torch.bool),
             temperature=tensor([1.0 if value is None else value for value in wanted["temperature"]], torch.float32),
@@ -279,7 +279,7 @@ class FrameCall:
             min_frames=torch.full((num_samples,), self._min_new(), device=device),
             last_begin_of_end=torch.tensor([limit - self.max_delay - 1 for limit in max_new], device=device),
         )
-        rules = FrameRules(
+        rules = SamplingSpec(
             eos_token_id=decoder.eos_token_id,
             pad_token_id=decoder.pad_token_id,
             is_guided=is_guided,
@@ -295,14 +295,14 @@ class FrameCall:
         return rules, settings
 
     def _make_requests(
-        self, call: DiaCall, settings: FrameSettings, max_new: list[int], device: torch.device
-    ) -> FrameRequests:
+        self, call: DiaCall, settings: SamplingParams, max_new: list[int], device: torch.device
+    ) -> RequestBatch:
         copies = len(max_new) // len(call.input_ids)
         text_of = [text for text in range(len(call.input_ids)) for _ in range(copies)]
         mask = torch.ones_like(call.input_ids) if call.attention_mask is None else call.attention_mask
         last = (mask.flip(-1) != 0).long().argmax(-1)
         lengths = (mask.shape[1] - last).tolist()
-        return FrameRequests(
+        return RequestBatch(
             text_ids=call.input_ids.to(device),
             text_mask=mask.to(device),
             text_of=text_of,

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..atomic_write import is_leftover, locked, read_json, remove_stale_lock, written_whole
+from ..atomic_write import atomic_write, is_leftover, locked, read_json, remove_stale_lock
 from .checkpoint import check_checkpoint, checkpoints_in
 from .recipe import Recipe
 
@@ -89,7 +89,7 @@ def identify_data(train_set: datasets.Dataset, eval_set: datasets.Dataset | None
 
 def note_beginning(recipe: Recipe, data: dict[str, Any]) -> None:
     """Keep the recipe of a run, and which clips it has."""
-    with written_whole(Path(recipe.output, "data.json")) as beside:
+    with atomic_write(Path(recipe.output, "data.json")) as beside:
         beside.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
     recipe.save(Path(recipe.output, "recipe.yaml"))
 

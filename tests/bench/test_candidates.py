@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
 import dia_hf
 from dia_hf import DiaForConditionalGeneration
 from dia_hf.bench import (
+    make_candidates,
     make_config,
-    make_contenders,
     make_model,
     make_processor,
     random_inputs,
@@ -71,40 +71,40 @@ def test_the_twin_is_the_same_model_and_no_second_copy():
 def test_contenders_do_the_same_work():
     """The fastest way to generate is to generate something else."""
     config = make_config("toy")
-    contenders = [c for c in make_contenders(make_model(config)) if c.unavailable is None]
+    candidates = [c for c in make_candidates(make_model(config)) if c.unavailable is None]
     inputs = random_inputs(config, 2, 30)
     options = {"min_new_tokens": 24, "max_new_tokens": 24, "do_sample": False, "guidance_scale": 3.0, "top_k": 45}
     ids = {"eos_token_id": 1024, "pad_token_id": 1025, "bos_token_id": 1026}
-    codes = [c.model.generate(**inputs, **options, **ids, **c.options) for c in contenders]
+    codes = [c.model.generate(**inputs, **options, **ids, **c.options) for c in candidates]
     assert len(codes) >= 2
     assert all(torch.equal(one, codes[0]) for one in codes)
 
 
 def test_what_cannot_run_here_says_so():
     """A silent gap in a table reads as a result."""
-    contenders = make_contenders(make_model(make_config("toy")))
-    assert {c.name for c in contenders} >= {"dia_hf", "transformers, eager", "transformers, static + compiled"}
-    assert [c.unavailable for c in contenders if c.is_compiled] == ["not asked for", "not on this device"]
-    contenders = make_contenders(make_model(make_config("toy")), compile_ours=True)
-    assert [c.unavailable for c in contenders if c.is_compiled] == [None, "not on this device"]
-    assert all(c.is_ours for c in make_contenders(make_model(make_config("toy")), against="none"))
+    candidates = make_candidates(make_model(make_config("toy")))
+    assert {c.name for c in candidates} >= {"dia_hf", "transformers, eager", "transformers, static + compiled"}
+    assert [c.unavailable for c in candidates if c.is_compiled] == ["not asked for", "not on this device"]
+    candidates = make_candidates(make_model(make_config("toy")), compile_ours=True)
+    assert [c.unavailable for c in candidates if c.is_compiled] == [None, "not on this device"]
+    assert all(c.is_ours for c in make_candidates(make_model(make_config("toy")), against="none"))
 
 
-def test_quantising_ours_leaves_the_opponent_alone(fake_quantization):
+def test_quantizing_ours_leaves_the_opponent_alone(fake_quantization):
     """They share tensors: a scheme that reached theirs would flatter ours."""
     model = make_model(make_config("toy"), dtype=torch.bfloat16)
     before = model.logits_dense.weight.clone()
-    contenders = make_contenders(model, quantize="int8")
-    ours, theirs = contenders[0], next(c for c in contenders if not c.is_ours)
+    candidates = make_candidates(model, quantize="int8")
+    ours, theirs = candidates[0], next(c for c in candidates if not c.is_ours)
     assert ours.name == "dia_hf int8"
     assert torch.equal(ours.model.logits_dense.weight, before / 2)
     assert torch.equal(theirs.model.logits_dense.weight, before)
 
 
-def test_a_quantised_model_s_opponent_is_in_bfloat16(fake_quantization):
-    """Against float32 every quantisation is fast."""
+def test_a_quantized_model_s_opponent_is_in_bfloat16(fake_quantization):
+    """Against float32 every quantization is fast."""
     with pytest.raises(ValueError, match="must be in bfloat16"):
-        make_contenders(make_model(make_config("toy")), quantize="int8")
+        make_candidates(make_model(make_config("toy")), quantize="int8")
 
 
 def test_schemes():

@@ -1,4 +1,4 @@
-"""What was learnt by heart comes back: training and generation agree about delay, shift and end, or it does not."""
+"""What was learned by heart comes back: training and generation agree about delay, shift and end, or it does not."""
 
 import csv
 
@@ -18,7 +18,7 @@ WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, checkpoint):
     """Eight recordings, prepared by the command."""
-    folder = tmp_path_factory.mktemp("memorise")
+    folder = tmp_path_factory.mktemp("memorize")
     draw = np.random.default_rng(0)
     (folder / "clips").mkdir()
     with open(folder / "clips" / "metadata.csv", "w", newline="") as file:
@@ -35,12 +35,12 @@ def data(tmp_path_factory, checkpoint):
     return folder / "data"
 
 
-FIRST_RELEASE = ["config.decoder_config.cross_attention_rope=true", "frames_per_row=200", "loss_slice_size=64"]
+FIRST_RELEASE = ["config.decoder_config.cross_attention_rope=true", "frames_per_row=200", "loss_chunk_size=64"]
 
 
 @pytest.mark.parametrize("settings", [[], FIRST_RELEASE], ids=["0626", "v0.1, packed, loss in slices"])
-def test_memorised_clips_are_repeated(data, checkpoint, tmp_path, settings):
-    """A label a frame late, a code lost at the end, an end in all channels at once, or an end never learnt."""
+def test_memorized_clips_are_repeated(data, checkpoint, tmp_path, settings):
+    """A label a frame late, a code lost at the end, an end in all channels at once, or an end never learned."""
     settings = [*settings, "text_dropout=0", "training.max_steps=160", "training.per_device_train_batch_size=8"]
     settings += ["training.save_strategy=no", "training.report_to=none"]
     command = ["finetune", str(data), str(tmp_path / "run"), "--recipe", "scratch", "--model", checkpoint]

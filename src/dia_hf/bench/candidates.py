@@ -1,6 +1,6 @@
 """Who is measured, and on what: random models of three sizes, transformers' own Dia on the same weights, inputs.
 
-The opponent is found by its name at run time, in this file only; nothing of it is imported or registered. Knows no
+The baseline is found by its name at run time, in this file only; nothing of it is imported or registered. Knows no
 clock: `speed.py` and `parity.py` measure.
 
 Legend: B batch, S text bytes, T frames, C channels.
@@ -27,9 +27,9 @@ __all__ = [
     "CODECS",
     "SCHEMES",
     "SIZES",
-    "Contender",
+    "Candidate",
+    "make_candidates",
     "make_config",
-    "make_contenders",
     "make_model",
     "make_processor",
     "random_inputs",
@@ -164,7 +164,7 @@ def transformers_twin(model: DiaForConditionalGeneration) -> Any:
     """Return transformers' own Dia on the very tensors of `model`: a second model, but no second copy.
 
     Args:
-        model (`DiaForConditionalGeneration`): Ours, not quantised.
+        model (`DiaForConditionalGeneration`): Ours, not quantized.
     """
     theirs = importlib.import_module("transformers")
     config = getattr(theirs, "DiaConfig")(**model.config.to_dict())  # noqa: B009 (a name, so that nothing is imported)
@@ -179,12 +179,12 @@ def reduce_precision(model: DiaForConditionalGeneration, scheme: str) -> DiaForC
     """Return `model` in fewer bits; its own tensors are not kept.
 
     Args:
-        model (`DiaForConditionalGeneration`): To be changed; for a quantisation, to bfloat16 first.
+        model (`DiaForConditionalGeneration`): To be changed; for a quantization, to bfloat16 first.
         scheme (`str`): `"bfloat16"`, `"float16"`, or one of `dia_hf.quantization`: `"int8"`, `"int4"`, `"fp8"`.
 
     Raises:
         ValueError: If there is no such scheme, or not for this device.
-        ImportError: If a quantisation's library is missing.
+        ImportError: If a quantization's library is missing.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"there is no scheme {scheme!r}; choose one of {', '.join(SCHEMES)}.")
@@ -196,7 +196,7 @@ def reduce_precision(model: DiaForConditionalGeneration, scheme: str) -> DiaForC
 
 
 @dataclass
-class Contender:
+class Candidate:
     """A model and how its `generate` is called.
 
     Args:
@@ -216,46 +216,46 @@ class Contender:
     unavailable: str | None = None
 
 
-def make_contenders(
+def make_candidates(
     model: DiaForConditionalGeneration,
     quantize: str | None = None,
     against: str = "transformers",
     compile_ours: bool | None = None,
-) -> list[Contender]:
+) -> list[Candidate]:
     """Line up ways to decode with the same weights: ours first, then transformers'.
 
     Args:
-        model (`DiaForConditionalGeneration`): The weights; itself quantised where that is asked for, after the
-            opponent has taken its tensors.
+        model (`DiaForConditionalGeneration`): The weights; itself quantized where that is asked for, after the
+            baseline has taken its tensors.
         quantize (`str`, *optional*): `"int8"`, `"int4"` or `"fp8"`, for ours.
         against (`str`, defaults to `"transformers"`): Or `"none"`.
         compile_ours (`bool`, *optional*): Whether to measure ours compiled; on CUDA unless given.
 
     Returns:
-        `list[Contender]`: `dia_hf`; `dia_hf, compiled`; `dia_hf, slow loop`; `transformers, eager`; `transformers,
+        `list[Candidate]`: `dia_hf`; `dia_hf, compiled`; `dia_hf, slow loop`; `transformers, eager`; `transformers,
         static + compiled`, the last on CUDA only: there alone transformers compiles by itself.
 
     Raises:
-        ValueError: If a model that is to be quantised is not in bfloat16: the opponent would read twice as much.
+        ValueError: If a model that is to be quantized is not in bfloat16: the baseline would read twice as much.
     """
     if quantize is not None and model.dtype != torch.bfloat16:
-        raise ValueError(f"the model is in {model.dtype}; to be quantised it must be in bfloat16, as its opponent.")
+        raise ValueError(f"the model is in {model.dtype}; to be quantized it must be in bfloat16, as its baseline.")
     on_cuda = model.device.type == "cuda"
     elsewhere = None if on_cuda else "not on this device"
     theirs = transformers_twin(model) if against == "transformers" else None
     ours, name = model, "dia_hf"
     if quantize is not None:
         ours, name = reduce_precision(model, quantize), f"dia_hf {quantize}"
-    compiled, slow = {"compile_config": CompileConfig()}, {"use_frame_loop": False}
+    compiled, slow = {"compile_config": CompileConfig()}, {"use_fast_path": False}
     left_out = None if compile_ours or (compile_ours is None and on_cuda) else "not asked for"
-    contenders = [
-        Contender(name, ours),
-        Contender(f"{name}, compiled", ours, compiled, is_compiled=True, unavailable=left_out),
-        Contender(f"{name}, slow loop", ours, slow),
+    candidates = [
+        Candidate(name, ours),
+        Candidate(f"{name}, compiled", ours, compiled, is_compiled=True, unavailable=left_out),
+        Candidate(f"{name}, slow loop", ours, slow),
     ]
     if theirs is not None:
-        contenders.append(Contender("transformers, eager", theirs, is_ours=False))
+        candidates.append(Candidate("transformers, eager", theirs, is_ours=False))
         static = {"cache_implementation": "static"}
         name = "transformers, static + compiled"
-        contenders.append(Contender(name, theirs, static, is_ours=False, is_compiled=True, unavailable=elsewhere))
-    return contenders
+        candidates.append(Candidate(name, theirs, static, is_ours=False, is_compiled=True, unavailable=elsewhere))
+    return candidates
