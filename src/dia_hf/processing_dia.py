@@ -22,7 +22,6 @@ import torch
 from transformers import BatchFeature, DacModel, ProcessorMixin
 from transformers.utils import cached_file
 
-from .atomic_write import read_json, shortened
 from .audio.codec import Codec, load_dac
 from .audio.io import write_audio
 from .configuration_dia import DiaConfig
@@ -30,6 +29,7 @@ from .delay_pattern import apply_delay, num_valid_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
 from .hub import check_model
 from .loss import IGNORE_INDEX
+from .text_files import read_json, shortened
 from .tokenization_dia import DiaTokenizer
 
 __all__ = ["DiaProcessor", "write_codec_reference"]

@@ -29,7 +29,7 @@ from torch import nn
 from transformers import DacModel
 from transformers.utils import cached_file
 
-from ..atomic_write import shortened
+from ..text_files import shortened
 
 __all__ = ["Codec", "DecoderStream", "load_dac"]
 

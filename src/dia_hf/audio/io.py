@@ -19,7 +19,8 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from ..atomic_write import atomic_write, shortened
+from ..atomic_write import atomic_write
+from ..text_files import shortened
 
 __all__ = [
     "AUDIO_FORMATS",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..asr.wer import words_of
 from ..assets import MINIATURE, miniature_vocabulary
-from ..atomic_write import decode_text, read_text
 from ..audio.io import audio_format
+from ..text_files import decode_text, read_text
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,

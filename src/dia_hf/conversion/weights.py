@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..atomic_write import first_line
+from ..text_files import first_line
 
 __all__ = ["WEIGHT_SUFFIXES", "Weights", "find_weight_files", "hash_files", "read_index"]
 

@@ -35,9 +35,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .._compat import CACHE_NAME, rename_cache
-from ..atomic_write import shortened
 from ..configuration_dia import DiaConfig, DiaDecoderConfig
 from ..delay_pattern import apply_delay, num_prompt_frames
+from ..text_files import shortened
 from .fast_path import DiaCall, FrameCall
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,

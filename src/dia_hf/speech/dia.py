@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from transformers import BatchFeature, CompileConfig
 
 from ..assets import MINIATURE
-from ..atomic_write import shortened
 from ..audio.io import write_audio
 from ..configuration_dia import DiaConfig
 from ..conversion import load_checkpoint
@@ -36,6 +35,7 @@ from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..quantization import check_scheme, quantize_model
+from ..text_files import shortened
 from .dialogue import Dialogue
 from .doubts import SpeechStats, estimate_text, find_doubt, tell
 from .progress import SpokenSeconds, spoken_bar

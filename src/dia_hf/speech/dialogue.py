@@ -26,10 +26,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..atomic_write import atomic_write, first_line, is_leftover, read_json, shortened
+from ..atomic_write import atomic_write, is_leftover
 from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
+from ..text_files import first_line, read_json, shortened
 from .doubts import SpeechStats, find_doubt, tell
 from .progress import spoken_bar
 from .script import Turn, check_script, estimate_seconds, parse_script, plan_chunks, render, split_prefix

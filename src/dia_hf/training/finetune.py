@@ -27,7 +27,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import cached_file
 
 from ..assets import MINIATURE
-from ..atomic_write import atomic_write, first_line, follow_umask
+from ..atomic_write import atomic_write, follow_umask
 from ..audio.codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..conversion.convert import HOW_TO_RUN
@@ -37,6 +37,7 @@ from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
+from ..text_files import first_line
 from ..tokenization_dia import DiaTokenizer
 from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator, longest_clip
