@@ -1,11 +1,15 @@
 import errno
+import fcntl
 import os
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from dia_hf import atomic_write as module
 from dia_hf.atomic_write import (
     atomic_write,
     atomic_write_folder,
@@ -285,3 +289,36 @@ def test_a_stale_lock_goes_and_a_held_one_stays(tmp_path):
     with locked(lock):
         remove_stale_lock(lock)
         assert lock.exists()
+
+
+def test_a_lock_on_windows(tmp_path, monkeypatch):
+    """Without `fcntl`, two runs in one folder both went ahead."""
+
+    def locking(handle, mode, num_bytes):
+        assert (mode, num_bytes, os.lseek(handle, 0, os.SEEK_CUR)) == ("LK_NBLCK", 1, 0)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PermissionError(errno.EACCES, "Permission denied") from error
+
+    monkeypatch.setattr(module, "fcntl", None)
+    monkeypatch.setattr(module, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK="LK_NBLCK"))
+    lock = tmp_path / ".lock"
+    entered = threading.Event()
+
+    def enter():
+        with locked(lock):
+            entered.set()
+
+    waiting = threading.Thread(target=enter)
+    with locked(lock):
+        with pytest.raises(ValueError, match="somebody"), locked(lock, "somebody is here."):
+            pass
+        waiting.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(10)
+    waiting.join()
+    assert list(tmp_path.iterdir()) == []
+    write_folder(tmp_path / "folder")
+    write_file(tmp_path / "file")
+    assert names_in(tmp_path) == ["file", "folder"]

@@ -7,20 +7,29 @@ by whatever writes files of the user's: sound, voices, dialogues, checkpoints, p
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+fcntl: Any
+msvcrt: Any
 try:
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+except ImportError:  # Windows
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:  # everywhere else
+    msvcrt = None
 
 __all__ = [
     "LOCK",
@@ -35,6 +44,7 @@ __all__ = [
 
 _HIDDEN = ".dia-hf-"
 LOCK = f"{_HIDDEN}lock"
+_POLL_SECONDS = 0.05  # between two attempts to take a lock on Windows, which cannot wait for one for ever
 
 
 @contextmanager
@@ -130,7 +140,9 @@ def _remove_abandoned(beside: Path) -> None:
 
 
 def _lock(handle: int, wait: bool = False) -> bool | None:
-    """Lock an open file; say `False` if another process holds it, and `None` if the file system has no locks."""
+    """Lock an open file; return `False` if another process holds it, and `None` if the file system has no locks."""
+    if fcntl is None:
+        return _lock_first_byte(handle, wait)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -138,6 +150,22 @@ def _lock(handle: int, wait: bool = False) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def _lock_first_byte(handle: int, wait: bool) -> bool | None:
+    """Do on Windows what `_lock` does elsewhere; there, too, the lock of a process that dies is free at once."""
+    while True:
+        try:
+            os.lseek(handle, 0, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EDEADLK):
+                return None
+            if not wait:
+                return False
+            time.sleep(_POLL_SECONDS)
+        else:
+            return True
 
 
 def _is_at(handle: int, path: Path) -> bool:
@@ -158,22 +186,26 @@ def locked(lock: Path, taken: str | None = None) -> Iterator[None]:
     Raises:
         ValueError: With the words of `taken`, if another process holds the lock.
     """
-    if fcntl is None:
+    if fcntl is None and msvcrt is None:
         yield
         return
-    while True:
+    is_ours = False
+    while not is_ours:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if _lock(handle, wait=taken is None) is False:
                 raise ValueError(taken)
-            if _is_at(handle, lock):
+            if is_ours := _is_at(handle, lock):
                 try:
                     yield
-                    return
                 finally:
-                    lock.unlink(missing_ok=True)
+                    if fcntl is not None:
+                        lock.unlink(missing_ok=True)
         finally:
             os.close(handle)
+            if is_ours and fcntl is None:  # Windows removes no file that is open, be it here or in a process that waits
+                with suppress(OSError):
+                    lock.unlink()
 
 
 def remove_stale_lock(lock: Path) -> None:
