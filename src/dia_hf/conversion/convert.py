@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import DacModel
 
 from ..atomic_write import atomic_write_folder, find_held
-from ..audio.codec import load_dac
+from ..audio.dac import load_dac
 from ..processing_dia import DiaProcessor, write_codec_reference
 from .descript import is_descript, load_descript_codec
 from .nari import config_to_0626

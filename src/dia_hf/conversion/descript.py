@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import DacConfig, DacModel
 
-from ..audio.codec import check_codebooks
+from ..audio.dac import check_codebooks
 from ..text_files import first_line
 from .weights import Weights
 

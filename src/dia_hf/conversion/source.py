@@ -21,7 +21,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import DacModel, GenerationConfig
 from transformers.utils import cached_file
 
-from ..audio.codec import load_dac
+from ..audio.dac import load_dac
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..hub import check_model, looks_like_path

@@ -522,7 +522,7 @@ class Dia:
             FileNotFoundError: If there is no such file.
             ValueError: If it is no audio.
         """
-        features = self.processor.feature_extractor(audio_path, audio_tokenizer=self.processor.codec.model)
+        features = self.processor.feature_extractor(audio_path, audio_tokenizer=self.processor.codec)
         return features["audio_codes"][0]
 
     def save_audio(self, path: str | os.PathLike, audio: np.ndarray, metadata: dict[str, Any] | None = None) -> None:

@@ -28,7 +28,7 @@ from transformers.utils import cached_file
 
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write, follow_umask
-from ..audio.codec import load_dac
+from ..audio.codec import load_network
 from ..configuration_dia import DiaConfig
 from ..conversion.convert import HOW_TO_RUN
 from ..conversion.source import generation_config_for
@@ -217,7 +217,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
         ) from error
     processor = DiaProcessor.from_pretrained(recipe.model, load_codec=recipe.codec is None)
     if recipe.codec is not None:
-        processor.audio_tokenizer = load_dac(recipe.codec)
+        processor.audio_tokenizer = load_network(recipe.codec)
     if recipe.config is not None:
         processor.config = DiaConfig(**recipe.config)
         longest = processor.config.encoder_config.max_position_embeddings
