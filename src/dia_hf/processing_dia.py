@@ -367,13 +367,24 @@ class DiaProcessor(ProcessorMixin):
         Raises:
             ValueError: If there is no codec, or the codes are of another shape or no codes.
         """
+        return self.codec.decode(self.extract_codes(decoder_input_ids, audio_prompt_len))
+
+    def extract_codes(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> list[torch.Tensor]:
+        """Cut the codes of speech out of generated tokens: without delay, special tokens and incomplete frames.
+
+        Args:
+            decoder_input_ids, audio_prompt_len: See `batch_decode`.
+
+        Returns:
+            `list[torch.LongTensor]`, each of shape `[T_i, C]`, on the CPU.
+        """
         decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
-        codes = revert_delay(decoder_input_ids, delay_pattern)
+        codes = revert_delay(decoder_input_ids, delay_pattern).cpu()
         ends = num_valid_frames(decoder_input_ids, delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
         begins = (decoder_input_ids[:, :, 0] == decoder.bos_token_id).sum(dim=1)
         if audio_prompt_len is not None:
             begins = torch.full_like(begins, audio_prompt_len)
-        return self.codec.decode([row[begin:end] for row, begin, end in zip(codes, begins, ends, strict=True)])
+        return [row[begin:end] for row, begin, end in zip(codes, begins.tolist(), ends.tolist(), strict=True)]
 
     def decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> torch.Tensor:
         """Turn the codes of one sample, `[1, T, C]`, into its waveform `[N]`; see `batch_decode`.
