@@ -22,6 +22,7 @@ FLOORS = {
     "tokenization_dia": 1,
     "rotary": 1,
     "feature_extraction_dia": 2,
+    "model_card": 2,
     "frames": 2,
     "generation": 3,
     "modeling_dia": 4,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -28,7 +27,7 @@ from .configuration_dia import DiaConfig
 from .delay import apply_delay, num_spoken_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
 from .files import read_json, shortened
-from .hub import check_model
+from .hub import check_model, is_hub_id
 from .loss import IGNORED_LABEL
 from .tokenization_dia import DiaTokenizer
 
@@ -49,10 +48,6 @@ def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> 
     return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False, **hub_options)
 
 
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not os.path.isdir(name)
-
-
 def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
     """Load the codec inside a checkpoint, or else the one that the checkpoint names."""
     reference = None
@@ -71,7 +66,7 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
         codec = load_dac(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
         # transformers notes the checkpoint's name, under which there is no codec alone.
         name = (reference or {}).get("audio_tokenizer_name_or_path", "")
-        codec.name_or_path = codec.config.name_or_path = name if _is_hub_id(name) else ""
+        codec.name_or_path = codec.config.name_or_path = name if is_hub_id(name) else ""
         return codec
     if reference is None:
         raise ValueError(
@@ -85,7 +80,7 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
     beside = os.path.join(checkpoint, hub_options.get("subfolder", ""), name)
     if not os.path.isabs(name) and os.path.isdir(beside):
         name = beside
-    if not _is_hub_id(name) and not os.path.isdir(name):
+    if not is_hub_id(name) and not os.path.isdir(name):
         raise FileNotFoundError(
             f"{str(checkpoint)!r} names the codec {name!r} in its {_CODEC_REFERENCE}, but there is no such folder, "
             "inside it or here; write the codec's folder or its name on the Hub there, or pass one: "
@@ -476,7 +471,7 @@ class DiaProcessor(ProcessorMixin):
             # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on. What goes
             # to the Hub holds no path of this machine: there the name is that inside the checkpoint.
             name = self.audio_tokenizer.name_or_path
-            if not _is_hub_id(name):
+            if not is_hub_id(name):
                 name = _CODEC_FOLDER if self._is_for_hub else str(inside.absolute())
             self.audio_tokenizer.save_pretrained(inside)
             write_codec_reference(folder, name)

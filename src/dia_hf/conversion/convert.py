@@ -22,6 +22,7 @@ from transformers import DacModel
 
 from ..codec import load_dac
 from ..files import find_held, folder_written_whole
+from ..model_card import HOW_TO_RUN
 from ..processing_dia import DiaProcessor, write_codec_reference
 from .descript import is_descript, load_descript_codec
 from .nari import config_to_0626
@@ -132,21 +133,6 @@ tags: [dia, text-to-speech, dialogue]
 ## How to run it
 
 {how}
-"""
-
-HOW_TO_RUN = """\
-```python
-from transformers import AutoProcessor
-from dia_hf import DiaForConditionalGeneration
-
-processor = AutoProcessor.from_pretrained("this/folder")
-model = DiaForConditionalGeneration.from_pretrained("this/folder")
-inputs = processor(text=["[S1] Hello. [S2] Hi!"], return_tensors="pt")
-codes = model.generate(**inputs, max_new_tokens=256)
-processor.save_audio(processor.batch_decode(codes), "hello.wav")
-```
-
-or `dia-hf generate --model this/folder "[S1] Hello. [S2] Hi!"`.
 """
 
 _V0_1_WARNING = """
