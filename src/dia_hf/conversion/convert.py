@@ -40,7 +40,7 @@ from .source import (
     plan,
     recognise,
 )
-from .weights import Weights, hash_files
+from .weights import Weights, check_sums, hash_files
 
 __all__ = ["convert_checkpoint"]
 
@@ -230,9 +230,10 @@ def convert_checkpoint(
         `str`: What was done, or would be: a table of all tensors and a summary.
 
     Raises:
-        ValueError: If source or codec are incomplete, contradict their config, hold code or cannot be read; if `dest`
-            is not empty, holds the source or the codec, or is being written by another process; if the model does not
-            exist in the target layout. The message names file and tensor.
+        ValueError: If source or codec are incomplete, contradict their config, hold code, are damaged (a pickle is
+            read once more to compare it with its CRC-32 sums) or cannot be read; if `dest` is not empty, holds the
+            source or the codec, or is being written by another process; if the model does not exist in the target
+            layout. The message names file and tensor.
         FileNotFoundError: If there is no such source.
         OSError: If `dest` cannot be written, as where the disk is full. On any error, and when interrupted, `dest`
             stays as it was.
@@ -250,6 +251,7 @@ def convert_checkpoint(
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognise(weights, source_folder / "config.json")
     targets = plan(opened, to)
+    check_sums(files)
     target_dtype = choose_dtype(weights, asked_dtype)
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)
