@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import BatchFeature, DacModel, ProcessorMixin
-from transformers.utils import cached_file
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils import PaddingStrategy, cached_file
 
 from .audio import write_audio
 from .codec import Codec, load_dac
@@ -36,6 +37,12 @@ __all__ = ["DiaProcessor", "write_codec_reference"]
 _CODEC_FOLDER = "audio_tokenizer"
 _CODEC_REFERENCE = "audio_tokenizer_config.json"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+# transformers' names of what a tokenizer does to texts of different lengths, beside True and False.
+_STRATEGIES = {
+    "padding": [strategy.value for strategy in PaddingStrategy],
+    "truncation": [strategy.value for strategy in TruncationStrategy],
+}
 
 
 def _is_codes(clip: Any) -> bool:
@@ -200,7 +207,7 @@ class DiaProcessor(ProcessorMixin):
                     raise TypeError(f"`DiaProcessor` has no option {name!r}; its options are {', '.join(options)}.")
                 options[name] = value
         if return_tensors != "pt":
-            raise ValueError(f"`return_tensors` is {return_tensors!r}; `DiaProcessor` returns 'pt' only.")
+            raise ValueError(f"`return_tensors` is {shortened(return_tensors)}; `DiaProcessor` returns 'pt' only.")
         for name, kind, wanted in (
             ("generation", bool, "True or False"),
             ("output_labels", bool, "True or False"),
@@ -211,6 +218,11 @@ class DiaProcessor(ProcessorMixin):
             value = output_labels if name == "output_labels" else options[name]
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"`{name}` is {shortened(value)}; give {wanted}.")
+        for name, known in _STRATEGIES.items():
+            if isinstance(value := options[name], str) and value not in known:
+                raise ValueError(
+                    f"`{name}` is {shortened(value)}; give True, False or one of {', '.join(map(repr, known))}."
+                )
         generation = options["generation"]
         if generation and output_labels:
             raise ValueError("labels are for training: pass `generation=False` with `output_labels=True`.")
@@ -218,7 +230,7 @@ class DiaProcessor(ProcessorMixin):
         # Any sequence, such as a column of a `datasets.Dataset`.
         texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else None
         if texts is None or not all(isinstance(item, str) for item in texts):
-            raise ValueError(f"`text` is {text!r}; it must be a string or a list of strings.")
+            raise ValueError(f"`text` is {shortened(text)}; it must be a string or a list of strings.")
         for index, item in enumerate(texts):
             if not item.strip():
                 raise ValueError(f"text {index} is empty; give something to say, such as '[S1] Hello.'.")
