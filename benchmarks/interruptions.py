@@ -31,7 +31,7 @@ sys.path[:0] = [str(HOME / "src"), str(HOME / "tests")]
 import numpy as np  # noqa: E402
 
 from dia_hf import MINIATURE, cli  # noqa: E402
-from dia_hf.audio import write_audio  # noqa: E402
+from dia_hf.audio.io import write_audio  # noqa: E402
 
 CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.link", "os.truncate"}
 Tree = dict[str, bytes]

@@ -28,7 +28,7 @@ def measure(kind: str, num_clips: int, checkpointing: bool) -> float:
         torch.set_default_dtype(torch.float32 if kind == "full" else torch.bfloat16)
         model: Any = DiaForConditionalGeneration(DiaConfig()).train()
         torch.set_default_dtype(torch.float32)
-        model.loss_slice_size = 512
+        model.loss_chunk_size = 512
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if kind == "lora":

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dia_hf.audio import read_audio
+from dia_hf.audio.io import read_audio
 
 INK = "#808080"  # as far from white as from black
 WINDOW = 0.032  # seconds: long enough to tell a voice's harmonics apart, short enough for its consonants
@@ -46,7 +46,7 @@ def plot_speech(audio: str, png: str) -> None:
     above.set_facecolor("none")
     drawn = BytesIO()
     figure.savefig(drawn, format="png", facecolor="none")
-    # 256 colours are enough for the eye, and a fifth of the bytes.
+    # 256 colors are enough for the eye, and a fifth of the bytes.
     Image.open(drawn).quantize(256, method=Image.Quantize.FASTOCTREE).save(png, format="PNG", optimize=True)
 
 

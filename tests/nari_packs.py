@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from conftest import REFERENCE
 from dia_hf import DiaForConditionalGeneration
-from dia_hf.delay import apply_delay, revert_delay
+from dia_hf.delay_pattern import apply_delay, revert_delay
 
 
 @dataclass(frozen=True)

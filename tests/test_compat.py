@@ -86,7 +86,7 @@ def test_a_generate_that_passes_an_unknown_argument(small, monkeypatch):
 
     monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", renamed)
     with pytest.raises(TypeError, match=r"\['kv_store'\].*upgrade dia_hf"):
-        small.generate(**inputs, max_new_tokens=30, use_frame_loop=False)
+        small.generate(**inputs, max_new_tokens=30, use_fast_path=False)
 
 
 def test_a_generate_that_keeps_its_cache_elsewhere(small, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_generate_that_keeps_its_cache_elsewhere(small, monkeypatch):
 
     monkeypatch.setattr(GenerationMixin, "_prepare_cache_for_generation", renamed)
     with pytest.raises(RuntimeError, match="passes no cache as"):
-        small.generate(**inputs, max_new_tokens=30, use_frame_loop=False)
+        small.generate(**inputs, max_new_tokens=30, use_fast_path=False)
 
 
 # Private parts of transformers that this package overrides or reads, and what it expects of them.

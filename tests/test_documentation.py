@@ -10,7 +10,7 @@ import torch
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, DiaProcessor, cli
-from dia_hf.audio import write_audio
+from dia_hf.audio.io import write_audio
 from dia_hf.speech.voices import Voice
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from transformers import DacModel
 from transformers.models.dia.feature_extraction_dia import DiaFeatureExtractor as TheirFeatureExtractor
 
 from dia_hf import DiaFeatureExtractor
-from dia_hf.audio import resample, write_audio
+from dia_hf.audio.io import resample, write_audio
 
 EXTRACTOR = DiaFeatureExtractor()
 RATE = EXTRACTOR.sampling_rate

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from dia_hf.loss import IGNORED_LABEL, channel_sums, channel_sums_in_slices, loss_of_head, weighted_sum
+from dia_hf.loss import IGNORE_INDEX, channel_sums, channel_sums_in_chunks, fused_linear_cross_entropy, weighted_sum
 
 
 def gradients(model, **batch):
@@ -40,7 +40,7 @@ def test_slices_change_nothing(slice_size, weights):
     model = tiny.random_model(config)
     batch = tiny.random_batch(config)
     expected, whole = gradients(model, **batch)
-    model.loss_slice_size = slice_size
+    model.loss_chunk_size = slice_size
     output, sliced = gradients(model, **batch)
     assert output.logits is None
     torch.testing.assert_close(output.loss, expected.loss, rtol=1e-6, atol=1e-6)
@@ -62,9 +62,9 @@ def test_label_smoothing(slice_size):
     labels = batch["labels"]
     labels = labels if labels.ndim == 2 else labels.transpose(1, 2).flatten(0, 1)  # [B·C, T]
     plain = model(**batch)
-    log_probs = plain.logits.log_softmax(-1)[labels != IGNORED_LABEL]  # [labels, V]
-    right = log_probs.gather(-1, labels[labels != IGNORED_LABEL][:, None])[:, 0]
-    model.label_smoothing, model.loss_slice_size = 0.1, slice_size
+    log_probs = plain.logits.log_softmax(-1)[labels != IGNORE_INDEX]  # [labels, V]
+    right = log_probs.gather(-1, labels[labels != IGNORE_INDEX][:, None])[:, 0]
+    model.label_smoothing, model.loss_chunk_size = 0.1, slice_size
     expected = -(0.9 * right + 0.1 * log_probs.mean(-1)).mean()
     torch.testing.assert_close(model(**batch).loss, expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(model.eval()(**batch).loss, plain.loss, rtol=1e-6, atol=1e-6)
@@ -74,7 +74,7 @@ def test_label_smoothing(slice_size):
 def test_slices_keep_no_logits(slice_size):
     """Slices whose logits autograd keeps, one by one, fill memory as all of them at once do."""
     model = tiny.random_model(tiny.random_config(4))
-    model.loss_slice_size = slice_size
+    model.loss_chunk_size = slice_size
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.shape) or one, lambda one: one):
         model(**tiny.random_batch(model.config))
@@ -97,8 +97,8 @@ def test_the_loss_of_half_precision_is_float32(dtype):
     [
         ({"logits_to_keep": 1}, None, "`logits_to_keep` is 1, but a loss"),
         ({"logits_to_keep": 2}, 3, "`logits_to_keep` is 2, but a loss"),
-        ({}, 0, "`loss_slice_size` is 0; give 1 or more"),
-        ({}, -2, "`loss_slice_size` is -2; give 1 or more"),
+        ({}, 0, "`loss_chunk_size` is 0; give 1 or more"),
+        ({}, -2, "`loss_chunk_size` is -2; give 1 or more"),
         (
             {"labels": torch.zeros(3, 2, 12).long()},
             None,
@@ -111,7 +111,7 @@ def test_the_loss_of_half_precision_is_float32(dtype):
 def test_what_has_no_loss(arguments, slice_size, message):
     """Errors of torch's, deep in a product or a loss, do not say which argument is to be changed."""
     model = tiny.random_model(tiny.random_config(4))
-    model.loss_slice_size = slice_size
+    model.loss_chunk_size = slice_size
     batch = tiny.random_batch(model.config) | arguments
     with pytest.raises(ValueError, match=message):
         model(**batch)
@@ -131,7 +131,7 @@ def test_sums_are_those_of_a_loop(num_positions, num_channels, share, slice_size
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(num_positions, num_channels, 7, generator=generator)
     labels = torch.randint(0, 7, (num_positions, num_channels), generator=generator)
-    labels[torch.rand(labels.shape, generator=generator) < share] = IGNORED_LABEL
+    labels[torch.rand(labels.shape, generator=generator) < share] = IGNORE_INDEX
     losses, right, counts = [0.0] * num_channels, [0] * num_channels, [0] * num_channels
     for position in range(num_positions):
         for channel in range(num_channels):
@@ -142,7 +142,7 @@ def test_sums_are_those_of_a_loop(num_positions, num_channels, share, slice_size
             losses[channel] += float(scores.logsumexp(0) - scores[label])
             right[channel] += int(scores.argmax()) == label
             counts[channel] += 1
-    in_slices = channel_sums_in_slices(logits, lambda states: states, labels, slice_size)
+    in_slices = channel_sums_in_chunks(logits, lambda states: states, labels, slice_size)
     for sums in (channel_sums(logits, labels), in_slices):
         assert sums.num_correct.tolist() == right
         assert sums.counts.tolist() == counts
@@ -172,20 +172,20 @@ def test_gradients_taken_at_once_are_those_of_autograd(
     states = torch.randn(num_positions, 5, generator=generator, requires_grad=True)
     matrix = torch.randn(7 * num_channels, 5, generator=generator).requires_grad_(not is_frozen)
     labels = torch.randint(0, 7, (num_positions, num_channels), generator=generator)
-    labels[torch.rand(labels.shape, generator=generator) < share] = IGNORED_LABEL
+    labels[torch.rand(labels.shape, generator=generator) < share] = IGNORE_INDEX
     weights = weights and weights[:num_channels]
-    learnt = [states] if is_frozen else [states, matrix]
+    learned = [states] if is_frozen else [states, matrix]
 
     def head(slice_of_states):
         return (slice_of_states @ matrix.mT).unflatten(-1, (num_channels, 7))
 
-    sums = channel_sums_in_slices(states, head, labels, slice_size, smoothing)
+    sums = channel_sums_in_chunks(states, head, labels, slice_size, smoothing)
     expected = weighted_sum(sums.losses, weights) / 3
-    loss, found = loss_of_head(states, matrix, labels, slice_size, weights, smoothing)
+    loss, found = fused_linear_cross_entropy(states, matrix, labels, slice_size, weights, smoothing)
     torch.testing.assert_close(loss / 3, expected)
     for ours, theirs in zip(found, sums, strict=True):
         torch.testing.assert_close(ours, theirs.detach())
-    of_ours, of_theirs = torch.autograd.grad(loss / 3, learnt), torch.autograd.grad(expected, learnt)
+    of_ours, of_theirs = torch.autograd.grad(loss / 3, learned), torch.autograd.grad(expected, learned)
     for ours, theirs in zip(of_ours, of_theirs, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -196,7 +196,7 @@ def test_gradients_taken_at_once_follow_autocast():
     batch = tiny.random_batch(model.config)
     found = []
     for slice_size in (None, 5):
-        model.loss_slice_size = slice_size
+        model.loss_chunk_size = slice_size
         with torch.autocast("cpu", torch.bfloat16):
             found.append(gradients(model, **batch))
     (expected, whole), (output, sliced) = found
@@ -210,7 +210,7 @@ def test_a_head_that_is_more_than_a_matrix_is_called():
     """An adapter on the head would be passed by, and never learn."""
     model = tiny.random_model(tiny.random_config(4))
     batch = tiny.random_batch(model.config)
-    model.loss_slice_size = 5
+    model.loss_chunk_size = 5
     expected = model(**batch).loss
 
     class Head(torch.nn.Linear):
@@ -233,7 +233,7 @@ def test_weights_are_ratios():
         torch.testing.assert_close(model(**batch).loss, expected)
 
 
-def test_a_channel_of_weight_zero_is_not_learnt():
+def test_a_channel_of_weight_zero_is_not_learned():
     """A weight given to the wrong channel."""
     model = tiny.random_model(tiny.random_config(4))
     model.config.channel_loss_weights = [0.0] + [1.0] * (model.num_channels - 1)
@@ -247,7 +247,7 @@ def test_a_channel_without_labels_is_no_nan():
     """0 / 0 in the figures of one channel spreads to the mean over an epoch."""
     model = tiny.random_model(tiny.random_config(4))
     batch = tiny.random_batch(model.config)
-    batch["labels"].view(3, model.num_channels, -1)[:, 1] = IGNORED_LABEL
+    batch["labels"].view(3, model.num_channels, -1)[:, 1] = IGNORE_INDEX
     output = model(**batch)
     assert output.loss.isfinite()
     assert (output.channel_losses[1], output.channel_accuracies[1], output.channel_counts[1]) == (0, 0, 0)

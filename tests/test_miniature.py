@@ -14,9 +14,10 @@ from safetensors import safe_open
 from transformers.models.dia.modeling_dia import DiaForConditionalGeneration as TheirModel
 
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.asr.recognizers import load_recognizer
+from dia_hf.asr.wer import read_vocabulary, word_errors, words_of
 from dia_hf.assets import miniature_vocabulary
-from dia_hf.delay import revert_delay
-from dia_hf.recognition import load_recogniser, read_vocabulary, word_errors, words_of
+from dia_hf.delay_pattern import revert_delay
 
 REFERENCES = [json.loads(line) for line in Path(__file__).with_name("reference").joinpath("miniature.jsonl").open()]
 DEMO = "[S1] Hello, I am Dia. [S2] Welcome, Dia."
@@ -29,8 +30,8 @@ def dia():
 
 
 @pytest.fixture(scope="module")
-def recogniser():
-    return load_recogniser("pocketsphinx", *read_vocabulary(Path(MINIATURE) / "vocabulary.txt"))
+def recognizer():
+    return load_recognizer("pocketsphinx", *read_vocabulary(Path(MINIATURE) / "vocabulary.txt"))
 
 
 def greedy_codes(model, processor, texts):
@@ -67,15 +68,15 @@ def test_transformers_says_the_same():
 
 
 @pytest.mark.parametrize("options", [GREEDY, {"seed": 7}], ids=["greedy", "as it comes"])
-def test_the_demo_is_understood(dia, recogniser, options):
+def test_the_demo_is_understood(dia, recognizer, options):
     """`make demo` wrote a file that nobody could understand, and all tests passed."""
     taught = next(reference["codes"] for reference in REFERENCES if reference["text"] == DEMO)
     (best,) = dia.processor.codec.decode([torch.tensor(taught)])
     errors = [
-        word_errors(DEMO, recogniser.transcribe(np.asarray(sound), dia.sampling_rate)).errors
+        word_errors(DEMO, recognizer.transcribe(np.asarray(sound), dia.sampling_rate)).errors
         for sound in (dia.generate(DEMO, **options), best)
     ]
-    assert errors[0] <= errors[1] <= 1, "the recogniser takes the codec's I for like"
+    assert errors[0] <= errors[1] <= 1, "the recognizer takes the codec's I for like"
 
 
 def test_a_stream_says_the_same(dia):
@@ -84,7 +85,7 @@ def test_a_stream_says_the_same(dia):
     np.testing.assert_allclose(np.concatenate(list(dia.stream(DEMO, seed=7))), whole, atol=1e-5)
 
 
-def test_a_dialogue_of_several_passes_is_understood(dia, recogniser):
+def test_a_dialogue_of_several_passes_is_understood(dia, recognizer):
     """Passes prompt each other: words were lost, said twice or left to the next pass where two of them meet."""
     script = " ".join(
         f"[S{number % 2 + 1}] {' '.join(words_of(reference['text'])).capitalize()}."
@@ -92,8 +93,8 @@ def test_a_dialogue_of_several_passes_is_understood(dia, recogniser):
     )
     dialogue = dia.dialogue(script, **GREEDY)
     assert len(dialogue.passes) > 2
-    errors = word_errors(script, recogniser.transcribe(dialogue.generate(), dia.sampling_rate))
-    alone = [recogniser.transcribe(dia.generate(one["text"], **GREEDY), dia.sampling_rate) for one in REFERENCES]
+    errors = word_errors(script, recognizer.transcribe(dialogue.generate(), dia.sampling_rate))
+    alone = [recognizer.transcribe(dia.generate(one["text"], **GREEDY), dia.sampling_rate) for one in REFERENCES]
     one_by_one = sum(word_errors(one["text"], heard).errors for one, heard in zip(REFERENCES, alone, strict=True))
     assert errors.errors <= 2 * one_by_one + 0.03 * errors.words
 

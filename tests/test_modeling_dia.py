@@ -49,7 +49,7 @@ def test_random_configurations_equal_transformers(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_checkpoints_load_in_both_directions(tmp_path, seed):
-    """A parameter under another name is initialised at random by the other side, with a mere warning."""
+    """A parameter under another name is initialized at random by the other side, with a mere warning."""
     model = tiny.random_model(tiny.random_config(seed), seed)
     batch = tiny.random_batch(model.config, seed)
     model.save_pretrained(tmp_path / "ours")
@@ -114,7 +114,7 @@ def test_labels_in_either_layout(model):
 
 
 def test_label_zero_is_a_code():
-    """Masking label 0 as padding (seen in the wild) leaves one code of 1,024 unlearnt."""
+    """Masking label 0 as padding (seen in the wild) leaves one code of 1,024 unlearned."""
     model = tiny.random_model(tiny.random_config(1))
     batch = tiny.random_batch(model.config)
     batch["labels"] = torch.zeros_like(batch["labels"])
@@ -329,7 +329,7 @@ def test_dispatched_over_devices(tmp_path):
 @pytest.mark.parametrize("cross_attention_rope", [False, True], ids=["0626", "v0.1"])
 @torch.compiler.set_stance("force_eager")  # inductor's code of flex attention for a CPU does not compile
 def test_packed_clips_are_clips_alone(implementation, cross_attention_rope):
-    """A clip that sees its neighbour's text or codes, or goes on counting its positions, learns something else."""
+    """A clip that sees its neighbor's text or codes, or goes on counting its positions, learns something else."""
     config = tiny.random_config(3)
     config.decoder_config.cross_attention_rope = cross_attention_rope
     model = tiny.random_model(config)

@@ -31,7 +31,7 @@ SHOWN = {
         "Training, in a few lines": ["text", "image"],
         "The same by a recipe": ["text", "text", *["text", "audio"] * 3],
         "Before and after": ["text", "audio", "text", "audio"],
-        "Learnt by heart": ["image", "text"],
+        "Learned by heart": ["image", "text"],
         "Keeping it": [],
     },
     "generate.ipynb": {

@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-from dia_hf.audio import write_audio
+from dia_hf.audio.io import write_audio
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "plot_speech.py"
 
@@ -35,7 +35,7 @@ def test_a_picture_of_a_tone(tmp_path, plot, rate):
     assert struct.unpack(">II", png.read_bytes()[16:24]) == (1200, 500)
     assert png.stat().st_size < 150_000
     picture = np.asarray(Image.open(png).convert("RGBA")).astype(int)
-    assert picture[0, 0, 3] == 0, "a page in another colour has a box on it"
+    assert picture[0, 0, 3] == 0, "a page in another color has a box on it"
     below = picture[195:452, 640]  # a column of the lower panel; magma's brightness rises with the level
     loudest = 1 - np.argmax(below[:, :3].sum(axis=1)) / len(below)
     assert loudest * rate / 2 == pytest.approx(2000, abs=rate / 2 * 0.02)

@@ -16,7 +16,7 @@ from transformers.models.dia.processing_dia import DiaProcessor as TheirProcesso
 from transformers.models.dia.tokenization_dia import DiaTokenizer as TheirTokenizer
 
 from dia_hf import MINIATURE, DiaConfig, DiaFeatureExtractor, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
-from dia_hf.audio import read_audio, write_audio
+from dia_hf.audio.io import read_audio, write_audio
 
 RATE = 44100
 TRAINING = {"generation": False, "output_labels": True}

@@ -41,7 +41,7 @@ def test_public_names():
         "DiaEOSDelayPatternLogitsProcessor",
         "DiaEOSScaleLogitsProcessor",
         "DiaGenerationMixin",
-        "DiaGivenTokensLogitsProcessor",
+        "DiaForcedTokensLogitsProcessor",
         "DiaGuidanceTopKLogitsProcessor",
         "DiaPerSampleLogitsProcessor",
         "DiaRunningSamplesLogitsProcessor",
@@ -50,25 +50,23 @@ def test_public_names():
     }
     assert set(importlib.import_module("dia_hf.evaluation").__all__) == {
         "EvaluationReport",
-        "Heard",
+        "Transcript",
         "Sentence",
         "SentenceReport",
         "evaluate",
         "read_sentences",
     }
+    assert set(importlib.import_module("dia_hf.data").__all__) == {"PrepareConfig", "load_prepared", "prepare_dataset"}
     assert set(importlib.import_module("dia_hf.training").__all__) == {
         "LORA_TARGET_MODULES",
         "DiaDataCollator",
         "DiaTrainer",
-        "PrepareSettings",
         "Recipe",
         "SpeakCallback",
         "add_voice_prompts",
         "attach_lora",
         "finetune",
-        "load_prepared",
         "merge_adapter",
-        "prepare_dataset",
     }
 
 

@@ -9,8 +9,8 @@ from transformers import TorchAoConfig
 
 from conftest import REFERENCE
 from dia_hf import Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor, cli
-from dia_hf.audio import read_metadata
-from dia_hf.frames import linear
+from dia_hf.audio.io import read_metadata
+from dia_hf.engine import linear
 from dia_hf.quantization import SCHEMES, check_scheme, quantize_model
 from tiny import random_model
 
@@ -67,7 +67,7 @@ def random_inputs(config, num_frames=30):
     }
 
 
-def quantised_names(model):
+def quantized_names(model):
     return {name for name, parameter in model.named_parameters() if type(parameter) is not nn.Parameter}
 
 
@@ -82,7 +82,7 @@ def distance(one, other):
 
 @torch.no_grad()
 def dense(model):
-    """Make the model in float32 that has the quantised weights' values."""
+    """Make the model in float32 that has the quantized weights' values."""
     weights = {}
     for name, parameter in model.named_parameters():
         if type(parameter) is nn.Parameter:
@@ -96,10 +96,10 @@ def dense(model):
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-def test_what_is_read_for_every_frame_is_quantised_and_nothing_else(checkpoint, scheme):
+def test_what_is_read_for_every_frame_is_quantized_and_nothing_else(checkpoint, scheme):
     """A head or a text encoder of 4 bits, which costs exactness and saves no time."""
     model = quantize_model(load(checkpoint), scheme)
-    assert quantised_names(model) == {
+    assert quantized_names(model) == {
         f"model.decoder.layers.{index}.{name}.weight"
         for index in range(model.config.decoder_config.num_hidden_layers)
         for name in EVERY_FRAME
@@ -112,27 +112,27 @@ def test_logits_stay_near(scheme, worst):
     """Fewer bits than said, or scales of the wrong weights: attention at scale 1.0 makes noise of it."""
     model, inputs = smooth_model(), random_inputs(smooth_model().config)
     reference = logits_of(model, inputs)
-    quantised = quantize_model(model.to(torch.bfloat16), scheme)
-    assert distance(logits_of(quantised, inputs), reference) < worst
+    quantized = quantize_model(model.to(torch.bfloat16), scheme)
+    assert distance(logits_of(quantized, inputs), reference) < worst
     # What the kernels add to what the weights lost is no more than bfloat16's own rounding.
-    assert distance(logits_of(quantised, inputs), logits_of(dense(quantised), inputs)) < 0.05
+    assert distance(logits_of(quantized, inputs), logits_of(dense(quantized), inputs)) < 0.05
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_many_rows_are_as_few(monkeypatch, scheme):
     """A prompt is read by another way than the frames after it; they must be one model."""
-    quantised = quantize_model(smooth_model().to(torch.bfloat16), scheme)
-    inputs = random_inputs(quantised.config)
-    few = logits_of(quantised, {name: value[:, :8] for name, value in inputs.items()})
+    quantized = quantize_model(smooth_model().to(torch.bfloat16), scheme)
+    inputs = random_inputs(quantized.config)
+    few = logits_of(quantized, {name: value[:, :8] for name, value in inputs.items()})
     monkeypatch.setattr(linear, "_INT8_ROWS", 0)
     monkeypatch.setattr(linear, "_INT4_ROWS", 0)
-    many = logits_of(quantised, {name: value[:, :8] for name, value in inputs.items()})
+    many = logits_of(quantized, {name: value[:, :8] for name, value in inputs.items()})
     assert distance(many, few) < 0.05
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_generate(checkpoint, scheme, processor):
-    """A quantised model that computes logits, but trips over `generate`."""
+    """A quantized model that computes logits, but trips over `generate`."""
     model = quantize_model(load(checkpoint), scheme)
     inputs = processor(text=["[S1] Hello.", "[S2] Hi, how are you?"], return_tensors="pt")
     codes = [model.generate(**inputs, max_new_tokens=24, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
@@ -145,9 +145,9 @@ def test_int8_is_saved_and_loaded(tmp_path):
     model, inputs = quantize_model(smooth_model().to(torch.bfloat16), "int8"), random_inputs(smooth_model().config)
     model.save_pretrained(tmp_path)
     loaded = DiaForConditionalGeneration.from_pretrained(tmp_path).eval()
-    assert quantised_names(loaded) == quantised_names(model)
+    assert quantized_names(loaded) == quantized_names(model)
     assert loaded.dtype == torch.bfloat16
-    for name in quantised_names(model):
+    for name in quantized_names(model):
         mine, theirs = model.get_parameter(name), loaded.get_parameter(name)
         assert torch.equal(mine.qdata, theirs.qdata)
         assert torch.equal(mine.scale, theirs.scale)
@@ -155,12 +155,12 @@ def test_int8_is_saved_and_loaded(tmp_path):
 
 
 def test_a_saved_int8_model_speaks(checkpoint, tmp_path):
-    """`Dia` that takes the quantised tensors of a checkpoint for missing ones."""
+    """`Dia` that takes the quantized tensors of a checkpoint for missing ones."""
     quantize_model(load(checkpoint), "int8").save_pretrained(tmp_path)
     DiaProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
     dia = Dia.from_pretrained(tmp_path, device="cpu")
     assert dia.generate("[S1] Hello.", seed=1, max_seconds=0.2).size > 0
-    with pytest.raises(ValueError, match="quantised already"):
+    with pytest.raises(ValueError, match="quantized already"):
         Dia.from_pretrained(tmp_path, device="cpu", quantization="int8")
 
 
@@ -173,16 +173,16 @@ def test_int4_of_a_cpu_is_not_saved(checkpoint, tmp_path):
 
 
 def test_transformers_own_way(checkpoint, tmp_path, processor):
-    """`quantization_config` that reaches the head, or a model that transformers' quantiser does not know."""
+    """`quantization_config` that reaches the head, or a model that transformers' quantizer does not know."""
     model = load(checkpoint, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
-    names = quantised_names(model)
+    names = quantized_names(model)
     assert "logits_dense.weight" not in names
     assert {f"model.decoder.layers.0.{name}.weight" for name in EVERY_FRAME} <= names
     assert not any("embed" in name or "norm" in name for name in names)
     inputs = processor(text=["[S1] Hello."], return_tensors="pt")
     assert model.generate(**inputs, max_new_tokens=20).shape == (1, 21, 9)
     model.save_pretrained(tmp_path)
-    assert quantised_names(DiaForConditionalGeneration.from_pretrained(tmp_path)) == names
+    assert quantized_names(DiaForConditionalGeneration.from_pretrained(tmp_path)) == names
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
@@ -190,7 +190,7 @@ def test_dia(checkpoint, scheme):
     """The float32 of the checkpoint with kernels that are ten times slower in it; a seed that reproduces nothing."""
     dia = Dia.from_pretrained(checkpoint, device="cpu", quantization=scheme)
     assert dia.model.dtype == torch.bfloat16
-    assert len(quantised_names(dia.model)) > 0
+    assert len(quantized_names(dia.model)) > 0
     first, second = (dia.generate("[S1] Hello.", seed=7, max_seconds=0.2) for _ in range(2))
     assert first.size > 0
     assert (first == second).all()
@@ -201,7 +201,7 @@ def test_files_of_nari_labs():
     folder = REFERENCE / "nari-0626"
     files = folder / "config.json", folder / "model.safetensors"
     dia = Dia.from_local(*files, device="cpu", load_dac=False, quantization="int8")
-    assert len(quantised_names(dia.model)) > 0
+    assert len(quantized_names(dia.model)) > 0
 
 
 def test_command(tmp_path):
@@ -256,23 +256,23 @@ def with_odd_sizes(model):
     return model
 
 
-def quantised(model):
+def quantized(model):
     return quantize_model(model, "int8")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_float32, "`dtype` is torch.float32, but quantised weights are multiplied with bfloat16"),
-        (with_adapters, "down_proj is a peft.*Linear, not a plain nn.Linear; quantise before adapters come"),
+        (with_float32, "`dtype` is torch.float32, but quantized weights are multiplied with bfloat16"),
+        (with_adapters, "down_proj is a peft.*Linear, not a plain nn.Linear; quantize before adapters come"),
         (with_odd_sizes, "layers.1.mlp.down_proj maps 40 to 48, but int4 takes inputs by 32 and outputs by 16"),
-        (quantised, "quantised already"),
+        (quantized, "quantized already"),
     ],
 )
-def test_models_that_cannot_be_quantised(checkpoint, change, message):
-    """Half a model quantised, and then an error; or a layer left out in silence, as torchao leaves odd sizes."""
+def test_models_that_cannot_be_quantized(checkpoint, change, message):
+    """Half a model quantized, and then an error; or a layer left out in silence, as torchao leaves odd sizes."""
     model = change(load(checkpoint))
-    before = quantised_names(model)
+    before = quantized_names(model)
     with pytest.raises(ValueError, match=message):
         quantize_model(model, "int4")
-    assert quantised_names(model) == before
+    assert quantized_names(model) == before

@@ -12,7 +12,7 @@ from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
 from dia_hf import DiaConfig, DiaFeatureExtractor, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
 from dia_hf.conversion.nari import generation_config_for
-from dia_hf.delay import apply_delay
+from dia_hf.delay_pattern import apply_delay
 from dia_hf.processing_dia import write_codec_reference
 
 

@@ -200,7 +200,7 @@ def k_means(points: torch.Tensor, num_centers: int, generator: torch.Generator, 
 
 @torch.no_grad()
 def find_codes(codec: DacModel, latents: torch.Tensor) -> None:
-    """Set the codec's quantiser for latents `[M, D]`.
+    """Set the codec's quantizer for latents `[M, D]`.
 
     Each stage projects what is left to its main axes and takes the nearest of K centers. DAC compares directions only:
     a last dimension that is large and the same for all makes the nearest direction the nearest point, near ties apart.

@@ -3,7 +3,7 @@
 A text is drawn word by word, each as likely as any other, so that the miniature learns words and no sentences. What its
 audio is follows from it: each word's unit in the speaker's voice, and silence after a comma, a sentence and a turn.
 
-A tenth of all pairs of neighbouring words is never trained on. Sentences to evaluate with are made of such pairs only.
+A tenth of all pairs of neighboring words is never trained on. Sentences to evaluate with are made of such pairs only.
 
     python compose.py words|phrases|dialogues WORK   # writes WORK/clips-words, …
     python compose.py evaluation WORK                # writes WORK/evaluation.jsonl and the flite audio beside it
@@ -31,8 +31,8 @@ from tqdm import tqdm
 from transformers import DacModel
 
 from codec import read_codes, read_sounds
-from dia_hf.codec import Codec
-from dia_hf.recognition import read_vocabulary
+from dia_hf.asr.wer import read_vocabulary
+from dia_hf.audio.codec import Codec
 from teacher import HOP_LENGTH, SAMPLING_RATE, VOCABULARY, VOICES
 
 SEED = 0
@@ -58,7 +58,7 @@ NUM_EVALUATED = 200
 
 @functools.cache
 def is_held_out(first: str, second: str) -> bool:
-    """Say whether two neighbouring words are kept from the training."""
+    """Say whether two neighboring words are kept from the training."""
     digest = hashlib.blake2b(f"{first} {second}".lower().encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") < HELD_OUT * 2**32
 

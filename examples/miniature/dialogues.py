@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from compose import SEED, draw_words
 from dia_hf import Dia
-from dia_hf.recognition import Recogniser, load_recogniser, read_vocabulary, word_errors
+from dia_hf.asr.recognizers import Recognizer, load_recognizer
+from dia_hf.asr.wer import read_vocabulary, word_errors
 from teacher import HOP_LENGTH, VOCABULARY
 
 NUM_SCRIPTS, NUM_TURNS, TURN_WORDS = 5, 10, 6
@@ -35,9 +36,9 @@ def draw_script(words: list[str], draw: random.Random) -> list[str]:
     return turns
 
 
-def count_errors(text: str, waveform: np.ndarray, dia: Dia, recogniser: Recogniser) -> np.ndarray:
+def count_errors(text: str, waveform: np.ndarray, dia: Dia, recognizer: Recognizer) -> np.ndarray:
     """Return wrong words and words."""
-    counted = word_errors(text, recogniser.transcribe(waveform, dia.sampling_rate))
+    counted = word_errors(text, recognizer.transcribe(waveform, dia.sampling_rate))
     return np.array([counted.errors, counted.words])
 
 
@@ -53,7 +54,7 @@ def find_steps(lengths: list[int], waveform: np.ndarray) -> tuple[float, float]:
 def main(work: str) -> None:
     """Speak and listen."""
     dia, (words, pronunciations) = Dia.from_pretrained(Path(work, "miniature")), read_vocabulary(VOCABULARY)
-    recogniser = load_recogniser("pocketsphinx", words, pronunciations)
+    recognizer = load_recognizer("pocketsphinx", words, pronunciations)
     draw = random.Random(SEED + 2)
     errors = {"one pass": np.zeros(2, dtype=int), "several passes": np.zeros(2, dtype=int)}
     num_passes, at_joins, elsewhere = 0, 0.0, 0.0
@@ -61,11 +62,11 @@ def main(work: str) -> None:
         turns = draw_script(words, draw)
         for turn in turns:
             spoken: Any = dia.generate(turn, **GREEDY)
-            errors["one pass"] += count_errors(turn, spoken, dia, recogniser)
+            errors["one pass"] += count_errors(turn, spoken, dia, recognizer)
         script = " ".join(turns)
         dialogue = dia.dialogue(script, seed=SEED, **GREEDY)
         spoken, lengths = dialogue.generate(), dialogue.num_frames
-        errors["several passes"] += count_errors(script, spoken, dia, recogniser)
+        errors["several passes"] += count_errors(script, spoken, dia, recognizer)
         steps = find_steps(lengths, spoken)
         num_passes, at_joins, elsewhere = num_passes + len(lengths), max(at_joins, steps[0]), max(elsewhere, steps[1])
     rates = {name: float(wrong / said) for name, (wrong, said) in errors.items()}

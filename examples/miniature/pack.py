@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from transformers import DacModel
 
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
+from dia_hf.asr.wer import read_vocabulary
 from dia_hf.processing_dia import write_codec_reference
-from dia_hf.recognition import read_vocabulary
 from dia_hf.training.collator import DiaDataCollator, longest_clip
 from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 
@@ -42,7 +42,7 @@ def load_as_float32(config: Path) -> None:
 def calibrate(model: DiaForConditionalGeneration, processor: DiaProcessor, clips: Any) -> float:
     """Scale a model's scores so that codes are as likely as it says, and return the factor: the one of the least loss.
 
-    Shown wrong codes, and with a share of the probability for all, it has learnt to doubt what is certain as long as
+    Shown wrong codes, and with a share of the probability for all, it has learned to doubt what is certain as long as
     the codes before are right (temperature scaling: Guo et al., On Calibration of Modern Neural Networks, 2017).
     """
     collator = DiaDataCollator(processor, text_dropout=0.0, max_frames=longest_clip(processor.config))
@@ -105,7 +105,7 @@ def make_table(reports: dict[str, dict[str, Any]]) -> str:
 def card(work: str, dest: str) -> None:
     """Write the checkpoint with its model card."""
     folder, target = Path(work), Path(dest)
-    reports = {name: json.loads((folder / f"{name}.json").read_text())["figures"] for name in ("greedy", "guided")}
+    reports = {name: json.loads((folder / f"{name}.json").read_text())["metrics"] for name in ("greedy", "guided")}
     words, _ = read_vocabulary(VOCABULARY)
     text = Path(__file__).with_name("card.md").read_text("utf-8")
     known = {"num_words": len(words), "words": ", ".join(words), "sampling_rate": SAMPLING_RATE}

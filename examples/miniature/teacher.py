@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dia_hf.recognition import read_vocabulary
+from dia_hf.asr.wer import read_vocabulary
 
-SAMPLING_RATE = 16000  # flite's own, and the recogniser's
+SAMPLING_RATE = 16000  # flite's own, and the recognizer's
 HOP_LENGTH = 512  # samples a frame, as Dia's codec; here 31.25 frames a second instead of 86
 VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 VOICES = {"[S1]": "rms", "[S2]": "slt"}

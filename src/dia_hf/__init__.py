@@ -4,12 +4,12 @@ Importing this package makes transformers' Auto classes and pipelines give its c
 """
 
 from .assets import MINIATURE
+from .auto import register
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .feature_extraction_dia import DiaFeatureExtractor
 from .generation import DiaAudioStreamer
 from .modeling_dia import DiaForConditionalGeneration, DiaModel, DiaPreTrainedModel
 from .processing_dia import DiaProcessor
-from .registration import register
 from .speech import ComputeDtype, Dia, Voice, VoiceLibrary
 from .tokenization_dia import DiaTokenizer
 

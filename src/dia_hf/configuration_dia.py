@@ -74,7 +74,7 @@ class DiaEncoderConfig(PreTrainedConfig):
         num_key_value_heads (`int`, defaults to 16): Number of key and value heads; divides `num_attention_heads`.
         head_dim (`int`, defaults to 128): Width of a head; even, because rotary embedding turns pairs.
         intermediate_size (`int`, defaults to 4096): Width of the SwiGLU block.
-        norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalisations.
+        norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalizations.
         vocab_size (`int`, defaults to 256): One id a byte.
         hidden_act (`str`, defaults to `"silu"`): Activation of the gate.
         rope_parameters (`dict`, *optional*): `{"rope_type": "default", "rope_theta": 10000.0}` unless given.
@@ -134,7 +134,7 @@ class DiaDecoderConfig(PreTrainedConfig):
             `hidden_size`.
         cross_attention_rope (`bool`, defaults to `False`): Whether rotary embedding turns cross-attention too, queries
             by the frame's position and keys by the byte's, as in the first release (v0.1).
-        norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalisations.
+        norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalizations.
         vocab_size (`int`, defaults to 1028): Tokens a channel: 1024 codes and the special ones.
         hidden_act (`str`, defaults to `"silu"`): Activation of the gate.
         num_channels (`int`, defaults to 9): Codebooks of the codec.

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-from .audio import FAR_BEYOND_FULL_SCALE, read_audio, resample
-from .codec import Codec
+from .audio.codec import Codec
+from .audio.io import FAR_BEYOND_FULL_SCALE, read_audio, resample
 
 __all__ = ["DiaFeatureExtractor", "as_clips"]
 

@@ -1,9 +1,9 @@
-"""The loss of all channels: cross-entropy, weighted by channel, in slices that bound the memory of the logits.
+"""The loss of all channels: cross-entropy, weighted by channel, in chunks that bound the memory of the logits.
 
 At 1.6B a second of audio has 797,000 logits, 3.2 MB in float32, and a loss over all of them at once holds several
-copies. `loss_of_head` takes the gradients of a slice while its logits are there; `channel_sums_in_slices`, for heads
-that are more than a matrix, computes them again in the backward pass. Imports torch only; called by
-`DiaForConditionalGeneration`.
+copies. `fused_linear_cross_entropy` takes the gradients of a chunk while its logits are there;
+`channel_sums_in_chunks`, for heads that are more than a matrix, computes them again in the backward pass. Imports torch
+only; called by `DiaForConditionalGeneration`.
 
 Legend: P positions (frames of all samples), C channels, V vocabulary, H hidden.
 """
@@ -18,9 +18,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["IGNORED_LABEL", "ChannelSums", "channel_sums", "channel_sums_in_slices", "loss_of_head", "weighted_sum"]
+__all__ = [
+    "IGNORE_INDEX",
+    "ChannelSums",
+    "channel_sums",
+    "channel_sums_in_chunks",
+    "fused_linear_cross_entropy",
+    "weighted_sum",
+]
 
-IGNORED_LABEL = -100
+IGNORE_INDEX = -100
 
 
 class ChannelSums(NamedTuple):
@@ -52,50 +59,50 @@ def channel_sums(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: fl
     losses = F.cross_entropy(
         logits.flatten(0, 1).float(),
         labels.flatten(),
-        ignore_index=IGNORED_LABEL,
+        ignore_index=IGNORE_INDEX,
         reduction="none",
         label_smoothing=label_smoothing,
     )
-    counts = labels != IGNORED_LABEL
+    counts = labels != IGNORE_INDEX
     # Not argmax, which takes as long as the loss on a CPU.
     of_labels = logits.detach().gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     is_correct = counts & (of_labels == logits.detach().amax(-1))
     return ChannelSums(losses.view_as(labels).sum(0), is_correct.sum(0), counts.sum(0))
 
 
-def channel_sums_in_slices(
+def channel_sums_in_chunks(
     hidden_states: torch.Tensor,
     head: Callable[[torch.Tensor], torch.Tensor],
     labels: torch.Tensor,
-    slice_size: int,
+    chunk_size: int,
     label_smoothing: float = 0.0,
 ) -> ChannelSums:
-    """Do the same from what the head reads, with the logits of `slice_size` positions in memory at a time.
+    """Do the same from what the head reads, with the logits of `chunk_size` positions in memory at a time.
 
     Args:
         hidden_states (`torch.Tensor` of shape `[P, H]`): The network's last states.
         head (`Callable`): Maps states `[p, H]` to logits `[p, C, V]`; called again in the backward pass.
         labels (`torch.LongTensor` of shape `[P, C]`): -100 where none counts.
-        slice_size (`int`): Positions at a time, at least 1.
+        chunk_size (`int`): Positions at a time, at least 1.
         label_smoothing (`float`, defaults to 0.0): See `channel_sums`.
 
     Returns:
         `ChannelSums`.
     """
 
-    def of_slice(states: torch.Tensor, labels: torch.Tensor) -> ChannelSums:
+    def of_chunk(states: torch.Tensor, labels: torch.Tensor) -> ChannelSums:
         return channel_sums(head(states), labels, label_smoothing)
 
-    slices = zip(hidden_states.split(slice_size), labels.split(slice_size), strict=True)
+    chunks = zip(hidden_states.split(chunk_size), labels.split(chunk_size), strict=True)
     if torch.is_grad_enabled():
-        sums = [checkpoint(of_slice, *one, use_reentrant=False) for one in slices]
+        sums = [checkpoint(of_chunk, *one, use_reentrant=False) for one in chunks]
     else:
-        sums = [of_slice(*one) for one in slices]
+        sums = [of_chunk(*one) for one in chunks]
     return ChannelSums(*(torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)))
 
 
-class _LossOfHead(torch.autograd.Function):
-    """Cross-entropies of a linear head, weighted and added up; see `loss_of_head`."""
+class _FusedLinearCrossEntropy(torch.autograd.Function):
+    """Cross-entropies of a linear head, weighted and added up; see `fused_linear_cross_entropy`."""
 
     @staticmethod
     def forward(
@@ -104,19 +111,19 @@ class _LossOfHead(torch.autograd.Function):
         weight: torch.Tensor,
         labels: torch.Tensor,
         channel_weights: torch.Tensor,
-        slice_size: int,
+        chunk_size: int,
         label_smoothing: float,
     ) -> tuple[torch.Tensor, ...]:
         device, (num_positions, num_channels) = hidden_states.device.type, labels.shape
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         states, matrix, vocab_size = hidden_states.to(dtype), weight.to(dtype), len(weight) // num_channels
-        counts = labels != IGNORED_LABEL
+        counts = labels != IGNORE_INDEX
         labels, scales = labels.clamp(min=0)[..., None], (counts * channel_weights)[..., None]  # [P, C, 1]
         losses, is_correct = torch.empty_like(scales[..., 0]), torch.empty_like(counts)
         of_states = torch.empty_like(hidden_states)
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
-        for start in range(0, num_positions, slice_size):
-            at = slice(start, start + slice_size)
+        for start in range(0, num_positions, chunk_size):
+            at = slice(start, start + chunk_size)
             logits = (states[at] @ matrix.mT).unflatten(-1, (num_channels, vocab_size)).float()
             right, best = logits.gather(-1, labels[at]), logits.amax(-1, keepdim=True)
             mean = logits.mean(-1, keepdim=True) if label_smoothing else 0.0
@@ -146,25 +153,25 @@ class _LossOfHead(torch.autograd.Function):
         return of_states * of_loss, of_weight, None, None, None, None
 
 
-def loss_of_head(
+def fused_linear_cross_entropy(
     hidden_states: torch.Tensor,
     weight: torch.Tensor,
     labels: torch.Tensor,
-    slice_size: int,
+    chunk_size: int,
     channel_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, ChannelSums]:
-    """Add up all cross-entropies of a head that is one matrix, with the logits of `slice_size` positions in memory.
+    """Add up all cross-entropies of a head that is one matrix, with the logits of `chunk_size` positions in memory.
 
-    A cross-entropy's gradient, softmax less label, is nearly done when its value is. It is taken at once, slice by
-    slice, through the head to the states; the backward pass only scales it. That takes three products with the matrix
+    A cross-entropy's gradient, softmax less label, is nearly done when its value is. It is taken at once, chunk by
+    chunk, through the head to the states; the backward pass only scales it. That takes three products with the matrix
     and one softmax, where logits that are computed again take four and two.
 
     Args:
         hidden_states (`torch.Tensor` of shape `[P, H]`): The network's last states.
         weight (`torch.Tensor` of shape `[C·V, H]`): The head. Under autocast the products are in its dtype.
         labels (`torch.LongTensor` of shape `[P, C]`): -100 where none counts.
-        slice_size (`int`): Positions at a time, at least 1.
+        chunk_size (`int`): Positions at a time, at least 1.
         channel_weights (`Sequence[float]`, *optional*): See `weighted_sum`.
         label_smoothing (`float`, defaults to 0.0): See `channel_sums`.
 
@@ -173,8 +180,10 @@ def loss_of_head(
     """
     weights = torch.tensor(channel_weights or [1.0] * labels.shape[1], dtype=torch.float32)
     weights = (weights / weights.mean()).to(hidden_states.device)
-    loss, losses, num_correct = _LossOfHead.apply(hidden_states, weight, labels, weights, slice_size, label_smoothing)
-    return loss, ChannelSums(losses, num_correct, (labels != IGNORED_LABEL).sum(0))
+    loss, losses, num_correct = _FusedLinearCrossEntropy.apply(
+        hidden_states, weight, labels, weights, chunk_size, label_smoothing
+    )
+    return loss, ChannelSums(losses, num_correct, (labels != IGNORE_INDEX).sum(0))
 
 
 def weighted_sum(losses: torch.Tensor, weights: Sequence[float] | None) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData, try_to_load_from_cache
 
 from .assets import MINIATURE
-from .files import written_whole
+from .atomic_write import atomic_write
 from .hub import is_hub_id
 
 __all__ = ["HOW_TO_RUN", "write_model_card"]
@@ -95,5 +95,5 @@ def write_model_card(folder: str | os.PathLike, name: str) -> None:
     if name == MINIATURE:
         base = " It was loaded from the embedded miniature of `dia_hf`."
     card = _CARD.format(about=about.to_yaml(), base=base, how=HOW_TO_RUN)
-    with written_whole(file) as beside:
+    with atomic_write(file) as beside:
         beside.write_text(card, "utf-8")

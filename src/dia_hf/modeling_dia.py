@@ -40,7 +40,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ._compat import CACHE_NAME, network_arguments
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
-from .loss import ChannelSums, channel_sums, channel_sums_in_slices, loss_of_head, weighted_sum
+from .loss import ChannelSums, channel_sums, channel_sums_in_chunks, fused_linear_cross_entropy, weighted_sum
 from .model_card import write_model_card
 from .rotary import apply_rotary, rotary_embedding
 
@@ -210,7 +210,7 @@ class DiaMLP(nn.Module):
 
 
 class DiaEncoderLayer(GradientCheckpointingLayer):
-    """Self-attention and SwiGLU, each on normalised input and added to the residual stream."""
+    """Self-attention and SwiGLU, each on normalized input and added to the residual stream."""
 
     def __init__(self, config: DiaEncoderConfig, layer_idx: int) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class DiaEncoderLayer(GradientCheckpointingLayer):
 
 
 class DiaDecoderLayer(GradientCheckpointingLayer):
-    """Causal self-attention, cross-attention and SwiGLU, each on normalised input and added to the residual stream."""
+    """Causal self-attention, cross-attention and SwiGLU, each on normalized input and added to the residual stream."""
 
     def __init__(self, config: DiaDecoderConfig, layer_idx: int) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
 
 
 class DiaPreTrainedModel(PreTrainedModel):
-    """What all Dia networks share: loading, saving, initialisation and the list of supported kernels."""
+    """What all Dia networks share: loading, saving, initialization and the list of supported kernels."""
 
     config: DiaConfig
     config_class = DiaConfig
@@ -345,7 +345,7 @@ class DiaPreTrainedModel(PreTrainedModel):
 
 
 class DiaEncoder(DiaPreTrainedModel):
-    """The text encoder: byte embedding, bidirectional layers, final normalisation."""
+    """The text encoder: byte embedding, bidirectional layers, final normalization."""
 
     config: DiaEncoderConfig
     config_class = DiaEncoderConfig
@@ -434,7 +434,7 @@ class DiaMultiChannelEmbedding(nn.Module):
 
 
 class DiaDecoder(DiaPreTrainedModel):
-    """The audio decoder: multi-channel embedding, causal layers with cross-attention, final normalisation."""
+    """The audio decoder: multi-channel embedding, causal layers with cross-attention, final normalization."""
 
     config: DiaDecoderConfig
     config_class = DiaDecoderConfig
@@ -676,7 +676,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         config (`DiaConfig`): The shape.
 
     Attributes:
-        loss_slice_size (`int`, *optional*): Set to a number, calls with labels compute logits, loss and its gradient of
+        loss_chunk_size (`int`, *optional*): Set to a number, calls with labels compute logits, loss and its gradient of
             that many frames at a time, and return no logits: their memory no longer grows with the batch. `None`
             unless set; not saved.
         label_smoothing (`float`): Share of the probability that all tokens are to have alike, in the loss of calls in
@@ -695,7 +695,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
     """
 
     output_modalities = ("audio",)
-    loss_slice_size: int | None = None
+    loss_chunk_size: int | None = None
     label_smoothing: float = 0.0
 
     def __init__(self, config: DiaConfig) -> None:
@@ -806,11 +806,11 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
 
         Returns:
             `DiaOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b); with labels also `loss` and
-            the channels' parts, and no logits where `loss_slice_size` is set.
+            the channels' parts, and no logits where `loss_chunk_size` is set.
 
         Raises:
             ValueError: If labels come without `decoder_input_ids`, do not fit them, or come together with
-                `logits_to_keep`; if `loss_slice_size` is below 1; and as `DiaModel.forward` does.
+                `logits_to_keep`; if `loss_chunk_size` is below 1; and as `DiaModel.forward` does.
         """
         if labels is not None:
             self._check_labels(labels, decoder_input_ids, logits_to_keep)
@@ -838,7 +838,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden_states = outputs.last_hidden_state[:, kept]
         logits, of_loss = None, {}
-        if labels is None or self.loss_slice_size is None:
+        if labels is None or self.loss_chunk_size is None:
             logits = self._head(hidden_states)  # [B, T, C, V]
         if labels is not None:
             if labels.ndim == 2:
@@ -868,8 +868,8 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
                 f"`logits_to_keep` is {logits_to_keep}, but a loss takes the logits of all positions; leave out "
                 "`logits_to_keep` or `labels`."
             )
-        if self.loss_slice_size is not None and self.loss_slice_size < 1:
-            raise ValueError(f"`loss_slice_size` is {self.loss_slice_size}; give 1 or more, or None for no slices.")
+        if self.loss_chunk_size is not None and self.loss_chunk_size < 1:
+            raise ValueError(f"`loss_chunk_size` is {self.loss_chunk_size}; give 1 or more, or None for no slices.")
         batch_size = len(codes) if codes.ndim == 3 else len(codes) // self.num_channels
         shapes = [[batch_size, codes.shape[1], self.num_channels], [batch_size * self.num_channels, codes.shape[1]]]
         if list(labels.shape) not in shapes:
@@ -890,12 +890,14 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         if logits is not None:
             sums = channel_sums(logits.flatten(0, 1), labels, smoothing)
         else:
-            assert self.loss_slice_size is not None
+            assert self.loss_chunk_size is not None
             weight = getattr(self.logits_dense, "weight", None)
-            # An adapter or a quantised matrix is no plain one; without gradients there is nothing to be saved.
+            # An adapter or a quantized matrix is no plain one; without gradients there is nothing to be saved.
             if torch.is_grad_enabled() and type(self.logits_dense) is nn.Linear and type(weight) is nn.Parameter:
-                return loss_of_head(hidden_states, weight, labels, self.loss_slice_size, weights, smoothing)
-            sums = channel_sums_in_slices(hidden_states, self._head, labels, self.loss_slice_size, smoothing)
+                return fused_linear_cross_entropy(
+                    hidden_states, weight, labels, self.loss_chunk_size, weights, smoothing
+                )
+            sums = channel_sums_in_chunks(hidden_states, self._head, labels, self.loss_chunk_size, smoothing)
         return weighted_sum(sums.losses, weights), sums
 
     def _loss(

@@ -22,14 +22,14 @@ from transformers import BatchFeature, DacModel, ProcessorMixin
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy, cached_file
 
-from .audio import write_audio
-from .codec import Codec, load_dac
+from .atomic_write import read_json, shortened
+from .audio.codec import Codec, load_dac
+from .audio.io import write_audio
 from .configuration_dia import DiaConfig
-from .delay import apply_delay, num_spoken_frames, revert_delay
+from .delay_pattern import apply_delay, num_valid_frames, revert_delay
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
-from .files import read_json, shortened
 from .hub import check_model, is_hub_id
-from .loss import IGNORED_LABEL
+from .loss import IGNORE_INDEX
 from .tokenization_dia import DiaTokenizer
 
 __all__ = ["DiaProcessor", "write_codec_reference"]
@@ -169,7 +169,7 @@ class DiaProcessor(ProcessorMixin):
             text (`str` or `Sequence[str]`): What to say, with speaker tags; for a voice prompt, its transcript first.
             audio (*optional*): One clip a text: sound, see `DiaFeatureExtractor.load_waveforms`, or its codes, int64
                 `[T, C]`. With `generation=True` a voice prompt, `None` in a list meaning none; with
-                `generation=False` what is to be learnt.
+                `generation=False` what is to be learned.
             output_labels (`bool`, defaults to `False`): Whether to return labels; needs `generation=False`.
             generation (`bool`, defaults to `True`): Whether the audio is a beginning to go on from (no end of speech)
                 or a whole (with end of speech).
@@ -335,7 +335,7 @@ class DiaProcessor(ProcessorMixin):
         return {
             "decoder_input_ids": decoder_input_ids[:, :-1],
             "decoder_attention_mask": decoder_attention_mask[:, :-1],
-            "labels": following.masked_fill(~counts, IGNORED_LABEL).transpose(1, 2).flatten(0, 1).contiguous(),
+            "labels": following.masked_fill(~counts, IGNORE_INDEX).transpose(1, 2).flatten(0, 1).contiguous(),
         }
 
     def get_audio_prompt_len(self, decoder_attention_mask: torch.Tensor) -> int:
@@ -366,7 +366,7 @@ class DiaProcessor(ProcessorMixin):
         """
         decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
         codes = revert_delay(decoder_input_ids, delay_pattern)
-        ends = num_spoken_frames(decoder_input_ids, delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
+        ends = num_valid_frames(decoder_input_ids, delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
         begins = (decoder_input_ids[:, :, 0] == decoder.bos_token_id).sum(dim=1)
         if audio_prompt_len is not None:
             begins = torch.full_like(begins, audio_prompt_len)

@@ -1,6 +1,6 @@
 """Fewer bits for the weights that every frame reads: int8, int4 or fp8, through torchao.
 
-Quantised are the linear layers of the decoder's transformer layers. What is read once a text (the encoder, keys and
+Quantized are the linear layers of the decoder's transformer layers. What is read once a text (the encoder, keys and
 values of cross-attention) stays as it is, for it costs no time; embedding, norms and head stay, as guidance magnifies
 the head's error. Activations are bfloat16 throughout.
 
@@ -17,7 +17,7 @@ from torch import nn
 from transformers import TorchAoConfig
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
-from .frames.linear import QuantizedLinear
+from .engine.linear import QuantizedLinear
 from .modeling_dia import DiaForConditionalGeneration
 
 __all__ = ["SCHEMES", "check_scheme", "quantize_model"]
@@ -46,7 +46,7 @@ _ONCE_A_TEXT = ["model.encoder", "logits_dense", *(rf"model.decoder.layers.\d+.c
 def check_scheme(
     scheme: str, device: str | torch.device, dtype: str | torch.dtype = "auto", name: str = "compute_dtype"
 ) -> torch.dtype:
-    """Say in which dtype a quantised model computes, or why it cannot be had.
+    """Say in which dtype a quantized model computes, or why it cannot be had.
 
     Args:
         scheme (`str`): "int8", "int4" or, on a GPU, "fp8".
@@ -78,17 +78,17 @@ def check_scheme(
         raise ValueError(f"there is no {scheme!r} on {device.type!r}; {advice}.")
     if dtype not in ("auto", torch.bfloat16):
         raise ValueError(
-            f"`{name}` is {dtype}, but quantised weights are multiplied with bfloat16; leave it out, or use 'bfloat16'."
+            f"`{name}` is {dtype}, but quantized weights are multiplied with bfloat16; leave it out, or use 'bfloat16'."
         )
     _config(scheme, device)
     return torch.bfloat16
 
 
 def quantize_model(model: DiaForConditionalGeneration, scheme: str) -> DiaForConditionalGeneration:
-    """Quantise, in place, the weights that are read for every frame.
+    """Quantize, in place, the weights that are read for every frame.
 
     int8 has a scale for each output of a layer, int4 a scale and a zero for each 32 weights of one, fp8 (e4m3) one for
-    each layer. To transformers the result is a model that its torchao quantiser has made: it can be saved and loaded,
+    each layer. To transformers the result is a model that its torchao quantizer has made: it can be saved and loaded,
     but for int4 on a CPU.
 
     Args:
@@ -99,7 +99,7 @@ def quantize_model(model: DiaForConditionalGeneration, scheme: str) -> DiaForCon
         `DiaForConditionalGeneration`: `model` itself.
 
     Raises:
-        ValueError: If the scheme is unknown or not for this device, the model is in another dtype, is quantised
+        ValueError: If the scheme is unknown or not for this device, the model is in another dtype, is quantized
             already, has adapters, or has sizes that the kernels do not take. Then nothing has been changed.
         ImportError: If torchao is missing or too old.
 
@@ -115,7 +115,7 @@ def quantize_model(model: DiaForConditionalGeneration, scheme: str) -> DiaForCon
     ```
     """
     if getattr(model, "hf_quantizer", None) is not None:
-        raise ValueError("the model is quantised already; load it anew in bfloat16.")
+        raise ValueError("the model is quantized already; load it anew in bfloat16.")
     check_scheme(scheme, model.device, model.dtype, "dtype")
     layers: dict[str, Any] = {
         f"model.decoder.layers.{index}.{name}": layer.get_submodule(name)
@@ -166,7 +166,7 @@ def _check_layer(name: str, linear: Any, scheme: str) -> None:
     kind = type(linear)
     if kind is not nn.Linear:
         raise ValueError(
-            f"{name} is a {kind.__module__}.{kind.__name__}, not a plain nn.Linear; quantise before adapters come."
+            f"{name} is a {kind.__module__}.{kind.__name__}, not a plain nn.Linear; quantize before adapters come."
         )
     width, outputs = linear.in_features, linear.out_features
     if scheme == "int4" and (width % GROUP_SIZE or outputs % _INT4_ROWS):
@@ -177,11 +177,11 @@ def _check_layer(name: str, linear: Any, scheme: str) -> None:
 
 
 class _PackedQuantizer(TorchAoHfQuantizer):
-    """transformers' quantiser of weights in the layout of this machine's CPU, which is not one to keep in a file."""
+    """transformers' quantizer of weights in the layout of this machine's CPU, which is not one to keep in a file."""
 
     def is_serializable(self) -> NoReturn:
         """Refuse: `save_pretrained` asks first of all."""
         raise ValueError(
-            "int4 weights on a CPU are packed for that CPU and cannot be saved; save the model before it is quantised, "
+            "int4 weights on a CPU are packed for that CPU and cannot be saved; save the model before it is quantized, "
             "or use 'int8'."
         )

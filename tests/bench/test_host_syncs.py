@@ -151,7 +151,7 @@ def test_it_sees_a_whole_generation():
     def count(num_frames):
         with HostSyncCounter() as syncs:
             model.generate(
-                **inputs, streamer=Deaf(), min_new_tokens=num_frames, max_new_tokens=num_frames, use_frame_loop=False
+                **inputs, streamer=Deaf(), min_new_tokens=num_frames, max_new_tokens=num_frames, use_fast_path=False
             )
         return syncs.counts["cpu"]
 

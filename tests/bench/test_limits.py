@@ -44,8 +44,8 @@ def test_bytes_are_those_of_the_modules_that_a_step_calls(size, dtype):
     assert cache_bytes(config, 3, 7, 20, dtype) == 2 * sum(own) + sum(cross)
 
 
-def test_quantised_weights_count_as_they_are_stored():
-    """A quantised tensor calls itself bfloat16; at two bytes a weight its limit would be twice too slow."""
+def test_quantized_weights_count_as_they_are_stored():
+    """A quantized tensor calls itself bfloat16; at two bytes a weight its limit would be twice too slow."""
     pytest.importorskip("torchao")
     model = make_model(make_config("mid"), dtype=torch.bfloat16)
     before, head = weight_bytes(model), model.logits_dense.weight.numel() * 2

@@ -87,7 +87,7 @@ def test_where_greedy_codes_part(toy, inputs):
 
 
 def test_texts_of_different_lengths(toy):
-    """A mask that is lost makes a short text's figures depend on its neighbour's length."""
+    """A mask that is lost makes a short text's figures depend on its neighbor's length."""
     one, two = random_inputs(toy.config, 1, 12), random_inputs(toy.config, 1, 5, seed=1)
     both = {name: torch.cat([one[name], two[name]]) for name in ("decoder_input_ids", "decoder_attention_mask")}
     for name in ("input_ids", "attention_mask"):

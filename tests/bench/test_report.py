@@ -57,12 +57,12 @@ def test_noise_is_told():
     """Ratios survive a machine that is busy throughout, not one that is busy now and then."""
     quiet = make_speed_report()
     assert "noisy" not in report.speed_table(quiet)
-    quiet.contenders[0].step.p90 = 27
+    quiet.candidates[0].step.p90 = 27
     assert "dia_hf: noisy, p90 is 3.0 × p10" in report.speed_table(quiet)
 
 
 def test_columns_are_aligned():
-    """A column that shifts is read as its neighbour."""
+    """A column that shifts is read as its neighbor."""
     table = report.speed_table(make_speed_report()).split("\n\n")[1].splitlines()
     ends = {len(row) for row in table if not row.endswith("-")}
     assert len(ends) == 1

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from dia_hf.bench import make_config, make_contenders, make_model, make_processor, measure_speed, random_inputs, speed
-from dia_hf.bench.contenders import Contender
+from dia_hf.bench import make_candidates, make_config, make_model, make_processor, measure_speed, random_inputs, speed
+from dia_hf.bench.candidates import Candidate
 
 
 @pytest.fixture(autouse=True)
@@ -19,18 +19,18 @@ def toy():
     return make_model(make_config("toy"))
 
 
-def measure(contenders, batch_size=1, num_frames=20, **options):
-    config = contenders[0].model.config
+def measure(candidates, batch_size=1, num_frames=20, **options):
+    config = candidates[0].model.config
     inputs, processor = random_inputs(config, batch_size, 12), make_processor(config, "toy")
-    return measure_speed(contenders, inputs, processor, num_frames, **options)
+    return measure_speed(candidates, inputs, processor, num_frames, **options)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("do_sample", [True, False])
 def test_every_figure_is_there(toy, batch_size, do_sample):
     """A column that is empty because of a typing error looks like one that does not apply."""
-    report = measure(make_contenders(toy), batch_size, do_sample=do_sample, repeats=2)
-    ran = [result for result in report.contenders if result.unavailable is None]
+    report = measure(make_candidates(toy), batch_size, do_sample=do_sample, repeats=2)
+    ran = [result for result in report.candidates if result.unavailable is None]
     assert (ran[0].name, ran[-1].name) == ("dia_hf", "transformers, eager")
     assert ran[-1].ratio == 1
     for result in ran:
@@ -50,8 +50,8 @@ def test_every_figure_is_there(toy, batch_size, do_sample):
 def test_contenders_take_turns(toy):
     """Measured one after the other, a machine that slows down makes the second look worse."""
     said = []
-    opponent = Contender("other", toy, is_ours=False)
-    measure([Contender("dia_hf", toy), opponent], repeats=2, say=said.append)
+    baseline = Candidate("other", toy, is_ours=False)
+    measure([Candidate("dia_hf", toy), baseline], repeats=2, say=said.append)
     turns = [line for line in said if "turn" in line or "warm" in line]
     assert turns == [
         *("dia_hf: warm-up", "other: warm-up", "dia_hf: turn 1 of 2", "other: turn 1 of 2"),
@@ -62,12 +62,12 @@ def test_contenders_take_turns(toy):
 def test_an_opponent_that_fails_is_a_result(toy):
     """One configuration of theirs that does not run must not cost the figures of the others; ours must not hide."""
     failing = {"cache_implementation": "no such cache"}
-    report = measure([Contender("dia_hf", toy), Contender("other", toy, failing, is_ours=False)], repeats=1)
-    assert report.contenders[1].unavailable.startswith("failed: ")
-    assert report.contenders[1].step is None
-    assert report.contenders[0].ratio is None
+    report = measure([Candidate("dia_hf", toy), Candidate("other", toy, failing, is_ours=False)], repeats=1)
+    assert report.candidates[1].unavailable.startswith("failed: ")
+    assert report.candidates[1].step is None
+    assert report.candidates[0].ratio is None
     with pytest.raises(ValueError, match="no such cache"):
-        measure([Contender("dia_hf", toy, failing)], repeats=1)
+        measure([Candidate("dia_hf", toy, failing)], repeats=1)
 
 
 def test_ratios_are_of_the_same_turn():
@@ -87,7 +87,7 @@ def test_steps_of_all_turns_make_one_distribution():
         speed._Turn([1.0, 2.0, 3.0], 5, 6, 7, 8, None, 12.0),
         speed._Turn([101.0, 102.0, 103.0], 5, 6, 7, 8, None, 14.0),
     ]
-    result = speed._summarise("one", turns, num_frames=13)
+    result = speed._summarize("one", turns, num_frames=13)
     assert result.step.median == 52
     assert result.step.p10 < 2 and result.step.p90 > 102
     assert result.joules_per_frame == 1
@@ -97,11 +97,11 @@ def test_steps_of_all_turns_make_one_distribution():
 def test_too_little_to_measure(toy, options, match):
     """A median of no steps is NaN, and NaN is a figure that nobody notices."""
     with pytest.raises(ValueError, match=match):
-        measure([Contender("dia_hf", toy)], **options)
+        measure([Candidate("dia_hf", toy)], **options)
 
 
 def test_the_global_settings_stay(toy):
     """A benchmark that leaves another number of threads or another dtype behind spoils what runs after it."""
     before = (torch.get_num_threads(), torch.get_default_dtype())
-    measure([Contender("dia_hf", toy)], repeats=1)
+    measure([Candidate("dia_hf", toy)], repeats=1)
     assert (torch.get_num_threads(), torch.get_default_dtype()) == before

@@ -7,7 +7,7 @@ import torch
 
 from dia_hf import DiaConfig, DiaForConditionalGeneration, cli
 from dia_hf.bench import make_model, make_processor, report
-from dia_hf.bench.training import make_training_contenders, measure_training, random_clips
+from dia_hf.bench.training import make_training_candidates, measure_training, random_clips
 from dia_hf.training.collator import DiaDataCollator
 
 pytest.importorskip("accelerate")
@@ -20,33 +20,33 @@ def race():
     config = random_config(4)
     processor = make_processor(config, "toy")
     clips = random_clips(processor, 8, (5, 30))
-    contenders = make_training_contenders(make_model(config), processor, frames_per_row=50, loss_slice_size=7)
-    return processor, clips, contenders, measure_training(contenders, clips, 86.0, batch_size=4, num_steps=2, repeats=2)
+    candidates = make_training_candidates(make_model(config), processor, frames_per_row=50, loss_chunk_size=7)
+    return processor, clips, candidates, measure_training(candidates, clips, 86.0, batch_size=4, num_steps=2, repeats=2)
 
 
 def test_all_learn_the_same(race):
     """Other weights, other clips or another order would make a comparison of two different things."""
     *_, result = race
-    names = [contender.name for contender in result.contenders]
+    names = [candidate.name for candidate in result.candidates]
     assert names == ["dia_hf", "dia_hf, sliced loss", "dia_hf, packed", "transformers"]
-    for contender in result.contenders[:-1]:
-        torch.testing.assert_close(contender.losses, result.contenders[-1].losses, rtol=1e-4, atol=1e-4)
+    for candidate in result.candidates[:-1]:
+        torch.testing.assert_close(candidate.losses, result.candidates[-1].losses, rtol=1e-4, atol=1e-4)
 
 
 def test_figures(race):
     """Frames of padding counted as audio, or memory that misses the weights, flatter somebody."""
-    processor, clips, contenders, result = race
+    processor, clips, candidates, result = race
     frames, delay = [len(clip["codes"]) for clip in clips], max(processor.config.delay_pattern)
     padded = (max(frames[:4]) + max(frames[4:]) + 2 * (1 + delay)) * 4 / 2
-    by_name = {contender.name: contender for contender in result.contenders}
+    by_name = {candidate.name: candidate for candidate in result.candidates}
     assert by_name["dia_hf"].frames_per_batch == by_name["transformers"].frames_per_batch == padded
     assert sum(frames) / 2 < by_name["dia_hf, packed"].frames_per_batch < padded
-    stored = sum(parameter.numel() * 4 for parameter in contenders[0].model.parameters())
-    for contender in result.contenders:
-        assert contender.peak_memory_bytes > 3 * stored, "weights and AdamW's two moments"
-        assert len(contender.losses) == 4
-        assert contender.ratio > 0
-        assert contender.audio_per_second > 0
+    stored = sum(parameter.numel() * 4 for parameter in candidates[0].model.parameters())
+    for candidate in result.candidates:
+        assert candidate.peak_memory_bytes > 3 * stored, "weights and AdamW's two moments"
+        assert len(candidate.losses) == 4
+        assert candidate.ratio > 0
+        assert candidate.audio_per_second > 0
     assert by_name["transformers"].ratio == 1
     assert by_name["dia_hf, sliced loss"].peak_memory_bytes < by_name["dia_hf"].peak_memory_bytes
     table = report.training_table(result)

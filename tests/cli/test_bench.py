@@ -36,7 +36,7 @@ def test_speed(tmp_path, capsys):
 
 
 def test_a_checkpoint_against_nobody(capsys):
-    """Weights that are given must be those that run, without an opponent where none is wanted."""
+    """Weights that are given must be those that run, without an baseline where none is wanted."""
     assert cli.main([*FAST, "--model", MINIATURE, "--against", "none", "--repeats", "1"]) == 0
     captured = capsys.readouterr()
     assert f"loading {MINIATURE}" in captured.err

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.command import FAST, run
-from dia_hf.audio import read_audio, write_audio
+from dia_hf.audio.io import read_audio, write_audio
 
 ASR = ["--asr", "pocketsphinx"]
 
@@ -34,7 +34,7 @@ def test_evaluate(sentences, capsys):
     assert expected.items() <= report["settings"].items()
     assert [line["text"] for line in report["sentences"]] == ["[S1] Hello there.", "[S2] Good bye!"]
     assert report["sentences"][0]["reference"] and report["sentences"][1]["reference"] is None
-    assert report["figures"]["word_errors"]["model"]["words"] == 4
+    assert report["metrics"]["word_errors"]["model"]["words"] == 4
     for place, line in enumerate(report["sentences"]):
         assert Path(line["file"]) == Path("kept", f"000{place}.wav")
         samples, rate = read_audio(line["file"])
@@ -67,7 +67,8 @@ def test_a_vocabulary_with_comments(sentences, monkeypatch):
     """The miniature's own list was an error: "#" stood there twice."""
     asked = []
     monkeypatch.setattr(
-        "dia_hf.recognition.load_recogniser", lambda *args, **kwargs: asked.append(args) or pytest.fail("it is known")
+        "dia_hf.asr.recognizers.load_recognizer",
+        lambda *args, **kwargs: asked.append(args) or pytest.fail("it is known"),
     )
     lines = ["# what it says", "", "# greeting", "Hello", "there", "  # more", "good", "bye", "Dia D IY AH", ""]
     Path("words.txt").write_text("\n".join(lines), "utf-8")
@@ -76,7 +77,7 @@ def test_a_vocabulary_with_comments(sentences, monkeypatch):
     assert asked == [("pocketsphinx", ["Hello", "there", "good", "bye", "Dia"], {"Dia": "D IY AH"})]
 
 
-def test_another_recogniser(sentences, monkeypatch, capsys):
+def test_another_recognizer(sentences, monkeypatch, capsys):
     """A model of transformers listens where the speaker is, and needs no vocabulary."""
     asked = []
 
@@ -87,7 +88,7 @@ def test_another_recogniser(sentences, monkeypatch, capsys):
             return "Hello there."
 
     monkeypatch.setattr(
-        "dia_hf.recognition.load_recogniser", lambda *args, **kwargs: asked.append((args, kwargs)) or Ears()
+        "dia_hf.asr.recognizers.load_recognizer", lambda *args, **kwargs: asked.append((args, kwargs)) or Ears()
     )
     assert run("evaluate", "--sentences", sentences, "--asr", "someone/ears", *FAST) == 0
     assert [(args, {name: str(value) for name, value in kwargs.items()}) for args, kwargs in asked] == [

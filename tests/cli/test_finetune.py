@@ -44,7 +44,7 @@ def test_from_data_to_a_voice(tmp_path, data, capsys):
     assert "'loss_channel_0'" not in captured.out, "forty numbers a line hide the one that is looked for"
     Dia.from_pretrained(tmp_path / "run", device="cpu").generate("[S1] Hi.", max_seconds=0.2)
     kept = Recipe.load(tmp_path / "run" / "recipe.yaml")
-    assert (kept.lora, kept.training["learning_rate"]) == ({"r": 32, "alpha": 32}, 2e-4)
+    assert (kept.lora, kept.training["learning_rate"]) == ({"r": 32, "lora_alpha": 32}, 2e-4)
 
 
 def test_resuming_gives_the_same_weights(tmp_path, data, capsys, monkeypatch):

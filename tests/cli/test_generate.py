@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from cli.command import FAST, run
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.asr.wer import words_of
 from dia_hf.assets import miniature_vocabulary
-from dia_hf.audio import read_metadata
+from dia_hf.audio.effects import measure_loudness
+from dia_hf.audio.io import read_metadata
 from dia_hf.cli.generate import _unknown_words
-from dia_hf.recognition import words_of
-from dia_hf.sound import measure_loudness
 from dia_hf.speech.dialogue import Dialogue
 from dia_hf.speech.voices import Voice
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 from dia_hf import cli
-from dia_hf.training.prepare import load_prepared
+from dia_hf.data.prepare import load_prepared
 
 SENTENCES = ["This is the first one.", "And here is another.", ""]
 
@@ -133,7 +133,7 @@ def test_an_interruption_says_what_is_kept(recordings, monkeypatch, capsys):
     def stop(self, waveforms):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dia_hf.codec.Codec.encode", stop)
+    monkeypatch.setattr("dia_hf.audio.codec.Codec.encode", stop)
     assert run("recordings", "prepared") == 130
     assert "interrupted; what is encoded is kept; the same command goes on" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import soundfile as sf
 
 from cli.command import FAST, run
 from dia_hf import VoiceLibrary
-from dia_hf.files import LOCK
+from dia_hf.atomic_write import LOCK
 
 
 def test_voices_come_and_go(library, tmp_path, tone, capsys):
@@ -57,7 +57,7 @@ def test_a_voice_needs_a_transcript(library, tmp_path, tone, capsys, missing):
 
 
 def test_transcribe(library, tmp_path, tone, capsys, monkeypatch):
-    """The recogniser's words did not reach the voice."""
+    """The recognizer's words did not reach the voice."""
     sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
     monkeypatch.setattr("dia_hf.speech.voices.transcribe", lambda audio, model: f"What {model} hears.")
     recording = str(tmp_path / "anna.wav")

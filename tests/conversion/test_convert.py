@@ -19,7 +19,7 @@ from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, cli, files
 from dia_hf.conversion import convert as convert_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, nari
 from dia_hf.conversion import source as source_module
-from dia_hf.conversion.nari import Recipe, recipes
+from dia_hf.conversion.nari import TensorRule, tensor_rules
 from kills import stunned
 
 PACK = REFERENCE / "nari-0626"
@@ -413,15 +413,15 @@ def test_own_tokenizer_and_codec_come_along(tmp_path):
 
 
 @given(st.integers(1, 4), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 3))
-def test_recipes_invert(num_sources, shape, num_in):
+def test_tensor_rules_invert(num_sources, shape, num_in):
     """There and back must be the same tensor, whatever the shape."""
     num_in = min(num_in, len(shape) - 1)
     sources = ("x",) if num_in else tuple("abcd"[:num_sources])
-    recipe = Recipe("ours", sources, tuple(shape), num_in)
+    rule = TensorRule("ours", sources, tuple(shape), num_in)
     theirs = [torch.randn(shape) for _ in sources]
-    ours = recipe.to_ours(theirs)
-    assert ours.shape == recipe.our_shape
-    assert all(torch.equal(a, b) for a, b in zip(recipe.to_theirs(ours), theirs, strict=True))
+    ours = rule.to_ours(theirs)
+    assert ours.shape == rule.our_shape
+    assert all(torch.equal(a, b) for a, b in zip(rule.to_theirs(ours), theirs, strict=True))
 
 
 @pytest.mark.parametrize("source", ["default", "pack"])
@@ -430,7 +430,7 @@ def test_the_table_names_every_tensor(source):
     config = DiaConfig() if source == "default" else DiaConfig.from_pretrained(PACK)
     with torch.device("meta"):
         model = DiaForConditionalGeneration(config)
-    assert {recipe.name: recipe.our_shape for recipe in recipes(config)} == {
+    assert {rule.name: rule.our_shape for rule in tensor_rules(config)} == {
         name: tuple(parameter.shape) for name, parameter in model.named_parameters()
     }
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from conftest import REFERENCE
 from dia_hf import DiaFeatureExtractor, DiaProcessor, DiaTokenizer
-from dia_hf.codec import Codec
+from dia_hf.audio.codec import Codec
 from dia_hf.conversion import load_descript_codec
 
 dac = pytest.importorskip("dac", reason="`make test-descript` installs and runs it")

@@ -15,7 +15,7 @@ from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 import tiny
 from conftest import REFERENCE
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
-from dia_hf.codec import Codec
+from dia_hf.audio.codec import Codec
 from dia_hf.conversion import convert_checkpoint
 from nari_packs import Pack
 
@@ -82,7 +82,7 @@ def test_a_batch_of_v0_1_gives_what_its_members_give_alone(converted):
 
 
 def test_the_codec_inside_is_descripts(converted):
-    """The published DAC weights, weight normalisation folded in, encode and decode as descript's package does."""
+    """The published DAC weights, weight normalization folded in, encode and decode as descript's package does."""
     codec = AutoProcessor.from_pretrained(converted["nari-0626"]).codec
     expected = load_file(REFERENCE / "descript-dac" / "expected.safetensors")
     for index in range(4):

@@ -1,4 +1,4 @@
-"""A recogniser for tests, whose answers are known beforehand."""
+"""A recognizer for tests, whose answers are known beforehand."""
 
 from collections.abc import Iterator
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration
-from dia_hf.audio import read_audio, write_audio
-from dia_hf.delay import num_spoken_frames, revert_delay
+from dia_hf.asr.recognizers import load_recognizer
+from dia_hf.audio.io import read_audio, write_audio
+from dia_hf.delay_pattern import num_valid_frames, revert_delay
 from dia_hf.evaluation import Sentence, evaluate
 from dia_hf.evaluation.evaluate import _Said
-from dia_hf.recognition import load_recogniser
 from dia_hf.speech import Dia
 from evaluation.ears import Ears
 
@@ -41,7 +41,7 @@ def say_codes(dia, text):
     decoder, rate = config.decoder_config, dia.processor.codec.frame_rate
     num_tokens = int(0.3 * rate) + 1 + max(config.delay_pattern)
     delayed = dia.model.generate(**inputs, do_sample=False, guidance_scale=1.0, max_new_tokens=num_tokens)
-    (end,) = num_spoken_frames(delayed, config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
+    (end,) = num_valid_frames(delayed, config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
     return revert_delay(delayed, config.delay_pattern)[0, 1:end]
 
 
@@ -89,7 +89,7 @@ def test_recordings_are_not_replaced(dia, tmp_path, tone):
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_the_batch_does_not_matter(dia, batch_size):
-    """A sentence said otherwise in another batch, by its neighbours' noise."""
+    """A sentence said otherwise in another batch, by its neighbors' noise."""
     together, apart = Ears("so"), Ears("so")
     evaluate(dia, TEXTS, together, **SAMPLED, batch_size=3)
     evaluate(dia, TEXTS, apart, **SAMPLED, batch_size=batch_size)
@@ -98,11 +98,11 @@ def test_the_batch_does_not_matter(dia, batch_size):
 
 
 def test_the_order_of_sentences(dia):
-    """Greedy speech has no seed, and a recogniser no memory: a list read backwards has the same figures."""
+    """Greedy speech has no seed, and a recognizer no memory: a list read backwards has the same figures."""
     sentences = [Sentence(text, codes=say_codes(dia, text)) for text in TEXTS]
-    recogniser = load_recogniser("pocketsphinx", ["hello", "there", "one", "two", "good", "bye"])
-    forth, back = (evaluate(dia, some, recogniser, **GREEDY, batch_size=2) for some in (sentences, sentences[::-1]))
-    assert forth.figures()["word_errors"] == back.figures()["word_errors"]
+    recognizer = load_recognizer("pocketsphinx", ["hello", "there", "one", "two", "good", "bye"])
+    forth, back = (evaluate(dia, some, recognizer, **GREEDY, batch_size=2) for some in (sentences, sentences[::-1]))
+    assert forth.metrics()["word_errors"] == back.metrics()["word_errors"]
     assert [line.model for line in forth.sentences] == [line.model for line in reversed(back.sentences)]
 
 
@@ -206,7 +206,7 @@ def test_recordings(dia, tone):
 
 
 def test_a_recording_and_its_codes(dia, tone):
-    """The codec's floor is that of the codes which the model learnt, not of codes made once more."""
+    """The codec's floor is that of the codes which the model learned, not of codes made once more."""
     codes = say_codes(dia, TEXTS[0])
     sound = {"array": tone(0.5, 8000), "sampling_rate": 8000}
     ears = Ears("so")

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf.evaluation import EvaluationReport, Heard, SentenceReport
-from dia_hf.recognition import WordErrors
+from dia_hf.asr.wer import WordErrors
+from dia_hf.evaluation import EvaluationReport, SentenceReport, Transcript
 
 COUNTS = st.builds(WordErrors, *[st.integers(0, 3)] * 3, st.integers(3, 9))
-HEARD = st.builds(Heard, st.just("so"), COUNTS)
+HEARD = st.builds(Transcript, st.just("so"), COUNTS)
 LINES = st.lists(
     st.builds(
         SentenceReport,
@@ -41,10 +41,10 @@ def make_line(errors=(0, 0, 0, 4), **fields):
 
 
 def heard(errors, text="one"):
-    return Heard(text, WordErrors(*errors))
+    return Transcript(text, WordErrors(*errors))
 
 
-def test_figures():
+def test_metrics():
     """Worked out by hand: word errors of all sentences together, lengths and codes of those with references."""
     lines = [
         make_line((1, 2, 0, 4), reference=heard((0, 0, 1, 4)), codec=heard((1, 0, 0, 4)), reference_seconds=1.5),
@@ -58,8 +58,8 @@ def test_figures():
             same_codes=False,
         ),
     ]
-    figures = make_report(lines).figures()
-    model = figures["word_errors"]["model"]
+    metrics = make_report(lines).metrics()
+    model = metrics["word_errors"]["model"]
     assert model["rate"] == 3 / 14
     assert [model[name] for name in ("substitutions", "deletions", "insertions", "words", "sentences")] == [
         1,
@@ -69,30 +69,30 @@ def test_figures():
         3,
     ]
     assert 0 <= model["low"] <= 3 / 14 <= model["high"] <= 3 / 4
-    assert figures["word_errors"]["reference"]["rate"] == 1 / 4
-    assert figures["word_errors"]["codec"]["rate"] == 1 / 8
-    assert figures["end"] == {"ended": pytest.approx(2 / 3), "seconds": 6.0}
-    assert figures["length"] == {
+    assert metrics["word_errors"]["reference"]["rate"] == 1 / 4
+    assert metrics["word_errors"]["codec"]["rate"] == 1 / 8
+    assert metrics["end"] == {"ended": pytest.approx(2 / 3), "seconds": 6.0}
+    assert metrics["length"] == {
         "difference": pytest.approx(-0.125),
         "absolute_difference": pytest.approx(0.375),
         "within_a_frame": 1.0,
         "sentences": 2,
     }
-    assert figures["codes"] == {"same_first_channel": 1.0, "same_codes": 0.0, "sentences": 1}
-    assert figures["speed"] == {"elapsed": 2.0, "real_time": 3.0}
+    assert metrics["codes"] == {"same_first_channel": 1.0, "same_codes": 0.0, "sentences": 1}
+    assert metrics["speed"] == {"elapsed": 2.0, "real_time": 3.0}
 
 
 @given(LINES, st.integers())
 def test_the_order_does_not_matter(lines, seed):
     """A list in another order is the same list; its interval, too."""
     shuffled = random.Random(seed).sample(lines, len(lines))
-    ours, theirs = (flatten(make_report(some).figures()) for some in (lines, shuffled))
+    ours, theirs = (flatten(make_report(some).metrics()) for some in (lines, shuffled))
     assert ours == pytest.approx(theirs)
 
 
-def flatten(figures, prefix=""):
+def flatten(metrics, prefix=""):
     flat = {}
-    for name, value in figures.items():
+    for name, value in metrics.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return {name: -1.0 if value is None else value for name, value in flat.items()}
 
@@ -100,7 +100,7 @@ def flatten(figures, prefix=""):
 @given(LINES)
 def test_an_interval_is_of_the_same_figures(lines):
     """An interval beside its rate was drawn from something else."""
-    row = make_report(lines).figures()["word_errors"]["model"]
+    row = make_report(lines).metrics()["word_errors"]["model"]
     rates = [line.model.errors.errors / line.model.errors.words for line in lines]
     assert min(rates) <= row["low"] <= row["high"] <= max(rates)
     assert min(rates) <= row["rate"] <= max(rates)
@@ -109,7 +109,7 @@ def test_an_interval_is_of_the_same_figures(lines):
 def test_more_sentences_make_a_narrower_interval():
     """An interval that does not narrow resamples words, or nothing."""
     few, many = (
-        make_report([make_line((place % 2, 0, 0, 4)) for place in range(count)]).figures()["word_errors"]["model"]
+        make_report([make_line((place % 2, 0, 0, 4)) for place in range(count)]).metrics()["word_errors"]["model"]
         for count in (10, 1000)
     )
     assert few["rate"] == many["rate"] == 1 / 8
@@ -137,6 +137,6 @@ def test_the_file(tmp_path):
     text = (tmp_path / "new" / "report.json").read_text("utf-8")
     content = json.loads(text)
     assert content == report.to_dict()
-    assert set(content) == {"settings", "versions", "figures", "sentences"}
+    assert set(content) == {"settings", "versions", "metrics", "sentences"}
     assert content["sentences"][0]["model"]["errors"]["substitutions"] == 1
     assert "grüße" in text

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dia_hf import MINIATURE, DiaProcessor
-from dia_hf.audio import write_audio
+from dia_hf.audio.io import write_audio
 from dia_hf.evaluation import Sentence, read_sentences
 from training.clips import write_prepared
 

@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
 from dia_hf import MINIATURE, Dia, DiaProcessor, cli
-from dia_hf.audio import read_audio
-from dia_hf.evaluation.report import EvaluationReport, Heard, SentenceReport
-from dia_hf.recognition import WordErrors, read_vocabulary
+from dia_hf.asr.wer import WordErrors, read_vocabulary
+from dia_hf.audio.io import read_audio
+from dia_hf.evaluation.report import EvaluationReport, SentenceReport, Transcript
 
 datasets = pytest.importorskip("datasets")
 
@@ -140,7 +140,7 @@ def test_the_same_seed_makes_the_same(scripts, work, tmp_path):
 
 @pytest.mark.parametrize("stage", ["encoder", "decoder"])
 def test_a_codec_goes_on_where_it_was_stopped(scripts, work, tmp_path, stage, monkeypatch):
-    """An hour's work was begun anew, or gone on with as if its optimiser had learnt nothing."""
+    """An hour's work was begun anew, or gone on with as if its optimizer had learned nothing."""
     run = getattr(scripts.codec, f"train_{stage}")
     for name in ("units.npz", "sentences.npz", *(["encoder.pt", "codes.npz"] if stage == "decoder" else [])):
         shutil.copy(work / name, tmp_path)
@@ -283,7 +283,7 @@ def test_a_text_says_its_units(scripts, num_words, num_turns, seed, only_held_ou
 
 @given(st.lists(st.integers(0, 218), min_size=1, max_size=6, unique=True), st.integers(0, 2**32), st.booleans())
 def test_few_words_come_again(scripts, few, seed, only_held_out):
-    """Other words among them, and the place of a word need not be learnt; no way on, and a clip cannot be made."""
+    """Other words among them, and the place of a word need not be learned; no way on, and a clip cannot be made."""
     words = all_words()
     chosen = scripts.compose.draw_words(words, 12, random.Random(seed), only_held_out, few)
     assert chosen[0] in few
@@ -413,7 +413,7 @@ def test_theirs_says_the_same(packed):
 def reports(packed):
     """What `dia-hf evaluate` writes."""
     for name in ("greedy", "guided"):
-        heard = Heard("one two", WordErrors(1, 0, 0, 3))
+        heard = Transcript("one two", WordErrors(1, 0, 0, 3))
         line = {"model": heard, "reference": heard, "codec": heard, "reference_seconds": 1.0, "within_a_frame": True}
         line |= {"same_first_channel": True, "same_codes": False}
         lines = [SentenceReport("[S1] One two three.", 0, 1.0, True, **line)]

@@ -172,7 +172,7 @@ def _make_dialogues(folder: Path) -> None:
     _make_checkpoint(folder)
     dia = Dia.from_pretrained(folder / "model", device="cpu")
     dialogue = dia.dialogue(
-        SCRIPT, seconds_per_pass=(0.1, 2.0), folder=folder / "out.wav.passes", seed=1, max_seconds=0.6
+        SCRIPT, chunk_length_s=(0.1, 2.0), folder=folder / "out.wav.passes", seed=1, max_seconds=0.6
     )
     for _ in dialogue.stream():
         pass
@@ -190,7 +190,7 @@ def _dialogues(draw: Random, whole: Path, folder: Path) -> Case:
         dia = Dia.from_pretrained(whole / "model", device="cpu")
         dialogue = dia.dialogue(
             SCRIPT if draw.random() < 0.9 else _text(draw),
-            seconds_per_pass=(0.1, 2.0),
+            chunk_length_s=(0.1, 2.0),
             folder="out.wav.passes",
             seed=draw.choice([None, 1, 2]),
             max_seconds=float(seconds),
@@ -314,7 +314,7 @@ _RECIPE = {
     "model": MINIATURE,
     "eval_fraction": 0.3,
     "text_dropout": 0.1,
-    "lora": {"r": 2, "alpha": 4},
+    "lora": {"r": 2, "lora_alpha": 4},
     "training": {
         "max_steps": 1,
         "learning_rate": 1e-4,

@@ -85,7 +85,7 @@ def test_random_configurations_equal_transformers(seed, options):
 @pytest.mark.parametrize("cache", [None, "static"])
 @pytest.mark.parametrize("guidance_scale", [None, 3.0])
 def test_a_batch_gives_what_its_members_give_alone(seed, cache, guidance_scale):
-    """Padding of texts or prompts that leaks into attention changes what a neighbour says."""
+    """Padding of texts or prompts that leaks into attention changes what a neighbor says."""
     model = tiny.random_model(tiny.random_config(seed), seed, scale=0.5)
     texts, prompts = draw_requests(model.config, seed)
     options = GREEDY | {"guidance_scale": guidance_scale, "top_k": 5, "cache_implementation": cache}
@@ -585,10 +585,10 @@ def test_a_mask_of_another_shape_than_the_prompt(model, shape):
         )
 
 
-@pytest.mark.parametrize("use_frame_loop", [False, None])
-def test_none_is_the_default(model, use_frame_loop):
+@pytest.mark.parametrize("use_fast_path", [False, None])
+def test_none_is_the_default(model, use_fast_path):
     """`None` for a number of beams or of sequences was compared with 1, or multiplied by."""
-    options = {"max_new_tokens": 18, "do_sample": False, "use_frame_loop": use_frame_loop}
+    options = {"max_new_tokens": 18, "do_sample": False, "use_fast_path": use_fast_path}
     given = model.generate(torch.tensor([[72]]), num_return_sequences=None, num_beams=None, **options)
     assert torch.equal(given, model.generate(torch.tensor([[72]]), **options))
 
@@ -600,10 +600,10 @@ def test_a_temperature_beyond_float32(model, temperature):
         model.generate(torch.tensor([[72]]), max_new_tokens=18, do_sample=True, temperature=temperature)
 
 
-@pytest.mark.parametrize("use_frame_loop", [False, None])
-def test_the_smallest_filter(model, use_frame_loop):
+@pytest.mark.parametrize("use_fast_path", [False, None])
+def test_the_smallest_filter(model, use_fast_path):
     """Where guidance likes a special token best, nothing was left to draw, and most texts failed."""
-    options = {"do_sample": True, "guidance_scale": 3.0, "top_k": 1, "use_frame_loop": use_frame_loop}
+    options = {"do_sample": True, "guidance_scale": 3.0, "top_k": 1, "use_fast_path": use_fast_path}
     codes = model.generate(torch.tensor([[72]]), max_new_tokens=40, **options)
     assert int(codes.max()) <= model.config.decoder_config.bos_token_id
 

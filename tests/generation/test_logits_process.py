@@ -19,7 +19,7 @@ from dia_hf.generation import (
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
     DiaEOSScaleLogitsProcessor,
-    DiaGivenTokensLogitsProcessor,
+    DiaForcedTokensLogitsProcessor,
     DiaGuidanceTopKLogitsProcessor,
     DiaPerSampleLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
@@ -43,7 +43,7 @@ def test_the_filter_keeps_what_may_be_said():
     assert (filtered > -float("inf")).tolist() == [[False, False, True, True], [False, True, False, True]]
 
 
-def test_guidance_is_centred_on_the_conditional_logits():
+def test_guidance_is_centered_on_the_conditional_logits():
     """Uncond + s·(cond − uncond), the usual form, is guidance of another strength."""
     scores = torch.tensor([[1.0, 2.0], [0.5, 4.0]])
     assert equal(DiaClassifierFreeGuidanceLogitsProcessor(2.0)(NO_IDS, scores), [[2.0, -2.0]])
@@ -200,7 +200,7 @@ def test_delayed_end_equals_transformers(seed):
 def test_given_slots():
     """A slow channel's beginning was predicted, though it is known."""
     given = torch.tensor([[[BOS, BOS], [2, BOS], [PAD, 1], [PAD, PAD]]])
-    rule = DiaGivenTokensLogitsProcessor(given, PAD)
+    rule = DiaForcedTokensLogitsProcessor(given, PAD)
     scores = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]).repeat(2, 1)
     ids = torch.zeros(2, 2, dtype=torch.long)
     assert rule(ids, scores).argmax(-1).tolist() == [5, 1]
@@ -227,7 +227,7 @@ def test_seeded_draw_equals_the_global_generator():
         lambda: DiaEOSChannelFilterLogitsProcessor(2, EOS),
         lambda: DiaEOSDelayPatternLogitsProcessor([0, 1], EOS, max_length=9, device="meta"),
         lambda: DiaEOSScaleLogitsProcessor(2, EOS, 0.8),
-        lambda: DiaGivenTokensLogitsProcessor(torch.full((2, 9, 2), PAD, device="meta"), PAD),
+        lambda: DiaForcedTokensLogitsProcessor(torch.full((2, 9, 2), PAD, device="meta"), PAD),
     ],
     ids=["guidance", "top-k", "channel filter", "delayed end", "scaled end", "given"],
 )
@@ -248,7 +248,7 @@ def test_no_rule_waits_for_the_device(make_rule, monkeypatch):
     assert rule(ids, scores).shape == (4, 6)
 
 
-def test_no_guidance_beside_guided_neighbours():
+def test_no_guidance_beside_guided_neighbors():
     """A sample without guidance in a guided batch got the unconditional logits."""
     cond, uncond = torch.randn(4, 7), torch.randn(4, 7)
     assert torch.equal(DiaConditionalLogitsProcessor()(NO_IDS, torch.cat([cond, uncond])), cond)
@@ -289,7 +289,7 @@ def test_limits_of_each_sample():
 
 
 def test_a_generator_for_each_sample():
-    """A sample's draws depended on how many neighbours drew before it."""
+    """A sample's draws depended on how many neighbors drew before it."""
     scores = torch.randn(6, 30)
 
     def draw(seeds, rows):

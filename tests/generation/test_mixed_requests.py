@@ -66,7 +66,7 @@ def is_same_speech(*args):
 
 @pytest.mark.parametrize("shuffle", range(2))
 def test_a_hundred_mixed_requests_in_random_batches(model, alone, shuffle):
-    """A neighbour's text, prompt, setting or end leaked into a request."""
+    """A neighbor's text, prompt, setting or end leaked into a request."""
     draw, ties = random.Random(shuffle), []
     waiting = list(range(NUM_REQUESTS))
     draw.shuffle(waiting)

@@ -36,7 +36,7 @@ def test_one_word_for_all(said):
 
 
 def test_cancel():
-    """A cancelled stream is asked once a step, and ends all samples."""
+    """A canceled stream is asked once a step, and ends all samples."""
     answers = iter([False, True])
     criterion = DiaCancelStoppingCriteria(lambda: next(answers))
     assert criterion(IDS, None).tolist() == [False] * 6

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from dia_hf.delay import apply_delay
+from dia_hf.delay_pattern import apply_delay
 from dia_hf.generation import DiaAudioStreamer, DiaCodesStreamer
 
 GREEDY = {"do_sample": False, "guidance_scale": 3.0, "top_k": 45}
@@ -25,7 +25,7 @@ def prompt_len(inputs):
 
 @pytest.mark.parametrize("chunks", [(1, 1), (1, 64), (5, 5), (40, 100), (300, 300)])
 def test_chunks_are_the_whole(model, processor, chunks):
-    """Chunks decoded without their neighbours click at every boundary, and lose the end."""
+    """Chunks decoded without their neighbors click at every boundary, and lose the end."""
     inputs = processor("[S1] Hello there.")
     options = GREEDY | {"max_new_tokens": 120, "min_new_tokens": 104}
     (whole,) = processor.batch_decode(model.generate(**inputs, **options), audio_prompt_len=1)
@@ -45,7 +45,7 @@ def test_lengths_of_the_chunks(model, processor):
 
 
 def test_a_batch_with_and_without_prompts(model, processor, tone):
-    """Samples that end earlier than their neighbours, and prompts of other lengths, shifted or lost their sound."""
+    """Samples that end earlier than their neighbors, and prompts of other lengths, shifted or lost their sound."""
     inputs = processor(
         ["[S1] One.", "[S1] A tone. [S2] Two.", "[S2] And three."],
         audio=[None, {"array": tone(0.4, 44100), "sampling_rate": 44100}, None],
@@ -124,7 +124,7 @@ raise SystemExit(7)
 
 
 def test_cancel_from_another_thread(model, processor):
-    """A cancelled stream hung in the wait for its next chunk."""
+    """A canceled stream hung in the wait for its next chunk."""
     streamer = DiaAudioStreamer(processor, first_chunk_frames=64)
     steps = CountSteps(seconds_per_step=0.02)
     options = GREEDY | {"max_new_tokens": 3000, "logits_processor": LogitsProcessorList([steps])}
@@ -136,7 +136,7 @@ def test_cancel_from_another_thread(model, processor):
     assert not thread.is_alive()
     with DiaAudioStreamer(processor) as other:
         pass
-    assert other.is_cancelled
+    assert other.is_canceled
 
 
 def test_a_slow_consumer_loses_nothing(model, processor):

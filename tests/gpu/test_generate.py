@@ -39,8 +39,8 @@ def make_inputs(config, lengths=LENGTHS):
 def assert_fast_is_slow(model, inputs, make_generator=lambda: None, **options):
     """In float32 two tokens may be too close to call on a GPU; then they must be the same in float64."""
 
-    def run(use_frame_loop):
-        return model.generate(**inputs, **options, generator=make_generator(), use_frame_loop=use_frame_loop)
+    def run(use_fast_path):
+        return model.generate(**inputs, **options, generator=make_generator(), use_fast_path=use_fast_path)
 
     fast, slow = run(True), run(False)
     if fast.shape != slow.shape or not torch.equal(fast, slow):
@@ -81,7 +81,7 @@ def test_a_seed_is_a_result():
     """Another result at the second call, when graphs are there, or from the global generator."""
     model = make_model()
     inputs = make_inputs(model.config)
-    options = SAMPLED | {"max_new_tokens": 300, "min_new_tokens": 270, "use_frame_loop": True}
+    options = SAMPLED | {"max_new_tokens": 300, "min_new_tokens": 270, "use_fast_path": True}
 
     def run(seed):
         return model.generate(**inputs, **options, generator=torch.Generator("cuda").manual_seed(seed))
@@ -98,9 +98,9 @@ def test_requests_that_wait_are_answered_as_if_alone(max_batch_size):
     """A request let into a batch while its graphs are at work, and its end seen some steps late."""
     model = make_model().double()
     inputs = make_inputs(model.config)
-    expected = model.generate(**inputs, **GREEDY, max_new_tokens=LIMITS, use_frame_loop=False)
+    expected = model.generate(**inputs, **GREEDY, max_new_tokens=LIMITS, use_fast_path=False)
     answers = model.generate(
-        **inputs, **GREEDY, max_new_tokens=LIMITS, max_batch_size=max_batch_size, use_frame_loop=True
+        **inputs, **GREEDY, max_new_tokens=LIMITS, max_batch_size=max_batch_size, use_fast_path=True
     )
     for answer, one in zip(answers, expected, strict=True):
         assert_same_speech(answer, one, model.config)
@@ -110,7 +110,7 @@ def test_two_threads_sample_with_their_own_seeds():
     """One call's noise drawn into the other's batch."""
     model, answers, start = make_model(), {}, threading.Barrier(2)
     inputs = make_inputs(model.config)
-    options = SAMPLED | {"max_new_tokens": 60, "use_frame_loop": True}
+    options = SAMPLED | {"max_new_tokens": 60, "use_fast_path": True}
 
     def run(seed):
         return model.generate(**inputs, **options, generator=torch.Generator("cuda").manual_seed(seed))
@@ -145,7 +145,7 @@ def test_sound_while_it_is_spoken(processor):
     """The codec at work in one thread while the other captures a graph: CUDA refuses either, or sound is torn."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE).eval().cuda()  # without graphs yet
     inputs = processor("[S1] Hello there. [S2] Hello.").to("cuda")
-    options = GREEDY | {"max_new_tokens": 400, "min_new_tokens": 380, "use_frame_loop": True}
+    options = GREEDY | {"max_new_tokens": 400, "min_new_tokens": 380, "use_fast_path": True}
     for _ in range(2):
         heard = list(DiaAudioStreamer(processor, 1, 16).listen(model.generate, **inputs, **options))
         (whole,) = processor.batch_decode(model.generate(**inputs, **options), audio_prompt_len=1)
@@ -155,7 +155,7 @@ def test_sound_while_it_is_spoken(processor):
 def test_streams_at_once(processor, miniature):
     """Two streams that share the model and the codec."""
     inputs = processor("[S1] Hello there.").to("cuda")
-    options = GREEDY | {"max_new_tokens": 120, "min_new_tokens": 100, "use_frame_loop": True}
+    options = GREEDY | {"max_new_tokens": 120, "min_new_tokens": 100, "use_fast_path": True}
     (whole,) = processor.batch_decode(miniature.generate(**inputs, **options), audio_prompt_len=1)
     streams = [DiaAudioStreamer(processor, 1, 8).listen(miniature.generate, **inputs, **options) for _ in range(2)]
     heard = [[], []]
@@ -179,7 +179,7 @@ def test_a_stream_that_is_left():
 def test_half_precision_runs(dtype, options):
     """A dtype that a kernel, a mask or a cache does not have."""
     model = make_model().to(dtype)
-    limits = {"max_new_tokens": LIMITS, "use_frame_loop": True}
+    limits = {"max_new_tokens": LIMITS, "use_fast_path": True}
     codes = model.generate(**make_inputs(model.config), **options, **limits)
     assert codes.shape[0] == len(LENGTHS)
     assert ((codes >= 0) & (codes < model.config.decoder_config.vocab_size)).all()
@@ -196,11 +196,11 @@ def test_compiled_steps(compile_config):
     inputs = make_inputs(model.config)
     options = GREEDY | {"max_new_tokens": LIMITS, "compile_config": compile_config}
     first = assert_fast_is_slow(model, inputs, **options)
-    assert torch.equal(model.generate(**inputs, **options, use_frame_loop=True), first)
+    assert torch.equal(model.generate(**inputs, **options, use_fast_path=True), first)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4", "fp8"])
-def test_quantised_weights(scheme):
+def test_quantized_weights(scheme):
     """Weights that the fast loop does not know how to multiply, or that cannot be captured."""
     pytest.importorskip("torchao")
     from dia_hf.quantization import quantize_model
@@ -212,9 +212,7 @@ def test_quantised_weights(scheme):
         pytest.skip(str(error))
     inputs = make_inputs(model.config)
     for options in (GREEDY, SAMPLED):
-        codes = model.generate(
-            **inputs, **options, max_new_tokens=[limit + 15 for limit in LIMITS], use_frame_loop=True
-        )
+        codes = model.generate(**inputs, **options, max_new_tokens=[limit + 15 for limit in LIMITS], use_fast_path=True)
         assert ((codes >= 0) & (codes < model.config.decoder_config.vocab_size)).all()
 
 
@@ -237,7 +235,7 @@ def test_broken_logits_are_named_and_leave_nothing():
     sound = {name: value.cuda() for name, value in as_inputs(model.config, [b"abc"], [nothing]).items()}
     long_prompt = torch.zeros(20, 9, dtype=torch.long)
     broken = as_inputs(model.config, [b"abc\x07" + b"d" * 30], [long_prompt])
-    options = SAMPLED | {"max_new_tokens": 30, "use_frame_loop": True}
+    options = SAMPLED | {"max_new_tokens": 30, "use_fast_path": True}
 
     def run():
         return model.generate(**sound, **options, generator=torch.Generator("cuda").manual_seed(0))
@@ -257,7 +255,7 @@ config = random_config(0)
 model = random_model(config).cuda()
 inputs = as_inputs(config, [b"Hi"], [torch.zeros(0, 9, dtype=torch.long)])
 inputs = {{name: value.cuda() for name, value in inputs.items()}}
-options = {{"do_sample": False, "guidance_scale": 2.0, "top_k": 9, "use_frame_loop": True}} | {options}
+options = {{"do_sample": False, "guidance_scale": 2.0, "top_k": 9, "use_fast_path": True}} | {options}
 try:
     {break_it}
     model.generate(**inputs, **options)

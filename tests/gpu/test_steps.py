@@ -5,19 +5,19 @@ import threading
 
 import pytest
 import torch
+from dia_hf.engine.late import AsyncReads
 from transformers.generation import BaseStreamer
 
-from dia_hf.frames import launch, loop, memory, network_of
-from dia_hf.frames.late import LateReads
-from dia_hf.frames.launch import EagerSteps, GraphSteps
-from dia_hf.frames.loop import FrameLoop
-from dia_hf.frames.network import FrameNetwork
+from dia_hf.engine import launch, loop, make_frame_decoder, memory
+from dia_hf.engine.decoder import FrameDecoder
+from dia_hf.engine.runners import CudaGraphRunner, EagerRunner
+from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.generation import frame_loop
 from tiny import as_inputs, random_config, random_model
 
 pytestmark = pytest.mark.gpu
 
-GREEDY = {"do_sample": False, "guidance_scale": 2.0, "top_k": 9, "use_frame_loop": True}
+GREEDY = {"do_sample": False, "guidance_scale": 2.0, "top_k": 9, "use_fast_path": True}
 SAMPLED = GREEDY | {"do_sample": True, "temperature": 1.2, "top_p": 0.95}
 
 
@@ -40,13 +40,13 @@ def make_inputs(config, lengths):
 @pytest.fixture
 def captures(monkeypatch):
     """Counts graphs as they are captured: places of the batch and length."""
-    seen, capture = [], GraphSteps._capture
+    seen, capture = [], CudaGraphRunner._capture
 
     def watched(self, state, view):
         seen.append((state.num_samples, len(view.axis)))
         return capture(self, state, view)
 
-    monkeypatch.setattr(GraphSteps, "_capture", watched)
+    monkeypatch.setattr(CudaGraphRunner, "_capture", watched)
     return seen
 
 
@@ -77,21 +77,21 @@ class Listener(BaseStreamer):
 
 @pytest.mark.parametrize("is_first_release", [False, True])
 @pytest.mark.parametrize("source", ["global", "generator", "generators"])
-@pytest.mark.parametrize("kind", [GraphSteps, EagerSteps], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [CudaGraphRunner, EagerRunner], ids=lambda kind: kind.__name__)
 def test_no_step_waits_for_the_device(monkeypatch, kind, source, is_first_release):
     """A number read off the device in every step: the device idles while the host prepares the next."""
-    monkeypatch.setattr(frame_loop, "make_steps", lambda network, rules, options: kind(network, rules))
+    monkeypatch.setattr(frame_loop, "make_runner", lambda network, rules, options: kind(network, rules))
     num_checked = []
 
     def is_ready(steps, state, view):
         # The first steps load kernels and make graphs.
-        is_warm = bool(state.graphs) if kind is GraphSteps else len(view.axis) > 9
+        is_warm = bool(state.graphs) if kind is CudaGraphRunner else len(view.axis) > 9
         num_checked.append(is_warm)
         return is_warm
 
     monkeypatch.setattr(kind, "take", refuse_to_wait(kind.take, is_ready))
-    monkeypatch.setattr(FrameLoop, "_fill_noise", refuse_to_wait(FrameLoop._fill_noise, lambda *args: True))
-    monkeypatch.setattr(FrameLoop, "_everyone", refuse_to_wait(FrameLoop._everyone, lambda *args: True))
+    monkeypatch.setattr(FrameScheduler, "_fill_noise", refuse_to_wait(FrameScheduler._fill_noise, lambda *args: True))
+    monkeypatch.setattr(FrameScheduler, "_everyone", refuse_to_wait(FrameScheduler._everyone, lambda *args: True))
     model = make_model(0, is_first_release)
     inputs = make_inputs(model.config, [0, 4, 2])
     generator = {
@@ -141,7 +141,7 @@ def test_a_capture_leaves_no_trace(captures, limit):
     options = GREEDY | {"max_new_tokens": limit, "min_new_tokens": limit - 8}
     first, second = (model.generate(**inputs, **options) for _ in range(2))
     assert torch.equal(first, second)
-    assert torch.equal(first, model.generate(**inputs, **options | {"use_frame_loop": False}))
+    assert torch.equal(first, model.generate(**inputs, **options | {"use_fast_path": False}))
     sampled = [
         model.generate(**inputs, **SAMPLED, max_new_tokens=limit, generator=torch.Generator("cuda").manual_seed(3))
         for _ in range(2)
@@ -156,7 +156,7 @@ def test_threads_capture_and_replay_at_once(captures):
     requests = [[0], [0, 2], [1, 0, 4], [3] * 5]
     inputs = [make_inputs(model.config, lengths) for lengths in requests]
     options = GREEDY | {"max_new_tokens": 300, "min_new_tokens": 280}
-    expected = [model.generate(**one, **options | {"use_frame_loop": False}) for one in inputs]
+    expected = [model.generate(**one, **options | {"use_fast_path": False}) for one in inputs]
     answers, start = {}, threading.Barrier(len(inputs))
 
     def run(number):
@@ -176,7 +176,7 @@ def test_threads_capture_and_replay_at_once(captures):
 def test_late_reads_keep_order_and_value():
     """A value read before it has arrived, or after the next step has written over it."""
     got = []
-    reads = LateReads(lambda value: got.append(value.tolist()), most_waiting=8)
+    reads = AsyncReads(lambda value: got.append(value.tolist()), most_waiting=8)
     value, weight = torch.zeros(2, device="cuda"), torch.randn(2048, 2048, device="cuda")
     for number in range(100):
         weight = weight @ weight * 0  # keeps the device busy
@@ -202,7 +202,7 @@ def test_half_precision_is_no_worse_than_the_models_own(dtype, is_first_release)
     def forward(model):
         return model(input_ids=ids, attention_mask=mask, decoder_input_ids=frames).logits.unflatten(0, (2, 9)).double()
 
-    network = FrameNetwork(half)
+    network = FrameDecoder(half)
     cache = network.new_cache(2, False, num_frames, 9)
     network.read_text(cache, ids, mask, torch.arange(2, device="cuda"))
     steps = []
@@ -221,7 +221,7 @@ def test_a_call_takes_the_memory_that_was_counted_for_it():
     model = make_model(3, num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=16, head_dim=128)
     inputs, limits = make_inputs(model.config, [0, 3, 1]), [2000, 20, 1999]
     with torch.no_grad():
-        counted = 3 * network_of(model).bytes_of_sample(2004, 16, True)
+        counted = 3 * make_frame_decoder(model).bytes_of_sample(2004, 16, True)
     assert counted > 2**30  # or the libraries' workspaces would hide it
     gc.collect()
     before = torch.cuda.memory_allocated()
@@ -241,7 +241,7 @@ def test_memory_does_not_grow(options):
         held.append(torch.cuda.memory_allocated())
     assert held[-1] <= held[1]
     with torch.no_grad():
-        assert len(launch._IDLE._of[network_of(model)]) <= launch._MOST_IDLE
+        assert len(launch._IDLE._of[make_frame_decoder(model)]) <= launch._MOST_IDLE
 
 
 def test_memory_goes_with_the_model():
@@ -261,13 +261,13 @@ def test_as_many_at_once_as_fit(monkeypatch):
     model = make_model(0).double()
     inputs = make_inputs(model.config, [0, 4, 2, 1, 0, 3, 5])
     expected = model.generate(**inputs, max_new_tokens=40, **GREEDY)
-    sizes, take = [], GraphSteps.take
+    sizes, take = [], CudaGraphRunner.take
 
     def counted(self, state, view):
         sizes.append(state.num_samples)
         take(self, state, view)
 
-    monkeypatch.setattr(GraphSteps, "take", counted)
+    monkeypatch.setattr(CudaGraphRunner, "take", counted)
     monkeypatch.setattr(loop, "num_fitting", lambda size, device: 2)
     assert torch.equal(model.generate(**inputs, max_new_tokens=40, **GREEDY), expected)
     assert max(sizes) == 2

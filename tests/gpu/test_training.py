@@ -22,14 +22,14 @@ def assert_same(left, right, tolerance=1e-4):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=tolerance)
 
 
-@pytest.mark.parametrize("slice_size", [None, 5])
+@pytest.mark.parametrize("chunk_size", [None, 5])
 @pytest.mark.parametrize("seed", range(3))
-def test_loss_and_gradients_are_the_cpus(seed, slice_size):
+def test_loss_and_gradients_are_the_cpus(seed, chunk_size):
     """A kernel of the GPU that takes another mask, or a slice that is recomputed otherwise."""
     model = random_model(random_config(seed))
     batch = random_batch(model.config, seed)
     expected = loss_and_gradients(model, batch)
-    model.loss_slice_size = slice_size
+    model.loss_chunk_size = chunk_size
     assert_same(loss_and_gradients(model.cuda(), batch), expected)
 
 
@@ -62,8 +62,8 @@ def test_slices_bound_memory():
     codes = torch.randint(0, decoder.eos_token_id, (2, 2000, decoder.num_channels), device="cuda")
     text = torch.ones(2, 5, dtype=torch.long, device="cuda")
     peaks = []
-    for slice_size in (None, 100):
-        model.loss_slice_size = slice_size
+    for chunk_size in (None, 100):
+        model.loss_chunk_size = chunk_size
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         model(input_ids=text, decoder_input_ids=codes, labels=codes).loss.backward()
@@ -76,7 +76,8 @@ def test_slices_bound_memory():
 def test_a_whole_run(tmp_path, kind):
     """bfloat16 autocast, pinned batches, speech between steps and the result: what no CPU shows."""
     pytest.importorskip("datasets")
-    from dia_hf.training import PrepareSettings, Recipe, finetune, prepare_dataset
+    from dia_hf.data import PrepareConfig, prepare_dataset
+    from dia_hf.training import Recipe, finetune
 
     dia = Dia.from_pretrained(MINIATURE, device="cuda")
     time = np.arange(44100, dtype=np.float32) / 44100
@@ -87,7 +88,7 @@ def test_a_whole_run(tmp_path, kind):
         }
         for pitch in (110, 150, 200, 260, 330, 400)
     ]
-    prepare_dataset(rows, tmp_path / "data", dia.processor, PrepareSettings(loudness=None), device="cuda")
+    prepare_dataset(rows, tmp_path / "data", dia.processor, PrepareConfig(loudness=None), device="cuda")
     recipe = Recipe.load(kind).change({"training.max_steps": 6, "training.report_to": "none"})
     recipe.model, recipe.data, recipe.output = MINIATURE, [str(tmp_path / "data")], str(tmp_path / "run")
     recipe = recipe.change({"eval_fraction": 0.4, "training.eval_strategy": "steps", "training.eval_steps": 3})

@@ -29,8 +29,8 @@ class SameScores(LogitsProcessor):
 
 # Ways to codes: the fast loop, and what has transformers' loop take the call.
 WAYS = {
-    "fast loop": {"use_frame_loop": True},
-    "transformers' loop": {"use_frame_loop": False},
+    "fast loop": {"use_fast_path": True},
+    "transformers' loop": {"use_fast_path": False},
     "without a cache": {"use_cache": False},
     "dictionary": {"return_dict_in_generate": True},
     "dictionary of scores": {"return_dict_in_generate": True, "output_scores": True},

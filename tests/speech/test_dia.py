@@ -10,7 +10,7 @@ import torch
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, ComputeDtype, Dia
-from dia_hf.audio import read_metadata, write_audio
+from dia_hf.audio.io import read_metadata, write_audio
 from dia_hf.conversion import load_checkpoint, load_descript_codec
 from dia_hf.speech.voices import Voice
 

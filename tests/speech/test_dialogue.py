@@ -59,7 +59,7 @@ def make_script(num_turns):
 
 
 def make_dialogue(dia, script, end=None, **kwargs):
-    kwargs = {"seed": 7, "seconds_per_pass": (0.0, 2.0)} | kwargs
+    kwargs = {"seed": 7, "chunk_length_s": (0.0, 2.0)} | kwargs
     return Dialogue(dia.model, dia.processor, script, options={"logits_processor": [end or EndAfter(30)]}, **kwargs)
 
 

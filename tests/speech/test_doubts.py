@@ -9,7 +9,7 @@ import pytest
 from dia_hf import Dia
 from dia_hf.assets import miniature_vocabulary
 from dia_hf.speech import SpeechWarning
-from dia_hf.speech.doubts import Heard, find_doubt
+from dia_hf.speech.doubts import SpeechStats, find_doubt
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def miniature():
 
 
 def listen(seconds, amplitude=0.3, chunk=777):
-    heard = Heard(16000)
+    heard = SpeechStats(16000)
     samples = (amplitude * np.sin(np.arange(int(16000 * seconds)) / 5)).astype(np.float32)
     for start in range(0, len(samples), chunk):
         heard.add(samples[start : start + chunk])
@@ -80,6 +80,6 @@ def test_the_models_own_limit_is_told(checkpoint):
 def test_a_dialogue_that_is_cut(miniature):
     """A script of eight passes under a limit of 4 s gave 4 s, and nothing was said."""
     script = " ".join(f"[S{1 + i % 2}] the boy and the girl drink milk in the garden." for i in range(8))
-    dialogue = miniature.dialogue(script, seed=1, max_seconds=1, seconds_per_pass=(2, 4))
+    dialogue = miniature.dialogue(script, seed=1, max_seconds=1, chunk_length_s=(2, 4))
     with pytest.warns(SpeechWarning, match=r"cut at `max_seconds` \(\S+\): 1 of 8 passes"):
         dialogue.generate()

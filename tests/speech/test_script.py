@@ -13,7 +13,7 @@ from dia_hf.speech.script import (
     check_script,
     estimate_seconds,
     parse_script,
-    plan_passes,
+    plan_chunks,
     render,
     split_prefix,
 )
@@ -74,7 +74,7 @@ def seconds_of(turns):
 
 
 def rendered_passes(script, *args, **kwargs):
-    return [render(turns) for turns in plan_passes(parse_script(script), *args, **kwargs)]
+    return [render(turns) for turns in plan_chunks(parse_script(script), *args, **kwargs)]
 
 
 def speech(num_characters):
@@ -102,7 +102,7 @@ def test_text_before_the_first_tag_is_the_first_speakers():
 def test_scripts_that_say_nothing(script):
     """An empty turn became a pass of its own, which Dia fills with noise."""
     assert parse_script(script) == []
-    assert plan_passes(parse_script(script)) == []
+    assert plan_chunks(parse_script(script)) == []
     assert render([]) == render([Turn("[S1]", " ")]) == ""
 
 
@@ -275,7 +275,7 @@ def test_a_script_that_fits_is_one_pass():
 def test_cuts_are_at_ends_of_turns_where_possible():
     """Greedy filling cut the turn that happened to stand at the limit."""
     turns = [Turn(f"[S{1 + i % 2}]", f"{speech(90)} {speech(89)}") for i in range(7)]  # 12 s each
-    assert plan_passes(turns) == [[turn] for turn in turns]
+    assert plan_chunks(turns) == [[turn] for turn in turns]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_cuts_are_at_ends_of_turns_where_possible():
 )
 def test_a_turn_that_must_be_cut_is_cut_at_the_best_place(text, parts):
     """Sentences were cut although a turn has several, or words although there was a comma."""
-    passes = plan_passes([Turn("[S2]", text, 7, 8), Turn("[S1]", speech(290))])
+    passes = plan_chunks([Turn("[S2]", text, 7, 8), Turn("[S1]", speech(290))])
     cut = [turn for turns in passes for turn in turns][:-1]
     assert sorted(turn.text for turn in cut) == sorted(part.strip() for part in parts)
     assert all((turn.speaker, turn.line, turn.column) == ("[S2]", 7, 8) for turn in cut)
@@ -312,7 +312,7 @@ def test_a_turn_that_must_be_cut_is_cut_at_the_best_place(text, parts):
 def test_no_tiny_rest(text, seam):
     """The last pass was "Yes.", which comes out as noise; an end of the turn before has to join it."""
     rest = Turn("[S2]", "Yes.")
-    (first,), (second, third) = plan_passes([Turn("[S1]", text), rest])
+    (first,), (second, third) = plan_chunks([Turn("[S1]", text), rest])
     assert third == rest and min(seconds_of([first]), seconds_of([second, rest])) >= 5
     space = " " if seam else ""
     assert first.text + space + second.text == text
@@ -328,8 +328,8 @@ def test_limits_are_exact():
 
     turns = [Turn(f"[S{1 + i % 2}]", "é") for i in range(20)] + [Turn("[S2]", "é")]
     num_bytes = len(TOKENIZER(render(turns, closing_tag=True))["input_ids"])
-    assert plan_passes(turns, max_bytes=num_bytes) == [turns]
-    assert len(plan_passes(turns, max_bytes=num_bytes - 1)) == 2
+    assert plan_chunks(turns, max_bytes=num_bytes) == [turns]
+    assert len(plan_chunks(turns, max_bytes=num_bytes - 1)) == 2
 
     assert len(rendered_passes("[S1] " + "é" * 100, max_bytes=64)) == 4
 
@@ -337,7 +337,7 @@ def test_limits_are_exact():
 def test_passes_are_even():
     """Greedy filling made 18, 18 and 6 seconds out of 42."""
     turns = [Turn(f"[S{1 + i % 2}]", speech(45)) for i in range(14)]
-    assert sorted(seconds_of(turns) for turns in plan_passes(turns)) == [12.0, 15.0, 15.0]
+    assert sorted(seconds_of(turns) for turns in plan_chunks(turns)) == [12.0, 15.0, 15.0]
 
 
 def test_languages():
@@ -351,7 +351,7 @@ def test_languages():
 def test_hand_made_turns():
     """Turns that nobody parsed may hold line ends, or nothing."""
     turns = [Turn("[S1]", " a\nb "), Turn("[S2]", "\n"), Turn("[S1]", "c")]
-    assert plan_passes(turns) == [[Turn("[S1]", "a b"), Turn("[S1]", "c")]]
+    assert plan_chunks(turns) == [[Turn("[S1]", "a b"), Turn("[S1]", "c")]]
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_hand_made_turns():
 def test_impossible_limits_raise(limits, message):
     """A limit below one sound can be kept by no plan."""
     with pytest.raises(ValueError, match=message):
-        plan_passes([Turn("[S1]", "a")], **limits)
+        plan_chunks([Turn("[S1]", "a")], **limits)
 
 
 @given(scripts, limits)
@@ -375,8 +375,8 @@ def test_nothing_is_lost_and_limits_hold(script, limits):
     """A word lost at a seam, a pass that the encoder refuses, half a sound: each ruins an hour's generation."""
     max_seconds, fraction, max_bytes = limits
     turns = parse_script(script)
-    passes = plan_passes(turns, max_seconds, fraction * max_seconds, max_bytes)
-    assert passes == plan_passes(turns, max_seconds, fraction * max_seconds, max_bytes)
+    passes = plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes)
+    assert passes == plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes)
 
     parts = [turn for turns in passes for turn in turns]
     assert all(turns for turns in passes) and all(part.text == " ".join(part.text.split()) != "" for part in parts)
@@ -414,7 +414,7 @@ def test_nothing_is_lost_and_limits_hold(script, limits):
 def test_words_stay_whole(speeches):
     """Text came back with a space missing between two sentences, or one too many inside a word."""
     turns = [Turn(f"[S{1 + i // 9 % 2}]", text) for i, text in enumerate(speeches)]
-    parts = [turn for turns in plan_passes(merge(turns), max_seconds=10, min_seconds=2) for turn in turns]
+    parts = [turn for turns in plan_chunks(merge(turns), max_seconds=10, min_seconds=2) for turn in turns]
     assert merge(parts) == merge(turns)
 
 
@@ -422,7 +422,7 @@ def test_words_stay_whole(speeches):
 def test_short_passes_are_avoided(script, max_seconds, fraction):
     """Passes of a second or two come out as noise."""
     turns = parse_script(script)
-    passes = plan_passes(turns, max_seconds, fraction * max_seconds, max_bytes=10**6)
+    passes = plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes=10**6)
     if len(passes) > 1:
         assert min(map(seconds_of, passes)) >= fraction * max_seconds
 
@@ -443,7 +443,7 @@ def test_plan_is_the_best_of_all(lengths, min_seconds):
             ends = [i for i, is_cut in enumerate([*cuts, True], start=1) if is_cut]
             yield [turns[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
-    plan = plan_passes(turns, max_seconds=10, min_seconds=min_seconds)
+    plan = plan_chunks(turns, max_seconds=10, min_seconds=min_seconds)
     if all(part in turns for part in itertools.chain(*plan)):  # else a turn was cut to avoid a short pass
         assert cost(plan) == min(map(cost, plans()))
     else:
@@ -454,13 +454,13 @@ def test_plan_is_the_best_of_all(lengths, min_seconds):
 @pytest.mark.parametrize("offset", range(10))
 def test_letters_keep_their_accents(letter, offset):
     """A pass began with an accent whose letter ended the one before."""
-    parts = [turn.text for turns in plan_passes([Turn("[S1]", "a" * offset + letter * 300)]) for turn in turns]
+    parts = [turn.text for turns in plan_chunks([Turn("[S1]", "a" * offset + letter * 300)]) for turn in turns]
     assert len(parts) > 1 and all(part.lstrip("a").replace(letter, "") == "" for part in parts)
 
 
 def test_a_pile_of_accents_is_cut():
     """Kept with its letter at any cost, a pile of accents fits into no pass."""
-    parts = plan_passes([Turn("[S1]", "e" + "\u0301" * 1000)])
+    parts = plan_chunks([Turn("[S1]", "e" + "\u0301" * 1000)])
     assert all(seconds_of(turns) <= 20 for turns in parts)
 
 
@@ -468,7 +468,7 @@ def test_time_is_linear():
     """A plan in quadratic time takes hours for a book."""
     script = "\n".join(f"[S{1 + i % 2}] {'Well, that is so. ' * (i % 12)}Yes." for i in range(10_000))
     start = time.perf_counter()
-    passes = plan_passes(parse_script(script))
+    passes = plan_chunks(parse_script(script))
     assert time.perf_counter() - start < 20  # takes about a second
     assert len(passes) > 3000 and not check_script(script)
 
@@ -476,7 +476,7 @@ def test_time_is_linear():
 # Writing
 
 
-def test_neighbours_of_one_speaker_share_a_tag():
+def test_neighbors_of_one_speaker_share_a_tag():
     """Dia was not trained on a tag twice running."""
     assert render([Turn("[S1]", "a"), Turn("[S1]", "b"), Turn("[S2]", "c")]) == "[S1] a b [S2] c"
 

@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from dia_hf import MINIATURE
-from dia_hf.audio import write_audio
-from dia_hf.sound import trim_silence
+from dia_hf.audio.effects import trim_silence
+from dia_hf.audio.io import write_audio
 from dia_hf.speech.voices import Voice, VoiceLibrary, load_voice, transcribe
 
 RATE = 44100
@@ -548,8 +548,8 @@ def test_a_voice_from_wherever_it_is(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def make_recogniser(tmp_path):
-    """An untrained recogniser that hears `letter` whatever is said, or (`"<pad>"`) nothing."""
+def make_recognizer(tmp_path):
+    """An untrained recognizer that hears `letter` whatever is said, or (`"<pad>"`) nothing."""
 
     def make(letter: str) -> str:
         vocabulary = {"<pad>": 0, "<unk>": 1, "|": 2, "H": 3, "I": 4}
@@ -585,15 +585,15 @@ def make_recogniser(tmp_path):
     return make
 
 
-def test_the_recogniser_writes_the_transcript(make_recogniser, tone, tmp_path):
+def test_the_recognizer_writes_the_transcript(make_recognizer, tone, tmp_path):
     """The words as a plain string, from an array as from a file."""
-    model = make_recogniser("H")
+    model = make_recognizer("H")
     assert transcribe(tone(0.5, 16000), model, sampling_rate=16000) == "H"
     write_audio(tmp_path / "voice.wav", tone(0.5, RATE), RATE)
     assert transcribe(tmp_path / "voice.wav", model, device="cpu") == "H"
 
 
-def test_the_recogniser_hears_its_own_rate(make_recogniser, tone, monkeypatch):
+def test_the_recognizer_hears_its_own_rate(make_recognizer, tone, monkeypatch):
     """The pipeline resamples with torchaudio alone; without, 44.1 kHz are an error, or speech in slow motion."""
     heard = []
     forward = Wav2Vec2ForCTC.forward
@@ -603,20 +603,20 @@ def test_the_recogniser_hears_its_own_rate(make_recogniser, tone, monkeypatch):
         return forward(self, input_values, *args, **kwargs)
 
     monkeypatch.setattr(Wav2Vec2ForCTC, "forward", listen)
-    transcribe(np.stack([tone(0.5, RATE)] * 2), make_recogniser("I"), sampling_rate=RATE)
+    transcribe(np.stack([tone(0.5, RATE)] * 2), make_recognizer("I"), sampling_rate=RATE)
     assert heard == [8000]
 
 
-def test_nothing_heard(make_recogniser, tone):
+def test_nothing_heard(make_recognizer, tone):
     """An empty transcript makes a clone that gibbers."""
-    model = make_recogniser("<pad>")
+    model = make_recognizer("<pad>")
     with pytest.raises(ValueError, match=r"hears no words in the recording of 0\.5 s"):
         transcribe(tone(0.5, RATE), model, sampling_rate=RATE)
 
 
-def test_what_cannot_be_transcribed(make_recogniser, tone):
+def test_what_cannot_be_transcribed(make_recognizer, tone):
     """Two clips, or a clip of unknown rate."""
-    model = make_recogniser("H")
+    model = make_recognizer("H")
     clip = {"array": tone(0.5, RATE), "sampling_rate": RATE}
     with pytest.raises(ValueError, match="2 clips"):
         transcribe([clip, clip], model)
@@ -624,7 +624,7 @@ def test_what_cannot_be_transcribed(make_recogniser, tone):
         transcribe(tone(0.5, RATE), model)
 
 
-def test_no_such_recogniser(tone, tmp_path):
+def test_no_such_recognizer(tone, tmp_path):
     """A model that is not there is an error that names it."""
     with pytest.raises(OSError, match="nowhere"):
         transcribe(tone(0.5, RATE), tmp_path / "nowhere", sampling_rate=RATE)

@@ -14,7 +14,7 @@ from transformers.models.dia.tokenization_dia import DiaTokenizer as TheirTokeni
 
 import tiny
 from dia_hf import DiaConfig, DiaFeatureExtractor, DiaProcessor, DiaTokenizer
-from dia_hf.delay import revert_delay
+from dia_hf.delay_pattern import revert_delay
 from dia_hf.training.collator import DiaDataCollator
 
 RATE = 44100
@@ -68,12 +68,12 @@ def batches(draw):
 def loop_collate(config, clips, max_frames):
     """The definition, slot by slot."""
     decoder, delays = config.decoder_config, config.delay_pattern
-    num_learnt = []
+    num_learned = []
     for clip in clips:
         is_cut = max_frames is not None and len(clip["codes"]) > max_frames
-        num_learnt.append(max_frames if is_cut else len(clip["codes"]) + 1)
+        num_learned.append(max_frames if is_cut else len(clip["codes"]) + 1)
     num_bytes = max(len(clip["text"]) for clip in clips)
-    num_steps = max(num_learnt) + max(delays)
+    num_steps = max(num_learned) + max(delays)
     inputs = torch.full((len(clips), num_steps, len(delays)), decoder.pad_token_id)
     labels = torch.full((len(clips), num_steps, len(delays)), -100)
     mask = torch.zeros(len(clips), num_steps, dtype=torch.long)
@@ -83,7 +83,7 @@ def loop_collate(config, clips, max_frames):
         for place, byte in enumerate(clip["text"].encode()):
             ids[row, place], text_mask[row, place] = byte, 1
         in_time = [*clip["codes"].tolist(), [decoder.eos_token_id] * len(delays)]
-        for step in range(num_learnt[row] + max(delays)):
+        for step in range(num_learned[row] + max(delays)):
             mask[row, step] = 1
             for channel, delay in enumerate(delays):
                 heard, next_frame = step - 1 - delay, step - delay
@@ -91,7 +91,7 @@ def loop_collate(config, clips, max_frames):
                     inputs[row, step, channel] = decoder.bos_token_id
                 elif heard < len(in_time):
                     inputs[row, step, channel] = in_time[heard][channel]
-                if clip.get("prompt_frames", 0) <= next_frame < num_learnt[row]:
+                if clip.get("prompt_frames", 0) <= next_frame < num_learned[row]:
                     labels[row, step, channel] = in_time[next_frame][channel]
     return dict(zip(NAMES, (ids, text_mask, inputs, mask, labels), strict=True))
 
@@ -113,15 +113,15 @@ def test_a_batch_is_its_definition(batch):
 
 @given(configs(), st.integers(1, 12), st.integers(0, 1000))
 def test_a_whole_clip_can_be_read_back(config, num_frames, seed):
-    """Delayed codes were cut at the clip's length: the last `delay` codes of each channel were never learnt."""
+    """Delayed codes were cut at the clip's length: the last `delay` codes of each channel were never learned."""
     (clip,) = random_clips(config, [num_frames], seed)
     batch = DiaDataCollator(processor_of(config), text_dropout=0.0)([clip])
     codes, delays = torch.from_numpy(clip["codes"]).long(), config.delay_pattern
     assert torch.equal(revert_delay(batch["decoder_input_ids"], delays)[0, 1:], codes)
     ends = []
     for channel, labels in enumerate(batch["labels"][0].T):
-        *learnt, end = labels[labels != -100].tolist()
-        assert learnt == codes[:, channel].tolist()
+        *learned, end = labels[labels != -100].tolist()
+        assert learned == codes[:, channel].tolist()
         assert end == config.decoder_config.eos_token_id
         ends.append(labels.tolist().index(end))
     assert [end - ends[0] for end in ends] == [delay - delays[0] for delay in delays]
@@ -146,8 +146,8 @@ def test_a_cut_clip_hears_what_it_would_hear(processor):
     cut = DiaDataCollator(processor, text_dropout=0.0, max_frames=20)([clip])
     assert cut["labels"].shape == (1, 20 + 15, 9)
     assert torch.equal(cut["decoder_input_ids"], whole["decoder_input_ids"][:, :35])
-    is_learnt = cut["labels"] != -100
-    assert torch.equal(cut["labels"][is_learnt], whole["labels"][:, :35][is_learnt])
+    is_learned = cut["labels"] != -100
+    assert torch.equal(cut["labels"][is_learned], whole["labels"][:, :35][is_learned])
     assert (cut["labels"] != processor.config.decoder_config.eos_token_id).all()
 
 
@@ -167,7 +167,7 @@ def assert_same_rows(ours, theirs):
 
 @pytest.mark.parametrize("num_samples", [[600], [512, 5000], [3000, 20, 7777]])
 def test_labels_equal_transformers(pack, pack_processor, tone, num_samples):
-    """What is learnt here and what transformers' own training learns must be the same."""
+    """What is learned here and what transformers' own training learns must be the same."""
     codec = pack_processor.audio_tokenizer
     theirs = TheirProcessor(TheirFeatureExtractor.from_pretrained(pack), TheirTokenizer.from_pretrained(pack), codec)
     waves = [tone(1.0, RATE, 110 + 60 * i)[:n] for i, n in enumerate(num_samples)]

@@ -22,7 +22,7 @@ from dia_hf.assets import __file__ as assets
 from dia_hf.training.finetune import finetune
 from dia_hf.training.lora import merge_adapter
 from dia_hf.training.recipe import Recipe
-from dia_hf.training.run_folder import newest_checkpoint
+from dia_hf.training.run_dir import newest_checkpoint
 from dia_hf.training.trainer import DiaTrainer
 from kills import die, stunned
 from training.clips import quick_recipe, write_prepared
@@ -136,8 +136,8 @@ def test_random_weights(tmp_path, data):
 
 @pytest.mark.parametrize("kind", ["full", "lora", "muon"])
 def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, data, stop_at, kind):
-    """Order of clips, dropped texts, prompts, dropout, optimiser, schedule: what is drawn anew makes another run."""
-    lora = {"r": 4, "dropout": 0.2} if kind == "lora" else None
+    """Order of clips, dropped texts, prompts, dropout, optimizer, schedule: what is drawn anew makes another run."""
+    lora = {"r": 4, "lora_dropout": 0.2} if kind == "lora" else None
     settings = {
         "training": {"gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 2},
         "text_dropout": 0.5,
@@ -281,13 +281,13 @@ def test_one_run_at_a_time(tmp_path, data, stop_at):
 @pytest.mark.parametrize("moment", ["the lock", "the data", "the recipe"])
 def test_killed_before_it_began(tmp_path, data, monkeypatch, moment):
     """What a run had left that was killed in its first second stood in the way of the same command for ever."""
-    from dia_hf.training import run_folder
+    from dia_hf.training import run_dir
 
     with monkeypatch.context() as patch:
         if moment == "the lock":
             patch.setattr(room, "note_beginning", die)
         elif moment == "the data":
-            patch.setattr(run_folder, "written_whole", die)
+            patch.setattr(run_dir, "atomic_write", die)
         else:
             patch.setattr(Recipe, "save", die)
         assert stunned(lambda: finetune(quick_recipe(data, tmp_path / "run")), math.inf)
@@ -331,7 +331,7 @@ def test_others_may_read_the_weights(tmp_path, data):
 
 @pytest.mark.parametrize("where", ["data", "eval_data"])
 def test_a_folder_given_twice(tmp_path, data, where):
-    """Early stopping that watches the clips that are learnt never stops."""
+    """Early stopping that watches the clips that are learned never stops."""
     recipe = quick_recipe(data, tmp_path / "run")
     setattr(recipe, where, [*getattr(recipe, where), f"{data}/../data"])
     with pytest.raises(ValueError, match="given twice"):
@@ -562,7 +562,7 @@ def test_every_optimizer_of_a_package_is_known():
 
 @torch.compiler.set_stance("force_eager")  # torchao compiles it, for a minute
 def test_an_8_bit_optimizer(tmp_path, data):
-    """An optimiser whose state is quantised must train, too, and near what float32 does."""
+    """An optimizer whose state is quantized must train, too, and near what float32 does."""
     pytest.importorskip("torchao")
     for name in ("adamw_torch", "adamw_torch_8bit"):
         finetune(quick_recipe(data, tmp_path / name, {"max_steps": 6, "logging_steps": 1, "optim": name}))

@@ -10,7 +10,7 @@ from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.training.lora import LORA_TARGET_MODULES, attach_lora, merge_adapter
 from tiny import checkpoint_gradients, random_batch, random_config, random_model
 
-SETTINGS = [{}, {"r": 4, "alpha": 8, "rslora": True}, {"r": 2, "dora": True}]
+SETTINGS = [{}, {"r": 4, "lora_alpha": 8, "use_rslora": True}, {"r": 2, "use_dora": True}]
 
 
 def make(seed=0, settings=None):
@@ -41,8 +41,8 @@ def logits_of(model, batch):
     ("settings", "expected"),
     [
         (None, (32, 32, 0.0, False, False)),
-        ({"r": 4, "alpha": 8, "dropout": 0.1, "rslora": True}, (4, 8, 0.1, True, False)),
-        ({"alpha": 16, "dora": True}, (32, 16, 0.0, False, True)),
+        ({"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "use_rslora": True}, (4, 8, 0.1, True, False)),
+        ({"lora_alpha": 16, "use_dora": True}, (32, 16, 0.0, False, True)),
     ],
 )
 def test_settings_reach_peft(settings, expected):
@@ -103,7 +103,7 @@ def test_merged_equals_unmerged(tmp_path, settings):
     train(model, batch)
     expected = logits_of(model, batch)
     base = random_model(model.config, 0, scale=0.1)
-    assert (logits_of(base, batch) - expected).abs().max() > 1e-2, "nothing was learnt"
+    assert (logits_of(base, batch) - expected).abs().max() > 1e-2, "nothing was learned"
     model.save_pretrained(tmp_path)
     merged = merge_adapter(base, tmp_path)
     assert type(merged) is DiaForConditionalGeneration and not [n for n, _ in merged.named_parameters() if "lora" in n]

@@ -89,7 +89,7 @@ def test_a_change_makes_another_recipe():
         ("text_dropuot", 0.1, "did you mean 'text_dropout'"),
         ("training.learning_rat", 1e-4, "did you mean 'learning_rate'"),
         ("training.batch_size", 4, "did you mean '.*batch_size'"),
-        ("lora.rank", 4, "known are .*r, rslora"),
+        ("lora.rank", 4, "known are .*r, use_rslora"),
         ("speak.sentence", ["[S1] Hi."], "did you mean 'sentences'"),
         ("config.decoder_config.num_layers", 4, "did you mean 'num_hidden_layers'"),
         ("training.output_dir", "x", "set `output`"),
@@ -104,8 +104,8 @@ def test_a_change_makes_another_recipe():
         ("training.max_steps", True, "must be a whole number"),
         ("training.bf16", "yes", "must be true or false"),
         ("lora.r", 0, "at least 1"),
-        ("lora.dropout", "0.1x", "must be a number"),
-        ("loss_slice_size", 0, "at least 1"),
+        ("lora.lora_dropout", "0.1x", "must be a number"),
+        ("loss_chunk_size", 0, "at least 1"),
         ("muon_learning_rate", -1e-3, "at least 0"),
         ("max_frames", "many", "a whole number or null"),
         ("dtype", "float8", "must be float32, bfloat16, float16"),
@@ -128,7 +128,7 @@ def test_mistakes(key, value, match):
 
 
 def test_a_shape_from_a_file(tmp_path):
-    """A checkpoint's config.json says the shape; with adapters on random weights nothing could be learnt."""
+    """A checkpoint's config.json says the shape; with adapters on random weights nothing could be learned."""
     recipe = Recipe(config=f"{MINIATURE}/config.json")
     shape = DiaConfig.from_pretrained(MINIATURE).decoder_config
     assert recipe.config["decoder_config"]["hidden_size"] == shape.hidden_size

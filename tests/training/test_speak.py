@@ -11,8 +11,9 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
-from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor, recognition
-from dia_hf.audio import read_audio
+from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.asr import recognizers
+from dia_hf.audio.io import read_audio
 from dia_hf.speech.dia import Dia
 from dia_hf.speech.voices import Voice
 from dia_hf.training import speak
@@ -35,8 +36,8 @@ def callback(processor, tmp_path):
 
 
 @pytest.fixture
-def recogniser(monkeypatch):
-    """A recogniser that hears the words it is told to, one text a call; it notes how often it was loaded."""
+def recognizer(monkeypatch):
+    """A recognizer that hears the words it is told to, one text a call; it notes how often it was loaded."""
     stand_in = SimpleNamespace(heard=[], loaded=[], clips=[])
 
     def listen(waveform):
@@ -49,7 +50,7 @@ def recogniser(monkeypatch):
         return type("Pipeline", (), {"__call__": lambda self, waveform: listen(waveform)} | vars(pipeline))()
 
     monkeypatch.setattr(transformers, "pipeline", load)
-    monkeypatch.setattr(recognition, "check_model", lambda name: None)  # it is on no disk and no Hub
+    monkeypatch.setattr(recognizers, "check_model", lambda name: None)  # it is on no disk and no Hub
     return stand_in
 
 
@@ -136,7 +137,7 @@ def test_a_sentence_at_its_limit_has_not_ended(callback, processor, own_model):
 
 
 def test_the_same_noise_at_each_step(callback, model):
-    """Samples that differ by their noise say nothing about what the model has learnt in between."""
+    """Samples that differ by their noise say nothing about what the model has learned in between."""
     for step in (1, 2):
         torch.manual_seed(step)
         callback.speak(model, step)
@@ -209,7 +210,7 @@ def test_each_sentence_has_its_own_seed(processor, model, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_training_is_the_same_with_and_without(processor, tmp_path, bf16):
-    """A run that is listened to must learn what it would have learnt unheard."""
+    """A run that is listened to must learn what it would have learned unheard."""
     losses = []
     for name in ("heard", "unheard"):
         callback = SpeakCallback(processor, SENTENCES[:1], tmp_path / name, max_seconds=0.1)
@@ -245,37 +246,37 @@ def test_adapters_are_heard(processor, tmp_path, own_model):
 # --- what is heard
 
 
-def test_word_errors(processor, model, tmp_path, recogniser):
+def test_word_errors(processor, model, tmp_path, recognizer):
     """Tags, punctuation and capitals counted as errors of the model's speech."""
-    recogniser.heard = ["hello, HERE.", "Good good bye!"]
-    callback = SpeakCallback(processor, SENTENCES, tmp_path, asr="any/recogniser", max_seconds=0.2)
+    recognizer.heard = ["hello, HERE.", "Good good bye!"]
+    callback = SpeakCallback(processor, SENTENCES, tmp_path, asr="any/recognizer", max_seconds=0.2)
     for step in (1, 2):
         metrics = callback.speak(model, step)
     assert metrics["speech_wer"] == 2 / 4
     assert [(line["words"], line["word_errors"]) for line in journal(callback)] == [(2, 1), (2, 1)] * 2
     assert [line["heard"] for line in journal(callback)][:2] == ["hello, HERE.", "Good good bye!"]
-    assert recogniser.loaded == [("automatic-speech-recognition", "any/recogniser", "cpu")], "loaded once"
-    seconds = [len(clip) / 16000 for clip in recogniser.clips]
+    assert recognizer.loaded == [("automatic-speech-recognition", "any/recognizer", "cpu")], "loaded once"
+    seconds = [len(clip) / 16000 for clip in recognizer.clips]
     assert seconds == pytest.approx([line["seconds"] for line in journal(callback)], abs=1e-3), "at its own rate"
 
 
-def test_silence_is_all_errors(processor, model, tmp_path, recogniser, monkeypatch):
-    """A model that ends at once was an error of the recogniser's, or no word wrong."""
-    recogniser.heard = ["hello there"]
+def test_silence_is_all_errors(processor, model, tmp_path, recognizer, monkeypatch):
+    """A model that ends at once was an error of the recognizer's, or no word wrong."""
+    recognizer.heard = ["hello there"]
     monkeypatch.setattr(Dia, "generate", lambda *args, **kwargs: [np.zeros(0, np.float32), np.zeros(4096, np.float32)])
-    callback = SpeakCallback(processor, [SENTENCES[0]] * 2, tmp_path, asr="any/recogniser")
+    callback = SpeakCallback(processor, [SENTENCES[0]] * 2, tmp_path, asr="any/recognizer")
     metrics = callback.speak(model, 1)
     assert metrics["speech_wer"] == 0.5 and metrics["speech_ended"] == 1.0
-    assert len(recogniser.clips) == 1
+    assert len(recognizer.clips) == 1
 
 
 # --- in a run
 
 
-def test_metrics_reach_the_log(processor, own_model, tmp_path, recogniser):
+def test_metrics_reach_the_log(processor, own_model, tmp_path, recognizer):
     """Metrics of a callback come after the log: no curve, and nothing to stop by."""
-    recogniser.heard = ["hello there"]
-    callback = SpeakCallback(processor, SENTENCES[:1], tmp_path, asr="any/recogniser", max_seconds=0.1)
+    recognizer.heard = ["hello there"]
+    callback = SpeakCallback(processor, SENTENCES[:1], tmp_path, asr="any/recognizer", max_seconds=0.1)
     settings = {"max_steps": 9, "metric_for_best_model": "speech_wer", "greater_is_better": False}
     trainer = make_trainer(tmp_path, own_model, processor, [EarlyStoppingCallback(2), callback], **settings)
     trainer.train()
@@ -308,7 +309,7 @@ def test_the_plain_trainer(processor, own_model, tmp_path, callback):
 # --- what goes wrong
 
 
-def test_a_recogniser_that_is_not_there(processor, own_model, tmp_path):
+def test_a_recognizer_that_is_not_there(processor, own_model, tmp_path):
     """A failed download ended a run of hours."""
     callback = SpeakCallback(processor, SENTENCES, tmp_path, asr=tmp_path / "nowhere", max_seconds=0.1)
     settings = {"metric_for_best_model": "eval_speech_wer", "greater_is_better": False}
@@ -361,5 +362,5 @@ def test_without_jiwer(processor, tmp_path, monkeypatch):
     """The missing package shows before the training, with its name."""
     monkeypatch.setitem(__import__("sys").modules, "jiwer", None)
     with pytest.raises(ImportError, match=r'pip install "dia-hf\[train\]"'):
-        SpeakCallback(processor, SENTENCES, tmp_path, asr="any/recogniser")
+        SpeakCallback(processor, SENTENCES, tmp_path, asr="any/recognizer")
     assert speak.SpeakCallback(processor, SENTENCES, tmp_path).asr is None

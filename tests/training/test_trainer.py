@@ -482,7 +482,7 @@ def test_label_smoothing_under_the_plain_trainer(tmp_path):
 def test_predictions_and_labels_pair(tmp_path, wrapped):
     """Rows of channels were cut to the number of clips in the last batch, and had another shape than their labels."""
     clips, model = make_clips(5), tiny.random_model(CONFIG)
-    model.loss_slice_size = 3  # which leaves no logits: metrics were passed over without a word
+    model.loss_chunk_size = 3  # which leaves no logits: metrics were passed over without a word
     if wrapped:
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
     seen = {}

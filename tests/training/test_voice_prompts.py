@@ -175,7 +175,7 @@ def test_text_is_dropped_whether_there_is_a_prompt_or_not():
 
 
 def test_learning_begins_after_the_prompt():
-    """A prompt that is learnt, too, weighs the same few clips more, and its end is where the clip must go on."""
+    """A prompt that is learned, too, weighs the same few clips more, and its end is where the clip must go on."""
     prompted = add_voice_prompts(prepared(["anna", "anna"], [5, 7]), small_processor(), 1.0)
     batch = DiaDataCollator(small_processor(), text_dropout=0.0)([prompted[0], prompted[1]])
     end = CONFIG.decoder_config.eos_token_id

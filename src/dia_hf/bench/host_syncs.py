@@ -49,7 +49,7 @@ _FROM_HOST_DATA = {"tensor", "as_tensor", "new_tensor"}
 
 
 class HostSyncCounter:
-    """A context that counts host synchronisations: reads of values, and results whose shape depends on values.
+    """A context that counts host synchronizations: reads of values, and results whose shape depends on values.
 
     On a CPU nothing waits, but the same calls are made; so a count there tells what a GPU would wait for. What is
     counted, by name: `item`, `bool`, `int`, `float`, `index` (a tensor used as a number), `tolist`, `numpy`, `cpu`,
@@ -113,7 +113,7 @@ class HostSyncCounter:
             mode.__exit__(kind, error, traceback)
 
     def _call(self, name: str | None, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Call; with a name, as one synchronisation, whatever else is below it."""
+        """Call; with a name, as one synchronization, whatever else is below it."""
         if name is None or self._is_inside:
             return function(*args, **kwargs)
         self.counts[name] += 1

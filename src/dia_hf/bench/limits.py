@@ -51,7 +51,7 @@ def weight_bytes(model: torch.nn.Module) -> int:
 
 
 def stored_bytes(tensor: torch.Tensor) -> int:
-    """Count the bytes that a tensor holds; a quantised one is made of several, and its own dtype is not theirs."""
+    """Count the bytes that a tensor holds; a quantized one is made of several, and its own dtype is not theirs."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         return sum(stored_bytes(getattr(tensor, name)) for name in names)
@@ -120,7 +120,7 @@ class PeakMemory(TorchDispatchMode):
     kernels take for themselves is not seen.
 
     Args:
-        tensors (`Iterable[torch.Tensor]`): What is there already and counts: weights, an optimiser's state.
+        tensors (`Iterable[torch.Tensor]`): What is there already and counts: weights, an optimizer's state.
 
     Attributes:
         peak (`int`): In bytes.

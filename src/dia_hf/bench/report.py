@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..files import written_whole
+from ..atomic_write import atomic_write
 from .parity import ParityReport
 from .speed import Speed, SpeedReport
 
@@ -77,7 +77,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _speed_rows(report: SpeedReport) -> dict[str, Callable[[Speed], str]]:
-    """Name each line of the table, and say how it is read off a contender that ran."""
+    """Name each line of the table, and say how it is read off a candidate that ran."""
     rate, batch_size = report.frame_rate, report.settings["batch_size"]
 
     def real_time(*parts: str) -> Callable[[Speed], str]:
@@ -111,8 +111,8 @@ def _speed_rows(report: SpeedReport) -> dict[str, Callable[[Speed], str]]:
 
 
 def speed_table(report: SpeedReport) -> str:
-    """Lay out a speed report: a line a measure, a column a contender."""
-    ran = [speed for speed in report.contenders if speed.unavailable is None]
+    """Lay out a speed report: a line a measure, a column a candidate."""
+    ran = [speed for speed in report.candidates if speed.unavailable is None]
     rows = [["", *(speed.name for speed in ran)]]
     rows += [[name, *(read(speed) for speed in ran)] for name, read in _speed_rows(report).items()]
     settings = report.settings
@@ -123,7 +123,7 @@ def speed_table(report: SpeedReport) -> str:
         "",
         _align(rows),
         "",
-        *(f"{speed.name}: {speed.unavailable}" for speed in report.contenders if speed.unavailable is not None),
+        *(f"{speed.name}: {speed.unavailable}" for speed in report.candidates if speed.unavailable is not None),
         *(
             f"{speed.name}: noisy, p90 is {speed.step.p90 / speed.step.p10:.1f} × p10; something else ran"
             for speed in ran
@@ -165,8 +165,8 @@ def _parity_column(report: ParityReport) -> dict[str, str]:
 
 
 def training_table(report: TrainingReport) -> str:
-    """Lay out a training report: a line a measure, a column a contender."""
-    ran, settings = report.contenders, report.settings
+    """Lay out a training report: a line a measure, a column a candidate."""
+    ran, settings = report.candidates, report.settings
     rows = [
         ["", *(one.name for one in ran)],
         ["step, ms (median)", *(_number(one.step.median, 0) for one in ran)],
@@ -208,7 +208,7 @@ def write_json(path: str | os.PathLike, machine: Mapping[str, Any], **reports: A
         name: {key: asdict(value) for key, value in report.items()} if isinstance(report, Mapping) else asdict(report)
         for name, report in reports.items()
     }
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps({"machine": dict(machine), **plain}, indent=2) + "\n", "utf-8")
 
 
@@ -226,7 +226,7 @@ def plot_steps(path: str | os.PathLike, report: SpeedReport) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("a plot needs matplotlib: `pip install matplotlib`.") from error
-    ran = [(speed.name, speed.step, speed.limit_ms) for speed in report.contenders]
+    ran = [(speed.name, speed.step, speed.limit_ms) for speed in report.candidates]
     bars = [(name, step, limit) for name, step, limit in ran if step is not None and limit is not None]
     figure = Figure(figsize=(7, 1.6 + 0.6 * len(bars)), layout="constrained")
     axes = figure.subplots()
@@ -239,5 +239,5 @@ def plot_steps(path: str | os.PathLike, report: SpeedReport) -> None:
     axes.set_xlabel("milliseconds a step")
     axes.set_title(f"{report.settings['dtype']} on {report.settings['device']}, batch {report.settings['batch_size']}")
     figure.legend(loc="outside lower right")
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside)

@@ -22,10 +22,10 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
-from ..delay import num_spoken_frames, revert_delay
+from ..delay_pattern import num_valid_frames, revert_delay
 from ..generation import DiaAudioStreamer
 from ..processing_dia import DiaProcessor
-from .contenders import Contender
+from .candidates import Candidate
 from .host_syncs import HostSyncCounter
 from .limits import EnergyMeter, cache_bytes, read_bandwidth, stored_bytes, synchronize, weight_bytes
 
@@ -52,28 +52,28 @@ class Milliseconds:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Milliseconds:
-        """Summarise values."""
+        """Summarize values."""
         p10, median, p90 = np.percentile(values, [10, 50, 90])
         return cls(float(median), float(p10), float(p90))
 
 
 @dataclass
 class Speed:
-    """What was measured of one contender; `None` where nothing could be.
+    """What was measured of one candidate; `None` where nothing could be.
 
     Args:
         name (`str`): Its name.
         unavailable (`str`, *optional*): Why it did not run; all else is `None` then.
         step (`Milliseconds`): A step of the decoder, sampling and rules included: the time between two frames.
-        ratio (`float`): A step of the opponent (transformers, eager) in the same turn, divided by this one's: how many
+        ratio (`float`): A step of the baseline (transformers, eager) in the same turn, divided by this one's: how many
             times as fast. The median over turns.
         first_frame_ms (`float`): From the call to the first frame: encoder and prefill.
         call_seconds (`float`): The whole call. This and what follows are medians over turns.
         codec_seconds (`float`): The codec on what came out.
         audio_seconds (`float`): Sound that came out, all samples together.
         first_chunk_ms (`float`): From the call to the first waveform of a `DiaAudioStreamer`, the length of one frame.
-        peak_memory_bytes (`int`): On a GPU, the contender's weights and the most that a call took beside them.
-        host_syncs (`float`): Host synchronisations a step, without a streamer, as `HostSyncCounter` counts them.
+        peak_memory_bytes (`int`): On a GPU, the candidate's weights and the most that a call took beside them.
+        host_syncs (`float`): Host synchronizations a step, without a streamer, as `HostSyncCounter` counts them.
         host_sync_names (`dict`): The same by name.
         step_bytes (`int`): What a step must read: weights, and keys and values at the call's mean length.
         limit_ms (`float`): `step_bytes` at the measured bandwidth.
@@ -105,16 +105,16 @@ class SpeedReport:
         settings (`dict`): What was asked for.
         frame_rate (`float`): Of the codec, frames a second.
         bandwidth (`float`): Of memory, measured in this run, bytes a second.
-        process_peak_bytes (`int`): The most memory that the whole process held; contenders share it, so that on a CPU
+        process_peak_bytes (`int`): The most memory that the whole process held; candidates share it, so that on a CPU
             it tells nothing of one of them.
-        contenders (`list[Speed]`): In the order that they were given.
+        candidates (`list[Speed]`): In the order that they were given.
     """
 
     settings: dict[str, Any]
     frame_rate: float
     bandwidth: float
     process_peak_bytes: int
-    contenders: list[Speed]
+    candidates: list[Speed]
 
 
 def exact_length(model: Any, num_frames: int, **sampling: Any) -> GenerationConfig:
@@ -152,7 +152,7 @@ class _Turn:
 
 @dataclass
 class _Course:
-    """What is the same for all contenders."""
+    """What is the same for all candidates."""
 
     inputs: Mapping[str, torch.Tensor]
     processor: DiaProcessor
@@ -160,21 +160,21 @@ class _Course:
     device: torch.device
     energy: EnergyMeter
 
-    def generate(self, contender: Contender, num_frames: int, **options: Any) -> torch.Tensor:
+    def generate(self, candidate: Candidate, num_frames: int, **options: Any) -> torch.Tensor:
         """Generate that many frames, neither more nor less."""
         torch.manual_seed(0)
-        config = exact_length(contender.model, num_frames, **PUBLISHED_SAMPLING, do_sample=self.do_sample)
-        return contender.model.generate(**self.inputs, generation_config=config, **contender.options, **options)
+        config = exact_length(candidate.model, num_frames, **PUBLISHED_SAMPLING, do_sample=self.do_sample)
+        return candidate.model.generate(**self.inputs, generation_config=config, **candidate.options, **options)
 
-    def decode(self, contender: Contender, codes: torch.Tensor) -> float:
-        """Run the codec as the contender's processor does; return the seconds of sound."""
+    def decode(self, candidate: Candidate, codes: torch.Tensor) -> float:
+        """Run the codec as the candidate's processor does; return the seconds of sound."""
         codec, num_given = self.processor.codec, 1
-        if contender.is_ours:
+        if candidate.is_ours:
             clips = self.processor.batch_decode(codes, audio_prompt_len=num_given)
             return sum(map(len, clips)) / codec.sampling_rate
-        config, delayed = contender.model.config, codes[:, num_given:]
+        config, delayed = candidate.model.config, codes[:, num_given:]
         ids = (config.decoder_config.eos_token_id, config.decoder_config.pad_token_id)
-        lengths = num_spoken_frames(delayed, config.delay_pattern, *ids).tolist()
+        lengths = num_valid_frames(delayed, config.delay_pattern, *ids).tolist()
         with torch.no_grad():
             for clip, length in zip(revert_delay(delayed, config.delay_pattern), lengths, strict=True):
                 self.processor.audio_tokenizer.decode(audio_codes=clip[:length].T[None])
@@ -182,7 +182,7 @@ class _Course:
 
 
 def measure_speed(
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     inputs: Mapping[str, torch.Tensor],
     processor: DiaProcessor,
     num_frames: int,
@@ -190,10 +190,10 @@ def measure_speed(
     repeats: int = 3,
     say: Callable[[str], None] = lambda line: None,
 ) -> SpeedReport:
-    """Let contenders generate by turns, and measure.
+    """Let candidates generate by turns, and measure.
 
     Args:
-        contenders (`Sequence[Contender]`): As `make_contenders` lines them up. The opponent of ratios is the first that
+        candidates (`Sequence[Candidate]`): As `make_candidates` lines them up. The baseline of ratios is the first that
             is not ours.
         inputs (`Mapping[str, torch.Tensor]`): For `generate`, on the models' device; without a voice prompt.
         processor (`DiaProcessor`): With a codec, for sound.
@@ -210,17 +210,17 @@ def measure_speed(
 
     Example:
     ```python
-    >>> from dia_hf.bench import make_config, make_contenders, make_model, make_processor, measure_speed, random_inputs
+    >>> from dia_hf.bench import make_config, make_candidates, make_model, make_processor, measure_speed, random_inputs
     >>> config = make_config("toy")
-    >>> contenders = make_contenders(make_model(config), against="none")
+    >>> candidates = make_candidates(make_model(config), against="none")
     >>> inputs, processor = random_inputs(config, batch_size=1, text_bytes=20), make_processor(config, "toy")
-    >>> report = measure_speed(contenders, inputs, processor, num_frames=20, repeats=1)
-    >>> report.contenders[0].name, report.contenders[0].step.median > 0
+    >>> report = measure_speed(candidates, inputs, processor, num_frames=20, repeats=1)
+    >>> report.candidates[0].name, report.candidates[0].step.median > 0
     ('dia_hf', True)
 
     ```
     """
-    model = contenders[0].model
+    model = candidates[0].model
     fewest = max(model.config.delay_pattern) + _SKIPPED_STEPS + 2
     if num_frames < fewest:
         raise ValueError(f"{num_frames} frames are too few to time steps and hear sound; at least {fewest} would do.")
@@ -228,49 +228,49 @@ def measure_speed(
         raise ValueError(f"`repeats` is {repeats}; at least one turn is needed.")
     device = torch.device(model.device)
     course = _Course(inputs, processor, do_sample, device, EnergyMeter(device))
-    turns: dict[str, list[_Turn]] = {contender.name: [] for contender in contenders if contender.unavailable is None}
-    reasons = {contender.name: contender.unavailable for contender in contenders}
+    turns: dict[str, list[_Turn]] = {candidate.name: [] for candidate in candidates if candidate.unavailable is None}
+    reasons = {candidate.name: candidate.unavailable for candidate in candidates}
     memory: dict[str, int | None] = {}
     for number in range(repeats + 1):
-        for contender in contenders:
-            if reasons[contender.name] is None:
-                say(f"{contender.name}: {f'turn {number} of {repeats}' if number else 'warm-up'}")
+        for candidate in candidates:
+            if reasons[candidate.name] is None:
+                say(f"{candidate.name}: {f'turn {number} of {repeats}' if number else 'warm-up'}")
                 try:
-                    turn = _take_turn(course, contender, num_frames)
-                except Exception as error:  # an opponent that cannot do this is a result, too
-                    if contender.is_ours:
+                    turn = _take_turn(course, candidate, num_frames)
+                except Exception as error:  # an baseline that cannot do this is a result, too
+                    if candidate.is_ours:
                         raise
-                    reasons[contender.name] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+                    reasons[candidate.name] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
                     continue
-                turns[contender.name] += [turn] if number else []
+                turns[candidate.name] += [turn] if number else []
                 # What the first call takes and keeps is taken, too.
-                memory[contender.name] = max(turn.memory_bytes or 0, memory.get(contender.name) or 0) or None
+                memory[candidate.name] = max(turn.memory_bytes or 0, memory.get(candidate.name) or 0) or None
 
-    opponent = next((c.name for c in contenders if not c.is_ours and turns.get(c.name)), None)
+    baseline = next((c.name for c in candidates if not c.is_ours and turns.get(c.name)), None)
     text_bytes = inputs["input_ids"].shape[1]
     process_peak_bytes = _process_peak_bytes()  # before the next line needs its own
     say("memory bandwidth")
     bandwidth = read_bandwidth(device)
     results = []
-    for contender in contenders:
-        if reasons[contender.name] is not None:
-            results.append(Speed(contender.name, reasons[contender.name]))
+    for candidate in candidates:
+        if reasons[candidate.name] is not None:
+            results.append(Speed(candidate.name, reasons[candidate.name]))
             continue
-        speed = _summarise(contender.name, turns[contender.name], num_frames * len(inputs["input_ids"]))
-        speed.peak_memory_bytes = memory[contender.name]
-        if opponent is not None:
-            speed.ratio = _ratio(turns[opponent], turns[contender.name])
-        speed.step_bytes = weight_bytes(contender.model) + cache_bytes(
-            model.config, len(inputs["input_ids"]), 1 + num_frames / 2, text_bytes, contender.model.dtype
+        speed = _summarize(candidate.name, turns[candidate.name], num_frames * len(inputs["input_ids"]))
+        speed.peak_memory_bytes = memory[candidate.name]
+        if baseline is not None:
+            speed.ratio = _ratio(turns[baseline], turns[candidate.name])
+        speed.step_bytes = weight_bytes(candidate.model) + cache_bytes(
+            model.config, len(inputs["input_ids"]), 1 + num_frames / 2, text_bytes, candidate.model.dtype
         )
         speed.limit_ms = 1e3 * speed.step_bytes / bandwidth
-        if not contender.is_compiled:
-            say(f"{contender.name}: host synchronisations")
-            speed.host_sync_names = _count_host_syncs(course, contender)
+        if not candidate.is_compiled:
+            say(f"{candidate.name}: host synchronizations")
+            speed.host_sync_names = _count_host_syncs(course, candidate)
             speed.host_syncs = sum(speed.host_sync_names.values())
-        if contender.is_ours:
-            say(f"{contender.name}: first chunk")
-            _, *times = (_first_chunk_ms(course, contender) for _ in range(repeats + 1))
+        if candidate.is_ours:
+            say(f"{candidate.name}: first chunk")
+            _, *times = (_first_chunk_ms(course, candidate) for _ in range(repeats + 1))
             speed.first_chunk_ms = statistics.median(times)
         results.append(speed)
 
@@ -287,26 +287,26 @@ def measure_speed(
     return SpeedReport(settings, processor.codec.frame_rate, bandwidth, process_peak_bytes, results)
 
 
-def _take_turn(course: _Course, contender: Contender, num_frames: int) -> _Turn:
+def _take_turn(course: _Course, candidate: Candidate, num_frames: int) -> _Turn:
     stamps, memory_before = _Stamps(), None
     if course.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(course.device)
         memory_before = torch.cuda.memory_allocated(course.device)
     synchronize(course.device)
     energy_before, start = course.energy.read(), time.perf_counter()
-    codes = course.generate(contender, num_frames, streamer=stamps)
+    codes = course.generate(candidate, num_frames, streamer=stamps)
     synchronize(course.device)
     end, energy_after = time.perf_counter(), course.energy.read()
     memory = None
     if memory_before is not None:
-        weights = sum(map(stored_bytes, contender.model.state_dict().values()))
+        weights = sum(map(stored_bytes, candidate.model.state_dict().values()))
         memory = weights + torch.cuda.max_memory_allocated(course.device) - memory_before
     joules = None if energy_before is None or energy_after is None else energy_after - energy_before
-    audio_seconds = course.decode(contender, codes)
+    audio_seconds = course.decode(candidate, codes)
     synchronize(course.device)
     frames = np.array(stamps.times[1:])  # the first that comes is the prompt
     if len(frames) != num_frames:
-        raise RuntimeError(f"{contender.name} gave {len(frames)} frames instead of {num_frames}")
+        raise RuntimeError(f"{candidate.name} gave {len(frames)} frames instead of {num_frames}")
     return _Turn(
         steps_ms=(1e3 * np.diff(frames)[_SKIPPED_STEPS:]).tolist(),
         first_frame_ms=1e3 * float(frames[0] - start),
@@ -318,7 +318,7 @@ def _take_turn(course: _Course, contender: Contender, num_frames: int) -> _Turn:
     )
 
 
-def _summarise(name: str, turns: Sequence[_Turn], num_frames: int) -> Speed:
+def _summarize(name: str, turns: Sequence[_Turn], num_frames: int) -> Speed:
 
     def middle(*names: str) -> float:
         return statistics.median(sum(getattr(turn, name) for name in names) for turn in turns)
@@ -341,24 +341,24 @@ def _ratio(theirs: Sequence[_Turn], ours: Sequence[_Turn]) -> float:
     return statistics.median(statistics.median(a.steps_ms) / statistics.median(b.steps_ms) for a, b in pairs)
 
 
-def _count_host_syncs(course: _Course, contender: Contender) -> dict[str, float]:
+def _count_host_syncs(course: _Course, candidate: Candidate) -> dict[str, float]:
     """Count over the steps that a longer call has more than a shorter one, so that what happens once drops out."""
     counts = []
     for num_frames in (4, 4 + _COUNTED_STEPS):
         with HostSyncCounter(course.device) as syncs:
-            course.generate(contender, num_frames)
+            course.generate(candidate, num_frames)
         counts.append(syncs.counts)
     names = sorted({*counts[0], *counts[1]})
     a_step = {name: (counts[1][name] - counts[0][name]) / _COUNTED_STEPS for name in names}
     return {name: count for name, count in a_step.items() if count != 0}
 
 
-def _first_chunk_ms(course: _Course, contender: Contender) -> float:
+def _first_chunk_ms(course: _Course, candidate: Candidate) -> float:
     streamer = DiaAudioStreamer(course.processor)
     num_frames = streamer.num_steps_before_sound + max(streamer.config.delay_pattern) + 1
 
     def generate(streamer: BaseStreamer) -> None:
-        course.generate(contender, num_frames, streamer=streamer)
+        course.generate(candidate, num_frames, streamer=streamer)
 
     start = time.perf_counter()
     with closing(streamer.listen(generate)) as chunks:

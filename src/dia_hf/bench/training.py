@@ -25,25 +25,25 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..training.collator import DiaDataCollator
-from .contenders import transformers_twin
+from .candidates import transformers_twin
 from .limits import PeakMemory, synchronize
 from .speed import Milliseconds
 
 __all__ = [
     "Training",
-    "TrainingContender",
+    "TrainingCandidate",
     "TrainingReport",
-    "make_training_contenders",
+    "make_training_candidates",
     "measure_training",
     "random_clips",
 ]
 
-_SKIPPED_STEPS = 2  # the first one makes the optimiser's state
+_SKIPPED_STEPS = 2  # the first one makes the optimizer's state
 _BYTES_A_FRAME = 0.17  # of text: about fifteen characters a second
 
 
 @dataclass
-class TrainingContender:
+class TrainingCandidate:
     """A model, and how it is given its clips.
 
     Args:
@@ -59,17 +59,17 @@ class TrainingContender:
 
 @dataclass
 class Training:
-    """What was measured of one contender.
+    """What was measured of one candidate.
 
     Args:
         name (`str`): Its name.
-        step (`Milliseconds`): From one optimiser step to the next: loading, forward, backward, optimiser.
-        ratio (`float`): The opponent's step in the same turn, divided by this one's: how many times as fast.
-        audio_per_second (`float`): Seconds of audio learnt in a second.
+        step (`Milliseconds`): From one optimizer step to the next: loading, forward, backward, optimizer.
+        ratio (`float`): The baseline's step in the same turn, divided by this one's: how many times as fast.
+        audio_per_second (`float`): Seconds of audio learned in a second.
         tflops (`float`): Useful arithmetic a second, in 10¹² operations: that of each clip by itself, forward and
             backward, without padding and without what is computed twice to save memory.
         frames_per_batch (`float`): Frames of a batch with its padding, as the decoder computes them; mean.
-        peak_memory_bytes (`int`): The most that tensors held in one step: weights, gradients, the optimiser's state and
+        peak_memory_bytes (`int`): The most that tensors held in one step: weights, gradients, the optimizer's state and
             activations.
         losses (`list[float]`): Of the steps of the last turn.
     """
@@ -90,11 +90,11 @@ class TrainingReport:
 
     Args:
         settings (`dict`): What was asked for.
-        contenders (`list[Training]`): In the order that they were given.
+        candidates (`list[Training]`): In the order that they were given.
     """
 
     settings: dict[str, Any]
-    contenders: list[Training]
+    candidates: list[Training]
 
 
 def random_clips(
@@ -119,24 +119,24 @@ def random_clips(
     return clips
 
 
-def make_training_contenders(
+def make_training_candidates(
     model: DiaForConditionalGeneration,
     processor: DiaProcessor,
     frames_per_row: int,
-    loss_slice_size: int = 512,
+    loss_chunk_size: int = 512,
     against: str = "transformers",
-) -> list[TrainingContender]:
+) -> list[TrainingCandidate]:
     """Line up ways to train the same weights, each with a copy of its own.
 
     Args:
         model (`DiaForConditionalGeneration`): The weights.
         processor (`DiaProcessor`): Makes the batches.
         frames_per_row (`int`): Of packed rows.
-        loss_slice_size (`int`, defaults to 512): Frames whose logits are in memory at a time.
+        loss_chunk_size (`int`, defaults to 512): Frames whose logits are in memory at a time.
         against (`str`, defaults to `"transformers"`): Or `"none"`.
 
     Returns:
-        `list[TrainingContender]`: `dia_hf` (a clip a row, logits at once); `dia_hf, sliced loss`; `dia_hf, packed`
+        `list[TrainingCandidate]`: `dia_hf` (a clip a row, logits at once); `dia_hf, sliced loss`; `dia_hf, packed`
         (with sliced loss); `transformers`.
     """
 
@@ -144,20 +144,20 @@ def make_training_contenders(
         texts, codes = [clip["text"] for clip in clips], [clip["codes"] for clip in clips]
         return dict(processor(texts, codes, generation=False, output_labels=True))
 
-    def ours(name: str, slice_size: int | None, frames_per_row: int | None) -> TrainingContender:
+    def ours(name: str, chunk_size: int | None, frames_per_row: int | None) -> TrainingCandidate:
         mine = copy.deepcopy(model).requires_grad_(True)
-        mine.loss_slice_size = slice_size
-        return TrainingContender(name, mine, DiaDataCollator(processor, 0.0, frames_per_row=frames_per_row))
+        mine.loss_chunk_size = chunk_size
+        return TrainingCandidate(name, mine, DiaDataCollator(processor, 0.0, frames_per_row=frames_per_row))
 
-    contenders = [
+    candidates = [
         ours("dia_hf", None, None),
-        ours("dia_hf, sliced loss", loss_slice_size, None),
-        ours("dia_hf, packed", loss_slice_size, frames_per_row),
+        ours("dia_hf, sliced loss", loss_chunk_size, None),
+        ours("dia_hf, packed", loss_chunk_size, frames_per_row),
     ]
     if against == "transformers":
         twin = copy.deepcopy(transformers_twin(model)).requires_grad_(True)
-        contenders.append(TrainingContender("transformers", twin, with_labels))
-    return contenders
+        candidates.append(TrainingCandidate("transformers", twin, with_labels))
+    return candidates
 
 
 class _Stamps(TrainerCallback):
@@ -175,7 +175,7 @@ class _Stamps(TrainerCallback):
 
 
 def measure_training(
-    contenders: Sequence[TrainingContender],
+    candidates: Sequence[TrainingCandidate],
     clips: Sequence[dict[str, Any]],
     frame_rate: float,
     batch_size: int = 8,
@@ -184,14 +184,14 @@ def measure_training(
     options: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> TrainingReport:
-    """Let contenders train by turns.
+    """Let candidates train by turns.
 
     Args:
-        contenders (`Sequence[TrainingContender]`): The last one is the opponent if it is called `transformers`.
+        candidates (`Sequence[TrainingCandidate]`): The last one is the baseline if it is called `transformers`.
         clips (`Sequence[dict]`): With `text` and `codes`.
         frame_rate (`float`): Of the codec, frames a second.
         batch_size (`int`, defaults to 8): Clips a step.
-        num_steps (`int`, defaults to 8): Optimiser steps that count in each turn; two more come before.
+        num_steps (`int`, defaults to 8): Optimizer steps that count in each turn; two more come before.
         repeats (`int`, defaults to 3): Turns of each.
         options (`dict`, *optional*): Further `TrainingArguments`, such as `{"bf16": True}`.
         say (`Callable`, *optional*): Told what is going on.
@@ -199,38 +199,38 @@ def measure_training(
     Returns:
         `TrainingReport`.
     """
-    model = contenders[0].model
+    model = candidates[0].model
     device = model.device
     num_audio_frames = statistics.mean(len(clip["codes"]) for clip in clips) * batch_size
-    useful = _flops(model, [contenders[0].collate([clip]) for clip in clips]) / len(clips) * batch_size
-    times: dict[str, list[list[float]]] = {contender.name: [] for contender in contenders}
+    useful = _flops(model, [candidates[0].collate([clip]) for clip in clips]) / len(clips) * batch_size
+    times: dict[str, list[list[float]]] = {candidate.name: [] for candidate in candidates}
     losses: dict[str, list[float]] = {}
     for repeat in range(repeats):
-        for contender in contenders:
-            say(f"{contender.name}, turn {repeat + 1} of {repeats}")
-            stamps, losses[contender.name] = _train(contender, clips, device, batch_size, num_steps, options or {})
+        for candidate in candidates:
+            say(f"{candidate.name}, turn {repeat + 1} of {repeats}")
+            stamps, losses[candidate.name] = _train(candidate, clips, device, batch_size, num_steps, options or {})
             steps = [1e3 * (after - before) for before, after in pairwise(stamps)]
-            times[contender.name].append(steps[_SKIPPED_STEPS:])
+            times[candidate.name].append(steps[_SKIPPED_STEPS:])
     results = []
-    for contender in contenders:
-        turns = times[contender.name]
+    for candidate in candidates:
+        turns = times[candidate.name]
         ratio = None
         if "transformers" in times:
             pairs = zip(times["transformers"], turns, strict=True)
             ratio = statistics.median(statistics.mean(theirs) / statistics.mean(own) for theirs, own in pairs)
         mean = statistics.mean(step for turn in turns for step in turn)
         batches = [clips[i : i + batch_size] for i in range(0, len(clips), batch_size)]
-        sizes = [contender.collate(batch)["decoder_input_ids"].shape[:2].numel() for batch in batches]
+        sizes = [candidate.collate(batch)["decoder_input_ids"].shape[:2].numel() for batch in batches]
         results.append(
             Training(
-                contender.name,
+                candidate.name,
                 step=Milliseconds.of([step for turn in turns for step in turn]),
                 ratio=ratio,
                 audio_per_second=num_audio_frames / frame_rate / mean * 1e3,
                 tflops=useful / mean * 1e3 / 1e12,
                 frames_per_batch=statistics.mean(sizes),
-                peak_memory_bytes=_peak_memory(contender, clips[:batch_size], device),
-                losses=losses[contender.name],
+                peak_memory_bytes=_peak_memory(candidate, clips[:batch_size], device),
+                losses=losses[candidate.name],
             )
         )
     settings = {
@@ -248,7 +248,7 @@ def measure_training(
 
 
 def _train(
-    contender: TrainingContender,
+    candidate: TrainingCandidate,
     clips: Sequence[dict[str, Any]],
     device: torch.device,
     batch_size: int,
@@ -271,10 +271,10 @@ def _train(
             **options,
         )
         trainer = Trainer(
-            model=contender.model,
+            model=candidate.model,
             args=arguments,
             train_dataset=list(clips),
-            data_collator=contender.collate,
+            data_collator=candidate.collate,
             callbacks=[stamps],
         )
         trainer.pop_callback(PrinterCallback)
@@ -294,11 +294,11 @@ def _flops(model: DiaForConditionalGeneration, clips: Sequence[dict[str, torch.T
     return counter.get_total_flops()
 
 
-def _peak_memory(contender: TrainingContender, clips: Sequence[dict[str, Any]], device: torch.device) -> int:
+def _peak_memory(candidate: TrainingCandidate, clips: Sequence[dict[str, Any]], device: torch.device) -> int:
     """Follow all tensors through the second step of AdamW, whose state the first one makes."""
-    model = contender.model.train()
+    model = candidate.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    batch = {name: tensor.to(device) for name, tensor in contender.collate(clips).items()}
+    batch = {name: tensor.to(device) for name, tensor in candidate.collate(clips).items()}
 
     def step() -> None:
         model(**batch).loss.backward()

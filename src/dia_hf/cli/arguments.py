@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assets import MINIATURE
-from ..files import find_held
+from ..atomic_write import find_held
 
 __all__ = [
     "DTYPES",

@@ -38,13 +38,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     speed.add_argument(
         "--dtype", choices=DTYPES, help="default: that of the checkpoint, else float32; bfloat16 with --quantize"
     )
-    speed.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="our weights, not the opponent's")
+    speed.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="our weights, not the baseline's")
     speed.add_argument(
         "--compile", action="store_true", default=None, help="measure ours compiled on a CPU, too (a C++ compiler)"
     )
-    speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the opponent")
+    speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the baseline")
     speed.add_argument("--codec", choices=["toy", "full"], help="of a random model; default: by its size")
-    speed.add_argument("--repeats", type=count, default=3, metavar="N", help="turns of each contender (3)")
+    speed.add_argument("--repeats", type=count, default=3, metavar="N", help="turns of each candidate (3)")
     speed.add_argument("--plot", metavar="F", help="draw the steps' times there (needs matplotlib)")
     parity = bench.add_argument_group("parity", "against float32 on the same weights")
     schemes = ["bfloat16", "float16", "int8", "int4", "fp8"]
@@ -53,7 +53,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     training = bench.add_argument_group("training", "against transformers' own Dia under the same Trainer")
     training.add_argument("--training", action="store_true", help="measure training (dia-hf[train])")
     training.add_argument("--clip-seconds", nargs=2, type=positive, metavar="S", help="the least and the most (1 10)")
-    training.add_argument("--steps", type=count, metavar="N", help="optimiser steps of a turn (8)")
+    training.add_argument("--steps", type=count, metavar="N", help="optimizer steps of a turn (8)")
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -108,12 +108,12 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
-    from ..bench import make_contenders, measure_speed, random_inputs, report
+    from ..bench import make_candidates, measure_speed, random_inputs, report
 
     model, processor = make(args.dtype or ("bfloat16" if args.quantize else None))
-    contenders = make_contenders(model, args.quantize, args.against, args.compile)
+    candidates = make_candidates(model, args.quantize, args.against, args.compile)
     inputs = random_inputs(model.config, args.batch_size, args.text_bytes, model.device)
-    result = measure_speed(contenders, inputs, processor, args.frames, not args.greedy, args.repeats, say=_say_progress)
+    result = measure_speed(candidates, inputs, processor, args.frames, not args.greedy, args.repeats, say=_say_progress)
     result.settings.update(size=args.model or args.size, quantize=args.quantize)
     print(report.speed_table(result))
     if args.output is not None:
@@ -124,15 +124,15 @@ def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[An
 
 def _bench_training(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
     from ..bench import report
-    from ..bench.training import make_training_contenders, measure_training, random_clips
+    from ..bench.training import make_training_candidates, measure_training, random_clips
 
     model, processor = make("float32")
     rate = processor.codec.frame_rate
     least, most = (round(seconds * rate) for seconds in args.clip_seconds or (1, 10))
     frames_per_row = most + 1 + max(model.config.delay_pattern)
-    contenders = make_training_contenders(model, processor, frames_per_row, against=args.against)
+    candidates = make_training_candidates(model, processor, frames_per_row, against=args.against)
     result = measure_training(
-        contenders,
+        candidates,
         random_clips(processor, 8 * args.batch_size, (least, most)),
         rate,
         args.batch_size,

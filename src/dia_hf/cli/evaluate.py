@@ -1,4 +1,4 @@
-"""`dia-hf evaluate`: sentences spoken, heard by a recogniser, and what it understood as a table and JSON."""
+"""`dia-hf evaluate`: sentences spoken, heard by a recognizer, and what it understood as a table and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..assets import MINIATURE
-from ..files import find_held
+from ..atomic_write import find_held
 from .arguments import DTYPES, add_model, add_sampling, check_apart, check_writable, count, positive, sampling_of, seed
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     evaluate = verbs.add_parser(
         "evaluate",
         help="measure how well a model speaks",
-        description="Let a model say sentences, and a speech recogniser judge them; with references also the "
+        description="Let a model say sentences, and a speech recognizer judge them; with references also the "
         "recordings, and what the codec leaves of them (dia-hf[evaluate]).",
     )
     evaluate.set_defaults(run=_evaluate)
@@ -70,9 +70,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from transformers.utils import logging
 
+    from ..asr.recognizers import POCKETSPHINX, load_recognizer
+    from ..asr.wer import import_jiwer
     from ..evaluation import evaluate, read_sentences
     from ..evaluation.evaluate import check_folder
-    from ..recognition import POCKETSPHINX, import_jiwer, load_recogniser
     from ..speech import Dia
     from ..speech.dia import resolve_device
 
@@ -86,16 +87,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         recordings = {f"sentence {n}": s.audio for n, s in enumerate(sentences, 1) if isinstance(s.audio, str | Path)}
         check_apart("--output", args.output, {name: str(path) for name, path in recordings.items()})
     if args.asr == POCKETSPHINX:
-        recogniser = load_recogniser(args.asr, *_vocabulary(args.vocabulary, sentences))
+        recognizer = load_recognizer(args.asr, *_vocabulary(args.vocabulary, sentences))
     elif args.vocabulary is not None:
         raise ValueError(f"--vocabulary is for --asr {POCKETSPHINX}; {args.asr!r} has its own, leave it out.")
     else:
-        recogniser = load_recogniser(args.asr, device=device)
+        recognizer = load_recognizer(args.asr, device=device)
     dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=device)
     report = evaluate(
         dia,
         sentences,
-        recogniser,
+        recognizer,
         **sampling_of(args),
         seed=args.seed,
         batch_size=args.batch_size,
@@ -113,7 +114,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _vocabulary(file: str | None, sentences: Sequence[Sentence]) -> tuple[list[str], dict[str, str]]:
     """Return the words that can be heard, and the pronunciations that are given."""
-    from ..recognition import read_vocabulary, vocabulary_of, words_of
+    from ..asr.wer import read_vocabulary, vocabulary_of, words_of
 
     spoken = vocabulary_of(sentence.text for sentence in sentences)
     if file is None:

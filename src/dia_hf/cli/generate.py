@@ -14,11 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..asr.wer import words_of
 from ..assets import MINIATURE, miniature_vocabulary
-from ..audio import audio_format
-from ..files import decode_text, read_text
+from ..atomic_write import decode_text, read_text
+from ..audio.io import audio_format
 from ..hub import check_model
-from ..recognition import words_of
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,
@@ -82,7 +82,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     voice.add_argument("--audio-prompt", metavar="F", help="a recording whose voice to go on with (5 to 10 s)")
     voice.add_argument("--prompt-text", metavar="TEXT", help="its transcript; without it, TEXT begins with it")
-    voice.add_argument("--transcribe", metavar="MODEL", help="let a speech recogniser write it (openai/whisper-small)")
+    voice.add_argument("--transcribe", metavar="MODEL", help="let a speech recognizer write it (openai/whisper-small)")
     script = generate.add_argument_group("long scripts", "what is too long for one pass is spoken in several")
     script.add_argument("--language", default="en", metavar="L", help="by which sentences are found (en)")
     script.add_argument(
@@ -131,7 +131,7 @@ def _check_voice(args: argparse.Namespace) -> None:
 
 def _load_voices(args: argparse.Namespace) -> Any:
     """Load what `--voice` names, as `Dia.dialogue` takes it, and look at `--audio-prompt`, before the model."""
-    from ..audio import read_audio
+    from ..audio.io import read_audio
     from ..speech.voices import load_voice
 
     if args.audio_prompt is not None:
@@ -162,7 +162,7 @@ def _find_transcript(args: argparse.Namespace) -> str | None:
 
 
 def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    from ..sound import change_speed, limit_peak, normalize_loudness, trim_silence
+    from ..audio.effects import change_speed, limit_peak, normalize_loudness, trim_silence
 
     if args.trim_silence:
         waveform = trim_silence(waveform, sampling_rate)
@@ -246,8 +246,8 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     from transformers.utils import logging
 
     from ..speech import Dia
-    from ..speech.dialogue import remove_passes
-    from ..speech.live import import_sounddevice, open_player, open_stdout
+    from ..speech.dialogue import remove_chunks
+    from ..speech.playback import import_sounddevice, open_player, open_stdout
     from ..speech.voices import Voice
 
     if args.stream and not is_pcm:
@@ -292,7 +292,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
         if args.audio_prompt is not None and transcript is not None:
             voices = Voice.from_audio(args.audio_prompt, transcript, dia.processor)
         if args.force and not is_pcm:
-            remove_passes(Path(f"{output}.passes"))
+            remove_chunks(Path(f"{output}.passes"))
         dialogue = dia.dialogue(
             text,
             voices=voices,

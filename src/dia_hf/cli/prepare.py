@@ -65,10 +65,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
+    from ..data import PrepareConfig, prepare_dataset
+    from ..data.sources import import_datasets
     from ..processing_dia import DiaProcessor
     from ..speech.dia import resolve_device
-    from ..training import PrepareSettings, prepare_dataset
-    from ..training.source import import_datasets
 
     speaker_tags = {}
     for option in args.speaker_tag:
@@ -77,7 +77,7 @@ def _prepare(args: argparse.Namespace) -> None:
             raise ValueError(f"--speaker-tag {option!r} is no NAME=TAG, such as anna=S1.")
         speaker_tags[name] = _as_tag(tag)
     low, high = args.characters_per_second
-    settings = PrepareSettings(
+    settings = PrepareConfig(
         **{
             f"{role}_column": getattr(args, f"{role}_column") for role in ("audio", "text", "speaker", "language", "id")
         },

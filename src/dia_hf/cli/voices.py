@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..files import LOCK, remove_stale_lock
+from ..atomic_write import LOCK, remove_stale_lock
 from .arguments import add_model
 
 __all__ = ["add_parser"]
@@ -20,7 +20,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     add.add_argument("recording", metavar="RECORDING", help="5 to 10 seconds of speech")
     transcript = add.add_mutually_exclusive_group(required=True)
     transcript.add_argument("--transcript", metavar="TEXT", help="what the recording says, word for word")
-    transcript.add_argument("--transcribe", metavar="MODEL", help="let a speech recogniser write it")
+    transcript.add_argument("--transcribe", metavar="MODEL", help="let a speech recognizer write it")
     add_model(add)
     add.add_argument("--force", action="store_true", help="replace a voice of this name")
     show = voices_verbs.add_parser("list", help="show the voices there are")

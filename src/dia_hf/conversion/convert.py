@@ -20,14 +20,14 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import DacModel
 
-from ..codec import load_dac
-from ..files import find_held, folder_written_whole
+from ..atomic_write import atomic_write_folder, find_held
+from ..audio.codec import load_dac
 from ..model_card import HOW_TO_RUN
 from ..processing_dia import DiaProcessor, write_codec_reference
 from .descript import is_descript, load_descript_codec
 from .nari import config_to_0626
 from .source import (
-    Source,
+    Checkpoint,
     Target,
     choose_dtype,
     load_codec,
@@ -38,7 +38,7 @@ from .source import (
     make_tensor,
     parse_dtype,
     plan,
-    recognise,
+    recognize,
 )
 from .weights import Weights, check_sums, hash_files
 
@@ -68,7 +68,7 @@ def _split(targets: list[Target], bytes_per_value: int, limit: int) -> list[list
     return shards
 
 
-def _write_weights(source: Source, targets: list[Target], folder: Path, dtype: torch.dtype, limit: int) -> None:
+def _write_weights(source: Checkpoint, targets: list[Target], folder: Path, dtype: torch.dtype, limit: int) -> None:
     shards = _split(targets, dtype.itemsize, limit)
     names = ["model.safetensors"]
     if len(shards) > 1:
@@ -88,7 +88,7 @@ def _write_weights(source: Source, targets: list[Target], folder: Path, dtype: t
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _choose_codec(source: Source, asked: str | os.PathLike | None) -> DacModel | None:
+def _choose_codec(source: Checkpoint, asked: str | os.PathLike | None) -> DacModel | None:
     """Load the codec asked for, or else the source's own."""
     if asked is not None:
         return load_codec(asked)
@@ -96,7 +96,7 @@ def _choose_codec(source: Source, asked: str | os.PathLike | None) -> DacModel |
     return load_dac(own) if (own / "config.json").is_file() else None
 
 
-def _write_rest(source: Source, processor: DiaProcessor, folder: Path, dest: Path, dtype: torch.dtype) -> None:
+def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest: Path, dtype: torch.dtype) -> None:
     """Write config, generation config, processor and codec."""
     make_config(source, dtype).save_pretrained(folder)
     make_generation_config(source).save_pretrained(folder)
@@ -143,7 +143,7 @@ something else.
 """
 
 
-def _write_card(given: str | os.PathLike, source: Source, folder: Path, to: str, dtype: str, codec: str) -> None:
+def _write_card(given: str | os.PathLike, source: Checkpoint, folder: Path, to: str, dtype: str, codec: str) -> None:
     card = _CARD.format(
         source=Path(given).name if Path(given).exists() else given,
         layout=source.layout,
@@ -162,7 +162,7 @@ def _write_card(given: str | os.PathLike, source: Source, folder: Path, to: str,
 @contextmanager
 def _written_beside(dest: Path, force: bool) -> Iterator[Path]:
     """Give a folder to write into that becomes `dest` in the end, or vanishes without a trace on any error."""
-    with folder_written_whole(dest, force) as folder:
+    with atomic_write_folder(dest, force) as folder:
         try:
             yield folder
         except Exception as error:
@@ -249,7 +249,7 @@ def convert_checkpoint(
         if codec is not None or to != "huggingface":
             raise ValueError(f"{files[0]} is a codec; it is made into a DacModel, without `--codec` or `--to`.")
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
-    opened = recognise(weights, source_folder / "config.json")
+    opened = recognize(weights, source_folder / "config.json")
     targets = plan(opened, to)
     check_sums(files)
     target_dtype = choose_dtype(weights, asked_dtype)

@@ -1,4 +1,4 @@
-"""descript-audio-codec's checkpoints to `DacModel`: names, and weight normalisation folded into the weights.
+"""descript-audio-codec's checkpoints to `DacModel`: names, and weight normalization folded into the weights.
 
 descript numbers its modules inside nested `Sequential`s and keeps every convolution as direction and length
 (`weight_v`, `weight_g`); transformers names them and keeps the product.
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from transformers import DacConfig, DacModel
 
-from ..codec import check_codebooks
-from ..files import first_line
+from ..atomic_write import first_line
+from ..audio.codec import check_codebooks
 from .weights import Weights, check_sums
 
 __all__ = ["config_from_descript", "is_descript", "load_descript_codec", "names"]
 
 
 def is_descript(weights: Weights) -> bool:
-    """Tell a descript checkpoint by its content: weight-normalised convolutions of a codec, and their settings."""
+    """Tell a descript checkpoint by its content: weight-normalized convolutions of a codec, and their settings."""
     return "encoder.block.0.weight_v" in weights and "kwargs" in weights.metadata
 
 
@@ -84,7 +84,7 @@ def names(config: DacConfig) -> Iterator[tuple[str, str]]:
 
 
 def _fold(direction: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """Undo weight normalisation (Salimans and Kingma, 2016, eq. 2): length · direction / |direction|."""
+    """Undo weight normalization (Salimans and Kingma, 2016, eq. 2): length · direction / |direction|."""
     return torch._weight_norm(direction, length, 0)
 
 

@@ -24,7 +24,7 @@ from .source import (
     make_tensor,
     parse_dtype,
     plan,
-    recognise,
+    recognize,
 )
 from .weights import Weights, check_sums
 
@@ -76,7 +76,7 @@ def load_checkpoint(
     folder, files = locate(checkpoint_path)
     if config_path is not None and not Path(config_path).is_file():
         raise FileNotFoundError(f"there is no config at {str(config_path)!r}.")
-    source = recognise(Weights(files), Path(config_path) if config_path is not None else folder / "config.json")
+    source = recognize(Weights(files), Path(config_path) if config_path is not None else folder / "config.json")
     targets = plan(source, "huggingface")
     check_sums(files)
     target_dtype = choose_dtype(source.weights, asked_dtype)

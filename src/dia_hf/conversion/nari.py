@@ -16,11 +16,11 @@ from transformers import GenerationConfig
 
 from ..configuration_dia import DiaConfig
 
-__all__ = ["Recipe", "config_from_v0_1", "config_to_0626", "generation_config_for", "recipes"]
+__all__ = ["TensorRule", "config_from_v0_1", "config_to_0626", "generation_config_for", "tensor_rules"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TensorRule:
     """One tensor of ours and the tensor, or tensors, of theirs.
 
     Args:
@@ -55,21 +55,21 @@ class Recipe:
         return [part.contiguous() for part in tensor.chunk(len(self.sources))]
 
 
-def recipes(config: DiaConfig) -> list[Recipe]:
+def tensor_rules(config: DiaConfig) -> list[TensorRule]:
     """List every tensor of a Dia: the table of names."""
     encoder, decoder = config.encoder_config, config.decoder_config
     table = [
-        Recipe(
+        TensorRule(
             "model.encoder.embedding.weight", ("encoder.embedding.weight",), (encoder.vocab_size, encoder.hidden_size)
         ),
-        Recipe("model.encoder.norm.weight", ("encoder.norm.weight",), (encoder.hidden_size,)),
-        Recipe(
+        TensorRule("model.encoder.norm.weight", ("encoder.norm.weight",), (encoder.hidden_size,)),
+        TensorRule(
             "model.decoder.embeddings.embed.weight",
             tuple(f"decoder.embeddings.{channel}.weight" for channel in range(decoder.num_channels)),
             (decoder.vocab_size, decoder.hidden_size),
         ),
-        Recipe("model.decoder.norm.weight", ("decoder.norm.weight",), (decoder.hidden_size,)),
-        Recipe(
+        TensorRule("model.decoder.norm.weight", ("decoder.norm.weight",), (decoder.hidden_size,)),
+        TensorRule(
             "logits_dense.weight",
             ("decoder.logits_dense.weight",),
             (decoder.hidden_size, decoder.num_channels, decoder.vocab_size),
@@ -111,13 +111,13 @@ def recipes(config: DiaConfig) -> list[Recipe]:
     return table
 
 
-def _norms(layer: str, names: tuple[str, ...], hidden_size: int) -> list[Recipe]:
-    return [Recipe(f"model.{layer}.{name}.weight", (f"{layer}.{name}.weight",), (hidden_size,)) for name in names]
+def _norms(layer: str, names: tuple[str, ...], hidden_size: int) -> list[TensorRule]:
+    return [TensorRule(f"model.{layer}.{name}.weight", (f"{layer}.{name}.weight",), (hidden_size,)) for name in names]
 
 
 def _attention(
     module: str, hidden_size: int, key_value_size: int, num_heads: int, num_key_value_heads: int, head_dim: int
-) -> list[Recipe]:
+) -> list[TensorRule]:
     shapes = {
         "q_proj": ((hidden_size, num_heads, head_dim), 1),
         "k_proj": ((key_value_size, num_key_value_heads, head_dim), 1),
@@ -125,20 +125,20 @@ def _attention(
         "o_proj": ((num_heads, head_dim, hidden_size), 2),
     }
     return [
-        Recipe(f"model.{module}.{name}.weight", (f"{module}.{name}.weight",), shape, num_in)
+        TensorRule(f"model.{module}.{name}.weight", (f"{module}.{name}.weight",), shape, num_in)
         for name, (shape, num_in) in shapes.items()
     ]
 
 
-def _mlp(layer: str, hidden_size: int, intermediate_size: int) -> list[Recipe]:
+def _mlp(layer: str, hidden_size: int, intermediate_size: int) -> list[TensorRule]:
     return [
-        Recipe(
+        TensorRule(
             f"model.{layer}.mlp.gate_up_proj.weight",
             (f"{layer}.mlp.wi_fused.weight",),
             (hidden_size, 2, intermediate_size),
             num_in=1,
         ),
-        Recipe(
+        TensorRule(
             f"model.{layer}.mlp.down_proj.weight",
             (f"{layer}.mlp.wo.weight",),
             (intermediate_size, hidden_size),

@@ -1,6 +1,6 @@
-"""A checkpoint of any layout, opened: recognised by content, its tensors planned and checked, its parts made.
+"""A checkpoint of any layout, opened: recognized by content, its tensors planned and checked, its parts made.
 
-Steps: find the files → recognise the layout and read the config → plan (every tensor, its sources and shapes, checked)
+Steps: find the files → recognize the layout and read the config → plan (every tensor, its sources and shapes, checked)
 → make config, processor and, one by one, tensors. Does not know where they go: `convert.py` writes them, `load.py`
 makes a model of them.
 """
@@ -21,19 +21,19 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import DacModel, GenerationConfig
 from transformers.utils import cached_file
 
-from ..codec import load_dac
+from ..audio.codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..hub import check_model, looks_like_path
 from ..processing_dia import DiaProcessor
 from ..tokenization_dia import DiaTokenizer
 from .descript import load_descript_codec
-from .nari import Recipe, config_from_v0_1, generation_config_for, recipes
+from .nari import TensorRule, config_from_v0_1, generation_config_for, tensor_rules
 from .weights import WEIGHT_SUFFIXES, Weights, find_weight_files
 
 __all__ = [
     "DTYPES",
-    "Source",
+    "Checkpoint",
     "Target",
     "choose_dtype",
     "is_nari",
@@ -45,7 +45,7 @@ __all__ = [
     "make_tensor",
     "parse_dtype",
     "plan",
-    "recognise",
+    "recognize",
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,8 +71,8 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A checkpoint that was recognised.
+class Checkpoint:
+    """A checkpoint that was recognized.
 
     Args:
         weights (`Weights`): Its tensors.
@@ -158,7 +158,7 @@ def _is_theirs(name: str) -> bool:
     return name.endswith(".mlp.wi_fused.weight")
 
 
-def recognise(weights: Weights, config_file: Path) -> Source:
+def recognize(weights: Weights, config_file: Path) -> Checkpoint:
     """Tell the layout by content, and read the config.
 
     Raises:
@@ -187,28 +187,28 @@ def recognise(weights: Weights, config_file: Path) -> Source:
         raise ValueError(f"{config_file} lacks {error}.") from error
     except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"{config_file} cannot be used: {error}") from error
-    return Source(weights, config_file, layout, config)
+    return Checkpoint(weights, config_file, layout, config)
 
 
-def plan(source: Source, to: str) -> list[Target]:
+def plan(source: Checkpoint, to: str) -> list[Target]:
     """List the tensors of the layout asked for, and check that the source holds just what they are made of.
 
     Args:
-        source (`Source`): A checkpoint.
+        source (`Checkpoint`): A checkpoint.
         to (`str`): "huggingface" or "nari-0626".
 
     Raises:
         ValueError: If a tensor is missing, too many or of another shape.
     """
-    table, weights, asking = recipes(source.config), source.weights, source.config_file.name
+    table, weights, asking = tensor_rules(source.config), source.weights, source.config_file.name
     targets: list[Target] = []
     expected: dict[str, tuple[int, ...]] = {}
-    for recipe in table:
+    for rule in table:
         if source.is_ours:
-            expected[recipe.name] = recipe.our_shape
+            expected[rule.name] = rule.our_shape
         else:
-            expected |= dict.fromkeys(recipe.sources, recipe.shape)
-        targets += _targets(recipe, source.is_ours, to)
+            expected |= dict.fromkeys(rule.sources, rule.shape)
+        targets += _targets(rule, source.is_ours, to)
     for name, shape in expected.items():
         if name not in weights:
             raise ValueError(f"{weights.files[0]}: the tensor {name!r} is missing, which {asking} asks for.")
@@ -224,24 +224,24 @@ def plan(source: Source, to: str) -> list[Target]:
     return targets
 
 
-def _targets(recipe: Recipe, from_ours: bool, to: str) -> Iterator[Target]:
+def _targets(rule: TensorRule, from_ours: bool, to: str) -> Iterator[Target]:
     if to == "huggingface":
-        sources = (recipe.name,) if from_ours else recipe.sources
-        yield Target(recipe.name, recipe.our_shape, sources, _only if from_ours else recipe.to_ours)
+        sources = (rule.name,) if from_ours else rule.sources
+        yield Target(rule.name, rule.our_shape, sources, _only if from_ours else rule.to_ours)
     elif from_ours:
-        for index, name in enumerate(recipe.sources):
-            yield Target(name, recipe.shape, (recipe.name,), partial(_their_part, recipe, index))
+        for index, name in enumerate(rule.sources):
+            yield Target(name, rule.shape, (rule.name,), partial(_their_part, rule, index))
     else:
-        for name in recipe.sources:
-            yield Target(name, recipe.shape, (name,), _only)
+        for name in rule.sources:
+            yield Target(name, rule.shape, (name,), _only)
 
 
 def _only(tensors: list[torch.Tensor]) -> torch.Tensor:
     return tensors[0]
 
 
-def _their_part(recipe: Recipe, index: int, tensors: list[torch.Tensor]) -> torch.Tensor:
-    return recipe.to_theirs(tensors[0])[index]
+def _their_part(rule: TensorRule, index: int, tensors: list[torch.Tensor]) -> torch.Tensor:
+    return rule.to_theirs(tensors[0])[index]
 
 
 def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:
@@ -262,7 +262,7 @@ def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:
     return dtype
 
 
-def make_tensor(source: Source, target: Target, dtype: torch.dtype) -> torch.Tensor:
+def make_tensor(source: Checkpoint, target: Target, dtype: torch.dtype) -> torch.Tensor:
     """Read what a tensor is made of, and make it, in memory of its own: no file stays mapped for it."""
     # Allocated before what is read and let go again, which would leave holes between the tensors that stay. Cast before
     # it is turned: the other way round takes three times as long.
@@ -270,7 +270,7 @@ def make_tensor(source: Source, target: Target, dtype: torch.dtype) -> torch.Ten
     return made.copy_(target.make([source.weights.read(name).to(dtype) for name in target.sources]))
 
 
-def make_config(source: Source, dtype: torch.dtype) -> DiaConfig:
+def make_config(source: Checkpoint, dtype: torch.dtype) -> DiaConfig:
     """Make the config of a checkpoint, the weights being of `dtype`."""
     config = DiaConfig.from_dict(source.config.to_dict())
     config.architectures = ["DiaForConditionalGeneration"]
@@ -278,7 +278,7 @@ def make_config(source: Source, dtype: torch.dtype) -> DiaConfig:
     return config
 
 
-def make_generation_config(source: Source) -> GenerationConfig:
+def make_generation_config(source: Checkpoint) -> GenerationConfig:
     """Make the generation config of a checkpoint: the source's own where it has one."""
     if source.is_ours and (source.folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(source.folder)
@@ -303,7 +303,7 @@ def load_codec(given: str | os.PathLike) -> DacModel:
     return load_dac(given)
 
 
-def make_processor(source: Source, codec: DacModel | None) -> DiaProcessor:
+def make_processor(source: Checkpoint, codec: DacModel | None) -> DiaProcessor:
     """Make the processor of a checkpoint: the source's own tokenizer and feature extractor where it has them."""
     folder = source.folder
     if (folder / "tokenizer_config.json").is_file():

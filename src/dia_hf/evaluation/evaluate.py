@@ -1,4 +1,4 @@
-"""Sentences spoken by a model, heard by a recogniser, and compared with references.
+"""Sentences spoken by a model, heard by a recognizer, and compared with references.
 
 Speaks in batches, each sentence with its own seed, so that what it says does not depend on the batch. Knows nothing of
 files of sentences and of tables; called by users and by the command line.
@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..audio import resample, write_audio
-from ..codec import Codec
-from ..delay import num_spoken_frames, revert_delay
+from ..asr.recognizers import Recognizer
+from ..asr.wer import import_jiwer, word_errors
+from ..atomic_write import atomic_write, find_held, is_leftover
+from ..audio.codec import Codec
+from ..audio.io import resample, write_audio
+from ..delay_pattern import num_valid_frames, revert_delay
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..files import find_held, is_leftover, written_whole
-from ..recognition import Recogniser, import_jiwer, word_errors
 from ..speech import Dia
-from .report import EvaluationReport, Heard, SentenceReport
+from .report import EvaluationReport, SentenceReport, Transcript
 from .sentences import Sentence
 
 __all__ = ["evaluate"]
@@ -40,7 +41,7 @@ _PACKAGES = ("dia-hf", "torch", "transformers", "numpy", "jiwer", "pocketsphinx"
 def evaluate(
     dia: Dia,
     sentences: Sequence[Sentence | str],
-    recogniser: Recogniser,
+    recognizer: Recognizer,
     *,
     cfg_scale: float | None = None,
     temperature: float | None = None,
@@ -57,7 +58,7 @@ def evaluate(
     Args:
         dia (`Dia`): The model and its processor, with the codec.
         sentences (`Sequence[Sentence]` or of texts): What to say; see `read_sentences`.
-        recogniser (`Recogniser`): Who listens; see `dia_hf.recognition.load_recogniser`.
+        recognizer (`Recognizer`): Who listens; see `dia_hf.asr.recognizers.load_recognizer`.
         cfg_scale, temperature, top_p, cfg_filter_top_k (*optional*): See `Dia.generate`; temperature 0 is greedy.
         seed (`int`, defaults to 0): Of the noise; sentence i has `seed + i`.
         batch_size (`int`, defaults to 8): Sentences to speak at once.
@@ -78,10 +79,10 @@ def evaluate(
     ```python
     >>> from dia_hf import Dia
     >>> from dia_hf.evaluation import evaluate
-    >>> from dia_hf.recognition import load_recogniser
-    >>> recogniser = load_recogniser("pocketsphinx", ["hello", "there"])
-    >>> report = evaluate(Dia.from_pretrained(), ["[S1] Hello there."], recogniser, temperature=0, max_seconds=0.2)
-    >>> report.figures()["word_errors"]["model"]["words"], report.sentences[0].seconds <= 0.2
+    >>> from dia_hf.asr.recognizers import load_recognizer
+    >>> recognizer = load_recognizer("pocketsphinx", ["hello", "there"])
+    >>> report = evaluate(Dia.from_pretrained(), ["[S1] Hello there."], recognizer, temperature=0, max_seconds=0.2)
+    >>> report.metrics()["word_errors"]["model"]["words"], report.sentences[0].seconds <= 0.2
     (2, True)
 
     ```
@@ -120,7 +121,7 @@ def evaluate(
                     if not lines:
                         _mark(file.parent)
                     write_audio(file, said.waveform, codec.sampling_rate)
-                lines.append(_judge(sentence, said, own_seed, codec, recogniser, num_frames, file))
+                lines.append(_judge(sentence, said, own_seed, codec, recognizer, num_frames, file))
                 bar.update()
     sampling = {name: _settled(dia, options, name) for name in ("do_sample", "temperature", "top_p")}
     settings = {
@@ -154,7 +155,7 @@ def check_folder(folder: str | os.PathLike) -> None:
 
 
 def _mark(folder: Path) -> None:
-    with written_whole(folder / _MARK) as beside:
+    with atomic_write(folder / _MARK) as beside:
         beside.write_text("WAV files here were written by `dia-hf evaluate`, which replaces them.\n", "utf-8")
 
 
@@ -174,7 +175,7 @@ def _speak(dia: Dia, texts: list[str], seeds: list[int], options: dict[str, Any]
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
     delayed = model.generate(**inputs, **options, generator=generators)
     begin = processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
-    ends = num_spoken_frames(delayed, delays, decoder.eos_token_id, decoder.pad_token_id)
+    ends = num_valid_frames(delayed, delays, decoder.eos_token_id, decoder.pad_token_id)
     frames = revert_delay(delayed, delays).cpu()
     codes = [row[begin:end] for row, end in zip(frames, ends.tolist(), strict=True)]
     waveforms = processor.codec.decode(codes)
@@ -219,13 +220,13 @@ def _judge(
     said: _Said,
     seed: int,
     codec: Codec,
-    recogniser: Recogniser,
+    recognizer: Recognizer,
     num_frames: int,
     file: Path | None,
 ) -> SentenceReport:
-    def hear(waveform: np.ndarray, sampling_rate: int) -> Heard:
-        heard = recogniser.transcribe(waveform, sampling_rate)
-        return Heard(heard, word_errors(sentence.text, heard))
+    def hear(waveform: np.ndarray, sampling_rate: int) -> Transcript:
+        heard = recognizer.transcribe(waveform, sampling_rate)
+        return Transcript(heard, word_errors(sentence.text, heard))
 
     reference = floor = seconds = None
     wanted = None if sentence.codes is None else sentence.codes.cpu().long()
@@ -261,6 +262,6 @@ def _versions() -> dict[str, str]:
     for package in _PACKAGES:
         try:
             versions[package] = version(package)
-        except PackageNotFoundError:  # of the recogniser that is not in use
+        except PackageNotFoundError:  # of the recognizer that is not in use
             continue
     return versions

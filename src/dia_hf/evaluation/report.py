@@ -1,4 +1,4 @@
-"""What was measured, sentence by sentence, and what it comes to: figures, a table for people, JSON for programs.
+"""What was measured, sentence by sentence, and what it comes to: metrics, a table for people, JSON for programs.
 
 Measures nothing.
 """
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..files import written_whole
-from ..recognition import WordErrors
+from ..asr.wer import WordErrors
+from ..atomic_write import atomic_write
 
-__all__ = ["EvaluationReport", "Heard", "SentenceReport"]
+__all__ = ["EvaluationReport", "SentenceReport", "Transcript"]
 
 _NUM_RESAMPLES = 2000
 _CONFIDENCE = (2.5, 97.5)  # percentiles
@@ -24,8 +24,8 @@ _SOURCES = ("reference", "codec", "model")
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What the recogniser wrote down.
+class Transcript:
+    """What the recognizer wrote down.
 
     Args:
         text (`str`): Its words.
@@ -45,9 +45,9 @@ class SentenceReport:
         seed (`int`): Of its noise.
         seconds (`float`): How long the model spoke.
         ended (`bool`): Whether it ended by itself, not by the limit.
-        model (`Heard`): What was heard of the model.
-        reference (`Heard`, *optional*): What was heard of the recording.
-        codec (`Heard`, *optional*): What was heard of the reference after the codec, which the model cannot surpass.
+        model (`Transcript`): What was heard of the model.
+        reference (`Transcript`, *optional*): What was heard of the recording.
+        codec (`Transcript`, *optional*): Of the reference after the codec: an upper bound for the model.
         reference_seconds (`float`, *optional*): How long the reference is: its codes, or else the recording.
         within_a_frame (`bool`, *optional*): Whether the model spoke as long as the reference codes, to one frame.
         same_first_channel, same_codes (`bool`, *optional*): Whether its codes in channel 0, and in all channels, are
@@ -59,9 +59,9 @@ class SentenceReport:
     seed: int
     seconds: float
     ended: bool
-    model: Heard
-    reference: Heard | None = None
-    codec: Heard | None = None
+    model: Transcript
+    reference: Transcript | None = None
+    codec: Transcript | None = None
     reference_seconds: float | None = None
     within_a_frame: bool | None = None
     same_first_channel: bool | None = None
@@ -77,7 +77,7 @@ class EvaluationReport:
         settings (`dict`): How it was done.
         versions (`dict[str, str]`): With what.
         sentences (`list[SentenceReport]`): In their order.
-        elapsed (`float`): Seconds that speaking took, codec included, recogniser not.
+        elapsed (`float`): Seconds that speaking took, codec included, recognizer not.
     """
 
     settings: dict[str, Any]
@@ -85,7 +85,7 @@ class EvaluationReport:
     sentences: list[SentenceReport]
     elapsed: float
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Sum up.
 
         Returns:
@@ -125,11 +125,11 @@ class EvaluationReport:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON can carry it: `settings`, `versions`, `figures` and `sentences`."""
+        """Return all of it as JSON can carry it: `settings`, `versions`, `metrics` and `sentences`."""
         return {
             "settings": self.settings,
             "versions": self.versions,
-            "figures": self.figures(),
+            "metrics": self.metrics(),
             "sentences": [asdict(line) for line in self.sentences],
         }
 
@@ -139,19 +139,19 @@ class EvaluationReport:
         Raises:
             OSError: If it cannot be written; what was there before is still there.
         """
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     def table(self) -> str:
         """Lay out the figures as Markdown: a row for reference, codec and model each, and lines for the rest."""
-        figures = self.figures()
+        metrics = self.metrics()
         rows = [["heard of", "word errors", "95 %", "wrong", "missing", "extra", "words"]]
         for name in _SOURCES:
-            if (row := figures["word_errors"][name]) is not None:
+            if (row := metrics["word_errors"][name]) is not None:
                 interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
                 counts = (row["substitutions"], row["deletions"], row["insertions"], row["words"])
                 rows.append([name, f"{100 * row['rate']:.1f} %", interval, *map(str, counts)])
-        end, length, codes = figures["end"], figures["length"], figures["codes"]
+        end, length, codes = metrics["end"], metrics["length"], metrics["codes"]
         lines = [
             _markdown(rows),
             "",
@@ -168,7 +168,7 @@ class EvaluationReport:
                 f"- codes of the reference: {codes['same_first_channel']:.1%} in channel 0, {codes['same_codes']:.1%} "
                 "in all channels"
             )
-        lines.append(f"- {figures['speed']['real_time']:.2f} × real time, codec included")
+        lines.append(f"- {metrics['speed']['real_time']:.2f} × real time, codec included")
         return "\n".join(lines)
 
 

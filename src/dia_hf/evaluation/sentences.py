@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import read_text
-from ..recognition import words_of
-from ..training.prepare import load_prepared
+from ..asr.wer import words_of
+from ..atomic_write import read_text
+from ..data.prepare import load_prepared
 
 # A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
-from ..training.source import RowError, find_clip, is_missing, open_file, read_clip
+from ..data.sources import RowError, find_clip, is_missing, open_file, read_clip
 
 __all__ = ["Sentence", "read_sentences"]
 
@@ -35,7 +35,7 @@ class Sentence:
     Args:
         text (`str`): With speaker tags.
         audio (*optional*): How it sounds: a path, a dictionary of `array` and `sampling_rate`, or a
-            `dia_hf.training.source.Segment` of one of these.
+            `dia_hf.data.sources.Segment` of one of these.
         codes (`torch.LongTensor` of shape `[T, C]`, *optional*): What a perfect model would generate, neither delayed
             nor framed.
         codec (`str`, *optional*): Fingerprint of the codec that made the codes; see `Codec.fingerprint`.

@@ -35,17 +35,17 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .._compat import CACHE_NAME, rename_cache
+from ..atomic_write import shortened
 from ..configuration_dia import DiaConfig, DiaDecoderConfig
-from ..delay import apply_delay, num_given_frames
-from ..files import shortened
-from .frame_loop import DiaCall, FrameCall
+from ..delay_pattern import apply_delay, num_prompt_frames
+from .fast_path import DiaCall, FrameCall
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
     DiaConditionalLogitsProcessor,
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
     DiaEOSScaleLogitsProcessor,
-    DiaGivenTokensLogitsProcessor,
+    DiaForcedTokensLogitsProcessor,
     DiaGuidanceTopKLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
 )
@@ -67,7 +67,7 @@ _OWN_DEFAULTS: dict[str, Any] = {
     "sample_from_guided": False,
     "eos_logit_scale": 1.0,
     "per_sample": {},
-    "use_frame_loop": None,
+    "use_fast_path": None,
     "max_batch_size": None,
 }
 
@@ -177,7 +177,7 @@ class DiaGenerationMixin(GenerationMixin):
                 `do_sample`; `num_return_sequences`; and Dia's own, for the first release (v0.1):
                 `sample_from_guided`, whether codes are drawn from the guided logits instead of the conditional ones
                 (default `False`; v0.1 `True`), and `eos_logit_scale`, a factor on channel 0's logit of end of speech
-                (default 1.0; v0.1 0.8). `use_frame_loop` is for or against the fast loop: `None`, the default, lets it
+                (default 1.0; v0.1 0.8). `use_fast_path` is for or against the fast loop: `None`, the default, lets it
                 take the calls that it can, `False` none, and `True` is an error where it cannot; `compile_config`
                 compiles its step; `max_batch_size` limits the samples that it computes at once, the others wait (as
                 many as fit into memory unless given).
@@ -186,7 +186,7 @@ class DiaGenerationMixin(GenerationMixin):
             stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`. One
                 that is met in any channel ends that sample at once, its last frames incomplete.
             generator (`torch.Generator` or a sequence of them, *optional*): Source of randomness of this call alone,
-                whatever else draws; one for each returned sequence makes its draws independent of its neighbours, too.
+                whatever else draws; one for each returned sequence makes its draws independent of its neighbors, too.
             streamer (`BaseStreamer`, *optional*): Gets the prompt `[B·C, T₀]`, then the tokens of each frame `[B·C]`.
                 A `DiaAudioStreamer` turns them into sound, hears of an error, and can end the call.
             kwargs: The processor's outputs, and any field of the generation config. `guidance_scale`, `temperature`,
@@ -221,7 +221,7 @@ class DiaGenerationMixin(GenerationMixin):
             sampler = DiaSeededSamplingLogitsProcessor(generator, self.config.decoder_config.num_channels)
             kwargs["decoder_sampler"] = sampler
         if isinstance(streamer, DiaCodesStreamer):
-            cancel = DiaCancelStoppingCriteria(lambda: streamer.is_cancelled)
+            cancel = DiaCancelStoppingCriteria(lambda: streamer.is_canceled)
             stopping_criteria = StoppingCriteriaList([*(stopping_criteria or []), cancel])
         try:
             output = super().generate(
@@ -355,7 +355,7 @@ class DiaGenerationMixin(GenerationMixin):
                 f"`decoder_input_ids` have the shape {tuple(given.shape)}; expected [{batch_size}, frames, "
                 f"{decoder.num_channels}], as `DiaProcessor` makes them."
             )
-        num_frames = num_given_frames(given, decoder.pad_token_id)
+        num_frames = num_prompt_frames(given, decoder.pad_token_id)
         if num_frames == 0:
             raise ValueError(
                 f"`decoder_input_ids` begin with a free slot ({decoder.pad_token_id}); they must begin with a frame of "
@@ -479,7 +479,7 @@ class DiaGenerationMixin(GenerationMixin):
                 begin_index=input_ids_seq_length,
                 device=kwargs["device"],
             ),
-            DiaGivenTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id),
+            DiaForcedTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id),
         ]
         if (sampler := model_kwargs.get("decoder_sampler")) is not None and generation_config.do_sample:
             if not isinstance(sampler.generator, torch.Generator) and len(sampler.generator) != settings.batch_size:
@@ -523,18 +523,18 @@ class DiaGenerationMixin(GenerationMixin):
         fast = FrameCall(
             self, call, input_ids, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs
         )
-        wish = generation_config.use_frame_loop
-        obstacle = "`use_frame_loop` is False" if wish is False else fast.obstacle()
+        wish = generation_config.use_fast_path
+        unsupported_reason = "`use_fast_path` is False" if wish is False else fast.unsupported_reason()
         if synced_gpus:
-            obstacle = "`synced_gpus` lets several processes walk in step"
-        if obstacle is None:
+            unsupported_reason = "`synced_gpus` lets several processes walk in step"
+        if unsupported_reason is None:
             rows = fast.run()
             return GenerateEncoderDecoderOutput(sequences=rows) if generation_config.return_dict_in_generate else rows
         if wish:
             raise ValueError(
-                f"`use_frame_loop` is True, but {obstacle}; leave it out to let the slow loop take the call."
+                f"`use_fast_path` is True, but {unsupported_reason}; leave it out to let the slow loop take the call."
             )
-        logger.debug("the slow loop takes this call: %s", obstacle)
+        logger.debug("the slow loop takes this call: %s", unsupported_reason)
         if generation_config.use_cache and model_kwargs.get(CACHE_NAME) is None:
             raise RuntimeError(
                 f"transformers {transformers.__version__} passes no cache as {CACHE_NAME!r}, under which this version "

@@ -19,7 +19,7 @@ __all__ = [
     "DiaEOSChannelFilterLogitsProcessor",
     "DiaEOSDelayPatternLogitsProcessor",
     "DiaEOSScaleLogitsProcessor",
-    "DiaGivenTokensLogitsProcessor",
+    "DiaForcedTokensLogitsProcessor",
     "DiaGuidanceTopKLogitsProcessor",
     "DiaPerSampleLogitsProcessor",
     "DiaSeededSamplingLogitsProcessor",
@@ -34,7 +34,7 @@ def _only_token(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 class DiaClassifierFreeGuidanceLogitsProcessor(LogitsProcessor):
-    """Classifier-free guidance centred on the conditional logits: cond + scale · (cond − uncond).
+    """Classifier-free guidance centered on the conditional logits: cond + scale · (cond − uncond).
 
     Args:
         guidance_scale (`float`): Above 0; 0 would be the conditional logits themselves.
@@ -67,7 +67,7 @@ class DiaClassifierFreeGuidanceLogitsProcessor(LogitsProcessor):
 
 
 class DiaConditionalLogitsProcessor(LogitsProcessor):
-    """No guidance, for a sample whose neighbours have it: the conditional logits as they are."""
+    """No guidance, for a sample whose neighbors have it: the conditional logits as they are."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Map scores `[2·N, V]`, conditional rows first, to scores `[N, V]`."""
@@ -208,7 +208,7 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
         return torch.where(must_end[:, None], only_eos, scores)
 
 
-class DiaGivenTokensLogitsProcessor(LogitsProcessor):
+class DiaForcedTokensLogitsProcessor(LogitsProcessor):
     """Leave a given slot its given token: a slow channel's beginnings, and the last codes of a voice prompt.
 
     Here transformers predicts such slots freely and overwrites them when they are read
@@ -267,7 +267,7 @@ class DiaSeededSamplingLogitsProcessor(LogitsProcessor):
 
     Args:
         generator (`torch.Generator` or a sequence of them): On the device of the scores. One for all rows, or one a
-            sample, which makes a sample's draws independent of its neighbours.
+            sample, which makes a sample's draws independent of its neighbors.
         num_channels (`int`, defaults to 1): Channels; matters with one generator a sample.
 
     Attributes:

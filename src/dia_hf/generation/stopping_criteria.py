@@ -42,12 +42,12 @@ class DiaCancelStoppingCriteria(StoppingCriteria):
     """End every sample as soon as the caller says so, as a streamer does whose consumer has gone.
 
     Args:
-        is_cancelled (`Callable[[], bool]`): Asked once a step.
+        is_canceled (`Callable[[], bool]`): Asked once a step.
     """
 
-    def __init__(self, is_cancelled: Callable[[], bool]) -> None:
-        self.is_cancelled = is_cancelled
+    def __init__(self, is_canceled: Callable[[], bool]) -> None:
+        self.is_canceled = is_canceled
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Map token history `[N, L]` to rows that are done, bool `[N]`."""
-        return torch.full((input_ids.shape[0],), self.is_cancelled(), device=input_ids.device)
+        return torch.full((input_ids.shape[0],), self.is_canceled(), device=input_ids.device)

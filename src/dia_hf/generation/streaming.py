@@ -25,7 +25,7 @@ import torch
 from transformers.generation import BaseStreamer
 
 from ..configuration_dia import DiaConfig
-from ..delay import num_spoken_frames, revert_delay
+from ..delay_pattern import num_valid_frames, revert_delay
 
 __all__ = ["DiaAudioStreamer", "DiaCodesStreamer"]
 
@@ -82,7 +82,7 @@ class DiaCodesStreamer(BaseStreamer):
         self._delayed: list[torch.Tensor] = []  # tokens `[B, C]` of steps not taken yet
         self._has_ended = False
         self._error: BaseException | None = None
-        self.is_cancelled = False
+        self.is_canceled = False
 
     # --- the generating thread ---
 
@@ -148,7 +148,7 @@ class DiaCodesStreamer(BaseStreamer):
     def cancel(self) -> None:
         """End the iteration, and with its next step the call of `generate()`."""
         with self._changed:
-            self.is_cancelled = True
+            self.is_canceled = True
             self._changed.notify_all()
 
     def __enter__(self) -> DiaCodesStreamer:
@@ -169,7 +169,7 @@ class DiaCodesStreamer(BaseStreamer):
             `torch.LongTensor` of shape `[T, C]`; for a batch a list of B of them, of 0 frames where a sample has ended.
 
         Raises:
-            StopIteration: At the end, or when cancelled.
+            StopIteration: At the end, or when canceled.
             TimeoutError: If no chunk came in time; the iteration can be continued.
             BaseException: Whatever ended the generating thread.
         """
@@ -193,7 +193,7 @@ class DiaCodesStreamer(BaseStreamer):
         pattern, decoder = self.config.delay_pattern, self.config.decoder_config
         with self._changed:
             in_time = self._changed.wait_for(
-                lambda: self._has_ended or self.is_cancelled or len(self._delayed) >= num_frames + max(pattern),
+                lambda: self._has_ended or self.is_canceled or len(self._delayed) >= num_frames + max(pattern),
                 self.timeout,
             )
             if not in_time:
@@ -201,7 +201,7 @@ class DiaCodesStreamer(BaseStreamer):
                     f"no chunk within {self.timeout} s ({len(self._delayed)} frames wait for a chunk of {num_frames}); "
                     "is `generate()` running with this streamer? A larger `timeout` waits longer."
                 )
-            if self.is_cancelled:
+            if self.is_canceled:
                 raise StopIteration
             if self._num_samples == 0:  # it failed before it began
                 self._finish()
@@ -209,7 +209,7 @@ class DiaCodesStreamer(BaseStreamer):
             window = self._delayed[: num_frames + max(pattern)]
             del self._delayed[: len(self._delayed) if is_last else num_frames]
         delayed = torch.stack(window, dim=1) if window else torch.zeros(self._num_samples, 0, len(pattern)).long()
-        lengths = num_spoken_frames(delayed, pattern, decoder.eos_token_id, decoder.pad_token_id)
+        lengths = num_valid_frames(delayed, pattern, decoder.eos_token_id, decoder.pad_token_id)
         return [clip[:length] for clip, length in zip(revert_delay(delayed, pattern), lengths, strict=True)]
 
 
@@ -271,12 +271,12 @@ class DiaAudioStreamer(DiaCodesStreamer):
             `np.ndarray` of shape `[N]`, float32; for a batch a list of B of them, of 0 samples where one has ended.
 
         Raises:
-            StopIteration: At the end, or when cancelled.
+            StopIteration: At the end, or when canceled.
             TimeoutError: If no chunk came in time; the iteration can be continued.
             BaseException: Whatever ended the generating thread.
         """
         with self._consuming:
-            if self.is_cancelled:
+            if self.is_canceled:
                 raise StopIteration
             num_missing = self._num_sounded + self._next_frames + self.codec.decoder_margin - self._num_taken
             if num_missing > 0:

@@ -25,19 +25,19 @@ from safetensors import SafetensorError
 from transformers import BatchFeature, CompileConfig
 
 from ..assets import MINIATURE
-from ..audio import write_audio
+from ..atomic_write import shortened
+from ..audio.io import write_audio
 from ..configuration_dia import DiaConfig
 from ..conversion import load_checkpoint
 from ..conversion.source import is_nari
 from ..conversion.weights import read_index
-from ..files import shortened
 from ..generation import DiaAudioStreamer
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..quantization import check_scheme, quantize_model
 from .dialogue import Dialogue
-from .doubts import Heard, estimate_text, find_doubt, tell
+from .doubts import SpeechStats, estimate_text, find_doubt, tell
 from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render, split_prefix
 from .voices import Voice, load_voice
@@ -351,7 +351,7 @@ class Dia:
             codes = self.model.generate(**inputs, **options, streamer=streamer, max_batch_size=max_batch_size)
         prompt_len = self.processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
         waveforms = [waveform.numpy() for waveform in self.processor.batch_decode(codes, prompt_len)]
-        heard = [Heard(self.sampling_rate) for _ in waveforms]
+        heard = [SpeechStats(self.sampling_rate) for _ in waveforms]
         for one, waveform in zip(heard, waveforms, strict=True):
             one.add(waveform)
         tell(self._doubts(heard, text, inputs, voice, max_tokens, max_seconds), stacklevel=2)
@@ -414,7 +414,7 @@ class Dia:
         max_seconds: float | None,
     ) -> Iterator[Any]:
         """Hand chunks on, lists for lists, and say at the end what is wrong with the whole."""
-        heard = [Heard(self.sampling_rate) for _ in range(len(inputs["input_ids"]))]
+        heard = [SpeechStats(self.sampling_rate) for _ in range(len(inputs["input_ids"]))]
         with closing(chunks):
             for chunk in chunks:
                 parts = chunk if isinstance(chunk, list) else [chunk]
@@ -425,7 +425,7 @@ class Dia:
 
     def _doubts(
         self,
-        heard: Sequence[Heard],
+        heard: Sequence[SpeechStats],
         text: str | Sequence[str],
         inputs: BatchFeature,
         voice: Any,
@@ -457,7 +457,7 @@ class Dia:
         script: str,
         *,
         voices: Mapping[str, VoiceLike] | VoiceLike | None = None,
-        seconds_per_pass: tuple[float, float] = (5.0, 15.0),
+        chunk_length_s: tuple[float, float] = (5.0, 15.0),
         language: str = "en",
         closing_tag: bool = False,
         folder: str | os.PathLike | None = None,
@@ -475,7 +475,7 @@ class Dia:
             script (`str`): What to say, with speaker tags.
             voices (*optional*): A voice (or its path or name) for some or all speaker tags, `{"[S1]": "anna"}`; or one
                 whose transcript has the tags of all its speakers.
-            seconds_per_pass, language, closing_tag, folder, seed, max_seconds: See `Dialogue`.
+            chunk_length_s, language, closing_tag, folder, seed, max_seconds: See `Dialogue`.
             cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile: See `generate`.
 
         Raises:
@@ -500,7 +500,7 @@ class Dia:
             self.processor,
             script,
             loaded,
-            seconds_per_pass,
+            chunk_length_s,
             language,
             closing_tag,
             folder,
@@ -532,7 +532,7 @@ class Dia:
             path (`str` or `os.PathLike`): The file; missing folders are made.
             audio (`np.ndarray` of shape `[N]`): From `generate`.
             metadata (`dict`, *optional*): How it was made, such as text, seed and arguments, for
-                `dia_hf.audio.read_metadata`.
+                `dia_hf.audio.io.read_metadata`.
 
         Raises:
             ValueError: If the ending is unknown.

@@ -26,19 +26,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..files import first_line, is_leftover, read_json, shortened, written_whole
+from ..atomic_write import atomic_write, first_line, is_leftover, read_json, shortened
 from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
-from .doubts import Heard, find_doubt, tell
+from .doubts import SpeechStats, find_doubt, tell
 from .progress import spoken_bar
-from .script import Turn, check_script, estimate_seconds, parse_script, plan_passes, render, split_prefix
+from .script import Turn, check_script, estimate_seconds, parse_script, plan_chunks, render, split_prefix
 from .voices import Voice
 
-__all__ = ["Dialogue", "DialogueError", "remove_passes"]
+__all__ = ["Dialogue", "DialogueError", "remove_chunks"]
 
 
-def remove_passes(folder: Path) -> None:
+def remove_chunks(folder: Path) -> None:
     """Remove from a folder what a dialogue has put there, if one has, and the folder with it if that was all."""
     dialogue = folder / "dialogue.json"
     if dialogue.is_file():
@@ -100,7 +100,7 @@ class Dialogue:
         script (`str`): What to say, with speaker tags. What looks wrong in it is told in warnings that name the place.
         voices (`Mapping[str, Voice]` or `Voice`, *optional*): A voice for some or all speaker tags; or one whose
             transcript has the tags of all its speakers.
-        seconds_per_pass (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest pass, as
+        chunk_length_s (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest pass, as
             `estimate_seconds` counts, which may be a third off: what comes out lasts 5 to 20 s. A script that fits into
             the longest is one pass. Of several, none is estimated to take more than half of what the model says in one
             go (by its positions and the checkpoint's `max_length`), the other half being its prompt; where that is
@@ -133,7 +133,7 @@ class Dialogue:
         processor: DiaProcessor,
         script: str,
         voices: Mapping[str, Voice] | Voice | None = None,
-        seconds_per_pass: tuple[float, float] = (5.0, 15.0),
+        chunk_length_s: tuple[float, float] = (5.0, 15.0),
         language: str = "en",
         closing_tag: bool = False,
         folder: str | os.PathLike | None = None,
@@ -163,7 +163,7 @@ class Dialogue:
             raise ValueError("the script is empty; give something to say, such as '[S1] Hello. [S2] Hi!'.")
         self._has_warned = False
         self._voices = self._take_voices(voices)
-        self.passes = self._plan(turns, seconds_per_pass, language)
+        self.passes = self._plan(turns, chunk_length_s, language)
         self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
         self.folder = None if folder is None else Path(folder)
@@ -196,8 +196,8 @@ class Dialogue:
                 )
         return segments
 
-    def _plan(self, turns: list[Turn], seconds_per_pass: tuple[float, float], language: str) -> list[list[Turn]]:
-        shortest, longest = seconds_per_pass
+    def _plan(self, turns: list[Turn], chunk_length_s: tuple[float, float], language: str) -> list[list[Turn]]:
+        shortest, longest = chunk_length_s
         max_length = self.model.generation_config.max_length or self.model.config.decoder_config.max_position_embeddings
         in_one_go = min(self.frame_limit, max_length - max(self.model.config.delay_pattern)) / self.codec.frame_rate
         voices = dict.fromkeys(self._voices.values())
@@ -210,7 +210,7 @@ class Dialogue:
         if longest > limit:
             shortest, longest = shortest * limit / longest, limit
         max_bytes = max(min(text_limit, self.text_limit // 2), 64)
-        return plan_passes(turns, longest, min(shortest, longest), max_bytes, language)
+        return plan_chunks(turns, longest, min(shortest, longest), max_bytes, language)
 
     def _num_ids(self, turns: list[Turn]) -> int:
         """Count the ids of the text that these turns make: bytes, a tag counting as one."""
@@ -259,7 +259,7 @@ class Dialogue:
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(dialogue | {"seed": self.seed}, indent=1, ensure_ascii=False)
-            with written_whole(file) as beside:
+            with atomic_write(file) as beside:
                 beside.write_text(text, "utf-8")
 
     @property
@@ -271,7 +271,7 @@ class Dialogue:
     def remove_kept(self) -> None:
         """Remove from the folder what this dialogue has put there, and the folder with it if that was all."""
         if self.folder is not None:
-            remove_passes(self.folder)
+            remove_chunks(self.folder)
 
     def _pass_file(self, index: int) -> Path | None:
         return None if self.folder is None else self.folder / f"pass-{index + 1:05}.safetensors"
@@ -296,7 +296,7 @@ class Dialogue:
 
     def _save_pass(self, index: int, codes: torch.Tensor) -> None:
         if (file := self._pass_file(index)) is not None:
-            with written_whole(file) as beside:
+            with atomic_write(file) as beside:
                 beside.write_bytes(save({"codes": codes.to(torch.int16)}))
 
     # --- speaking ---
@@ -370,7 +370,7 @@ class Dialogue:
         clip, last = self.codec.stream(), dict[str, _Segment]()
         next_frames, frame_rate = first_chunk_frames, self.codec.frame_rate
         self.num_frames = []
-        heard, is_cut = Heard(self.codec.sampling_rate), False
+        heard, is_cut = SpeechStats(self.codec.sampling_rate), False
         max_seconds = None if self.max_frames is None else self.max_frames / frame_rate
 
         def ready(is_last: bool = False) -> Iterator[np.ndarray]:
@@ -421,7 +421,7 @@ class Dialogue:
             yield from ready(is_last=True)
         tell(self._doubts(heard, is_cut), stacklevel=2)
 
-    def _doubts(self, heard: Heard, is_cut: bool) -> list[str]:
+    def _doubts(self, heard: SpeechStats, is_cut: bool) -> list[str]:
         """Say why the whole, or a pass, cannot be all of its text."""
         expected = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.passes]
         number = len(self.passes)
@@ -439,7 +439,7 @@ class Dialogue:
             return [doubt]
         doubts = []
         for index, (num_frames, seconds) in enumerate(zip(self.num_frames, expected, strict=False)):
-            one = Heard(self.codec.sampling_rate)
+            one = SpeechStats(self.codec.sampling_rate)
             one.seconds = one.sounding = num_frames / self.codec.frame_rate
             cut_at = "what the model says in one go" if num_frames >= room else None
             if (doubt := find_doubt(one, seconds, cut_at=cut_at)) is not None:

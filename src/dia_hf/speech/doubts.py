@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..sound import trim_silence
+from ..audio.effects import trim_silence
 from .script import estimate_seconds, parse_script
 
-__all__ = ["Heard", "SpeechWarning", "estimate_text", "find_doubt", "tell"]
+__all__ = ["SpeechStats", "SpeechWarning", "estimate_text", "find_doubt", "tell"]
 
 # In shares of the estimate, and seconds. A pace of 30 characters a second is nobody's. Seconds are for pauses, and for
 # words of a letter or with a quiet end: 218 utterances of the miniature, of 1 to 25 words, take 1.0 to 1.9 times the
@@ -28,7 +28,7 @@ class SpeechWarning(UserWarning):
     """What was said cannot be what the text says."""
 
 
-class Heard:
+class SpeechStats:
     """How long a sound is that comes in parts, and how much of it is not silence.
 
     Args:
@@ -52,7 +52,7 @@ def estimate_text(text: str, speaker_tokens: Sequence[str]) -> float:
     return sum(estimate_seconds(turn.text) for turn in parse_script(text, speaker_tokens))
 
 
-def find_doubt(heard: Heard, expected: float, prompt: float = 0.0, cut_at: str | None = None) -> str | None:
+def find_doubt(heard: SpeechStats, expected: float, prompt: float = 0.0, cut_at: str | None = None) -> str | None:
     """Say why a sound cannot be all of a text.
 
     It is told that the sound is empty; silent (below -50 dBFS throughout); cut at a limit; without its silence shorter
@@ -60,7 +60,7 @@ def find_doubt(heard: Heard, expected: float, prompt: float = 0.0, cut_at: str |
     and 2 s. A slow speaker, pauses, and numbers in digits lie between.
 
     Args:
-        heard (`Heard`): The sound.
+        heard (`SpeechStats`): The sound.
         expected (`float`): Seconds by `estimate_seconds`.
         prompt (`float`, defaults to 0.0): Seconds of a recording whose transcript is part of the text, where it is not
             known which part; half as much again is taken off the shortest.
@@ -72,8 +72,8 @@ def find_doubt(heard: Heard, expected: float, prompt: float = 0.0, cut_at: str |
     Example:
     ```python
     >>> import numpy as np
-    >>> from dia_hf.speech.doubts import Heard, find_doubt
-    >>> heard = Heard(16000)
+    >>> from dia_hf.speech.doubts import SpeechStats, find_doubt
+    >>> heard = SpeechStats(16000)
     >>> heard.add(np.zeros(16000, dtype=np.float32))
     >>> find_doubt(heard, expected=2.0)
     'the sound of 1.0 s is silent'

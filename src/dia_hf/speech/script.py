@@ -24,7 +24,7 @@ __all__ = [
     "check_script",
     "estimate_seconds",
     "parse_script",
-    "plan_passes",
+    "plan_chunks",
     "render",
     "split_prefix",
 ]
@@ -387,7 +387,7 @@ def _plan_starts(pieces: Sequence[_Piece], max_seconds: float, min_seconds: floa
     return starts
 
 
-def plan_passes(
+def plan_chunks(
     turns: Sequence[Turn],
     max_seconds: float = 20.0,
     min_seconds: float = 5.0,
@@ -421,9 +421,9 @@ def plan_passes(
 
     Example:
     ```python
-    >>> from dia_hf.speech.script import parse_script, plan_passes, render
+    >>> from dia_hf.speech.script import parse_script, plan_chunks, render
     >>> script = parse_script("[S1] This is one sentence. And this is one more. [S2] Yes!")
-    >>> [render(turns) for turns in plan_passes(script, max_seconds=3, min_seconds=1)]
+    >>> [render(turns) for turns in plan_chunks(script, max_seconds=3, min_seconds=1)]
     ['[S1] This is one sentence.', '[S1] And this is one more. [S2] Yes!']
 
     ```
@@ -454,7 +454,7 @@ def plan_passes(
 def render(turns: Sequence[Turn], closing_tag: bool = False, prefix: str = "") -> str:
     """Write turns as the text that Dia reads.
 
-    Neighbours of the same speaker stand under one tag, as Dia was not trained on a tag twice running.
+    Neighbors of the same speaker stand under one tag, as Dia was not trained on a tag twice running.
 
     Args:
         turns (`Sequence[Turn]`): Turns in order.
@@ -463,7 +463,7 @@ def render(turns: Sequence[Turn], closing_tag: bool = False, prefix: str = "") -
         prefix (`str`, defaults to `""`): Tags of no speaker that come first; see `split_prefix`.
 
     Returns:
-        `str`: The text. `parse_script` reads it back, neighbours of the same speaker as one turn.
+        `str`: The text. `parse_script` reads it back, neighbors of the same speaker as one turn.
 
     Example:
     ```python

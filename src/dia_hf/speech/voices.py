@@ -25,13 +25,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from ..audio import AUDIO_FORMATS
-from ..codec import Codec
+from ..asr.recognizers import load_recognizer
+from ..atomic_write import LOCK, atomic_write, locked
+from ..audio.codec import Codec
+from ..audio.effects import trim_silence
+from ..audio.io import AUDIO_FORMATS
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..files import LOCK, locked, written_whole
 from ..processing_dia import DiaProcessor
-from ..recognition import load_recogniser
-from ..sound import trim_silence
 
 __all__ = ["Voice", "VoiceLibrary", "load_voice", "transcribe"]
 
@@ -236,7 +236,7 @@ class Voice:
             "hop_length": str(self.hop_length),
         }
         content = to_safetensors({"codes": self.codes.to("cpu", torch.int16).contiguous()}, metadata)
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_bytes(content)  # not by `save_file`, whose files nobody else may read
 
     @property
@@ -439,27 +439,27 @@ def transcribe(
     sampling_rate: int | None = None,
     device: str | int | torch.device | None = None,
 ) -> str:
-    """Write down what a recording says, with a speech recogniser of your choice.
+    """Write down what a recording says, with a speech recognizer of your choice.
 
     Args:
         audio: One clip, see `DiaFeatureExtractor.load_waveforms`.
         model (`str` or `os.PathLike`): Folder or Hub id of a model for transformers' pipeline
             "automatic-speech-recognition", such as "openai/whisper-small".
         sampling_rate (`int`, *optional*): Rate of `audio` in hertz, needed where the clip does not carry it.
-        device (`str`, `int` or `torch.device`, *optional*): Where the recogniser runs; as transformers chooses unless
+        device (`str`, `int` or `torch.device`, *optional*): Where the recognizer runs; as transformers chooses unless
             given.
 
     Returns:
-        `str`: The words as the recogniser writes them, without speaker tags. Dia wants them exact: read them over.
+        `str`: The words as the recognizer writes them, without speaker tags. Dia wants them exact: read them over.
 
     Raises:
         ValueError: If nothing is heard, or there are several clips; and as `load_waveforms` does.
         OSError: If there is no such model.
     """
-    recogniser = load_recogniser(model, device=device)
-    rate = recogniser.sampling_rate
+    recognizer = load_recognizer(model, device=device)
+    rate = recognizer.sampling_rate
     waveform = _load_clip(audio, DiaFeatureExtractor(sampling_rate=rate), sampling_rate)
-    text = recogniser.transcribe(waveform, rate)
+    text = recognizer.transcribe(waveform, rate)
     if not text:
         raise ValueError(
             f"{str(model)!r} hears no words in the recording of {len(waveform) / rate:.1f} s; give one with speech in "

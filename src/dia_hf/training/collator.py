@@ -19,8 +19,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..configuration_dia import DiaConfig
-from ..delay import apply_delay
-from ..loss import IGNORED_LABEL
+from ..delay_pattern import apply_delay
+from ..loss import IGNORE_INDEX
 from ..processing_dia import DiaProcessor
 
 __all__ = ["ClipChance", "DiaDataCollator", "longest_clip"]
@@ -29,7 +29,7 @@ _NO_EPOCH = -1
 
 
 def longest_clip(config: DiaConfig) -> int:
-    """Count the frames of the longest clip that can be learnt whole: what the positions hold beside delay and end."""
+    """Count the frames of the longest clip that can be learned whole: what the positions hold beside delay and end."""
     return config.decoder_config.max_position_embeddings - max(config.delay_pattern) - 1
 
 
@@ -100,7 +100,7 @@ class DiaDataCollator:
     Args:
         processor (`DiaProcessor`): For the tokenizer, the token ids and the delay pattern.
         text_dropout (`float`, defaults to 0.15): Share of the clips whose text is dropped.
-        max_frames (`int`, *optional*): Of a longer clip the first so many frames are learnt, and no end.
+        max_frames (`int`, *optional*): Of a longer clip the first so many frames are learned, and no end.
         frames_per_row (`int`, *optional*): Packs clips into rows of at most so many frames of input (a whole clip has
             its frames + 1 + D), first-fit decreasing; a longer clip has a row to itself. Texts are packed alike.
         seed (`int`, defaults to 0): Of text dropout and code noise.
@@ -160,7 +160,7 @@ class DiaDataCollator:
         Args:
             features (`Sequence[Mapping]`): Clips, each with `text` (`str`), `codes` (`[frames, C]`, integers in time,
                 without special tokens; list, array or tensor) and, *optional*, `id` (`str`) and `prompt_frames`
-                (`int`): so many frames at the beginning are given, as a voice prompt is, and not learnt.
+                (`int`): so many frames at the beginning are given, as a voice prompt is, and not learned.
 
         Returns:
             `dict` of int64 tensors, padded on the right: `input_ids` and `attention_mask` (`[B, S]`),
@@ -182,7 +182,7 @@ class DiaDataCollator:
         padding = {
             "input_ids": self.tokenizer.pad_token_id,
             "decoder_input_ids": self.config.decoder_config.pad_token_id,
-            "labels": IGNORED_LABEL,
+            "labels": IGNORE_INDEX,
         }
         return {
             name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=padding.get(name, 0))
@@ -253,16 +253,16 @@ class DiaDataCollator:
         """Frame a clip's codes, delay them, and cut inputs and labels from the same frames."""
         decoder, delays = self.config.decoder_config, self.config.delay_pattern
         num_frames = len(codes) if self.max_frames is None else min(len(codes), self.max_frames)
-        num_learnt = num_frames + (num_frames == len(codes))  # the end is one frame more
+        num_learned = num_frames + (num_frames == len(codes))  # the end is one frame more
         if not 0 <= num_given < num_frames:
             raise ValueError(
                 f"`prompt_frames` is {num_given} of {num_frames} frames, which leaves nothing to learn; give 0 to "
                 f"{num_frames - 1}{'.' if num_frames == len(codes) else ', or raise `max_frames`.'}"
             )
-        length, positions = num_learnt + max(delays), decoder.max_position_embeddings
+        length, positions = num_learned + max(delays), decoder.max_position_embeddings
         if length > positions:
             raise ValueError(
-                f"{num_learnt} frames with their delay take {length} positions, but Dia has {positions}; shorten the "
+                f"{num_learned} frames with their delay take {length} positions, but Dia has {positions}; shorten the "
                 f"clip, or pass a `max_frames` of at most {longest_clip(self.config)}."
             )
         frames = torch.cat(
@@ -275,11 +275,11 @@ class DiaDataCollator:
         delayed = apply_delay(frames[None], delays, decoder.bos_token_id, decoder.pad_token_id)[0]
         # The frame in time, from 0, that each position of each channel is to predict.
         predicted = torch.arange(length)[:, None] - torch.tensor(delays)
-        is_ignored = (predicted < num_given) | (predicted >= num_learnt)
+        is_ignored = (predicted < num_given) | (predicted >= num_learned)
         return {
             "decoder_input_ids": delayed[:length],
             "decoder_attention_mask": torch.ones(length, dtype=torch.long),
-            "labels": delayed[1 : length + 1].masked_fill(is_ignored, IGNORED_LABEL),
+            "labels": delayed[1 : length + 1].masked_fill(is_ignored, IGNORE_INDEX),
         }
 
     def _join(self, clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

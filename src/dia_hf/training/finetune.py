@@ -27,10 +27,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import cached_file
 
 from ..assets import MINIATURE
-from ..codec import load_dac
+from ..atomic_write import atomic_write, first_line, follow_umask
+from ..audio.codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
-from ..files import first_line, follow_umask, written_whole
+from ..data.prepare import load_prepared, read_info
 from ..hub import check_model
 from ..model_card import HOW_TO_RUN
 from ..modeling_dia import DiaForConditionalGeneration
@@ -40,9 +41,8 @@ from ..tokenization_dia import DiaTokenizer
 from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator, longest_clip
 from .lora import attach_lora, merge_adapter
-from .prepare import load_prepared, read_info
 from .recipe import Recipe
-from .run_folder import (
+from .run_dir import (
     advise_other,
     check_resumable,
     check_same_data,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = ["finetune"]
 
-# Packages that `Trainer` needs for optimisers: by parts of their names, the more particular ones first.
+# Packages that `Trainer` needs for optimizers: by parts of their names, the more particular ones first.
 _OPTIMIZER_PACKAGES = {
     "galore": ("galore_torch", "galore-torch"),
     "apollo": ("apollo_torch", "apollo-torch"),
@@ -201,7 +201,7 @@ def _check_packages(recipe: Recipe) -> None:
     for part, (module, package) in _OPTIMIZER_PACKAGES.items():
         if part in optimizer:
             if find_spec(module) is None:
-                raise ImportError(f"the optimiser {optimizer!r} needs {package}: pip install {package}")
+                raise ImportError(f"the optimizer {optimizer!r} needs {package}: pip install {package}")
             break
 
 
@@ -260,8 +260,8 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
     for folder, path in zip(folders, paths, strict=True):
         if paths.count(path) > 1:
             raise ValueError(
-                f"{folder!r} is given twice, in `data` or `eval_data`; its clips would be learnt twice, or evaluated "
-                "after they were learnt."
+                f"{folder!r} is given twice, in `data` or `eval_data`; its clips would be learned twice, or evaluated "
+                "after they were learned."
             )
         clips, about = load_prepared(folder)
         theirs = about["codec"]["fingerprint"]
@@ -398,7 +398,7 @@ def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArgu
         model.config.validate_architecture()
     if recipe.attn_implementation is not None:
         model.set_attn_implementation(recipe.attn_implementation)
-    model.loss_slice_size = recipe.loss_slice_size
+    model.loss_chunk_size = recipe.loss_chunk_size
     model.label_smoothing = recipe.label_smoothing
     return model
 
@@ -571,7 +571,7 @@ def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
     if isinstance(error, torch.OutOfMemoryError):
         raise ValueError(
             f"the device's memory is full: {error} Lower `training.per_device_train_batch_size` and raise "
-            "`training.gradient_accumulation_steps` instead, lower `max_frames` or `loss_slice_size`, or set "
+            "`training.gradient_accumulation_steps` instead, lower `max_frames` or `loss_chunk_size`, or set "
             "`training.gradient_checkpointing`."
         ) from error
 
@@ -627,7 +627,7 @@ def _write_card(output: Path, recipe: Recipe, trainer: DiaTrainer) -> None:
         loss=", ".join(f"{told[key]} {value:.3f}" for key, value in losses.items()) or "not logged",
         how=HOW_TO_RUN,
     )
-    with written_whole(file) as path:
+    with atomic_write(file) as path:
         path.write_text(card, "utf-8")
 
 
@@ -665,6 +665,6 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
         processor.save_pretrained(output)
         follow_umask(output)
         _write_card(output, recipe, trainer)
-        with written_whole(output / "metrics.jsonl") as path:
+        with atomic_write(output / "metrics.jsonl") as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history), "utf-8")
     trainer.accelerator.wait_for_everyone()

@@ -54,8 +54,9 @@ def attach_lora(model: DiaForConditionalGeneration, settings: Mapping[str, Any] 
 
     Args:
         model (`DiaForConditionalGeneration`): Is wrapped, not copied.
-        settings (`Mapping[str, Any]`, *optional*): `r` (rank, 32), `alpha` (32), `dropout` (0.0), `target_modules`
-            (names, or one regular expression; `LORA_TARGET_MODULES`), `rslora` (`False`), `dora` (`False`).
+        settings (`Mapping[str, Any]`, *optional*): `r` (rank, 32), `lora_alpha` (32), `lora_dropout` (0.0),
+            `target_modules` (names, or one regular expression; `LORA_TARGET_MODULES`), `use_rslora` (`False`),
+            `use_dora` (`False`).
 
     Returns:
         `PeftModel`: Only adapters require gradients; they are float32, whatever the model's dtype.
@@ -79,11 +80,11 @@ def attach_lora(model: DiaForConditionalGeneration, settings: Mapping[str, Any] 
     targets = settings.get("target_modules") or LORA_TARGET_MODULES
     config = peft.LoraConfig(
         r=settings.get("r", 32),
-        lora_alpha=settings.get("alpha", 32),
-        lora_dropout=settings.get("dropout", 0.0),
+        lora_alpha=settings.get("lora_alpha", 32),
+        lora_dropout=settings.get("lora_dropout", 0.0),
         target_modules=targets if isinstance(targets, str) else list(targets),
-        use_rslora=settings.get("rslora", False),
-        use_dora=settings.get("dora", False),
+        use_rslora=settings.get("use_rslora", False),
+        use_dora=settings.get("use_dora", False),
     )
     with _without_warnings_of_names():
         return peft.get_peft_model(model, config)

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, and `Trainer`'s optimiser for all else, as one optimiser.
+"""Muon for the matrices of the layers, and `Trainer`'s optimizer for all else, as one optimizer.
 
 Knows the names of Dia's layers, and nothing of data or losses; called by `trainer.py`.
 """
@@ -21,7 +21,7 @@ def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
 
 
 class MuonBeside(Optimizer):
-    """Muon for the matrices in a model's layers, another optimiser for the rest.
+    """Muon for the matrices in a model's layers, another optimizer for the rest.
 
     Muon (Jordan et al., Muon: An optimizer for hidden layers, 2024) gives all directions of a matrix' momentum nearly
     the same length: those that few examples ask for are not drowned by those that all ask for (Wang et al., Muon
@@ -29,7 +29,7 @@ class MuonBeside(Optimizer):
     (Liu et al., Muon is Scalable for LLM Training, 2025: by 0.2 · √max(rows, columns)), so that a learning rate means
     the same for both.
 
-    To schedulers, checkpoints and gradient clipping it is one optimiser, whose last group is Muon's.
+    To schedulers, checkpoints and gradient clipping it is one optimizer, whose last group is Muon's.
 
     Args:
         other (`Optimizer`): Has not stepped yet, and holds all parameters; those that become Muon's are taken from it.

@@ -23,13 +23,13 @@ from typing import Any
 import yaml
 
 from ..assets import MINIATURE
+from ..atomic_write import atomic_write, first_line, read_json, read_text
 from ..configuration_dia import DiaConfig
-from ..files import first_line, read_json, read_text, written_whole
 
 __all__ = ["Recipe"]
 
 _SHIPPED = Path(MINIATURE).parent / "recipes"
-_LORA_KEYS = ("r", "alpha", "dropout", "target_modules", "rslora", "dora")
+_LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
 _DTYPES = ("float32", "bfloat16", "float16")
 # What the recipe itself decides, and where.
 _DECIDED_ELSEWHERE = {
@@ -171,19 +171,19 @@ class Recipe:
         eval_fraction (`float`, defaults to 0.0): Share of the clips to evaluate with instead of training, from 0 to 1.
             Each clip's side is drawn from its id and `seed`, and stays when data is added.
         eval_data (`list[str]`): Prepared folders to evaluate with, besides.
-        lora (`dict`, *optional*): Train adapters of low rank instead of all weights: `r` (rank, 32), `alpha` (scale
-            times rank, 32), `dropout` (0.0), `target_modules` (`LORA_TARGET_MODULES`), `rslora` (`False`: divide by
-            the root of the rank instead of the rank), `dora` (`False`).
+        lora (`dict`, *optional*): Train adapters of low rank instead of all weights: `r` (rank, 32), `lora_alpha`
+            (scale times rank, 32), `lora_dropout` (0.0), `target_modules` (`LORA_TARGET_MODULES`), `use_rslora`
+            (`False`: divide by the root of the rank instead of the rank), `use_dora` (`False`).
         text_dropout (`float`, defaults to 0.15): Probability of training a clip without its text, which guidance needs.
         code_noise (`float`, defaults to 0.0): Most of the codes, as a share, that the model is shown wrong; see
             `DiaDataCollator`.
         label_smoothing (`float`, defaults to 0.0): Share of the probability that all tokens are to have alike.
-        max_frames (`int`, *optional*): Longest clip in frames; of longer ones the beginning is learnt. What the model
+        max_frames (`int`, *optional*): Longest clip in frames; of longer ones the beginning is learned. What the model
             has positions for, unless given.
         frames_per_row (`int`, *optional*): Pack short clips into rows of at most this many frames.
         channel_loss_weights (`list[float]`, *optional*): Weight of each channel in the loss, of which only ratios
             count; those of the checkpoint's config unless given.
-        loss_slice_size (`int`, *optional*, defaults to 512): Frames whose logits are held in memory at once; all unless
+        loss_chunk_size (`int`, *optional*, defaults to 512): Frames whose logits are held in memory at once; all unless
             given.
         attn_implementation (`str`, *optional*): Attention kernel, by transformers' names; the model's own choice unless
             given. On a CPU in bfloat16, "eager" is faster than "sdpa" on rows of a few hundred frames.
@@ -231,7 +231,7 @@ class Recipe:
     max_frames: int | None = None
     frames_per_row: int | None = None
     channel_loss_weights: list[float] | None = None
-    loss_slice_size: int | None = 512
+    loss_chunk_size: int | None = 512
     attn_implementation: str | None = None
     muon_learning_rate: float | None = None
     voice_prompt_probability: float = 0.0
@@ -265,7 +265,7 @@ class Recipe:
             _check_range(name, getattr(self, name), 0, 1)
         _check_range("seed", self.seed, 0, 2**32 - 1)
         _check_range("muon_learning_rate", self.muon_learning_rate, 0, float("inf"))
-        for name in ("max_frames", "frames_per_row", "loss_slice_size", "early_stopping_patience"):
+        for name in ("max_frames", "frames_per_row", "loss_chunk_size", "early_stopping_patience"):
             _check_range(name, getattr(self, name), 1, float("inf"))
         for name in ("dtype", "save_dtype"):
             if getattr(self, name) not in (None, *_DTYPES):
@@ -282,13 +282,13 @@ class Recipe:
                 raise ValueError("the recipe has `config` (random weights) and `lora`; adapters need trained weights.")
         if self.lora is not None:
             check_keys(self.lora, _LORA_KEYS, "the recipe's `lora`")
-            hints = {"r": int, "alpha": float, "dropout": float, "rslora": bool, "dora": bool}
+            hints = {"r": int, "lora_alpha": float, "dropout": float, "use_rslora": bool, "use_dora": bool}
             for name, hint in hints.items():
                 if name in self.lora:
                     _check_type(f"lora.{name}", self.lora[name], hint)
             _check_range("lora.r", self.lora.get("r"), 1, float("inf"))
             _check_range("lora.r", self.lora.get("r"), 1, 8192)  # beyond the width of any layer
-            _check_range("lora.dropout", self.lora.get("dropout"), 0, 1)
+            _check_range("lora.lora_dropout", self.lora.get("lora_dropout"), 0, 1)
         if self.speak is not None:
             from .speak import SpeakCallback
 
@@ -375,7 +375,7 @@ class Recipe:
             except PackageNotFoundError:
                 continue
         content = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
-        with written_whole(file) as path:
+        with atomic_write(file) as path:
             path.write_text("\n".join([*lines, content]), "utf-8")
 
     def change(self, changes: Mapping[str, Any]) -> Recipe:

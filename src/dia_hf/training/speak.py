@@ -1,4 +1,4 @@
-"""Hearing a model while it learns: sentences spoken at each evaluation, written down, and understood by a recogniser.
+"""Hearing a model while it learns: sentences spoken at each evaluation, written down, and understood by a recognizer.
 
 Knows how to speak, to write files and to count wrong words. Does not know when: `DiaTrainer` asks at each evaluation,
 the plain `Trainer` by `on_evaluate`.
@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..asr.recognizers import Recognizer, load_recognizer
+from ..asr.wer import import_jiwer, word_errors, words_of
 from ..processing_dia import DiaProcessor
-from ..recognition import Recogniser, import_jiwer, load_recogniser, word_errors, words_of
 from ..speech.dia import Dia
 from ..speech.doubts import SpeechWarning
 from ..speech.voices import Voice, load_voice
@@ -57,7 +58,7 @@ class SpeakCallback(TrainerCallback):
     """Speaks sentences at each evaluation, with the model in training.
 
     Writes `folder/step-000100/00.wav`, …, and a line a sentence in `folder/spoken.jsonl`: step, text, file, seconds,
-    whether it ended by itself, and with a recogniser what it heard and how many words are wrong. The noise is the same
+    whether it ended by itself, and with a recognizer what it heard and how many words are wrong. The noise is the same
     each time, so that steps can be compared. Whatever fails here is a warning: the training goes on.
 
     With `DiaTrainer`, the metrics of `speak` are part of the evaluation's, logged and good for choosing the best model,
@@ -67,14 +68,14 @@ class SpeakCallback(TrainerCallback):
         processor (`DiaProcessor`): With the codec; it is on the model's device while it is needed.
         sentences (`Sequence[str]`): What to say, with speaker tags.
         folder (`str` or `os.PathLike`): Where to write.
-        asr (`str` or `os.PathLike`, *optional*): Folder or Hub id of a speech recogniser for transformers' pipeline,
+        asr (`str` or `os.PathLike`, *optional*): Folder or Hub id of a speech recognizer for transformers' pipeline,
             such as "openai/whisper-small"; it is loaded once.
         voice (`Voice`, path or name, *optional*): The voice to speak with.
         max_seconds (`float`, defaults to 15): Limit of a sentence.
         seed (`int`, defaults to 0): Of the noise; sentence i has `seed + i`.
         temperature, cfg_scale (`float`, *optional*): See `Dia.generate`; temperature 0 is greedy. The checkpoint's
             generation config unless given.
-        asr_device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Where the recogniser runs.
+        asr_device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Where the recognizer runs.
 
     Raises:
         ValueError: If there are no sentences or one has no words, the voice is of another codec, there is no codec, or
@@ -138,7 +139,7 @@ class SpeakCallback(TrainerCallback):
         self.temperature = temperature
         self.cfg_scale = cfg_scale
         self.asr_device = asr_device
-        self._recogniser: Recogniser | None = None
+        self._recognizer: Recognizer | None = None
 
     def on_evaluate(
         self,
@@ -167,7 +168,7 @@ class SpeakCallback(TrainerCallback):
 
         Returns:
             `dict[str, float]`, the same in all processes: `speech_seconds` (mean), `speech_ended` (share of the
-            sentences that ended by themselves) and, with a recogniser, `speech_wer` (wrong words over words, of all
+            sentences that ended by themselves) and, with a recognizer, `speech_wer` (wrong words over words, of all
             sentences together); each `nan` where it failed.
 
         Warns:
@@ -222,10 +223,10 @@ class SpeakCallback(TrainerCallback):
         metrics["speech_ended"] = sum(line["ended"] for line in lines) / len(lines)
         if self.asr is not None:
             with _going_on(f"step {step}: {str(self.asr)!r} did not write down what it heard"):
-                if self._recogniser is None:
-                    self._recogniser = load_recogniser(self.asr, device=self.asr_device)
+                if self._recognizer is None:
+                    self._recognizer = load_recognizer(self.asr, device=self.asr_device)
                 for line, waveform in zip(lines, waveforms, strict=True):
-                    line["heard"] = self._recogniser.transcribe(waveform, codec.sampling_rate)
+                    line["heard"] = self._recognizer.transcribe(waveform, codec.sampling_rate)
                     counts = word_errors(line["text"], line["heard"])
                     line["words"], line["word_errors"] = counts.words, counts.errors
                 metrics["speech_wer"] = sum(line["word_errors"] for line in lines) / sum(

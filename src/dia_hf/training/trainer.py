@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..files import first_line
-from ..loss import IGNORED_LABEL, weighted_sum
+from ..atomic_write import first_line
+from ..loss import IGNORE_INDEX, weighted_sum
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from .collator import DiaDataCollator
@@ -48,7 +48,7 @@ def _base_model(model: nn.Module) -> DiaForConditionalGeneration:
     return model
 
 
-class _ChannelSums:
+class _RunningSums:
     """Sums over labels, channel by channel, kept where the model computes: nothing waits for the device."""
 
     def __init__(self) -> None:
@@ -180,8 +180,8 @@ class DiaTrainer(Trainer):
         self._take_label_smoothing(self.model)
         self._muon_learning_rate = muon_learning_rate
         self.args.remove_unused_columns = False
-        self.training_sums = _ChannelSums()
-        self._evaluation_sums = _ChannelSums()
+        self.training_sums = _RunningSums()
+        self._evaluation_sums = _RunningSums()
         self._speech: dict[str, float] | None = None
         self.add_callback(_EpochCallback(self))
 
@@ -244,7 +244,7 @@ class DiaTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create `Trainer`'s optimiser, and Muon beside it where it was asked for."""
+        """Create `Trainer`'s optimizer, and Muon beside it where it was asked for."""
         is_new = self.optimizer is None  # type: ignore[has-type]  # as `data_collator` below
         optimizer = super().create_optimizer(model)
         if self._muon_learning_rate is not None and is_new:
@@ -329,14 +329,14 @@ class DiaTrainer(Trainer):
     ) -> tuple[Any, Any, Any]:
         """Evaluate a batch, without the labels of clips that another batch has, too; logits and labels by clips."""
         base, inputs = _base_model(self.model), self._without_repeats(inputs)
-        slice_size = base.loss_slice_size
+        chunk_size = base.loss_chunk_size
         if not prediction_loss_only:
-            base.loss_slice_size = None  # slices leave no logits
+            base.loss_chunk_size = None  # slices leave no logits
             ignore_keys = [*(ignore_keys or base.config.keys_to_ignore_at_inference), *_NOT_PREDICTED]
         try:
             loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         finally:
-            base.loss_slice_size = slice_size
+            base.loss_chunk_size = chunk_size
         num_channels = base.config.decoder_config.num_channels
         if isinstance(logits, torch.Tensor):
             logits = logits.unflatten(0, (-1, num_channels)).transpose(1, 2)  # [B·C, T, V] to [B, T, C, V]
@@ -354,5 +354,5 @@ class DiaTrainer(Trainer):
         # The last batches of all processes, put together, begin with what is new.
         num_new = min(max(state.remainder - self.args.process_index * num_clips, 0), num_clips)
         labels = labels.clone()
-        labels[num_new * (len(labels) // num_clips) :] = IGNORED_LABEL  # [B, T, C], or [B·C, T]
+        labels[num_new * (len(labels) // num_clips) :] = IGNORE_INDEX  # [B, T, C], or [B·C, T]
         return {**inputs, "labels": labels}

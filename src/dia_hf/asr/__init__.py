@@ -1,0 +1,1 @@
+"""Speech recognition (`recognizers`) and word error rates (`wer`)."""

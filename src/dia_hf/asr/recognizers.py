@@ -1,0 +1,222 @@
+"""Speech recognizers behind one method.
+
+Two kinds: pocketsphinx with a closed vocabulary, which is small, works offline and gives the same
+answer each time; and any recognizer of transformers' pipeline. Knows nothing of models that speak; called by `speech/`
+for transcripts, by `training/` while a model learns, and by `evaluation/` when it has.
+
+Legend: N samples.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..audio.io import resample
+from ..hub import check_model
+from .wer import words_of
+
+__all__ = [
+    "POCKETSPHINX",
+    "Recognizer",
+    "load_recognizer",
+]
+
+POCKETSPHINX = "pocketsphinx"
+"""The name by which `load_recognizer` knows it."""
+
+_DICTIONARY = "en-us/cmudict-en-us.dict"
+
+
+class Recognizer(Protocol):
+    """Writes down what is said.
+
+    Attributes:
+        sampling_rate (`int`): The rate in hertz at which it listens; what comes at another is resampled.
+    """
+
+    sampling_rate: int
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        """Write down what is heard in `[N]` samples, float32 in [-1, 1], at a rate in hertz; "" if nothing is."""
+        ...
+
+
+def load_recognizer(
+    asr: str | os.PathLike,
+    words: Sequence[str] | None = None,
+    pronunciations: Mapping[str, str] | None = None,
+    device: Any = "cpu",
+) -> Recognizer:
+    """Load a speech recognizer.
+
+    Args:
+        asr (`str` or `os.PathLike`): "pocketsphinx", with its own model of American English at 16 kHz, which hears
+            `words` in any order, each equally likely, and nothing else; or folder or Hub id of a model for
+            transformers' pipeline "automatic-speech-recognition", such as "openai/whisper-small".
+        words (`Sequence[str]`, *optional*): What pocketsphinx can hear, such as `vocabulary_of(texts)`.
+        pronunciations (`Mapping[str, str]`, *optional*): How words are pronounced, in ARPAbet without stress:
+            `{"dia": "D IY AH"}`. A pronunciation that is given is the only one; all others are those of pocketsphinx's
+            dictionary.
+        device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Where a model of transformers runs; pocketsphinx
+            runs on the CPU.
+
+    Returns:
+        `Recognizer`: Its answers depend on the sound alone, not on what it heard before.
+
+    Raises:
+        ValueError: If there are no words for pocketsphinx, one is not a single word, is not in its dictionary, or has a
+            pronunciation of unknown phones; or if there are words for another.
+        ImportError: If pocketsphinx is missing: `pip install "dia-hf[evaluate]"`.
+        OSError: If there is no such model.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.asr.recognizers import load_recognizer
+    >>> recognizer = load_recognizer("pocketsphinx", ["hello", "dia"], {"dia": "D IY AH"})
+    >>> recognizer.transcribe(np.zeros(16000, np.float32), 16000)
+    ''
+
+    ```
+    """
+    if str(asr) == POCKETSPHINX:
+        return _Pocketsphinx(words, pronunciations or {})
+    if words is not None or pronunciations:
+        raise ValueError(
+            f"`words` and `pronunciations` are for {POCKETSPHINX!r}; {str(asr)!r} has a vocabulary of its own, leave "
+            "them out."
+        )
+    check_model(asr)
+    return _Pipeline(asr, device)
+
+
+class _Pipeline:
+    """A recognizer of transformers."""
+
+    def __init__(self, asr: str | os.PathLike, device: Any) -> None:
+        from transformers import pipeline
+
+        self._recognize = pipeline("automatic-speech-recognition", model=str(asr), device=device)
+        # The pipeline resamples only where torchaudio is installed; so it is given its own rate.
+        self.sampling_rate: int = self._recognize.feature_extractor.sampling_rate
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        """See `Recognizer`."""
+        if len(waveform) == 0:
+            return ""
+        return self._recognize(resample(waveform, sampling_rate, self.sampling_rate))["text"].strip()
+
+
+class _Pocketsphinx:
+    """pocketsphinx, with a language model in which every word is as likely as any other, and so is the end.
+
+    A grammar of one state says the same of words, but is searched without a tree of what they begin with: with 248 of
+    them it took 500 times as long.
+    """
+
+    sampling_rate = 16000
+
+    def __init__(self, words: Sequence[str] | None, pronunciations: Mapping[str, str]) -> None:
+        try:
+            import pocketsphinx
+        except ImportError as error:
+            raise ImportError(
+                "the recognizer 'pocketsphinx' is not installed: `pip install \"dia-hf[evaluate]\"` brings it."
+            ) from error
+        if isinstance(words, str) or not words:
+            raise ValueError(
+                f"`words` is {words!r}; pocketsphinx hears a closed vocabulary: give a list of the words that it may."
+            )
+        known = _read_dictionary(pocketsphinx.get_model_path(_DICTIONARY))
+        vocabulary = _pronounce(words, pronunciations, known)
+        self._decoder = pocketsphinx.Decoder(lm=None, dict=None, samprate=self.sampling_rate, loglevel="FATAL")
+        for word, ways in vocabulary.items():
+            for number, phones in enumerate(ways, start=1):
+                self._decoder.add_word(word if number == 1 else f"{word}({number})", phones, False)
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder, "words.arpa")
+            model.write_text(_language_model(list(vocabulary)), "utf-8")
+            self._decoder.add_lm_file("words", str(model))
+        self._decoder.activate_search("words")
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        """See `Recognizer`."""
+        samples = resample(np.asarray(waveform, dtype=np.float32), sampling_rate, self.sampling_rate)
+        samples = np.rint(samples.clip(-1, 1) * 32767).astype("<i2")
+        if not samples.any():  # of nothing but zeros, its features are no numbers and its answer any word
+            return ""
+        # Or the noise that it believes to know, from what it heard before, colors what it hears next.
+        self._decoder.reinit_feat()
+        self._decoder.start_utt()
+        self._decoder.process_raw(samples.tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        heard = self._decoder.hyp()
+        return "" if heard is None else heard.hypstr
+
+
+def _language_model(words: Sequence[str]) -> str:
+    """Return unigrams in ARPA's format, all alike; the beginning of a sentence is never drawn."""
+    same = -math.log10(len(words) + 1)
+    lines = ["\\data\\", f"ngram 1={len(words) + 2}", "", "\\1-grams:", "-99 <s>"]
+    return "\n".join([*lines, *(f"{same:.6f} {word}" for word in ["</s>", *words]), "", "\\end\\", ""])
+
+
+def _read_dictionary(path: str) -> dict[str, list[str]]:
+    """Read a dictionary: a word a line, then its phones; further pronunciations as "word(2)"."""
+    known: dict[str, list[str]] = {}
+    for line in Path(path).read_text("utf-8").splitlines():
+        word, _, phones = line.partition(" ")
+        known.setdefault(word.partition("(")[0], []).append(phones.strip())
+    return known
+
+
+def _pronounce(
+    words: Sequence[str], pronunciations: Mapping[str, str], known: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """Return all pronunciations of each word, by what `words_of` writes for it."""
+    phones = {phone for ways in known.values() for way in ways for phone in way.split()}
+    given = {_single_word(word): " ".join(way.split()) for word, way in pronunciations.items()}
+    for word, way in given.items():
+        unknown = [phone for phone in way.split() if phone not in phones]
+        if unknown or not way:
+            which = f", in which {', '.join(map(repr, unknown))} is no phone" if unknown else ""
+            raise ValueError(
+                f"the pronunciation of {word!r} is {way!r}{which}; write it with {' '.join(sorted(phones))}."
+            )
+    plain: dict[str, list[str]] = {}  # as a word without its apostrophe may be found, too
+    for word, ways in known.items():
+        if "'" in word:
+            plain.setdefault(word.replace("'", ""), []).extend(ways)
+    vocabulary: dict[str, dict[str, None]] = {}
+    missing: list[str] = []
+    for spelled in words:
+        word = _single_word(spelled)
+        own = unicodedata.normalize("NFKC", spelled).casefold().replace("’", "'")
+        found = [given[word]] if word in given else known.get(own) or known.get(word) or plain.get(word)
+        if found is None:
+            missing.append(word)
+        else:
+            vocabulary.setdefault(word, {}).update(dict.fromkeys(found))
+    if missing:
+        listed = ", ".join(map(repr, dict.fromkeys(missing)))
+        raise ValueError(
+            f"pocketsphinx's dictionary does not have {listed}; say how each is pronounced, in ARPAbet: "
+            "`pronunciations={'dia': 'D IY AH'}` (--vocabulary: a line `dia D IY AH`)."
+        )
+    return {word: list(ways) for word, ways in vocabulary.items()}
+
+
+def _single_word(spelled: str) -> str:
+    words = words_of(spelled)
+    if len(words) != 1:
+        listed = f": {', '.join(words)}" if words else ""
+        raise ValueError(f"{spelled!r} stands where a single word should; it has {len(words)}{listed}.")
+    return words[0]

@@ -1,0 +1,282 @@
+"""What changes a waveform: loudness, peak, speed, and silence at its ends.
+
+Waveforms are numpy arrays of float32 in [-1, 1], mono `[N]` or `[channels, N]`. A waveform that is too short or too
+silent for what is asked comes back as it is, with a warning: by then somebody has waited for it. Loudness and speed
+need the packages of `pip install "dia-hf[audio]"`. Knows nothing of files, codecs or models; called by `speech/` and by
+users.
+
+Legend: N samples.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from types import ModuleType
+
+import numpy as np
+
+__all__ = ["change_speed", "limit_peak", "measure_loudness", "normalize_loudness", "trim_silence"]
+
+_LOUDNESS_BLOCK = 0.4  # seconds: what BS.1770 measures at least
+_SHORTEST_STRETCH = 0.1  # seconds: below, Rubber Band's window reaches from end to end, and little comes out
+_SILENCE_WINDOW = 0.01  # seconds
+
+
+def measure_loudness(waveform: np.ndarray, sampling_rate: int) -> float:
+    """Measure the integrated loudness by ITU-R BS.1770-4, with pyloudnorm.
+
+    Pauses do not count: blocks below -70 LUFS, and those 10 LU below the mean of the others, are left out. Channels add
+    up, as the standard has it: the same on two channels is 3 LU louder than on one.
+
+    Args:
+        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): At least 0.4 s; up to five channels, in the order
+            left, right, center, left and right surround.
+        sampling_rate (`int`): In hertz, at least 8,000.
+
+    Returns:
+        `float`: Loudness in LUFS; `-inf` if the whole waveform is below -70 LUFS.
+
+    Raises:
+        ImportError: If pyloudnorm is not installed.
+        ValueError: If the waveform is shorter, has more channels or another form, or the rate is lower.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.audio.effects import measure_loudness
+    >>> sine = np.sin(2 * np.pi * 997 * np.arange(48000) / 48000).astype(np.float32)
+    >>> round(measure_loudness(sine, 48000), 2)
+    -3.01
+
+    ```
+    """
+    pyloudnorm = _optional("pyloudnorm")
+    seconds = _seconds(waveform, sampling_rate)
+    if sampling_rate < 8000:
+        raise ValueError(f"`sampling_rate` is {sampling_rate} Hz; loudness is measured at 8000 Hz and above.")
+    if seconds < _LOUDNESS_BLOCK:
+        raise ValueError(f"{seconds:.3f} s are too short for loudness, which needs {_LOUDNESS_BLOCK} s.")
+    if waveform.ndim == 2 and len(waveform) > 5:
+        raise ValueError(f"the waveform has {len(waveform)} channels; loudness is defined for 5 at most.")
+    # Blocks begin every 0.1 s. pyloudnorm counts a last one that is not full as if silence filled it; the standard
+    # leaves it out.
+    num_tenths = 10 * waveform.shape[-1] // sampling_rate
+    whole = waveform[..., : math.ceil(num_tenths * sampling_rate / 10)].astype(np.float64)
+    # The filters that pyloudnorm calls "DeMan" are those of the standard; its default ones read 0.04 LU less.
+    return float(pyloudnorm.Meter(sampling_rate, filter_class="DeMan").integrated_loudness(whole.T))
+
+
+def normalize_loudness(waveform: np.ndarray, sampling_rate: int, target: float, peak: float = -1.0) -> np.ndarray:
+    """Bring a waveform to a loudness, unless its peaks forbid it.
+
+    Args:
+        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): As `measure_loudness` takes it. If it is shorter or
+            silent, it comes back as it is, with a warning.
+        sampling_rate (`int`): In hertz, at least 8,000.
+        target (`float`): Integrated loudness in LUFS, from -70 to 0: -16 is usual for podcasts, -23 for broadcast.
+        peak (`float`, defaults to -1.0): What no sample may exceed, in dBFS, at most 0. Where the target would need
+            more, the gain is reduced, and a warning says which loudness is reached instead.
+
+    Returns:
+        `np.ndarray` of the same shape and dtype.
+
+    Raises:
+        ImportError: If pyloudnorm is not installed.
+        ValueError: If target, peak, rate or the form of the waveform are out of range.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.audio.effects import measure_loudness, normalize_loudness
+    >>> sine = np.sin(2 * np.pi * 997 * np.arange(48000) / 48000).astype(np.float32)
+    >>> round(measure_loudness(normalize_loudness(sine, 48000, -16), 48000), 2)
+    -16.0
+
+    ```
+    """
+    if not -70 <= target <= 0:
+        raise ValueError(f"`target` is {target} LUFS; it is between -70 and 0, such as -16 for podcasts.")
+    limit = _amplitude(peak)
+    seconds = _seconds(waveform, sampling_rate)
+    if seconds < _LOUDNESS_BLOCK:
+        warnings.warn(
+            f"{seconds:.3f} s are too short for loudness, which needs {_LOUDNESS_BLOCK} s; they stay as they are.",
+            stacklevel=2,
+        )
+        return waveform
+    loudness = measure_loudness(waveform, sampling_rate)
+    if loudness == -math.inf:
+        warnings.warn("the waveform is silent (below -70 LUFS throughout); it stays as it is.", stacklevel=2)
+        return waveform
+    gain, highest = float(10 ** ((target - loudness) / 20)), _peak(waveform)
+    if gain * highest > limit:
+        gain = limit / highest
+        warnings.warn(
+            f"{target} LUFS would lift the peak above {peak} dBFS; the loudness is "
+            f"{loudness + 20 * math.log10(gain):.1f} LUFS instead.",
+            stacklevel=2,
+        )
+    return waveform * gain
+
+
+def limit_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
+    """Scale a waveform down so that no sample exceeds a peak; never up.
+
+    Args:
+        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): Of any length.
+        peak (`float`): In dBFS, at most 0.
+
+    Returns:
+        `np.ndarray` of the same shape and dtype; the input itself if it is quiet enough.
+
+    Raises:
+        ValueError: If the peak is above 0 dBFS, or the waveform has another form.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.audio.effects import limit_peak
+    >>> limit_peak(np.array([2.0, -1.0]), -6.0206).round(3)
+    array([ 0.5 , -0.25])
+
+    ```
+    """
+    limit = _amplitude(peak)
+    _check(waveform)
+    highest = _peak(waveform)
+    return waveform if highest <= limit else waveform * (limit / highest)
+
+
+def change_speed(waveform: np.ndarray, sampling_rate: int, speed: float) -> np.ndarray:
+    """Speak faster or slower at the same pitch, with Rubber Band through pedalboard.
+
+    Peaks may rise a little, and the first and last 20 ms fade: set the loudness afterwards.
+
+    Args:
+        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): Below 0.1 s it comes back as it is, with a warning.
+        sampling_rate (`int`): In hertz.
+        speed (`float`): From 0.5 to 2; 1.25 is a quarter faster.
+
+    Returns:
+        `np.ndarray` of as many channels and N / speed samples, float32; the input itself at speed 1.
+
+    Raises:
+        ImportError: If pedalboard is not installed.
+        ValueError: If speed, rate or the form of the waveform are out of range.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.audio.effects import change_speed
+    >>> change_speed(np.ones(44100, dtype=np.float32), 44100, 1.25).shape
+    (35280,)
+
+    ```
+    """
+    if not 0.5 <= speed <= 2:
+        raise ValueError(f"`speed` is {speed}; it is between 0.5 (half as fast) and 2 (twice as fast).")
+    seconds = _seconds(waveform, sampling_rate)
+    if speed == 1:
+        return waveform
+    pedalboard = _optional("pedalboard")
+    if seconds < _SHORTEST_STRETCH:
+        warnings.warn(
+            f"{seconds:.3f} s are too short to change speed, which needs {_SHORTEST_STRETCH} s; they stay as they are.",
+            stacklevel=2,
+        )
+        return waveform
+    stretched = pedalboard.time_stretch(np.atleast_2d(waveform).astype(np.float32), sampling_rate, speed)
+    return stretched.reshape(*waveform.shape[:-1], -1)
+
+
+def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -50.0, keep: float = 0.05) -> np.ndarray:
+    """Cut silence off both ends; pauses within stay.
+
+    Silence is where the level (RMS over 10 ms around their mean, of the loudest channel) is below a threshold. It is a
+    level of its own and not relative to the waveform's peak: measured by its own peak, a recording of nothing but hiss
+    would never be silent. Around the mean, because a constant offset, as cheap microphones have it, is not heard.
+
+    Args:
+        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): Of any length.
+        sampling_rate (`int`): In hertz.
+        threshold (`float`, defaults to -50.0): In dBFS, at most 0. For a quiet recording, lower it or set the loudness
+            first.
+        keep (`float`, defaults to 0.05): How many seconds of silence stay before and after, where there are as many:
+            soft beginnings and ends of words are below the threshold.
+
+    Returns:
+        `np.ndarray`: A view of the samples that stay, of shape `[M]` or `[channels, M]`. Of a waveform that is silent
+        throughout none do: `size` is 0.
+
+    Raises:
+        ValueError: If threshold, keep, rate or the form of the waveform are out of range.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.audio.effects import trim_silence
+    >>> second = np.sin(np.arange(16000) / 10, dtype=np.float32)
+    >>> trim_silence(np.concatenate([0 * second, second, 0 * second]), 16000).size / 16000
+    1.1
+    >>> trim_silence(0 * second, 16000).size
+    0
+
+    ```
+    """
+    level = _amplitude(threshold, "threshold")
+    if not 0 <= keep < math.inf:
+        raise ValueError(f"`keep` is {keep} s; it must be 0 or more.")
+    if _seconds(waveform, sampling_rate) == 0:
+        return waveform
+    num_samples = waveform.shape[-1]
+    window = max(1, round(_SILENCE_WINDOW * sampling_rate))
+    starts = np.arange(0, num_samples, window)
+    samples = np.atleast_2d(waveform)
+    lengths = np.diff(starts, append=num_samples)
+    means = np.add.reduceat(samples, starts, axis=-1, dtype=np.float64) / lengths
+    squares = np.square(samples - np.repeat(means, lengths, axis=-1))
+    loud = np.flatnonzero((np.add.reduceat(squares, starts, axis=-1) / lengths).max(axis=0) >= level**2)
+    if not loud.size:
+        return waveform[..., :0]
+    margin = round(keep * sampling_rate)
+    return waveform[..., max(0, loud[0] * window - margin) : (loud[-1] + 1) * window + margin]
+
+
+def _amplitude(decibels: float, name: str = "peak") -> float:
+    """Turn a level in dBFS into an amplitude: 0 dBFS is 1."""
+    if not -math.inf < decibels <= 0:
+        raise ValueError(f"`{name}` is {decibels} dBFS; it is 0 (full scale) or below.")
+    return float(10 ** (decibels / 20))
+
+
+def _seconds(waveform: np.ndarray, sampling_rate: int) -> float:
+    """Return the duration of what is a waveform."""
+    _check(waveform)
+    if sampling_rate <= 0:
+        raise ValueError(f"`sampling_rate` is {sampling_rate} Hz; it must be positive.")
+    return waveform.shape[-1] / sampling_rate
+
+
+def _peak(waveform: np.ndarray) -> float:
+    return float(np.abs(waveform).max(initial=0))
+
+
+def _check(waveform: np.ndarray) -> None:
+    """Refuse what is no waveform, before it becomes a NaN."""
+    if not isinstance(waveform, np.ndarray) or not np.issubdtype(waveform.dtype, np.floating):
+        kind = waveform.dtype if isinstance(waveform, np.ndarray) else type(waveform).__name__
+        raise ValueError(f"a waveform of type {kind} is no numpy array of float32 in [-1, 1].")
+    if waveform.ndim not in (1, 2) or len(waveform) > waveform.shape[-1] > 0:
+        raise ValueError(f"a waveform has shape [N] or [channels, N], not {list(waveform.shape)}.")
+    if not np.isfinite(waveform).all():
+        raise ValueError("the waveform has samples that are NaN or infinite.")
+
+
+def _optional(name: str) -> ModuleType:
+    """Import a package of the extra `audio`."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f'`{name}` cannot be imported ({error}); `pip install "dia-hf[audio]"` brings it.') from error

@@ -1,0 +1,349 @@
+"""Audio files and sampling rates: read, resample, write, and the record inside a file that says how it was made.
+
+Waveforms are numpy arrays of float32 in [-1, 1], mono `[N]` or `[channels, N]`. Knows nothing of codecs or models, nor
+of what a record says; called by the feature extractor, the processor, `speech/` and `training/`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile as sf
+import soxr
+
+from ..atomic_write import atomic_write, shortened
+
+__all__ = [
+    "AUDIO_FORMATS",
+    "FAR_BEYOND_FULL_SCALE",
+    "SAMPLING_RATES",
+    "audio_format",
+    "audio_seconds",
+    "read_audio",
+    "read_metadata",
+    "resample",
+    "write_audio",
+]
+
+AUDIO_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG"}
+"""File ending → libsndfile's name of the format."""
+
+FAR_BEYOND_FULL_SCALE = 10.0
+"""What no sample of sound exceeds whose full scale is 1: above, they are integers that nobody scaled."""
+
+SAMPLING_RATES = (1000, 1_000_000)
+"""The least and the greatest rate in hertz that sound is taken at. Outside, the number is something else."""
+
+_SOFTWARE = "dia-hf"
+# A comment that begins like this is ours: a JSON object of one entry, which holds the metadata.
+_RECORD_BEGINS = f'{{"{_SOFTWARE}": '
+_SAMPLES_PER_READ = 1 << 20  # of all channels
+# What a decoder has to be given before a segment: the first frames of an mp3 after a jump lack what earlier ones hold.
+_SAMPLES_BEFORE = 1 << 15
+# Of a channel. The most that any format gets out of a byte is what FLAC makes of silence, some 4,700.
+_MAX_SAMPLES_PER_BYTE = 8192
+
+
+class _Content(io.BytesIO):
+    """What a file holds. Where a damaged header leads before its beginning, soundfile would print a traceback."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        with suppress(ValueError):
+            return super().seek(offset, whence)
+        return self.tell()
+
+
+@contextmanager
+def _reading(source: str | os.PathLike | bytes) -> Iterator[Any]:
+    """Give what soundfile opens, and name the file in what goes wrong while it is read."""
+    if not isinstance(source, bytes) and not os.path.isfile(source):
+        raise FileNotFoundError(f"there is no audio file at {shortened(str(source), 300)}.")
+    try:
+        yield _Content(source) if isinstance(source, bytes) else source
+    except sf.LibsndfileError as error:
+        raise ValueError(
+            f"{_name_of(source)} cannot be read as audio ({error.error_string.strip()}); give a wav, flac, mp3 or ogg "
+            "file."
+        ) from error
+
+
+def _name_of(source: str | os.PathLike | bytes) -> str:
+    return f"a file of {len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
+
+
+def read_audio(
+    source: str | os.PathLike | bytes, begin: float = 0.0, end: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Read an audio file of any format that libsndfile knows (wav, flac, mp3, ogg, aiff, …).
+
+    Args:
+        source (`str`, `os.PathLike` or `bytes`): The file, or what it holds.
+        begin (`float`, defaults to 0.0): From which second on.
+        end (`float`, *optional*): Up to which second; to the end unless given, or if the file ends before.
+
+    Returns:
+        `tuple[np.ndarray, int]`: Waveform `[channels, N]`, float32, and sampling rate in hertz.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no audio, or says that it has more samples than a file of its size can hold.
+    """
+    with _reading(source) as file, sf.SoundFile(file) as sound:
+        num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+        if sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes:
+            raise ValueError(
+                f"{_name_of(source)} says that it has {sound.frames} samples, more than its {num_bytes} bytes can "
+                "hold: its header is damaged; save it again."
+            )
+        first = min(round(begin * sound.samplerate), sound.frames)
+        unwanted = min(first, _SAMPLES_BEFORE)
+        if first > unwanted:
+            sound.seek(first - unwanted)
+        left = sound.frames if end is None else max(0, round(end * sound.samplerate) - first) + unwanted
+        # In parts: memory is for the samples that are there, not for those that the header speaks of.
+        parts = [np.zeros((0, sound.channels), dtype=np.float32)]
+        at_once = max(1, _SAMPLES_PER_READ // sound.channels)
+        while len(part := sound.read(min(left, at_once), dtype="float32", always_2d=True)):
+            parts.append(part)
+            left -= len(part)
+        sampling_rate = sound.samplerate
+    return np.ascontiguousarray(np.concatenate(parts)[unwanted:].T), sampling_rate
+
+
+def audio_seconds(source: str | os.PathLike | bytes) -> float:
+    """Return how long an audio file is by its header, without reading the samples.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no audio.
+    """
+    with _reading(source) as file, sf.SoundFile(file) as sound:
+        return sound.frames / sound.samplerate
+
+
+def resample(waveform: np.ndarray, sampling_rate: float, target_rate: float) -> np.ndarray:
+    """Change the sampling rate with soxr at its "HQ" setting.
+
+    Args:
+        waveform (`np.ndarray` of shape `[N]`): Mono samples.
+        sampling_rate (`int`): Its rate in hertz.
+        target_rate (`int`): The rate wanted, in hertz.
+
+    Returns:
+        `np.ndarray` of shape `[about N · target_rate / sampling_rate]`, float32; the input itself at equal rates. A
+        handful of samples can become none.
+
+    Raises:
+        ValueError: If a rate is outside `SAMPLING_RATES`, or the waveform is not `[N]` or holds no floats.
+    """
+    _check_rate(sampling_rate)
+    _check_rate(target_rate)
+    if not isinstance(waveform, np.ndarray) or waveform.ndim != 1 or waveform.dtype.kind != "f":
+        found = (
+            f"{waveform.dtype} of the shape {list(waveform.shape)}"
+            if isinstance(waveform, np.ndarray)
+            else f"a {type(waveform).__name__}"
+        )
+        raise ValueError(
+            f"what is to be resampled is {found}; give a numpy array of floats [samples], and channels one by one."
+        )
+    if sampling_rate == target_rate:
+        return waveform
+    samples = waveform.astype(np.float32, copy=False) if waveform.dtype.itemsize < 4 else waveform
+    return soxr.resample(samples, sampling_rate, target_rate, quality="HQ").astype(np.float32, copy=False)
+
+
+def _check_rate(sampling_rate: float) -> None:
+    low, high = SAMPLING_RATES
+    is_number = isinstance(sampling_rate, (int, float, np.number)) and not isinstance(sampling_rate, bool)
+    if not is_number or not low <= sampling_rate <= high:
+        raise ValueError(
+            f"the sampling rate is {sampling_rate!r} Hz; it must be a positive number from {low} to {high} Hz."
+        )
+
+
+def audio_format(path: str | os.PathLike) -> str:
+    """Return libsndfile's name for the format that the ending of `path` asks for.
+
+    Raises:
+        ValueError: If the ending is none of `AUDIO_FORMATS`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in AUDIO_FORMATS:
+        raise ValueError(
+            f"{str(path)!r} ends in {suffix!r}, which is no known audio format; use one of {', '.join(AUDIO_FORMATS)}."
+        )
+    return AUDIO_FORMATS[suffix]
+
+
+def write_audio(
+    path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, metadata: dict[str, Any] | None = None
+) -> None:
+    """Write a waveform to a file, whole or not at all; the format follows the ending, missing folders are made.
+
+    Args:
+        path (`str` or `os.PathLike`): Ends in .wav (16-bit), .flac (16-bit), .mp3 or .ogg (Vorbis).
+        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): float32 in [-1, 1], at least one sample. Louder
+            ones are clipped to that, in every format alike; `dia_hf.audio.effects.limit_peak` scales instead. PCM of
+            int16 or int32 is written as it is.
+        sampling_rate (`int`): In hertz.
+        metadata (`dict`, *optional*): How the sound was made, for `read_metadata`: text, seed, model, whatever JSON can
+            carry, which turns keys into strings and tuples into lists. It stands in the file's comment.
+
+    Raises:
+        ValueError: If the ending is unknown; the waveform has no samples, another shape or dtype, or samples that
+            are NaN, infinite or beyond ±`FAR_BEYOND_FULL_SCALE`; the format does not take the sampling rate; or the
+            metadata is no JSON or longer than the format can hold (in flac 16 MiB).
+        OSError: If the file cannot be written, as on a full disk. What was there before is still there.
+
+    Example:
+    ```python
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from dia_hf.audio.io import read_metadata, write_audio
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/hello.mp3"
+    ...     write_audio(path, np.zeros(44100, dtype=np.float32), 44100, metadata={"text": "[S1] Grüße!", "seed": 7})
+    ...     read_metadata(path)
+    {'text': '[S1] Grüße!', 'seed': 7}
+
+    ```
+    """
+    file_format = audio_format(path)
+    _check_rate(sampling_rate)
+    if sampling_rate != int(sampling_rate):
+        raise ValueError(f"the sampling rate is {sampling_rate!r} Hz; a file holds whole numbers: resample first.")
+    waveform = _writable(waveform, path)
+    comment = None if metadata is None else _as_comment(metadata)
+    try:
+        encoded = _encode(waveform, sampling_rate, file_format, comment)
+        # Libraries differ in how much they hold, and some cut without a word.
+        whole = comment is None or _read_comment(io.BytesIO(encoded)) == comment
+    except sf.LibsndfileError as error:
+        load = "" if comment is None else f" with {len(comment)} bytes of metadata"
+        raise ValueError(
+            f"{str(path)!r} cannot be written as {file_format} at {sampling_rate} Hz{load} "
+            f"({error.error_string.strip()})."
+        ) from error
+    if not whole:
+        raise ValueError(f"{len(comment or '')} bytes of metadata do not fit into {str(path)!r}; shorten them.")
+    with atomic_write(path) as beside:
+        beside.write_bytes(encoded)
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """Read what `write_audio` was given as `metadata`.
+
+    Args:
+        path (`str` or `os.PathLike`): An audio file of any format that `read_audio` reads.
+
+    Returns:
+        `dict`: The metadata; empty if the file has none, or only another program's.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no audio, or another program has cut or changed its metadata.
+    """
+    with _reading(path), open(path, "rb") as file:
+        comment = _read_comment(file)
+    if not comment.startswith(_RECORD_BEGINS):
+        return {}
+    try:
+        metadata = json.loads(comment)[_SOFTWARE]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the metadata of {str(path)!r} has been cut or changed since it was written.") from error
+    return metadata
+
+
+def _writable(waveform: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    """Return the samples as encoders take them; refuse, before they see it, what would be no sound."""
+    if not isinstance(waveform, np.ndarray) or (
+        waveform.dtype.kind != "f" and waveform.dtype not in (np.int16, np.int32)
+    ):
+        kind = waveform.dtype if isinstance(waveform, np.ndarray) else type(waveform).__name__
+        raise ValueError(
+            f"what is to be written to {str(path)!r} is of the type {kind}; give a numpy array of float32 in [-1, 1]."
+        )
+    if waveform.size == 0:
+        raise ValueError(f"there are 0 samples to write to {str(path)!r}; a file needs at least one.")
+    if waveform.ndim not in (1, 2) or len(waveform) > waveform.shape[-1]:
+        raise ValueError(
+            f"what is to be written to {str(path)!r} has the shape {list(waveform.shape)}; it is [samples] or "
+            "[channels, samples]."
+        )
+    if waveform.dtype.kind != "f":
+        return waveform
+    samples = waveform.astype(np.float32, copy=False)
+    if num_wrong := np.count_nonzero(~np.isfinite(samples)):
+        raise ValueError(
+            f"{num_wrong} of {samples.size} samples for {str(path)!r} are NaN or infinite; nothing was written."
+        )
+    if num_wrong := np.count_nonzero(np.abs(samples) > FAR_BEYOND_FULL_SCALE):
+        raise ValueError(
+            f"{num_wrong} of {samples.size} samples for {str(path)!r} are beyond ±{FAR_BEYOND_FULL_SCALE:g} (the "
+            f"largest is {np.abs(samples).max():g}), and full scale is 1; divide what was integers by theirs, 32768 "
+            "for int16. Nothing was written."
+        )
+    return samples.clip(-1, 1)
+
+
+def _as_comment(metadata: dict[str, Any]) -> str:
+    """Write metadata as JSON in ASCII: the comment of an mp3 garbles everything else."""
+    try:
+        return json.dumps({_SOFTWARE: dict(metadata)}, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"`metadata` cannot be written as JSON ({error}); give a dict of strings, finite numbers, booleans, None, "
+            "lists and dicts."
+        ) from error
+
+
+def _encode(waveform: np.ndarray, sampling_rate: int, file_format: str, comment: str | None) -> bytes:
+    """Encode a whole file in memory: libsndfile does not always notice that a disk is full."""
+    buffer = io.BytesIO()
+    num_channels = 1 if waveform.ndim == 1 else len(waveform)
+    with sf.SoundFile(buffer, "w", int(sampling_rate), num_channels, format=file_format) as sound:
+        if comment is not None and file_format != "WAV":
+            sound.comment, sound.software = comment, _SOFTWARE
+        # In parts: libvorbis puts what it is given on the stack, and minutes in one go crash the process.
+        for start in range(0, waveform.shape[-1], 1 << 14):
+            sound.write(waveform[..., start : start + (1 << 14)].T)
+    if comment is not None and file_format == "WAV":
+        # libsndfile reads no comment above 2 kB, and writes none above 64.
+        entries = _chunk(b"ICMT", comment.encode() + b"\0") + _chunk(b"ISFT", _SOFTWARE.encode() + b"\0")
+        buffer.seek(0, io.SEEK_END)
+        buffer.write(_chunk(b"LIST", b"INFO" + entries))
+        length = buffer.tell() - 8  # of all that follows the length itself
+        buffer.seek(4)
+        buffer.write(struct.pack("<I", length))
+    return buffer.getvalue()
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    """Make a RIFF chunk: name, length, body, and a byte of padding where the length is odd."""
+    return struct.pack("<4sI", name, len(body)) + body + b"\0" * (len(body) % 2)
+
+
+def _read_comment(file: BinaryIO) -> str:
+    """Return the comment of an audio file, "" if there is none."""
+    with sf.SoundFile(file) as sound:
+        if not sound.format.startswith("WAV"):
+            return sound.comment
+    file.seek(12)  # past "RIFF", the length and "WAVE"
+    while len(head := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", head)
+        if name == b"ICMT":
+            return file.read(length).rstrip(b"\0").decode("utf-8", "replace")
+        if name == b"LIST":
+            file.seek(4, io.SEEK_CUR)  # step in: what a list holds are chunks again
+        else:
+            file.seek(length + length % 2, io.SEEK_CUR)
+    return ""

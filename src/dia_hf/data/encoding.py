@@ -1,0 +1,265 @@
+"""Audio to cached codes, in one process or several: read, leveled, trimmed, checked against its text, encoded.
+
+A clip's codes are kept in a file that is called by the hash of its audio and of what is done to it, so that nothing is
+encoded twice. Knows nothing of tables and reports; called by `prepare.py`.
+
+Legend: N samples, T frames, C codebooks.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from ..atomic_write import atomic_write
+from ..audio.codec import Codec
+from ..audio.effects import measure_loudness, normalize_loudness, trim_silence
+from ..feature_extraction_dia import DiaFeatureExtractor
+from .config import PrepareConfig
+from .sources import Row, RowError, digest_audio, read_clip
+
+__all__ = ["Cache", "Pending", "Recording", "encode_rows"]
+
+_VERSION = 2  # of what is done to audio: a change makes all cached codes stale
+_CLIPS_PER_JOB = 16
+_FRAMES_PER_PASS_ON_GPU = 4096  # by the figure of `Codec`, 8 GB with the published one
+_SILENT = -60.0  # dBFS: what never gets louder holds no speech
+_LOUDNESS_SECONDS = 0.4  # below, BS.1770 knows no loudness
+_FULL_SCALE = 0.999  # from here on a sample counts as clipped
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A row whose text has passed."""
+
+    place: int
+    row: Row
+    text: str
+    num_characters: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was found in a clip's audio. Its codes are in the cache."""
+
+    key: str
+    seconds: float
+    seconds_before: float
+    sampling_rate: int
+    loudness: float | None
+    clipped: float  # share of the samples
+    is_new: bool = False
+
+
+class Cache:
+    """Codes and what else was found, a file a clip."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def get(self, key: str) -> Recording | None:
+        """Return what is kept under a key."""
+        try:
+            with safe_open(self._path(key), framework="np") as file:
+                return Recording(key, **json.loads((file.metadata() or {})["recording"]))
+        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+            return None  # a damaged file is as good as none
+
+    def read_codes(self, key: str) -> np.ndarray:
+        """Return the codes, int16 `[T, C]`."""
+        with safe_open(self._path(key), framework="np") as file:
+            return file.get_tensor("codes")
+
+    def put(self, recording: Recording, codes: np.ndarray) -> None:
+        """Keep a clip."""
+        found = {name: value for name, value in asdict(recording).items() if name not in ("key", "is_new")}
+        with atomic_write(self._path(recording.key)) as beside:
+            beside.write_bytes(to_safetensors({"codes": codes}, {"recording": json.dumps(found)}))
+
+
+class _Encoder:
+    """Turns the audio of some rows into cached codes, those that are new in one batch."""
+
+    def __init__(
+        self, model: Any, extractor: DiaFeatureExtractor, settings: PrepareConfig, cache: Path, device: str | None
+    ) -> None:
+        place = next(model.parameters()).device
+        wanted = place if device is None else torch.device(device)
+        if wanted.type != place.type or wanted.index not in (None, place.index):
+            model = copy.deepcopy(model).to(wanted)  # the caller's own stays where it is
+        self._codec = Codec(model) if wanted.type == "cpu" else Codec(model, _FRAMES_PER_PASS_ON_GPU)
+        self._extractor = extractor
+        self._settings = settings
+        self._cache = Cache(cache)
+        done = [_VERSION, settings.loudness, settings.keep_silence]
+        self._salt = f"{json.dumps(done)} {self._codec.fingerprint} {self._codec.sampling_rate}".encode()
+
+    def __call__(self, rows: Sequence[tuple[Any, int]]) -> list[Recording | RowError]:
+        """Encode.
+
+        Args:
+            rows: The audio of each, and the characters of its text.
+        """
+        found: list[Recording | RowError] = []
+        new: list[tuple[int, torch.Tensor]] = []
+        for audio, num_characters in rows:
+            try:
+                key = hashlib.blake2b(self._salt + digest_audio(audio), digest_size=20).hexdigest()
+                cached = self._cache.get(key)
+                recording, waveform = self._read(key, audio) if cached is None else (cached, None)
+                self._check(recording.seconds, num_characters)
+                if waveform is not None:
+                    new.append((len(found), torch.from_numpy(np.ascontiguousarray(waveform))))
+                found.append(recording)
+            except RowError as error:
+                found.append(error)
+        for (place, _), codes in zip(new, self._codec.encode([waveform for _, waveform in new]), strict=True):
+            encoded = found[place]
+            assert isinstance(encoded, Recording)
+            self._cache.put(encoded, codes.numpy().astype(np.int16))
+        return found
+
+    def _read(self, key: str, audio: Any) -> tuple[Recording, np.ndarray]:
+        """Read, resample, level and trim a clip."""
+        settings, rate = self._settings, self._extractor.sampling_rate
+        # Half of it may be silence; what is longer still costs no reading.
+        unread = None if settings.max_seconds is None else 2 * settings.max_seconds
+        samples, own_rate = read_clip(audio, unread)
+        if samples.size == 0:
+            raise RowError("unreadable_audio", "it holds 0 samples.")
+        if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+            count = np.count_nonzero(~np.isfinite(samples))
+            raise RowError("nan", f"{count} of {samples.size} samples are NaN or infinite.")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of samples beyond full scale: the report counts them
+                (recorded,) = self._extractor.load_waveforms([{"array": samples, "sampling_rate": own_rate}])
+        except (ValueError, RuntimeError) as error:
+            raise RowError("unreadable_audio", str(error)) from error
+        if trim_silence(recorded, rate, _SILENT).size == 0:
+            raise RowError("silent", f"all of its {len(recorded) / rate:.1f} s are silent (below {_SILENT:.0f} dBFS).")
+        waveform, loudness = recorded, None
+        if settings.loudness is not None and len(recorded) >= _LOUDNESS_SECONDS * rate:
+            measured = measure_loudness(recorded, rate)
+            loudness = round(measured, 2) if math.isfinite(measured) else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that the peaks forbid the whole gain
+                waveform = normalize_loudness(recorded, rate, settings.loudness)
+        if settings.keep_silence is not None:
+            waveform = trim_silence(waveform, rate, keep=settings.keep_silence)
+        if waveform.size == 0:
+            raise RowError("silent", f"all of its {len(recorded) / rate:.1f} s are silent.")
+        full = np.iinfo(samples.dtype).max if samples.dtype.kind == "i" else 1.0
+        clipped = float(np.mean(np.abs(samples.astype(np.float64)) >= _FULL_SCALE * full))
+        seconds, before = len(waveform) / rate, len(recorded) / rate
+        return Recording(key, seconds, before, own_rate, loudness, clipped, is_new=True), waveform
+
+    def _check(self, seconds: float, num_characters: int) -> None:
+        settings = self._settings
+        if seconds < settings.min_seconds:
+            raise RowError("too_short", f"the clip has {seconds:.2f} s; it needs {settings.min_seconds} s.")
+        if settings.max_seconds is not None and seconds > settings.max_seconds:
+            raise RowError(
+                "too_long", f"the clip has {seconds:.1f} s; at most are {settings.max_seconds} s: cut it at pauses."
+            )
+        speed = num_characters / seconds
+        low, high = settings.min_characters_per_second, settings.max_characters_per_second
+        if not low <= speed <= high:
+            code = "text_too_short_for_audio" if speed < low else "text_too_long_for_audio"
+            raise RowError(
+                code,
+                f"{num_characters} characters in {seconds:.1f} s are {speed:.1f} a second, not {low:g} to {high:g}; "
+                "is it the transcript of this clip?",
+            )
+
+
+# Of a process of the pool: what encodes, and what says that nothing more is wanted.
+_encoder: _Encoder | None = None
+_is_over: Any = None
+
+
+def _begin_process(is_over: Any, model: Path, *arguments: Any) -> None:
+    global _encoder, _is_over
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C reaches all processes; the first one ends the others
+    threading.Thread(target=_end_with_first, daemon=True).start()
+    torch.set_num_threads(1)
+    _encoder, _is_over = _Encoder(pickle.loads(model.read_bytes()), *arguments), is_over
+
+
+def _end_with_first() -> None:
+    """End this process when the first one is gone; killed, that can no longer end the others."""
+    first = multiprocessing.parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)
+
+
+def _encode_in_process(rows: Sequence[tuple[Any, int]]) -> list[Recording | RowError]:
+    assert _encoder is not None
+    return [] if _is_over.is_set() else _encoder(rows)
+
+
+def encode_rows(
+    pending: Iterator[Pending], num_proc: int, model: Any, *arguments: Any
+) -> Iterator[tuple[Pending, Recording | RowError]]:
+    """Encode what is pending, in its order."""
+    jobs = iter(lambda: list(islice(pending, _CLIPS_PER_JOB)), [])
+
+    def rows_of(job: Sequence[Pending]) -> list[tuple[Any, int]]:
+        return [(item.row.audio, item.num_characters) for item in job]
+
+    if num_proc == 1:
+        encoder = _Encoder(model, *arguments)
+        for job in jobs:
+            yield from zip(job, encoder(rows_of(job)), strict=True)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would break CUDA and the threads of torch
+    is_over = context.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        # The codec goes over as a file. Torch would take a file descriptor for each tensor, and a pipe that is filled
+        # for a process that dies as it begins blocks for good.
+        file = Path(folder, "codec.pickle")
+        file.write_bytes(pickle.dumps(model))
+        pool = ProcessPoolExecutor(num_proc, context, _begin_process, (is_over, file, *arguments))
+        running: deque[tuple[list[Pending], Future]] = deque()
+        try:
+            for job in jobs:
+                running.append((job, pool.submit(_encode_in_process, rows_of(job))))
+                if len(running) > 2 * num_proc:
+                    done, future = running.popleft()
+                    yield from zip(done, future.result(), strict=True)
+            for done, future in running:
+                yield from zip(done, future.result(), strict=True)
+        except BrokenProcessPool as error:
+            raise OSError(
+                f"one of the {num_proc} processes has died: for lack of memory (try fewer), or because the script that "
+                'began them does not do so under `if __name__ == "__main__":`. What is encoded is kept.'
+            ) from error
+        finally:
+            is_over.set()  # jobs that a process has taken can no longer be canceled
+            pool.shutdown(wait=True, cancel_futures=True)

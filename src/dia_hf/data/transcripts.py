@@ -1,0 +1,132 @@
+"""Transcripts to texts that are ready for the tokenizer: tags of speakers and languages, plain blanks, NFC.
+
+Says what is no transcript at all. Knows nothing of audio; called by `prepare.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+from ..tokenization_dia import DiaTokenizer
+from .config import TAG, PrepareConfig
+from .sources import AUDIO_SUFFIXES, RowError, is_missing
+
+__all__ = ["TAG_HINT", "Texts"]
+
+TAG_HINT = "declare it: `extra_tags` (--extra-tag)"
+_MAX_TAGS = 8  # id 9 is the tab
+_SPEAKER_TAG = re.compile(r"\[S\d+\]")
+_LEADING_TAG = re.compile(r"(\[[^\[\]\s]+\]) ?")
+# What other programs write for a speaker's tag; without brackets only where a turn may begin.
+_LIKE_SPEAKER_TAG = re.compile(
+    r"\[\s*(?:speaker|spk|s)[ _-]?\d+\s*\]:?|(?:^|(?<=[.!?…\"”’] ))(?:speaker|spk|s)[ _-]?\d+ ?:", re.IGNORECASE
+)
+_NUMBER = re.compile(r"[\d\s.,:;%/+-]*\d[\d\s.,:;%/+-]*")
+
+
+class Texts:
+    """Makes texts ready for the tokenizer; learns the tags of languages as they come up."""
+
+    def __init__(self, tokenizer: DiaTokenizer, settings: PrepareConfig) -> None:
+        self._max_length = int(tokenizer.model_max_length)
+        self._speaker_tags = settings.speaker_tags
+        self.tags: list[str] = []
+        for tag in (*tokenizer.speaker_tokens, *settings.extra_tags):
+            self._declare(tag)
+        for speaker, tag in self._speaker_tags.items():
+            if tag not in self.tags:
+                raise ValueError(
+                    f"`speaker_tags` gives {speaker!r} the tag {tag!r}, but the tags are {', '.join(self.tags)}; "
+                    f"{TAG_HINT}."
+                )
+
+    def _declare(self, tag: str) -> None:
+        if tag not in self.tags:
+            if len(self.tags) == _MAX_TAGS:
+                raise ValueError(
+                    f"{', '.join(self.tags)} and {tag} are more than the {_MAX_TAGS} tags that Dia can tell apart."
+                )
+            self._tokenizer = DiaTokenizer(max_length=self._max_length, speaker_tokens=[*self.tags, tag])
+            self.tags.append(tag)
+
+    def _is_speaker(self, tag: str) -> bool:
+        return tag in self.tags and (_SPEAKER_TAG.fullmatch(tag) is not None or tag in self._speaker_tags.values())
+
+    def make(self, raw: Any, speaker: str | None, language: str | None) -> str:
+        """Return the text with its tags, in Unicode's composed form, blanks and line ends as single blanks."""
+        if isinstance(raw, RowError):
+            raise raw
+        if is_missing(raw):
+            raise RowError("empty_text", "the transcript is empty.")
+        if isinstance(raw, (int, float)) or (isinstance(raw, str) and _NUMBER.fullmatch(raw.strip())):
+            raise RowError(
+                "text_is_number",
+                f"the transcript is the number {str(raw).strip()}; name the column of the text, or write it out.",
+            )
+        if not isinstance(raw, str):
+            raise RowError("text_not_string", f"the transcript is a {type(raw).__name__}; it must be a string.")
+        text = " ".join(unicodedata.normalize("NFC", raw).split())
+        if text.lower().endswith(AUDIO_SUFFIXES) and (" " not in text or re.search(r"[/\\]", text)):
+            raise RowError("text_is_path", f"the transcript is a file's name, {text!r}; name the column of the text.")
+        tags = TAG.findall(text)
+        for tag in tags:
+            if _SPEAKER_TAG.fullmatch(tag) and tag not in self.tags:
+                raise RowError("unknown_tag", f"{tag} is none of {', '.join(self.tags)}; {TAG_HINT}.")
+        for found in (match[0] for match in _LIKE_SPEAKER_TAG.finditer(text)):
+            if found.removesuffix(":") not in self.tags:
+                raise RowError("unknown_tag", self._explain_tag(found))
+        if self.num_characters(text) == 0:
+            raise RowError("empty_text", f"the transcript {text!r} has no words.")
+        if language is not None:
+            tag = language if TAG.fullmatch(language) else f"[{language}]"
+            if not TAG.fullmatch(tag):
+                raise RowError("unknown_language", f"the language is {language!r}; it is one word, such as 'nl'.")
+            self._declare(tag)
+            text = text if tag in tags else f"{tag} {text}"
+        if not any(self._is_speaker(tag) for tag in tags):
+            # After the tags of languages and the like, which stand at the very beginning.
+            begin = 0
+            while (match := _LEADING_TAG.match(text, begin)) and match[1] in self.tags:
+                begin = match.end()
+            text = f"{text[:begin]}{self._tag_of(speaker)} {text[begin:]}"
+        self._check(text)
+        return text
+
+    def _explain_tag(self, found: str) -> str:
+        if (tag := found.upper()) in self.tags:
+            return f"{found} would be read as letters; speaker tags are in capitals: write {tag}."
+        return (
+            f"{found!r} would be read as letters; write one of {', '.join(self.tags)} in its place, or put the speaker "
+            "into a column of its own: `speaker_tags` (--speaker-tag)."
+        )
+
+    def _tag_of(self, speaker: str | None) -> str:
+        if not self._speaker_tags:
+            return self.tags[0]
+        if speaker is None or speaker not in self._speaker_tags:
+            raise RowError(
+                "speaker_without_tag",
+                f"the speaker {speaker!r} has no tag among those of {', '.join(map(repr, self._speaker_tags))}; give "
+                "all speakers one: `speaker_tags` (--speaker-tag).",
+            )
+        return self._speaker_tags[speaker]
+
+    def _check(self, text: str) -> None:
+        for character in text:
+            # The lowest bytes are padding and tags, lone surrogates are no UTF-8.
+            if ord(character) < 9 or unicodedata.category(character) == "Cs":
+                raise RowError("unreadable_text", f"the transcript holds the character U+{ord(character):04X}.")
+        length = len(self._tokenizer.tokenize(text))
+        if length > self._max_length:
+            raise RowError(
+                "text_too_long",
+                f"the transcript has {length} ids (UTF-8 bytes, a tag counting as one); Dia reads {self._max_length}.",
+            )
+
+    def num_characters(self, text: str) -> int:
+        """Count the characters that are no tags and no blanks at the ends."""
+        for tag in self.tags:
+            text = text.replace(tag, " ")
+        return len(" ".join(text.split()))

@@ -1,0 +1,432 @@
+"""The decoder of a model, prepared to compute the next frame of every row on memory that is there already.
+
+The same weights as `modeling_dia`, another way through them: one position a row, keys and values written into
+preallocated caches at each row's own length, query heads of a group taken as query positions of their one key head (so
+that no key is repeated), layers that share their input computed as one, and, under guidance, unconditional rows that
+take a constant vector where the others attend to the text. `modeling_dia` is its oracle.
+
+Why constant: all tokens of the unconditional text are the same, and position enters the encoder by rotation of queries
+and keys alone. So every state u of that text is one vector, whatever attention weighs them with, the sum is u, and
+cross-attention gives o_proj(v_proj(u)) for any query, any length and any mask, with rotary embedding (v0.1) or without.
+
+Knows nothing of text, of rules or of the loop.
+
+Legend: B samples, R rows (B, or 2·B under guidance, conditional ones first), T frames, C channels, V vocabulary,
+H hidden, A query heads, K key-value heads, D head width, L capacity in frames, S text bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..configuration_dia import DiaDecoderConfig
+from ..rotary import apply_rotary, rotary_embedding
+from .linear import fused_linear
+
+__all__ = ["FrameCache", "FrameDecoder", "make_frame_decoder", "max_frames", "unsupported_reason_of"]
+
+_Linear = Callable[[torch.Tensor], torch.Tensor]
+_Rotary = tuple[torch.Tensor, torch.Tensor]
+
+_SWITCHES = ("active_adapters", "disable_adapters", "merged_adapters")
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_STRIDE = 251  # of the sample that a fingerprint takes of a weight; no power of two, so that it meets every column
+
+
+class _Heads(NamedTuple):
+    """A block of attention: query heads, key-value heads, width of a head."""
+
+    queries: int
+    keys: int
+    width: int
+
+
+@dataclass
+class _Layer:
+    """What a step takes of one layer of the decoder."""
+
+    self_norm: nn.RMSNorm
+    qkv: _Linear
+    self_out: _Linear
+    cross_norm: nn.RMSNorm
+    cross_query: _Linear
+    cross_key: nn.Module
+    cross_value: nn.Module
+    cross_out: _Linear
+    cross_constant: torch.Tensor  # [H], what cross-attention gives an unconditional row
+    mlp_norm: nn.RMSNorm
+    gate_up: _Linear
+    down: _Linear
+    mlp: Any  # for its activation, which may be replaced
+
+
+@dataclass
+class FrameCache:
+    """Keys and values of the rows of a batch, all allocated beforehand.
+
+    Attributes:
+        keys, values (`list[torch.Tensor]` of shape `[R, K, L, D]`, one a layer): Of the frames so far.
+        text_keys, text_values (`list[torch.Tensor]` of shape `[B, K, S, D]`, one a layer): Of the text; unconditional
+            rows have none.
+        text_mask (`torch.BoolTensor` of shape `[B, 1, 1, S]`): True where there is a byte.
+    """
+
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+    text_keys: list[torch.Tensor]
+    text_values: list[torch.Tensor]
+    text_mask: torch.Tensor
+
+    def select(self, rows: torch.Tensor, samples: torch.Tensor) -> FrameCache:
+        """Copy what belongs to some rows and samples, given by their places."""
+        return FrameCache(
+            [keys[rows] for keys in self.keys],
+            [values[rows] for values in self.values],
+            [keys[samples] for keys in self.text_keys],
+            [values[samples] for values in self.text_values],
+            self.text_mask[samples],
+        )
+
+    def copy_rows(self, other: FrameCache, rows: torch.Tensor, samples: torch.Tensor) -> None:
+        """Take over all rows of another cache, which may be shorter, into these places."""
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for to, source in zip(mine, theirs, strict=True):
+                to[rows, :, : source.shape[2]] = source
+        for mine, theirs in ((self.text_keys, other.text_keys), (self.text_values, other.text_values)):
+            for to, source in zip(mine, theirs, strict=True):
+                to[samples, :, : source.shape[2]] = source
+        self.text_mask[samples] = False
+        self.text_mask[samples, :, :, : other.text_mask.shape[-1]] = other.text_mask
+
+
+class FrameDecoder:
+    """The decoder and head of a model, layer by layer, ready for steps.
+
+    It holds no state of a call and can serve many at once. It keeps copies of weights (fused, packed), so it is as old
+    as the moment it was made: `make_frame_decoder` makes a new one when the weights have changed.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model.
+        pack (`bool`, defaults to `False`): Whether to keep the weights in the layout that the CPU's kernels like best,
+            where there is one: faster, at the cost of a copy.
+
+    Attributes:
+        config (`DiaDecoderConfig`): Of the model.
+        dtype, device: Of the weights.
+        axis (`torch.LongTensor`): 0, 1, 2 …, see `FrameView`.
+    """
+
+    def __init__(self, model: Any, pack: bool = False) -> None:
+        decoder = model.model.decoder
+        self.config = config = decoder.config
+        self.encoder = model.model.encoder
+        self.embedding = decoder.embeddings.embed
+        self.dtype, self.device = self.embedding.weight.dtype, self.embedding.weight.device
+        self.norm = decoder.norm
+        self.head = fused_linear([model.logits_dense], pack=pack)
+        self.first_rows = torch.arange(config.num_channels, device=self.device) * config.vocab_size
+        self.heads = _Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self.cross_heads = _Heads(
+            config.cross_num_attention_heads, config.cross_num_key_value_heads, config.cross_head_dim
+        )
+        # A static batch is rounded up.
+        self.axis = torch.arange(max_frames(config) + 512, device=self.device)
+        self.rotary = self._make_rotary(config.head_dim)
+        self.cross_rotary = self._make_rotary(config.cross_head_dim) if config.cross_attention_rope else None
+        constant = self._constant_text_state()
+        self.layers = [self._prepare(layer, constant, pack) for layer in decoder.layers]
+
+    def _make_rotary(self, head_dim: int) -> torch.Tensor:
+        """Rotary embedding of every position, `[L, 2, 1, D]`, float32."""
+        cos, sin = rotary_embedding(self.axis[None], head_dim, self.config.rope_parameters["rope_theta"])
+        return torch.stack((cos[0, 0], sin[0, 0]), dim=1).unsqueeze(2)
+
+    def _constant_text_state(self) -> torch.Tensor:
+        """The one vector, `[cross H]`, that all states of the unconditional text are: those of a single zero byte."""
+        zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        return self.encoder(input_ids=zero).last_hidden_state[0, 0]
+
+    def _prepare(self, layer: Any, constant: torch.Tensor, pack: bool) -> _Layer:
+        attention, cross = layer.self_attention, layer.cross_attention
+        groups = self.cross_heads.queries // self.cross_heads.keys
+        values = cross.v_proj(constant[None]).unflatten(-1, (self.cross_heads.keys, -1))
+        return _Layer(
+            self_norm=layer.pre_sa_norm,
+            qkv=fused_linear([attention.q_proj, attention.k_proj, attention.v_proj], pack=pack),
+            self_out=fused_linear([attention.o_proj], pack=pack),
+            cross_norm=layer.pre_ca_norm,
+            cross_query=fused_linear([cross.q_proj], pack=pack),
+            cross_key=cross.k_proj,
+            cross_value=cross.v_proj,
+            cross_out=fused_linear([cross.o_proj], pack=pack),
+            cross_constant=cross.o_proj(values.repeat_interleave(groups, dim=1).flatten(1))[0],
+            mlp_norm=layer.pre_mlp_norm,
+            gate_up=fused_linear([layer.mlp.gate_up_proj], pack=pack),
+            down=fused_linear([layer.mlp.down_proj], pack=pack),
+            mlp=layer.mlp,
+        )
+
+    def bytes_of_sample(self, num_frames: int, num_bytes: int, is_guided: bool) -> int:
+        """Memory that the cache of one sample takes, in bytes."""
+        rows, itemsize = 2 if is_guided else 1, self.dtype.itemsize
+        frames = rows * num_frames * self.heads.keys * self.heads.width
+        text = num_bytes * self.cross_heads.keys * self.cross_heads.width
+        return 2 * len(self.layers) * (frames + text) * itemsize
+
+    def new_cache(self, num_samples: int, is_guided: bool, num_frames: int, num_bytes: int) -> FrameCache:
+        """Allocate a cache for `num_samples` of up to `num_frames` frames and `num_bytes` bytes of text."""
+
+        # Zeros, as what is masked is still multiplied: by a weight of 0, which does not undo a NaN.
+        def zeros(num_rows: int, heads: _Heads, length: int) -> list[torch.Tensor]:
+            shape = (num_rows, heads.keys, length, heads.width)
+            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers]
+
+        rows = 2 * num_samples if is_guided else num_samples
+        return FrameCache(
+            zeros(rows, self.heads, num_frames),
+            zeros(rows, self.heads, num_frames),
+            zeros(num_samples, self.cross_heads, num_bytes),
+            zeros(num_samples, self.cross_heads, num_bytes),
+            torch.zeros(num_samples, 1, 1, num_bytes, dtype=torch.bool, device=self.device),
+        )
+
+    def read_text(
+        self, cache: FrameCache, input_ids: torch.Tensor, attention_mask: torch.Tensor, text_of: torch.Tensor
+    ) -> None:
+        """Encode texts and write their keys and values.
+
+        Args:
+            cache (`FrameCache`): Of the B samples.
+            input_ids (`torch.LongTensor` of shape `[texts, S]`): Bytes; S is the cache's.
+            attention_mask (`torch.LongTensor` of shape `[texts, S]`): 1 = keep.
+            text_of (`torch.LongTensor` of shape `[B]`): Which text each sample says.
+        """
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[text_of]
+        cache.text_mask.copy_(attention_mask[text_of, None, None].bool())
+        for layer, keys, values in zip(self.layers, cache.text_keys, cache.text_values, strict=True):
+            key = layer.cross_key(states).unflatten(-1, (self.cross_heads.keys, -1))
+            if self.cross_rotary is not None:
+                key = apply_rotary(key, _split(self.cross_rotary[: key.shape[1]]))
+            keys.copy_(key.transpose(1, 2))
+            values.copy_(layer.cross_value(states).unflatten(-1, (self.cross_heads.keys, -1)).transpose(1, 2))
+
+    def read_frames(self, cache: FrameCache, frames: torch.Tensor, is_guided: bool) -> None:
+        """Write the keys and values of frames that are given, from position 0 on.
+
+        Args:
+            cache (`FrameCache`): Of the B samples, their texts read.
+            frames (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes. What stands behind a shorter sample's last
+                frame is read, too, and overwritten by the steps that follow.
+            is_guided (`bool`): Whether there are unconditional rows.
+        """
+        num_samples, num_frames, _ = frames.shape
+        hidden = self._embed(frames.flatten(0, 1)).unflatten(0, (num_samples, num_frames))
+        hidden = hidden.repeat(2, 1, 1) if is_guided else hidden
+        rotary = _split(self.rotary[:num_frames])
+        cross_rotary = _split(self.cross_rotary[:num_frames]) if self.cross_rotary is not None else None
+        for index, layer in enumerate(self.layers):
+            query, key, value = self._self_attention_heads(layer, hidden, rotary)
+            cache.keys[index][:, :, :num_frames] = key.transpose(1, 2)
+            cache.values[index][:, :, :num_frames] = value.transpose(1, 2)
+            if index == len(self.layers) - 1:
+                return  # nobody reads what these frames predict
+            attended = F.scaled_dot_product_attention(
+                query.transpose(1, 2),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                is_causal=True,
+                scale=1.0,
+                enable_gqa=True,
+            )
+            hidden = hidden + layer.self_out(attended.transpose(1, 2).flatten(2))
+            query = layer.cross_query(layer.cross_norm(hidden[:num_samples]))
+            query = query.unflatten(-1, (self.cross_heads.queries, -1))
+            if cross_rotary is not None:
+                query = apply_rotary(query, cross_rotary)
+            attended = F.scaled_dot_product_attention(
+                query.transpose(1, 2),
+                cache.text_keys[index],
+                cache.text_values[index],
+                attn_mask=cache.text_mask,
+                scale=1.0,
+                enable_gqa=True,
+            )
+            hidden[:num_samples].add_(layer.cross_out(attended.transpose(1, 2).flatten(2)))
+            if is_guided:
+                hidden[num_samples:].add_(layer.cross_constant)
+            hidden = hidden + self._mlp(layer, hidden)
+
+    def step(
+        self,
+        cache: FrameCache,
+        tokens: torch.Tensor,
+        lengths: torch.Tensor,
+        axis: torch.Tensor,
+        num_bytes: int,
+        is_ragged: bool,
+        is_text_ragged: bool,
+    ) -> torch.Tensor:
+        """Read one frame a sample, and predict the next.
+
+        Args:
+            cache (`FrameCache`): Of the rows; gets the frame's keys and values.
+            tokens (`torch.LongTensor` of shape `[B, C]`): The frame.
+            lengths (`torch.LongTensor` of shape `[R]`): Frames of each row before this one, which are its position.
+            axis, num_bytes, is_ragged, is_text_ragged: See `FrameView`.
+
+        Returns:
+            `torch.Tensor` of shape `[R, C, V]`, float32: Logits of the next frame.
+        """
+        num_samples, num_rows = len(tokens), len(lengths)
+        heads, cross = self.heads, self.cross_heads
+        hidden = self._embed(tokens)
+        if num_rows > num_samples:
+            hidden = torch.cat((hidden, hidden))
+        rotary = _split(self.rotary.index_select(0, lengths))
+        cross_rotary = (
+            _split(self.cross_rotary.index_select(0, lengths[:num_samples])) if self.cross_rotary is not None else None
+        )
+        # An index_put, as `scatter_` on a CPU copies the whole cache in half precision.
+        slot = torch.arange(num_rows, device=lengths.device), slice(None), lengths
+        mask, text_mask = None, None
+        if is_ragged:
+            mask = self._additive((axis <= lengths[:, None])[:, None, None])
+        if is_text_ragged:
+            text_mask = self._additive(cache.text_mask[..., :num_bytes])
+        num_frames = axis.shape[0]
+        for index, layer in enumerate(self.layers):
+            query, key, value = self._self_attention_heads(layer, hidden, rotary)
+            cache.keys[index][slot] = key
+            cache.values[index][slot] = value
+            attended = F.scaled_dot_product_attention(
+                query.unflatten(1, (heads.keys, -1)),
+                cache.keys[index][:, :, :num_frames],
+                cache.values[index][:, :, :num_frames],
+                attn_mask=mask,
+                scale=1.0,
+            )
+            hidden += layer.self_out(attended.flatten(1))
+            query = layer.cross_query(layer.cross_norm(hidden[:num_samples])).unflatten(-1, (cross.queries, -1))
+            if cross_rotary is not None:
+                query = apply_rotary(query, cross_rotary)
+            attended = F.scaled_dot_product_attention(
+                query.unflatten(1, (cross.keys, -1)),
+                cache.text_keys[index][:, :, :num_bytes],
+                cache.text_values[index][:, :, :num_bytes],
+                attn_mask=text_mask,
+                scale=1.0,
+            )
+            hidden[:num_samples].add_(layer.cross_out(attended.flatten(1)))
+            if num_rows > num_samples:
+                hidden[num_samples:].add_(layer.cross_constant)
+            hidden += self._mlp(layer, hidden)
+        logits = self.head(self.norm(hidden))
+        return logits.unflatten(-1, (self.config.num_channels, self.config.vocab_size)).float()
+
+    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
+        """What is added to attention logits; SDPA would make it of the mask anew in every layer."""
+        return torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, -float("inf"))
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Map tokens `[N, C]` to `[N, H]`."""
+        return self.embedding(tokens + self.first_rows).sum(dim=1)
+
+    def _self_attention_heads(
+        self, layer: _Layer, hidden: torch.Tensor, rotary: _Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Map `[..., H]` to turned queries `[..., A, D]`, turned keys and values `[..., K, D]`."""
+        heads = layer.qkv(layer.self_norm(hidden)).unflatten(-1, (-1, self.heads.width))
+        num_turned = self.heads.queries + self.heads.keys
+        turned = apply_rotary(heads[..., :num_turned, :], rotary)
+        return turned[..., : self.heads.queries, :], turned[..., self.heads.queries :, :], heads[..., num_turned:, :]
+
+    def _mlp(self, layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
+        gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
+        return layer.down(layer.mlp.activation(gate) * up)
+
+
+_NETWORKS: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[Any, FrameDecoder]]] = weakref.WeakKeyDictionary()
+_PREPARING = threading.Lock()
+
+
+def max_frames(config: DiaDecoderConfig) -> int:
+    """Frames that a row may have: as many as there are positions, and as many again, for the delay and the bold."""
+    return 2 * config.max_position_embeddings
+
+
+def make_frame_decoder(model: nn.Module, pack: bool = True) -> FrameDecoder:
+    """Return the model's `FrameDecoder`, the one that there is while the weights stay what they are.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model.
+        pack (`bool`, defaults to `True`): See `FrameDecoder`; `torch.compile` takes no packed weights.
+    """
+    with _PREPARING:
+        fingerprint = _fingerprint(model)
+        kept = _NETWORKS.setdefault(model, {})
+        if pack not in kept or kept[pack][0] != fingerprint:
+            kept.pop(pack, None)  # its copies of weights make room for the new ones
+            kept[pack] = fingerprint, FrameDecoder(model, pack)
+        return kept[pack][1]
+
+
+def _fingerprint(model: Any) -> Any:
+    """What differs when weights have changed: identity, place and version, and a sum over a sample of the bits.
+
+    The sum is for changes by way of `.data`, which leave no other trace and are what some optimizers and adapters do.
+    """
+    weights = [*model.named_parameters(), *model.named_buffers()]
+    traces, sums = [], []
+    for name, weight in weights:
+        traces.append((name, id(weight), weight.dtype, weight.device, 0 if weight.is_inference() else weight._version))
+        if type(weight) in (torch.Tensor, nn.Parameter):
+            bits = weight.detach().flatten()[::_STRIDE].contiguous().view(_INTEGERS[weight.dtype.itemsize])
+            sums.append(bits.sum())
+    # Adapters (PEFT) are switched without a change of weights.
+    switches = [[getattr(module, name, None) for name in _SWITCHES] for module in model.modules()]
+    settings = str(model.config.decoder_config.rope_parameters), model.config.decoder_config.cross_attention_rope
+    return traces, settings, str([switch for switch in switches if any(switch)]), torch.stack(sums).tolist()
+
+
+def _split(rotary: torch.Tensor) -> _Rotary:
+    """Rotary embedding `[..., 2, 1, D]` as a pair of `[..., 1, D]`."""
+    cos, sin = rotary.unbind(-3)
+    return cos, sin
+
+
+def unsupported_reason_of(model: Any) -> str | None:
+    """Say why a model cannot be taken apart into layers for the fast loop; `None` if it can.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model.
+    """
+    parts = [model, model.model, model.logits_dense, *model.model.decoder.modules()]
+    for part in parts:
+        if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
+            return f"a {type(part).__name__} has a hook"
+        if "forward" in vars(part):
+            return f"a {type(part).__name__} has another `forward`"
+    decoder = model.model.decoder
+    blocks = [
+        block for layer in decoder.layers for block in (layer, layer.self_attention, layer.cross_attention, layer.mlp)
+    ]
+    for part in (decoder, decoder.embeddings, *blocks):
+        if not type(part).forward.__module__.startswith("dia_hf."):
+            return f"a {type(part).__name__} has another `forward`"
+    if len({parameter.device for parameter in model.parameters()}) > 1:
+        return "the model lies on several devices"
+    embedding = decoder.embeddings.embed.weight
+    if any(norm.weight.dtype != embedding.dtype for norm in parts if isinstance(norm, nn.RMSNorm)):
+        floating = {parameter.dtype for parameter in model.model.parameters() if parameter.dtype.is_floating_point}
+        return f"the weights have several dtypes ({', '.join(sorted(map(str, floating)))})"
+    if torch.is_autocast_enabled(embedding.device.type):
+        return "autocast is on"
+    return None

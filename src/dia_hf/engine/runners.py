@@ -1,0 +1,249 @@
+"""How steps are launched: one operator after another, as a compiled function, or as a CUDA graph.
+
+Compiled and captured steps want tensors that keep their shapes, and a graph also their places. So a batch then lives in
+one of a few sizes, padded with copies of its first sample; used lengths are rounded up, what is too much masked; and
+the memory, with the graphs captured on it, is kept for the next call of the same size. A graph is captured once a size
+and length, in the time of a few steps.
+
+Legend: B samples, L capacity in frames, S text bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import torch
+
+from .decoder import FrameDecoder
+from .sampling import SamplingSpec
+from .step import FrameState, FrameView, take_step
+
+__all__ = ["CompiledRunner", "CudaGraphRunner", "EagerRunner", "StaticRunner", "make_runner"]
+
+_Step = Callable[[FrameDecoder, SamplingSpec, FrameState, FrameView], None]
+
+_BYTES = 64  # Capacities of text are multiples of this, ...
+_FRAMES = 256  # ... capacities of frames of this, and lengths in use powers of two times this.
+_SPARE = 8  # Frames that no step looks at: a length equal to the capacity would be compiled in as a constant.
+_MOST_IDLE = 4  # Idle batches that are kept.
+
+
+class EagerRunner:
+    """Steps one operator after another, on batches and lengths exactly as they are.
+
+    Args:
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
+    """
+
+    def __init__(self, network: FrameDecoder, rules: SamplingSpec) -> None:
+        self.network = network
+        self.rules = rules
+
+    def num_places(self, num_samples: int) -> int:
+        """Size of a batch that holds so many samples."""
+        return num_samples
+
+    def adopt(self, state: FrameState) -> FrameState:
+        """Take over samples; return them where the steps want them."""
+        return state
+
+    def take(self, state: FrameState, view: FrameView) -> None:
+        """Take a step."""
+        take_step(self.network, self.rules, state, view)
+
+    def release(self, state: FrameState) -> None:
+        """Give a batch back."""
+
+
+class _Size(NamedTuple):
+    """What two batches must share to take each other's place."""
+
+    num_places: int
+    num_frames: int
+    num_bytes: int
+    num_new: int
+    num_given: int
+    rules: SamplingSpec
+
+
+class StaticRunner(EagerRunner):
+    """Steps on batches of few sizes that stay where they are, taken by any function of a step.
+
+    Args:
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
+        step (`Callable`): As `take_step`, which it is unless given.
+    """
+
+    def __init__(self, network: FrameDecoder, rules: SamplingSpec, step: _Step = take_step) -> None:
+        super().__init__(network, rules)
+        self.step = step
+
+    def num_places(self, num_samples: int) -> int:
+        """The next power of two."""
+        return 1 << (num_samples - 1).bit_length()
+
+    def adopt(self, state: FrameState) -> FrameState:
+        """Copy samples into a batch that stays; one that is there already, if one is idle."""
+        size = _Size(
+            self.num_places(state.num_samples),
+            _round_up(state.cache.keys[0].shape[2], _FRAMES) + _SPARE,
+            _round_up(state.cache.text_mask.shape[-1], _BYTES),
+            _round_up(state.new.shape[1], _FRAMES),
+            max(state.given.shape[1], 32),
+            self.rules,
+        )
+        batch = _IDLE.take(self.network, size) or self._allocate(state, size)
+        places = torch.arange(size.num_places, device=state.tokens.device)
+        batch.is_broken.fill_(False)
+        batch.delays.copy_(state.delays)
+        batch.given.fill_(self.rules.pad_token_id)
+        batch.copy_rows(state.select(places % state.num_samples), places)
+        return batch
+
+    def _allocate(self, like: FrameState, size: _Size) -> FrameState:
+        everyone = torch.arange(size.num_places, device=like.tokens.device) % like.num_samples
+        batch = like.select(everyone)
+        batch.cache = self.network.new_cache(size.num_places, self.rules.is_guided, size.num_frames, size.num_bytes)
+        batch.new = batch.new.new_zeros(size.num_places, size.num_new, batch.new.shape[2])
+        batch.given = batch.given.new_zeros(size.num_places, size.num_given, batch.given.shape[2])
+        batch.is_broken, batch.delays = batch.is_broken.clone(), batch.delays.clone()
+        batch.size = size
+        return batch
+
+    def take(self, state: FrameState, view: FrameView) -> None:
+        """Take a step that looks at the next rounded length, masked."""
+        self.step(self.network, self.rules, state, self._round(state, view))
+
+    def _round(self, state: FrameState, view: FrameView) -> FrameView:
+        length = _FRAMES
+        while length < len(view.axis):
+            length *= 2
+        length = min(length, state.cache.keys[0].shape[2] - _SPARE)
+        return FrameView(self.network.axis[:length], state.cache.text_mask.shape[-1], True, True)
+
+    def release(self, state: FrameState) -> None:
+        """Keep the batch for the next call."""
+        _IDLE.give(self.network, state)
+
+
+class CompiledRunner(StaticRunner):
+    """Steps by `torch.compile`, in one graph, which serves all lengths.
+
+    Args:
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
+        options (`dict`, *optional*): For `torch.compile`.
+    """
+
+    def __init__(self, network: FrameDecoder, rules: SamplingSpec, options: dict[str, Any] | None = None) -> None:
+        super().__init__(network, rules, _compiled(network, rules, options or {}))
+
+    def _round(self, state: FrameState, view: FrameView) -> FrameView:
+        view = super()._round(state, view)
+        torch._dynamo.mark_dynamic(view.axis, 0)
+        return view
+
+
+class CudaGraphRunner(StaticRunner):
+    """Steps as CUDA graphs: one launch a step, whatever is in it.
+
+    Args:
+        network, rules, step: See `StaticRunner`.
+    """
+
+    def take(self, state: FrameState, view: FrameView) -> None:
+        """Replay the graph of the next rounded length; capture it first if there is none."""
+        view = self._round(state, view)
+        graph = state.graphs.get(len(view.axis))
+        if graph is None:
+            graph = state.graphs[len(view.axis)] = self._capture(state, view)
+        graph.replay()
+
+    def _capture(self, state: FrameState, view: FrameView) -> Any:
+        """Capture a step, after a warm-up beside the current stream that leaves no trace in the batch."""
+        changing = (state.tokens, state.lengths, state.num_new, state.end, state.is_broken)
+        with _CAPTURING:
+            before = [tensor.clone() for tensor in changing]
+            stream = torch.cuda.Stream(self.network.device)
+            stream.wait_stream(torch.cuda.current_stream(self.network.device))
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    self.step(self.network, self.rules, state, view)
+            torch.cuda.current_stream(self.network.device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads, such as one that decodes audio, may go on meanwhile.
+            pool = next((other.pool() for other in state.graphs.values()), None)
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                self.step(self.network, self.rules, state, view)
+            for tensor, value in zip(changing, before, strict=True):
+                tensor.copy_(value)
+        return graph
+
+
+def make_runner(network: FrameDecoder, rules: SamplingSpec, compile_options: dict[str, Any] | None) -> EagerRunner:
+    """Choose how to launch: graphs on CUDA, compiled where that is wished for, else eagerly.
+
+    Args:
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
+        compile_options (`dict` or `None`): For `torch.compile`; `None` does not compile.
+    """
+    if network.device.type != "cuda":
+        return (
+            EagerRunner(network, rules) if compile_options is None else CompiledRunner(network, rules, compile_options)
+        )
+    if compile_options is None:
+        return CudaGraphRunner(network, rules)
+    return CudaGraphRunner(network, rules, _compiled(network, rules, compile_options))
+
+
+def _compiled(network: FrameDecoder, rules: SamplingSpec, options: dict[str, Any]) -> _Step:
+    """Compile a step for these weights and rules; the one that there is, if there is one."""
+    with _COMPILING:
+        steps = _COMPILED.setdefault(network, {})
+        key = (rules, repr(options))
+        if key not in steps:
+            # torch.compile keeps at most eight programs a code object, so each pair has a code object of its own.
+            own = FunctionType(take_step.__code__.replace(), take_step.__globals__, "take_step")
+            steps[key] = torch.compile(own, **options, fullgraph=True)
+        return steps[key]
+
+
+class _IdleBatches:
+    """Batches that no call uses, the longest idle first; a batch belongs to one call at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: weakref.WeakKeyDictionary[FrameDecoder, list[FrameState]] = weakref.WeakKeyDictionary()
+
+    def take(self, network: FrameDecoder, size: _Size) -> FrameState | None:
+        """Take a batch of this size, if there is one."""
+        with self._lock:
+            idle = self._of.get(network, [])
+            found = next((batch for batch in idle if batch.size == size), None)
+            if found is not None:
+                idle[:] = [batch for batch in idle if batch is not found]
+            return found
+
+    def give(self, network: FrameDecoder, batch: FrameState) -> None:
+        """Keep a batch; let the one go that has been idle longest if there are many."""
+        with self._lock:
+            idle = self._of.setdefault(network, [])
+            idle[:] = [*(one for one in idle if one is not batch), batch]
+            del idle[:-_MOST_IDLE]
+
+
+_IDLE = _IdleBatches()
+_CAPTURING = threading.Lock()
+_COMPILED: weakref.WeakKeyDictionary[FrameDecoder, dict[Any, _Step]] = weakref.WeakKeyDictionary()
+_COMPILING = threading.Lock()
+
+
+def _round_up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit

@@ -1,0 +1,133 @@
+"""One step of a batch: a frame read, the next chosen and written down, all on tensors that stay where they are.
+
+What the host may know while the device works (how many frames there are, how long the texts are) comes in as plain
+numbers; everything else is in `FrameState`. Nothing here asks the device for a value.
+
+Legend: B samples, R rows (B, or 2·B under guidance), C channels, V vocabulary, N new frames, G frames with given slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from .decoder import FrameCache, FrameDecoder
+from .sampling import NEVER, SamplingParams, SamplingSpec
+
+__all__ = ["FrameState", "FrameView", "take_step"]
+
+
+class FrameView(NamedTuple):
+    """How much of the cache a step looks at: the used part of it, or somewhat more.
+
+    Attributes:
+        axis (`torch.LongTensor` of shape `[frames]`): 0, 1, 2 …; as many as frames to look at, the one that is read
+            included. A tensor's length, unlike a number, may change under `torch.compile`.
+        num_bytes (`int`): Bytes of text.
+        is_ragged, is_text_ragged (`bool`): Whether some row has fewer frames, or some text fewer bytes.
+    """
+
+    axis: torch.Tensor
+    num_bytes: int
+    is_ragged: bool
+    is_text_ragged: bool
+
+
+@dataclass
+class FrameState:
+    """Samples on their way, as tensors on the device.
+
+    Attributes:
+        cache (`FrameCache`): Keys and values.
+        settings (`SamplingParams`): What each sample wants.
+        given (`torch.LongTensor` of shape `[B, G, C]`): See `SamplingSpec.complete`.
+        delays (`torch.LongTensor` of shape `[C]`): Frames of delay.
+        tokens (`torch.LongTensor` of shape `[B, C]`): The last frame, which the next step reads.
+        lengths (`torch.LongTensor` of shape `[R]`): Frames of each row before it.
+        num_new (`torch.LongTensor` of shape `[B]`): New frames so far.
+        end (`torch.LongTensor` of shape `[B]`): New frame in which channel 0 ended, or `NEVER`.
+        new (`torch.LongTensor` of shape `[B, N, C]`): The new frames.
+        noise (`torch.Tensor` of shape `[B, C, V]` or `None`): For the next draw; exponentially distributed.
+        is_broken (`torch.BoolTensor` of shape `[]`): Whether some draw had nothing to choose from, or NaN.
+        size, graphs: Of a batch that stays where it is; see `launch.py`.
+    """
+
+    cache: FrameCache
+    settings: SamplingParams
+    given: torch.Tensor
+    delays: torch.Tensor
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    num_new: torch.Tensor
+    end: torch.Tensor
+    new: torch.Tensor
+    noise: torch.Tensor | None
+    is_broken: torch.Tensor
+    size: Any = None
+    graphs: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        return len(self.tokens)
+
+    def rows_of(self, samples: torch.Tensor) -> torch.Tensor:
+        """Places of the rows of some samples."""
+        is_guided = len(self.lengths) > self.num_samples
+        return torch.cat((samples, samples + self.num_samples)) if is_guided else samples
+
+    def select(self, samples: torch.Tensor) -> FrameState:
+        """Copy some samples, given by their places."""
+        rows = self.rows_of(samples)
+        return FrameState(
+            self.cache.select(rows, samples),
+            self.settings.select(samples),
+            self.given[samples],
+            self.delays,
+            self.tokens[samples],
+            self.lengths[rows],
+            self.num_new[samples],
+            self.end[samples],
+            self.new[samples],
+            None if self.noise is None else self.noise[samples],
+            self.is_broken,
+        )
+
+    def copy_rows(self, other: FrameState, samples: torch.Tensor) -> None:
+        """Take over all samples of another state into these places."""
+        rows = self.rows_of(samples)
+        self.cache.copy_rows(other.cache, rows, samples)
+        self.settings.copy_rows(other.settings, samples)
+        self.given[samples, : other.given.shape[1]] = other.given
+        self.tokens[samples] = other.tokens
+        self.lengths[rows] = other.lengths
+        self.num_new[samples] = other.num_new
+        self.end[samples] = other.end
+        self.new[samples, : other.new.shape[1]] = other.new
+        self.is_broken |= other.is_broken
+
+
+def take_step(network: FrameDecoder, rules: SamplingSpec, state: FrameState, view: FrameView) -> None:
+    """Read the last frame of every sample, choose the next, and write it down.
+
+    Args:
+        network (`FrameDecoder`): The weights.
+        rules (`SamplingSpec`): What the samples have in common.
+        state (`FrameState`): The samples; changed in place.
+        view (`FrameView`): How much of the cache to look at.
+    """
+    logits = network.step(state.cache, state.tokens, state.lengths, *view)
+    chosen, ends, best = rules.choose(logits, state.settings, state.num_new, state.noise)
+    ends_now = (state.end == NEVER) & (ends | (state.num_new == state.settings.last_begin_of_end))
+    state.end.copy_(torch.where(ends_now, state.num_new, state.end))
+    tokens, is_chosen = rules.complete(chosen, state.given, state.delays, state.num_new, state.end)
+    # A sample that has ended may be carried along; it then writes over its own last frame and slot.
+    place = state.num_new.clamp(max=state.new.shape[1] - 1)[:, None, None].expand(-1, 1, tokens.shape[1])
+    state.new.scatter_(1, place, tokens[:, None])
+    state.tokens.copy_(tokens)
+    state.num_new.add_(1)
+    state.lengths.add_(1).clamp_(max=state.cache.keys[0].shape[2] - 1)
+    if rules.do_sample:
+        state.is_broken.logical_or_((is_chosen & ~best.isfinite()).any())

@@ -1,0 +1,713 @@
+"""From recordings to a dataset of codes: what is kept, what is refused and why, and what a second run costs."""
+
+import csv
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dia_hf import MINIATURE, DiaProcessor
+from dia_hf.audio.codec import Codec
+from dia_hf.audio.effects import measure_loudness
+from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
+from dia_hf.data.sources import RowError
+from dia_hf.data.transcripts import Texts
+from dia_hf.tokenization_dia import DiaTokenizer
+from kills import kill_everywhere, stunned
+from training.clips import write_prepared
+
+RATE = 44100
+TEXT = "This is what is said."
+COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row"]
+
+
+@pytest.fixture
+def make_source(tmp_path, tone):
+    """Write a folder of clips, each with its own pitch: `make_source(text_1, text_2, …)`; give and get rows."""
+
+    def make(*texts, name="recordings", seconds=1.2, header=("file_name", "text")):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        rows = []
+        for number, text in enumerate(texts):
+            sf.write(folder / f"{number:02d}.wav", tone(seconds, 16000, pitch=150 + 10 * number), 16000)
+            rows.append([f"{number:02d}.wav", *([text] if isinstance(text, str) else text)])
+        write_rows(folder, rows, header)
+        return folder
+
+    return make
+
+
+def write_rows(folder, rows, header=("file_name", "text")):
+    with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def without_a_plot(*args):
+    raise ImportError
+
+
+@pytest.fixture
+def num_encoded(monkeypatch):
+    """Count the clips that the codec gets: a list with one number."""
+    count = [0]
+    encode = Codec.encode
+
+    def counting(self, waveforms):
+        count[0] += len(waveforms)
+        return encode(self, waveforms)
+
+    monkeypatch.setattr(Codec, "encode", counting)
+    return count
+
+
+def sound(samples, rate=RATE):
+    return {"array": np.asarray(samples, dtype=np.float32), "sampling_rate": rate}
+
+
+def test_the_dataset(processor, make_source, tmp_path):
+    """What the collator, `datasets` and people find: plain columns, tagged text, codes without delay or frame."""
+    source, dest = make_source(TEXT, f"[S2] {TEXT}"), tmp_path / "prepared"
+    report = prepare_dataset(source, dest, processor)
+    dataset, info = load_prepared(dest)
+    assert dataset.column_names == COLUMNS == datasets.load_from_disk(str(dest)).column_names
+    assert dataset["text"][:] == [f"[S1] {TEXT}", f"[S2] {TEXT}"]
+    assert [dataset[0][name] for name in ("id", "speaker", "source", "row")] == ["00", None, "metadata.csv", 1]
+    codes = np.array(dataset[0]["codes"])
+    assert codes.shape == (104, 9) and codes.min() >= 0 and codes.max() < 1024  # 1.2 s at 86.13 frames a second
+    assert dataset.features["codes"].dtype == "int16"
+    assert info["num_clips"] == len(dataset) == 2
+    assert info["codec"] == {
+        "fingerprint": processor.codec.fingerprint,
+        "sampling_rate": 44100,
+        "hop_length": 512,
+        "num_codebooks": 9,
+    }
+    assert info["speaker_tokens"] == ["[S1]", "[S2]"]
+    assert info["seconds"] == pytest.approx(2.4) == pytest.approx(report.seconds)
+    files = {"rejected.jsonl", "warnings.jsonl", "report.json", "report.md", "report.png", "prepared.json"}
+    assert files <= {path.name for path in dest.iterdir()}
+    assert json.loads((dest / "report.json").read_text()) == report.to_dict()
+    assert not list(dest.glob(".*"))
+
+
+def test_codes_are_those_of_the_processor(processor, tone, tmp_path):
+    """A clip that is not touched has the codes that the processor makes of it: the same mono, the same resampling."""
+    wave = tone(1.0, 48000)
+    settings = PrepareConfig(loudness=None, keep_silence=None)
+    prepare_dataset(
+        [{"audio": sound(np.stack([wave, wave]), 48000), "text": TEXT}], tmp_path / "x", processor, settings
+    )
+    ours = load_prepared(tmp_path / "x")[0][0]["codes"]
+    (waveform,) = processor.feature_extractor.load_waveforms([wave], 48000)
+    (expected,) = processor.codec.encode([torch.from_numpy(waveform)])
+    assert torch.equal(torch.tensor(ours), expected)
+
+
+def test_loudness_and_silence(processor, tone, tmp_path, monkeypatch):
+    """Clips as loud as each other, with a breath of silence; a quiet one is not trimmed away before it is leveled."""
+    heard = []
+    encode = Codec.encode
+    monkeypatch.setattr(Codec, "encode", lambda self, waves: heard.extend(waves) or encode(self, waves))
+    padded = np.concatenate([np.zeros(RATE), 0.01 * tone(1.0, RATE), np.zeros(RATE)])
+    rows = [{"audio": sound(padded), "text": TEXT}, {"audio": sound(0.8 * tone(1.2, RATE)), "text": TEXT}]
+    report = prepare_dataset(rows, tmp_path / "x", processor)
+    assert [len(wave) / RATE for wave in heard] == pytest.approx([1.2, 1.2], abs=0.03)
+    for wave in heard:
+        assert measure_loudness(wave.numpy(), RATE) == pytest.approx(-23, abs=0.7)  # few blocks, at such a length
+    assert report.clips[0].seconds_before == pytest.approx(3.0)
+    assert report.clips[0].loudness == pytest.approx(report.clips[1].loudness - 38, abs=1)
+
+
+def test_without_pyloudnorm_it_warns_and_goes_on(processor, make_source, tmp_path, monkeypatch):
+    """It is in another extra than what training needs."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyloudnorm" else find_spec(name))
+    with pytest.warns(UserWarning, match=r'pip install "dia-hf\[audio\]"'):
+        report = prepare_dataset(make_source(TEXT), tmp_path / "x", processor)
+    assert report.clips[0].loudness is None
+    assert load_prepared(tmp_path / "x")[1]["settings"]["loudness"] is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settings = PrepareConfig(loudness=None)
+        assert prepare_dataset(tmp_path / "recordings", tmp_path / "x", processor, settings).num_encoded == 0
+
+
+# What is wrong with a row: its code, and a word that the sentence holds.
+BAD = {
+    "silence": ("silent", "-60 dBFS"),
+    "hiss": ("silent", "-60 dBFS"),
+    "nan": ("nan", "1 of 44100 samples"),
+    "empty": ("empty_text", "empty"),
+    "only-tag": ("empty_text", "no words"),
+    "3000-bytes": ("text_too_long", "3002 ids"),
+    "missing": ("missing_file", "missing.wav"),
+    "corrupt": ("unreadable_audio", "cannot be read"),
+    "no-samples": ("unreadable_audio", ""),
+    "path-as-text": ("text_is_path", "good.wav"),
+    "number-as-text": ("text_is_number", "12.5"),
+    "text-as-audio": ("audio_not_path", "What was said here"),
+    "ten-minutes": ("too_long", "600.0 s"),
+    "long": ("too_long", "61.0 s"),
+    "short": ("too_short", "0.30 s"),
+    "good": ("duplicate_id", "row 1"),
+    "babble": ("text_too_long_for_audio", "a second"),
+    "one-word": ("text_too_short_for_audio", "a second"),
+    "third": ("unknown_tag", "--extra-tag"),
+    "control": ("unreadable_text", "U+0003"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_run(processor, tmp_path_factory):
+    """One run over a folder in which nearly everything is wrong."""
+    folder, dest = tmp_path_factory.mktemp("bad"), tmp_path_factory.mktemp("prepared") / "x"
+    time = np.arange(2 * RATE) / RATE
+    wave = (0.2 * np.sin(1400 * time) * (0.6 + 0.4 * np.sin(19 * time))).astype(np.float32)
+    rows = [["good.wav", TEXT, "good"]]
+    sf.write(folder / "good.wav", wave, RATE)
+
+    def add(name, samples=wave, text=TEXT, rate=RATE, file=None, **options):
+        if file is None and samples is not None:
+            sf.write(folder / f"{name}.wav", samples, rate, **options)
+        rows.append([file or f"{name}.wav", text, name])
+
+    add("silence", np.zeros(RATE))
+    add("hiss", 1e-4 * np.random.default_rng(0).standard_normal(RATE))
+    add("nan", np.where(np.arange(RATE) == 9, np.nan, wave[:RATE]), subtype="FLOAT")
+    add("phone", wave[::6], rate=8000)
+    add("empty", text="  ")
+    add("only-tag", text="[S2] ")
+    add("3000-bytes", text="é" * 1500)
+    add("missing", None)
+    (folder / "corrupt.wav").write_bytes(b"RIFF, or so it says")
+    add("corrupt", None)
+    add("no-samples", np.zeros(0))
+    add("path-as-text", text="good.wav")
+    add("number-as-text", text="12.5")
+    add("text-as-audio", file="What was said here.")
+    add("ten-minutes", np.tile(wave[::5], 300), text="Ten minutes. " * 70, rate=8820)
+    add("long", np.tile(wave[::5], 31)[: 61 * 8820], text="A minute. " * 70, rate=8820)
+    add("short", wave[: RATE * 3 // 10])
+    add("good", file="good.wav")
+    add("clipped", np.clip(20 * wave, -1, 1))
+    add("babble", text="Far too much for so short a clip. " * 10)
+    add("one-word", text="No.")
+    add("third", text="[S3] And who am I?")
+    add("noise", text="[noise] It is loud here.")
+    add("control", text="Some \3 byte.")
+    add("last")
+    write_rows(folder, rows, ("file_name", "text", "id"))
+    report = prepare_dataset(folder, dest, processor)
+    return {row[2]: number for number, row in reversed(list(enumerate(rows, start=1)))}, report, dest
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_rows_are_rejected(bad_run, name):
+    """Each by file and row with its reason, on disk too, and the rest goes on."""
+    places, report, dest = bad_run
+    notices = [notice for notice in report.rejected if notice.id == name]
+    lines = [json.loads(line) for line in (dest / "rejected.jsonl").read_text("utf-8").splitlines()]
+    assert [vars(notice) for notice in notices] == [line for line in lines if line["id"] == name]
+    (notice,) = notices
+    row = places[name] if name != "good" else 18
+    assert (notice.source, notice.row, notice.code) == ("metadata.csv", row, BAD[name][0])
+    assert BAD[name][1] in notice.reason
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_an_id_of_a_rejected_row(processor, tone, tmp_path, num_proc):
+    """Who looks for the clip that has the id finds that there is none, and not why."""
+    short, long = (sound(tone(seconds, RATE)) for seconds in (0.2, 1.2))
+    rows = [
+        (short, "x", TEXT),
+        (long, "x", TEXT),
+        (long, "y", TEXT),
+        (long, "y", TEXT),
+        (long, "z", ""),
+        (long, "z", TEXT),
+    ]
+    clips = [{"audio": audio, "id": name, "text": text} for audio, name, text in rows]
+    report = prepare_dataset(clips, tmp_path / "prepared", processor, num_proc=num_proc)
+    assert [(notice.row, notice.reason) for notice in report.rejected if notice.code == "duplicate_id"] == [
+        (2, "the id 'x' is that of row 1, too, which was rejected."),
+        (4, "the id 'y' is that of row 3, too."),
+    ]
+    assert [(clip.id, clip.row) for clip in report.clips] == [("y", 3), ("z", 6)]
+
+
+def test_the_rest_goes_on(bad_run):
+    """What is only doubtful is kept and told."""
+    places, report, dest = bad_run
+    dataset, _ = load_prepared(dest)
+    assert dataset["id"][:] == ["good", "phone", "clipped", "noise", "last"]
+    assert len(report.rejected) == len(BAD)
+    assert report.num_rows == len(BAD) + 5
+    warned = [json.loads(line) for line in (dest / "warnings.jsonl").read_text("utf-8").splitlines()]
+    assert [(line["code"], line["row"]) for line in warned] == [
+        ("low_sampling_rate", places["phone"]),
+        ("clipping", places["clipped"]),
+        ("unknown_brackets", places["noise"]),
+    ]
+    assert "8000 Hz" in warned[0]["reason"] and warned[0]["audio"].endswith("phone.wav")
+
+
+def test_segments_of_one_recording(processor, tone, tmp_path, num_encoded):
+    """Three sentences of an hour were the whole hour, once, and two duplicates."""
+    waves = [tone(1.0, 16000, pitch) for pitch in (150, 200, 250)]
+    sf.write(tmp_path / "long.wav", np.concatenate(waves), 16000, subtype="FLOAT")
+    rows = [{"audio_filepath": "long.wav", "offset": float(n), "duration": 1.0, "text": TEXT} for n in range(3)]
+    rows.append({"audio_filepath": "long.wav", "offset": 2.5, "duration": 9.0, "text": TEXT})
+    (tmp_path / "manifest.json").write_text("\n".join(map(json.dumps, rows)))
+    settings = PrepareConfig(loudness=None, keep_silence=None)
+    report = prepare_dataset(tmp_path / "manifest.json", tmp_path / "x", processor, settings)
+    assert [(clip.id, clip.seconds, clip.seconds_before) for clip in report.clips] == [
+        (f"long@{n}.000-{n + 1}.000", pytest.approx(1.0, abs=1e-3), pytest.approx(1.0, abs=1e-3)) for n in range(3)
+    ]
+    dataset, _ = load_prepared(tmp_path / "x")
+    for row, wave in zip(dataset, waves, strict=True):
+        (waveform,) = processor.feature_extractor.load_waveforms(wave, 16000)
+        (expected,) = processor.codec.encode([torch.from_numpy(waveform)])
+        assert torch.equal(torch.tensor(row["codes"]), expected)
+    (notice,) = report.rejected
+    assert (notice.row, notice.code, notice.audio) == (4, "unclear_segment", str(tmp_path / "long.wav"))
+    assert prepare_dataset(tmp_path / "manifest.json", tmp_path / "x", processor, settings).num_encoded == 0
+
+
+def test_nothing_but_an_offset_is_silent(processor, tone, tmp_path):
+    """The constant samples of a muted microphone passed for speech, and kept silence from being cut off."""
+    padded = np.concatenate([np.zeros(RATE), tone(1.0, RATE), np.zeros(RATE)]) + 0.01
+    rows = [{"audio": sound(np.full(RATE, 0.0034)), "text": TEXT}, {"audio": sound(padded), "text": TEXT}]
+    report = prepare_dataset(rows, tmp_path / "x", processor)
+    assert [notice.code for notice in report.rejected] == ["silent"]
+    assert report.clips[0].seconds == pytest.approx(1.2, abs=0.03)
+
+
+def test_nothing_usable_is_an_error(processor, make_source, tmp_path):
+    """An empty dataset fails hours later, in a trainer, without a word about why."""
+    source = make_source("1", "2", "")
+    with pytest.raises(
+        ValueError, match=r"none of the 3 rows .*2 × text_is_number \(row 1: .*1 × empty_text"
+    ) as caught:
+        prepare_dataset(source, tmp_path / "x", processor)
+    assert "rejected.jsonl" in str(caught.value)
+    assert len((tmp_path / "x" / "rejected.jsonl").read_text().splitlines()) == 3
+    with pytest.raises(ValueError, match="not complete"):
+        load_prepared(tmp_path / "x")
+    write_rows(source, [])
+    with pytest.raises(ValueError, match="has no rows"):
+        prepare_dataset(source, tmp_path / "x", processor)
+
+
+def test_a_second_run_encodes_only_what_is_new(processor, make_source, tmp_path, num_encoded):
+    """A corrected typo must not cost a night on the GPU."""
+    source, dest = make_source(TEXT, TEXT, TEXT), tmp_path / "x"
+    prepare_dataset(source, dest, processor)
+    before = [list(row["codes"]) for row in load_prepared(dest)[0]]
+    assert num_encoded == [3]
+    make_source("It was this that was said.", TEXT, TEXT, TEXT)
+    report = prepare_dataset(source, dest, processor)
+    assert num_encoded == [4] and report.num_encoded == 1
+    dataset, info = load_prepared(dest)
+    assert info["num_clips"] == 4
+    assert dataset[0]["text"] == "[S1] It was this that was said."
+    assert [list(row["codes"]) for row in dataset][:3] == before
+
+
+def test_what_changes_the_sound_is_encoded_again(processor, pack_processor, make_source, tmp_path, num_encoded):
+    """A cache that ignores a setting, or the codec, hands out the codes of another sound."""
+    source, dest = make_source(TEXT), tmp_path / "x"
+    for settings, expected in [
+        (PrepareConfig(), 1),
+        (PrepareConfig(max_seconds=30.0, extra_tags=["[S3]"]), 1),
+        (PrepareConfig(loudness=-20.0), 2),
+        (PrepareConfig(keep_silence=None), 3),
+        (PrepareConfig(), 3),
+    ]:
+        prepare_dataset(source, dest, processor, settings)
+        assert num_encoded == [expected]
+    sf.write(source / "00.wav", np.sin(np.arange(20000) / 9), 16000)
+    prepare_dataset(source, dest, processor)
+    assert num_encoded == [4]
+    prepare_dataset(source, dest, pack_processor)
+    assert num_encoded == [5]
+    assert load_prepared(dest)[1]["codec"]["fingerprint"] == pack_processor.codec.fingerprint
+
+
+def test_a_damaged_cache_is_repaired(processor, make_source, tmp_path, num_encoded):
+    """Half a file after a crash of the machine must not end every run from then on."""
+    source, dest = make_source(TEXT, TEXT), tmp_path / "x"
+    prepare_dataset(source, dest, processor)
+    path = next(dest.glob("cache/*/*.safetensors"))
+    path.write_bytes(path.read_bytes()[:50])
+    assert prepare_dataset(source, dest, processor).num_encoded == 1
+
+
+def test_goes_on_after_it_was_stopped(processor, make_source, tmp_path, monkeypatch, num_encoded):
+    """Control-C in the middle: what is encoded is kept, the folder is not taken for complete, nothing is lost."""
+    monkeypatch.setattr("dia_hf.data.encoding._CLIPS_PER_JOB", 2)
+    source, dest = make_source(*[TEXT] * 5), tmp_path / "x"
+    with monkeypatch.context() as patch:
+        encode = Codec.encode
+
+        def stop(self, waveforms):
+            if num_encoded[0] >= 4:
+                raise KeyboardInterrupt
+            return encode(self, waveforms)
+
+        patch.setattr(Codec, "encode", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_dataset(source, dest, processor)
+    assert num_encoded == [4]
+    with pytest.raises(ValueError, match="not complete; run `dia-hf prepare` again"):
+        load_prepared(dest)
+    prepare_dataset(source, dest, processor)
+    assert num_encoded == [5]
+    prepare_dataset(source, tmp_path / "y", processor)
+    assert load_prepared(dest)[0].to_list() == load_prepared(tmp_path / "y")[0].to_list()
+
+
+def test_a_run_that_fails_leaves_the_old_dataset(processor, make_source, tmp_path, monkeypatch):
+    """An update that a full disk stops must not cost what was there."""
+    source, dest = make_source(TEXT), tmp_path / "x"
+    prepare_dataset(source, dest, processor)
+    make_source(TEXT, TEXT)
+
+    def fail(*args):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dia_hf.data.encoding.Cache.read_codes", fail)
+        with pytest.raises(OSError, match="full"):
+            prepare_dataset(source, dest, processor)
+    assert len(load_prepared(dest)[0]) == 1
+    assert not list(dest.glob(".new-*"))
+    prepare_dataset(source, dest, processor)
+    assert len(load_prepared(dest)[0]) == 2
+
+
+@pytest.mark.parametrize("is_update", [True, False])
+def test_killed_anywhere(processor, make_source, tmp_path, monkeypatch, is_update):
+    """An update that was killed left neither the old nor the new dataset, and a first run refused its own folder."""
+    monkeypatch.setattr("dia_hf.data.prepare.plot_report", without_a_plot)
+    source, dest = make_source(TEXT, TEXT), tmp_path / "x"
+    make_source(TEXT)
+    prepare_dataset(source, tmp_path / "old", processor)
+    make_source(TEXT, TEXT)
+    prepare_dataset(source, tmp_path / "new", processor)
+    wanted = files_of(tmp_path / "new")
+    codes = list(tmp_path.glob("new/cache/*/*"))
+
+    def prepare():
+        shutil.rmtree(dest, ignore_errors=True)
+        if is_update:
+            shutil.copytree(tmp_path / "old", dest)
+            for path in codes:  # what is encoded is another matter
+                (dest / "cache" / path.parent.name).mkdir(exist_ok=True)
+                shutil.copy(path, dest / "cache" / path.parent.name)
+
+    lengths = set()
+    for number in kill_everywhere(prepare, lambda: prepare_dataset(source, dest, processor), stunned):
+        if is_update:
+            lengths.add(len(load_prepared(dest)[0]["id"]))
+            assert load_prepared(dest)[1]["num_clips"] == len(load_prepared(dest)[0]) in (1, 2)
+            assert len(datasets.load_from_disk(str(dest))["id"]) in (1, 2)
+        elif number > 12:
+            break
+        if number % 8 == 0 or (not is_update and number % 2 == 0):
+            prepare_dataset(source, dest, processor)
+            assert files_of(dest) == wanted
+    assert lengths == ({1, 2} if is_update else set())
+
+
+def files_of(folder):
+    """Return the content of a prepared folder, but for how many clips were new."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "report" not in path.name
+    }
+
+
+def test_the_same_data_are_the_same_bytes(processor, make_source, tmp_path):
+    """state.json held a number that was drawn at random: whoever versions data saw a change where there was none."""
+    source, dest = make_source(TEXT, TEXT), tmp_path / "x"
+    prepare_dataset(source, dest, processor)
+    before = files_of(dest)
+    prepare_dataset(source, dest, processor)
+    prepare_dataset(source, tmp_path / "y", processor)
+    assert files_of(dest) == before == files_of(tmp_path / "y")
+    assert sum(path.suffix == ".arrow" for path in before) == 1
+    fingerprint = load_prepared(dest)[0]._fingerprint
+    make_source(f"{TEXT} Or not.", TEXT)
+    prepare_dataset(source, dest, processor)
+    assert load_prepared(dest)[0]._fingerprint != fingerprint
+    assert sum(path.suffix == ".arrow" for path in files_of(dest)) == 1
+
+
+def test_two_prepare_one_folder(processor, make_source, tmp_path, monkeypatch):
+    """Each removed what the other one was about to move into place."""
+    source, dest = make_source(TEXT), tmp_path / "x"
+    encode = Codec.encode
+
+    def encode_both(self, waveforms):
+        with pytest.raises(ValueError, match="another process is preparing"):
+            prepare_dataset(source, dest, processor)
+        return encode(self, waveforms)
+
+    monkeypatch.setattr(Codec, "encode", encode_both)
+    prepare_dataset(source, dest, processor)
+    assert len(load_prepared(dest)[0]) == 1
+    assert not list(dest.glob(".*"))
+
+
+def test_a_source_within_the_folder(processor, make_source, tmp_path):
+    """A list of rejected clips, given as the source to try again, was overwritten while it was read."""
+    source, dest = make_source(TEXT), tmp_path / "x"
+    prepare_dataset(source, dest, processor)
+    row = json.dumps({"audio": str(source / "00.wav"), "text": TEXT})
+    (dest / "rejected.jsonl").write_text(row)
+    with pytest.raises(ValueError, match=r"'.*x' holds '.*rejected\.jsonl'"):
+        prepare_dataset(str(dest / "rejected.jsonl"), dest, processor)
+    assert (dest / "rejected.jsonl").read_text() == row
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(processor, make_source, tmp_path, monkeypatch):
+    """Results that come back in the order in which they are done shuffle texts and codes."""
+    monkeypatch.setattr("dia_hf.data.encoding._CLIPS_PER_JOB", 2)
+    source = make_source(*[TEXT] * 4, "", *[TEXT] * 4, "7")
+    (source / "03.wav").write_bytes(b"")
+    one = prepare_dataset(source, tmp_path / "one", processor)
+    two = prepare_dataset(source, tmp_path / "two", processor, num_proc=2, device="cpu")
+    assert one.to_dict() == two.to_dict()
+    assert [notice.row for notice in two.rejected] == [4, 5, 10]
+    assert load_prepared(tmp_path / "one")[0].to_list() == load_prepared(tmp_path / "two")[0].to_list()
+
+
+@pytest.mark.slow
+def test_a_script_that_begins_processes_while_imported_ends(make_source, tmp_path):
+    """Each process imports the script first; where that begins processes again, the first must not wait for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dia_hf import MINIATURE, DiaProcessor\n"
+        "from dia_hf.data.prepare import prepare_dataset\n"
+        "processor = DiaProcessor.from_pretrained(MINIATURE)\n"
+        f"prepare_dataset({str(make_source(TEXT))!r}, {str(tmp_path / 'x')!r}, processor, num_proc=2)\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1
+    assert 'under `if __name__ == "__main__":`' in ended.stderr.splitlines()[-1]
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(processor, make_source, tmp_path):
+    """DEST mistyped as the folder of the recordings."""
+    source = make_source(TEXT)
+    before = sorted(path.name for path in source.iterdir())
+    with pytest.raises(ValueError, match="was not made by"):
+        prepare_dataset(source, source, processor)
+    assert sorted(path.name for path in source.iterdir()) == before
+    with pytest.raises(ValueError, match="is a file"):
+        prepare_dataset(source, source / "00.wav", processor)
+    with pytest.raises(ValueError, match="which column is the text"):
+        prepare_dataset([{"audio": "a.wav"}], tmp_path / "x", processor)
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(ValueError, match="holds no prepared clips"):
+        load_prepared(source)
+    prepare_dataset(source, tmp_path / "x", processor)
+    with pytest.raises(ValueError, match="prepared already"):
+        prepare_dataset(tmp_path / "x", tmp_path / "y", processor)
+    path = tmp_path / "x" / "prepared.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
+    with pytest.raises(ValueError, match=r"version 2 .*version 1"):
+        load_prepared(tmp_path / "x")
+
+
+def test_speakers_and_languages(processor, make_source, tmp_path):
+    """Each speaker's tag, and the language before it; the tags' ids are what the model's tokenizer has to be given."""
+    rows = [(TEXT, "anna", "nl"), (TEXT, "ben", ""), (f"[S1] {TEXT}", "ben", "[de]"), (TEXT, "carl", "nl")]
+    source = make_source(*rows, header=("file_name", "text", "speaker", "lang"))
+    settings = PrepareConfig(speaker_tags={"anna": "[S1]", "ben": "[S3]"}, extra_tags=["[S3]"], language_column="lang")
+    report = prepare_dataset(source, tmp_path / "x", processor, settings)
+    dataset, info = load_prepared(tmp_path / "x")
+    assert dataset["text"][:] == [f"[nl] [S1] {TEXT}", f"[S3] {TEXT}", f"[de] [S1] {TEXT}"]
+    assert dataset["speaker"][:] == ["anna", "ben", "ben"]
+    assert info["speaker_tokens"] == ["[S1]", "[S2]", "[S3]", "[nl]", "[de]"]
+    assert DiaTokenizer(speaker_tokens=info["speaker_tokens"])(dataset[2]["text"])["input_ids"][:3] == [5, 32, 1]
+    assert [(notice.row, notice.code) for notice in report.rejected] == [(4, "speaker_without_tag")]
+    assert report.speakers == {"ben": (2, pytest.approx(2.4)), "anna": (1, pytest.approx(1.2))}
+    many = [(TEXT, "anna", f"l{number}") for number in range(7)]
+    make_source(*many, header=("file_name", "text", "speaker", "lang"))
+    with pytest.raises(ValueError, match="more than the 8 tags"):
+        prepare_dataset(source, tmp_path / "x", processor, replace(settings, speaker_tags={}))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loudness": 3.0},
+        {"keep_silence": -1.0},
+        {"min_seconds": 3.0, "max_seconds": 2.0},
+        {"min_characters_per_second": float("nan")},
+        {"speaker_tags": {"anna": "S1"}},
+        {"extra_tags": ["[S 3]"]},
+    ],
+)
+def test_settings_that_cannot_be_right(wrong):
+    """A slip is told before the night, not after it."""
+    with pytest.raises(ValueError, match=r"it is|they are|is no tag"):
+        PrepareConfig(**wrong)
+
+
+def test_arguments_that_cannot_be_right(processor, tmp_path):
+    rows = [{"audio": "a.wav", "text": TEXT}]
+    with pytest.raises(ValueError, match="`num_proc` is 0"):
+        prepare_dataset(rows, tmp_path / "x", processor, num_proc=0)
+    settings = PrepareConfig(speaker_tags={"anna": "[S3]"})
+    with pytest.raises(ValueError, match=r"'anna' the tag '\[S3\]', but the tags are \[S1\], \[S2\]; .*--extra-tag"):
+        prepare_dataset(rows, tmp_path / "x", processor, settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello.", "[S1] Hello."),
+        ("  Two\n lines\tand more ", "[S1] Two lines and more"),
+        ("Cafe\u0301", "[S1] Café"),
+        ("[S2] Hi. [S1] Oh.", "[S2] Hi. [S1] Oh."),
+        ("[x] Hello.", "[x] [S1] Hello."),
+        ("He counted 7.", "[S1] He counted 7."),
+        ("It is in readme.wav", "[S1] It is in readme.wav"),
+    ],
+)
+def test_texts(processor, text, expected):
+    """The same words are the same bytes, however somebody's editor wrote them."""
+    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[x]"]))
+    assert texts.make(text, None, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[s1] Hello there. [s2] Hi.", r"\[s1\] would be read as letters; .* write \[S1\]"),
+        ("[S1] Hello there. [s2] Hi.", r"\[s2\] would be read as letters; .* write \[S2\]"),
+        ("[s3] Hello there.", r"'\[s3\]' would be read as letters; write one of \[S1\], \[S2\]"),
+        ("SPEAKER_00: Hello there.", r"'SPEAKER_00:' would be read as letters; .*--speaker-tag"),
+        ("[S1] Hello there. SPEAKER_01: Hi.", "'SPEAKER_01:'"),
+        ("Speaker 1: Hello there.\nSpeaker 2: Hi.", "'Speaker 1:'"),
+        ("[SPEAKER_00] Hello there.", r"'\[SPEAKER_00\]'"),
+        ("[SPEAKER_00]: Hello there.", r"'\[SPEAKER_00\]:'"),
+        ("[Speaker 1] Hello there.", r"'\[Speaker 1\]'"),
+        ("S1: Hello there.", "'S1:'"),
+        ("[S3] Hello there.", r"\[S3\] is none of \[S1\], \[S2\]"),
+    ],
+)
+def test_what_other_programs_write_for_a_tag(processor, text, message):
+    """[S3] was refused, while [s1] and SPEAKER_00: were put behind a tag, to be read aloud by the model."""
+    texts = Texts(processor.tokenizer, PrepareConfig())
+    with pytest.raises(RowError, match=message) as caught:
+        texts.make(text, None, None)
+    assert caught.value.code == "unknown_tag"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He has an S4: it is old.",
+        "The speaker 2: who?",
+        "Ends 5: yes.",
+        "[sigh] Well.",
+        "See s. 3: it is there.",
+        "Speaker: me.",
+    ],
+)
+def test_what_is_no_tag(processor, text):
+    """Words that only look like it in the middle of a sentence."""
+    assert Texts(processor.tokenizer, PrepareConfig()).make(text, None, None) == f"[S1] {text}"
+
+
+def test_a_tag_that_is_declared_is_one(processor):
+    """Whoever declares [s1] or [SPEAKER_00] means it."""
+    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[s1]", "[SPEAKER_00]"]))
+    assert texts.make("[s1] Hi. [SPEAKER_00] Oh.", None, None) == "[s1] [S1] Hi. [SPEAKER_00] Oh."
+
+
+@given(
+    text=st.text(st.sampled_from("aé \n[]S12x日.\3\ud800")),
+    language=st.sampled_from([None, "nl", "[de]", "x y"]),
+    speaker=st.sampled_from([None, "anna", "ben"]),
+)
+def test_texts_fit_the_tokenizer(processor, text, language, speaker):
+    """Whatever passes is read by the tokenizer, begins with a tag, and does not change when it is prepared again."""
+    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[x]"]))
+    try:
+        made = texts.make(text, speaker, language)
+    except RowError:
+        return
+    ids = DiaTokenizer(speaker_tokens=texts.tags)(made)["input_ids"]
+    assert 1 <= ids[0] <= len(texts.tags)
+    assert any(tag in made for tag in texts.tags)
+    assert texts.make(made, speaker, language) == made
+
+
+def test_the_data_say_their_model(tmp_path):
+    """`finetune` could not know what the data were prepared for."""
+    sound = {"array": 0.2 * np.sin(np.arange(16000) / 20), "sampling_rate": 16000}
+    prepare_dataset([{"audio": sound, "text": "Hello there."}], tmp_path, DiaProcessor.from_pretrained(MINIATURE))
+    assert load_prepared(tmp_path)[1]["model"] == "miniature"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return write_prepared(tmp_path_factory.mktemp("damaged") / "data", num_clips=3)
+
+
+def _lack(column):
+    def rewrite(folder):
+        clips = datasets.load_from_disk(str(folder)).remove_columns([column])
+        path = next(folder.glob("*.arrow"))
+        shutil.rmtree(folder / "new", ignore_errors=True)
+        clips.save_to_disk(str(folder / "new"))
+        for file in (folder / "new").iterdir():
+            file.replace(folder / (path.name if file.suffix == ".arrow" else file.name))
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "match"),
+    [
+        *(
+            (name, lambda path, text=text: path.write_text(text), name)
+            for name in ("prepared.json", "state.json", "dataset_info.json")
+            for text in ("null", "[]", "", "[" * 100_000, '{"a": ')
+        ),
+        ("prepared.json", lambda path: path.write_text('{"version": 1}'), "`codec` is null"),
+        ("prepared.json", lambda path: path.write_text('{"version": [1]}'), "version"),
+        ("state.json", lambda path: path.write_text('{"_data_files": [1]}'), "`_data_files`"),
+        ("state.json", lambda path: path.write_text('{"_data_files": [{"filename": "../x"}]}'), "`_data_files`"),
+        ("data-00000-of-00001.arrow", Path.unlink, r"there is no 'data-00000-of-00001.arrow'"),
+        ("data-00000-of-00001.arrow", lambda path: path.write_bytes(path.read_bytes()[:700]), "cannot be read"),
+        (".", _lack("text"), "no column 'text'"),
+    ],
+)
+def test_a_damaged_prepared_folder(tmp_path, prepared, name, damage, match):
+    """`null` for prepared.json, a cut arrow file or a missing column ended in an error of somebody else's."""
+    folder = Path(shutil.copytree(prepared, tmp_path / "data"))
+    damage(folder / name)
+    with pytest.raises(ValueError, match=match) as refused:
+        load_prepared(folder)
+    assert str(tmp_path) in str(refused.value)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) <= 500

@@ -1,0 +1,633 @@
+"""Where clips come from. What cannot be found is said row by row; what cannot be read at all is said at once."""
+
+import csv
+import io
+import json
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dia_hf.data.sources import RowError, Segment, digest_audio, file_of, open_source, read_clip
+
+TEXTS = ["Hello there.", 'She said "no", and left.', "Grüße, überall; ja?"]
+
+
+@pytest.fixture
+def recordings(tmp_path, tone):
+    """A folder of three recordings."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for number in range(3):
+        sf.write(folder / f"{number}.wav", tone(0.1, 16000, pitch=200 + 50 * number), 16000)
+    return folder
+
+
+def rows_of(source, columns=None, **options):
+    return list(open_source(source, columns, **options).rows)
+
+
+def write_csv(path, rows, delimiter=","):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "header"),
+    [
+        ("metadata.csv", ",", ["file_name", "text"]),
+        ("metadata.csv", ";", ["Path", "Sentence"]),
+        ("metadata.tsv", "\t", ["audio", "transcription"]),
+    ],
+)
+def test_tables(recordings, name, delimiter, header):
+    """A comma or a quote inside a text is no end of it, and a table from a spreadsheet has semicolons."""
+    write_csv(recordings / name, [header, *([f"{n}.wav", text] for n, text in enumerate(TEXTS))], delimiter)
+    for source in (recordings, recordings / name):
+        rows = rows_of(source)
+        assert [row.text for row in rows] == TEXTS
+        assert [row.audio for row in rows] == [str(recordings / f"{n}.wav") for n in range(3)]
+        assert [(row.source, row.number, row.id) for row in rows] == [(name, n + 1, str(n)) for n in range(3)]
+
+
+def test_a_table_saved_by_excel_begins_with_a_mark(recordings):
+    """With the byte order mark in its name, the first column is not found."""
+    (recordings / "metadata.csv").write_text("file_name,text\r\n0.wav,Hello.\r\n", "utf-8-sig")
+    assert rows_of(recordings)[0].text == "Hello."
+
+
+def test_jsonl(recordings):
+    """One broken line must not cost the others, nor shift their numbers."""
+    lines = [json.dumps({"file_name": "0.wav", "text": "One\u2028line."}, ensure_ascii=False), "", "{broken", "[1]"]
+    lines.append(json.dumps({"file_name": "2.wav", "text": "Last.", "speaker": 7, "language": "de"}))
+    (recordings / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    rows = rows_of(recordings)
+    assert [row.number for row in rows] == [1, 3, 4, 5]
+    assert [getattr(row.text, "code", row.text) for row in rows] == [
+        "One\u2028line.",
+        "unreadable_row",
+        "unreadable_row",
+        "Last.",
+    ]
+    rows = rows_of([{"audio": "0.wav", "text": "a", "speaker": 7, "language": "de"}], {"language": "language"})
+    assert (rows[0].speaker, rows[0].language) == ("7", "de")
+
+
+def test_a_json_file_is_a_list(recordings):
+    """Each of the two common forms of JSON is taken by its ending."""
+    path = recordings / "clips.json"
+    path.write_text(json.dumps([{"audio": "1.wav", "text": "Hi."}]))
+    assert rows_of(path)[0].audio == str(recordings / "1.wav")
+    path.write_text('{"audio": "1.wav"}')
+    with pytest.raises(ValueError, match="holds no list"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("name", ["train_manifest.json", "clips.JSON", "clips.jsonl"])
+@pytest.mark.parametrize("form", ["lines", "list", "pages"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_json_is_told_by_what_it_holds(recordings, name, form, mark):
+    """NeMo's manifests are called .json and hold lines; a list is called .jsonl by who has not heard of lines."""
+    content = [{"audio_filepath": f"{n}.wav", "text": TEXTS[n]} for n in range(3)]
+    content[1]["id"] = "second"  # a column that the first row lacks
+    written = {
+        "lines": "\r\n".join(map(json.dumps, content)),
+        "list": json.dumps(content),
+        "pages": json.dumps(content, indent=2),
+    }
+    path = recordings / name
+    path.write_bytes((mark + written[form]).encode())
+    rows = rows_of(path)
+    assert [(row.number, row.id, row.text) for row in rows] == list(
+        zip([1, 2, 3], ["0", "second", "2"], TEXTS, strict=True)
+    )
+
+
+def test_json_of_one_row_and_of_none(recordings):
+    """A manifest of one line is an object, and no list; what is neither is told as what it is."""
+    path = recordings / "manifest.json"
+    path.write_text(json.dumps({"audio_filepath": "1.wav", "text": "Hi."}) + "\n")
+    assert [row.text for row in rows_of(path)] == ["Hi."]
+    path.write_text(json.dumps({"audio": "1.wav", "text": "Hi."}) + "\n{broken\n")
+    assert [getattr(row.text, "code", row.text) for row in rows_of(path)] == ["Hi.", "unreadable_row"]
+    for content in ('{"audio": {"0": "1.wav"}, "text": {"0": "Hi."}}', "null", '"text"', '{"data": []}'):
+        path.write_text(content)
+        with pytest.raises(
+            ValueError, match=r"manifest\.json' holds no list; give a list of objects, or one object a line"
+        ):
+            open_source(path)
+    for content in ("{broken\n{}", "[1, 2", "[" * 100_000):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"manifest\.json' is no JSON"):
+            open_source(path)
+
+
+def test_ljspeech(recordings):
+    """LJSpeech's list has no header, ids for files in another folder, and the text to be read aloud in column three."""
+    (recordings / "wavs").mkdir()
+    (recordings / "0.wav").rename(recordings / "wavs" / "LJ001-0001.wav")
+    (recordings / "metadata.csv").write_text('LJ001-0001|In 1990, "so".|In nineteen ninety, "so".\n', "utf-8")
+    (row,) = rows_of(recordings)
+    assert (row.id, row.text) == ("wavs/LJ001-0001", 'In nineteen ninety, "so".')
+
+
+def test_a_list_of_files_and_texts(recordings):
+    """The file lists of other speech projects: file|text."""
+    (recordings / "train.txt").write_text("1.wav|Hello, you.\n2.wav|Bye.\n")
+    assert [row.text for row in rows_of(recordings / "train.txt")] == ["Hello, you.", "Bye."]
+
+
+@pytest.mark.parametrize("source", ["recordings", "recordings/", "./recordings", "here"])
+@pytest.mark.parametrize("kind", ["texts", "csv", "jsonl", "ids", "parquet", "table", "rows"])
+def test_relative_paths(recordings, monkeypatch, kind, source):
+    """Of a folder that was given as `rec`, each clip was looked for in rec/rec, and none was found."""
+    monkeypatch.chdir(recordings if source == "here" else recordings.parent)
+    (recordings / "wavs").mkdir()
+    for number in range(3):
+        (recordings / f"{number}.wav").rename(recordings / "wavs" / f"{number}.wav")
+    names = [f"wavs/{number}.wav" for number in range(3)]
+    place = "." if source == "here" else source
+    content = [{"audio": name, "text": text} for name, text in zip(names, TEXTS, strict=True)]
+    given = place
+    if kind == "texts":
+        for name, text in zip(names, TEXTS, strict=True):
+            (recordings / name).with_suffix(".txt").write_text(text, "utf-8")
+    elif kind in ("csv", "table"):
+        write_csv(recordings / "metadata.csv", [["audio", "text"], *(list(row.values()) for row in content)])
+        given = f"{place.rstrip('/')}/metadata.csv" if kind == "table" else place
+    elif kind == "jsonl":
+        (recordings / "metadata.jsonl").write_text("\n".join(map(json.dumps, content)))
+    elif kind == "ids":
+        (recordings / "metadata.csv").write_text("".join(f"{n}|{text}\n" for n, text in enumerate(TEXTS)), "utf-8")
+    elif kind == "parquet":
+        datasets.Dataset.from_list(content).to_parquet(recordings / "clips.parquet")
+    else:
+        given = [row | {"audio": f"{place.rstrip('/')}/{row['audio']}"} for row in content]
+    rows = rows_of(given)
+    assert [row.text for row in rows] == TEXTS
+    for number, row in enumerate(rows):
+        np.testing.assert_array_equal(read_clip(row.audio)[0], read_clip(str(recordings / names[number]))[0])
+        assert row.id == (f"{number + 1:06d}" if kind == "rows" else f"wavs/{number}")
+
+
+def test_names_with_blanks_at_their_ends(recordings):
+    """What a folder lists is there, whatever it is called; in a table the blanks are the editor's."""
+    (recordings / "0.wav").rename(recordings / " 0 .wav")
+    (recordings / " 0 .txt").write_text("Hello.")
+    assert file_of(rows_of(recordings)[0].audio) == str(recordings / " 0 .wav")
+    write_csv(recordings / "metadata.csv", [["file_name", "text"], [" 0 .wav", "a"], [" 1.wav ", "b"]])
+    assert [row.audio for row in rows_of(recordings)] == [str(recordings / name) for name in (" 0 .wav", "1.wav")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_paths_of_windows(recordings, kind):
+    """A table that was made under Windows has backslashes, and none of its files was found elsewhere."""
+    (recordings / "wavs" / "deep").mkdir(parents=True)
+    (recordings / "0.wav").rename(recordings / "wavs" / "deep" / "a.wav")
+    name = "wavs\\deep\\a.wav"
+    if kind == "csv":
+        (recordings / "metadata.csv").write_bytes(f"file_name,text\r\n{name},Hello.\r\n".encode())
+    else:
+        (recordings / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "Hello."}))
+    (row,) = rows_of(recordings)
+    assert (row.audio, row.id) == (str(recordings / "wavs" / "deep" / "a.wav"), "wavs/deep/a")
+    (row,) = rows_of([{"audio": "C:\\gone\\a.wav", "text": "Hello."}])
+    assert row.audio.code == "missing_file"
+
+
+@pytest.mark.parametrize(("place", "name"), [("wav", "0"), ("clips", "0.wav"), ("wavs", "0.wav")])
+def test_recordings_in_a_folder_of_the_usual_name(recordings, place, name):
+    """Common Voice's tables name files without their folder "clips", and LJSpeech's kin call theirs "wav"."""
+    (recordings / place).mkdir()
+    (recordings / "0.wav").rename(recordings / place / "0.wav")
+    (recordings / "metadata.csv").write_text(f"path\tsentence\n{name}\tHello.\n")
+    assert [row.audio for row in rows_of(recordings)] == [str(recordings / place / "0.wav")]
+
+
+@pytest.fixture
+def long(tmp_path):
+    """A recording of 3 s at 8 kHz whose samples count its milliseconds."""
+    sf.write(tmp_path / "long.wav", np.repeat(np.arange(3000) / 4000, 8), 8000, subtype="FLOAT")
+    return tmp_path / "long.wav"
+
+
+def milliseconds(audio):
+    """First and last millisecond of what is read of `long`."""
+    samples, rate = read_clip(audio)
+    assert rate == 8000
+    return round(4000 * float(samples.flat[0])), round(4000 * float(samples.flat[-1]))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"offset": 1.0, "duration": 0.5},
+        {"start": 1, "end": 1.5},
+        {"begin": "1.0", "stop": "1.5"},
+        {"start_time": 1.0, "end_time": 1.5},
+        {"begin_time": 1.0, "end_time": 1.5},
+        {"Start": "00:01", "End": "00:00:01.500"},
+        {"start": "0:00:01,0", "end": "0:00:01,5"},
+        {"segment_start": 1.0, "segment_end": 1.5},
+        {"segmentStart": 1.0, "segmentDuration": 0.5},
+        {"startTime": 1.0, "endTime": 1.5},
+        {"start_ms": 1000, "end_ms": 1500},
+        {"Start (ms)": 1000, "Duration [ms]": 500},
+        {"start_sec": 1.0, "duration_seconds": 0.5},
+        {"start_ts": 1.0, "end_ts": 1.5},
+        {"onset": 1.0, "offset": 1.5},
+        {"onset_s": 1.0, "offset_s": 1.5},
+        {"onset": 1.0, "duration": 0.5},
+        {"xmin": 1.0, "xmax": 1.5},
+        {"start": 1.0, "length": 0.5},
+        {"end": 1.5, "duration": 0.5},
+        {"start": "1,0", "end": "1,5"},
+        {"timestamp": [1.0, 1.5]},
+        {"segment": (1, 1.5), "timestamp": "2024-05-01"},
+        {"start": 1.0, "end": 1.5, "duration": 3.0},
+        {"start": 1.0, "end": 1.5, "frame_offset": 8000},
+        {"start": np.float32(1.0), "end": np.float64(1.5)},
+    ],
+)
+def test_segments(long, cells):
+    """Of a row that is half a second of an hour the whole hour was taken for what its text says."""
+    (row,) = rows_of([{"audio": str(long), "text": "Hello.", **cells}])
+    assert milliseconds(row.audio) == (1000, 1499)
+    assert file_of(row.audio) == str(long)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ({"start": 2.5}, (2500, 2999)),
+        ({"start": 2.5, "end": None}, (2500, 2999)),
+        ({"offset": 0, "duration": 3.0}, (0, 2999)),
+        ({"offset": 0.0, "duration": 3.05}, (0, 2999)),
+        ({"start": 2.0, "end": 3.05}, (2000, 2999)),
+        ({"duration": 3.0}, (0, 2999)),
+        ({"duration": 3000}, (0, 2999)),
+        ({"duration": 2.95}, (0, 2999)),
+        ({"duration": "unknown"}, (0, 2999)),
+        ({"duration": -1}, (0, 2999)),
+        ({"length": 6}, (0, 2999)),
+        ({"start": None, "end": ""}, (0, 2999)),
+        ({"timestamp": [2.0, None]}, (2000, 2999)),
+        ({"timestamp": "2024-05-01", "segment": "one"}, (0, 2999)),
+        ({"start": 401.0, "end": 404.0}, (0, 2999)),
+        ({"begin_time": 401.76, "end_time": 404.79}, (0, 2999)),
+        ({"frame_offset": 0, "num_frames": -1}, (0, 2999)),
+    ],
+)
+def test_what_is_the_whole_recording(long, cells, expected):
+    """A duration may only say what the file has, and recordings that are cut already where they come from."""
+    (row,) = rows_of([{"audio": str(long), "text": "Hello.", **cells}])
+    assert milliseconds(row.audio) == expected
+
+
+def test_a_duration_that_was_rounded(tmp_path):
+    """A column of whole seconds only describes the recordings; all of them were rejected."""
+    sf.write(tmp_path / "a.wav", np.zeros(8000 * 7 // 2), 8000)
+    for duration, is_read in ((3, True), (4, True), (2, False), (3.2, False)):
+        (row,) = rows_of([{"audio": str(tmp_path / "a.wav"), "text": "Hello.", "duration": duration}])
+        if is_read:
+            assert read_clip(row.audio)[0].shape == (1, 28000)
+        else:
+            with pytest.raises(RowError, match=r"its recording 3\.5 s; say where it begins"):
+                read_clip(row.audio)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"duration": 1.0}, r"lasts 1 s and its recording 3\.0 s; say where it begins"),
+        ({"end": 1.0}, "the end of a segment, 1 s, but no begin"),
+        ({"start": 2.0, "end": 1.0}, "begins at 2 s and lasts -1 s"),
+        ({"start": -1.0, "end": 1.0}, "begins at -1 s and lasts 2 s"),
+        ({"start": 1.0, "duration": 0.0}, "lasts 0 s"),
+        ({"start": 1.0, "duration": "long"}, "'long' stands in 'duration', where the segment's seconds should"),
+        ({"start": "0,500", "end": 1.0}, "'0,500' stands in 'start'"),
+        ({"timestamp": [0.5, "end"]}, "'end' stands in 'timestamp'"),
+        ({"timestamp": [None, 0.5]}, r"the end of a segment, 0\.5 s, but no begin"),
+        ({"start": "first", "end": 1.0}, "'first' stands in 'start'"),
+        ({"start": True, "end": 2}, "True stands in 'start'"),
+        ({"start": float("inf"), "end": 2}, "inf stands in 'start'"),
+        ({"start": [1], "end": 2}, r"\[1\] stands in 'start'"),
+        ({"start": 3.0}, r"the segment 3\.000- s does not lie within its recording of 3\.0 s"),
+        ({"start": 2.0, "end": 3.5}, r"2\.000-3\.500 s does not lie within"),
+        ({"start": 8000, "end": 12000}, "does not lie within .* segments are in seconds"),
+        ({"frame_offset": 8000, "num_frames": 4000}, "'frame_offset' counts samples or frames; give .* in seconds"),
+        ({"start_sample": 8000, "end_sample": 12000}, "'start_sample' counts samples or frames"),
+    ],
+)
+def test_segments_that_cannot_be(long, cells, message):
+    """Better no clip than the wrong one; and in words, by row."""
+    (row,) = rows_of([{"audio": str(long), "text": "Hello.", **cells}])
+    with pytest.raises(RowError, match=message) as caught:
+        read_clip(row.audio)
+    assert caught.value.code == "unclear_segment"
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "mono", "channels", "soundfile"])
+def test_segments_of_every_form(long, form):
+    """The second channel, or none of it, instead of the second second."""
+    samples, rate = sf.read(long, dtype="float32")
+    arrays = {"mono": samples, "channels": np.stack([samples] * 2), "soundfile": np.stack([samples] * 2, axis=1)}
+    audio = str(long) if form == "path" else {"bytes": long.read_bytes()}
+    if form in arrays:
+        audio = {"array": arrays[form], "sampling_rate": rate}
+    (row,) = rows_of([{"audio": audio, "text": "Hello.", "start": 1.0, "end": 1.5}])
+    assert milliseconds(row.audio) == (1000, 1499)
+    assert max(read_clip(row.audio, 0.6)[0].shape) == 4000, "the limit is for the segment"
+    with pytest.raises(RowError) as caught:
+        read_clip(row.audio, 0.4)
+    assert caught.value.code == "too_long"
+
+
+def test_ids_of_segments(long):
+    """All but the first segment of a recording were rejected as its duplicates."""
+    content = [{"audio": "long.wav", "text": "Hello.", "start": n / 2, "end": n / 2 + 0.5} for n in range(3)]
+    path = long.parent / "segments.jsonl"
+    path.write_text("\n".join(map(json.dumps, content)))
+    assert [row.id for row in rows_of(path)] == ["long@0.000-0.500", "long@0.500-1.000", "long@1.000-1.500"]
+    path.write_text(json.dumps(content[1] | {"id": "mine"}))
+    assert [row.id for row in rows_of(path)] == ["mine"]
+    path.write_text(json.dumps({"audio": "long.wav", "text": "Hello.", "duration": 3.0}))
+    assert [row.id for row in rows_of(path)] == ["long"]
+
+
+def test_a_column_that_is_asked_for_is_no_segment(long):
+    """A column of ids that is called "start" by somebody who says so."""
+    rows = [{"audio": str(long), "text": "Hello.", "start": "first"}]
+    assert [(row.id, row.audio) for row in rows_of(rows, {"id": "start"})] == [("first", str(long))]
+
+
+def test_segments_have_digests_of_their_own(long):
+    """The cache gave all segments of a recording the codes of the first; and a changed file must not keep its own."""
+    whole, first, second = str(long), Segment(str(long), 0.0, 0.5), Segment(str(long), 0.5, 0.5)
+    of_bytes = Segment(long.read_bytes(), 0.0, 0.5)
+    before = digest_audio(first)
+    assert len({digest_audio(whole), before, digest_audio(second)}) == 3
+    assert digest_audio(of_bytes) == before
+    sf.write(long, np.zeros(24000), 8000, subtype="FLOAT")
+    assert digest_audio(first) != before
+    long.unlink()
+    with pytest.raises(RowError) as caught:
+        digest_audio(first)
+    assert caught.value.code == "missing_file"
+
+
+def test_texts_beside_recordings(recordings):
+    """The simplest there is: a recording and a text file of the same name; one that is missing costs one row."""
+    (recordings / "deeper").mkdir()
+    (recordings / "2.wav").rename(recordings / "deeper" / "2.wav")
+    for name in ("0", "deeper/2"):
+        (recordings / f"{name}.txt").write_text(f"This is {name}.\n")
+    rows = rows_of(recordings)
+    assert [(row.source, row.number, row.id) for row in rows] == [
+        ("0.wav", 1, "0"),
+        ("1.wav", 1, "1"),
+        ("deeper/2.wav", 1, "deeper/2"),
+    ]
+    assert rows[2].text == "This is deeper/2.\n"
+    assert rows[1].text.code == "missing_text"
+    (recordings / "1.txt").write_bytes(b"caf\xe9")
+    assert rows_of(recordings)[1].text.code == "unreadable_text"
+    assert "1.txt' is not in UTF-8" in str(rows_of(recordings)[1].text)
+    (recordings / "1.txt").write_bytes("[S1] Grüße.".encode("utf-16"))
+    assert rows_of(recordings)[1].text.code == "unreadable_text" and "UTF-16" in str(rows_of(recordings)[1].text)
+    (recordings / "1.txt").write_bytes(b"\xef\xbb\xbf[S1] Hi.\r\n[S2] Oh.\r\n")
+    assert rows_of(recordings)[1].text == "[S1] Hi.\n[S2] Oh.\n"
+
+
+def test_metadata_in_several_folders(recordings):
+    """Clips of the same file name in two folders are two clips."""
+    for place in ("anna", "ben"):
+        (recordings / place).mkdir()
+        (recordings / f"{'01'[place == 'ben']}.wav").rename(recordings / place / "same.wav")
+        write_csv(recordings / place / "metadata.csv", [["file_name", "text"], ["same.wav", f"I am {place}."]])
+    rows = rows_of(recordings)
+    assert [(row.source, row.id) for row in rows] == [
+        ("anna/metadata.csv", "anna/same"),
+        ("ben/metadata.csv", "ben/same"),
+    ]
+
+
+@pytest.fixture
+def audio_dataset(recordings):
+    """A dataset as those on the Hub are, with an audio column and one of classes."""
+    rows = [{"audio": str(recordings / f"{n}.wav"), "transcript": TEXTS[n], "speaker": n % 2} for n in range(3)]
+    features = datasets.Features(
+        audio=datasets.Audio(),
+        transcript=datasets.Value("string"),
+        speaker=datasets.ClassLabel(names=["anna", "ben"]),
+    )
+    return datasets.Dataset.from_list(rows).cast(features)
+
+
+@pytest.mark.parametrize("form", ["dataset", "iterable", "saved", "splits", "hub"])
+def test_datasets(audio_dataset, recordings, tmp_path, monkeypatch, form):
+    """Without torchcodec an audio column that decodes itself is an ImportError in each row."""
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    options = {}
+    if form == "iterable":
+        source = audio_dataset.to_iterable_dataset()
+    elif form == "saved":
+        source = tmp_path / "saved"
+        audio_dataset.save_to_disk(source)
+    elif form == "splits":
+        source, options = tmp_path / "splits", {"split": "train"}
+        datasets.DatasetDict(train=audio_dataset, test=audio_dataset.select([0])).save_to_disk(source)
+    elif form == "hub":
+
+        def load_dataset(name, config, split):
+            assert (name, config, split) == ("someone/clips", "en", None)
+            return datasets.DatasetDict(train=audio_dataset)
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        source, options = "someone/clips", {"config": "en"}
+    else:
+        source = audio_dataset
+    opened = open_source(source, **options)
+    rows = list(opened.rows)
+    assert opened.num_rows == (None if form == "iterable" else 3)
+    assert [(row.text, row.speaker) for row in rows] == list(zip(TEXTS, ["anna", "ben", "anna"], strict=True))
+    for number, row in enumerate(rows):
+        expected, rate = read_clip(str(recordings / f"{number}.wav"))
+        samples, own_rate = read_clip(row.audio)
+        assert own_rate == rate
+        np.testing.assert_array_equal(samples, expected)
+
+
+def test_a_relative_dataset(audio_dataset, recordings, monkeypatch):
+    """A dataset on disk is found from where the command runs, and so is its audio."""
+    monkeypatch.chdir(recordings.parent)
+    audio_dataset.save_to_disk("saved")
+    monkeypatch.chdir(recordings)
+    for number, row in enumerate(rows_of("../saved")):
+        np.testing.assert_array_equal(read_clip(row.audio)[0], read_clip(f"{number}.wav")[0])
+
+
+def test_parquet_holds_the_files(recordings, tmp_path):
+    """Parquet files, as the Hub keeps them, hold the audio itself and no files beside."""
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    for part in range(2):
+        rows = [{"audio": {"bytes": (recordings / f"{part}.wav").read_bytes(), "path": "a.wav"}, "text": TEXTS[part]}]
+        datasets.Dataset.from_list(rows).to_parquet(folder / f"part-{part}.parquet")
+    opened = open_source(folder)
+    rows = list(opened.rows)
+    assert [row.text for row in rows] == TEXTS[:2] and opened.num_rows == 2
+    assert len({row.id for row in rows}) == 2, "the files are all called a.wav, and the rows all number 1"
+    expected, _ = read_clip(str(recordings / "1.wav"))
+    np.testing.assert_array_equal(read_clip(rows[1].audio)[0], expected)
+
+
+def test_splits_have_to_be_chosen(audio_dataset):
+    """Training on the test split as well is not noticed until much later."""
+    splits = datasets.DatasetDict(train=audio_dataset, test=audio_dataset)
+    with pytest.raises(ValueError, match="'train', 'test'; name one"):
+        open_source(splits)
+    with pytest.raises(ValueError, match="no split 'dev', but 'train', 'test'"):
+        open_source(splits, split="dev")
+    with pytest.raises(ValueError, match="has no splits"):
+        open_source(audio_dataset, split="train")
+
+
+def test_columns(recordings):
+    """A column that is not there is named together with those that are."""
+    write_csv(recordings / "clips.csv", [["clip", "text", "words", "who"], ["0.wav", "no", "yes", "anna"]])
+    with pytest.raises(ValueError, match=r"which column is the audio.*'clip', 'text', 'words', 'who'.*--audio-column"):
+        open_source(recordings / "clips.csv")
+    with pytest.raises(ValueError, match=r"no text column 'sentence'.*'clip', 'text', 'words', 'who'"):
+        open_source(recordings / "clips.csv", {"audio": "clip", "text": "sentence"})
+    columns = {"audio": "clip", "text": "words", "speaker": "who", "id": "words"}
+    (row,) = rows_of(recordings / "clips.csv", columns)
+    assert (row.text, row.speaker, row.id) == ("yes", "anna", "yes")
+
+
+def test_a_text_that_is_cut_at_its_comma_is_rejected(recordings):
+    """Without quotes, a comma cuts the text in two, and the model learns half a sentence."""
+    (recordings / "metadata.csv").write_text("file_name,text\n0.wav,Well, yes.\n1.wav\n2.wav,Fine.\n")
+    first, second, third = rows_of(recordings)
+    assert first.text.code == "extra_cells" and "quotes" in str(first.text)
+    assert second.text is None
+    assert third.text == "Fine."
+
+
+def test_a_quote_that_is_not_closed_is_no_text(recordings):
+    """It would swallow all the rows that follow."""
+    (recordings / "metadata.csv").write_text('file_name,text\n0.wav,Yes.\n1.wav,"No.\n2.wav,Fine.\n')
+    with pytest.raises(ValueError, match=r"after row 1 .*quote"):
+        open_source(recordings)
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (None, "missing_audio"),
+        ("", "missing_audio"),
+        (float("nan"), "missing_audio"),
+        ("gone.wav", "missing_file"),
+        ("gone", "missing_file"),
+        ("\0.wav", "missing_file"),
+        ("What was said here.", "audio_not_path"),
+        ("What was said here. " * 50, "audio_not_path"),
+        (7, "audio_not_path"),
+        ({"bytes": None, "path": None}, "missing_audio"),
+        ({"array": [0.0], "sampling_rate": None}, "unreadable_audio"),
+        ({"array": [0.0], "sampling_rate": float("nan")}, "unreadable_audio"),
+        ({"array": [[0.0], [0.0, 1.0]], "sampling_rate": 8000}, "unreadable_audio"),
+        ({"array": [0.0, None], "sampling_rate": 8000}, "unreadable_audio"),
+    ],
+)
+def test_audio_that_is_none(value, code):
+    """The columns are mixed up, or a file was not copied: said for the row, in words that fit."""
+    (row,) = rows_of([{"audio": value, "text": "Hello."}])
+    assert row.audio.code == code
+
+
+@pytest.mark.parametrize("form", ["file", "bytes"])
+def test_broken_files(tmp_path, form):
+    """One broken file must not end the run of a night."""
+    path = tmp_path / "broken.wav"
+    path.write_bytes(b"RIFF" + bytes(100))
+    audio = str(path) if form == "file" else path.read_bytes()
+    for limit in (None, 60.0):
+        with pytest.raises(RowError) as caught:
+            read_clip(audio, limit)
+        assert caught.value.code == "unreadable_audio"
+
+
+def test_a_file_that_is_far_too_long_is_not_read(tmp_path, monkeypatch):
+    """A night's recording by mistake among the clips would fill the memory."""
+    sf.write(tmp_path / "long.wav", np.zeros(80000), 8000)
+    monkeypatch.setattr("dia_hf.data.sources.read_audio", None)
+    with pytest.raises(RowError) as caught:
+        read_clip(str(tmp_path / "long.wav"), 9.0)
+    assert caught.value.code == "too_long"
+    with pytest.raises(RowError) as caught:
+        read_clip({"array": np.zeros((2, 80000)), "sampling_rate": 8000}, 9.0)
+    assert caught.value.code == "too_long"
+
+
+def test_the_same_content_has_the_same_digest(recordings):
+    """The cache would miss what was only moved, or take one clip for another."""
+    path = recordings / "0.wav"
+    assert digest_audio(str(path)) == digest_audio(path.read_bytes())
+    assert digest_audio(str(path)) != digest_audio(str(recordings / "1.wav"))
+    array = np.arange(4, dtype=np.int16)
+    slow, fast = ({"array": array, "sampling_rate": rate} for rate in (8000, 16000))
+    assert digest_audio(slow) == digest_audio(dict(slow))
+    assert len({digest_audio(slow), digest_audio(fast), digest_audio({**slow, "array": array.view(np.uint16)})}) == 3
+
+
+def test_nothing_there(tmp_path):
+    """A folder mistyped is no dataset, and an empty one no success."""
+    with pytest.raises(FileNotFoundError, match=r"no file or folder '\./gone'"):
+        open_source("./gone")
+    with pytest.raises(FileNotFoundError, match="no file or folder 'someone/gone', and as a dataset on the Hub"):
+        open_source("someone/gone")
+    with pytest.raises(ValueError, match="no clips in"):
+        open_source(tmp_path)
+    with pytest.raises(ValueError, match="holds nothing"):
+        open_source([])
+    with pytest.raises(ValueError, match="holds a str"):
+        open_source(["a.wav"])
+    (tmp_path / "latin.csv").write_bytes(b"file_name,text\na.wav,caf\xe9\n")
+    with pytest.raises(ValueError, match="not in UTF-8"):
+        open_source(tmp_path / "latin.csv")
+    (tmp_path / "wide.csv").write_text("file_name,text\na.wav,Hi.\n", "utf-16")
+    with pytest.raises(ValueError, match=r"wide\.csv' is not in UTF-8 \(it looks like UTF-16\); save it as UTF-8"):
+        open_source(tmp_path / "wide.csv")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cannot be read as parquet"):
+        open_source(tmp_path / "broken.parquet")
+    (tmp_path / "notes.pdf").write_bytes(b"")
+    with pytest.raises(ValueError, match="no known kind"):
+        open_source(tmp_path / "notes.pdf")
+
+
+def test_without_datasets_the_extra_is_named(monkeypatch):
+    """A bare ModuleNotFoundError does not say what to install."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r'pip install "dia-hf\[train\]"'):
+        open_source([{"audio": "a.wav", "text": "Hi."}])
+
+
+@given(
+    cells=st.lists(
+        st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\r\n\0"), min_size=1), min_size=1
+    ),
+    delimiter=st.sampled_from(",;"),
+)
+def test_whatever_a_csv_writer_writes_is_read(tmp_path_factory, cells, delimiter):
+    """Delimiters and quotes inside texts, in any script."""
+    path = tmp_path_factory.mktemp("csv") / "clips.csv"
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=delimiter).writerows([["audio", "text"], *(["a.wav", cell] for cell in cells)])
+    path.write_bytes(file.getvalue().encode())
+    assert [row.text for row in rows_of(path)] == cells

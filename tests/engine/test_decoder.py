@@ -1,0 +1,529 @@
+"""`FrameDecoder` against the model's own forward pass, how old it may be, and what a step costs."""
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import CompileConfig
+
+from dia_hf.engine.decoder import FrameDecoder, make_frame_decoder, unsupported_reason_of
+from tiny import as_inputs, random_config, random_model
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def make_model(seed, is_first_release=False, **decoder):
+    config = random_config(seed)
+    config.decoder_config.cross_attention_rope = is_first_release
+    for name, value in decoder.items():
+        setattr(config.decoder_config, name, value)
+    return random_model(config, seed)
+
+
+def draw_text(draw, lengths):
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return torch.randint(1, 256, mask.shape, generator=draw) * mask, mask
+
+
+@given(
+    seed=st.integers(0, 30),
+    is_first_release=st.booleans(),
+    is_guided=st.booleans(),
+    samples=st.lists(st.tuples(st.integers(0, 1), st.integers(1, 6)), min_size=1, max_size=4),
+    text_lengths=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    spare=st.sampled_from([0, 3]),
+)
+@settings(max_examples=40)
+@torch.inference_mode()
+def test_steps_are_the_models_own(seed, is_first_release, is_guided, samples, text_lengths, spare):
+    """A position, mask, head or row that is not the forward pass's; rows of other lengths that leak into each other."""
+    model = make_model(seed, is_first_release)
+    decoder, draw, num_steps = model.config.decoder_config, torch.Generator().manual_seed(seed), 3
+    text_of, prompt_lengths = (torch.tensor(column) for column in zip(*samples, strict=True))
+    ids, mask = draw_text(draw, text_lengths)
+    num_frames = int(prompt_lengths.max()) + num_steps - 1
+    frames = torch.randint(0, decoder.vocab_size, (len(samples), num_frames, decoder.num_channels), generator=draw)
+
+    # As the slow loop has it: twice the batch, the second half with zeros for a text under the same mask.
+    halves = (1, 0) if is_guided else (1,)
+    expected = model(
+        input_ids=torch.cat([ids[text_of] * half for half in halves]),
+        attention_mask=torch.cat([mask[text_of] for _ in halves]),
+        decoder_input_ids=torch.cat([frames for _ in halves]),
+        use_cache=True,
+    ).logits.unflatten(0, (-1, decoder.num_channels))
+
+    network = FrameDecoder(model)
+    cache = network.new_cache(len(samples), is_guided, num_frames + spare, ids.shape[1])
+    network.read_text(cache, ids, mask, text_of)
+    if max(prompt_lengths) > 1:
+        network.read_frames(cache, frames[:, : max(prompt_lengths) - 1], is_guided)
+    is_text_ragged = len({text_lengths[text] for text, _ in samples}) > 1
+    num_bytes = max(text_lengths[text] for text, _ in samples)
+    for step in range(num_steps):
+        lengths = prompt_lengths - 1 + step
+        tokens = frames[torch.arange(len(samples)), lengths]
+        rows = lengths.repeat(len(halves))
+        axis = torch.arange(num_frames + spare)
+        if spare:
+            view = (axis, ids.shape[1], True, True)
+        else:
+            view = (axis[: max(lengths) + 1], num_bytes, bool(min(lengths) < max(lengths)), is_text_ragged)
+        logits = network.step(cache, tokens, rows, *view)
+        theirs = expected[torch.arange(len(rows)), :, rows]
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, theirs, **CLOSE)
+
+
+@pytest.mark.parametrize("is_first_release", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+@torch.no_grad()
+def test_the_unconditional_branch_is_constant(seed, is_first_release):
+    """All that guidance saves rests on this: zeros are encoded to one vector, and attended to as one."""
+    model = make_model(seed, is_first_release)
+    ids, mask = draw_text(torch.Generator().manual_seed(seed), [1, 6, 9])
+    network = FrameDecoder(model)
+    states = model.model.encoder(input_ids=0 * ids, attention_mask=mask).last_hidden_state
+    kept = states[mask.bool()]
+    torch.testing.assert_close(kept, network._constant_text_state().expand_as(kept), **CLOSE)
+
+    seen = []
+    for layer in model.model.decoder.layers:
+        layer.cross_attention.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    frames = torch.randint(0, 9, (3, 5, model.config.decoder_config.num_channels))
+    model(input_ids=0 * ids, attention_mask=mask, decoder_input_ids=frames)
+    for output, layer in zip(seen, network.layers, strict=True):
+        torch.testing.assert_close(output, layer.cross_constant.expand_as(output), **CLOSE)
+
+
+@torch.inference_mode()
+def test_rows_that_are_copied_speak_on():
+    """A sample that moved to another place went on with another's keys, text or length."""
+    model = make_model(0)
+    network, draw, num_channels = FrameDecoder(model), torch.Generator().manual_seed(0), 9
+    ids, mask = draw_text(draw, [7, 4, 7])
+    cache = network.new_cache(3, True, 6, 7)
+    network.read_text(cache, ids, mask, torch.arange(3))
+    network.read_frames(cache, torch.randint(0, 60, (3, 4, num_channels), generator=draw), True)
+    tokens = torch.randint(0, 60, (3, num_channels), generator=draw)
+    expected = network.step(cache, tokens, torch.full((6,), 4), torch.arange(5), 7, False, True)
+
+    samples, rows = torch.tensor([2, 1]), torch.tensor([2, 1, 5, 4])
+    fewer = cache.select(rows, samples)
+    view = (torch.arange(5), 7, False, True)
+    logits = network.step(fewer, tokens[samples], torch.full((4,), 4), *view)
+    torch.testing.assert_close(logits, expected[rows], **CLOSE)
+    larger = network.new_cache(4, True, 9, 12)
+    for values in (*larger.keys, *larger.text_values):
+        values.fill_(3.0)
+    larger.text_mask.fill_(True)
+    larger.copy_rows(fewer, torch.tensor([3, 0, 7, 4]), torch.tensor([3, 0]))
+    tokens = tokens[torch.tensor([1, 0, 0, 2])]
+    logits = network.step(larger, tokens, torch.full((8,), 4), torch.arange(5), 12, False, True)
+    torch.testing.assert_close(logits[[3, 0, 7, 4]], expected[rows], **CLOSE)
+
+
+@pytest.mark.parametrize("is_guided", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_of_a_sample(is_guided, dtype):
+    """A batch that was said to fit, and does not."""
+    network = FrameDecoder(make_model(0).to(dtype))
+    cache = network.new_cache(1, is_guided, 50, 30)
+    tensors = [*cache.keys, *cache.values, *cache.text_keys, *cache.text_values]
+    assert network.bytes_of_sample(50, 30, is_guided) == sum(tensor.nbytes for tensor in tensors)
+
+
+# --- how old a network may be ---
+
+
+def by_optimizer(model):
+    weight = model.model.decoder.layers[0].mlp.down_proj.weight
+    weight.grad = weight.detach().clone()
+    torch.optim.SGD([weight], lr=3.0).step()
+
+
+def by_data_in_place(model):
+    model.model.decoder.layers[0].self_attention.k_proj.weight.data.add_(0.5)
+
+
+def by_data(model):
+    weight = model.model.decoder.layers[0].mlp.down_proj.weight
+    weight.data = weight.data * 2
+
+
+def by_state_dict(model):
+    model.load_state_dict({name: value + 0.25 for name, value in model.state_dict().items()})
+
+
+def in_the_encoder(model):
+    with torch.no_grad():
+        model.model.encoder.layers[0].mlp.down_proj.weight.mul_(1.5)
+
+
+def by_another_module(model):
+    layer = model.model.decoder.layers[0].self_attention
+    layer.v_proj = nn.Linear(layer.v_proj.in_features, layer.v_proj.out_features, bias=False, dtype=model.dtype)
+
+
+def by_another_activation(model):
+    model.model.decoder.layers[0].mlp.activation = nn.Tanh()
+
+
+def by_another_norm(model):
+    model.model.decoder.layers[0].pre_mlp_norm.eps = 1e4
+
+
+def in_one_place(model):
+    with torch.no_grad():
+        model.model.decoder.layers[0].mlp.gate_up_proj.weight[1, 3] += 50
+
+
+def in_half_of_the_data(model):
+    rows = model.model.decoder.embeddings.embed.weight.data
+    rows[len(rows) // 2 :] *= -2
+
+
+CHANGES = [
+    in_one_place,
+    in_half_of_the_data,
+    by_optimizer,
+    by_data_in_place,
+    by_data,
+    by_state_dict,
+    in_the_encoder,
+    by_another_module,
+    by_another_activation,
+    by_another_norm,
+]
+GREEDY = {"do_sample": False, "guidance_scale": 3.0, "top_k": 5, "max_new_tokens": 30}
+
+
+def assert_fast_is_slow(model, seed=0, use_fast_path=True, **options):
+    config = model.config
+    draw = torch.Generator().manual_seed(seed)
+    decoder = config.decoder_config
+    prompts = [torch.randint(0, 10, (length, decoder.num_channels), generator=draw) for length in (0, 3)]
+    inputs = as_inputs(config, [b"Hello.", b"Who?"], prompts)
+    fast = model.generate(**inputs, **GREEDY, use_fast_path=use_fast_path, **options)
+    slow = model.generate(**inputs, **GREEDY, use_fast_path=False)
+    assert torch.equal(fast, slow)
+    return fast
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_weights_that_have_changed_are_prepared_anew(change):
+    """After a step of training, or an adapter merged, the fast loop spoke with the old weights."""
+    model = make_model(3).double()
+    before = assert_fast_is_slow(model)
+    change(model)
+    assert not torch.equal(assert_fast_is_slow(model, use_fast_path=None), before)
+
+
+@pytest.mark.parametrize("change", CHANGES[:8], ids=lambda change: change.__name__)
+def test_a_network_is_as_old_as_its_weights(change):
+    """A change that leaves little trace, seen by luck because something else changed with it."""
+    model = make_model(3)
+    with torch.no_grad():
+        network = make_frame_decoder(model)
+        assert make_frame_decoder(model) is network
+    change(model)
+    with torch.no_grad():
+        assert make_frame_decoder(model) is not network
+        assert make_frame_decoder(model) is make_frame_decoder(model)
+
+
+def test_a_weight_in_another_layout():
+    """A transposed weight, as some checkpoints keep it, is changed by way of `.data` and no one sees it."""
+    model = make_model(3).double()
+    weight = model.model.decoder.layers[0].self_attention.q_proj.weight
+    weight.data = weight.data.t().contiguous().t()
+    before = assert_fast_is_slow(model)
+    weight.data.mul_(-3)
+    assert not torch.equal(assert_fast_is_slow(model), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_within_a_larger_tensor(dtype):
+    """A weight that begins at an odd place, as optimizers with flat buffers leave it, cannot be read as integers."""
+    model = make_model(3).to(dtype)
+    weight = model.logits_dense.weight
+    flat = torch.zeros(weight.numel() + 1, dtype=dtype)
+    flat[1:] = weight.data.flatten()
+    weight.data = flat[1:].view(weight.shape)
+    with torch.no_grad():
+        network = make_frame_decoder(model)
+        flat[5:] += 1
+        assert make_frame_decoder(model) is not network
+
+
+def by_hook(module, call):
+    module.register_forward_hook(lambda module, args, output: -output)
+
+
+def by_forward(module, call):
+    module.forward = lambda states: -call(states)
+
+
+@pytest.mark.parametrize("change", [by_hook, by_forward], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["logits_dense", "model.decoder.layers.0.mlp", "model.decoder.layers.0.mlp.down_proj"])
+def test_what_is_put_before_a_module_later(change, name):
+    """A hook, or a forward of someone's own, that comes after the first call and is never called."""
+    model = make_model(3).double()
+    before = assert_fast_is_slow(model)
+    module = model.get_submodule(name)
+    change(module, module.forward)
+    assert not torch.equal(assert_fast_is_slow(model, use_fast_path=None), before)
+
+
+@torch.no_grad()
+def test_a_call_changes_no_weights():
+    """Packed and fused again at every call: seconds, for a model of 1.6 billion weights."""
+    model = make_model(3)
+    network = make_frame_decoder(model)
+    assert_fast_is_slow(model)
+    model.train().eval()
+    model.requires_grad_(False)
+    assert make_frame_decoder(model) is network
+
+
+@torch.no_grad()
+def test_another_dtype_is_another_network():
+    """A model cast to bfloat16 multiplied with float32 copies."""
+    model = make_model(3)
+    make_frame_decoder(model)
+    assert make_frame_decoder(model.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_a_network_goes_with_its_model():
+    """Each model that was ever loaded stays in memory as copies of its weights."""
+    model = make_model(3)
+    assert_fast_is_slow(model)
+    network = weakref.ref(make_frame_decoder(model))
+    del model
+    gc.collect()
+    assert network() is None
+
+
+def test_old_copies_are_freed_before_new_ones_are_made(monkeypatch):
+    """Two copies of the weights at a time, where one fits."""
+    model = make_model(3)
+    with torch.no_grad():
+        old = weakref.ref(make_frame_decoder(model))
+        model.logits_dense.weight.mul_(2)
+        prepare, seen = FrameDecoder.__init__, []
+
+        def watched(self, *args, **kwargs):
+            gc.collect()
+            seen.append(old())
+            prepare(self, *args, **kwargs)
+
+        monkeypatch.setattr(FrameDecoder, "__init__", watched)
+        make_frame_decoder(model)
+    assert seen == [None]
+
+
+def test_threads_share_a_network():
+    """Two first calls at once prepare the weights twice, in twice the memory."""
+    model, got = make_model(3), []
+    start = threading.Barrier(4)
+
+    def run():
+        start.wait()
+        with torch.no_grad():
+            got.append(make_frame_decoder(model))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 4
+    assert len(set(map(id, got))) == 1
+
+
+def adapted(model, *targets):
+    config = LoraConfig(target_modules=list(targets), r=2, init_lora_weights=False)
+    torch.manual_seed(0)
+    return get_peft_model(model, config)
+
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [ATTENTION, ("gate_up_proj", "down_proj"), ("logits_dense",), ("v_proj",), ("embed",), ("embedding",)],
+    ids="-".join,
+)
+def test_adapters_count(targets):
+    """An adapter that the slow loop hears and the fast one does not."""
+    model = make_model(3).double()
+    plain = assert_fast_is_slow(model)
+    adapted_model = adapted(model, *targets)
+    with_adapter = assert_fast_is_slow(model)
+    assert not torch.equal(with_adapter, plain)
+    adapted_model.merge_adapter()
+    assert torch.equal(assert_fast_is_slow(model), with_adapter)
+    adapted_model.unmerge_adapter()
+    assert_fast_is_slow(model)
+    assert torch.equal(assert_fast_is_slow(adapted_model.unload()), plain)
+
+
+@pytest.mark.parametrize("targets", [ATTENTION, ("gate_up_proj", "down_proj")], ids="-".join)
+@pytest.mark.parametrize("compile_config", [None, CompileConfig(backend="eager")], ids=["as it is", "compiled"])
+def test_adapters_that_are_switched_off_and_on(targets, compile_config):
+    """Adapters are switched without a change of weights: what was computed of them, or compiled, stayed."""
+    model, options = make_model(3).double(), {"compile_config": compile_config}
+    plain = assert_fast_is_slow(model)
+    adapted_model = adapted(model, *targets)
+    with_adapter = assert_fast_is_slow(model, **options)
+    with adapted_model.disable_adapter():
+        assert torch.equal(assert_fast_is_slow(model, **options), plain)
+    adapted_model.add_adapter("other", LoraConfig(target_modules=list(targets), r=2, init_lora_weights=False))
+    adapted_model.set_adapter("other")
+    assert not torch.equal(assert_fast_is_slow(model, **options), with_adapter)
+    adapted_model.set_adapter("default")
+    assert torch.equal(assert_fast_is_slow(model, **options), with_adapter)
+
+
+# --- what cannot be taken apart ---
+
+
+def with_hook(model):
+    model.model.decoder.layers[0].mlp.register_forward_hook(lambda *args: None)
+
+
+def with_pre_hook(model):
+    model.register_forward_pre_hook(lambda *args: None)
+
+
+def with_accelerate(model):
+    model.model._hf_hook = object()
+
+
+def with_two_dtypes(model):
+    for module in model.modules():
+        if isinstance(module, nn.RMSNorm):
+            module.to(torch.float64)
+
+
+def with_two_devices(model):
+    model.logits_dense.to("meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_hook, "a DiaMLP has a hook"),
+        (with_pre_hook, "a DiaForConditionalGeneration has a hook"),
+        (with_accelerate, "a DiaModel has a hook"),
+        (with_two_dtypes, r"several dtypes \(torch.float32, torch.float64\)"),
+        (with_two_devices, "several devices"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_taken_apart(change, reason):
+    """A hook that is never called, or weights that cannot be multiplied; each has a reason that a user can read."""
+    model = make_model(3)
+    assert unsupported_reason_of(model) is None
+    change(model)
+    with pytest.raises(ValueError, match=f"`use_fast_path` is True, but .*{reason}"):
+        model.generate(torch.ones(1, 3, dtype=torch.long), use_fast_path=True, max_new_tokens=20)
+
+
+def test_autocast_is_left_to_the_slow_loop():
+    """Fused weights under autocast compute in a dtype that the caches do not have."""
+    model = make_model(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert unsupported_reason_of(model) == "autocast is on"
+        model.generate(torch.ones(1, 3, dtype=torch.long), max_new_tokens=20)
+    assert unsupported_reason_of(model) is None
+
+
+# --- what a step costs ---
+
+
+class Operators(TorchDispatchMode):
+    """Notes each operator, the sizes of what it makes, and whether it is given something as large as a cache."""
+
+    def __init__(self, cache):
+        super().__init__()
+        tensors = [*cache.keys, *cache.values, *cache.text_keys, *cache.text_values, cache.text_mask]
+        self.caches = {tensor.untyped_storage().data_ptr(): tensor.numel() for tensor in tensors}
+        self.made = []
+        self.given_a_whole_cache = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [one for one in args if isinstance(one, torch.Tensor)]
+        for one in tensors:
+            if one.numel() == self.caches.get(one.untyped_storage().data_ptr()):
+                self.given_a_whole_cache.add(func.overloadpacket.__name__)
+        old = {one.untyped_storage().data_ptr() for one in tensors}
+        results = result if isinstance(result, (tuple, list)) else [result]
+        new = [one for one in results if isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() not in old]
+        self.made += [(func.overloadpacket.__name__, one.numel()) for one in new]
+        return result
+
+
+def step_in_a_cache_of(network, capacity, num_frames, watch):
+    """Take a step that sees `num_frames` frames and bytes of a larger cache, under `watch(cache)`."""
+    cache = network.new_cache(2, True, capacity, capacity)
+    cache.text_mask[..., :num_frames] = True
+    tokens = torch.zeros(2, network.config.num_channels, dtype=torch.long)
+    lengths = torch.tensor([num_frames - 1, num_frames - 2] * 2)
+    view = (torch.arange(num_frames), num_frames, True, True)
+    network.step(cache, tokens, lengths, *view)
+    with watch(cache) as seen:
+        network.step(cache, tokens, lengths, *view)
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_a_step_costs_what_it_sees(seed, dtype):
+    """Caches copied whole, or keys repeated for each query head of their group: the time of a step, doubled."""
+    heads = {"num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 8}
+    cross = {"cross_num_attention_heads": 12, "cross_num_key_value_heads": 2, "cross_head_dim": 8}
+    network = FrameDecoder(make_model(seed, bool(seed % 2), **heads, **cross).to(dtype))
+    short, long = (step_in_a_cache_of(network, capacity, 200, Operators) for capacity in (300, 3000))
+    assert short.made == long.made
+    assert max(size for _, size in short.made) < 4 * 2 * 200 * 8  # the keys that the rows of a layer see
+    views = {"slice", "alias", "detach", "view", "transpose", "unsqueeze", "expand", "select", "as_strided"}
+    assert short.given_a_whole_cache <= {"index_put_", *views}
+
+
+@torch.inference_mode()
+def test_a_prompt_is_read_no_further_than_it_is_needed():
+    """The last layer's attention and feed-forward, of every frame of a prompt, for nobody."""
+    network = FrameDecoder(make_model(3))
+    cache = network.new_cache(1, True, 5, 3)
+    network.layers[-1].self_out = network.layers[-1].down = None
+    network.read_frames(cache, torch.zeros(1, 4, network.config.num_channels, dtype=torch.long), True)
+    assert all(keys[:, :, :4].any() for keys in (*cache.keys, *cache.values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_no_kernel_copies_a_cache(dtype):
+    """`scatter_` on a CPU, in half precision, copies all that it writes into; no operator shows that."""
+    network = FrameDecoder(make_model(0).to(dtype))
+    allocated = []
+    for capacity in (64, 4096):
+        seen = step_in_a_cache_of(
+            network, capacity, 20, lambda cache: profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        )
+        events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+        allocated.append(sum(event.nbytes() for event in events if event.nbytes() > 0))
+    assert allocated[0] > 0
+    assert allocated[1] == allocated[0]

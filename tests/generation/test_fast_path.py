@@ -1,0 +1,363 @@
+"""The fast loop as `generate()` takes it: the slow loop is its oracle."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from transformers import CompileConfig, GenerationConfig, LogitsProcessor, StaticCache, StoppingCriteria
+from transformers.generation import BaseStreamer
+
+from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration
+from dia_hf._compat import CACHE_NAME
+from dia_hf.bench import HostSyncCounter
+from dia_hf.engine import FrameScheduler, launch
+from tiny import as_inputs, random_config, random_model
+
+GUIDED = {"guidance_scale": 2.5, "top_k": 5}
+CALLS = {
+    "greedy": {"do_sample": False},
+    "greedy guided": {"do_sample": False, **GUIDED},
+    "greedy guided without filter": {"do_sample": False, "guidance_scale": 1.7},
+    "sampled": {"do_sample": True, "top_k": 6, "temperature": 0.7},
+    "sampled guided": {"do_sample": True, "guidance_scale": 3.0, "top_k": 7, "top_p": 0.9, "temperature": 1.3},
+    "weak guidance": {"do_sample": True, "guidance_scale": 0.4, "top_k": 4},
+    "v0.1": {"do_sample": True, "guidance_scale": 2.0, "top_k": 9, "top_p": 0.8}
+    | {"sample_from_guided": True, "eos_logit_scale": 0.8},
+    "least length": {"do_sample": True, **GUIDED, "min_new_tokens": 9},
+    "several": {"do_sample": True, **GUIDED, "num_return_sequences": 2},
+    "lists": {"do_sample": True, "guidance_scale": [3.0, None, 0.5], "top_k": [4, None, 9], "top_p": [0.9, 0.5, None]}
+    | {"temperature": [1.0, 0.6, 1.4], "max_new_tokens": [40, 25, 33]},
+    "lists without filter": {"do_sample": True, "temperature": [1.0, 0.6, 1.4], "top_k": [None, 3, 7]},
+}
+
+
+def speak(model, inputs, options, seed=0, **more):
+    torch.manual_seed(seed)
+    return model.generate(**inputs, **({"max_new_tokens": 40} | options | more))
+
+
+def make(seed, era="0626"):
+    config = random_config(seed)
+    if era == "v0.1":
+        config.decoder_config.cross_attention_rope = True
+    config.delay_pattern = [0, *config.delay_pattern[1:]]
+    decoder = config.decoder_config
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [
+        torch.randint(0, decoder.eos_token_id, (n, decoder.num_channels), generator=generator) for n in (0, 5, 2)
+    ]
+    model = random_model(config, seed)
+    # Attention with keys that turn and weights so wide amplifies what float32 rounds until tokens differ.
+    model = model.double() if era == "v0.1" else model
+    return model, as_inputs(config, [b"hello", b"a longer text", b"x"], prompts)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("era", ["0626", "v0.1"])
+@pytest.mark.parametrize("call", CALLS)
+def test_codes_are_those_of_the_slow_loop(call, era, seed):
+    """A step that leaves out a rule, or reads another row's cache, says something else: greedy and from a seed."""
+    model, inputs = make(seed, era)
+    fast = speak(model, inputs, CALLS[call], use_fast_path=True)
+    assert torch.equal(fast, speak(model, inputs, CALLS[call], use_fast_path=False))
+
+
+def test_a_generator_draws_as_in_the_slow_loop():
+    """Draws that depend on the loop break every seed that somebody has written down."""
+    model, inputs = make(1)
+    for generators in (
+        lambda: torch.Generator().manual_seed(3),
+        lambda: [torch.Generator().manual_seed(seed) for seed in (3, 4, 5)],
+    ):
+        options = {"do_sample": True, **GUIDED}
+        fast = speak(model, inputs, options, generator=generators(), use_fast_path=True)
+        assert torch.equal(fast, speak(model, inputs, options, seed=9, generator=generators(), use_fast_path=False))
+
+
+class OwnRule(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return scores
+
+
+class OwnCriterion(StoppingCriteria):
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+OBSTACLES = {
+    "logits_processor": ({"logits_processor": [OwnRule()]}, "`logits_processor`"),
+    "stopping_criteria": ({"stopping_criteria": [OwnCriterion()]}, "OwnCriterion"),
+    "rule": ({"repetition_penalty": 1.2}, "RepetitionPenalty"),
+    "min_p": ({"do_sample": True, "min_p": 0.1}, "MinP"),
+    "dictionary": ({"return_dict_in_generate": True, "output_scores": True}, "return_dict_in_generate"),
+    "cache": ({"cache_implementation": "static"}, "cache"),
+    "no cache": ({"use_cache": False}, "cache"),
+    "time": ({"max_time": 100.0}, "MaxTime"),
+    "end": ({"eos_token_id": 3}, "`eos_token_id`"),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_it_cannot_express_goes_to_the_slow_loop(name, monkeypatch):
+    """A rule of the caller's that the fast loop does not know would be dropped without a word."""
+    model, inputs = make(0)
+    options, reason = OBSTACLES[name]
+    with pytest.raises(ValueError, match=f"`use_fast_path` is True, but .*{reason}"):
+        speak(model, inputs, options, use_fast_path=True)
+    monkeypatch.setattr(FrameScheduler, "run", lambda self: pytest.fail("the fast loop took it"))
+    speak(model, inputs, options)
+
+
+def test_a_dictionary_of_codes_alone():
+    """`pipeline("text-to-speech")` asks for a dictionary, reads its codes, and took the slow loop for it."""
+    model, inputs = make(0)
+    options = {"do_sample": True, **GUIDED}
+    expected = speak(model, inputs, options, use_fast_path=False)
+    output = speak(model, inputs, options, use_fast_path=True, return_dict_in_generate=True)
+    assert torch.equal(output.sequences, expected)
+    assert output["sequences"] is output.sequences and output.scores is None
+
+
+def test_a_cache_or_states_of_the_callers_go_to_the_slow_loop():
+    """A cache that is passed is to be filled; encoder states that are passed are to be read."""
+    model, inputs = make(0)
+    encoded = model.get_encoder()(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    rest = {name: value for name, value in inputs.items() if name != "input_ids"}
+    with pytest.raises(ValueError, match="`encoder_outputs`"):
+        speak(model, rest, {"encoder_outputs": encoded}, use_fast_path=True)
+    cache = StaticCache(model.config.decoder_config, max_cache_len=60)
+    with pytest.raises(ValueError, match="cache"):
+        speak(model, inputs, {CACHE_NAME: cache, "do_sample": False}, use_fast_path=True)
+
+
+def test_a_delayed_first_channel_goes_to_the_slow_loop():
+    """The fast loop ends channels counting from channel 0's end of speech, which must then be on time."""
+    model, inputs = make(0)
+    model.config.delay_pattern[0] = 2
+    with pytest.raises(ValueError, match="channel 0 is delayed"):
+        speak(model, inputs, {"do_sample": False}, use_fast_path=True)
+    speak(model, inputs, {"do_sample": False})
+
+
+def test_frames_beyond_the_positions():
+    """The delay ends a full-length text beyond the last position: a table of angles may be too short there."""
+    model, inputs = make(0)
+    model.config.decoder_config.max_position_embeddings = 30
+    options = {"do_sample": False, "min_new_tokens": 30}
+    fast = speak(model, inputs, options, use_fast_path=True)
+    assert fast.shape[1] > 30
+    assert torch.equal(fast, speak(model, inputs, options, use_fast_path=False))
+    with pytest.raises(ValueError, match="more than 60 frames"):
+        speak(model, inputs, options, max_new_tokens=60, use_fast_path=True)
+
+
+def test_settings_of_a_saved_config_count():
+    """`use_fast_path` is a field like any other: in a generation config as in the call."""
+    model, inputs = make(0)
+    config = GenerationConfig(use_fast_path=True, min_p=0.1, do_sample=True)
+    with pytest.raises(ValueError, match="MinP"):
+        speak(model, inputs, {"generation_config": config})
+
+
+def count_looks(monkeypatch):
+    """Count host synchronizations of the loop alone, from its first step to its last."""
+    counter, run = HostSyncCounter(), FrameScheduler._take_step
+    steps = []
+
+    def take_step(self, state):
+        if len(steps) == 0:
+            counter.__enter__()
+        steps.append(1)
+        run(self, state)
+
+    monkeypatch.setattr(FrameScheduler, "_take_step", take_step)
+    return counter, steps
+
+
+class Deaf(BaseStreamer):
+    def put(self, value):
+        pass
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("streamer", [None, Deaf()])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("call", ["greedy guided", "sampled guided", "v0.1"])
+def test_the_host_looks_once_in_eight_frames(call, batch_size, streamer, monkeypatch):
+    """A question to the device in every step leaves a GPU idle for as long as the step takes."""
+    model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    text = torch.randint(1, 200, (batch_size, 20))
+    counter, steps = count_looks(monkeypatch)
+    options = CALLS[call] | {"max_new_tokens": 96, "min_new_tokens": 80}
+    try:
+        model.generate(text, **options, use_fast_path=True, streamer=streamer)
+    finally:
+        counter.__exit__(None, None, None)
+    assert len(steps) == 96
+    # At the end, what each request has said is collected: that is no matter of steps.
+    assert counter.total <= len(steps) / 8 + 1, counter.counts
+
+
+def test_the_detector_sees_the_slow_loop():
+    """A detector that sees nothing would let any loop pass."""
+    model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    with HostSyncCounter() as counter:
+        model.generate(torch.ones(1, 5, dtype=torch.long), max_new_tokens=40, min_new_tokens=24, use_fast_path=False)
+    assert counter.total > 40
+
+
+@pytest.mark.parametrize("call", ["greedy guided", "sampled guided", "v0.1", "several"])
+def test_the_step_compiles_whole_and_once(call):
+    """A graph break, or a program for every length, makes compiling slower than not compiling."""
+    model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    text = {"input_ids": torch.randint(1, 200, (1, 30), generator=torch.Generator().manual_seed(0))}
+    options = CALLS[call] | {"max_new_tokens": 250, "min_new_tokens": 234}
+    eager = speak(model, text, options, use_fast_path=True)
+    counter = CompileCounter()
+    with torch._dynamo.config.patch(error_on_recompile=True), short_steps():
+        compiled = speak(model, text, options, compile_config=CompileConfig(backend=counter), use_fast_path=True)
+    assert torch.equal(compiled, eager)
+    assert counter.frame_count == 1
+
+
+@contextmanager
+def short_steps():
+    """Round lengths to 16 frames instead of 256, so that a short text sees several of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_FRAMES", 16)
+        yield
+
+
+def test_the_compiled_step_says_the_same():
+    """Inductor's own fusions must not change what is said (greedy, float32)."""
+    model, inputs = make(3)
+    options = {"do_sample": False, **GUIDED}
+    compiled = speak(model, inputs, options, compile_config=CompileConfig(), use_fast_path=True)
+    assert torch.equal(compiled, speak(model, inputs, options))
+
+
+def test_threads_share_a_model():
+    """State that the network keeps between steps would be one call's in another's."""
+    model, inputs = make(2)
+    options = {"do_sample": True, **GUIDED}
+    alone = [
+        model.generate(**inputs, **options, max_new_tokens=40, generator=torch.Generator().manual_seed(seed))
+        for seed in range(4)
+    ]
+    together = [None] * 4
+
+    def work(seed):
+        generator = torch.Generator().manual_seed(seed)
+        together[seed] = model.generate(**inputs, **options, max_new_tokens=40, generator=generator)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+def test_waiting_requests_are_not_encoded_before_their_time(monkeypatch):
+    """Encoding a thousand texts at once takes the memory that the batch was cut down for."""
+    model, inputs = make(4)
+    sizes = []
+    model.model.encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    speak(model, inputs, {"do_sample": False, **GUIDED}, max_batch_size=1, use_fast_path=True)
+    assert max(sizes) == 1
+
+
+def test_the_batch_follows_the_memory_at_hand(monkeypatch):
+    """A list of requests that does not fit into memory must be spoken in turns, not end in an error."""
+    model, inputs = make(4)
+    whole = speak(model, inputs, {"do_sample": False})
+    sizes = []
+    take = FrameScheduler._take_step
+    monkeypatch.setattr(
+        FrameScheduler, "_take_step", lambda self, state: (sizes.append(state.num_samples), take(self, state))[1]
+    )
+    monkeypatch.setattr("dia_hf.engine.memory.free_memory", lambda device: 10)
+    assert torch.equal(speak(model, inputs, {"do_sample": False}), whole)
+    assert set(sizes) == {1}
+
+
+def test_a_batch_size_below_one_is_an_error():
+    """0 would mean everything, or nothing."""
+    model, inputs = make(0)
+    with pytest.raises(ValueError, match="`max_batch_size` is 0"):
+        speak(model, inputs, {"max_batch_size": 0})
+
+
+def test_a_streamer_hears_all_at_once():
+    """A batch size beside a streamer would be ignored, and the memory run out that it was to save."""
+    model, inputs = make(0)
+    with pytest.raises(ValueError, match="`max_batch_size` is 1, but a streamer"):
+        speak(model, inputs, {"max_batch_size": 1}, streamer=Deaf())
+
+
+def test_a_layer_of_ones_own_counts():
+    """A subclass that changes a layer would be passed by, without a word."""
+    model, inputs = make(0)
+    mlp = model.model.decoder.layers[0].mlp
+
+    class Louder(type(mlp)):
+        def forward(self, hidden_states):
+            return 2 * super().forward(hidden_states)
+
+    mlp.__class__ = Louder
+    with pytest.raises(ValueError, match="a Louder has another `forward`"):
+        speak(model, inputs, {"do_sample": False}, use_fast_path=True)
+
+
+def test_other_angles_count():
+    """Angles are computed once for a model; with another base they are others."""
+    model, inputs = make(0)
+    options = {"do_sample": False}
+    speak(model, inputs, options)
+    model.config.decoder_config.rope_parameters["rope_theta"] = 7.0
+    assert torch.equal(
+        speak(model, inputs, options, use_fast_path=True), speak(model, inputs, options, use_fast_path=False)
+    )
+
+
+def test_nothing_of_the_call_stays_on_the_model():
+    """A setting or cache that stays on the model is another thread's problem, and goes into its checkpoints."""
+    model, inputs = make(0)
+    before = {name: id(value) for name, value in vars(model).items()}
+    config = model.generation_config.to_dict()
+    speak(model, inputs, {"do_sample": True, **GUIDED})
+    assert {name: id(value) for name, value in vars(model).items()} == before
+    assert model.generation_config.to_dict() == config
+
+
+def test_what_is_returned_is_an_ordinary_tensor():
+    """A tensor of inference mode cannot be changed in place or used in training."""
+    model, inputs = make(0)
+    codes = speak(model, inputs, {"do_sample": False})
+    assert not codes.is_inference()
+    streamed = []
+
+    class Listener(Deaf):
+        def put(self, value):
+            streamed.append(value)
+
+    speak(model, inputs, {"do_sample": False}, streamer=Listener(), use_fast_path=True)
+    assert not any(tokens.is_inference() for tokens in streamed)
+
+
+def test_a_published_config_takes_the_fast_loop():
+    """The defaults that everyone uses must not meet an unsupported_reason."""
+    config = DiaConfig()
+    config.encoder_config.num_hidden_layers = config.decoder_config.num_hidden_layers = 1
+    for part in (config.encoder_config, config.decoder_config):
+        part.hidden_size = part.intermediate_size = 32
+    config.decoder_config.cross_hidden_size = 32
+    model = DiaForConditionalGeneration(config).eval()
+    options = {"guidance_scale": 3.0, "temperature": 1.2, "top_p": 0.95, "top_k": 45, "do_sample": True}
+    model.generate(torch.ones(1, 5, dtype=torch.long), **options, max_new_tokens=20, use_fast_path=True)

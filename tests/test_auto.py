@@ -1,0 +1,156 @@
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForSpeechSeq2Seq,
+    AutoModelForTextToWaveform,
+    AutoProcessor,
+    AutoTokenizer,
+    pipeline,
+)
+
+import dia_hf
+from dia_hf import MINIATURE
+from dia_hf.auto import register
+
+
+@pytest.mark.parametrize(
+    ("auto", "name"),
+    [
+        (AutoConfig, "DiaConfig"),
+        (AutoModel, "DiaModel"),
+        (AutoModelForTextToWaveform, "DiaForConditionalGeneration"),
+        (AutoModelForSpeechSeq2Seq, "DiaForConditionalGeneration"),
+        (AutoTokenizer, "DiaTokenizer"),
+        (AutoFeatureExtractor, "DiaFeatureExtractor"),
+        (AutoProcessor, "DiaProcessor"),
+    ],
+)
+def test_auto_classes_give_ours(auto, name):
+    """AutoProcessor and AutoFeatureExtractor prefer the built-in class of the same name."""
+    assert type(auto.from_pretrained(MINIATURE)) is getattr(dia_hf, name)
+
+
+def test_parts_of_the_processor_are_ours():
+    """A processor of ours around transformers' tokenizer has transformers' mistakes."""
+    processor = AutoProcessor.from_pretrained(MINIATURE)
+    assert type(processor.tokenizer) is dia_hf.DiaTokenizer
+    assert type(processor.feature_extractor) is dia_hf.DiaFeatureExtractor
+
+
+def test_a_checkpoint_that_transformers_wrote(pack):
+    """The published files, which name classes but no package."""
+    assert type(AutoModelForTextToWaveform.from_pretrained(pack)) is dia_hf.DiaForConditionalGeneration
+    assert type(AutoTokenizer.from_pretrained(pack)) is dia_hf.DiaTokenizer
+
+
+def test_pipeline():
+    """transformers lists its own Dia among the speech-to-text models, where the pipeline does not find it."""
+    speak = pipeline("text-to-speech", model=MINIATURE)
+    assert type(speak.model) is dia_hf.DiaForConditionalGeneration
+    output = speak("Hello.", generate_kwargs={"max_new_tokens": 30, "do_sample": False})
+    assert output["sampling_rate"] == dia_hf.DiaProcessor.from_pretrained(MINIATURE).codec.sampling_rate
+    assert 0 < output["audio"].shape[-1] <= 14 * 512
+
+
+def test_a_saved_pipeline(tmp_path):
+    """transformers saves model and tokenizer; without feature extractor and codec, the folder did not load."""
+    speak = pipeline("text-to-speech", model=MINIATURE)
+    options = {"generate_kwargs": {"max_new_tokens": 30, "do_sample": False}}
+    before = speak("Hello.", **options)
+    speak.save_pretrained(tmp_path)
+    after = pipeline("text-to-speech", model=str(tmp_path))("Hello.", **options)
+    assert after["sampling_rate"] == before["sampling_rate"]
+    assert (after["audio"] == before["audio"]).all()
+
+
+def test_transformers_own_classes_stay():
+    """Replacing them would change what other code imports."""
+    from transformers.models.dia.modeling_dia import DiaForConditionalGeneration
+
+    assert transformers.DiaForConditionalGeneration is DiaForConditionalGeneration
+    assert transformers.DiaForConditionalGeneration is not dia_hf.DiaForConditionalGeneration
+    theirs = transformers.DiaConfig()
+    assert type(theirs).__module__.startswith("transformers.")
+    with_tiny_layers = {"num_hidden_layers": 1, "intermediate_size": 8}
+    theirs = transformers.DiaConfig(encoder_config=with_tiny_layers, decoder_config=with_tiny_layers)
+    assert type(AutoModel.from_config(theirs)).__module__.startswith("transformers.")
+
+
+def test_registering_twice():
+    """A reload in a notebook raised because the name was taken."""
+    register()
+    assert type(AutoConfig.from_pretrained(MINIATURE)) is dia_hf.DiaConfig
+
+
+def test_works_without_transformers_own_dia():
+    """Law 1 of the house: `src/` stands on transformers' general parts alone."""
+    program = """
+        import sys
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.startswith("transformers.models.dia"):
+                    raise ImportError(f"{name} is not to be imported")
+
+        sys.meta_path.insert(0, Refuse())
+        from transformers import AutoProcessor, pipeline
+        import dia_hf
+
+        processor = AutoProcessor.from_pretrained(dia_hf.MINIATURE)
+        model = dia_hf.DiaForConditionalGeneration.from_pretrained(dia_hf.MINIATURE)
+        inputs = processor(["[S1] Hi."], return_tensors="pt")
+        for options in ({"do_sample": False}, {"do_sample": True, "cache_implementation": "static"}):
+            processor.batch_decode(model.generate(**inputs, max_new_tokens=24, **options))
+        dia_hf.Dia.from_pretrained().generate("[S1] Hi.", max_seconds=0.2)
+        # Given objects: for names, the pipeline itself asks transformers for a class called like the architecture.
+        speak = pipeline("text-to-speech", model=model, tokenizer=processor.tokenizer, processor=processor)
+        speak("Hi.", generate_kwargs={"max_new_tokens": 24})
+        assert not [name for name in sys.modules if name.startswith("transformers.models.dia")]
+        print("fine")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_a_checkpoint_by_its_name_on_the_hub(pack, tmp_path):
+    """The published checkpoint names its codec, another repository; `revision` of the one was asked of the other."""
+
+    def cache(repo, source):
+        snapshot = tmp_path / f"models--{repo.replace('/', '--')}" / "snapshots" / ("0" * 40)
+        shutil.copytree(source, snapshot, ignore=shutil.ignore_patterns("dac_44khz", "expected*"))
+        refs = snapshot.parent.parent / "refs"
+        refs.mkdir()
+        (refs / "main").write_text("0" * 40)
+
+    cache("nari-labs/Dia-1.6B-0626", pack)
+    cache("descript/dac_44khz", pack / "dac_44khz")
+    processor = AutoProcessor.from_pretrained("nari-labs/Dia-1.6B-0626", cache_dir=tmp_path, revision="main")
+    assert type(processor) is dia_hf.DiaProcessor
+    assert processor.codec.num_codebooks == 9
+    model = dia_hf.DiaForConditionalGeneration.from_pretrained("nari-labs/Dia-1.6B-0626", cache_dir=tmp_path)
+    assert model.generation_config.top_k == 45
+    # Saved beside each other, they need neither cache nor network, and still name the codec's repository.
+    processor.save_pretrained(tmp_path / "saved")
+    reference = json.loads((tmp_path / "saved" / "audio_tokenizer_config.json").read_text())
+    assert reference["audio_tokenizer_name_or_path"] == "descript/dac_44khz"
+    assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is dia_hf.DiaProcessor
+
+
+def test_a_checkpoint_on_the_hub_with_its_codec_inside(tmp_path):
+    """Saved again, it named its own repository as the codec's, where transformers' own processor would find a Dia."""
+    snapshot = tmp_path / "models--someone--dia" / "snapshots" / ("0" * 40)
+    shutil.copytree(MINIATURE, snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
+    AutoProcessor.from_pretrained("someone/dia", cache_dir=tmp_path).save_pretrained(tmp_path / "saved")
+    reference = json.loads((tmp_path / "saved" / "audio_tokenizer_config.json").read_text())
+    assert reference["audio_tokenizer_name_or_path"] == str(tmp_path / "saved" / "audio_tokenizer")
