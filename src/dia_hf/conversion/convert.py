@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import DacModel
 
-from ..atomic_write import atomic_write_folder, find_held
+from ..atomic_write import atomic_write_folder, find_held, read_json
 from ..audio.codec import load_dac
 from ..model_card import HOW_TO_RUN
 from ..processing_dia import DiaProcessor, write_codec_reference
@@ -103,7 +103,7 @@ def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest:
     processor.save_pretrained(folder)
     reference_file, published = folder / "audio_tokenizer_config.json", source.folder / "audio_tokenizer_config.json"
     if processor.audio_tokenizer is not None:
-        reference = json.loads(reference_file.read_text("utf-8"))
+        reference = read_json(reference_file)
         if os.path.isdir(reference["audio_tokenizer_name_or_path"]):
             write_codec_reference(folder, str(dest.absolute() / "audio_tokenizer"))
     elif published.is_file():

@@ -7,7 +7,6 @@ open, after as much as `_BYTES_PER_MAPPING`: no more of a file than that counts 
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
 import zipfile
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..atomic_write import first_line, shortened
+from ..atomic_write import first_line, read_json, shortened
 
 __all__ = ["WEIGHT_SUFFIXES", "Weights", "check_sums", "find_weight_files", "hash_files", "read_index"]
 
@@ -39,10 +38,9 @@ def read_index(index: Path) -> list[Path]:
         ValueError: If it is none, is empty, or a file of it is missing or lies elsewhere.
     """
     try:
-        content = json.loads(index.read_text("utf-8"))
+        weight_map = read_json(index).get("weight_map")
     except ValueError as error:
-        raise ValueError(f"{index} is no JSON ({error}); it has no `weight_map`.") from error
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        raise ValueError(f"{index} has no `weight_map`: {error}") from error
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
         raise ValueError(
             f"{index} is no index of weight files: it has no `weight_map` of names of tensors to names of files."
