@@ -452,3 +452,11 @@ def test_a_processor_keeps_one_codec(tmp_path):
     processor.audio_tokenizer = None
     with pytest.raises(ValueError, match="has no codec"):
         processor.codec  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["padding", "truncation", "return_tensors"])
+def test_an_unknown_strategy(processor, name):
+    """Its 3,000 characters were the message, in the words of an enumeration of transformers."""
+    with pytest.raises(ValueError, match=rf"`{name}` is 'xxx") as caught:
+        processor("[S1] Hi.", **{name: "x" * 3000})
+    assert len(str(caught.value)) < 300
