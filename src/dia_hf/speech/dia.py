@@ -382,7 +382,7 @@ class Dia:
         ```python
         >>> from dia_hf import Dia
         >>> dialogue = Dia.from_pretrained().dialogue("[S1] Hello. [S2] Hi!", seed=7, max_seconds=0.5)
-        >>> len(dialogue.passes), sum(len(chunk) for chunk in dialogue.stream())
+        >>> len(dialogue.chunks), sum(len(part) for part in dialogue.stream())
         (1, 7680)
 
         ```
@@ -477,7 +477,7 @@ class Dia:
                 raise ValueError(
                     f"the text has {num_ids} ids (bytes, a speaker tag counting as one), and Dia reads at most "
                     f"{tokenizer.model_max_length} in one go; `Dia.dialogue` and `dia-hf generate` speak texts of any "
-                    "length in passes, and take a recording with its transcript apart: a `Voice`, or --prompt-text."
+                    "length in chunks, and take a recording with its transcript apart: a `Voice`, or --prompt-text."
                 )
         inputs = self.processor(text=texts, audio=audio_prompt)
         return inputs.to(self.model.device)
