@@ -165,11 +165,12 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
         waveform = _to_mono(np.asarray(clip))
         if waveform.size == 0:
             raise ValueError("the audio holds 0 samples; give at least one.")
-        if not np.isfinite(waveform).all():
+        peak = np.maximum(waveform.max(), -waveform.min())
+        if not np.isfinite(peak):
             raise ValueError(
                 f"the audio holds {np.count_nonzero(~np.isfinite(waveform))} samples that are NaN or infinite."
             )
-        if (peak := np.abs(waveform).max()) > FAR_BEYOND_FULL_SCALE:
+        if peak > FAR_BEYOND_FULL_SCALE:
             warnings.warn(
                 f"the audio goes up to {peak:g}, and full scale is 1; if it was integers, give them as they are (int16 "
                 "or int32), or divide them by their full scale (32768 for int16).",
