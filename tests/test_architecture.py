@@ -10,6 +10,7 @@ import dia_hf
 SOURCE = Path(dia_hf.__file__).parent
 FLOORS = {
     "_compat": 0,
+    "_extras": 0,
     "atomic_write": 0,
     "text_files": 0,
     "assets": 1,

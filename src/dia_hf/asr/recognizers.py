@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .._extras import import_extra
 from ..audio.io import resample
 from ..hub import check_model
 from .wer import words_of
@@ -125,12 +126,7 @@ class _Pocketsphinx:
     sampling_rate = 16000
 
     def __init__(self, words: Sequence[str] | None, pronunciations: Mapping[str, str]) -> None:
-        try:
-            import pocketsphinx
-        except ImportError as error:
-            raise ImportError(
-                "the recognizer 'pocketsphinx' is not installed: `pip install \"dia-hf[evaluate]\"` brings it."
-            ) from error
+        pocketsphinx = import_extra("pocketsphinx")
         if isinstance(words, str) or not words:
             raise ValueError(
                 f"`words` is {words!r}; pocketsphinx hears a closed vocabulary: give a list of the words that it may."

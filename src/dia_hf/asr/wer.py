@@ -7,11 +7,11 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import ModuleType
 
+from .._extras import import_extra
 from ..text_files import read_text
 
-__all__ = ["WordErrors", "import_jiwer", "read_vocabulary", "vocabulary_of", "word_errors", "words_of"]
+__all__ = ["WordErrors", "read_vocabulary", "vocabulary_of", "word_errors", "words_of"]
 
 # What is not said: speaker tags, "(laughs)", and the "[Music]" of recognizers.
 _NOT_SAID = re.compile(r"\[[^\]]*\]|\([^)]*\)")
@@ -99,21 +99,6 @@ class WordErrors:
         return self.substitutions + self.deletions + self.insertions
 
 
-def import_jiwer() -> ModuleType:
-    """Import jiwer, which comes with an extra.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    try:
-        import jiwer
-    except ImportError as error:
-        raise ImportError(
-            'word errors are counted by jiwer: `pip install "dia-hf[train]"` or `"dia-hf[evaluate]"` brings it.'
-        ) from error
-    return jiwer
-
-
 def word_errors(said: str, heard: str) -> WordErrors:
     """Count the words that are wrong, missing or too many, in the alignment that has the fewest.
 
@@ -133,7 +118,7 @@ def word_errors(said: str, heard: str) -> WordErrors:
     ```
     """
     reference, hypothesis = words_of(said), words_of(heard)
-    jiwer = import_jiwer()
+    jiwer = import_extra("jiwer")
     if not reference:  # of which jiwer makes an error
         return WordErrors(0, 0, len(hypothesis), 0)
     alignment = jiwer.process_words(" ".join(reference), " ".join(hypothesis))

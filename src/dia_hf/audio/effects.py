@@ -10,12 +10,13 @@ Legend: N samples.
 
 from __future__ import annotations
 
-import importlib
 import math
 import warnings
 from types import ModuleType
 
 import numpy as np
+
+from .._extras import import_extra
 
 __all__ = ["change_speed", "limit_peak", "measure_loudness", "normalize_loudness", "trim_silence"]
 
@@ -52,7 +53,7 @@ def measure_loudness(waveform: np.ndarray, sampling_rate: int) -> float:
 
     ```
     """
-    pyloudnorm = _optional("pyloudnorm")
+    pyloudnorm = import_extra("pyloudnorm")
     seconds = _seconds(waveform, sampling_rate)
     _peak(waveform)
     return _measure(pyloudnorm, waveform, sampling_rate, seconds)
@@ -112,7 +113,7 @@ def normalize_loudness(waveform: np.ndarray, sampling_rate: int, target: float, 
             stacklevel=2,
         )
         return waveform
-    loudness = _measure(_optional("pyloudnorm"), waveform, sampling_rate, seconds)
+    loudness = _measure(import_extra("pyloudnorm"), waveform, sampling_rate, seconds)
     if loudness == -math.inf:
         warnings.warn("the waveform is silent (below -70 LUFS throughout); it stays as it is.", stacklevel=2)
         return waveform
@@ -187,7 +188,7 @@ def change_speed(waveform: np.ndarray, sampling_rate: int, speed: float) -> np.n
     _peak(waveform)
     if speed == 1:
         return waveform
-    pedalboard = _optional("pedalboard")
+    pedalboard = import_extra("pedalboard")
     if seconds < _SHORTEST_STRETCH:
         warnings.warn(
             f"{seconds:.3f} s are too short to change speed, which needs {_SHORTEST_STRETCH} s; they stay as they are.",
@@ -286,11 +287,3 @@ def _check_finite(result: np.ndarray) -> None:
     """Raise `ValueError` if a result shows that a sample was NaN or infinite."""
     if not np.isfinite(result).all():
         raise ValueError("the waveform has samples that are NaN or infinite.")
-
-
-def _optional(name: str) -> ModuleType:
-    """Import a package of the extra `audio`."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f'`{name}` cannot be imported ({error}); `pip install "dia-hf[audio]"` brings it.') from error

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from .._extras import import_extra
 from ..audio.io import audio_seconds, read_audio
 from ..text_files import first_line, read_text
 
@@ -184,13 +185,7 @@ def import_datasets() -> ModuleType:
     Raises:
         ImportError: If it is not installed.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f'`datasets` cannot be imported ({error}); `pip install "dia-hf[train]"` brings it.'
-        ) from error
-    return datasets
+    return import_extra("datasets")
 
 
 def open_source(

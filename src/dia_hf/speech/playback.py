@@ -15,6 +15,8 @@ from types import ModuleType
 
 import numpy as np
 
+from .._extras import import_extra
+
 __all__ = ["import_sounddevice", "open_player", "open_stdout"]
 
 
@@ -26,12 +28,9 @@ def import_sounddevice() -> ModuleType:
         OSError: If its library of the system, PortAudio, is missing.
     """
     try:
-        import sounddevice
-    except ImportError as error:
-        raise ImportError('live sound needs sounddevice: pip install "dia-hf[player]".') from error
+        return import_extra("sounddevice")
     except OSError as error:  # on Linux, the package does not bring PortAudio
         raise OSError(f"there is nothing to play with here: {error}.") from error
-    return sounddevice
 
 
 @contextmanager
