@@ -215,8 +215,8 @@ def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -5
             soft beginnings and ends of words are below the threshold.
 
     Returns:
-        `np.ndarray`: A view of the remaining samples, of shape `[M]` or `[channels, M]`. Of a waveform that is silent
-        throughout none do: `size` is 0.
+        `np.ndarray`: A view of the remaining samples, of shape `[M]` or `[channels, M]`. If the whole waveform is
+        silent, `size` is 0.
 
     Raises:
         ValueError: If threshold, keep, rate or the shape of the waveform are out of range.
