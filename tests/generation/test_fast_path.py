@@ -12,7 +12,7 @@ from transformers.generation import BaseStreamer
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration
 from dia_hf._compat import CACHE_NAME
 from dia_hf.bench import HostSyncCounter
-from dia_hf.engine import FrameScheduler, launch
+from dia_hf.engine import FrameScheduler, runners
 from tiny import as_inputs, random_config, random_model
 
 GUIDED = {"guidance_scale": 2.5, "top_k": 5}
@@ -228,7 +228,7 @@ def test_the_step_compiles_whole_and_once(call):
 def short_steps():
     """Round lengths to 16 frames instead of 256, so that a short text sees several of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_FRAMES", 16)
+        patch.setattr(runners, "_FRAMES", 16)
         yield
 
 

@@ -51,7 +51,7 @@ class FrameState:
         new (`torch.LongTensor` of shape `[B, N, C]`): The new frames.
         noise (`torch.Tensor` of shape `[B, C, V]` or `None`): For the next draw; exponentially distributed.
         is_broken (`torch.BoolTensor` of shape `[]`): Whether some draw had nothing to choose from, or NaN.
-        size, graphs: Of a batch that stays where it is; see `launch.py`.
+        size, graphs: Of a batch that stays where it is; see `runners.py`.
     """
 
     cache: FrameCache
