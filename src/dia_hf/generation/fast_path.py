@@ -131,7 +131,6 @@ class FrameCall:
         self.streamer = streamer
         self.model_kwargs = model_kwargs
         self.decoder = model.config.decoder_config
-        self.max_delay = max(model.config.delay_pattern)
         self.num_prompt_frames = rows.shape[1]
 
     def unsupported_reason(self) -> str | None:
@@ -277,7 +276,9 @@ class FrameCall:
             top_k=tensor(top_k, torch.long),
             dropped_mass=tensor([1 - value for value in top_p], torch.float32),
             min_frames=torch.full((num_samples,), self._min_new(), device=device),
-            last_begin_of_end=torch.tensor([limit - self.max_delay - 1 for limit in max_new], device=device),
+            last_begin_of_end=torch.tensor(
+                [self.model.config.frames_for_steps(limit) for limit in max_new], device=device
+            ),
         )
         rules = SamplingSpec(
             eos_token_id=decoder.eos_token_id,

@@ -309,7 +309,7 @@ class DiaGenerationMixin(GenerationMixin):
             decoder, delays = self.config.decoder_config, self.config.delay_pattern
             ends = (decoder.eos_token_id, decoder.pad_token_id)
             model_kwargs["decoder_running"] = RunningSamples(
-                decoder.num_channels, delays.index(max(delays)), ends, is_guided
+                decoder.num_channels, delays.index(self.config.max_delay), ends, is_guided
             )
         if is_encoded:
             return model_kwargs
@@ -403,7 +403,7 @@ class DiaGenerationMixin(GenerationMixin):
             )
         generation_config = super()._prepare_generated_length(generation_config, **kwargs)
         # The limit is meant for channel 0; the slowest channel ends that much later.
-        generation_config.max_length += max(self.config.delay_pattern)
+        generation_config.max_length += self.config.max_delay
         return generation_config
 
     def _get_logits_processor(
@@ -457,10 +457,10 @@ class DiaGenerationMixin(GenerationMixin):
         max_length = generation_config.max_length
         if settings.are_lists("max_new_tokens"):
             shortest = min(settings.of("max_new_tokens"))
-            if shortest <= max(delay_pattern):
+            if shortest <= self.config.max_delay:
                 raise ValueError(
-                    f"`max_new_tokens` holds {shortest}; the delay alone takes {max(delay_pattern)} frames, so give "
-                    f"each sample at least {max(delay_pattern) + 1}."
+                    f"`max_new_tokens` holds {shortest}; the delay alone takes {self.config.max_delay} frames, so give "
+                    f"each sample at least {self.config.steps_for_frames(0)}."
                 )
             max_length = [input_ids_seq_length + limit for limit in settings.of("max_new_tokens")]
         after = [
