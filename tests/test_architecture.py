@@ -20,6 +20,7 @@ FLOORS = {
     "tokenization_dia": 1,
     "audio": 2,
     "engine": 2,
+    "model_card": 2,
     "asr": 3,
     "feature_extraction_dia": 3,
     "generation": 3,

@@ -140,6 +140,8 @@ def test_the_generating_part_is_the_decoder():
     [
         ("[1, 2]", "it holds a list"),
         ("null", "it holds a NoneType"),
+        ("[" * 10**5, "nested too deeply"),
+        ('{"a":' * 100 + "1" + "}" * 100, "nested too deeply"),
         ('{"model_type": "llama"}', "`model_type` is 'llama'"),
         ('{"model_type": "dia", "delay_pattern": 5}', "delay_pattern"),
         ('{"model_type": "dia", "decoder_config": {"hidden_size": "a"}}', "hidden_size"),

@@ -432,3 +432,11 @@ def test_a_damaged_reference(pack_processor, tmp_path, content):
     (tmp_path / "audio_tokenizer_config.json").write_text(content)
     with pytest.raises(ValueError, match=r"audio_tokenizer_config\.json"):
         DiaProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["padding", "truncation", "return_tensors"])
+def test_an_unknown_strategy(processor, name):
+    """Its 3,000 characters were the message, in the words of an enumeration of transformers."""
+    with pytest.raises(ValueError, match=rf"`{name}` is 'xxx") as caught:
+        processor("[S1] Hi.", **{name: "x" * 3000})
+    assert len(str(caught.value)) < 300

@@ -110,7 +110,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     if is_deep(content):
         raise ValueError(f"{str(path)!r} is nested too deeply to be read.")
     if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} is damaged: it holds no object, but {first_line(json.dumps(content), 60)}.")
+        kind, told = type(content).__name__, first_line(json.dumps(content), 60)
+        raise ValueError(f"{str(path)!r} is damaged: it holds a {kind}, {told}; expected an object, fields by name.")
     return content
 
 

@@ -10,7 +10,6 @@ otherwise.
 """
 
 # No `from __future__ import annotations` here: `@strict` checks values by the annotations themselves.
-import json
 import math
 import os
 from pathlib import Path
@@ -21,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ._compat import CACHE_NAMES
+from .atomic_write import read_json
 
 __all__ = ["DiaConfig", "DiaDecoderConfig", "DiaEncoderConfig"]
 
@@ -378,8 +378,8 @@ class DiaConfig(PreTrainedConfig):
                 "folder with `config.json`, `model.safetensors` and the processor's files."
             )
         try:
-            if file.is_file() and not isinstance(values := json.loads(file.read_text("utf-8")), dict):
-                raise ValueError(f"it holds a {type(values).__name__}; a config is an object, fields by name")
+            if file.is_file():
+                read_json(file)  # transformers' reader takes a list or deep nesting for granted
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except (StrictDataclassError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"the `config.json` of {name!r} cannot be used: {error}") from error

@@ -41,6 +41,7 @@ from ._compat import CACHE_NAME, network_arguments
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
 from .loss import ChannelSums, channel_sums, channel_sums_in_chunks, fused_linear_cross_entropy, weighted_sum
+from .model_card import write_model_card
 from .rotary import apply_rotary, rotary_embedding
 
 logger = logging.get_logger(__name__)
@@ -743,6 +744,23 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             f"the tokenizer's, and the codec's are put back: {kept}.",
             stacklevel=3,
         )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as transformers does, with a short model card where the folder has no README.md.
+
+        What is pushed to the Hub keeps the card of the repository there: transformers' `push_to_hub` writes it, or one
+        of its own for a new repository, over what is written here. Adapters alone get no card.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Folder.
+            kwargs: See `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True) and not getattr(self, "_hf_peft_config_loaded", False):
+            write_model_card(save_directory, self.config._name_or_path or "")
 
     def get_output_embeddings(self) -> nn.Linear:
         """Return the head of all channels."""

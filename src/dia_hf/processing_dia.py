@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import BatchFeature, DacModel, ProcessorMixin
-from transformers.utils import cached_file
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils import PaddingStrategy, cached_file
 
 from .atomic_write import read_json, shortened
 from .audio.codec import Codec, load_dac
@@ -28,7 +28,7 @@ from .audio.io import write_audio
 from .configuration_dia import DiaConfig
 from .delay_pattern import apply_delay, valid_codes
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
-from .hub import check_model
+from .hub import check_model, is_hub_id
 from .loss import IGNORE_INDEX
 from .tokenization_dia import DiaTokenizer
 
@@ -37,6 +37,12 @@ __all__ = ["DiaProcessor", "write_codec_reference"]
 _CODEC_FOLDER = "audio_tokenizer"
 _CODEC_REFERENCE = "audio_tokenizer_config.json"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+# transformers' names of what a tokenizer does to texts of different lengths, beside True and False.
+_STRATEGIES = {
+    "padding": [strategy.value for strategy in PaddingStrategy],
+    "truncation": [strategy.value for strategy in TruncationStrategy],
+}
 
 
 def _is_codes(clip: Any) -> bool:
@@ -47,10 +53,6 @@ def _is_codes(clip: Any) -> bool:
 def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> str | None:
     """Return the path of a checkpoint's file, fetched if need be, or `None` where the checkpoint has no such file."""
     return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False, **hub_options)
-
-
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not os.path.isdir(name)
 
 
 def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
@@ -71,7 +73,7 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
         codec = load_dac(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
         # transformers notes the checkpoint's name, under which there is no codec alone.
         name = (reference or {}).get("audio_tokenizer_name_or_path", "")
-        codec.name_or_path = codec.config.name_or_path = name if _is_hub_id(name) else ""
+        codec.name_or_path = codec.config.name_or_path = name if is_hub_id(name) else ""
         return codec
     if reference is None:
         raise ValueError(
@@ -85,7 +87,7 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
     beside = os.path.join(checkpoint, hub_options.get("subfolder", ""), name)
     if not os.path.isabs(name) and os.path.isdir(beside):
         name = beside
-    if not _is_hub_id(name) and not os.path.isdir(name):
+    if not is_hub_id(name) and not os.path.isdir(name):
         raise FileNotFoundError(
             f"{str(checkpoint)!r} names the codec {name!r} in its {_CODEC_REFERENCE}, but there is no such folder, "
             "inside it or here; write the codec's folder or its name on the Hub there, or pass one: "
@@ -205,7 +207,7 @@ class DiaProcessor(ProcessorMixin):
                     raise TypeError(f"`DiaProcessor` has no option {name!r}; its options are {', '.join(options)}.")
                 options[name] = value
         if return_tensors != "pt":
-            raise ValueError(f"`return_tensors` is {return_tensors!r}; `DiaProcessor` returns 'pt' only.")
+            raise ValueError(f"`return_tensors` is {shortened(return_tensors)}; `DiaProcessor` returns 'pt' only.")
         for name, kind, wanted in (
             ("generation", bool, "True or False"),
             ("output_labels", bool, "True or False"),
@@ -216,6 +218,11 @@ class DiaProcessor(ProcessorMixin):
             value = output_labels if name == "output_labels" else options[name]
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"`{name}` is {shortened(value)}; give {wanted}.")
+        for name, known in _STRATEGIES.items():
+            if isinstance(value := options[name], str) and value not in known:
+                raise ValueError(
+                    f"`{name}` is {shortened(value)}; give True, False or one of {', '.join(map(repr, known))}."
+                )
         generation = options["generation"]
         if generation and output_labels:
             raise ValueError("labels are for training: pass `generation=False` with `output_labels=True`.")
@@ -223,7 +230,7 @@ class DiaProcessor(ProcessorMixin):
         # Any sequence, such as a column of a `datasets.Dataset`.
         texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else None
         if texts is None or not all(isinstance(item, str) for item in texts):
-            raise ValueError(f"`text` is {text!r}; it must be a string or a list of strings.")
+            raise ValueError(f"`text` is {shortened(text)}; it must be a string or a list of strings.")
         for index, item in enumerate(texts):
             if not item.strip():
                 raise ValueError(f"text {index} is empty; give something to say, such as '[S1] Hello.'.")
@@ -475,7 +482,7 @@ class DiaProcessor(ProcessorMixin):
             # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on. What goes
             # to the Hub holds no path of this machine: there the name is that inside the checkpoint.
             name = self.audio_tokenizer.name_or_path
-            if not _is_hub_id(name):
+            if not is_hub_id(name):
                 name = _CODEC_FOLDER if self._is_for_hub else str(inside.absolute())
             self.audio_tokenizer.save_pretrained(inside)
             write_codec_reference(folder, name)

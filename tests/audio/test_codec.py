@@ -542,6 +542,7 @@ def _edit(change):
         ("model.safetensors", _cut, "cannot be loaded"),
         ("config.json", lambda file: file.write_text("[1]"), "config.json cannot be used: it holds a list"),
         ("config.json", lambda file: file.write_text("{"), "config.json cannot be used"),
+        ("config.json", lambda file: file.write_text("[" * 10**5), "config.json cannot be used"),
         ("config.json", lambda file: file.write_text('{"model_type": "dia"}'), "`model_type` is 'dia'"),
         ("config.json", lambda file: file.write_text('{"n_codebooks": "nine"}'), "n_codebooks"),
         ("config.json", lambda file: file.write_text('{"n_codebooks": 9000000000}'), "is 9000000000; a codec has 1 to"),

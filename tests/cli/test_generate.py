@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cli.command import FAST, run
-from dia_hf import MINIATURE, Dia, DiaProcessor
+from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.asr.wer import words_of
 from dia_hf.assets import miniature_vocabulary
 from dia_hf.audio.effects import measure_loudness
@@ -481,6 +481,35 @@ def test_no_player(tmp_path, capsys, monkeypatch, missing):
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--stream", *FAST) == 2
     assert {"package": "dia-hf[player]", "sound card": "device -1"}[missing] in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "message"),
+    [
+        (["--stream"], "sounddevice", "dia-hf[player]"),
+        (["--transcribe", "pocketsphinx"], "pocketsphinx", "dia-hf[evaluate]"),
+        (["--transcribe", "./nowhere"], None, "'./nowhere'"),
+        (["--transcribe", "./nowhere", "--model", "./no-model"], None, "'./no-model'"),
+        (["--loudness", "-16"], "pyloudnorm", "dia-hf[audio]"),
+        (["--speed", "1.25"], "pedalboard", "dia-hf[audio]"),
+        (["--quantize", "int8", "--device", "cpu"], "torchao.quantization", "dia-hf[quantize]"),
+    ],
+)
+def test_what_an_option_needs_is_looked_for_before_the_model(
+    tmp_path, tone, capsys, monkeypatch, options, missing, message
+):
+    """A package that was missing was told after the model had been loaded, for minutes."""
+    loaded = []
+    for kind in (DiaForConditionalGeneration, DiaProcessor):
+        monkeypatch.setattr(kind, "from_pretrained", lambda *args, **kwargs: loaded.append(args))
+    if missing is not None:
+        monkeypatch.setitem(sys.modules, missing, None)
+    if "--transcribe" in options:
+        sf.write(tmp_path / "prompt.wav", tone(1.0, 44100), 44100)
+        options = [*options, "--audio-prompt", str(tmp_path / "prompt.wav")]
+    assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), *options) == 2
+    assert message in capsys.readouterr().err
+    assert loaded == [] and not (tmp_path / "a.wav").exists()
 
 
 def test_disk_full_while_writing(tmp_path, checkpoint):

@@ -185,7 +185,7 @@ def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
         if values.get("model_type", "dac") != "dac":
             raise ValueError(f"`model_type` is {values['model_type']!r}; a codec's is 'dac'")
         check_codebooks(values.get("n_codebooks", 1))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the codec's {file} cannot be used: {error}.") from error
     try:
         codec, report = DacModel.from_pretrained(name, output_loading_info=True, **options)

@@ -18,6 +18,7 @@ from ..asr.wer import words_of
 from ..assets import MINIATURE, miniature_vocabulary
 from ..atomic_write import decode_text, read_text
 from ..audio.io import audio_format
+from ..hub import check_model
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,
@@ -34,7 +35,6 @@ from .arguments import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..speech import Dia
     from ..speech.dialogue import Dialogue
 
 __all__ = ["add_parser"]
@@ -88,7 +88,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     script.add_argument(
         "--closing-tag", action="store_true", help="end each pass with the other speaker's tag, against cut-off ends"
     )
-    sound = generate.add_argument_group("sound", "of the file; the first three need dia-hf[audio]")
+    sound = generate.add_argument_group("sound", "of the file; --loudness and --speed need dia-hf[audio]")
     sound.add_argument("--loudness", type=float, metavar="LUFS", help="by BS.1770, such as -16")
     sound.add_argument("--peak", type=float, metavar="DBFS", help="limit of the samples (-1 with --loudness)")
     sound.add_argument("--speed", type=positive, metavar="X", help="1.25 is a quarter faster, at the same pitch")
@@ -149,15 +149,16 @@ def _load_voices(args: argparse.Namespace) -> Any:
     return named or None
 
 
-def _make_voice(args: argparse.Namespace, dia: Dia) -> Any:
-    """Make a voice of `--audio-prompt` and its transcript."""
-    from ..speech.voices import Voice, transcribe
+def _find_transcript(args: argparse.Namespace) -> str | None:
+    """Return the transcript of `--audio-prompt`, as it is given or as a recognizer writes it."""
+    from ..speech.voices import transcribe
 
-    transcript = args.prompt_text
-    if args.transcribe is not None:
-        transcript = transcribe(args.audio_prompt, args.transcribe)
-        print(f"transcript of {args.audio_prompt}: {transcript}", file=sys.stderr)
-    return Voice.from_audio(args.audio_prompt, transcript, dia.processor)
+    if args.transcribe is None:
+        return args.prompt_text
+    check_model(args.model)  # it is loaded afterwards, and a wrong name is to be an error before this work
+    transcript = transcribe(args.audio_prompt, args.transcribe)
+    print(f"transcript of {args.audio_prompt}: {transcript}", file=sys.stderr)
+    return transcript
 
 
 def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -246,8 +247,11 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
 
     from ..speech import Dia
     from ..speech.dialogue import remove_chunks
-    from ..speech.playback import open_player, open_stdout
+    from ..speech.playback import import_sounddevice, open_player, open_stdout
+    from ..speech.voices import Voice
 
+    if args.stream and not is_pcm:
+        import_sounddevice()
     with warnings.catch_warnings():  # of silence
         warnings.simplefilter("ignore")
         _finish_sound(args, np.zeros(44100, dtype=np.float32), 44100)  # what is wrong or missing shows before the work
@@ -269,6 +273,8 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
                 f"voices, and may lose words; for voices use --model {REAL_MODEL}.",
                 stacklevel=1,
             )
+    # Before the model: a recognizer or a package that is missing is an error at once, and memory holds one at a time.
+    transcript = _find_transcript(args)
     dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device, quantization=args.quantize)
     outlet: AbstractContextManager = nullcontext()
     if is_pcm:
@@ -278,12 +284,13 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     sampling = sampling_of(args)
     keeping: AbstractContextManager = nullcontext()
     stream: Any
-    if args.audio_prompt is not None and args.prompt_text is None and args.transcribe is None:
+    if args.audio_prompt is not None and transcript is None:
         # The text begins with the recording's transcript, and only its writer knows where that ends: one pass.
         seed = args.seed if args.seed is not None else secrets.randbits(31)
         stream = dia.stream(text, audio_prompt=args.audio_prompt, seed=seed, max_seconds=args.max_seconds, **sampling)
     else:
-        voices = voices if args.audio_prompt is None else _make_voice(args, dia)
+        if args.audio_prompt is not None and transcript is not None:
+            voices = Voice.from_audio(args.audio_prompt, transcript, dia.processor)
         if args.force and not is_pcm:
             remove_chunks(Path(f"{output}.passes"))
         dialogue = dia.dialogue(

@@ -203,8 +203,8 @@ class DiaGenerationMixin(GenerationMixin):
 
         Raises:
             ValueError: If beams or an assistant are asked for, the guidance scale or the temperature is not above 0,
-                a list is not as long as the batch, or the prompt has another shape than the text's batch; or if
-                `labels` are given, as `Seq2SeqTrainer` does.
+                a list is not as long as the batch, the prompt has another shape than the text's batch, or its mask than
+                the prompt; or if `labels` are given, as `Seq2SeqTrainer` does.
             TypeError: If what must be a tensor or a number is neither.
         """
         if kwargs.get("labels") is not None:
@@ -270,6 +270,9 @@ class DiaGenerationMixin(GenerationMixin):
         own = {name: kwargs.pop(name) for name in _OWN_DEFAULTS if name in kwargs}
         if lists := take_lists(kwargs):
             own["per_sample"] = lists
+        for name in ("num_return_sequences", "num_beams"):  # of the others, transformers takes None for the default
+            if kwargs.get(name, 1) is None:
+                del kwargs[name]
         if (size := own.get("max_batch_size")) is not None and size < 1:
             raise ValueError(f"`max_batch_size` is {size}; give at least 1, or leave it out.")
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
@@ -361,6 +364,11 @@ class DiaGenerationMixin(GenerationMixin):
         given = given.to(device, torch.long)
         if attention_mask is None:
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=device)
+        if attention_mask.ndim != 2 or len(attention_mask) != batch_size or attention_mask.shape[1] < num_frames:
+            raise ValueError(
+                f"`decoder_attention_mask` has the shape {tuple(attention_mask.shape)}, but `decoder_input_ids` "
+                f"{tuple(given.shape)}; give a 1 or 0 for each frame: {list(given.shape[:2])}."
+            )
         attention_mask = attention_mask[:, :num_frames].to(device, torch.long)
         model_kwargs["decoder_given_ids"] = given
         model_kwargs["decoder_attention_mask"] = attention_mask

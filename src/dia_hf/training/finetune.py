@@ -30,10 +30,10 @@ from ..assets import MINIATURE
 from ..atomic_write import atomic_write, first_line, follow_umask
 from ..audio.codec import load_dac
 from ..configuration_dia import DiaConfig
-from ..conversion.convert import HOW_TO_RUN
 from ..conversion.source import generation_config_for
 from ..data.prepare import load_prepared, read_info
 from ..hub import check_model
+from ..model_card import HOW_TO_RUN
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
@@ -660,7 +660,8 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
             )
             assert not report["missing_keys"], report  # they would be drawn at random
             model.generation_config = trained.generation_config
-        model.save_pretrained(output)
+        # Without the general model card of the class: `_write_card` writes that of the run.
+        super(DiaForConditionalGeneration, model).save_pretrained(output)
         processor.save_pretrained(output)
         follow_umask(output)
         _write_card(output, recipe, trainer)
