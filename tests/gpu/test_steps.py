@@ -5,13 +5,12 @@ import threading
 
 import pytest
 import torch
-from dia_hf.engine.late import AsyncReads
 from transformers.generation import BaseStreamer
 
 from dia_hf.engine import make_frame_decoder, memory, runners, scheduler
 from dia_hf.engine.decoder import FrameDecoder
 from dia_hf.engine.runners import CudaGraphRunner, EagerRunner
-from dia_hf.engine.scheduler import FrameScheduler
+from dia_hf.engine.scheduler import AsyncReads, FrameScheduler
 from dia_hf.generation import fast_path
 from tiny import as_inputs, random_config, random_model
 
