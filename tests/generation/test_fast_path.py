@@ -154,18 +154,19 @@ def test_a_dictionary_takes_the_fast_path(options, monkeypatch):
 
 def test_the_pipeline_takes_the_fast_path(monkeypatch):
     """`pipeline("text-to-speech")` asks for a dictionary, and ran on the reference path for it."""
-    runs, dictionaries = count_runs(monkeypatch), []
+    runs, kinds = count_runs(monkeypatch), []
     generate = DiaForConditionalGeneration.generate
 
     def watched(self, **kwargs):
-        dictionaries.append(kwargs["generation_config"].return_dict_in_generate or kwargs["return_dict_in_generate"])
-        return generate(self, **kwargs)
+        output = generate(self, **kwargs)
+        kinds.append(type(output))
+        return output
 
     monkeypatch.setattr(DiaForConditionalGeneration, "generate", watched)
     speaker = pipeline("text-to-speech", model=MINIATURE)
     options = {"max_new_tokens": 30, "do_sample": False}
     fast = speaker("[S1] Hello.", generate_kwargs=options)
-    assert (len(runs), dictionaries) == (1, [True])
+    assert (len(runs), kinds) == (1, [GenerateEncoderDecoderOutput])
     reference = speaker("[S1] Hello.", generate_kwargs=options | {"use_fast_path": False})
     assert len(runs) == 1
     assert (fast["audio"] == reference["audio"]).all()
