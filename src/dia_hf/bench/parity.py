@@ -115,7 +115,7 @@ def record_reference(
     Raises:
         ValueError: If there are so few frames that a channel has no code.
     """
-    fewest = max(model.config.delay_pattern) + 2  # the last frame is the slowest channel's end
+    fewest = model.config.steps_for_frames(1)  # the last frame is the slowest channel's end
     if num_frames < fewest:
         raise ValueError(f"{num_frames} frames hold no code in the slowest channel; at least {fewest} would do.")
     codes = greedy_codes = _greedy(model, inputs, num_frames)

@@ -129,7 +129,7 @@ def _bench_training(args: argparse.Namespace, make: Callable[[str | None], tuple
     model, processor = make("float32")
     rate = processor.codec.frame_rate
     least, most = (round(seconds * rate) for seconds in args.clip_seconds or (1, 10))
-    frames_per_row = most + 1 + max(model.config.delay_pattern)
+    frames_per_row = model.config.steps_for_frames(most)
     candidates = make_training_candidates(model, processor, frames_per_row, against=args.against)
     result = measure_training(
         candidates,

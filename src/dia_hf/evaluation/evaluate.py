@@ -26,7 +26,7 @@ from ..asr.wer import import_jiwer, word_errors
 from ..atomic_write import atomic_write, find_held, is_leftover
 from ..audio.codec import Codec
 from ..audio.io import resample, write_audio
-from ..delay_pattern import num_valid_frames, revert_delay
+from ..delay_pattern import valid_codes
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..speech import Dia
 from .report import EvaluationReport, SentenceReport, Transcript
@@ -103,7 +103,7 @@ def evaluate(
             raise ValueError(f"{os.fspath(folder)!r} holds {held!r}, which is compared with; give another folder.")
     options = dia._options(cfg_scale, temperature, top_p, cfg_filter_top_k, False, max_seconds=max_seconds)
     num_frames = _limit_frames(dia, options)
-    options["max_new_tokens"] = num_frames + 1 + max(dia.model.config.delay_pattern)
+    options["max_new_tokens"] = dia.model.config.steps_for_frames(num_frames)
     lines: list[SentenceReport] = []
     elapsed = 0.0
     with tqdm(desc="evaluating", total=len(given), unit=" sentences", disable=not verbose) as bar:
@@ -170,14 +170,13 @@ class _Said:
 def _speak(dia: Dia, texts: list[str], seeds: list[int], options: dict[str, Any]) -> list[_Said]:
     """Say texts as `Dia.generate` does, which returns the waveforms alone."""
     model, processor = dia.model, dia.processor
-    decoder, delays = model.config.decoder_config, model.config.delay_pattern
+    decoder = model.config.decoder_config
     inputs = processor(text=texts).to(model.device)
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
     delayed = model.generate(**inputs, **options, generator=generators)
     begin = processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
-    ends = num_valid_frames(delayed, delays, decoder.eos_token_id, decoder.pad_token_id)
-    frames = revert_delay(delayed, delays).cpu()
-    codes = [row[begin:end] for row, end in zip(frames, ends.tolist(), strict=True)]
+    frames = valid_codes(delayed, model.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
+    codes = [row[begin:].cpu() for row in frames]
     waveforms = processor.codec.decode(codes)
     return [_Said(clip, waveform.numpy()) for clip, waveform in zip(codes, waveforms, strict=True)]
 
@@ -185,10 +184,9 @@ def _speak(dia: Dia, texts: list[str], seeds: list[int], options: dict[str, Any]
 def _limit_frames(dia: Dia, options: dict[str, Any]) -> int:
     """Count the frames of speech that the limit leaves: of `max_seconds`, or else of the checkpoint's `max_length`."""
     config = dia.model.config
-    max_delay = max(config.delay_pattern)
     if "max_new_tokens" in options:
-        return options["max_new_tokens"] - 1 - max_delay
-    longest = config.decoder_config.max_position_embeddings - 2 - max_delay
+        return config.frames_for_steps(options["max_new_tokens"])
+    longest = config.max_generated_frames
     limit = dia.model.generation_config.max_length
     return longest if limit is None else min(limit - 2, longest)  # beginning and end of speech
 

@@ -345,7 +345,7 @@ class Dia:
             cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, max_tokens, max_seconds, seed
         )
         inputs = self._prepare(text, audio_prompt, voice)
-        codec, max_delay = self.processor.codec, max(self.model.config.delay_pattern)
+        codec, max_delay = self.processor.codec, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             streamer = SpokenSeconds(bar, codec.frame_rate, max_delay) if verbose else None
             codes = self.model.generate(**inputs, **options, streamer=streamer, max_batch_size=max_batch_size)
@@ -434,8 +434,8 @@ class Dia:
     ) -> list[str]:
         """Say of each text why its sound cannot be all of it."""
         texts, frame_rate = [text] if isinstance(text, str) else list(text), self.processor.codec.frame_rate
-        max_delay = max(self.model.config.delay_pattern)
-        prompts = (inputs["decoder_attention_mask"].sum(dim=-1) - 1 - max_delay).clamp(min=0).tolist()
+        num_given = inputs["decoder_attention_mask"].sum(dim=-1).tolist()
+        prompts = [max(self.model.config.frames_for_steps(number), 0) for number in num_given]
         longest_prompt = max(prompts)
         doubts = []
         for index, (one, words, prompt) in enumerate(zip(heard, texts, prompts, strict=True)):
@@ -572,9 +572,9 @@ class Dia:
             if num_frames < 1:
                 raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / frame_rate:.3f} s.")
             # Channel 0's end of speech follows the frames; the delay brings the slowest channel's.
-            options["max_new_tokens"] = num_frames + 1 + max(config.delay_pattern)
+            options["max_new_tokens"] = config.steps_for_frames(num_frames)
             if options["max_new_tokens"] >= positions:
-                longest = (positions - 2 - max(config.delay_pattern)) / frame_rate
+                longest = config.max_generated_frames / frame_rate
                 raise ValueError(
                     f"`max_seconds` is {max_seconds}, but this model says at most {longest:.1f} s in one go; "
                     "`dialogue` says more."

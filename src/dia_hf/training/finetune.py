@@ -39,7 +39,7 @@ from ..processing_dia import DiaProcessor
 from ..speech import Dia
 from ..tokenization_dia import DiaTokenizer
 from .checkpoint import check_weights
-from .collator import ClipChance, DiaDataCollator, longest_clip
+from .collator import ClipChance, DiaDataCollator
 from .lora import attach_lora, merge_adapter
 from .recipe import Recipe
 from .run_dir import (
@@ -411,7 +411,7 @@ def _make_trainer(
     train_set: datasets.Dataset,
     eval_set: datasets.Dataset | None,
 ) -> DiaTrainer:
-    longest = longest_clip(processor.config)
+    longest = processor.config.max_training_frames
     max_frames = min(recipe.max_frames or longest, longest)
     collator = DiaDataCollator(
         processor, recipe.text_dropout, max_frames, recipe.frames_per_row, recipe.seed, code_noise=recipe.code_noise
