@@ -3,8 +3,8 @@
     python benchmarks/long_dialogue.py [TURNS ...]
 
 On the embedded miniature. Prints a line of JSON for each number of turns (25, 50, 100, 200 unless given): the process's
-peak memory, how much of it came after the first pass, and the largest step of the waveform at a join of two passes
-against that within passes.
+peak memory, how much of it came after the first chunk, and the largest step of the waveform at a join of two chunks
+against that within chunks.
 """
 
 import json
@@ -31,12 +31,12 @@ def speak(num_turns: int) -> None:
     warnings.simplefilter("ignore")
     dia = Dia.from_pretrained(device="cpu")
     script = " ".join(f"[S{1 + i % 2}] This is what I say today, and it is not very fast." for i in range(num_turns))
-    # Short passes: the miniature was trained on clips of 12 s at most, prompts and all.
+    # Short chunks: the miniature was trained on clips of 12 s at most, prompts and all.
     dialogue = dia.dialogue(script, chunk_length_s=(2, 4), seed=0)
     start, num_samples, early, last = time.perf_counter(), 0, None, 0.0
     at_joins, within = 0.0, 0.0
     for chunk in dialogue.stream():
-        # The samples at which passes end are known before the next one's first.
+        # The samples at which chunks end are known before the next one's first.
         joins = np.cumsum(dialogue.num_frames) * dia.processor.codec.hop_length
         steps = np.abs(np.diff(chunk, prepend=last))
         last = chunk[-1]
@@ -50,10 +50,10 @@ def speak(num_turns: int) -> None:
         json.dumps(
             {
                 "turns": num_turns,
-                "passes": len(dialogue.passes),
+                "chunks": len(dialogue.chunks),
                 "audio_seconds": round(num_samples / dia.sampling_rate, 1),
                 "peak_mb": round(peak_megabytes()),
-                "grown_after_first_pass_mb": round(peak_megabytes() - (early or peak_megabytes()), 1),
+                "grown_after_first_chunk_mb": round(peak_megabytes() - (early or peak_megabytes()), 1),
                 "waveform_mb": round(num_samples * 4 / 2**20, 1),
                 "largest_step_at_a_join": round(at_joins, 3),
                 "largest_step_within": round(within, 3),

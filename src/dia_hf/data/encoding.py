@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from ..atomic_write import atomic_write
-from ..audio.codec import Codec
+from ..audio.codec import as_codec
 from ..audio.effects import measure_loudness, normalize_loudness, trim_silence
 from ..feature_extraction_dia import DiaFeatureExtractor
 from .config import PrepareConfig
@@ -44,7 +44,7 @@ __all__ = ["Cache", "Pending", "Recording", "encode_rows"]
 
 _VERSION = 2  # of what is done to audio: a change makes all cached codes stale
 _CLIPS_PER_JOB = 16
-_FRAMES_PER_PASS_ON_GPU = 4096  # by the figure of `Codec`, 8 GB with the published one
+_FRAMES_PER_PASS_ON_GPU = 4096  # by the figure of `DacCodec`, 8 GB with the published one
 _SILENT = -60.0  # dBFS: what never gets louder holds no speech
 _LOUDNESS_SECONDS = 0.4  # below, BS.1770 knows no loudness
 _FULL_SCALE = 0.999  # from here on a sample counts as clipped
@@ -112,7 +112,8 @@ class _Encoder:
         wanted = place if device is None else torch.device(device)
         if wanted.type != place.type or wanted.index not in (None, place.index):
             model = copy.deepcopy(model).to(wanted)  # the caller's own stays where it is
-        self._codec = Codec(model) if wanted.type == "cpu" else Codec(model, _FRAMES_PER_PASS_ON_GPU)
+        options = {} if wanted.type == "cpu" else {"max_frames_per_batch": _FRAMES_PER_PASS_ON_GPU}
+        self._codec = as_codec(model, **options)
         self._extractor = extractor
         self._settings = settings
         self._cache = Cache(cache)

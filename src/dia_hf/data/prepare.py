@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ..assets import MINIATURE
-from ..atomic_write import LOCK, atomic_write, find_held, first_line, is_leftover, locked, read_json
+from ..atomic_write import LOCK, atomic_write, find_held, is_leftover, locked
 from ..processing_dia import DiaProcessor
+from ..text_files import first_line, read_json
 from .config import TAG, PrepareConfig
 from .encoding import Cache, Pending, Recording, encode_rows
 from .report import Clip, Issue, PrepareReport, plot_report, write_jsonl

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic_write import first_line, read_text
 from ..audio.io import audio_seconds, read_audio
+from ..text_files import first_line, read_text
 
 __all__ = [
     "AUDIO_SUFFIXES",

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from ..asr.wer import words_of
-from ..atomic_write import read_text
 from ..data.prepare import load_prepared
 
 # A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
 from ..data.sources import RowError, find_clip, is_missing, open_file, read_clip
+from ..text_files import read_text
 
 __all__ = ["Sentence", "read_sentences"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ..atomic_write import shortened
+from ..text_files import shortened
 from ..configuration_dia import DiaDecoderConfig
 from ..delay_pattern import num_prompt_frames
 from .per_sample import PER_SAMPLE
