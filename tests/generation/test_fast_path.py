@@ -11,8 +11,8 @@ from transformers.generation import BaseStreamer
 
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration
 from dia_hf._compat import CACHE_NAME
-from dia_hf.bench import HostSyncCounter
 from dia_hf.engine import FrameScheduler, launch
+from host_syncs import HostSyncCounter
 from tiny import as_inputs, random_config, random_model
 
 GUIDED = {"guidance_scale": 2.5, "top_k": 5}
