@@ -22,7 +22,7 @@ from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.audio.codec import Codec
 from dia_hf.audio.effects import measure_loudness
 from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
-from dia_hf.data.sources import RowError
+from dia_hf.data.rows import RowError
 from dia_hf.data.transcripts import Texts
 from dia_hf.tokenization_dia import DiaTokenizer
 from kills import kill_everywhere, stunned

@@ -37,8 +37,9 @@ from ..atomic_write import atomic_write
 from ..audio.codec import Codec
 from ..audio.effects import measure_loudness, normalize_loudness, trim_silence
 from ..feature_extraction_dia import DiaFeatureExtractor
+from .clips import digest_audio, read_clip
 from .config import PrepareConfig
-from .sources import Row, RowError, digest_audio, read_clip
+from .rows import Row, RowError
 
 __all__ = ["Cache", "Pending", "Recording", "encode_rows"]
 

@@ -28,10 +28,12 @@ from tqdm.auto import tqdm
 from ..assets import MINIATURE
 from ..atomic_write import LOCK, atomic_write, find_held, first_line, is_leftover, locked, read_json
 from ..processing_dia import DiaProcessor
+from .clips import file_of
 from .config import TAG, PrepareConfig
 from .encoding import Cache, Pending, Recording, encode_rows
 from .report import Clip, Issue, PrepareReport, plot_report, write_jsonl
-from .sources import Row, RowError, file_of, import_datasets, open_source
+from .rows import Row, RowError
+from .sources import import_datasets, open_source
 from .transcripts import TAG_HINT, Texts
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import unicodedata
 from typing import Any
 
 from ..tokenization_dia import DiaTokenizer
+from .clips import AUDIO_SUFFIXES
 from .config import TAG, PrepareConfig
-from .sources import AUDIO_SUFFIXES, RowError, is_missing
+from .rows import RowError, is_missing
 
 __all__ = ["TAG_HINT", "Texts"]
 
