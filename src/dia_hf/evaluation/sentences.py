@@ -21,7 +21,7 @@ from ..atomic_write import read_text
 
 # A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
 from ..data.clips import find_clip, read_clip
-from ..data.prepare import load_prepared
+from ..data.prepared import load_prepared
 from ..data.rows import RowError, is_missing
 from ..data.sources import open_file
 

@@ -32,7 +32,7 @@ from ..audio.codec import load_dac
 from ..configuration_dia import DiaConfig
 from ..conversion.convert import HOW_TO_RUN
 from ..conversion.source import generation_config_for
-from ..data.prepare import load_prepared, read_info
+from ..data.prepared import load_prepared, read_info
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
