@@ -31,7 +31,7 @@ from ..atomic_write import atomic_write, follow_umask
 from ..audio.codec import load_network
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
-from ..data.prepare import load_prepared, read_info
+from ..data.prepared import load_prepared, read_info
 from ..hub import check_model
 from ..model_card import HOW_TO_RUN
 from ..modeling_dia import DiaForConditionalGeneration
