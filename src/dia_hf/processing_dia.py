@@ -25,7 +25,7 @@ from transformers.utils import PaddingStrategy, cached_file
 from .audio.codec import Codec, as_codec, codec_class, load_network, network_name
 from .audio.io import write_audio
 from .configuration_dia import DiaConfig
-from .delay_pattern import apply_delay, num_valid_frames, revert_delay
+from .delay_pattern import apply_delay, valid_codes
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
 from .hub import check_model, is_hub_id
 from .loss import IGNORE_INDEX
@@ -323,10 +323,10 @@ class DiaProcessor(ProcessorMixin):
 
     def _make_decoder_inputs(self, codes: list[torch.Tensor], with_eos: bool) -> dict[str, torch.Tensor]:
         """Add BOS (and EOS) to codes, align them on the right, and delay them."""
-        decoder, max_delay = self.config.decoder_config, max(self.config.delay_pattern)
+        decoder = self.config.decoder_config
         num_frames = 1 + max(len(clip) for clip in codes) + with_eos
         frames = torch.full((len(codes), num_frames, decoder.num_channels), decoder.bos_token_id, dtype=torch.int)
-        attention_mask = torch.zeros(len(codes), num_frames + max_delay, dtype=torch.long)
+        attention_mask = torch.zeros(len(codes), num_frames + self.config.max_delay, dtype=torch.long)
         for row, (clip, mask) in enumerate(zip(codes, attention_mask, strict=True)):
             end = num_frames - with_eos
             frames[row, end - len(clip) : end] = clip
@@ -357,7 +357,7 @@ class DiaProcessor(ProcessorMixin):
         Returns:
             `int`: 1 + T, the same for all rows, because prompts are aligned on the right.
         """
-        return decoder_attention_mask.shape[1] - max(self.config.delay_pattern)
+        return decoder_attention_mask.shape[1] - self.config.max_delay
 
     def batch_decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> list[torch.Tensor]:
         """Decode generated codes to waveforms.
@@ -385,13 +385,12 @@ class DiaProcessor(ProcessorMixin):
         Returns:
             `list[torch.LongTensor]`, each of shape `[T_i, C]`, on the CPU.
         """
-        decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
-        codes = revert_delay(decoder_input_ids, delay_pattern).cpu()
-        ends = num_valid_frames(decoder_input_ids, delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
+        decoder = self.config.decoder_config
+        codes = valid_codes(decoder_input_ids, self.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
         begins = (decoder_input_ids[:, :, 0] == decoder.bos_token_id).sum(dim=1)
         if audio_prompt_len is not None:
             begins = torch.full_like(begins, audio_prompt_len)
-        return [row[begin:end] for row, begin, end in zip(codes, begins.tolist(), ends.tolist(), strict=True)]
+        return [row[begin:].cpu() for row, begin in zip(codes, begins.tolist(), strict=True)]
 
     def decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> torch.Tensor:
         """Decode the codes of one sample, `[1, T, C]`, to its waveform `[N]`; see `batch_decode`.

@@ -224,7 +224,7 @@ class Dia:
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
-        frame_rate, max_delay = self.processor.codec.frame_rate, max(self.model.config.delay_pattern)
+        frame_rate, max_delay = self.processor.codec.frame_rate, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             streamer = SpokenSeconds(bar, frame_rate, max_delay) if verbose else None
             tokens = self.model.generate(**inputs, **options, streamer=streamer, max_batch_size=max_batch_size)
@@ -303,15 +303,15 @@ class Dia:
     ) -> SpeechCheck:
         """Create the check of a call: the expected seconds of each text, and the limit that can cut it."""
         texts, frame_rate = [text] if isinstance(text, str) else list(text), self.processor.codec.frame_rate
-        max_delay = max(self.model.config.delay_pattern)
-        prompts = (inputs["decoder_attention_mask"].sum(dim=-1) - 1 - max_delay).clamp(min=0).tolist()
+        num_read = inputs["decoder_attention_mask"].sum(dim=-1).tolist()
+        prompts = [max(self.model.config.frames_for_steps(number), 0) for number in num_read]
         if max_seconds is not None:
             name, limit = f"`max_seconds` ({max_seconds:g})", int(max_seconds * frame_rate)
         else:
             name = "the checkpoint's `max_length`" if max_tokens is None else f"`max_tokens` ({max_tokens})"
             limit = max_tokens or self.model.generation_config.max_length or 0
             # Without BOS and EOS. Another type raises where it is used.
-            limit = max(limit - 2 - max(prompts), 1) if isinstance(limit, Integral) and limit else 10**9
+            limit = max(int(limit) - 2 - max(prompts), 1) if isinstance(limit, Integral) and limit else 10**9
         return SpeechCheck(
             expected=[estimate_text(words, self.processor.tokenizer.speaker_tokens) for words in texts],
             # The transcript of a voice is not part of `text`; that of an `audio_prompt` is, at an unknown length.
@@ -332,7 +332,7 @@ class Dia:
             ValueError: If the limit is no number, shorter than a frame, or more than the model's positions allow.
         """
         config, frame_rate = self.model.config, self.processor.codec.frame_rate
-        longest = config.decoder_config.max_position_embeddings - 2 - max(config.delay_pattern)
+        longest = config.max_generated_frames
         if max_seconds is None:
             max_length = self.model.generation_config.max_length
             return longest if max_length is None else min(max_length - 2, longest)  # BOS and EOS
@@ -450,7 +450,7 @@ class Dia:
             options["max_length"] = max_tokens
         if max_seconds is not None:
             # EOS of channel 0 follows the frames; the delay adds the steps of the slowest channel.
-            options["max_new_tokens"] = self.max_frames(max_seconds) + 1 + max(self.model.config.delay_pattern)
+            options["max_new_tokens"] = self.model.config.steps_for_frames(self.max_frames(max_seconds))
         return options
 
     def _prepare(self, text: str | Sequence[str], audio_prompt: Any, voice: Any) -> BatchFeature:

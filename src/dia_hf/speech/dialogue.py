@@ -150,7 +150,7 @@ class Dialogue:
         self.max_frames = None if max_seconds is None else int(max_seconds * self.codec.frame_rate)
         if self.max_frames == 0:
             raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / self.codec.frame_rate:.3f} s.")
-        self.frame_limit = model.config.decoder_config.max_position_embeddings - max(model.config.delay_pattern)
+        self.frame_limit = model.config.max_training_frames + 1
         self.max_prompt_frames = self.frame_limit // 2
         self.text_limit: int = processor.tokenizer.model_max_length
 
@@ -199,7 +199,7 @@ class Dialogue:
     def _plan(self, turns: list[Turn], chunk_length_s: tuple[float, float], language: str) -> list[list[Turn]]:
         shortest, longest = chunk_length_s
         max_length = self.model.generation_config.max_length or self.model.config.decoder_config.max_position_embeddings
-        in_one_go = min(self.frame_limit, max_length - max(self.model.config.delay_pattern)) / self.codec.frame_rate
+        in_one_go = min(self.frame_limit, max_length - self.model.config.max_delay) / self.codec.frame_rate
         voices = dict.fromkeys(self._voices.values())
         text_limit = self.text_limit - self._num_ids([turn for voice in voices for turn in voice.turns])
         seconds = sum(estimate_seconds(turn.text) for turn in turns)
@@ -342,7 +342,7 @@ class Dialogue:
             room = self.frame_limit - 1 - (0 if prompt is None else len(prompt))
             limits = [room, max_frames, self.model.generation_config.max_length]
             num_frames = min(limit for limit in limits if limit is not None)
-            options["max_new_tokens"] = num_frames + 1 + max(self.model.config.delay_pattern)
+            options["max_new_tokens"] = self.model.config.steps_for_frames(num_frames)
         generator = torch.Generator(self.model.device).manual_seed(_seed_of_chunk(self.seed, index))
         streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
         with closing(streamer.listen(self.model.generate, **inputs, **options, generator=generator)) as frames:
