@@ -64,8 +64,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
+    from .._extras import import_extra
     from ..data import PrepareConfig, prepare_dataset
-    from ..data.sources import import_datasets
     from ..processing_dia import DiaProcessor
     from ..speech.dia import resolve_device
 
@@ -89,7 +89,7 @@ def _prepare(args: argparse.Namespace) -> None:
         **dict(zip(rates, args.characters_per_second or (), strict=False)),
     )
     logging.disable_progress_bar()
-    import_datasets().disable_progress_bars()
+    import_extra("datasets").disable_progress_bars()
     if args.model == MINIATURE:
         print(MINIATURE_CODES_NOTE, file=sys.stderr)
     try:
