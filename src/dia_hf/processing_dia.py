@@ -237,7 +237,7 @@ class DiaProcessor(ProcessorMixin):
             raise ValueError(f"`text` is {shortened(text)}; it must be a string or a list of strings.")
         for index, item in enumerate(texts):
             if not item.strip():
-                raise ValueError(f"text {index} is empty; give something to say, such as '[S1] Hello.'.")
+                raise ValueError(f"text {index} is empty; give a text, such as '[S1] Hello.'.")
         clips = [None] * len(texts) if audio is None else as_clips(audio)
         if len(clips) != len(texts):
             raise ValueError(f"{len(texts)} texts but {len(clips)} audio clips; give one clip (or None) for each text.")

@@ -109,7 +109,7 @@ def test_a_vocabulary_is_read(tmp_path):
     file.write_text("\ufeffHello\n\n  # names\nDia  D IY AH\nthere\n", "utf-8")
     assert read_vocabulary(file) == (["Hello", "Dia", "there"], {"Dia": "D IY AH"})
     file.write_text("one\n\none W AH N\n", "utf-8")
-    with pytest.raises(ValueError, match=r"words.txt', line 3: 'one' stands there twice"):
+    with pytest.raises(ValueError, match=r"words.txt', line 3: 'one' occurs twice"):
         read_vocabulary(file)
 
 
@@ -170,8 +170,8 @@ def test_pronunciations():
         ([], None, "give a list of the words"),
         ("one", None, "give a list of the words"),
         (["one", "zorg", "blorf", "zorg"], None, "does not have 'zorg', 'blorf'; say how"),
-        (["one two"], None, "'one two' stands where a single word should; it has 2: one, two"),
-        (["[S1]"], None, "should; it has 0."),
+        (["one two"], None, "'one two' is no single word; it has 2 words: one, two"),
+        (["[S1]"], None, "is no single word; it has 0 words."),
         (["zorg"], {"zorg": "Z AO1 R G"}, "'AO1' is no phone; write it with AA AE"),
         (["zorg"], {"zorg": " "}, "is ''; write it with"),
     ],

@@ -115,7 +115,7 @@ def test_unusable_places(options, message):
         ({"text": "x" * 2000}, "2000 ids"),
         ({"text": "[S1] a", "max_seconds": 0.001}, "a frame lasts 0.012 s"),
         ({"text": "[S1] a", "max_seconds": 1.0, "max_tokens": 50}, "give one"),
-        ({"text": "[S1] a", "max_seconds": 40.0}, r"at most 35\.5 s in one go"),
+        ({"text": "[S1] a", "max_seconds": 40.0}, r"at most 35\.5 s in one call"),
         ({"text": ["[S1] a"], "seed": [1, 2]}, "list of 2"),
         ({"text": "[S1] a", "audio_prompt": np.zeros(0, dtype=np.float32)}, "0 samples"),
         ({"text": "[S1] a", "audio_prompt": np.full(600, np.nan, dtype=np.float32)}, "NaN"),
@@ -322,7 +322,7 @@ def test_an_index_without_metadata(tmp_path):
 @pytest.mark.parametrize("text", ["[S1] " + "ä" * 600, ["[S1] Hi.", "[S2] " + "long " * 300]])
 def test_a_text_that_is_too_long(dia, text):
     """The error recommended `truncation=True`, which `Dia.generate` does not take."""
-    with pytest.raises(ValueError, match=r"ids .* at most 1024 in one go; `Dia.dialogue`"):
+    with pytest.raises(ValueError, match=r"ids .* at most 1024 in one call; `Dia.dialogue`"):
         dia.generate(text)
 
 
@@ -351,7 +351,7 @@ def test_the_most_frames(dia):
     assert dia.max_frames() == dia.model.generation_config.max_length - 2
     longest = config.decoder_config.max_position_embeddings - 2 - max(config.delay_pattern)
     assert dia.max_frames((longest + 0.5) / rate) == longest
-    with pytest.raises(ValueError, match="in one go"):
+    with pytest.raises(ValueError, match="in one call"):
         dia.max_frames((longest + 1.5) / rate)
     with pytest.raises(ValueError, match="give a number of seconds"):
         dia.max_frames(float("nan"))

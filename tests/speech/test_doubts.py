@@ -32,7 +32,7 @@ def listen(seconds, amplitude=0.3, chunk=777):
         (0.1, 1e-3, 2.0, 0, None, "is silent"),
         (0.1, 0.3, 2.0, 0, None, "words are missing"),
         (0.02, 0.3, 6.0, 5.0, None, "words are missing"),
-        (6.1, 0.3, 120.0, 0, None, "6.1 s long without its silence; by its text some 120.0 s"),
+        (6.1, 0.3, 120.0, 0, None, "6.1 s long without its silence; about 120.0 s are expected for its text"),
         (4.0, 0.3, 32.0, 0, "`max_seconds` (4): 1 of 8 chunks", r"cut at `max_seconds` \(4\): 1 of 8 chunks"),
         (20.0, 0.3, 1.0, 0, None, "something else"),
         (1.1, 0.3, 2.0, 0, None, None),

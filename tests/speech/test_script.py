@@ -149,22 +149,22 @@ def test_impossible_speaker_tokens_raise(tokens):
                 "such as (laughs)"
             ],
         ),
-        ("[S1] a S2] b", ["line 1, column 10: ] without its partner; known speaker tags are [S1], [S2]"]),
-        ("[S1] a [S2 b", ["line 1, column 8: [ without its partner; known speaker tags are [S1], [S2]"]),
+        ("[S1] a S2] b", ["line 1, column 10: ] is not paired; known speaker tags are [S1], [S2]"]),
+        ("[S1] a [S2 b", ["line 1, column 8: [ is not paired; known speaker tags are [S1], [S2]"]),
         ("\n Title\n[S1] a", ["line 2, column 2: text before the first speaker tag; it becomes [S1]'s"]),
         ("Hello", ["line 1, column 1: text before the first speaker tag; it becomes [S1]'s"]),
-        ("[S1] a\n[S1] b", ["line 2, column 1: [S1] twice running; the two turns become one"]),
-        ("[S1] a [S2]\n[S1] b", ["line 1, column 8: [S2] says nothing; the turn is left out"]),
-        ("[S1] a [S1]", ["line 1, column 8: [S1] says nothing; the turn is left out"]),
-        ("[S1]", ["line 1, column 1: [S1] says nothing; the turn is left out"]),
+        ("[S1] a\n[S1] b", ["line 2, column 1: [S1] is repeated; the two turns become one"]),
+        ("[S1] a [S2]\n[S1] b", ["line 1, column 8: [S2] has no text; the turn is left out"]),
+        ("[S1] a [S1]", ["line 1, column 8: [S1] has no text; the turn is left out"]),
+        ("[S1]", ["line 1, column 1: [S1] has no text; the turn is left out"]),
         (
             "[S1] a ] b [S1] c",
             [
-                "line 1, column 8: ] without its partner; known speaker tags are [S1], [S2]",
-                "line 1, column 12: [S1] twice running; the two turns become one",
+                "line 1, column 8: ] is not paired; known speaker tags are [S1], [S2]",
+                "line 1, column 12: [S1] is repeated; the two turns become one",
             ],
         ),
-        ("[S1] [S1] b", ["line 1, column 1: [S1] says nothing; the turn is left out"]),
+        ("[S1] [S1] b", ["line 1, column 1: [S1] has no text; the turn is left out"]),
         (
             "[S1] (Laughs) a (sniff-s)",
             [

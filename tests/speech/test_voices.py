@@ -140,7 +140,7 @@ def test_unknown_rate(processor, tone):
         ({"codes": torch.zeros(2, 9)}, "float32"),
         ({"codes": torch.full((2, 9), -1)}, "from -1 to -1"),
         ({"codes": torch.full((2, 9), 2**15)}, "0 to 32767"),
-        ({"transcript": "[S1]"}, "without a word"),
+        ({"transcript": "[S1]"}, "has no words"),
         ({"sampling_rate": 0}, "0 Hz"),
         ({"hop_length": -1}, "-1 samples"),
     ],
@@ -610,7 +610,7 @@ def test_the_recognizer_hears_its_own_rate(make_recognizer, tone, monkeypatch):
 def test_nothing_heard(make_recognizer, tone):
     """An empty transcript was returned, and used for a voice."""
     model = make_recognizer("<pad>")
-    with pytest.raises(ValueError, match=r"hears no words in the recording of 0\.5 s"):
+    with pytest.raises(ValueError, match=r"recognizes no words in the recording of 0\.5 s"):
         transcribe(tone(0.5, RATE), model, sampling_rate=RATE)
 
 

@@ -126,9 +126,7 @@ class _Pocketsphinx:
     def __init__(self, words: Sequence[str] | None, pronunciations: Mapping[str, str]) -> None:
         pocketsphinx = import_extra("pocketsphinx")
         if isinstance(words, str) or not words:
-            raise ValueError(
-                f"`words` is {words!r}; pocketsphinx hears a closed vocabulary: give a list of the words that it may."
-            )
+            raise ValueError(f"`words` is {words!r}; pocketsphinx has a closed vocabulary: give a list of the words.")
         known = _read_dictionary(pocketsphinx.get_model_path(_DICTIONARY))
         vocabulary = _pronounce(words, pronunciations, known)
         self._decoder = pocketsphinx.Decoder(lm=None, dict=None, samprate=self.sampling_rate, loglevel="FATAL")
@@ -212,5 +210,5 @@ def _single_word(spelled: str) -> str:
     words = words_of(spelled)
     if len(words) != 1:
         listed = f": {', '.join(words)}" if words else ""
-        raise ValueError(f"{spelled!r} stands where a single word should; it has {len(words)}{listed}.")
+        raise ValueError(f"{spelled!r} is no single word; it has {len(words)} words{listed}.")
     return words[0]

@@ -72,7 +72,7 @@ def read_vocabulary(file: str | os.PathLike) -> tuple[list[str], dict[str, str]]
         if line.strip() and not line.lstrip().startswith("#"):
             word, *phones = line.split()
             if word in words:
-                raise ValueError(f"{str(file)!r}, line {number}: {word!r} stands there twice; keep one.")
+                raise ValueError(f"{str(file)!r}, line {number}: {word!r} occurs twice; keep one.")
             words[word] = " ".join(phones)
     return list(words), {word: phones for word, phones in words.items() if phones}
 

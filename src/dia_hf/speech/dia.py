@@ -343,8 +343,8 @@ class Dia:
             raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / frame_rate:.3f} s.")
         if num_frames > longest:
             raise ValueError(
-                f"`max_seconds` is {max_seconds}, but this model says at most {longest / frame_rate:.1f} s in one go; "
-                "`dialogue` says more."
+                f"`max_seconds` is {max_seconds}, but this model generates at most {longest / frame_rate:.1f} s in one "
+                "call; use `dialogue` for more."
             )
         return num_frames
 
@@ -475,8 +475,8 @@ class Dia:
             if (num_ids := tokenizer.count_ids(words)) > tokenizer.model_max_length:
                 raise ValueError(
                     f"the text has {num_ids} ids (bytes, a speaker tag counting as one), and Dia takes at most "
-                    f"{tokenizer.model_max_length} in one go; `Dia.dialogue` and `dia-hf generate` split texts of any "
-                    "length into chunks, and take a recording with its transcript apart: a `Voice`, or --prompt-text."
+                    f"{tokenizer.model_max_length} in one call; `Dia.dialogue` and `dia-hf generate` split texts of "
+                    "any length into chunks and take a recording and its transcript apart: a `Voice`, or --prompt-text."
                 )
         inputs = self.processor(text=texts, audio=audio_prompt)
         return inputs.to(self.model.device)
@@ -488,6 +488,6 @@ class Dia:
         prefix, spoken = split_prefix(text, tokens)
         turns = parse_script(spoken, tokens)
         if not turns:
-            raise ValueError("the text is empty; give something to say, such as '[S1] Hello.'.")
+            raise ValueError("the text is empty; give a text, such as '[S1] Hello.'.")
         transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
         return render([*parse_script(transcript, tokens), *turns], prefix=prefix)

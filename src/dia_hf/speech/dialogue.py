@@ -160,7 +160,7 @@ class Dialogue:
             warnings.warn(message, stacklevel=3)
         turns = parse_script(spoken, self.speaker_tokens)
         if not turns:
-            raise ValueError("the script is empty; give something to say, such as '[S1] Hello. [S2] Hi!'.")
+            raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
         self._has_warned = False
         self._voices = self._take_voices(voices)
         self.chunks = self._plan(turns, chunk_length_s, language)
@@ -434,14 +434,14 @@ class Dialogue:
         if (max_length := self.model.generation_config.max_length) is not None:
             room = min(room, max_length - 2)
         if number == 1 and limit is None and self.num_frames[0] >= room:
-            limit = "what the model says in one go"
+            limit = "the limit of one call of the model"
         if (doubt := find_doubt(heard, sum(expected), cut_at=limit)) is not None:
             return [doubt]
         doubts = []
         for index, (num_frames, seconds) in enumerate(zip(self.num_frames, expected, strict=False)):
             one = SpeechStats(self.codec.sampling_rate)
             one.seconds = one.sounding = num_frames / self.codec.frame_rate
-            cut_at = "what the model says in one go" if num_frames >= room else None
+            cut_at = "the limit of one call of the model" if num_frames >= room else None
             if (doubt := find_doubt(one, seconds, cut_at=cut_at)) is not None:
                 doubts.append(f"chunk {index + 1} of {number}: {doubt}")
         return doubts

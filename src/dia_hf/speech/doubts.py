@@ -80,7 +80,7 @@ def find_doubt(heard: SpeechStats, expected: float, prompt: float = 0.0, cut_at:
 
     ```
     """
-    estimate = f"by its text some {expected:.1f} s were to be expected"
+    estimate = f"about {expected:.1f} s are expected for its text"
     if heard.seconds == 0:
         return f"the sound is empty; {estimate}"
     if heard.sounding == 0:
@@ -90,7 +90,7 @@ def find_doubt(heard: SpeechStats, expected: float, prompt: float = 0.0, cut_at:
     if heard.sounding < max(_SHORTEST * (expected - 1.5 * prompt) - _LESS, _SHORTEST_WORD):
         return f"the sound is {heard.sounding:.1f} s long without its silence; {estimate}: words are missing"
     if heard.seconds > _LONGEST * expected + _MORE:
-        return f"the sound is {heard.seconds:.1f} s long; {estimate}: it holds something else"
+        return f"the sound is {heard.seconds:.1f} s long; {estimate}: it contains something else"
     return None
 
 

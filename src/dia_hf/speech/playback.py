@@ -30,7 +30,7 @@ def import_sounddevice() -> ModuleType:
     try:
         return import_extra("sounddevice")
     except OSError as error:  # on Linux, the package does not bring PortAudio
-        raise OSError(f"there is nothing to play with here: {error}.") from error
+        raise OSError(f"there is no audio output: {error}.") from error
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def open_player(sampling_rate: int) -> Iterator[Callable[[np.ndarray], None]]:
     try:
         player = sounddevice.OutputStream(samplerate=sampling_rate, channels=1, dtype="float32")
     except sounddevice.PortAudioError as error:
-        raise OSError(f"there is nothing to play with here: {error}.") from error
+        raise OSError(f"there is no audio output: {error}.") from error
     with player:
         yield lambda samples: player.write(samples[:, None])
 
@@ -77,4 +77,4 @@ def open_stdout() -> Iterator[Callable[[np.ndarray], None]]:
     except BrokenPipeError as error:
         # Otherwise Python reports the error again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise BrokenPipeError("nobody reads from standard output any more; the rest was not spoken.") from error
+        raise BrokenPipeError("the reader of standard output has closed it; the rest was not generated.") from error

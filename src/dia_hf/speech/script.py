@@ -179,9 +179,9 @@ def _check_turns(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int
         elif not speech:
             is_closing_tag = 0 < i == len(turns) - 1 and tag != previous_tag  # as `render` writes it
             if not is_closing_tag:
-                yield position, f"{tag} says nothing; the turn is left out"
+                yield position, f"{tag} has no text; the turn is left out"
         elif tag == previous_tag and previous_speech:
-            yield position, f"{tag} twice running; the two turns become one"
+            yield position, f"{tag} is repeated; the two turns become one"
 
 
 def _check_brackets(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -192,7 +192,7 @@ def _check_brackets(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[
         if match.group() in speaker_tokens:
             continue
         if len(match.group()) == 1:
-            message = f"{found} without its partner; known speaker tags are {known}"
+            message = f"{found} is not paired; known speaker tags are {known}"
         elif re.fullmatch(r"\[s\d+\]", word) or word in [tag.lower() for tag in speaker_tokens]:
             message = f"unknown speaker tag {found}; known are {known}"
         else:

@@ -48,8 +48,8 @@ _SHORT_PROMPT, _LONG_PROMPT = 3.0, 15.0
 def _check_transcript(transcript: str) -> None:
     if not transcript or not _SPEAKER_TAG.sub("", transcript).strip():
         raise ValueError(
-            f"the transcript is {transcript!r}, without a word; pass what the recording says, or what `transcribe` "
-            "hears in it."
+            f"the transcript is {transcript!r}, which has no words; give the words of the recording, or the "
+            "result of `transcribe`."
         )
 
 
@@ -461,7 +461,7 @@ def transcribe(
     text = recognizer.transcribe(waveform, rate)
     if not text:
         raise ValueError(
-            f"{str(model)!r} hears no words in the recording of {len(waveform) / rate:.1f} s; give one with speech in "
-            "it, another model, or the transcript."
+            f"{str(model)!r} recognizes no words in the recording of {len(waveform) / rate:.1f} s; give one with "
+            "speech in it, another model, or the transcript."
         )
     return text
