@@ -68,8 +68,8 @@ def test_choice_on_a_gpu(monkeypatch):
 @pytest.mark.parametrize(("number", "places"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (64, 64), (65, 128)])
 def test_places(network, number, places):
     """A graph for every number of samples there ever was."""
-    assert StaticRunner(network, RULES).num_places(number) == places
-    assert EagerRunner(network, RULES).num_places(number) == number
+    assert StaticRunner(network, RULES).num_slots(number) == places
+    assert EagerRunner(network, RULES).num_slots(number) == number
 
 
 @pytest.mark.parametrize("capacity", [256, 512, 1280, 3072])

@@ -44,9 +44,9 @@ def kind(request, monkeypatch):
     return request.param
 
 
-def be_late(monkeypatch, most_waiting):
+def be_late(monkeypatch, max_pending):
     """Let the host hear of the device so many reads late, as on a GPU."""
-    monkeypatch.setattr(scheduler, "AsyncReads", lambda receive, **kwargs: AsyncReads(receive, most_waiting))
+    monkeypatch.setattr(scheduler, "AsyncReads", lambda receive, **kwargs: AsyncReads(receive, max_pending))
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,11 @@ def assert_answers(answers, alone, config):
         assert_same_speech(answer, single, config)
 
 
-@pytest.mark.parametrize("most_waiting", [0, 1, 3])
+@pytest.mark.parametrize("max_pending", [0, 1, 3])
 @pytest.mark.parametrize("max_batch_size", [1, 2, 3, 7, None])
-def test_requests_that_wait_are_answered_as_if_alone(monkeypatch, model, alone, kind, max_batch_size, most_waiting):
+def test_requests_that_wait_are_answered_as_if_alone(monkeypatch, model, alone, kind, max_batch_size, max_pending):
     """A request that took the place of one that had ended, and its text, length, settings or last frames with it."""
-    be_late(monkeypatch, most_waiting)
+    be_late(monkeypatch, max_pending)
     answers = model.generate(
         **make_inputs(model.config), max_new_tokens=LIMITS, max_batch_size=max_batch_size, use_fast_path=True, **GREEDY
     )
@@ -114,20 +114,20 @@ def test_other_models(monkeypatch, seed, options, kind):
 @pytest.mark.parametrize("max_batch_size", [1, 2, 3])
 def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size, limits):
     """Places that stay empty while requests wait: the same answers, in a multiple of the time."""
-    make_room, take, num_full, sizes = FrameScheduler._make_room, STEPS[kind].take, [], []
+    make_room, take, num_full, sizes = FrameScheduler._refill, STEPS[kind].take, [], []
 
     def watched(self, state):
         had_waiting = bool(self.waiting)
         state = make_room(self, state)
         if had_waiting and self.waiting:
-            num_full.append(sum(place is not None for place in self.places))
+            num_full.append(sum(slot is not None for slot in self.slots))
         return state
 
     def counted(self, state, view):
         sizes.append(state.num_samples)
         take(self, state, view)
 
-    monkeypatch.setattr(FrameScheduler, "_make_room", watched)
+    monkeypatch.setattr(FrameScheduler, "_refill", watched)
     monkeypatch.setattr(STEPS[kind], "take", counted)
     options = GREEDY | {"min_new_tokens": min(limits) - 7}
     model.generate(**make_inputs(model.config), max_new_tokens=limits, max_batch_size=max_batch_size, **options)
@@ -155,11 +155,11 @@ def test_nobody_is_computed_who_is_complete(monkeypatch, model, alone):
     assert sum(spoken) <= sum(sizes) <= sum(spoken) + 8 * 7
 
 
-@pytest.mark.parametrize("most_waiting", [0, 2])
+@pytest.mark.parametrize("max_pending", [0, 2])
 @pytest.mark.parametrize("source", ["global", "generator", "generators"])
-def test_draws_are_the_slow_loops(monkeypatch, model, kind, source, most_waiting):
+def test_draws_are_the_slow_loops(monkeypatch, model, kind, source, max_pending):
     """A padded batch, or one that has shrunk, that draws other noise for its samples than the whole would."""
-    be_late(monkeypatch, most_waiting)
+    be_late(monkeypatch, max_pending)
     config, numbers = model.config, [0, 2, 4]
 
     def run(use_fast_path):
@@ -217,10 +217,10 @@ class Record(BaseStreamer):
         self.has_ended = True
 
 
-@pytest.mark.parametrize("most_waiting", [0, 1, 8])
-def test_a_streamer_hears_every_frame_once(monkeypatch, model, kind, most_waiting):
+@pytest.mark.parametrize("max_pending", [0, 1, 8])
+def test_a_streamer_hears_every_frame_once(monkeypatch, model, kind, max_pending):
     """Frames lost on their way, handed on twice, in another order, or beyond the last end."""
-    be_late(monkeypatch, most_waiting)
+    be_late(monkeypatch, max_pending)
     inputs, records = make_inputs(model.config), {}
     for use_fast_path in (True, False):
         records[use_fast_path] = Record()
@@ -234,11 +234,11 @@ def test_a_streamer_hears_every_frame_once(monkeypatch, model, kind, most_waitin
     assert not fast.frames[-1].is_inference()  # what a consumer in another thread could not change
 
 
-@pytest.mark.parametrize("most_waiting", [0, 1])
+@pytest.mark.parametrize("max_pending", [0, 1])
 @pytest.mark.parametrize("seed", [0, 2, 3])
-def test_a_call_ends_with_its_last_sample(monkeypatch, kind, seed, most_waiting):
+def test_a_call_ends_with_its_last_sample(monkeypatch, kind, seed, max_pending):
     """A frame too many, of padding alone, in the codes or for a streamer, when all have ended before the limit."""
-    be_late(monkeypatch, most_waiting)
+    be_late(monkeypatch, max_pending)
     model = random_model(random_config(seed), seed).double()
     decoder = model.config.decoder_config
     head = model.logits_dense.weight.data.unflatten(0, (decoder.num_channels, decoder.vocab_size))
@@ -294,17 +294,17 @@ def test_whoever_cancels_is_heard(model):
 
 
 @pytest.mark.parametrize("at", [6, 28])
-@pytest.mark.parametrize("most_waiting", [0, 1])
-def test_weights_that_break_in_the_middle(monkeypatch, kind, most_waiting, at):
+@pytest.mark.parametrize("max_pending", [0, 1])
+def test_weights_that_break_in_the_middle(monkeypatch, kind, max_pending, at):
     """NaN is drawn from without a word, in the last frames, say; or the call fails, and every call after it."""
-    be_late(monkeypatch, most_waiting)
+    be_late(monkeypatch, max_pending)
     model = random_model(random_config(0)).double()
     inputs = make_inputs(model.config, [0, 1])
     before = model.generate(**inputs, max_new_tokens=30, **GREEDY)
     norm = model.model.decoder.layers[0].pre_sa_norm.weight
     sound = norm.detach().clone()
     streamer = Record(at=at, then=lambda: norm.data.fill_(float("nan")))
-    with pytest.raises(ValueError, match="no token to draw: the logits hold NaN"):
+    with pytest.raises(ValueError, match="no token could be sampled: the logits hold NaN"):
         model.generate(**inputs, max_new_tokens=30, min_new_tokens=23, streamer=streamer, **SAMPLED)
     norm.data.copy_(sound)
     assert torch.equal(model.generate(**inputs, max_new_tokens=30, **GREEDY), before)
@@ -322,7 +322,7 @@ def test_a_broken_call_leaves_nothing_to_the_next(kind):
         return model.generate(**sound, **options, generator=torch.Generator().manual_seed(0), **kwargs)
 
     expected = run(use_fast_path=False)
-    with pytest.raises(ValueError, match="no token to draw"):
+    with pytest.raises(ValueError, match="no token could be sampled"):
         model.generate(**broken, **options)
     assert torch.equal(run(), expected)
 
@@ -451,7 +451,7 @@ def test_few_batches_stay(batches):
     with torch.no_grad():
         idle = runners._IDLE._of[make_frame_decoder(model)]
     assert len(idle) == runners._MOST_IDLE
-    assert [batch.size.num_places for batch in idle[-2:]] == [8, 8]  # the last ones
+    assert [batch.size.num_slots for batch in idle[-2:]] == [8, 8]  # the last ones
 
 
 def test_threads_have_batches_of_their_own(batches, model, alone):
@@ -482,7 +482,7 @@ def test_a_batch_is_not_used_again_after_an_error(monkeypatch):
     with torch.no_grad():
         network = make_frame_decoder(model)
     idle = {batch.num_samples for batch in runners._IDLE._of[network]}
-    monkeypatch.setattr(FrameScheduler, "_look", lambda self, state: 1 / 0)
+    monkeypatch.setattr(FrameScheduler, "_poll", lambda self, state: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.generate(**make_inputs(model.config, [0, 1, 2]), **options)
     assert {batch.num_samples for batch in runners._IDLE._of[network]} == idle - {4}
