@@ -359,5 +359,5 @@ def test_packing_is_refused_where_clips_would_mix(model):
     for part in ("encoder", "decoder"):
         other = copy.deepcopy(model)
         getattr(other.model, part).config._attn_implementation = "flash_attention_2"
-        with pytest.raises(ValueError, match="'flash_attention_2' cannot keep packed clips apart"):
+        with pytest.raises(ValueError, match="'flash_attention_2' cannot separate packed clips"):
             other(**together)

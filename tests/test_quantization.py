@@ -264,8 +264,11 @@ def quantized(model):
     ("change", "message"),
     [
         (with_float32, "`dtype` is torch.float32, but quantized weights are multiplied with bfloat16"),
-        (with_adapters, "down_proj is a peft.*Linear, not a plain nn.Linear; quantize before adapters come"),
-        (with_odd_sizes, "layers.1.mlp.down_proj maps 40 to 48, but int4 takes inputs by 32 and outputs by 16"),
+        (with_adapters, "down_proj is a peft.*Linear, not a plain nn.Linear; quantize before adding adapters"),
+        (
+            with_odd_sizes,
+            "layers.1.mlp.down_proj maps 40 to 48, but int4 needs inputs in multiples of 32 and outputs in .* 16",
+        ),
         (quantized, "quantized already"),
     ],
 )
