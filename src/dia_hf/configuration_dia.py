@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ._compat import CACHE_NAMES
-from .atomic_write import read_json
+from .text_files import read_json
 
 __all__ = ["DiaConfig", "DiaDecoderConfig", "DiaEncoderConfig"]
 

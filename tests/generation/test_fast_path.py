@@ -20,9 +20,9 @@ from transformers.generation import BaseStreamer, GenerateEncoderDecoderOutput
 
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration
 from dia_hf._compat import CACHE_NAME
-from dia_hf.bench import HostSyncCounter
 from dia_hf.engine import FrameScheduler, runners
 from dia_hf.generation import fast_path, generation_dia, logits_process
+from host_syncs import HostSyncCounter
 from tiny import as_inputs, random_config, random_model
 
 GUIDED = {"guidance_scale": 2.5, "top_k": 5}

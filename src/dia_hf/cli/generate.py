@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..asr.wer import words_of
 from ..assets import MINIATURE, miniature_vocabulary
-from ..atomic_write import decode_text, read_text
 from ..audio.io import audio_format
 from ..hub import check_model
+from ..text_files import decode_text, read_text
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,
@@ -65,7 +65,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of the new audio")
     generate.add_argument("--stream", action="store_true", help="play it while it is spoken (dia-hf[player])")
     generate.add_argument(
-        "--force", action="store_true", help="begin anew where OUTPUT.passes holds passes of an interrupted run"
+        "--force", action="store_true", help="begin anew where OUTPUT.chunks holds chunks of an interrupted run"
     )
     generate.add_argument(
         "--strict",
@@ -83,10 +83,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     voice.add_argument("--audio-prompt", metavar="F", help="a recording whose voice to go on with (5 to 10 s)")
     voice.add_argument("--prompt-text", metavar="TEXT", help="its transcript; without it, TEXT begins with it")
     voice.add_argument("--transcribe", metavar="MODEL", help="let a speech recognizer write it (openai/whisper-small)")
-    script = generate.add_argument_group("long scripts", "what is too long for one pass is spoken in several")
+    script = generate.add_argument_group("long scripts", "what is too long for one chunk is spoken in several")
     script.add_argument("--language", default="en", metavar="L", help="by which sentences are found (en)")
     script.add_argument(
-        "--closing-tag", action="store_true", help="end each pass with the other speaker's tag, against cut-off ends"
+        "--closing-tag", action="store_true", help="end each chunk with the other speaker's tag, against cut-off ends"
     )
     sound = generate.add_argument_group("sound", "of the file; --loudness and --speed need dia-hf[audio]")
     sound.add_argument("--loudness", type=float, metavar="LUFS", help="by BS.1770, such as -16")
@@ -174,17 +174,17 @@ def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate:
 
 
 @contextmanager
-def _kept_passes(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
-    """Keep the passes of a long dialogue beside its file until that is written."""
+def _kept_chunks(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
+    """Keep the chunks of a long dialogue beside its file until that is written."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
         if written:
             dialogue.remove_kept()
             raise
-        advice, num_kept, num_passes = "", dialogue.num_kept, len(dialogue.passes)
-        if num_passes > 1 and num_kept > 0:
-            advice = f"{num_kept} of {num_passes} passes are kept; the same command goes on from there."
+        advice, num_kept, num_chunks = "", dialogue.num_kept, len(dialogue.chunks)
+        if num_chunks > 1 and num_kept > 0:
+            advice = f"{num_kept} of {num_chunks} chunks are kept; the same command goes on from there."
         else:
             dialogue.remove_kept()
         if isinstance(error, KeyboardInterrupt):
@@ -285,26 +285,26 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     keeping: AbstractContextManager = nullcontext()
     stream: Any
     if args.audio_prompt is not None and transcript is None:
-        # The text begins with the recording's transcript, and only its writer knows where that ends: one pass.
+        # The text begins with the recording's transcript, and only its writer knows where that ends: one chunk.
         seed = args.seed if args.seed is not None else secrets.randbits(31)
         stream = dia.stream(text, audio_prompt=args.audio_prompt, seed=seed, max_seconds=args.max_seconds, **sampling)
     else:
         if args.audio_prompt is not None and transcript is not None:
             voices = Voice.from_audio(args.audio_prompt, transcript, dia.processor)
         if args.force and not is_pcm:
-            remove_chunks(Path(f"{output}.passes"))
+            remove_chunks(Path(f"{output}.chunks"))
         dialogue = dia.dialogue(
             text,
             voices=voices,
             language=args.language,
             closing_tag=args.closing_tag,
-            folder=None if is_pcm else f"{output}.passes",
+            folder=None if is_pcm else f"{output}.chunks",
             seed=args.seed,
             max_seconds=args.max_seconds,
             **sampling,
         )
         keeping, seed, stream = (
-            _kept_passes(dialogue, written),
+            _kept_chunks(dialogue, written),
             dialogue.seed,
             dialogue.stream(verbose=sys.stderr.isatty()),
         )

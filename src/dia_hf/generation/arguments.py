@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ..atomic_write import shortened
 from ..configuration_dia import DiaDecoderConfig
 from ..delay_pattern import num_prompt_frames
+from ..text_files import shortened
 from .per_sample import PER_SAMPLE
 
 __all__ = ["check_arguments", "check_generation_config", "check_prompt"]

@@ -258,7 +258,7 @@ class DiaAudioStreamer(DiaCodesStreamer):
         self.codec = processor.codec
         self.sampling_rate: int = self.codec.sampling_rate
         self.num_steps_before_sound = first_chunk_frames + self.codec.decoder_margin + self.config.max_delay
-        device = self.codec.model.device
+        device = self.codec.device
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._clips: list[Any] = []
         self._num_taken = 0

@@ -27,16 +27,17 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import cached_file
 
 from ..assets import MINIATURE
-from ..atomic_write import atomic_write, first_line, follow_umask
-from ..audio.codec import load_dac
+from ..atomic_write import atomic_write, follow_umask
+from ..audio.codec import load_network
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
-from ..data.prepare import load_prepared, read_info
+from ..data.prepared import load_prepared, read_info
 from ..hub import check_model
 from ..model_card import HOW_TO_RUN
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
+from ..text_files import first_line
 from ..tokenization_dia import DiaTokenizer
 from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator
@@ -216,7 +217,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
         ) from error
     processor = DiaProcessor.from_pretrained(recipe.model, load_codec=recipe.codec is None)
     if recipe.codec is not None:
-        processor.audio_tokenizer = load_dac(recipe.codec)
+        processor.audio_tokenizer = load_network(recipe.codec)
     if recipe.config is not None:
         processor.config = DiaConfig(**recipe.config)
         longest = processor.config.encoder_config.max_position_embeddings
