@@ -74,7 +74,7 @@ def check_scheme(
     if device.type not in SCHEMES[scheme]:
         there = [other for other, devices in SCHEMES.items() if device.type in devices]
         advice = f"use {' or '.join(map(repr, there))}" if there else "use the device 'cpu' or 'cuda'"
-        raise ValueError(f"the quantization {scheme!r} is not available on {device.type!r}; {advice}.")
+        raise ValueError(f"there is no {scheme!r} on {device.type!r}; {advice}.")
     if dtype not in ("auto", torch.bfloat16):
         raise ValueError(
             f"`{name}` is {dtype}, but quantized weights are multiplied with bfloat16; leave it out, or use 'bfloat16'."

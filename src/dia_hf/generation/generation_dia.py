@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DiaGenerationMixin"]
 
-
 # Dia's own fields of the generation config; the defaults are the 0626 release's.
 _OWN_DEFAULTS: dict[str, Any] = {
     "sample_from_guided": False,
