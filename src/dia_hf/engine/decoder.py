@@ -420,11 +420,13 @@ def unsupported_reason_of(model: Any) -> str | None:
     if ALL_ATTENTION_FUNCTIONS.get(kernel) is not sdpa_attention_forward:
         return f"`attn_implementation` is {kernel!r}, and the fast path implements transformers' 'sdpa'"
     parts = [model, model.model, model.logits_dense, *decoder.modules()]
+    activations = [layer.mlp.activation for layer in decoder.layers]
     for part in parts:
         if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
             return f"a {type(part).__name__} has a hook"
-        # Norms are called as modules, so a kernel that `use_kernels` puts into one runs here, too.
-        has_kernel = model.use_kernels and isinstance(part, nn.RMSNorm)
+        # Norms and activations are called as modules, so a kernel that `use_kernels` puts into one runs here, too.
+        is_called = isinstance(part, nn.RMSNorm) or any(part is activation for activation in activations)
+        has_kernel = model.use_kernels and is_called
         if "forward" in vars(part) and not has_kernel:
             return f"a {type(part).__name__} has another `forward`"
     blocks = [
