@@ -57,8 +57,8 @@ def network_arguments(forward: Callable) -> Callable:
     """Decorate a `forward` whose argument is `cache`: accept either name of it, and refuse unknown arguments.
 
     A release of transformers that passes the cache under a third name would otherwise lose it among the keyword
-    arguments, and each position would attend only to itself. The signature shows the name that the installed release uses,
-    because `generate()` and `Trainer` read it. Unknown arguments that are `None` are left out: PEFT passes some.
+    arguments, and each position would attend only to itself. The signature shows the name that the installed release
+    uses, because `generate()` and `Trainer` read it. Unknown arguments that are `None` are left out: PEFT passes some.
 
     Args:
         forward (`Callable`): A method of a network.
