@@ -783,8 +783,9 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             num_items_in_batch (`torch.Tensor` or `int`, *optional*): What to divide the sum of the losses by instead
                 of the number of labels that count here: that of all batches whose gradients are added up, which
                 `Trainer` passes.
-            input_ids, attention_mask, decoder_input_ids, decoder_position_ids, decoder_attention_mask,
-                encoder_outputs, cache, use_cache, sequence_ids, decoder_sequence_ids: See `DiaModel.forward`.
+            input_ids, attention_mask, decoder_input_ids, decoder_position_ids: See `DiaModel.forward`.
+            decoder_attention_mask, encoder_outputs, cache, use_cache: See `DiaModel.forward`.
+            sequence_ids, decoder_sequence_ids: See `DiaModel.forward`.
 
         Returns:
             `DiaOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b); with labels also `loss` and
