@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-newest test-peer test-descript test-gpu fuzz docs check format clean
+.PHONY: demo test test-oldest test-newest test-peer test-descript test-gpu fuzz docs notebooks check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
@@ -41,6 +41,9 @@ test-gpu:  ## what needs a CUDA device, in this environment
 # Strict: a link or a reference that leads nowhere is an error. Reads the source without importing it.
 docs: .venv/installed-docs  ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: .venv/installed-dev  ## run the notebooks and store them with their outputs
+	$(BIN)/python scripts/run_notebooks.py
 
 check: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .

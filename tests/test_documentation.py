@@ -57,8 +57,7 @@ def short(monkeypatch):
     train = DiaTrainer.train
 
     def train_shortly(self, *args, **kwargs):
-        if self.args.max_steps <= 0:
-            self.args.max_steps = STEPS
+        self.args.max_steps = STEPS
         return train(self, *args, **kwargs)
 
     monkeypatch.setattr(DiaTrainer, "train", train_shortly)
@@ -90,7 +89,7 @@ def desk(tmp_path, monkeypatch, tone):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:the recording has")
 def test_code_runs(page, desk, short):
     """A page whose example fails costs each reader an hour."""
@@ -128,7 +127,7 @@ def test_the_readme_begins_with_the_two_commands():
     assert "make test" in screen
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     """A page that was renamed leaves dead links behind."""
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
