@@ -1,4 +1,4 @@
-"""`dia-hf bench`: speed, training's speed, or what fewer bits change, as a table, JSON and a plot."""
+"""`dia-hf bench`: speed, or accuracy in reduced precision, as a table, JSON and a plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .arguments import DTYPES, check_writable, count, positive
+from .arguments import DTYPES, check_writable, count
 
 __all__ = ["add_parser"]
 
@@ -17,8 +17,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add `dia-hf bench`."""
     bench = verbs.add_parser(
         "bench",
-        help="measure speed or exactness",
-        description="Measure speed against transformers' own Dia, or what fewer bits change (--parity).",
+        help="measure speed or accuracy",
+        description="Measure speed against transformers' own Dia, or accuracy in reduced precision (--parity).",
     )
     bench.set_defaults(run=_bench)
     bench.add_argument(
@@ -44,16 +44,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the baseline")
     speed.add_argument("--codec", choices=["toy", "full"], help="of a random model; default: by its size")
-    speed.add_argument("--repeats", type=count, default=3, metavar="N", help="turns of each candidate (3)")
+    speed.add_argument("--repeats", type=count, default=3, metavar="N", help="iterations of each candidate (3)")
     speed.add_argument("--plot", metavar="F", help="draw the steps' times there (needs matplotlib)")
     parity = bench.add_argument_group("parity", "against float32 on the same weights")
     schemes = ["bfloat16", "float16", "int8", "int4", "fp8"]
     parity.add_argument("--parity", nargs="+", choices=schemes, metavar="SCHEME", help=", ".join(schemes))
     parity.add_argument("--text", action="append", metavar="TEXT", help="instead of random ones; more than once")
-    training = bench.add_argument_group("training", "against transformers' own Dia under the same Trainer")
-    training.add_argument("--training", action="store_true", help="measure training (dia-hf[train])")
-    training.add_argument("--clip-seconds", nargs=2, type=positive, metavar="S", help="the least and the most (1 10)")
-    training.add_argument("--steps", type=count, metavar="N", help="optimizer steps of a turn (8)")
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -68,13 +64,6 @@ def _bench(args: argparse.Namespace) -> None:
     given = [f"--{name}" for name, value in of_speed.items() if value is not None]
     if args.parity and given:
         raise ValueError(f"{' and '.join(given)} belong to speed; --parity names what is compared with float32.")
-    of_training = [name for name, value in (("--clip-seconds", args.clip_seconds), ("--steps", args.steps)) if value]
-    if of_training and not args.training:
-        raise ValueError(f"{' and '.join(of_training)} belong to --training.")
-    if args.clip_seconds and args.clip_seconds[0] > args.clip_seconds[1]:
-        raise ValueError(f"--clip-seconds {args.clip_seconds[0]} {args.clip_seconds[1]}: give the least first.")
-    if args.training and (args.parity or args.quantize or args.plot or args.dtype == "float16"):
-        raise ValueError("--training stands by itself; of --dtype it takes float32, or bfloat16 for autocast.")
     if args.text and not args.parity:
         raise ValueError("--text is for --parity; speed depends on the length alone: --text-bytes.")
     if args.model and args.codec:
@@ -102,53 +91,28 @@ def _bench(args: argparse.Namespace) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # or each greedy call is told that `top_k`, the guidance's filter, is for sampling
     try:
-        (_bench_parity if args.parity else _bench_training if args.training else _bench_speed)(args, make)
+        (_bench_parity if args.parity else _bench_speed)(args, make)
     finally:
         logging.set_verbosity(verbosity)
 
 
 def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
-    from ..bench import make_candidates, measure_speed, random_inputs, report
+    from ..bench import make_candidates, measure_speed, random_inputs, tables
 
     model, processor = make(args.dtype or ("bfloat16" if args.quantize else None))
     candidates = make_candidates(model, args.quantize, args.against, args.compile)
     inputs = random_inputs(model.config, args.batch_size, args.text_bytes, model.device)
     result = measure_speed(candidates, inputs, processor, args.frames, not args.greedy, args.repeats, say=_say_progress)
     result.settings.update(size=args.model or args.size, quantize=args.quantize)
-    print(report.speed_table(result))
+    print(tables.speed_table(result))
     if args.output is not None:
-        report.write_json(args.output, report.environment(model.device), speed=result)
+        tables.write_json(args.output, tables.environment(model.device), speed=result)
     if args.plot is not None:
-        report.plot_steps(args.plot, result)
-
-
-def _bench_training(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
-    from ..bench import report
-    from ..bench.training import make_training_candidates, measure_training, random_clips
-
-    model, processor = make("float32")
-    rate = processor.codec.frame_rate
-    least, most = (round(seconds * rate) for seconds in args.clip_seconds or (1, 10))
-    frames_per_row = most + 1 + max(model.config.delay_pattern)
-    candidates = make_training_candidates(model, processor, frames_per_row, against=args.against)
-    result = measure_training(
-        candidates,
-        random_clips(processor, 8 * args.batch_size, (least, most)),
-        rate,
-        args.batch_size,
-        args.steps or 8,
-        args.repeats,
-        {"bf16": True} if args.dtype == "bfloat16" else {},
-        _say_progress,
-    )
-    result.settings.update(size=args.model or args.size)
-    print(report.training_table(result))
-    if args.output is not None:
-        report.write_json(args.output, report.environment(model.device), training=result)
+        tables.plot_steps(args.plot, result)
 
 
 def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
-    from ..bench import compare, random_inputs, record_reference, reduce_precision, report
+    from ..bench import compare, random_inputs, record_reference, reduce_precision, tables
 
     model, processor = make("float32")
     device = model.device
@@ -163,9 +127,9 @@ def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[A
         _say_progress(scheme)
         reports[scheme] = compare(reference, model, inputs)
         model = None
-    print(report.parity_table(reports))
+    print(tables.parity_table(reports))
     if args.output is not None:
-        report.write_json(args.output, report.environment(device), parity=reports)
+        tables.write_json(args.output, tables.environment(device), parity=reports)
 
 
 def _say_progress(line: str) -> None:

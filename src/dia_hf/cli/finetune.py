@@ -63,7 +63,7 @@ class _Show(argparse.Action):
 
 def _model_of(folders: list[str]) -> str | None:
     """Return the model that data were prepared for; `None` where they do not say, or are none."""
-    from ..data.prepare import read_info
+    from ..data.prepared import read_info
 
     names = dict.fromkeys(read_info(folder).get("model") for folder in folders)
     if len(names) > 1:

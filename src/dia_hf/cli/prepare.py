@@ -56,7 +56,6 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--characters-per-second",
         type=not_negative,
         nargs=2,
-        default=[3.0, 40.0],
         metavar=("MIN", "MAX"),
         help="(3 40)",
     )
@@ -76,7 +75,7 @@ def _prepare(args: argparse.Namespace) -> None:
         if not name or not tag:
             raise ValueError(f"--speaker-tag {option!r} is no NAME=TAG, such as anna=S1.")
         speaker_tags[name] = _as_tag(tag)
-    low, high = args.characters_per_second
+    rates = ("min_characters_per_second", "max_characters_per_second")
     settings = PrepareConfig(
         **{
             f"{role}_column": getattr(args, f"{role}_column") for role in ("audio", "text", "speaker", "language", "id")
@@ -87,8 +86,7 @@ def _prepare(args: argparse.Namespace) -> None:
         keep_silence=None if args.no_trim else 0.1,
         min_seconds=args.min_seconds,
         max_seconds=args.max_seconds,
-        min_characters_per_second=low,
-        max_characters_per_second=high,
+        **dict(zip(rates, args.characters_per_second or (), strict=False)),
     )
     logging.disable_progress_bar()
     import_datasets().disable_progress_bars()

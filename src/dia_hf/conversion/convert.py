@@ -21,8 +21,10 @@ from tqdm.auto import tqdm
 from transformers import DacModel
 
 from ..atomic_write import atomic_write_folder, find_held
-from ..audio.codec import load_dac
+from ..audio.dac import load_dac
+from ..model_card import HOW_TO_RUN
 from ..processing_dia import DiaProcessor, write_codec_reference
+from ..text_files import read_json
 from .descript import is_descript, load_descript_codec
 from .nari import config_to_0626
 from .source import (
@@ -39,7 +41,7 @@ from .source import (
     plan,
     recognize,
 )
-from .weights import Weights, hash_files
+from .weights import Weights, check_sums, hash_files
 
 __all__ = ["convert_checkpoint"]
 
@@ -102,7 +104,7 @@ def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest:
     processor.save_pretrained(folder)
     reference_file, published = folder / "audio_tokenizer_config.json", source.folder / "audio_tokenizer_config.json"
     if processor.audio_tokenizer is not None:
-        reference = json.loads(reference_file.read_text("utf-8"))
+        reference = read_json(reference_file)
         if os.path.isdir(reference["audio_tokenizer_name_or_path"]):
             write_codec_reference(folder, str(dest.absolute() / "audio_tokenizer"))
     elif published.is_file():
@@ -132,21 +134,6 @@ tags: [dia, text-to-speech, dialogue]
 ## How to run it
 
 {how}
-"""
-
-HOW_TO_RUN = """\
-```python
-from transformers import AutoProcessor
-from dia_hf import DiaForConditionalGeneration
-
-processor = AutoProcessor.from_pretrained("this/folder")
-model = DiaForConditionalGeneration.from_pretrained("this/folder")
-inputs = processor(text=["[S1] Hello. [S2] Hi!"], return_tensors="pt")
-codes = model.generate(**inputs, max_new_tokens=256)
-processor.save_audio(processor.batch_decode(codes), "hello.wav")
-```
-
-or `dia-hf generate --model this/folder "[S1] Hello. [S2] Hi!"`.
 """
 
 _V0_1_WARNING = """
@@ -244,9 +231,10 @@ def convert_checkpoint(
         `str`: What was done, or would be: a table of all tensors and a summary.
 
     Raises:
-        ValueError: If source or codec are incomplete, contradict their config, hold code or cannot be read; if `dest`
-            is not empty, holds the source or the codec, or is being written by another process; if the model does not
-            exist in the target layout. The message names file and tensor.
+        ValueError: If source or codec are incomplete, contradict their config, hold code, are damaged (a pickle is
+            read once more to compare it with its CRC-32 sums) or cannot be read; if `dest` is not empty, holds the
+            source or the codec, or is being written by another process; if the model does not exist in the target
+            layout. The message names file and tensor.
         FileNotFoundError: If there is no such source.
         OSError: If `dest` cannot be written, as where the disk is full. On any error, and when interrupted, `dest`
             stays as it was.
@@ -264,6 +252,7 @@ def convert_checkpoint(
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognize(weights, source_folder / "config.json")
     targets = plan(opened, to)
+    check_sums(files)
     target_dtype = choose_dtype(weights, asked_dtype)
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)
