@@ -46,6 +46,7 @@ check: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	-$(BIN)/python scripts/check_language.py  # reports only, while the docstrings are being rewritten
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

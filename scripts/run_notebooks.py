@@ -63,8 +63,8 @@ def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
 def tidy(notebook: nbformat.NotebookNode) -> str:
     """Return a notebook as it is stored: small, and without what changes from run to run for no reason.
 
-    Left out are progress bars and other streams, the chunks for the browser's player, which are of use while they are made
-    only, and the editor's metadata. Pictures keep 64 colors.
+    Left out are progress bars and other streams, the editor's metadata, and the chunks for the browser's player, which
+    are of use only while they are generated. Pictures keep 64 colors.
     """
     notebook.metadata = METADATA
     for cell in notebook.cells:

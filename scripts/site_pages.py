@@ -1,8 +1,8 @@
 """MkDocs hooks: the repository's pages outside `docs/` and the notebooks as pages of the site.
 
-Links between pages stay relative to the repository, so that they are right where the repository is browsed. For the site
-they are rewritten to its own paths; a link to a file that is no page of the site, such as a recipe, becomes its path.
-MkDocs then checks all of them: `make docs` fails where one leads nowhere.
+Links between pages are relative paths in the repository, so that they also work where the repository is browsed. They
+are rewritten to the site's own paths; a link to a file that is no page of the site, such as a recipe, becomes its path.
+MkDocs then checks all links: `make docs` fails at a broken one.
 """
 
 from __future__ import annotations
