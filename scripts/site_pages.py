@@ -11,9 +11,10 @@ import json
 import re
 from pathlib import Path
 from posixpath import normpath, relpath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,6 +41,8 @@ FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages outside `docs/`, their pictures, and a page for each notebook."""
+    from mkdocs.structure.files import File
+
     for source, target in PAGES.items():
         text = FRONT_MATTER.sub("", (ROOT / source).read_text("utf-8"))
         files.append(File.generated(config, target, content=text))
