@@ -135,6 +135,23 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def test_every_file_is_on_the_architecture_page():
+    """A file that the map does not show is found by its author alone."""
+    source = ROOT / "src" / "dia_hf"
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    tree = (ROOT / "README.md").read_text("utf-8")
+    rooms = dict(re.findall(r"^\| `([\w/.]+)` \| (.*) \|$", page, re.MULTILINE))
+    for path in sorted(source.rglob("*.py")):
+        room, *names = path.relative_to(source).parts
+        if path.name.startswith("__"):
+            continue
+        room += "/" if names else ""
+        assert room in rooms, f"docs/architecture.md has no row for {room}"
+        assert re.search(rf"^  {re.escape(room)} ", tree, re.MULTILINE), f"README's file tree has no line for {room}"
+        if names and room != "cli/":  # whose files are the commands
+            assert f"`{path.name}`" in rooms[room], f"docs/architecture.md does not name {room}{path.name}"
+
+
 def test_tests_named_in_the_source_exist():
     """A comment that points to the test of a difference must not point nowhere."""
     for path in (ROOT / "src").rglob("*.py"):
