@@ -822,8 +822,9 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
                 only, or of these positions; 0 means all, which labels need.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*): Divisor of the summed loss, instead of the number
                 of labels here: the number of labels in all batches of an optimizer step, which `Trainer` passes.
-            input_ids, attention_mask, decoder_input_ids, decoder_position_ids, decoder_attention_mask,
-                encoder_outputs, cache, use_cache, sequence_ids, decoder_sequence_ids: See `DiaModel.forward`.
+            input_ids, attention_mask, decoder_input_ids, decoder_position_ids: See `DiaModel.forward`.
+            decoder_attention_mask, encoder_outputs, cache, use_cache: See `DiaModel.forward`.
+            sequence_ids, decoder_sequence_ids: See `DiaModel.forward`.
 
         Returns:
             `DiaOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b); with labels also `loss` and

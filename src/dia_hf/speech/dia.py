@@ -260,8 +260,8 @@ class Dia:
         with the iterator: at its end, by `close()` or by `break`.
 
         Args:
-            text, max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k, audio_prompt, voice,
-                seed, max_seconds: See `generate`.
+            text, max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k: See `generate`.
+            audio_prompt, voice, seed, max_seconds: See `generate`.
             first_chunk_frames, chunk_frames (`int`): Lengths of the first chunk and of the later ones; see
                 `DiaAudioStreamer`.
 
