@@ -1,6 +1,6 @@
 """A whole checkpoint from any layout: checked before it is written, written beside, and moved.
 
-Steps: open the source and plan (`source.py`) → write config, processor and codec → write weights, shard by shard →
+Steps: open the source and plan (`checkpoint.py`) → write config, processor and codec → write weights, shard by shard →
 model card → move into place. Called by `dia-hf convert` and `scripts/convert_checkpoint.py`.
 """
 
@@ -23,9 +23,7 @@ from transformers import DacModel
 from ..atomic_write import atomic_write_folder, find_held
 from ..audio.codec import load_dac
 from ..processing_dia import DiaProcessor, write_codec_reference
-from .descript import is_descript, load_descript_codec
-from .nari import config_to_0626
-from .source import (
+from .checkpoint import (
     Checkpoint,
     Target,
     choose_dtype,
@@ -39,6 +37,9 @@ from .source import (
     plan,
     recognize,
 )
+from .descript import is_descript, load_descript_codec
+from .model_card import HOW_TO_RUN, make_model_card
+from .nari import config_to_0626
 from .weights import Weights, hash_files
 
 __all__ = ["convert_checkpoint"]
@@ -111,66 +112,27 @@ def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest:
         write_codec_reference(folder, "descript/dac_44khz")
 
 
-_CARD = """\
----
-library_name: transformers
-pipeline_tag: text-to-speech
-tags: [dia, text-to-speech, dialogue]
----
-
-# Dia, converted
-
-| | |
-|---|---|
-| source | `{source}` |
-| layout of the source | {layout} |
-| SHA-256 of its weights | `{digest}` |
-| layout of this folder | {to} |
-| dtype | {dtype} |
-| codec | {codec} |
-{warning}
-## How to run it
-
-{how}
-"""
-
-HOW_TO_RUN = """\
-```python
-from transformers import AutoProcessor
-from dia_hf import DiaForConditionalGeneration
-
-processor = AutoProcessor.from_pretrained("this/folder")
-model = DiaForConditionalGeneration.from_pretrained("this/folder")
-inputs = processor(text=["[S1] Hello. [S2] Hi!"], return_tensors="pt")
-codes = model.generate(**inputs, max_new_tokens=256)
-processor.save_audio(processor.batch_decode(codes), "hello.wav")
-```
-
-or `dia-hf generate --model this/folder "[S1] Hello. [S2] Hi!"`.
-"""
-
-_V0_1_WARNING = """
-**This is a v0.1 model.** It applies rotary embedding in cross-attention, draws codes from the guided logits and scales
-the end-of-speech logit. dia_hf reads this from `cross_attention_rope` in `config.json` and from `sample_from_guided`
-and `eos_logit_scale` in `generation_config.json`; transformers' own Dia ignores all three and would silently compute
-something else.
-"""
+_V0_1_NOTE = """\
+**This is a v0.1 model.** It applies rotary embedding in cross-attention, samples codes from the guided logits and
+scales the end-of-speech logit. dia_hf reads this from `cross_attention_rope` in `config.json` and from
+`sample_from_guided` and `eos_logit_scale` in `generation_config.json`; transformers' own Dia ignores all three and
+silently computes something else."""
 
 
 def _write_card(given: str | os.PathLike, source: Checkpoint, folder: Path, to: str, dtype: str, codec: str) -> None:
-    card = _CARD.format(
-        source=Path(given).name if Path(given).exists() else given,
-        layout=source.layout,
-        digest=hash_files(source.weights.files),
-        to=to,
-        dtype=dtype,
-        codec=codec,
-        warning=_V0_1_WARNING if source.config.decoder_config.cross_attention_rope else "",
-        how=HOW_TO_RUN
-        if to == "huggingface"
-        else "With nari-labs/dia: `Dia.from_local(config.json, model.safetensors)`.\n",
-    )
-    (folder / "README.md").write_text(card, "utf-8")
+    facts = {
+        "source": f"`{Path(given).name if Path(given).exists() else given}`",
+        "layout of the source": source.layout,
+        "SHA-256 of its weights": f"`{hash_files(source.weights.files)}`",
+        "layout of this folder": to,
+        "dtype": dtype,
+        "codec": codec,
+    }
+    note = _V0_1_NOTE if source.config.decoder_config.cross_attention_rope else ""
+    how = HOW_TO_RUN
+    if to == "nari-0626":
+        how = "With nari-labs/dia: `Dia.from_local(config.json, model.safetensors)`.\n"
+    (folder / "README.md").write_text(make_model_card("Dia, converted", facts, note, how), "utf-8")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """A checkpoint of any layout, loaded straight into a model: nothing is written.
 
-Steps: open the source and plan (`source.py`) → processor and codec → model, its weights made one by one. What comes out
-equals what `convert_checkpoint` writes and `from_pretrained` reads back, bit for bit. Called by users, and by `speech/`
-for nari-labs' `from_local`.
+Steps: open the source and plan (`checkpoint.py`) → processor and codec → model, its weights made one by one. What comes
+out equals what `convert_checkpoint` writes and `from_pretrained` reads back, bit for bit. Called by users, and by
+`speech/` for nari-labs' `from_local`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
-from .source import (
+from .checkpoint import (
     choose_dtype,
     load_codec,
     locate,

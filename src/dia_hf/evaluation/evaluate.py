@@ -29,7 +29,7 @@ from ..audio.io import resample, write_audio
 from ..delay_pattern import num_valid_frames, revert_delay
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..speech import Dia
-from .report import EvaluationReport, SentenceReport, Transcript
+from .results import EvaluationReport, SentenceReport, Transcript
 from .sentences import Sentence
 
 __all__ = ["evaluate"]

@@ -29,7 +29,7 @@ from ..atomic_write import shortened
 from ..audio.io import write_audio
 from ..configuration_dia import DiaConfig
 from ..conversion import load_checkpoint
-from ..conversion.source import is_nari
+from ..conversion.checkpoint import is_nari
 from ..conversion.weights import read_index
 from ..generation import DiaAudioStreamer
 from ..hub import check_model

@@ -11,36 +11,33 @@ import json
 import math
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
-from transformers import TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import TrainingArguments, set_seed
 from transformers.utils import cached_file
 
-from ..assets import MINIATURE
 from ..atomic_write import atomic_write, first_line, follow_umask
 from ..audio.codec import load_dac
 from ..configuration_dia import DiaConfig
-from ..conversion.convert import HOW_TO_RUN
-from ..conversion.source import generation_config_for
-from ..data.prepared import load_prepared, read_info
+from ..conversion.checkpoint import generation_config_for
+from ..data.prepared import load_prepared
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
 from ..tokenization_dia import DiaTokenizer
+from .arguments import make_arguments, reporters
+from .callbacks import LoadingCallback, make_callbacks, print_less
 from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator, longest_clip
 from .lora import attach_lora, merge_adapter
+from .model_card import write_model_card
 from .recipe import Recipe
 from .run_dir import (
     advise_other,
@@ -54,7 +51,6 @@ from .run_dir import (
     note_beginning,
     open_output,
 )
-from .speak import SpeakCallback
 from .trainer import DiaTrainer
 from .voice_prompts import add_voice_prompts
 
@@ -62,23 +58,6 @@ if TYPE_CHECKING:
     import datasets
 
 __all__ = ["finetune"]
-
-# Packages that `Trainer` needs for optimizers: by parts of their names, the more particular ones first.
-_OPTIMIZER_PACKAGES = {
-    "galore": ("galore_torch", "galore-torch"),
-    "apollo": ("apollo_torch", "apollo-torch"),
-    "schedule_free": ("schedulefree", "schedulefree"),
-    "grokadamw": ("grokadamw", "grokadamw"),
-    "lomo": ("lomo_optim", "lomo-optim"),
-    "stable_adamw": ("optimi", "torch-optimi"),
-    "adamw_torch_8bit": ("torchao", "torchao"),
-    "adamw_torch_4bit": ("torchao", "torchao"),
-    "8bit": ("bitsandbytes", "bitsandbytes"),
-    "paged": ("bitsandbytes", "bitsandbytes"),
-    "bnb": ("bitsandbytes", "bitsandbytes"),
-    "lion": ("bitsandbytes", "bitsandbytes"),
-    "ademamix": ("bitsandbytes", "bitsandbytes"),
-}
 
 
 def finetune(
@@ -147,11 +126,11 @@ def finetune(
     data = identify_data(train_set, eval_set)
     if resume is not False:
         check_same_data(recipe, data)
-    arguments = _make_arguments(recipe, has_evaluation=eval_set is not None)
+    arguments = make_arguments(recipe, has_evaluation=eval_set is not None)
     model = _load_model(recipe, processor, arguments)
     trainer = _make_trainer(recipe, processor, model, arguments, train_set, eval_set)
-    _print_less(trainer, is_quiet=say is None)
-    loading = _Loading()
+    print_less(trainer, is_quiet=say is None)
+    loading = LoadingCallback()
     if checkpoint is not None:
         trainer.callback_handler.callbacks.insert(0, loading)  # before others, whose errors are their own
         _check_fits(trainer, recipe, checkpoint)
@@ -194,15 +173,9 @@ def _evaluation_of_result(trainer: DiaTrainer) -> dict[str, Any]:
 def _check_packages(recipe: Recipe) -> None:
     """Miss a package now and not when the model is loaded."""
     needed = ["accelerate", "datasets"] + ["peft"] * (recipe.lora is not None)
-    needed += [name for name in _reporters(recipe) if name == "tensorboard"]
+    needed += [name for name in reporters(recipe) if name == "tensorboard"]
     if missing := [name for name in needed if find_spec(name) is None]:
         raise ImportError(f'{" and ".join(missing)} missing; training needs: pip install "dia-hf[train]"')
-    optimizer = str(recipe.training.get("optim", ""))
-    for part, (module, package) in _OPTIMIZER_PACKAGES.items():
-        if part in optimizer:
-            if find_spec(module) is None:
-                raise ImportError(f"the optimizer {optimizer!r} needs {package}: pip install {package}")
-            break
 
 
 def _load_processor(recipe: Recipe) -> DiaProcessor:
@@ -285,105 +258,6 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
     return found
 
 
-def _make_arguments(recipe: Recipe, has_evaluation: bool) -> TrainingArguments:
-    """Fill in what the recipe leaves open; what it says is passed on as it is."""
-    training = dict(recipe.training)
-    if not has_evaluation:
-        asked = [training.pop("eval_strategy", "no") != "no", training.pop("load_best_model_at_end", False)]
-        if any(asked) or recipe.early_stopping_patience is not None or recipe.speak is not None:
-            warnings.warn(
-                "there are no clips to evaluate with, so that nothing is evaluated or spoken, and the run does not "
-                "stop early; give `eval_data`, or a larger `eval_fraction`.",
-                stacklevel=3,
-            )
-    # Otherwise each process of a launch without GPUs would train by itself.
-    training.setdefault("use_cpu", not torch.accelerator.is_available())
-    if not training.get("fp16") and not training["use_cpu"] and torch.cuda.is_available():
-        training.setdefault("bf16", torch.cuda.is_bf16_supported(including_emulation=False))
-    if training.get("gradient_checkpointing"):
-        training.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
-    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:  # its name from transformers 5.23 on
-        training = {
-            name.replace("gradient_checkpointing", "activation_checkpointing"): training[name] for name in training
-        }
-    if has_evaluation:
-        training.setdefault("eval_strategy", "epoch")
-    if has_evaluation and recipe.early_stopping_patience is not None:
-        training.setdefault("save_strategy", training["eval_strategy"])
-        training.setdefault("save_steps", training.get("eval_steps", training.get("logging_steps", 500)))
-        training.setdefault("load_best_model_at_end", True)
-        training.setdefault("metric_for_best_model", "eval_loss")
-        # How long it has waited is part of what is resumed.
-        training.setdefault("restore_callback_states_from_checkpoint", True)
-    if str(training.get("metric_for_best_model", "")).endswith("_wer"):
-        training.setdefault("greater_is_better", False)
-    if has_evaluation and training.get("load_best_model_at_end"):
-        _check_saves(training)
-    if training.get("fp16") and training["use_cpu"]:
-        raise ValueError("`training.fp16` needs a GPU; leave it out, or set `training.bf16`.")
-    training.setdefault("logging_nan_inf_filter", False)  # shows a loss of 0 where it is NaN
-    training.setdefault("prediction_loss_only", True)
-    training.setdefault("dataloader_pin_memory", not training["use_cpu"])
-    training.setdefault("ddp_find_unused_parameters", False)
-    # TensorBoard's callback is told the folder, which `Trainer` would choose.
-    training["report_to"] = [name for name in _reporters(recipe) if name != "tensorboard"] or "none"
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(checkpoints_of(recipe)),
-            seed=recipe.seed,
-            remove_unused_columns=False,
-            label_names=["labels"],
-            **training,
-        )
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(f"the recipe's `training` cannot be used: {first_line(error, 300)}") from error
-    arguments.distributed_state.wait_for_everyone()  # all have looked at the output before anything is in it
-    _share_out_on_cpu(arguments)
-    if arguments.n_gpu > 1:
-        warnings.warn(
-            f"there are {arguments.n_gpu} GPUs, and one is used; for all of them: accelerate launch --multi_gpu "
-            "--no_python dia-hf finetune ...",
-            stacklevel=3,
-        )
-        arguments._n_gpu = 1  # or `Trainer` would take `nn.DataParallel`
-    return arguments
-
-
-def _check_saves(training: dict[str, Any]) -> None:
-    """The best weights can be kept only if each evaluation that may be the best has its checkpoint."""
-    saved, evaluated = (str(training.get(name, "steps")) for name in ("save_strategy", "eval_strategy"))
-    if saved != evaluated:
-        raise ValueError(
-            f"to keep the best weights, `training.save_strategy` ({saved!r}) must be `training.eval_strategy` "
-            f"({evaluated!r}); or set `early_stopping_patience` to null and do without."
-        )
-    saves, evaluations = (
-        training.get(name, training.get("logging_steps", 500)) for name in ("save_steps", "eval_steps")
-    )
-    if evaluated == "steps" and min(saves, evaluations) >= 1 and saves % evaluations:
-        raise ValueError(
-            f"to keep the best weights, `training.save_steps` ({saves}) must be a multiple of `training.eval_steps` "
-            f"({evaluations})."
-        )
-
-
-def _share_out_on_cpu(arguments: TrainingArguments) -> None:
-    """Let FSDP run on CPUs, too: accelerate would silently take DDP there."""
-    if arguments.use_cpu and os.environ.get("ACCELERATE_USE_FSDP") == "true" and arguments.world_size > 1:
-        from accelerate import PartialState
-        from accelerate.utils import DistributedType
-
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-
-
-def _reporters(recipe: Recipe) -> list[str]:
-    """Name who is told what is logged: TensorBoard where it is installed, unless the recipe says otherwise."""
-    given = recipe.training.get("report_to")
-    if given is None:
-        return ["tensorboard"] * (find_spec("tensorboard") is not None)
-    return [given] if isinstance(given, str) else given
-
-
 def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArguments) -> DiaForConditionalGeneration:
     """Load the weights, or draw them."""
     dtype = recipe.dtype or ("bfloat16" if recipe.lora is not None and arguments.bf16 else "float32")
@@ -426,24 +300,8 @@ def _make_trainer(
         train_dataset=clips,
         eval_dataset=eval_set,
         muon_learning_rate=recipe.muon_learning_rate,
-        callbacks=_make_callbacks(recipe, processor, has_evaluation=eval_set is not None),
+        callbacks=make_callbacks(recipe, processor, has_evaluation=eval_set is not None),
     )
-
-
-def _make_callbacks(recipe: Recipe, processor: DiaProcessor, has_evaluation: bool) -> list[Any]:
-    from transformers import EarlyStoppingCallback
-    from transformers.integrations import TensorBoardCallback
-
-    callbacks: list[Any] = [_StopsAtNan()]
-    if recipe.early_stopping_patience is not None and has_evaluation:
-        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
-    if recipe.speak is not None and has_evaluation:
-        callbacks.append(SpeakCallback(processor, folder=Path(recipe.output, "samples"), **recipe.speak))
-    if "tensorboard" in _reporters(recipe):
-        callback = TensorBoardCallback()
-        callback.logging_dir = os.path.join(recipe.output, "logs")
-        callbacks.append(callback)
-    return callbacks
 
 
 def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
@@ -463,72 +321,6 @@ def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
 
 # What may happen while a checkpoint is read that is as it should be.
 _NOT_OF_CHECKPOINTS = (KeyboardInterrupt, ImportError, MemoryError)
-
-
-class _Loading(TrainerCallback):
-    """Whether a resumed run has read its checkpoint; what is wrong until then is wrong with that."""
-
-    is_done = False
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.is_done = True
-
-
-class _StopsAtNan(TrainerCallback):
-    """Ends a run whose loss is no number any more: its weights are none either, and nothing after it can be better."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        for name in ("loss", "eval_loss"):
-            value = (logs or {}).get(name, 0.0)
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"the {name} of step {state.global_step} is {value}: the training has diverged. Lower "
-                    f"`training.learning_rate` ({args.learning_rate:g}), or `training.max_grad_norm` "
-                    f"({args.max_grad_norm:g}); of the checkpoints resume only one from before that."
-                )
-
-
-def _brief(logs: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (logs or {}).items() if "_channel_" not in name}
-
-
-class _BriefProgress(ProgressCallback):
-    """Shows a log without the channels, which would fill the screen; files and TensorBoard have them."""
-
-    def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().on_log(*args, logs=_brief(logs), **kwargs)
-
-
-class _BriefPrinter(PrinterCallback):
-    """The same where there is no progress bar."""
-
-    def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().on_log(*args, logs=_brief(logs), **kwargs)
-
-
-def _brief_notebook(table: type[TrainerCallback]) -> type[TrainerCallback]:
-    """Make the same of the table that `Trainer` shows in a notebook, which can be imported there only."""
-
-    class BriefNotebook(table):
-        def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-            super().on_log(*args, logs=_brief(logs), **kwargs)
-
-        def on_evaluate(self, *args: Any, metrics: dict[str, Any] | None = None, **kwargs: Any) -> None:
-            super().on_evaluate(*args, metrics=_brief(metrics), **kwargs)
-
-    return BriefNotebook
-
-
-def _print_less(trainer: DiaTrainer, is_quiet: bool) -> None:
-    """Replace what `Trainer` prints with; without a progress bar and a listener, by nothing."""
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(_BriefProgress)
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ == "NotebookProgressCallback":
-            trainer.remove_callback(callback)
-            trainer.add_callback(_brief_notebook(type(callback)))
-    if trainer.pop_callback(PrinterCallback) is not None and not is_quiet:
-        trainer.add_callback(_BriefPrinter)
 
 
 def _describe(
@@ -576,61 +368,6 @@ def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
         ) from error
 
 
-_CARD = """\
-{about}
-
-# Dia, trained on {num_clips} clips
-
-| | |
-|---|---|
-| started from | {model} |
-| data | {data}, {hours:.2f} h |
-| trained | {kind}, {steps} steps |
-| loss | {loss} |
-| recipe | `recipe.yaml`, with the versions of the packages |
-
-The license is that of the model it started from, and what the recordings allow. Say here whose voice it is.
-
-## How to run it
-
-{how}"""
-
-
-def _write_card(output: Path, recipe: Recipe, trainer: DiaTrainer) -> None:
-    """Write a model card, unless there is one; no path of this machine is in it."""
-    file = output / "README.md"
-    if file.exists():
-        return
-    is_here = recipe.model == MINIATURE or os.path.exists(recipe.model)
-    name = "the embedded miniature" if recipe.model == MINIATURE else f"`{Path(recipe.model).name}`"
-    folders = []
-    for folder in recipe.data:
-        with suppress(OSError, ValueError):  # it may have been moved since
-            folders.append(read_info(folder))
-    losses = {key: entry[key] for entry in trainer.state.log_history for key in ("loss", "eval_loss") if key in entry}
-    about = ModelCardData(
-        base_model=None if is_here else recipe.model,
-        library_name="transformers",
-        pipeline_tag="text-to-speech",
-        tags=["dia", "text-to-speech", "dialogue"],
-    )
-    kind = "all weights" if recipe.lora is None else "LoRA adapters, merged (and in `adapter/` by themselves)"
-    told = {"loss": "training", "eval_loss": "evaluation"}
-    card = _CARD.format(
-        about=f"---\n{about.to_yaml()}\n---",
-        num_clips=sum(info.get("num_clips", 0) for info in folders),
-        model="random weights" if recipe.config is not None else name if is_here else f"`{recipe.model}`",
-        data=", ".join(f"`{Path(folder).name}`" for folder in recipe.data),
-        hours=sum(info.get("seconds", 0) for info in folders) / 3600,
-        kind=kind,
-        steps=trainer.state.global_step,
-        loss=", ".join(f"{told[key]} {value:.3f}" for key, value in losses.items()) or "not logged",
-        how=HOW_TO_RUN,
-    )
-    with atomic_write(file) as path:
-        path.write_text(card, "utf-8")
-
-
 def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
     """Write the checkpoint, and what was logged; every process takes part in gathering the weights."""
     state = trainer.accelerator.get_state_dict(trainer.model)
@@ -663,7 +400,7 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
         model.save_pretrained(output)
         processor.save_pretrained(output)
         follow_umask(output)
-        _write_card(output, recipe, trainer)
+        write_model_card(output, recipe, trainer.state)
         with atomic_write(output / "metrics.jsonl") as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history), "utf-8")
     trainer.accelerator.wait_for_everyone()

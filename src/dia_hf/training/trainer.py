@@ -11,8 +11,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -90,7 +88,7 @@ def _by_channel(losses: list[float], correct: list[float], counts: list[float], 
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells whoever wants to know which epoch begins; `Trainer` calls it before it asks for the first batch."""
+    """Passes the epoch to the collator and the training set; `Trainer` calls it before it requests the first batch."""
 
     def __init__(self, trainer: DiaTrainer) -> None:
         self._trainer = trainer
@@ -105,7 +103,7 @@ class _EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # Counted, as `state.epoch` is only right at first: an epoch may be left before its end.
+        # Counted here: `state.epoch` is exact only at the beginning, since an epoch may end early.
         self._epoch = int(state.epoch or 0) if self._epoch is None else self._epoch + 1
         for listener in (self._trainer.data_collator, self._trainer.train_dataset):
             if hasattr(listener, "set_epoch"):
@@ -192,7 +190,7 @@ class DiaTrainer(Trainer):
 
     def _publish_processor(self) -> None:
         """Save the processor as it may be published from now on: folders are uploaded as they were saved."""
-        processor: Any = self.processing_class  # type: ignore[has-type]  # as `data_collator` below
+        processor: Any = self.processing_class  # type: ignore[has-type]  # mypy does not see it in `Trainer`
         if isinstance(processor, DiaProcessor):
             self.processing_class = processor.for_hub()
 
@@ -245,7 +243,7 @@ class DiaTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create `Trainer`'s optimizer, and Muon beside it where it was asked for."""
-        is_new = self.optimizer is None  # type: ignore[has-type]  # as `data_collator` below
+        is_new = self.optimizer is None  # type: ignore[has-type]  # as `processing_class` above
         optimizer = super().create_optimizer(model)
         if self._muon_learning_rate is not None and is_new:
             optimizer = self.optimizer = MuonBeside(
@@ -260,27 +258,21 @@ class DiaTrainer(Trainer):
         super().log(logs, start_time)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Return `Trainer`'s loader, whose collator drops no text and packs no rows."""
-        with self._collating_for_evaluation():
-            return super().get_eval_dataloader(eval_dataset)
+        """Return `Trainer`'s loader with a collator that drops no text and packs no rows."""
+        return self._without_augmentation(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Return `Trainer`'s loader, whose collator drops no text and packs no rows."""
-        with self._collating_for_evaluation():
-            return super().get_test_dataloader(test_dataset)
+        """Return `Trainer`'s loader with a collator that drops no text and packs no rows."""
+        return self._without_augmentation(super().get_test_dataloader(test_dataset))
 
-    @contextmanager
-    def _collating_for_evaluation(self) -> Iterator[None]:
-        """Put another collator where `Trainer` looks for it, the only way to give a loader of its own another one."""
-        collator: Any = self.data_collator  # type: ignore[has-type]  # mypy does not see it in `Trainer`
+    def _without_augmentation(self, loader: DataLoader) -> DataLoader:
+        """Replace the collator of a loader that was just made: `Trainer` passes that of training to all loaders."""
+        collator: Any = self.data_collator
         if isinstance(collator, DiaDataCollator):
             plain = copy.copy(collator)
             plain.text_dropout, plain.code_noise, plain.frames_per_row = 0.0, 0.0, None
-            self.data_collator = plain
-        try:
-            yield
-        finally:
-            self.data_collator = collator
+            getattr(loader, "base_dataloader", loader).collate_fn = plain  # accelerate wraps the loader
+        return loader
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -327,16 +319,12 @@ class DiaTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Evaluate a batch, without the labels of clips that another batch has, too; logits and labels by clips."""
+        """Evaluate a batch, leaving out repeated clips; return logits and labels with one row per clip."""
         base, inputs = _base_model(self.model), self._without_repeats(inputs)
-        chunk_size = base.loss_chunk_size
         if not prediction_loss_only:
-            base.loss_chunk_size = None  # slices leave no logits
+            inputs = {**inputs, "return_logits": True}  # a chunked loss returns none by default
             ignore_keys = [*(ignore_keys or base.config.keys_to_ignore_at_inference), *_NOT_PREDICTED]
-        try:
-            loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        finally:
-            base.loss_chunk_size = chunk_size
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         num_channels = base.config.decoder_config.num_channels
         if isinstance(logits, torch.Tensor):
             logits = logits.unflatten(0, (-1, num_channels)).transpose(1, 2)  # [B·C, T, V] to [B, T, C, V]
