@@ -50,7 +50,7 @@ def speak(num_turns: int) -> None:
         json.dumps(
             {
                 "turns": num_turns,
-                "passes": len(dialogue.passes),
+                "chunks": len(dialogue.chunks),
                 "audio_seconds": round(num_samples / dia.sampling_rate, 1),
                 "peak_mb": round(peak_megabytes()),
                 "growth_after_first_chunk_mb": round(peak_megabytes() - (early or peak_megabytes()), 1),

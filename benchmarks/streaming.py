@@ -38,7 +38,7 @@ def main(model: str = MINIATURE) -> None:
     print(
         json.dumps(
             {
-                "delay_frames": max(dia.model.config.delay_pattern),
+                "delay_frames": dia.model.config.max_delay,
                 "decoder_margin_frames": dia.processor.codec.decoder_margin,
                 "steps_before_sound": streamer.num_steps_before_sound,
                 "audio_seconds": round(len(whole) / dia.sampling_rate, 2),

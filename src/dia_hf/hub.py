@@ -14,9 +14,9 @@ from typing import Any
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 
-from .atomic_write import is_deep, shortened
+from .text_files import is_deep, shortened
 
-__all__ = ["check_model", "looks_like_path"]
+__all__ = ["check_model", "is_hub_id", "looks_like_path"]
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SECONDS = 4.0  # to wait for the Hub
@@ -47,6 +47,11 @@ def looks_like_path(name: str | os.PathLike) -> bool:
     """Whether a name can only be one on disk: it begins with ".", "/" or "~", has several slashes, or is there."""
     text = os.fspath(name)
     return not _HUB_NAME.fullmatch(text) or text.startswith((".", "/", "~")) or os.path.exists(text)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of one on the Hub, owner and repository, and is no folder here."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not os.path.isdir(name)
 
 
 def check_model(name: str | os.PathLike) -> None:

@@ -133,7 +133,7 @@ def test_an_interruption_says_what_is_kept(recordings, monkeypatch, capsys):
     def stop(self, waveforms):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dia_hf.audio.codec.Codec.encode", stop)
+    monkeypatch.setattr("dia_hf.audio.dac.DacCodec.encode", stop)
     assert run("recordings", "prepared") == 130
     assert "interrupted; what is encoded is kept; the same command goes on" in capsys.readouterr().err
 

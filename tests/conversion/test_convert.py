@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import DacModel
 
 from conftest import REFERENCE
-from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, cli, files
+from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, atomic_write, cli
+from dia_hf.conversion import checkpoint as checkpoint_module
 from dia_hf.conversion import convert as convert_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, nari
-from dia_hf.conversion import source as source_module
 from dia_hf.conversion.nari import TensorRule, tensor_rules
 from kills import stunned
 
@@ -287,7 +287,7 @@ def test_a_conversion_after_a_kill(tmp_path):
     convert_checkpoint(PACK, tmp_path / "undisturbed")
     wanted = {path.name: path.read_bytes() for path in (tmp_path / "undisturbed").iterdir()}
     shutil.rmtree(tmp_path / "undisturbed")
-    number, step = 0, 5  # all changes of the disk in turn are in tests/test_files.py
+    number, step = 0, 5  # all changes of the disk in turn are in tests/test_atomic_write.py
     while True:
         dest.mkdir()
         (dest / "old.txt").write_text("still here")
@@ -341,7 +341,7 @@ def test_a_write_error_is_one_line(tmp_path, capsys, monkeypatch, number, who):
             raise RuntimeError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
         raise OSError(number, os.strerror(number), str(tmp_path / ".dia-hf-new-dest" / "x"))
 
-    where = {"codec": (DacModel, "save_pretrained"), "folder": (files, "follow_umask")}
+    where = {"codec": (DacModel, "save_pretrained"), "folder": (atomic_write, "follow_umask")}
     monkeypatch.setattr(*where.get(who, (convert_module, "save_file")), fail)
     source = REFERENCE / "descript-dac" / "weights.pth" if who == "codec" else PACK
     assert cli.main(["convert", str(source), str(dest), "--force"]) == 2
@@ -389,8 +389,8 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
         fetched.append((name, allow_patterns))
         return str(snapshot)
 
-    monkeypatch.setattr(source_module, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(source_module, "check_model", lambda name: None)  # whether the Hub is there
+    monkeypatch.setattr(checkpoint_module, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(checkpoint_module, "check_model", lambda name: None)  # whether the Hub is there
     assert constants.HF_HUB_OFFLINE
     convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
     assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"

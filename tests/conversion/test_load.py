@@ -3,6 +3,7 @@
 import json
 import shutil
 import weakref
+import zipfile
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.conversion import checkpoint as checkpoint_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, load_descript_codec
 from dia_hf.conversion import load as load_module
-from dia_hf.conversion import source as source_module
 from dia_hf.conversion import weights as weights_module
 from dia_hf.conversion.weights import Weights
 from nari_packs import Pack
@@ -170,7 +171,7 @@ def test_unknown_dtype(sources):
 
 def test_a_mistyped_weight_file_is_not_looked_up(monkeypatch):
     """`weights/dia.pth` has the form of a name on the Hub; the error spoke of repositories and passwords."""
-    monkeypatch.setattr(source_module, "snapshot_download", lambda *args, **kwargs: pytest.fail("looked up"))
+    monkeypatch.setattr(checkpoint_module, "snapshot_download", lambda *args, **kwargs: pytest.fail("looked up"))
     for path in ("weights/dia-v0_1.pth", "weights/model.safetensors", "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"there is no checkpoint at '{path}'"):
             load_checkpoint(path)
@@ -263,3 +264,63 @@ def test_a_pickle_with_wrong_instructions(tmp_path):
     file.write_bytes(bytes(content))
     with pytest.raises(ValueError, match=r"model.pth (cannot be read|is refused)"):
         Weights([file])
+
+
+@pytest.mark.parametrize("format", ["zip", "zip without sums", "before torch 1.6"])
+@pytest.mark.parametrize("is_flipped", [True, False])
+def test_a_flipped_bit_in_a_pickle(tmp_path, format, is_flipped):
+    """`torch.load` does not look at the sums of its files: one damaged weight was converted, and spoken from."""
+    file, dest = tmp_path / "model.pth", tmp_path / "dest"
+    shutil.copy(REFERENCE / "nari-0626" / "config.json", tmp_path)
+    weights = load_file(REFERENCE / "nari-0626" / "model.safetensors")
+    is_summed = format == "zip"
+    torch.serialization.set_crc32_options(is_summed)
+    try:
+        torch.save(weights, file, _use_new_zipfile_serialization=format != "before torch 1.6")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    name = "decoder.logits_dense.weight"
+    if is_flipped:
+        content = bytearray(file.read_bytes())
+        content[content.index(weights[name].numpy().tobytes()[:64]) + 3] ^= 1
+        file.write_bytes(bytes(content))
+        assert not torch.equal(torch.load(file, weights_only=True)[name], weights[name])
+    if is_flipped and is_summed:
+        for use in (load_checkpoint, lambda source: convert_checkpoint(source, dest, dry_run=True)):
+            with pytest.raises(ValueError, match=r"model\.pth is damaged: 'model/data/\d+' inside it differs"):
+                use(file)
+    else:
+        convert_checkpoint(file, dest)
+        load_checkpoint(file)
+
+
+def test_a_flipped_bit_in_a_codec(tmp_path):
+    """A codec of which one weight was damaged was put inside a checkpoint; each file is read for it once."""
+    file = tmp_path / "codec.pth"
+    content = torch.load(DESCRIPT, weights_only=True)
+    torch.save(content, file)
+    direction = content["state_dict"]["decoder.model.0.weight_v"].numpy().tobytes()
+    damaged = bytearray(file.read_bytes())
+    damaged[damaged.index(direction) + len(direction) // 2] ^= 16
+    file.write_bytes(bytes(damaged))
+    message = r"codec\.pth is damaged: 'codec/data/\d+' inside it differs from its CRC-32 sum"
+    with pytest.raises(ValueError, match=message):
+        load_descript_codec(file)
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint(file, tmp_path / "dac")
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint(REFERENCE / "nari-0626", tmp_path / "dest", codec=file)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codec.pth"]
+
+
+def test_sums_are_looked_at_once_per_file(tmp_path, monkeypatch):
+    """Each conversion read its weights and its codec several times for their sums."""
+    source = REFERENCE / "nari-v0.1" / "dia-v0_1.pth"
+    checked = []
+    original = zipfile.ZipFile.testzip
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda self: checked.append(self.filename) or original(self))
+    convert_checkpoint(source, tmp_path / "dest", codec=DESCRIPT)
+    assert sorted(checked) == sorted(map(str, (source, DESCRIPT)))
+    checked.clear()
+    convert_checkpoint(DESCRIPT, tmp_path / "dac")
+    assert checked == [str(DESCRIPT)]

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dia_hf import MINIATURE, DiaProcessor
-from dia_hf.audio.codec import Codec
+from dia_hf.audio.dac import DacCodec
 from dia_hf.audio.effects import measure_loudness
 from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
 from dia_hf.data.rows import RowError
@@ -63,13 +63,13 @@ def without_a_plot(*args):
 def num_encoded(monkeypatch):
     """Count the clips that the codec gets: a list with one number."""
     count = [0]
-    encode = Codec.encode
+    encode = DacCodec.encode
 
     def counting(self, waveforms):
         count[0] += len(waveforms)
         return encode(self, waveforms)
 
-    monkeypatch.setattr(Codec, "encode", counting)
+    monkeypatch.setattr(DacCodec, "encode", counting)
     return count
 
 
@@ -119,8 +119,8 @@ def test_codes_are_those_of_the_processor(processor, tone, tmp_path):
 def test_loudness_and_silence(processor, tone, tmp_path, monkeypatch):
     """Clips as loud as each other, with a breath of silence; a quiet one is not trimmed away before it is leveled."""
     heard = []
-    encode = Codec.encode
-    monkeypatch.setattr(Codec, "encode", lambda self, waves: heard.extend(waves) or encode(self, waves))
+    encode = DacCodec.encode
+    monkeypatch.setattr(DacCodec, "encode", lambda self, waves: heard.extend(waves) or encode(self, waves))
     padded = np.concatenate([np.zeros(RATE), 0.01 * tone(1.0, RATE), np.zeros(RATE)])
     rows = [{"audio": sound(padded), "text": TEXT}, {"audio": sound(0.8 * tone(1.2, RATE)), "text": TEXT}]
     report = prepare_dataset(rows, tmp_path / "x", processor)
@@ -360,14 +360,14 @@ def test_goes_on_after_it_was_stopped(processor, make_source, tmp_path, monkeypa
     monkeypatch.setattr("dia_hf.data.encoding._CLIPS_PER_JOB", 2)
     source, dest = make_source(*[TEXT] * 5), tmp_path / "x"
     with monkeypatch.context() as patch:
-        encode = Codec.encode
+        encode = DacCodec.encode
 
         def stop(self, waveforms):
             if num_encoded[0] >= 4:
                 raise KeyboardInterrupt
             return encode(self, waveforms)
 
-        patch.setattr(Codec, "encode", stop)
+        patch.setattr(DacCodec, "encode", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare_dataset(source, dest, processor)
     assert num_encoded == [4]
@@ -460,14 +460,14 @@ def test_the_same_data_are_the_same_bytes(processor, make_source, tmp_path):
 def test_two_prepare_one_folder(processor, make_source, tmp_path, monkeypatch):
     """Each removed what the other one was about to move into place."""
     source, dest = make_source(TEXT), tmp_path / "x"
-    encode = Codec.encode
+    encode = DacCodec.encode
 
     def encode_both(self, waveforms):
         with pytest.raises(ValueError, match="another process is preparing"):
             prepare_dataset(source, dest, processor)
         return encode(self, waveforms)
 
-    monkeypatch.setattr(Codec, "encode", encode_both)
+    monkeypatch.setattr(DacCodec, "encode", encode_both)
     prepare_dataset(source, dest, processor)
     assert len(load_prepared(dest)[0]) == 1
     assert not list(dest.glob(".*"))

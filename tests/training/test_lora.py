@@ -190,3 +190,7 @@ def test_what_is_no_adapter(tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": None}))
     with pytest.raises(ValueError, match="names no model"):
         merge_adapter(None, tmp_path)
+    for content in ("[]", "{", "[" * 10**5):  # AttributeError, RecursionError, and an error without the file's name
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"adapter_config\.json' is (damaged|nested)"):
+            merge_adapter(None, tmp_path)

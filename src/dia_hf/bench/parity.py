@@ -118,7 +118,7 @@ def record_reference(
     Raises:
         ValueError: If `num_frames` is so small that a channel has no code.
     """
-    fewest = max(model.config.delay_pattern) + 2  # the last frame of the most delayed channel is EOS
+    fewest = model.config.steps_for_frames(1)  # the last frame of the most delayed channel is EOS
     if num_frames < fewest:
         raise ValueError(
             f"{num_frames} frames hold no code in the channel with the largest delay; give at least {fewest}."

@@ -22,7 +22,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
-from ..delay_pattern import num_valid_frames, revert_delay
+from ..delay_pattern import valid_codes
 from ..generation import DiaAudioStreamer
 from ..processing_dia import DiaProcessor
 from .candidates import Candidate
@@ -164,11 +164,11 @@ class _Workload:
             return sum(map(len, clips)) / codec.sampling_rate
         config, delayed = candidate.model.config, codes[:, num_given:]
         ids = (config.decoder_config.eos_token_id, config.decoder_config.pad_token_id)
-        lengths = num_valid_frames(delayed, config.delay_pattern, *ids).tolist()
+        clips = valid_codes(delayed, config.delay_pattern, *ids)
         with torch.no_grad():
-            for clip, length in zip(revert_delay(delayed, config.delay_pattern), lengths, strict=True):
-                self.processor.audio_tokenizer.decode(audio_codes=clip[:length].T[None])
-        return sum(lengths) / codec.frame_rate
+            for clip in clips:
+                self.processor.audio_tokenizer.decode(audio_codes=clip.T[None])
+        return sum(map(len, clips)) / codec.frame_rate
 
 
 def measure_speed(
@@ -212,7 +212,7 @@ def measure_speed(
     ```
     """
     model = candidates[0].model
-    fewest = max(model.config.delay_pattern) + _SKIPPED_STEPS + 2
+    fewest = model.config.steps_for_frames(_SKIPPED_STEPS + 1)
     if num_frames < fewest:
         raise ValueError(f"{num_frames} frames are too few to measure steps and produce audio; give at least {fewest}.")
     if repeats < 1:
@@ -319,7 +319,7 @@ def _ratio(theirs: Sequence[_Iteration], ours: Sequence[_Iteration]) -> float:
 
 def _first_chunk_ms(workload: _Workload, candidate: Candidate) -> float:
     streamer = DiaAudioStreamer(workload.processor)
-    num_frames = streamer.num_steps_before_sound + max(streamer.config.delay_pattern) + 1
+    num_frames = streamer.config.steps_for_frames(streamer.num_steps_before_sound)
 
     def generate(streamer: BaseStreamer) -> None:
         workload.generate(candidate, num_frames, streamer=streamer)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..asr.wer import words_of
 from ..assets import MINIATURE, miniature_vocabulary
-from ..atomic_write import decode_text, read_text
 from ..audio.io import audio_format
+from ..hub import check_model
+from ..text_files import decode_text, read_text
 from .arguments import (
     DTYPES,
     MINIATURE_NOTE,
@@ -34,7 +35,6 @@ from .arguments import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..speech import Dia
     from ..speech.dialogue import Dialogue
 
 __all__ = ["add_parser"]
@@ -65,7 +65,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of the new audio")
     generate.add_argument("--stream", action="store_true", help="play it while it is spoken (dia-hf[player])")
     generate.add_argument(
-        "--force", action="store_true", help="begin anew where OUTPUT.passes holds passes of an interrupted run"
+        "--force", action="store_true", help="begin anew where OUTPUT.chunks holds chunks of an interrupted run"
     )
     generate.add_argument(
         "--strict",
@@ -83,12 +83,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     voice.add_argument("--audio-prompt", metavar="F", help="a recording whose voice to go on with (5 to 10 s)")
     voice.add_argument("--prompt-text", metavar="TEXT", help="its transcript; without it, TEXT begins with it")
     voice.add_argument("--transcribe", metavar="MODEL", help="let a speech recognizer write it (openai/whisper-small)")
-    script = generate.add_argument_group("long scripts", "what is too long for one pass is spoken in several")
+    script = generate.add_argument_group("long scripts", "what is too long for one chunk is spoken in several")
     script.add_argument("--language", default="en", metavar="L", help="by which sentences are found (en)")
     script.add_argument(
-        "--closing-tag", action="store_true", help="end each pass with the other speaker's tag, against cut-off ends"
+        "--closing-tag", action="store_true", help="end each chunk with the other speaker's tag, against cut-off ends"
     )
-    sound = generate.add_argument_group("sound", "of the file; the first three need dia-hf[audio]")
+    sound = generate.add_argument_group("sound", "of the file; --loudness and --speed need dia-hf[audio]")
     sound.add_argument("--loudness", type=float, metavar="LUFS", help="by BS.1770, such as -16")
     sound.add_argument("--peak", type=float, metavar="DBFS", help="limit of the samples (-1 with --loudness)")
     sound.add_argument("--speed", type=positive, metavar="X", help="1.25 is a quarter faster, at the same pitch")
@@ -149,15 +149,16 @@ def _load_voices(args: argparse.Namespace) -> Any:
     return named or None
 
 
-def _make_voice(args: argparse.Namespace, dia: Dia) -> Any:
-    """Make a voice of `--audio-prompt` and its transcript."""
-    from ..speech.voices import Voice, transcribe
+def _find_transcript(args: argparse.Namespace) -> str | None:
+    """Return the transcript of `--audio-prompt`, as it is given or as a recognizer writes it."""
+    from ..speech.voices import transcribe
 
-    transcript = args.prompt_text
-    if args.transcribe is not None:
-        transcript = transcribe(args.audio_prompt, args.transcribe)
-        print(f"transcript of {args.audio_prompt}: {transcript}", file=sys.stderr)
-    return Voice.from_audio(args.audio_prompt, transcript, dia.processor)
+    if args.transcribe is None:
+        return args.prompt_text
+    check_model(args.model)  # it is loaded afterwards, and a wrong name is to be an error before this work
+    transcript = transcribe(args.audio_prompt, args.transcribe)
+    print(f"transcript of {args.audio_prompt}: {transcript}", file=sys.stderr)
+    return transcript
 
 
 def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -173,17 +174,17 @@ def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate:
 
 
 @contextmanager
-def _kept_passes(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
-    """Keep the passes of a long dialogue beside its file until that is written."""
+def _kept_chunks(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
+    """Keep the chunks of a long dialogue beside its file until that is written."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
         if written:
             dialogue.remove_kept()
             raise
-        advice, num_kept, num_passes = "", dialogue.num_kept, len(dialogue.passes)
-        if num_passes > 1 and num_kept > 0:
-            advice = f"{num_kept} of {num_passes} passes are kept; the same command goes on from there."
+        advice, num_kept, num_chunks = "", dialogue.num_kept, len(dialogue.chunks)
+        if num_chunks > 1 and num_kept > 0:
+            advice = f"{num_kept} of {num_chunks} chunks are kept; the same command goes on from there."
         else:
             dialogue.remove_kept()
         if isinstance(error, KeyboardInterrupt):
@@ -246,8 +247,11 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
 
     from ..speech import Dia
     from ..speech.dialogue import remove_chunks
-    from ..speech.playback import open_player, open_stdout
+    from ..speech.playback import import_sounddevice, open_player, open_stdout
+    from ..speech.voices import Voice
 
+    if args.stream and not is_pcm:
+        import_sounddevice()
     with warnings.catch_warnings():  # of silence
         warnings.simplefilter("ignore")
         _finish_sound(args, np.zeros(44100, dtype=np.float32), 44100)  # what is wrong or missing shows before the work
@@ -269,6 +273,8 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
                 f"voices, and may lose words; for voices use --model {REAL_MODEL}.",
                 stacklevel=1,
             )
+    # Before the model: a recognizer or a package that is missing is an error at once, and memory holds one at a time.
+    transcript = _find_transcript(args)
     dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device, quantization=args.quantize)
     outlet: AbstractContextManager = nullcontext()
     if is_pcm:
@@ -278,26 +284,27 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     sampling = sampling_of(args)
     keeping: AbstractContextManager = nullcontext()
     stream: Any
-    if args.audio_prompt is not None and args.prompt_text is None and args.transcribe is None:
-        # The text begins with the recording's transcript, and only its writer knows where that ends: one pass.
+    if args.audio_prompt is not None and transcript is None:
+        # The text begins with the recording's transcript, and only its writer knows where that ends: one chunk.
         seed = args.seed if args.seed is not None else secrets.randbits(31)
         stream = dia.stream(text, audio_prompt=args.audio_prompt, seed=seed, max_seconds=args.max_seconds, **sampling)
     else:
-        voices = voices if args.audio_prompt is None else _make_voice(args, dia)
+        if args.audio_prompt is not None and transcript is not None:
+            voices = Voice.from_audio(args.audio_prompt, transcript, dia.processor)
         if args.force and not is_pcm:
-            remove_chunks(Path(f"{output}.passes"))
+            remove_chunks(Path(f"{output}.chunks"))
         dialogue = dia.dialogue(
             text,
             voices=voices,
             language=args.language,
             closing_tag=args.closing_tag,
-            folder=None if is_pcm else f"{output}.passes",
+            folder=None if is_pcm else f"{output}.chunks",
             seed=args.seed,
             max_seconds=args.max_seconds,
             **sampling,
         )
         keeping, seed, stream = (
-            _kept_passes(dialogue, written),
+            _kept_chunks(dialogue, written),
             dialogue.seed,
             dialogue.stream(verbose=sys.stderr.isatty()),
         )

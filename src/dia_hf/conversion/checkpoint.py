@@ -7,7 +7,6 @@ makes a model of them.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -21,11 +20,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import DacModel, GenerationConfig
 from transformers.utils import cached_file
 
-from ..audio.codec import load_dac
+from ..audio.dac import load_dac
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..hub import check_model, looks_like_path
 from ..processing_dia import DiaProcessor
+from ..text_files import read_json
 from ..tokenization_dia import DiaTokenizer
 from .descript import load_descript_codec
 from .nari import TensorRule, config_from_v0_1, generation_config_for, tensor_rules
@@ -146,8 +146,7 @@ def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
 def is_nari(source: str | os.PathLike) -> bool:
     """Whether a checkpoint is in a layout of nari-labs: v0.1 by its config, 0626, if it is a folder, by its tensors."""
     try:
-        values = json.loads(Path(str(cached_file(source, "config.json"))).read_text("utf-8"))
-        if isinstance(values, dict) and "model" in values and "data" in values:
+        if {"model", "data"} <= read_json(str(cached_file(source, "config.json"))).keys():
             return True
         return os.path.isdir(source) and any(map(_is_theirs, Weights(find_weight_files(Path(source)))))
     except (OSError, ValueError):
@@ -179,7 +178,7 @@ def recognize(weights: Weights, config_file: Path) -> Checkpoint:
     if not config_file.is_file():
         raise ValueError(f"{config_file} is missing; a checkpoint's sizes cannot be guessed from its weights.")
     try:
-        values = json.loads(config_file.read_text("utf-8"))
+        values = read_json(config_file)
         if layout == "nari":
             layout = "nari-v0.1" if "model" in values else "nari-0626"
         config = config_from_v0_1(values) if layout == "nari-v0.1" else DiaConfig.from_dict(values)

@@ -21,8 +21,10 @@ from tqdm.auto import tqdm
 from transformers import DacModel
 
 from ..atomic_write import atomic_write_folder, find_held
-from ..audio.codec import load_dac
+from ..audio.dac import load_dac
+from ..model_card import HOW_TO_RUN, make_model_card
 from ..processing_dia import DiaProcessor, write_codec_reference
+from ..text_files import read_json
 from .checkpoint import (
     Checkpoint,
     Target,
@@ -38,9 +40,8 @@ from .checkpoint import (
     recognize,
 )
 from .descript import is_descript, load_descript_codec
-from .model_card import HOW_TO_RUN, make_model_card
 from .nari import config_to_0626
-from .weights import Weights, hash_files
+from .weights import Weights, check_sums, hash_files
 
 __all__ = ["convert_checkpoint"]
 
@@ -103,7 +104,7 @@ def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest:
     processor.save_pretrained(folder)
     reference_file, published = folder / "audio_tokenizer_config.json", source.folder / "audio_tokenizer_config.json"
     if processor.audio_tokenizer is not None:
-        reference = json.loads(reference_file.read_text("utf-8"))
+        reference = read_json(reference_file)
         if os.path.isdir(reference["audio_tokenizer_name_or_path"]):
             write_codec_reference(folder, str(dest.absolute() / "audio_tokenizer"))
     elif published.is_file():
@@ -206,9 +207,10 @@ def convert_checkpoint(
         `str`: What was done, or would be: a table of all tensors and a summary.
 
     Raises:
-        ValueError: If source or codec are incomplete, contradict their config, hold code or cannot be read; if `dest`
-            is not empty, holds the source or the codec, or is being written by another process; if the model does not
-            exist in the target layout. The message names file and tensor.
+        ValueError: If source or codec are incomplete, contradict their config, hold code, are damaged (a pickle is
+            read once more to compare it with its CRC-32 sums) or cannot be read; if `dest` is not empty, holds the
+            source or the codec, or is being written by another process; if the model does not exist in the target
+            layout. The message names file and tensor.
         FileNotFoundError: If there is no such source.
         OSError: If `dest` cannot be written, as where the disk is full. On any error, and when interrupted, `dest`
             stays as it was.
@@ -226,6 +228,7 @@ def convert_checkpoint(
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognize(weights, source_folder / "config.json")
     targets = plan(opened, to)
+    check_sums(files)
     target_dtype = choose_dtype(weights, asked_dtype)
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)

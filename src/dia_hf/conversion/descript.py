@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import DacConfig, DacModel
 
-from ..atomic_write import first_line
-from ..audio.codec import check_codebooks
-from .weights import Weights
+from ..audio.dac import check_codebooks
+from ..text_files import first_line
+from .weights import Weights, check_sums
 
 __all__ = ["config_from_descript", "is_descript", "load_descript_codec", "names"]
 
@@ -98,11 +98,13 @@ def load_descript_codec(file: Path) -> DacModel:
         `DacModel`, in the checkpoint's dtype.
 
     Raises:
-        ValueError: If the file cannot be read, or a tensor is missing, too many or of another shape.
+        ValueError: If the file cannot be read or differs from its CRC-32 sums, for which it is read once more, or a
+            tensor is missing, too many or of another shape.
     """
     weights = Weights([file])
     if not is_descript(weights):
         raise ValueError(f"{file} is no codec as descript publishes it (`state_dict` and `metadata.kwargs`).")
+    check_sums([file])
     try:
         config = config_from_descript(weights.metadata["kwargs"])
         check_codebooks(config.n_codebooks)

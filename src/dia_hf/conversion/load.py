@@ -26,7 +26,7 @@ from .checkpoint import (
     plan,
     recognize,
 )
-from .weights import Weights
+from .weights import Weights, check_sums
 
 __all__ = ["load_checkpoint"]
 
@@ -41,6 +41,7 @@ def load_checkpoint(
     """Load a checkpoint of any known layout into a model.
 
     The weights stand in memory once, and besides them what one tensor is made of; of a pickle, some 130 MB are mapped.
+    A pickle is read once more beforehand, to compare it with its CRC-32 sums.
 
     Args:
         checkpoint_path (`str` or `os.PathLike`): Folder, weight file (.safetensors, .pth, .pt, .bin) or Hub id; in the
@@ -57,8 +58,8 @@ def load_checkpoint(
         generation config that `convert_checkpoint` would write; and its processor.
 
     Raises:
-        ValueError: If checkpoint or codec are incomplete, contradict their config, hold code or cannot be read, or the
-            dtype is unknown. The message names file and tensor.
+        ValueError: If checkpoint or codec are incomplete, contradict their config, hold code, are damaged or cannot be
+            read, or the dtype is unknown. The message names file and tensor.
         OSError: If there is no such checkpoint, config or codec (`FileNotFoundError` for a path).
 
     Example:
@@ -77,6 +78,7 @@ def load_checkpoint(
         raise FileNotFoundError(f"there is no config at {str(config_path)!r}.")
     source = recognize(Weights(files), Path(config_path) if config_path is not None else folder / "config.json")
     targets = plan(source, "huggingface")
+    check_sums(files)
     target_dtype = choose_dtype(source.weights, asked_dtype)
     # Small things first, as in the conversion.
     processor = make_processor(source, load_codec(codec) if codec is not None else None)

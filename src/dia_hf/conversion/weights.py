@@ -7,9 +7,9 @@ open, after as much as `_BYTES_PER_MAPPING`: no more of a file than that counts 
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..atomic_write import first_line
+from ..text_files import first_line, read_json, shortened
 
-__all__ = ["WEIGHT_SUFFIXES", "Weights", "find_weight_files", "hash_files", "read_index"]
+__all__ = ["WEIGHT_SUFFIXES", "Weights", "check_sums", "find_weight_files", "hash_files", "read_index"]
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLES = (".pth", ".pt", ".bin")
@@ -38,10 +38,9 @@ def read_index(index: Path) -> list[Path]:
         ValueError: If it is none, is empty, or a file of it is missing or lies elsewhere.
     """
     try:
-        content = json.loads(index.read_text("utf-8"))
+        weight_map = read_json(index).get("weight_map")
     except ValueError as error:
-        raise ValueError(f"{index} is no JSON ({error}); it has no `weight_map`.") from error
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        raise ValueError(f"{index} has no `weight_map`: {error}") from error
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
         raise ValueError(
             f"{index} is no index of weight files: it has no `weight_map` of names of tensors to names of files."
@@ -84,6 +83,35 @@ def hash_files(files: list[Path]) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def check_sums(files: list[Path]) -> None:
+    """Compare the contents of PyTorch's zip files with their CRC-32 sums, which `torch.load` does not look at.
+
+    Costs one read of each file, without decoding; call it once per conversion. Files without sums pass: safetensors,
+    the format of torch before 1.6, and what was saved under `torch.serialization.set_crc32_options(False)`.
+
+    Args:
+        files (`list[Path]`): Weight files of any kind.
+
+    Raises:
+        ValueError: If a member of a file differs from its sum; the message names file and member.
+    """
+    for file in files:
+        if file.suffix == ".safetensors" or not zipfile.is_zipfile(file):
+            continue
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip() if any(member.CRC for member in archive.infolist()) else None
+        except OSError:
+            raise
+        except Exception as error:  # what damaged headers lead to, such as an unknown compression
+            raise ValueError(f"{file} is damaged: its zip headers cannot be read ({first_line(error)}).") from error
+        if damaged is not None:
+            raise ValueError(
+                f"{file} is damaged: {shortened(damaged)} inside it differs from its CRC-32 sum; download or copy the "
+                "file again."
+            )
 
 
 def _load_pickle(file: Path, mmap: bool = True) -> Any:

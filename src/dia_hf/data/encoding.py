@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from ..atomic_write import atomic_write
-from ..audio.codec import Codec
+from ..audio.codec import as_codec
 from ..audio.effects import measure_loudness, normalize_loudness, trim_silence
 from ..feature_extraction_dia import DiaFeatureExtractor
 from .clips import digest_audio, read_clip
@@ -45,7 +45,7 @@ __all__ = ["Cache", "Pending", "Recording", "encode_rows"]
 
 _VERSION = 2  # of the audio processing: a change invalidates all cached codes
 _CLIPS_PER_JOB = 16
-_FRAMES_PER_CHUNK_ON_GPU = 4096  # 8 GB with the published codec, by the estimate in `Codec`
+_FRAMES_PER_CHUNK_ON_GPU = 4096  # 8 GB with the published codec, by the estimate in `DacCodec`
 _SILENT = -60.0  # dBFS: a clip that never exceeds this has no speech
 _LOUDNESS_SECONDS = 0.4  # minimum duration for a loudness by BS.1770
 _FULL_SCALE = 0.999  # a sample counts as clipped from this amplitude
@@ -113,7 +113,8 @@ class _Encoder:
         wanted = current if device is None else torch.device(device)
         if wanted.type != current.type or wanted.index not in (None, current.index):
             model = copy.deepcopy(model).to(wanted)  # the caller's model keeps its device
-        self._codec = Codec(model) if wanted.type == "cpu" else Codec(model, _FRAMES_PER_CHUNK_ON_GPU)
+        options = {} if wanted.type == "cpu" else {"max_frames_per_batch": _FRAMES_PER_CHUNK_ON_GPU}
+        self._codec = as_codec(model, **options)
         self._extractor = extractor
         self._settings = settings
         self._cache = Cache(cache)

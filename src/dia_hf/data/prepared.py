@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..atomic_write import first_line, read_json
+from ..text_files import first_line, read_json
 from .sources import import_datasets
 
 if TYPE_CHECKING:

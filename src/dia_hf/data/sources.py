@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..atomic_write import first_line, read_text
+from ..text_files import first_line, read_text
 from .clips import AUDIO_SUFFIXES, file_of, find_clip
 from .rows import Row, RowError, is_missing
 from .segments import Segment

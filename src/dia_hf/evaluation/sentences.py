@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from ..asr.wer import words_of
-from ..atomic_write import read_text
 
 # A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
 from ..data.clips import find_clip, read_clip
 from ..data.prepared import load_prepared
 from ..data.rows import RowError, is_missing
 from ..data.sources import open_file
+from ..text_files import read_text
 
 __all__ = ["Sentence", "read_sentences"]
 

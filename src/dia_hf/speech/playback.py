@@ -11,10 +11,27 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import numpy as np
 
-__all__ = ["open_player", "open_stdout"]
+__all__ = ["import_sounddevice", "open_player", "open_stdout"]
+
+
+def import_sounddevice() -> ModuleType:
+    """Import `sounddevice`, which comes with an extra.
+
+    Raises:
+        ImportError: If it is not installed.
+        OSError: If its library of the system, PortAudio, is missing.
+    """
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise ImportError('live sound needs sounddevice: pip install "dia-hf[player]".') from error
+    except OSError as error:  # on Linux, the package does not bring PortAudio
+        raise OSError(f"there is nothing to play with here: {error}.") from error
+    return sounddevice
 
 
 @contextmanager
@@ -32,12 +49,7 @@ def open_player(sampling_rate: int) -> Iterator[Callable[[np.ndarray], None]]:
         ImportError: If `sounddevice` is not installed.
         OSError: If there is nothing to play with.
     """
-    try:
-        import sounddevice
-    except ImportError as error:
-        raise ImportError('live sound needs sounddevice: pip install "dia-hf[player]".') from error
-    except OSError as error:  # on Linux, the package does not bring PortAudio
-        raise OSError(f"there is nothing to play with here: {error}.") from error
+    sounddevice = import_sounddevice()
     try:
         player = sounddevice.OutputStream(samplerate=sampling_rate, channels=1, dtype="float32")
     except sounddevice.PortAudioError as error:

@@ -170,7 +170,7 @@ class Voice:
                 f"{MAX_CHARACTERS_PER_SECOND:g}; it must say all that is heard, and nothing else.",
                 stacklevel=2,
             )
-        features = extractor(waveform, sampling_rate=extractor.sampling_rate, audio_tokenizer=codec.model)
+        features = extractor(waveform, sampling_rate=extractor.sampling_rate, audio_tokenizer=codec)
         return cls(features["audio_codes"][0], transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
 
     @classmethod

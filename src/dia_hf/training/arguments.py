@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from ..atomic_write import first_line
+from ..text_files import first_line
 from .recipe import Recipe
 from .run_dir import checkpoints_of
 

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
 from transformers.utils import cached_file
 
-from ..atomic_write import atomic_write, first_line, follow_umask
-from ..audio.codec import load_dac
+from ..atomic_write import atomic_write, follow_umask
+from ..audio.codec import load_network
 from ..configuration_dia import DiaConfig
 from ..conversion.checkpoint import generation_config_for
 from ..data.prepared import load_prepared
@@ -31,14 +31,15 @@ from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
+from ..text_files import first_line
 from ..tokenization_dia import DiaTokenizer
 from .arguments import make_arguments, reporters
 from .callbacks import LoadingCallback, make_callbacks, print_less
 from .checkpoint import check_weights
-from .collator import ClipChance, DiaDataCollator, longest_clip
+from .collator import ClipChance, DiaDataCollator
 from .lora import attach_lora, merge_adapter
-from .model_card import write_model_card
 from .recipe import Recipe
+from .run_card import write_run_card
 from .run_dir import (
     advise_other,
     check_resumable,
@@ -189,7 +190,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
         ) from error
     processor = DiaProcessor.from_pretrained(recipe.model, load_codec=recipe.codec is None)
     if recipe.codec is not None:
-        processor.audio_tokenizer = load_dac(recipe.codec)
+        processor.audio_tokenizer = load_network(recipe.codec)
     if recipe.config is not None:
         processor.config = DiaConfig(**recipe.config)
         longest = processor.config.encoder_config.max_position_embeddings
@@ -285,7 +286,7 @@ def _make_trainer(
     train_set: datasets.Dataset,
     eval_set: datasets.Dataset | None,
 ) -> DiaTrainer:
-    longest = longest_clip(processor.config)
+    longest = processor.config.max_training_frames
     max_frames = min(recipe.max_frames or longest, longest)
     collator = DiaDataCollator(
         processor, recipe.text_dropout, max_frames, recipe.frames_per_row, recipe.seed, code_noise=recipe.code_noise
@@ -397,10 +398,11 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
             )
             assert not report["missing_keys"], report  # they would be drawn at random
             model.generation_config = trained.generation_config
-        model.save_pretrained(output)
+        # Without the general model card of the class: `write_run_card` writes that of the run.
+        super(DiaForConditionalGeneration, model).save_pretrained(output)
         processor.save_pretrained(output)
         follow_umask(output)
-        write_model_card(output, recipe, trainer.state)
+        write_run_card(output, recipe, trainer.state)
         with atomic_write(output / "metrics.jsonl") as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history), "utf-8")
     trainer.accelerator.wait_for_everyone()

@@ -5,7 +5,6 @@ Knows nothing of data and of how a run is done. Called by `finetune.py` and by u
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import torch
 
 from ..modeling_dia import DiaForConditionalGeneration
 from ..speech import Dia
+from ..text_files import read_json
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -127,7 +127,7 @@ def merge_adapter(
     if not file.is_file():
         raise FileNotFoundError(f"there is no adapter in {os.fspath(adapter)!r}: it has no adapter_config.json.")
     if model is None:
-        model = json.loads(file.read_text("utf-8")).get("base_model_name_or_path")
+        model = read_json(file).get("base_model_name_or_path")
         if not model:
             raise ValueError(f"{file} names no model; give the one that the adapter was trained beside.")
     if isinstance(model, (str, os.PathLike)):

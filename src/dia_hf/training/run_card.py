@@ -10,16 +10,16 @@ from transformers import TrainerState
 
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write
-from ..conversion.model_card import make_model_card
 from ..data.prepared import read_info
+from ..model_card import make_model_card
 from .recipe import Recipe
 
-__all__ = ["write_model_card"]
+__all__ = ["write_run_card"]
 
 _NOTE = "The license is that of the base model, and what the recordings allow. State here whose voice it is."
 
 
-def write_model_card(output: Path, recipe: Recipe, state: TrainerState) -> None:
+def write_run_card(output: Path, recipe: Recipe, state: TrainerState) -> None:
     """Write a model card, unless there is one. It contains no paths of this machine."""
     file = output / "README.md"
     if file.exists():
