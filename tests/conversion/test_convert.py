@@ -445,5 +445,5 @@ def test_v0_1_settings_that_are_not_known():
 
 def test_a_config_is_no_source(tmp_path):
     """A config.json given as SOURCE was opened as weights."""
-    with pytest.raises(ValueError, match=r"config.json' is a config and holds no weights; give its folder"):
+    with pytest.raises(ValueError, match=r"config.json' is a config without weights; give its folder"):
         convert_checkpoint(Path(MINIATURE, "config.json"), tmp_path / "out")

@@ -82,8 +82,8 @@ def test_a_whole_run(tmp_path, data):
     metrics = finetune(recipe, say=said.append)
     assert metrics["step"] == 6 and metrics["train_loss"] > 0
     num_weights = f"{sum(weight.numel() for weight in weights(MINIATURE).values()):,}"
-    assert f"trains {num_weights} of {num_weights} weights (100.0%) with 12 clips" in said[0]
-    assert "6 steps, 1.0 epochs; each step 2 clips" in said[1]
+    assert f"training {num_weights} of {num_weights} weights (100.0%) with 12 clips" in said[0]
+    assert "6 steps, 1.0 epochs; 2 clips per step" in said[1]
     assert Recipe.load(tmp_path / "run" / "recipe.yaml") == recipe
     assert len(losses(tmp_path / "run")) == 6
     card = (tmp_path / "run" / "README.md").read_text("utf-8")
@@ -409,7 +409,7 @@ def test_a_damaged_checkpoint(tmp_path, kept_run, name, damage):
     shutil.copytree(kept_run / "run", tmp_path / "run")
     damage(tmp_path / "run" / "checkpoints" / "checkpoint-4" / name)
     recipe = quick_recipe(str(kept_run / "data"), tmp_path / "run")
-    with pytest.raises(ValueError, match="can go on from checkpoint-2: move checkpoint-4 elsewhere") as refused:
+    with pytest.raises(ValueError, match="can be resumed from checkpoint-2: move checkpoint-4 elsewhere") as refused:
         finetune(recipe, resume=True)
     assert name in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) <= 500
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-2")
@@ -577,7 +577,7 @@ def test_missing_extra(tmp_path, data, monkeypatch):
 def test_codes_of_another_codec(tmp_path):
     """Codes of one codec are noise to another, and the loss falls all the same."""
     data = write_prepared(tmp_path / "data", fingerprint="0123456789abcdef")
-    with pytest.raises(ValueError, match=r"0123456789abcdef, but the model speaks through .*dia-hf prepare --model"):
+    with pytest.raises(ValueError, match=r"0123456789abcdef, but the model uses .*dia-hf prepare --model"):
         finetune(quick_recipe(data, tmp_path / "run"))
 
 
@@ -613,7 +613,7 @@ def test_a_clip_stays_on_its_side(tmp_path):
     assert len(sides[1][0] | sides[1][1]) == 40 and 5 <= len(sides[1][1]) <= 19
     given = room._load_data(quick_recipe(few, "run", eval_data=[more]), processor)
     assert (len(given[0]), len(given[1])) == (20, 20)
-    with pytest.raises(ValueError, match="none of the 20 clips is left"):
+    with pytest.raises(ValueError, match="none of the 20 clips remains"):
         room._load_data(quick_recipe(few, "run", eval_fraction=1), processor)
 
 

@@ -1,7 +1,7 @@
-"""A training run, from a recipe to a checkpoint: full fine-tuning, LoRA, or from random weights.
+"""Training run, from a recipe to a checkpoint: full fine-tuning, LoRA, or training from random weights.
 
-The steps are those of `finetune`, in its order. All processes of an `accelerate launch` take them together; the first
-one alone writes. Knows nothing of labels, the loss or the codec's network; called by users and by the command line.
+`finetune` shows the steps in order. All processes of an `accelerate launch` run them together; only the main process
+writes. Knows nothing of labels, the loss or the codec's network; called by users and the command line.
 """
 
 from __future__ import annotations
@@ -67,32 +67,32 @@ def finetune(
     *,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train as a recipe says, and save a checkpoint that is complete by itself.
+    """Train a model by a recipe, and save a complete checkpoint.
 
-    `recipe.output` holds in the end: model and processor with the codec, for `Dia.from_pretrained` (LoRA's adapter
-    merged, and by itself in `adapter`); `recipe.yaml`; `data.json`, which says which clips they were; `metrics.jsonl`,
-    whatever was logged; `logs` for TensorBoard where that is installed and `training.report_to` names nothing else;
-    `samples`, what was spoken at evaluations; and `checkpoints`, to resume from.
+    `recipe.output` finally contains the model and the processor with the codec, for `Dia.from_pretrained` (a LoRA
+    adapter merged, and separately in `adapter`); `recipe.yaml`; `data.json`, which identifies the clips;
+    `metrics.jsonl` with all logs; `logs` for TensorBoard, if it is installed and `training.report_to` names nothing
+    else; `samples` generated at evaluations; and `checkpoints` to resume from.
 
     Args:
-        recipe (`Recipe`): With `data` and `output`.
-        resume (`bool`, `str` or `os.PathLike`, defaults to `False`): Go on with the run in `recipe.output`, from its
-            newest checkpoint (the beginning, where there is none) or from this one, to the same numbers as if it had
-            never stopped. A resumed run keeps its recipe.
-        say (`Callable[[str], None]`, *optional*): Is told in a few lines what the run is about to do. Without it,
-            `training.disable_tqdm` leaves the screen empty.
+        recipe (`Recipe`): Recipe with `data` and `output`.
+        resume (`bool`, `str` or `os.PathLike`, defaults to `False`): Resume the run in `recipe.output` from its newest
+            checkpoint (from the start if there is none), or from this checkpoint. The result equals that of an
+            uninterrupted run. A resumed run keeps its recipe.
+        say (`Callable[[str], None]`, *optional*): Function that receives a short description of the run. Without it
+            and with `training.disable_tqdm`, nothing is printed.
 
     Returns:
-        `dict`: Metrics of the training (`train_loss`, `train_runtime`, …), and of the evaluation of the weights that
-            are kept: the best with early stopping, else the last.
+        `dict`: Metrics of the training (`train_loss`, `train_runtime`, …) and of the evaluation of the saved weights:
+            the best ones with early stopping, else the last ones.
 
     Raises:
-        ValueError: If the recipe is incomplete, the data do not fit the model or are not prepared, there is nothing to
-            train on, the output holds something else or another process trains in it, a resumed run had another recipe
-            or other data, its checkpoint lacks files or is damaged, or the loss is no number any more.
+        ValueError: If the recipe is incomplete, the data is not prepared or does not fit the model, there are no clips
+            to train on, the output has other contents or is in use by another process, a resumed run had another
+            recipe or other data, its checkpoint lacks files or is damaged, or the loss is NaN or infinite.
         FileNotFoundError: If there is no run to resume.
-        ImportError: If a package is missing; the message names it.
-        OSError: If there is no such model, or a checkpoint or the result cannot be written.
+        ImportError: If a package is not installed; the message names it.
+        OSError: If the model does not exist, or a checkpoint or the result cannot be written.
 
     Example:
     ```python
@@ -117,7 +117,7 @@ def finetune(
 
     ```
     """
-    recipe = replace(recipe)  # is checked again: fields may have been set since
+    recipe = replace(recipe)  # validates again: fields may have been set since
     checkpoint = open_output(recipe, resume)
     check_resumable(recipe, checkpoint)
     _check_packages(recipe)
@@ -133,11 +133,13 @@ def finetune(
     print_less(trainer, is_quiet=say is None)
     loading = LoadingCallback()
     if checkpoint is not None:
-        trainer.callback_handler.callbacks.insert(0, loading)  # before others, whose errors are their own
+        trainer.callback_handler.callbacks.insert(
+            0, loading
+        )  # before other callbacks, whose errors are not the checkpoint's
         _check_fits(trainer, recipe, checkpoint)
     with held_alone(recipe, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
-            open_output(recipe, resume)  # another run may have come and gone since
+            open_output(recipe, resume)  # checked again under the lock: another run may have written since
             note_beginning(recipe, data)
             if say is not None:
                 _describe(trainer, train_set, eval_set, say)
@@ -145,8 +147,8 @@ def finetune(
             result = trainer.train(resume_from_checkpoint=checkpoint)
             if trainer.state.global_step == 0:
                 raise ValueError(
-                    f"no step was taken: {len(train_set)} clips fill no batch of {arguments.train_batch_size}; lower "
-                    "`training.per_device_train_batch_size`, or leave out `training.dataloader_drop_last`."
+                    f"no step was taken: {len(train_set)} clips do not fill a batch of {arguments.train_batch_size}; "
+                    "lower `training.per_device_train_batch_size`, or leave out `training.dataloader_drop_last`."
                 )
         except (Exception, KeyboardInterrupt) as error:
             _give_up(trainer, recipe, error)
@@ -154,12 +156,14 @@ def finetune(
                 raise
             why = f"{type(error).__name__}: {first_line(error)}"
             raise ValueError(
-                f"the run cannot go on from {checkpoint!r} ({why}). {advise_other(recipe, checkpoint)}"
+                f"the run cannot be resumed from {checkpoint!r} ({why}). {advise_other(recipe, checkpoint)}"
             ) from error
         try:
             _save(trainer, processor, recipe)
         except (OSError, SafetensorError) as error:
-            advice = "" if newest_checkpoint(checkpoints_of(recipe)) is None else " What was trained is kept: --resume."
+            advice = (
+                "" if newest_checkpoint(checkpoints_of(recipe)) is None else " The checkpoints are kept: use --resume."
+            )
             raise OSError(f"the result could not be written to {recipe.output!r}: {error}.{advice}") from error
     return {**_evaluation_of_result(trainer), **result.metrics, "step": trainer.state.global_step}
 
@@ -172,7 +176,7 @@ def _evaluation_of_result(trainer: DiaTrainer) -> dict[str, Any]:
 
 
 def _check_packages(recipe: Recipe) -> None:
-    """Miss a package now and not when the model is loaded."""
+    """Raise `ImportError` for missing packages before the model is loaded."""
     needed = ["accelerate", "datasets"] + ["peft"] * (recipe.lora is not None)
     needed += [name for name in reporters(recipe) if name == "tensorboard"]
     if missing := [name for name in needed if find_spec(name) is None]:
@@ -185,8 +189,8 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
         cached_file(recipe.model, "config.json")
     except OSError as error:
         raise OSError(
-            f"there is no model {recipe.model!r}: no folder here that is called so and has a config.json, and the Hub "
-            f"gives none ({str(error).splitlines()[0]})"
+            f"there is no model {recipe.model!r}: no local folder with a config.json, and not available on the Hub "
+            f"({str(error).splitlines()[0]})"
         ) from error
     processor = DiaProcessor.from_pretrained(recipe.model, load_codec=recipe.codec is None)
     if recipe.codec is not None:
@@ -199,7 +203,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
     if codec.num_codebooks != decoder.num_channels or codec.codebook_size > decoder.eos_token_id:
         raise ValueError(
             f"the codec has {codec.num_codebooks} codebooks of {codec.codebook_size} codes, but the model "
-            f"{decoder.num_channels} channels of {decoder.eos_token_id}; give the codec that the model was made for, "
+            f"{decoder.num_channels} channels of {decoder.eos_token_id}; give the codec that belongs to the model, "
             "or change `config.decoder_config`."
         )
     processor.feature_extractor.sampling_rate = codec.sampling_rate
@@ -208,7 +212,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
 
 
 def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Open the prepared folders, take over their tags, and set clips aside for evaluation."""
+    """Open the prepared folders, adopt their tags, and split off clips for evaluation."""
     from datasets import concatenate_datasets
 
     folders = _open_prepared([*recipe.data, *recipe.eval_data], processor)
@@ -221,28 +225,28 @@ def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Datase
         apart.append(clips.select([index for index, drawn in enumerate(is_apart) if drawn]))
     if len(train_set) == 0:
         raise ValueError(
-            f"none of the {len(clips)} clips is left to train on; give more `data`, or lower `eval_fraction`."
+            f"none of the {len(clips)} clips remains for training; give more `data`, or lower `eval_fraction`."
         )
     return train_set, concatenate_datasets(apart) if apart else None
 
 
 def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[datasets.Dataset]:
-    """Open prepared folders whose codes and tags mean the same; the tags become the tokenizer's."""
+    """Open prepared folders, check that their codecs and tags agree, and set the tokenizer's tags."""
     found: list[Any] = []
     tokenizer, ours = processor.tokenizer, processor.codec.fingerprint
     paths = [os.path.realpath(folder) for folder in folders]
     for folder, path in zip(folders, paths, strict=True):
         if paths.count(path) > 1:
             raise ValueError(
-                f"{folder!r} is given twice, in `data` or `eval_data`; its clips would be learned twice, or evaluated "
-                "after they were learned."
+                f"{folder!r} is given twice, in `data` or `eval_data`; its clips would be used twice, or for both "
+                "training and evaluation. Give it once."
             )
         clips, about = load_prepared(folder)
         theirs = about["codec"]["fingerprint"]
         if theirs != ours:
             raise ValueError(
-                f"{folder!r} holds codes of the codec {theirs}, but the model speaks through {ours}; prepare the data "
-                "anew with this model (`dia-hf prepare --model`), or give `codec` the one that made the codes."
+                f"{folder!r} has codes of the codec {theirs}, but the model uses {ours}; prepare the data again with "
+                "this model (`dia-hf prepare --model`), or set `codec` to the codec of the data."
             )
         tags, known = about["speaker_tokens"], tokenizer.speaker_tokens
         shorter = min(len(tags), len(known))
@@ -251,7 +255,7 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
                 raise ValueError(
                     f"{folder!r} has the tags {tags}, but the data before it {known}; prepare all with the same tags."
                 )
-            known = []  # new names for the ids
+            known = []  # the ids get new names
         if len(tags) > len(known):
             tokenizer = DiaTokenizer(max_length=tokenizer.model_max_length, speaker_tokens=tags)
         found.append(clips.with_format("numpy", columns=["codes"], output_all_columns=True))
@@ -260,10 +264,10 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
 
 
 def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArguments) -> DiaForConditionalGeneration:
-    """Load the weights, or draw them."""
+    """Load the weights, or initialize them at random."""
     dtype = recipe.dtype or ("bfloat16" if recipe.lora is not None and arguments.bf16 else "float32")
     if recipe.config is not None:
-        # A config of its own: `Trainer` changes it, and the processor's says what is saved.
+        # A copy of the config: `Trainer` changes it, and the processor's determines the saved values.
         model = DiaForConditionalGeneration(copy.deepcopy(processor.config)).to(getattr(torch, dtype))
         model.generation_config = generation_config_for(processor.config)
     else:
@@ -306,7 +310,7 @@ def _make_trainer(
 
 
 def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
-    """Refuse weights that are not those of the model: `Trainer` takes what fits, and leaves the rest as it is."""
+    """Raise `ValueError` if a checkpoint's weights do not fit the model; `Trainer` would load only those that do."""
     model: Any = trainer.model
     if recipe.lora is None:
         expected = model.state_dict()
@@ -320,22 +324,22 @@ def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
         raise ValueError(f"{error}. {advise_other(recipe, checkpoint)}") from error
 
 
-# What may happen while a checkpoint is read that is as it should be.
+# Errors while a checkpoint is read that are not caused by the checkpoint.
 _NOT_OF_CHECKPOINTS = (KeyboardInterrupt, ImportError, MemoryError)
 
 
 def _describe(
     trainer: DiaTrainer, train_set: datasets.Dataset, eval_set: datasets.Dataset | None, say: Callable[[str], None]
 ) -> None:
-    """Say what the run is about to do, so that a mistake shows before hours are spent."""
+    """Describe the run before it starts, so that mistakes are noticed early."""
     arguments, seconds = trainer.args, sum(train_set["seconds"])
     total = sum(weight.numel() for weight in trainer.model.parameters())
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     evaluated = (
-        "" if eval_set is None else f"; evaluated with {len(eval_set):,}, {sum(eval_set['seconds']) / 3600:.2f} h"
+        "" if eval_set is None else f"; evaluation with {len(eval_set):,}, {sum(eval_set['seconds']) / 3600:.2f} h"
     )
     say(
-        f"trains {trained:,} of {total:,} weights ({trained / total:.1%}) with {len(train_set):,} clips, "
+        f"training {trained:,} of {total:,} weights ({trained / total:.1%}) with {len(train_set):,} clips, "
         f"{seconds / 3600:.2f} h{evaluated}"
     )
     at_once, in_turn = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
@@ -343,14 +347,14 @@ def _describe(
     per_epoch = math.ceil(math.ceil(len(train_set) / (at_once * arguments.world_size)) / in_turn)
     num_steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
     say(
-        f"{num_steps:,} steps, {num_steps / per_epoch:.1f} epochs; each step {num_clips} clips, "
-        f"{num_clips * seconds / len(train_set):.0f} s ({at_once} at once, {in_turn} in turn, "
+        f"{num_steps:,} steps, {num_steps / per_epoch:.1f} epochs; {num_clips} clips per step, "
+        f"{num_clips * seconds / len(train_set):.0f} s (batch size {at_once}, {in_turn} accumulation steps, "
         f"{arguments.world_size} processes)"
     )
 
 
 def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
-    """Say how to go on; a run that has kept nothing leaves nothing in the way of the next attempt."""
+    """Raise an error with advice on resuming; remove the files of a run that has no checkpoint."""
     output = Path(recipe.output)
     is_kept = newest_checkpoint(checkpoints_of(recipe)) is not None
     if not is_kept and not has_result(output) and trainer.is_world_process_zero():
@@ -359,29 +363,31 @@ def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
         for name in ("checkpoints", "logs", "samples"):
             shutil.rmtree(output / name, ignore_errors=True)
     if isinstance(error, KeyboardInterrupt):
-        advice = "go on from the newest checkpoint with --resume." if is_kept else "no checkpoint was kept yet."
+        advice = (
+            "resume from the newest checkpoint with --resume." if is_kept else "no checkpoint has been written yet."
+        )
         raise KeyboardInterrupt(advice) from error
     if isinstance(error, torch.OutOfMemoryError):
         raise ValueError(
-            f"the device's memory is full: {error} Lower `training.per_device_train_batch_size` and raise "
+            f"the device is out of memory: {error} Lower `training.per_device_train_batch_size` and raise "
             "`training.gradient_accumulation_steps` instead, lower `max_frames` or `loss_chunk_size`, or set "
             "`training.gradient_checkpointing`."
         ) from error
 
 
 def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
-    """Write the checkpoint, and what was logged; every process takes part in gathering the weights."""
+    """Write the result and the logs; all processes take part in gathering the weights."""
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
         if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
             raise ValueError(
-                f"the training has diverged in its last steps: {len(broken)} weights are not finite, {broken[0]} for "
-                "one. Nothing was saved; lower `training.learning_rate`."
+                f"the training has diverged in its last steps: {len(broken)} weights are not finite, such as "
+                f"{broken[0]}. Nothing was saved; lower `training.learning_rate`."
             )
         output = Path(recipe.output)
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
         config = copy.deepcopy(trained.config)
-        config.use_cache = processor.config.use_cache  # which `Trainer` has switched off
+        config.use_cache = processor.config.use_cache  # `Trainer` has disabled it
         dtype = getattr(torch, recipe.save_dtype) if recipe.save_dtype is not None else processor.config.dtype
         if recipe.lora is not None:
             trained.save_pretrained(output / "adapter", state_dict=state)
@@ -396,7 +402,7 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
                 dtype=dtype or torch.float32,
                 output_loading_info=True,
             )
-            assert not report["missing_keys"], report  # they would be drawn at random
+            assert not report["missing_keys"], report  # missing weights would be random
             model.generation_config = trained.generation_config
         # Without the general model card of the class: `write_run_card` writes that of the run.
         super(DiaForConditionalGeneration, model).save_pretrained(output)
