@@ -254,7 +254,7 @@ def test_word_errors(processor, model, tmp_path, recognizer):
         metrics = callback.speak(model, step)
     assert metrics["speech_wer"] == 2 / 4
     assert [(line["words"], line["word_errors"]) for line in journal(callback)] == [(2, 1), (2, 1)] * 2
-    assert [line["heard"] for line in journal(callback)][:2] == ["hello, HERE.", "Good good bye!"]
+    assert [line["transcript"] for line in journal(callback)][:2] == ["hello, HERE.", "Good good bye!"]
     assert recognizer.loaded == [("automatic-speech-recognition", "any/recognizer", "cpu")], "loaded once"
     seconds = [len(clip) / 16000 for clip in recognizer.clips]
     assert seconds == pytest.approx([line["seconds"] for line in journal(callback)], abs=1e-3), "at its own rate"
@@ -343,7 +343,7 @@ def test_a_model_that_cannot_speak(callback, processor, own_model, tmp_path, mon
         ({"sentences": "[S1] Hello."}, "list of texts"),
         ({"sentences": ["[S1] (laughs)"]}, "has no words"),
         ({"max_seconds": 0.001}, r"`max_seconds` is 0\.001"),
-        ({"max_seconds": 1e9}, "in one go"),
+        ({"max_seconds": 1e9}, "in one call"),
     ],
 )
 def test_what_cannot_be_asked_for(processor, tmp_path, arguments, message):

@@ -159,8 +159,8 @@ class EvaluationReport:
         if length is not None:
             within = "" if codes is None else f"; {length['within_a_frame']:.1%} within one frame"
             lines.append(
-                f"- length relative to the reference: mean difference {length['difference']:+.3f} s, mean absolute "
-                f"difference {length['absolute_difference']:.3f} s{within}"
+                f"- length relative to the reference: mean {length['difference']:+.3f} s, mean absolute "
+                f"{length['absolute_difference']:.3f} s{within}"
             )
         if codes is not None:
             lines.append(

@@ -130,12 +130,12 @@ class DiaDataCollator:
         for name, share in (("text_dropout", text_dropout), ("code_noise", code_noise)):
             if not 0 <= share <= 1:
                 of = "clips" if name == "text_dropout" else "codes"
-                raise ValueError(f"`{name}` is {share}; it is a share of the {of}, 0 to 1.")
+                raise ValueError(f"`{name}` is {share}; it is a fraction of the {of}, 0 to 1.")
         for name, value in (("max_frames", max_frames), ("frames_per_row", frames_per_row)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` is {value}; give 1 or more frames, or None.")
-        # Not the processor itself, whose codec would be sent to every worker process; and a config of its own, as
-        # `Trainer` writes to a model's.
+        # Not the processor itself, whose codec would be pickled for every worker process; and a copy of the config,
+        # since `Trainer` changes a model's.
         self.tokenizer, self.config = processor.tokenizer, copy.deepcopy(processor.config)
         self.text_dropout = text_dropout
         self.code_noise = code_noise

@@ -39,7 +39,7 @@ _DECIDED_ELSEWHERE = {
     "resume_from_checkpoint": "resume with `finetune(recipe, resume=True)` or `--resume`",
     "remove_unused_columns": "the collator reads the columns `text` and `codes`, which would be removed",
     "label_names": "the labels are named `labels`",
-    "label_smoothing_factor": "set `label_smoothing`, beside `training`: Dia computes its loss by itself",
+    "label_smoothing_factor": "set `label_smoothing`, beside `training`: the model computes its own loss",
 }
 # Limits far beyond any recipe, which is still read within a second.
 _MAX_CHARACTERS, _MAX_VALUES, _MAX_DEPTH = 200_000, 20_000, 20

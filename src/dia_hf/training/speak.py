@@ -126,7 +126,7 @@ class SpeakCallback(TrainerCallback):
         longest = config.max_generated_frames / rate
         if not 1 <= max_seconds * rate <= longest * rate:
             raise ValueError(
-                f"`max_seconds` is {max_seconds}; this model says {1 / rate:.3f} to {longest:.1f} s in one go."
+                f"`max_seconds` is {max_seconds}; this model generates {1 / rate:.3f} to {longest:.1f} s in one call."
             )
         if asr is not None:
             import_jiwer()
@@ -228,8 +228,8 @@ class SpeakCallback(TrainerCallback):
                 if self._recognizer is None:
                     self._recognizer = load_recognizer(self.asr, device=self.asr_device)
                 for line, waveform in zip(lines, waveforms, strict=True):
-                    line["heard"] = self._recognizer.transcribe(waveform, codec.sampling_rate)
-                    counts = word_errors(line["text"], line["heard"])
+                    line["transcript"] = self._recognizer.transcribe(waveform, codec.sampling_rate)
+                    counts = word_errors(line["text"], line["transcript"])
                     line["words"], line["word_errors"] = counts.words, counts.errors
                 metrics["speech_wer"] = sum(line["word_errors"] for line in lines) / sum(
                     line["words"] for line in lines

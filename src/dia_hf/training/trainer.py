@@ -1,6 +1,6 @@
 """`Trainer` of transformers with additions for Dia: metrics per channel, epochs for the collator, exact evaluation.
 
-Everything else, from gradient accumulation to distributed training, is `Trainer`'s, which can train Dia by itself too.
+Everything else, from gradient accumulation to distributed training, is that of `Trainer`, which can train Dia, too.
 
 Legend: B clips, T frames, C channels.
 """
