@@ -1,13 +1,13 @@
-"""Kill and interrupt every verb that writes, run two at once, and look at what is left.
+"""Robustness of all commands that write: kills, interrupts and concurrent runs, and the files that they leave.
 
     python benchmarks/interruptions.py [VERB ...] [--kills N] [--interrupts N] [--imports N] [--rounds N] [--seed N]
 
-A verb runs undisturbed twice (files that differ, with times in them, are volatile: these need only be there). Then, on
-a fresh copy of its inputs each time: SIGKILL right before one of its file operations, spread over all of them, and half
-as often at random moments; SIGINT at random moments; two processes at once. After a kill nothing of before may be lost,
-and the same command must give the undisturbed bytes and leave nothing hidden. Processes are forked from one that has
-imported everything and computed nothing; `--imports` counts whole commands that get SIGINT while they import. Prints a
-table; exits with 1 if anything was found.
+A verb first runs undisturbed twice; files that differ, because they contain times, are volatile and only need to exist.
+Then, each time with a fresh copy of its inputs: SIGKILL right before one of its file operations, spread over all of
+them, and half as often at random moments; SIGINT at random moments; two processes at once. After a kill no earlier file
+may be lost, and the same command must give the undisturbed bytes and leave no hidden files. Processes are forked from
+one that has imported everything and computed nothing; `--imports` counts whole commands that get SIGINT while they
+import. Prints a table; exits with 1 if there were findings.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def _tone(seconds: float, pitch: int) -> np.ndarray:
 def start(
     folder: Path, command: list[str], kill_at: int | None = None, count: bool = False, wait_for: int | None = None
 ) -> int:
-    """Fork, and run a command in a folder; what it says goes to a file beside; return the process's id."""
+    """Fork, and run a command in a folder with its output in a file beside it; return the process id."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -107,22 +107,22 @@ def start(
 
 
 def ended(pid: int) -> int:
-    """Wait; return the exit status, or minus the signal."""
+    """Wait for a process; return the exit status, or minus the signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def run(folder: Path, command: list[str], **kwargs: object) -> int:
-    """Run to the end."""
+    """Run a command to its end."""
     return ended(start(folder, command, **kwargs))  # type: ignore[arg-type]
 
 
 def said(folder: Path) -> list[str]:
-    """What the last command in a folder said."""
+    """Return the output of the last command in a folder."""
     return Path(f"{folder}.said").read_text("utf-8", "replace").splitlines()
 
 
 def tree(folder: Path) -> Tree:
-    """All files, hidden ones too, and empty folders."""
+    """Return all files, including hidden ones, and empty folders."""
     found = {}
     for path in folder.rglob("*"):
         if path.is_file() or not any(path.iterdir()):
@@ -131,12 +131,12 @@ def tree(folder: Path) -> Tree:
 
 
 def hidden(now: Tree) -> list[str]:
-    """What should have vanished."""
+    """Return temporary files that should have been removed."""
     return [name for name in now if any(part.startswith((".dia-hf-", "tmp")) for part in Path(name).parts)]
 
 
 class Verb:
-    """A command, its inputs, and what it makes of them."""
+    """Command with its inputs and its undisturbed output."""
 
     def __init__(self, name: str, home: Path, inputs: Path) -> None:
         self.name, self.command, self.home, self.inputs = name, COMMANDS[name], home, inputs
@@ -158,7 +158,7 @@ class Verb:
         self.num_operations = int(Path(f"{folder}.count").read_text())
 
     def _interrupted(self) -> Path:
-        """A run that was killed after its first checkpoint."""
+        """Make a run that was killed after its first checkpoint."""
         folder = self.fresh()
         pid = start(folder, FINETUNE)
         while not (folder / "run").is_dir() or not list((folder / "run").rglob("checkpoint-2/trainer_state.json")):
@@ -168,14 +168,14 @@ class Verb:
         return folder.rename(self.home / "interrupted")
 
     def fresh(self) -> Path:
-        """The state before, once more, and always in one place, as paths stand in what is written."""
+        """Restore the state before, always in the same place, since outputs contain paths."""
         folder = self.home / "case"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.inputs, folder)
         return folder
 
     def differs(self, now: Tree) -> list[str]:
-        """The files that are not as undisturbed."""
+        """Return the files that differ from the undisturbed run."""
         return [
             key
             for key in sorted(now.keys() | self.after.keys())
@@ -183,12 +183,12 @@ class Verb:
         ]
 
     def tell(self, kind: str, what: object) -> None:
-        """Note what is wrong."""
+        """Record a finding."""
         self.found.append(f"{self.name}, {kind}: {what}")
         print("FOUND", self.found[-1], file=sys.stderr, flush=True)
 
     def look(self, kind: str, folder: Path) -> None:
-        """What is left after an end that was not its own; then the same command again."""
+        """Check the files after an interrupted command, and run the same command again."""
         now = tree(folder)
         lost = [key for key, content in self.before.items() if content not in now.values()]
         if lost and not all(key in now for key in self.after):
@@ -207,7 +207,7 @@ class Verb:
             self.tell(kind, f"left: {left[:4]}")
 
     def case(self, kind: str, draw: random.Random, place: int | None = None) -> None:
-        """One case of a kind."""
+        """Run one case of a kind."""
         folder = self.fresh()
         self.totals[kind] += 1
         try:
@@ -247,7 +247,7 @@ class Verb:
 
 
 def start_second(verb: Verb, folder: Path) -> int:
-    """The other process in the same folder, by another name, so that it says it elsewhere."""
+    """Run a second process in the same folder under another name, with separate output."""
     link = verb.home / "second"
     link.unlink(missing_ok=True)
     link.symlink_to(folder)
@@ -255,7 +255,7 @@ def start_second(verb: Verb, folder: Path) -> int:
 
 
 def interrupt_imports(number: int, home: Path, draw: random.Random) -> list[str]:
-    """Whole commands that get SIGINT within the seconds of their imports."""
+    """Send SIGINT to whole commands while they import."""
     found = []
     for _ in range(number):
         ready = home / "ready"
@@ -278,7 +278,7 @@ def interrupt_imports(number: int, home: Path, draw: random.Random) -> list[str]
 
 
 def make_inputs(folder: Path) -> None:
-    """All that the verbs read, and what some of them replace."""
+    """Make the inputs of all verbs, and the files that some of them replace."""
     for place in range(4):
         write_audio(folder / "rec" / f"{place}.wav", _tone(1.5, 150 + 40 * place), 44100)
         (folder / "rec" / f"{place}.txt").write_text(f"[S1] Hello there, number {place}.")
@@ -295,7 +295,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def main() -> int:
-    """Read the arguments, do it, print the table."""
+    """Parse the arguments, run all cases, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("verbs", nargs="*", metavar="VERB", help=f"all unless given: {', '.join(COMMANDS)}")
     parser.add_argument("--kills", type=int, default=30, help="a verb; 0: before every file operation (30)")

@@ -1,4 +1,4 @@
-"""Convert a Dia checkpoint of any layout: `python scripts/convert_checkpoint.py SOURCE DEST`, as `dia-hf convert`."""
+"""Convert a Dia checkpoint of any layout: `python scripts/convert_checkpoint.py SOURCE DEST`, like `dia-hf convert`."""
 
 import sys
 

@@ -1,6 +1,7 @@
-"""Draw speech: `python scripts/plot_speech.py AUDIO PNG` puts waveform and spectrogram of a file on one picture.
+"""Plot speech: `python scripts/plot_speech.py AUDIO PNG` plots the waveform and the spectrogram of a file.
 
-It is see-through, in a grey that shows on a light page and on a dark one. README's picture is made by it.
+The background is transparent, and the labels are in a grey that is readable on light and dark pages. Makes the picture
+of the README.
 """
 
 import sys
@@ -12,18 +13,18 @@ from PIL import Image
 
 from dia_hf.audio.io import read_audio
 
-INK = "#808080"  # as far from white as from black
-WINDOW = 0.032  # seconds: long enough to tell a voice's harmonics apart, short enough for its consonants
-FLOOR = -80  # decibels below the loudest
+INK = "#808080"  # equally visible on white and black
+WINDOW = 0.032  # seconds: resolves both the harmonics of a voice and its consonants
+FLOOR = -80  # decibels relative to the maximum
 
 
 def plot_speech(audio: str, png: str) -> None:
-    """Draw the file `audio`, its channels taken together, into the file `png`, of 1200 x 500 pixels."""
+    """Plot the file `audio`, mixed to mono, to the file `png` of 1200 x 500 pixels."""
     channels, rate = read_audio(audio)
     samples = channels.mean(axis=0)
     size = min(len(samples), int(WINDOW * rate))
     if size < 2:
-        raise ValueError(f"{audio!r} has {len(samples)} samples; give a file with something to see.")
+        raise ValueError(f"{audio!r} has {len(samples)} samples; give a longer file.")
     seconds = len(samples) / rate
 
     figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
@@ -46,7 +47,7 @@ def plot_speech(audio: str, png: str) -> None:
     above.set_facecolor("none")
     drawn = BytesIO()
     figure.savefig(drawn, format="png", facecolor="none")
-    # 256 colors are enough for the eye, and a fifth of the bytes.
+    # 256 colors look the same, at a fifth of the size.
     Image.open(drawn).quantize(256, method=Image.Quantize.FASTOCTREE).save(png, format="PNG", optimize=True)
 
 

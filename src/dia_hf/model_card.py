@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import ModelCardData, try_to_load_from_cache
@@ -15,7 +16,7 @@ from .assets import MINIATURE
 from .atomic_write import atomic_write
 from .hub import is_hub_id
 
-__all__ = ["HOW_TO_RUN", "write_model_card"]
+__all__ = ["HOW_TO_RUN", "make_model_card", "write_model_card"]
 
 HOW_TO_RUN = """\
 ```python
@@ -50,6 +51,29 @@ files, too: `processor.save_pretrained("this/folder")`.
 ## How to run it
 
 {how}"""
+
+
+def make_model_card(
+    title: str, facts: Mapping[str, str], note: str = "", how: str = HOW_TO_RUN, base_model: str | None = None
+) -> str:
+    """Return a model card as Markdown.
+
+    Args:
+        title (`str`): Heading.
+        facts (`Mapping[str, str]`): Rows of the table below it.
+        note (`str`, defaults to `""`): Paragraph after the table.
+        how (`str`, *optional*): How to run the model.
+        base_model (`str`, *optional*): Hub id of the model that it was trained from.
+    """
+    metadata = ModelCardData(
+        base_model=base_model,
+        library_name="transformers",
+        pipeline_tag="text-to-speech",
+        tags=["dia", "text-to-speech", "dialogue"],
+    )
+    rows = [f"| {name} | {fact} |" for name, fact in facts.items()]
+    head = ["---", metadata.to_yaml(), "---", "", f"# {title}", "", "| | |", "|---|---|", *rows, ""]
+    return "\n".join([*head, *([note, ""] if note else []), "## How to run it", "", how])
 
 
 def write_model_card(folder: str | os.PathLike, name: str) -> None:

@@ -808,6 +808,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
+        return_logits: bool = False,
         sequence_ids: torch.Tensor | None = None,
         decoder_sequence_ids: torch.Tensor | None = None,
         **kwargs: Any,
@@ -828,7 +829,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
 
         Returns:
             `DiaOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b); with labels also `loss` and
-            the channels' parts, and no logits where `loss_chunk_size` is set.
+            the channels' parts, and no logits where `loss_chunk_size` is set, unless `return_logits`.
 
         Raises:
             ValueError: If labels come without `decoder_input_ids`, do not fit them, or come together with
@@ -860,7 +861,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden_states = outputs.last_hidden_state[:, kept]
         logits, of_loss = None, {}
-        if labels is None or self.loss_chunk_size is None:
+        if labels is None or self.loss_chunk_size is None or return_logits:
             logits = self._head(hidden_states)  # [B, T, C, V]
         if labels is not None:
             if labels.ndim == 2:

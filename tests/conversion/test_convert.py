@@ -16,9 +16,9 @@ from transformers import DacModel
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, atomic_write, cli
+from dia_hf.conversion import checkpoint as checkpoint_module
 from dia_hf.conversion import convert as convert_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, nari
-from dia_hf.conversion import source as source_module
 from dia_hf.conversion.nari import TensorRule, tensor_rules
 from kills import stunned
 
@@ -91,7 +91,7 @@ def break_source(kind, folder):
         return ["model.pth", "expected a state_dict"]
     if kind == "config that is a list":
         (folder / "config.json").write_text("[1, 2]")
-        return ["config.json", "cannot be used"]
+        return ["config.json", "is not valid"]
     if kind == "index without a map":
         (folder / "model.safetensors.index.json").write_text('{"metadata": {}}')
         return ["index.json", "weight_map"]
@@ -100,7 +100,7 @@ def break_source(kind, folder):
         return ["config.json", "missing"]
     if kind == "no weights":
         file.unlink()
-        return ["holds no weights"]
+        return ["has no weights"]
     if kind == "two weight files":
         shutil.move(file, folder / "a.safetensors")
         shutil.copy(folder / "a.safetensors", folder / "b.safetensors")
@@ -110,11 +110,11 @@ def break_source(kind, folder):
         return ["index.json", "model-2.safetensors"]
     if kind == "unknown layout":
         save_file({"transformer.h.0.weight": torch.zeros(1)}, file)
-        return [file.name, "transformer.h.0.weight", "no Dia"]
+        return [file.name, "transformer.h.0.weight", "not a Dia"]
     if kind == "a codec":
         shutil.rmtree(folder)
         shutil.copytree(REFERENCE / "transformers-4.53" / "dac_44khz", folder)
-        return ["is a DacModel already", "--codec"]
+        return ["is a DacModel, not a Dia", "--codec"]
     raise AssertionError(kind)
 
 
@@ -167,8 +167,8 @@ def test_codec_that_cannot_be_read(tmp_path, capsys):
     cases = {
         "encoder.block.0.bias": lambda c: c["state_dict"].pop("encoder.block.0.bias"),
         "n_codebooks": lambda c: c["metadata"]["kwargs"].pop("n_codebooks"),
-        "no codec": lambda c: c.pop("metadata"),
-        "too many": lambda c: c["state_dict"].update({"more": torch.zeros(1)}),
+        "not a codec": lambda c: c.pop("metadata"),
+        "unexpected tensors": lambda c: c["state_dict"].update({"more": torch.zeros(1)}),
         "decoder_rates": lambda c: c["metadata"]["kwargs"].update(decoder_rates=[2, 4, 8, 8]),
         "latent_dim": lambda c: c["metadata"]["kwargs"].update(latent_dim=65),
         "quantizer.quantizers.0.codebook.weight": lambda c: c["metadata"]["kwargs"].update(codebook_size=512),
@@ -357,7 +357,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "logits_dense.weight  [9252, 24]  <-  decoder.logits_dense.weight" in out
     assert "nari-0626 -> huggingface, bfloat16" in out
-    assert "nothing was" in out
+    assert "(dry run)" in out
     assert not list(tmp_path.iterdir())
 
 
@@ -389,8 +389,8 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
         fetched.append((name, allow_patterns))
         return str(snapshot)
 
-    monkeypatch.setattr(source_module, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(source_module, "check_model", lambda name: None)  # whether the Hub is there
+    monkeypatch.setattr(checkpoint_module, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(checkpoint_module, "check_model", lambda name: None)  # whether the Hub is there
     assert constants.HF_HUB_OFFLINE
     convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
     assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"
@@ -445,5 +445,5 @@ def test_v0_1_settings_that_are_not_known():
 
 def test_a_config_is_no_source(tmp_path):
     """A config.json given as SOURCE was opened as weights."""
-    with pytest.raises(ValueError, match=r"config.json' is a config and holds no weights; give its folder"):
+    with pytest.raises(ValueError, match=r"config.json' is a config without weights; give its folder"):
         convert_checkpoint(Path(MINIATURE, "config.json"), tmp_path / "out")

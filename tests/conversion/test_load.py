@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.conversion import checkpoint as checkpoint_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, load_descript_codec
 from dia_hf.conversion import load as load_module
-from dia_hf.conversion import source as source_module
 from dia_hf.conversion import weights as weights_module
 from dia_hf.conversion.weights import Weights
 from nari_packs import Pack
@@ -114,7 +114,7 @@ def test_a_config_elsewhere(sources, tmp_path):
     values = json.loads(config.read_text())
     values["model"]["decoder"]["n_layer"] = 4
     config.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"dia.pth: the tensor 'decoder.layers.3\S+ is missing, which mine.json asks"):
+    with pytest.raises(ValueError, match=r"dia.pth: the tensor 'decoder.layers.3\S+ required by mine.json is missing"):
         load_checkpoint(weights, config)
     with pytest.raises(FileNotFoundError, match=r"no config at .*nowhere\.json"):
         load_checkpoint(weights, tmp_path / "nowhere.json")
@@ -171,7 +171,7 @@ def test_unknown_dtype(sources):
 
 def test_a_mistyped_weight_file_is_not_looked_up(monkeypatch):
     """`weights/dia.pth` has the form of a name on the Hub; the error spoke of repositories and passwords."""
-    monkeypatch.setattr(source_module, "snapshot_download", lambda *args, **kwargs: pytest.fail("looked up"))
+    monkeypatch.setattr(checkpoint_module, "snapshot_download", lambda *args, **kwargs: pytest.fail("looked up"))
     for path in ("weights/dia-v0_1.pth", "weights/model.safetensors", "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"there is no checkpoint at '{path}'"):
             load_checkpoint(path)
@@ -212,14 +212,14 @@ def test_what_training_scripts_save(tmp_path, how):
 def test_tensors_that_are_no_weights(tmp_path, tensor, word):
     """Sparse, complex and empty tensors failed inside torch, or lost their imaginary part without a word."""
     torch.save({"decoder.norm.weight": tensor}, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=rf"model\.pth: 'decoder\.norm\.weight' is no dense tensor .*{word}"):
+    with pytest.raises(ValueError, match=rf"model\.pth: 'decoder\.norm\.weight' is not a dense tensor .*{word}"):
         Weights([tmp_path / "model.pth"])
 
 
 def test_a_tensor_given_twice(tmp_path):
     """The later one would win."""
     torch.save({"a": torch.zeros(1), "module.a": torch.ones(1)}, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"holds 'a' twice, once as 'module\.a'"):
+    with pytest.raises(ValueError, match=r"contains 'a' twice, once as 'module\.a'"):
         Weights([tmp_path / "model.pth"])
 
 
@@ -240,7 +240,7 @@ def test_links_that_lead_nowhere(tmp_path, link):
     """A link to a file that was deleted is as good as none."""
     shutil.copy(REFERENCE / "nari-0626" / "config.json", tmp_path)
     (tmp_path / "model.safetensors").symlink_to(link)
-    with pytest.raises(ValueError, match="holds no weights"):
+    with pytest.raises(ValueError, match="has no weights"):
         load_checkpoint(tmp_path)
 
 

@@ -98,7 +98,7 @@ def test_descripts_file_by_itself(tmp_path):
     codec = DacCodec(DacModel.from_pretrained(tmp_path / "dac"))
     expected = load_file(REFERENCE / "descript-dac" / "expected.safetensors")
     assert torch.equal(codec.encode([expected["wave_1"]])[0].T, expected["codes_1"])
-    with pytest.raises(ValueError, match="without `--codec`"):
+    with pytest.raises(ValueError, match="leave out `--codec`"):
         convert_checkpoint(DESCRIPT, tmp_path / "x", codec=DESCRIPT)
     assert "descript -> DacModel" in convert_checkpoint(DESCRIPT, tmp_path / "x", dry_run=True)
     assert [path.name for path in tmp_path.iterdir()] == ["dac"]

@@ -333,7 +333,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(ValueError, match="cannot be read as parquet"):
         open_source(tmp_path / "broken.parquet")
     (tmp_path / "notes.pdf").write_bytes(b"")
-    with pytest.raises(ValueError, match="no known kind"):
+    with pytest.raises(ValueError, match="unknown suffix"):
         open_source(tmp_path / "notes.pdf")
 
 

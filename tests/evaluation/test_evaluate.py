@@ -12,7 +12,7 @@ from dia_hf.asr.recognizers import load_recognizer
 from dia_hf.audio.io import read_audio, write_audio
 from dia_hf.delay_pattern import num_valid_frames, revert_delay
 from dia_hf.evaluation import Sentence, evaluate
-from dia_hf.evaluation.evaluate import _Said
+from dia_hf.evaluation.evaluate import _Speech
 from dia_hf.speech import Dia
 from evaluation.ears import Ears
 
@@ -66,7 +66,7 @@ def test_what_is_judged_is_what_generate_says(dia, tmp_path):
 
 def test_nothing_said_is_no_file(dia, tmp_path, monkeypatch):
     """A file needs a sample: one sentence of which nothing is said must not cost the evaluation."""
-    nothing = _Said(torch.zeros(0, 9, dtype=torch.long), np.zeros(0, dtype=np.float32))
+    nothing = _Speech(torch.zeros(0, 9, dtype=torch.long), np.zeros(0, dtype=np.float32))
     monkeypatch.setitem(evaluate.__globals__, "_speak", lambda dia, texts, *args: [nothing] * len(texts))
     report = evaluate(dia, TEXTS, Ears(""), **SAMPLED, folder=tmp_path / "kept")
     assert [(line.file, line.seconds) for line in report.sentences] == [(None, 0.0)] * 3
@@ -83,7 +83,7 @@ def test_recordings_are_not_replaced(dia, tmp_path, tone):
     kept = tmp_path / "kept"
     for _ in range(2):
         evaluate(dia, TEXTS[:1], Ears("hello"), **SAMPLED, folder=kept)
-    with pytest.raises(ValueError, match="which is compared with"):
+    with pytest.raises(ValueError, match="contains the reference"):
         evaluate(dia, [Sentence(TEXTS[0], audio=str(kept / "0000.wav"))], Ears("hello"), **SAMPLED, folder=kept)
 
 
@@ -223,15 +223,19 @@ def test_a_recording_and_its_codes(dia, tone):
 @pytest.mark.parametrize(
     ("sentences", "options", "message"),
     [
-        ([], {}, "list of what to say"),
-        ("[S1] Hello.", {}, "list of what to say"),
+        ([], {}, "list of texts"),
+        ("[S1] Hello.", {}, "list of texts"),
         (["[S1] (laughs)"], {}, "has no words"),
         (TEXTS, {"batch_size": 0}, "`batch_size` is 0"),
         (TEXTS, {"max_seconds": 1e9}, "in one call"),
         (TEXTS, {"max_seconds": 1e-9}, "a frame lasts"),
         ([Sentence("Hi.", codes=torch.ones(3, 77).long())], {}, "sentence 1 are 1 to 1 in 77 codebooks"),
         ([TEXTS[0], Sentence("Hi.", codes=torch.full((3, 9), 9999))], {}, "sentence 2 are 9999 to 9999 in 9"),
-        ([Sentence("Hi.", codes=torch.ones(3, 9).long(), codec="0123")], {}, "are of the codec 0123, but this model's"),
+        (
+            [Sentence("Hi.", codes=torch.ones(3, 9).long(), codec="0123")],
+            {},
+            "belong to the codec 0123, but the model's",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated(dia, sentences, options, message):

@@ -110,19 +110,19 @@ def test_prepared_data(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "", "nothing to say"),
+        ("a.txt", "", "no sentences"),
         ("a.txt", "Hello.\n(laughs)", r"a\.txt', row 2: the text '\(laughs\)' has no words"),
-        ("a.md", "Hello.", "of no known kind"),
-        ("a.csv", "words\nHello.", "has the columns 'words'; what is to be said stands in 'text'"),
+        ("a.md", "Hello.", "unknown suffix"),
+        ("a.csv", "words\nHello.", "has the columns 'words'; a column 'text' is required"),
         ("a.csv", "text,audio\nHello.,b.wav", r"row 1: there is no file '.*b\.wav'"),
         ("a.csv", "text,audio\nHello.,a.csv", "row 1: .*cannot be read as audio"),
         ("a.csv", "text,audio\nHello, you.,", "row 1: the row has 3 cells"),
         ("a.jsonl", '{"text": "Hello."}\n{"text": ', "row 2: the line is not valid JSON"),
         ("a.jsonl", [{"text": "Hello."}, {"audio": None}], "row 2: the text None has no words"),
-        ("a.jsonl", [{"text": "Hello.", "codes": [[1, 2], [3]]}], "row 1: the codes are no table"),
-        ("a.jsonl", [{"text": "Hello.", "codes": [[1.5, 2]]}], "row 1: the codes are of the kind float64"),
-        ("a.jsonl", [{"text": "Hello.", "codes": [1, 2]}], r"of the shape \(2,\); they are whole numbers"),
-        ("a.jsonl", [{"text": "Hello.", "codes": "1 2"}], "row 1: the codes are of the kind <U3"),
+        ("a.jsonl", [{"text": "Hello.", "codes": [[1, 2], [3]]}], "row 1: the codes are not a table"),
+        ("a.jsonl", [{"text": "Hello.", "codes": [[1.5, 2]]}], "row 1: the codes have the dtype float64"),
+        ("a.jsonl", [{"text": "Hello.", "codes": [1, 2]}], r"of the shape \(2,\); they must be integers"),
+        ("a.jsonl", [{"text": "Hello.", "codes": "1 2"}], "row 1: the codes have the dtype <U3"),
     ],
 )
 def test_what_cannot_be_said(write, name, content, message):
@@ -145,7 +145,7 @@ def test_made_by_hand(tmp_path, tone):
     assert Sentence("Hello.", tmp_path / "a.wav").load_audio()[1] == 8000
     sound = {"array": tone(0.2, 8000), "sampling_rate": 8000}
     assert Sentence("Hello.", sound).load_audio()[0].shape == (1600,)
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="must be integers"):
         Sentence("Hello.", codes=torch.zeros(3, 9))
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="must be integers"):
         Sentence("Hello.", codes=torch.from_numpy(np.zeros((0, 9), np.int64)))

@@ -26,7 +26,7 @@ from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 from dia_hf import MINIATURE, Dia, DiaProcessor, cli
 from dia_hf.asr.wer import WordErrors, read_vocabulary
 from dia_hf.audio.io import read_audio
-from dia_hf.evaluation.report import EvaluationReport, SentenceReport, Transcript
+from dia_hf.evaluation.results import EvaluationReport, SentenceReport, Transcript
 
 datasets = pytest.importorskip("datasets")
 

@@ -303,9 +303,9 @@ def test_an_adapter_is_no_model(tmp_path):
     """PEFT's folder was loaded through its base model, and had no codec."""
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"is an adapter and no whole model; .*merge_adapter"):
+    with pytest.raises(ValueError, match=r"is an adapter, not a complete model; .*merge_adapter"):
         Dia.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"is an adapter and no whole model; .*merge_adapter"):
+    with pytest.raises(ValueError, match=r"is an adapter, not a complete model; .*merge_adapter"):
         load_checkpoint(tmp_path)
 
 

@@ -188,7 +188,7 @@ def test_what_is_no_adapter(tmp_path):
         merge_adapter(other, tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": None}))
-    with pytest.raises(ValueError, match="names no model"):
+    with pytest.raises(ValueError, match="names no base model"):
         merge_adapter(None, tmp_path)
     for content in ("[]", "{", "[" * 10**5):  # AttributeError, RecursionError, and an error without the file's name
         file.write_text(content)

@@ -89,7 +89,7 @@ def test_a_change_makes_another_recipe():
         ("text_dropuot", 0.1, "did you mean 'text_dropout'"),
         ("training.learning_rat", 1e-4, "did you mean 'learning_rate'"),
         ("training.batch_size", 4, "did you mean '.*batch_size'"),
-        ("lora.rank", 4, "known are .*r, use_rslora"),
+        ("lora.rank", 4, "known are .*r, target_modules, use_dora, use_rslora"),
         ("speak.sentence", ["[S1] Hi."], "did you mean 'sentences'"),
         ("config.decoder_config.num_layers", 4, "did you mean 'num_hidden_layers'"),
         ("training.output_dir", "x", "set `output`"),
@@ -112,7 +112,7 @@ def test_a_change_makes_another_recipe():
         ("channel_loss_weights", "[a, b]", "must be a list, each a number or null"),
         ("training", 3, "`training` is 3; it must be a table of keys"),
         ("seed.first", 1, "has no keys"),
-        ("seed", "[1", "is no YAML"),
+        ("seed", "[1", "is not valid YAML"),
         ("speak.sentences", "[S1] Hello.", 'a text that begins with a bracket is quoted: "'),
         ("learning_rate", 1e-4, "did you mean 'training.learning_rate'"),
         ("training.optim", "adamw_torch_8bits", "did you mean 'adamw_torch_8bit'"),
@@ -137,7 +137,7 @@ def test_a_shape_from_a_file(tmp_path):
         Recipe(config=recipe.config, lora={})
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "text.json").write_text("one")
-    with pytest.raises(ValueError, match="holds no fields"):
+    with pytest.raises(ValueError, match="is not a DiaConfig"):
         Recipe(config=tmp_path / "list.json")
     with pytest.raises(ValueError, match="is no JSON"):
         Recipe(config=tmp_path / "text.json")
@@ -149,9 +149,9 @@ def test_a_shape_from_a_file(tmp_path):
     ("text", "error", "match"),
     [
         (None, FileNotFoundError, "one of full, lora, scratch"),
-        ("", ValueError, "holds no keys"),
-        ("- 1", ValueError, "holds no keys"),
-        ("a: [", ValueError, "is no YAML"),
+        ("", ValueError, "has no keys"),
+        ("- 1", ValueError, "has no keys"),
+        ("a: [", ValueError, "is not valid YAML"),
         ("modle: x", ValueError, "recipe.yaml has no 'modle'; did you mean 'model'"),
         ("text_dropout: some", ValueError, "must be a number"),
     ],
@@ -205,12 +205,12 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
         ("training: [1]", "`training`"),
         (f"model: [{'x' * 9000}]", "`model`"),
         (f"{'x' * 900}: 1", "has no 'xxx"),
-        ("[1]", "holds no keys"),
-        ("", "holds no keys"),
+        ("[1]", "has no keys"),
+        ("", "has no keys"),
         ("data: " + "[" * 5000, "nested too deeply"),
         ("data: &a [*a]", "in itself"),
-        (BOMB, "values, those that its anchors repeat"),
-        ("data: !!python/object/apply:os.getcwd []", "is no YAML"),
+        (BOMB, "values, including those that anchors repeat"),
+        ("data: !!python/object/apply:os.getcwd []", "is not valid YAML"),
         ("x: " + "y" * 300_000, "characters"),
     ],
 )

@@ -254,7 +254,7 @@ def test_word_errors(processor, model, tmp_path, recognizer):
         metrics = callback.speak(model, step)
     assert metrics["speech_wer"] == 2 / 4
     assert [(line["words"], line["word_errors"]) for line in journal(callback)] == [(2, 1), (2, 1)] * 2
-    assert [line["heard"] for line in journal(callback)][:2] == ["hello, HERE.", "Good good bye!"]
+    assert [line["transcript"] for line in journal(callback)][:2] == ["hello, HERE.", "Good good bye!"]
     assert recognizer.loaded == [("automatic-speech-recognition", "any/recognizer", "cpu")], "loaded once"
     seconds = [len(clip) / 16000 for clip in recognizer.clips]
     assert seconds == pytest.approx([line["seconds"] for line in journal(callback)], abs=1e-3), "at its own rate"
@@ -314,7 +314,7 @@ def test_a_recognizer_that_is_not_there(processor, own_model, tmp_path):
     callback = SpeakCallback(processor, SENTENCES, tmp_path, asr=tmp_path / "nowhere", max_seconds=0.1)
     settings = {"metric_for_best_model": "eval_speech_wer", "greater_is_better": False}
     trainer = make_trainer(tmp_path, own_model, processor, [callback], **settings)
-    with pytest.warns(UserWarning, match="nowhere' did not write down what it heard .*the training goes on"):
+    with pytest.warns(UserWarning, match="nowhere' could not transcribe the sentences .*the training continues"):
         trainer.train()
     assert trainer.state.global_step == 2
     assert all(math.isnan(rate) for rate in logged(trainer, "eval_speech_wer"))
@@ -330,7 +330,7 @@ def test_a_model_that_cannot_speak(callback, processor, own_model, tmp_path, mon
 
     monkeypatch.setattr(Dia, "generate", fail)
     trainer = make_trainer(tmp_path, own_model, processor, [callback])
-    with pytest.warns(UserWarning, match="step 1: the sentences were not spoken .*no memory left"):
+    with pytest.warns(UserWarning, match="step 1: the sentences were not generated .*no memory left"):
         trainer.train()
     assert trainer.state.global_step == 2
     assert math.isnan(logged(trainer, "eval_speech_seconds")[0])
@@ -339,11 +339,11 @@ def test_a_model_that_cannot_speak(callback, processor, own_model, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sentences": []}, "list of what to say"),
-        ({"sentences": "[S1] Hello."}, "list of what to say"),
+        ({"sentences": []}, "list of texts"),
+        ({"sentences": "[S1] Hello."}, "list of texts"),
         ({"sentences": ["[S1] (laughs)"]}, "has no words"),
         ({"max_seconds": 0.001}, r"`max_seconds` is 0\.001"),
-        ({"max_seconds": 1e9}, "in one go"),
+        ({"max_seconds": 1e9}, "in one call"),
     ],
 )
 def test_what_cannot_be_asked_for(processor, tmp_path, arguments, message):

@@ -453,7 +453,9 @@ def test_label_smoothing_of_the_arguments(tmp_path):
     made.train()
     assert logged(made, "loss") == logged(plain, "loss")
     expected.label_smoothing = 0.2
-    with pytest.raises(ValueError, match=r"`label_smoothing_factor` is 0\.1, but the model's `label_smoothing` 0\.2"):
+    with pytest.raises(
+        ValueError, match=r"`label_smoothing_factor` is 0\.1, but the model's `label_smoothing` is 0\.2"
+    ):
         make_trainer(tmp_path / "two", clips, model=expected, label_smoothing_factor=0.1)
 
 

@@ -1,6 +1,6 @@
-"""A whole checkpoint from any layout: checked before it is written, written beside, and moved.
+"""Conversion of a checkpoint of any layout to a complete one: checked first, written to a temporary folder, and moved.
 
-Steps: open the source and plan (`source.py`) → write config, processor and codec → write weights, shard by shard →
+Steps: open the source and plan (`checkpoint.py`) → write config, processor and codec → write weights, shard by shard →
 model card → move into place. Called by `dia-hf convert` and `scripts/convert_checkpoint.py`.
 """
 
@@ -22,12 +22,10 @@ from transformers import DacModel
 
 from ..atomic_write import atomic_write_folder, find_held
 from ..audio.dac import load_dac
-from ..model_card import HOW_TO_RUN
+from ..model_card import HOW_TO_RUN, make_model_card
 from ..processing_dia import DiaProcessor, write_codec_reference
 from ..text_files import read_json
-from .descript import is_descript, load_descript_codec
-from .nari import config_to_0626
-from .source import (
+from .checkpoint import (
     Checkpoint,
     Target,
     choose_dtype,
@@ -41,6 +39,8 @@ from .source import (
     plan,
     recognize,
 )
+from .descript import is_descript, load_descript_codec
+from .nari import config_to_0626
 from .weights import Weights, check_sums, hash_files
 
 __all__ = ["convert_checkpoint"]
@@ -51,12 +51,12 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 def _parse_size(size: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", size.strip().upper())
     if match is None or float(match[1]) == 0:
-        raise ValueError(f"`max_shard_size` is {size!r}; write it as '2GB' or '500MB'.")
+        raise ValueError(f"`max_shard_size` is {size!r}; give a size such as '2GB' or '500MB'.")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _split(targets: list[Target], bytes_per_value: int, limit: int) -> list[list[Target]]:
-    """Fill shards in order, each up to the limit."""
+    """Distribute tensors to shards in order, each up to the limit."""
     shards: list[list[Target]] = [[]]
     size = 0
     for target in targets:
@@ -90,7 +90,7 @@ def _write_weights(source: Checkpoint, targets: list[Target], folder: Path, dtyp
 
 
 def _choose_codec(source: Checkpoint, asked: str | os.PathLike | None) -> DacModel | None:
-    """Load the codec asked for, or else the source's own."""
+    """Load the requested codec, or else the source's own."""
     if asked is not None:
         return load_codec(asked)
     own = source.folder / "audio_tokenizer"
@@ -113,63 +113,39 @@ def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest:
         write_codec_reference(folder, "descript/dac_44khz")
 
 
-_CARD = """\
----
-library_name: transformers
-pipeline_tag: text-to-speech
-tags: [dia, text-to-speech, dialogue]
----
-
-# Dia, converted
-
-| | |
-|---|---|
-| source | `{source}` |
-| layout of the source | {layout} |
-| SHA-256 of its weights | `{digest}` |
-| layout of this folder | {to} |
-| dtype | {dtype} |
-| codec | {codec} |
-{warning}
-## How to run it
-
-{how}
-"""
-
-_V0_1_WARNING = """
-**This is a v0.1 model.** It applies rotary embedding in cross-attention, draws codes from the guided logits and scales
-the end-of-speech logit. dia_hf reads this from `cross_attention_rope` in `config.json` and from `sample_from_guided`
-and `eos_logit_scale` in `generation_config.json`; transformers' own Dia ignores all three and would silently compute
-something else.
-"""
+_V0_1_NOTE = """\
+**This is a v0.1 model.** It applies rotary embedding in cross-attention, samples codes from the guided logits and
+scales the end-of-speech logit. dia_hf reads this from `cross_attention_rope` in `config.json` and from
+`sample_from_guided` and `eos_logit_scale` in `generation_config.json`; transformers' own Dia ignores all three and
+silently computes something else."""
 
 
 def _write_card(given: str | os.PathLike, source: Checkpoint, folder: Path, to: str, dtype: str, codec: str) -> None:
-    card = _CARD.format(
-        source=Path(given).name if Path(given).exists() else given,
-        layout=source.layout,
-        digest=hash_files(source.weights.files),
-        to=to,
-        dtype=dtype,
-        codec=codec,
-        warning=_V0_1_WARNING if source.config.decoder_config.cross_attention_rope else "",
-        how=HOW_TO_RUN
-        if to == "huggingface"
-        else "With nari-labs/dia: `Dia.from_local(config.json, model.safetensors)`.\n",
-    )
-    (folder / "README.md").write_text(card, "utf-8")
+    facts = {
+        "source": f"`{Path(given).name if Path(given).exists() else given}`",
+        "layout of the source": source.layout,
+        "SHA-256 of its weights": f"`{hash_files(source.weights.files)}`",
+        "layout of this folder": to,
+        "dtype": dtype,
+        "codec": codec,
+    }
+    note = _V0_1_NOTE if source.config.decoder_config.cross_attention_rope else ""
+    how = HOW_TO_RUN
+    if to == "nari-0626":
+        how = "With nari-labs/dia: `Dia.from_local(config.json, model.safetensors)`.\n"
+    (folder / "README.md").write_text(make_model_card("Dia, converted", facts, note, how), "utf-8")
 
 
 @contextmanager
 def _written_beside(dest: Path, force: bool) -> Iterator[Path]:
-    """Give a folder to write into that becomes `dest` in the end, or vanishes without a trace on any error."""
+    """Yield a temporary folder that replaces `dest` at the end, or is removed on any error."""
     with atomic_write_folder(dest, force) as folder:
         try:
             yield folder
         except Exception as error:
             number = error.errno if isinstance(error, OSError) else None
             if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
-                number = int(found[1])  # of safetensors, whose errors are none of the system's
+                number = int(found[1])  # safetensors does not raise OSError
             if number == errno.ENOSPC or "No space left" in str(error):
                 raise OSError(errno.ENOSPC, "the disk is full") from error
             if number is not None and not isinstance(error, OSError):
@@ -178,16 +154,16 @@ def _written_beside(dest: Path, force: bool) -> Iterator[Path]:
 
 
 def _check_apart(dest: Path, source: str | os.PathLike, codec: str | os.PathLike | None, files: list[Path]) -> None:
-    """Refuse a destination whose replacement would take the source or the codec with it, also by way of links."""
+    """Raise `ValueError` if replacing the destination would delete the source or the codec, also through links."""
     folders = [Path(path) for path in (source, codec) if path is not None and Path(path).is_dir()]
     folders += [file.parent for file in files]
     inside = [path for folder in folders for path in (*folder.iterdir(), *(folder / "audio_tokenizer").glob("*"))]
     if (held := find_held(dest, [source, codec, *folders, *files, *inside])) is not None:
-        raise ValueError(f"{dest} is or holds {held}, which is read; it would be lost. Give another folder.")
+        raise ValueError(f"{dest} is or contains {held}, which is read and would be lost. Give another folder.")
 
 
 def _convert_codec(file: Path, dest: Path, dtype: torch.dtype | None, force: bool, dry_run: bool) -> str:
-    """Make a `DacModel` folder of descript's file."""
+    """Convert descript's file to a `DacModel` folder."""
     codec = load_descript_codec(file)
     if dtype is not None:
         codec = codec.to(dtype)
@@ -195,7 +171,7 @@ def _convert_codec(file: Path, dest: Path, dtype: torch.dtype | None, force: boo
     rows = [f"{name}  {list(tensor.shape)}" for name, tensor in state.items()]
     summary = f"{len(state)} tensors, {codec.num_parameters():,} parameters, descript -> DacModel, {codec.dtype}"
     if dry_run:
-        return "\n".join([*rows, summary, f"{dest} would be written; nothing was."])
+        return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
     with _written_beside(dest, force) as folder:
         codec.save_pretrained(folder)
     return "\n".join([*rows, summary, f"{dest} was written."])
@@ -212,43 +188,45 @@ def convert_checkpoint(
     force: bool = False,
     dry_run: bool = False,
 ) -> str:
-    """Convert a checkpoint of any known layout into a complete one.
+    """Convert a checkpoint of any known layout to a complete one.
 
     Args:
         source (`str` or `os.PathLike`): Folder, weight file with its `config.json` beside it, or Hub id; in the layout
-            of Hugging Face, nari-labs 0626 or nari-labs v0.1, told apart by content. A codec as descript publishes it
+            of Hugging Face, nari-labs 0626 or nari-labs v0.1, detected by content. A codec file of descript
             becomes a `DacModel` folder.
-        dest (`str` or `os.PathLike`): Folder to be made.
-        codec (`str` or `os.PathLike`, *optional*): The DAC to put inside: descript's .pth file, or a folder or Hub id
-            of a `DacModel`. Unless given, the source's own, or else a mere reference to `descript/dac_44khz`.
-        dtype (`str`, *optional*): "float32", "bfloat16" or "float16"; that of the source unless given.
-        max_shard_size (`str`, defaults to `"2GB"`): Limit of a weight file; also of the memory in use.
-        to (`str`, defaults to `"huggingface"`): Or "nari-0626", for the original code.
-        force (`bool`, defaults to `False`): Whether to replace `dest` where it is not empty.
-        dry_run (`bool`, defaults to `False`): Whether to write nothing.
+        dest (`str` or `os.PathLike`): Output folder.
+        codec (`str` or `os.PathLike`, *optional*): Codec to include: descript's .pth file, or a folder or Hub id of a
+            `DacModel`. By default the source's own, or else a reference to `descript/dac_44khz`.
+        dtype (`str`, *optional*): "float32", "bfloat16" or "float16"; by default that of the source.
+        max_shard_size (`str`, defaults to `"2GB"`): Maximum size of a weight file, which also limits the memory used.
+        to (`str`, defaults to `"huggingface"`): Output layout, "huggingface" or "nari-0626" (for nari-labs' code).
+        force (`bool`, defaults to `False`): Whether to replace a `dest` that is not empty.
+        dry_run (`bool`, defaults to `False`): Whether to check only, without writing.
 
     Returns:
-        `str`: What was done, or would be: a table of all tensors and a summary.
+        `str`: Table of all tensors and a summary.
 
     Raises:
         ValueError: If source or codec are incomplete, contradict their config, hold code, are damaged (a pickle is
             read once more to compare it with its CRC-32 sums) or cannot be read; if `dest` is not empty, holds the
             source or the codec, or is being written by another process; if the model does not exist in the target
             layout. The message names file and tensor.
-        FileNotFoundError: If there is no such source.
-        OSError: If `dest` cannot be written, as where the disk is full. On any error, and when interrupted, `dest`
-            stays as it was.
+        FileNotFoundError: If the source does not exist.
+        OSError: If `dest` cannot be written, for instance on a full disk. On any error or interruption `dest` is
+            unchanged.
     """
     dest = Path(dest)
     if to not in ("huggingface", "nari-0626"):
-        raise ValueError(f"`to` is {to!r}; a checkpoint can be written as 'huggingface' or 'nari-0626'.")
+        raise ValueError(f"`to` is {to!r}; it must be 'huggingface' or 'nari-0626'.")
     asked_dtype, limit = parse_dtype(dtype), _parse_size(max_shard_size)
     source_folder, files = locate(source)
     _check_apart(dest, source, codec, files)
     weights = Weights(files)
     if is_descript(weights):
         if codec is not None or to != "huggingface":
-            raise ValueError(f"{files[0]} is a codec; it is made into a DacModel, without `--codec` or `--to`.")
+            raise ValueError(
+                f"{files[0]} is a codec, which is converted to a DacModel; leave out `--codec` and `--to`."
+            )
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognize(weights, source_folder / "config.json")
     targets = plan(opened, to)
@@ -256,24 +234,24 @@ def convert_checkpoint(
     target_dtype = choose_dtype(weights, asked_dtype)
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)
-    dtype_told = str(target_dtype).removeprefix("torch.")
+    dtype_name = str(target_dtype).removeprefix("torch.")
     if to == "nari-0626":
-        their_config = config_to_0626(opened.config, dtype_told)
-        limit = 1 << 62  # one file, which is what the original code opens
-    summary = f"{len(targets)} tensors, {total:,} parameters, {opened.layout} -> {to}, {dtype_told}"
+        their_config = config_to_0626(opened.config, dtype_name)
+        limit = 1 << 62  # the original code opens a single file
+    summary = f"{len(targets)} tensors, {total:,} parameters, {opened.layout} -> {to}, {dtype_name}"
     if dry_run:
-        return "\n".join([*rows, summary, f"{dest} would be written; nothing was."])
+        return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
 
     with _written_beside(dest, force) as folder:
-        # Small things first: a codec that cannot be read is told before the long work.
+        # Small files first: an unreadable codec is an error before the long conversion.
         if to == "nari-0626":
             (folder / "config.json").write_text(json.dumps(their_config, indent=2) + "\n", "utf-8")
-            codec_told = "none: nari-labs' code fetches its own"
+            codec_fact = "none: nari-labs' code downloads its own"
         else:
             processor = make_processor(opened, _choose_codec(opened, codec))
             _write_rest(opened, processor, folder, dest, target_dtype)
             inside = processor.audio_tokenizer is not None
-            codec_told = "inside, in `audio_tokenizer/`" if inside else "named in `audio_tokenizer_config.json`"
+            codec_fact = "included, in `audio_tokenizer/`" if inside else "named in `audio_tokenizer_config.json`"
         _write_weights(opened, targets, folder, target_dtype, limit)
-        _write_card(source, opened, folder, to, dtype_told, codec_told)
+        _write_card(source, opened, folder, to, dtype_name, codec_fact)
     return "\n".join([*rows, summary, f"{dest} was written."])

@@ -1,7 +1,7 @@
-"""descript-audio-codec's checkpoints to `DacModel`: names, and weight normalization folded into the weights.
+"""Conversion of descript-audio-codec's checkpoints to `DacModel`: names, and weight normalization folded in.
 
-descript numbers its modules inside nested `Sequential`s and keeps every convolution as direction and length
-(`weight_v`, `weight_g`); transformers names them and keeps the product.
+descript numbers its modules inside nested `Sequential`s and stores each convolution as direction and length
+(`weight_v`, `weight_g`); transformers names the modules and stores the product.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["config_from_descript", "is_descript", "load_descript_codec", "names"
 
 
 def is_descript(weights: Weights) -> bool:
-    """Tell a descript checkpoint by its content: weight-normalized convolutions of a codec, and their settings."""
+    """Whether a file is a descript checkpoint: it has weight-normalized convolutions of a codec, and their settings."""
     return "encoder.block.0.weight_v" in weights and "kwargs" in weights.metadata
 
 
@@ -30,11 +30,11 @@ def config_from_descript(settings: dict[str, Any]) -> DacConfig:
 
     Raises:
         KeyError: If a setting is missing.
-        ValueError: If the codec is one that `DacModel` cannot be.
+        ValueError: If `DacModel` cannot represent the codec.
     """
     ratios, rates = list(settings["encoder_rates"]), list(settings["decoder_rates"])
     if rates != ratios[::-1]:
-        raise ValueError(f"`decoder_rates` are {rates}; `DacModel` can only mirror `encoder_rates` {ratios}.")
+        raise ValueError(f"`decoder_rates` are {rates}; `DacModel` needs the reverse of `encoder_rates` {ratios}.")
     config = DacConfig(
         encoder_hidden_size=settings["encoder_dim"],
         downsampling_ratios=ratios,
@@ -45,7 +45,7 @@ def config_from_descript(settings: dict[str, Any]) -> DacConfig:
         sampling_rate=settings["sample_rate"],
     )
     if settings.get("latent_dim") not in (None, config.hidden_size):
-        raise ValueError(f"`latent_dim` is {settings['latent_dim']}; `DacModel` can only be {config.hidden_size} wide.")
+        raise ValueError(f"`latent_dim` is {settings['latent_dim']}; `DacModel` needs {config.hidden_size}.")
     return config
 
 
@@ -89,13 +89,13 @@ def _fold(direction: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
 
 
 def load_descript_codec(file: Path) -> DacModel:
-    """Turn a descript checkpoint (such as `weights_44khz_8kbps_0.0.1.pth`) into a `DacModel`.
+    """Convert a descript checkpoint (such as `weights_44khz_8kbps_0.0.1.pth`) into a `DacModel`.
 
     Args:
-        file (`Path`): A .pth file with `state_dict` and `metadata.kwargs`; the `dac` package is not needed.
+        file (`Path`): .pth file with `state_dict` and `metadata.kwargs`; the `dac` package is not needed.
 
     Returns:
-        `DacModel`, in the checkpoint's dtype.
+        `DacModel` in the checkpoint's dtype.
 
     Raises:
         ValueError: If the file cannot be read or differs from its CRC-32 sums, for which it is read once more, or a
@@ -103,7 +103,7 @@ def load_descript_codec(file: Path) -> DacModel:
     """
     weights = Weights([file])
     if not is_descript(weights):
-        raise ValueError(f"{file} is no codec as descript publishes it (`state_dict` and `metadata.kwargs`).")
+        raise ValueError(f"{file} is not a codec of descript (with `state_dict` and `metadata.kwargs`).")
     check_sums([file])
     try:
         config = config_from_descript(weights.metadata["kwargs"])
@@ -111,7 +111,7 @@ def load_descript_codec(file: Path) -> DacModel:
         codec = DacModel(config).eval()
     except KeyError as error:
         raise ValueError(f"{file}: `metadata.kwargs` lacks {error}.") from error
-    except (ValueError, TypeError, RuntimeError) as error:  # torch's, for sizes beyond the memory
+    except (ValueError, TypeError, RuntimeError) as error:  # torch raises RuntimeError for sizes beyond the memory
         raise ValueError(f"{file}: {first_line(error, 400)}") from error
 
     used: set[str] = set()
@@ -127,10 +127,10 @@ def load_descript_codec(file: Path) -> DacModel:
     def check(theirs: str, shape: tuple[int, ...]) -> None:
         if theirs in weights and weights.shape(theirs) != shape:
             raise ValueError(
-                f"{file}: {theirs!r} has the shape {weights.shape(theirs)}, but the settings beside it ask for {shape}."
+                f"{file}: {theirs!r} has the shape {weights.shape(theirs)}, but its `metadata.kwargs` require {shape}."
             )
 
-    # Before any of them is computed with: kernels trust the shapes that they are given.
+    # Checked before any computation: kernels do not check shapes.
     for theirs, ours in names(config):
         if theirs.endswith((".alpha", ".weight")):
             check(theirs, expected[ours])
@@ -148,7 +148,7 @@ def load_descript_codec(file: Path) -> DacModel:
             state[f"{ours}.weight"] = _fold(read(f"{theirs}.weight_v"), read(f"{theirs}.weight_g"))
             state[f"{ours}.bias"] = read(f"{theirs}.bias")
     if extra := sorted(set(weights) - used):
-        raise ValueError(f"{file} holds {len(extra)} tensors too many, such as {extra[0]!r}.")
+        raise ValueError(f"{file} has {len(extra)} unexpected tensors, such as {extra[0]!r}.")
 
     codec.load_state_dict(state)
     return codec.to(next(iter(state.values())).dtype)

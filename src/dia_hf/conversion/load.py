@@ -1,8 +1,8 @@
-"""A checkpoint of any layout, loaded straight into a model: nothing is written.
+"""Loading of a checkpoint of any layout directly into a model, without writing files.
 
-Steps: open the source and plan (`source.py`) → processor and codec → model, its weights made one by one. What comes out
-equals what `convert_checkpoint` writes and `from_pretrained` reads back, bit for bit. Called by users, and by `speech/`
-for nari-labs' `from_local`.
+Steps: open the source and plan (`checkpoint.py`) → processor and codec → model, its weights made one by one. The result
+equals that of `convert_checkpoint` followed by `from_pretrained`, bit for bit. Called by users, and by `speech/` for
+nari-labs' `from_local`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
-from .source import (
+from .checkpoint import (
     choose_dtype,
     load_codec,
     locate,
@@ -40,27 +40,27 @@ def load_checkpoint(
 ) -> tuple[DiaForConditionalGeneration, DiaProcessor]:
     """Load a checkpoint of any known layout into a model.
 
-    The weights stand in memory once, and besides them what one tensor is made of; of a pickle, some 130 MB are mapped.
+    Memory holds the weights once, plus the sources of one tensor; of a pickle, some 130 MB are mapped.
     A pickle is read once more beforehand, to compare it with its CRC-32 sums.
 
     Args:
         checkpoint_path (`str` or `os.PathLike`): Folder, weight file (.safetensors, .pth, .pt, .bin) or Hub id; in the
-            layout of Hugging Face, nari-labs 0626 or nari-labs v0.1, told apart by content.
-        config_path (`str` or `os.PathLike`, *optional*): Its config.json; the one beside the weights unless given.
-            Generation config, tokenizer and feature extractor are read from beside it, where they are there.
-        dtype (`str` or `torch.dtype`, *optional*): "float32", "bfloat16" or "float16"; that of the source unless given.
-            The codec stays in its own.
-        codec (`str` or `os.PathLike`, *optional*): The DAC: descript's .pth file, or a folder or Hub id of a
-            `DacModel`. The processor has none unless given, even if the checkpoint has.
+            layout of Hugging Face, nari-labs 0626 or nari-labs v0.1, detected by content.
+        config_path (`str` or `os.PathLike`, *optional*): The config.json; by default the one in the folder of the
+            weights. Generation config, tokenizer and feature extractor are read from its folder, if present.
+        dtype (`str` or `torch.dtype`, *optional*): "float32", "bfloat16" or "float16"; by default that of the
+            source. The codec keeps its own dtype.
+        codec (`str` or `os.PathLike`, *optional*): Codec: descript's .pth file, or a folder or Hub id of a
+            `DacModel`. By default the processor has no codec, even if the checkpoint has one.
 
     Returns:
-        `tuple[DiaForConditionalGeneration, DiaProcessor]`: The model on the CPU, ready for `generate`, with the
-        generation config that `convert_checkpoint` would write; and its processor.
+        `tuple[DiaForConditionalGeneration, DiaProcessor]`: Model on the CPU with the generation config that
+        `convert_checkpoint` would write, and its processor.
 
     Raises:
         ValueError: If checkpoint or codec are incomplete, contradict their config, hold code, are damaged or cannot be
             read, or the dtype is unknown. The message names file and tensor.
-        OSError: If there is no such checkpoint, config or codec (`FileNotFoundError` for a path).
+        OSError: If the checkpoint, config or codec does not exist (`FileNotFoundError` for a path).
 
     Example:
     ```python
@@ -80,7 +80,7 @@ def load_checkpoint(
     targets = plan(source, "huggingface")
     check_sums(files)
     target_dtype = choose_dtype(source.weights, asked_dtype)
-    # Small things first, as in the conversion.
+    # Small files first, as in the conversion.
     processor = make_processor(source, load_codec(codec) if codec is not None else None)
     generation_config = make_generation_config(source)
     model = DiaForConditionalGeneration.from_pretrained(
@@ -90,5 +90,5 @@ def load_checkpoint(
         dtype=target_dtype,
     )
     model.generation_config = generation_config
-    model.name_or_path = model.config.name_or_path = str(checkpoint_path)  # which would be "None"
+    model.name_or_path = model.config.name_or_path = str(checkpoint_path)  # would be "None" otherwise
     return model, processor

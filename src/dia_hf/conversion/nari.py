@@ -1,8 +1,8 @@
-"""nari-labs' checkpoints: names, shapes and configs, there and back.
+"""Conversion of nari-labs' checkpoints in both directions: names, shapes and configs.
 
-Both releases hold the same tensors under the same names, in DenseGeneral's order: `[in…, out…]`, heads and channels
+Both releases have the same tensors under the same names, in DenseGeneral's order: `[in…, out…]`, heads and channels
 unfolded, where torch has `[out, in]`. They differ in the config file (0626: flat; v0.1: nested) and in the model (v0.1:
-rotary embedding in cross-attention, codes drawn from the guided logits, end of speech × 0.8).
+rotary embedding in cross-attention, codes sampled from the guided logits, EOS logit × 0.8).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["TensorRule", "config_from_v0_1", "config_to_0626", "generation_confi
 
 @dataclass(frozen=True)
 class TensorRule:
-    """One tensor of ours and the tensor, or tensors, of theirs.
+    """Relation of one of our tensors to one or several of nari-labs'.
 
     Args:
         name (`str`): Our name.
-        sources (`tuple[str, ...]`): Their names; several are stacked along the first dimension.
-        shape (`tuple[int, ...]`): Their shape (of each source).
-        num_in (`int`): How many of their leading dimensions are inputs; 0 where the tensor is the same.
+        sources (`tuple[str, ...]`): Names of theirs; several are stacked along the first dimension.
+        shape (`tuple[int, ...]`): Shape of each of theirs.
+        num_in (`int`): Number of leading input dimensions of theirs; 0 if the tensors are equal.
     """
 
     name: str
@@ -43,20 +43,20 @@ class TensorRule:
         return (len(self.sources) * self.shape[0], *self.shape[1:])
 
     def to_ours(self, tensors: list[torch.Tensor]) -> torch.Tensor:
-        """Turn their tensors into ours; a view of them where that will do."""
+        """Convert their tensors to ours, as a view if possible."""
         if self.num_in:
             return tensors[0].reshape(math.prod(self.shape[: self.num_in]), -1).T
         return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
     def to_theirs(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Turn our tensor into theirs."""
+        """Convert our tensor to theirs."""
         if self.num_in:
             return [tensor.T.reshape(self.shape).contiguous()]
         return [part.contiguous() for part in tensor.chunk(len(self.sources))]
 
 
 def tensor_rules(config: DiaConfig) -> list[TensorRule]:
-    """List every tensor of a Dia: the table of names."""
+    """Return the rules of all tensors of a model."""
     encoder, decoder = config.encoder_config, config.decoder_config
     table = [
         TensorRule(
@@ -152,14 +152,14 @@ def config_from_v0_1(values: dict[str, Any]) -> DiaConfig:
 
     Raises:
         KeyError: If an entry is missing.
-        ValueError: If an entry has a value that this model cannot have.
+        ValueError: If an entry has a value that the model does not support.
     """
     model, data = values["model"], values["data"]
     encoder, decoder = model["encoder"], model["decoder"]
     if model.get("rope_min_timescale", 1) != 1:
-        raise ValueError(f"`rope_min_timescale` is {model['rope_min_timescale']}; only 1 is known.")
+        raise ValueError(f"`rope_min_timescale` is {model['rope_min_timescale']}; only 1 is supported.")
     if data.get("text_pad_value", 0) != 0:
-        raise ValueError(f"`text_pad_value` is {data['text_pad_value']}; only 0 is known.")
+        raise ValueError(f"`text_pad_value` is {data['text_pad_value']}; only 0 is supported.")
     shared = {
         "norm_eps": model["normalization_layer_epsilon"],
         "rope_parameters": {"rope_type": "default", "rope_theta": float(model["rope_max_timescale"])},
@@ -202,16 +202,16 @@ def config_from_v0_1(values: dict[str, Any]) -> DiaConfig:
 
 
 def config_to_0626(config: DiaConfig, dtype: str = "float32") -> dict[str, Any]:
-    """Write the flat config of the 0626 release, the weights being of `dtype`.
+    """Return the flat config of the 0626 release for weights of `dtype`.
 
     Raises:
-        ValueError: If the model is one that this release does not know (v0.1's).
+        ValueError: If the model is a v0.1 model, which this release does not support.
     """
     encoder, decoder = config.encoder_config, config.decoder_config
     if decoder.cross_attention_rope:
         raise ValueError(
-            "this is a v0.1 model (`cross_attention_rope`), which nari-labs' 0626 code would read as another one; it "
-            "can be kept in the Hugging Face layout only."
+            "this is a v0.1 model (`cross_attention_rope`), which nari-labs' 0626 code would misread; use the Hugging "
+            "Face layout."
         )
     shared = ["head_dim", "hidden_act", "hidden_size", "initializer_range", "intermediate_size"]
     shared += ["max_position_embeddings", "model_type", "norm_eps", "num_attention_heads", "num_hidden_layers"]
@@ -239,10 +239,10 @@ def config_to_0626(config: DiaConfig, dtype: str = "float32") -> dict[str, Any]:
 
 
 def generation_config_for(config: DiaConfig) -> GenerationConfig:
-    """Return the settings that the original's `generate()` has as defaults, which its files do not hold.
+    """Return the default sampling parameters of the original `generate()`, which its checkpoints do not contain.
 
-    0626: scale 3, temperature 1.2, top-p 0.95, top-k 45. v0.1: scale 3, temperature 1.3, top-p 0.95, top-k 35, codes
-    drawn from the guided logits, channel 0's end of speech × 0.8.
+    0626: guidance scale 3, temperature 1.2, top-p 0.95, top-k 45. v0.1: guidance scale 3, temperature 1.3, top-p 0.95,
+    top-k 35, codes sampled from the guided logits, EOS logit of channel 0 × 0.8.
     """
     decoder = config.decoder_config
     is_v0_1 = decoder.cross_attention_rope

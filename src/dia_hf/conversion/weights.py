@@ -1,7 +1,7 @@
-"""Weight files, read tensor by tensor: safetensors and PyTorch's pickles, whole or sharded.
+"""Reader of weight files, tensor by tensor: safetensors and PyTorch's pickles, whole or sharded.
 
-Knows nothing of layouts or names. A file is mapped anew for each tensor that is wanted, a pickle, which takes long to
-open, after as much as `_BYTES_PER_MAPPING`: no more of a file than that counts against the memory.
+Knows nothing of layouts or names. A file is mapped again for each tensor; a pickle, which is slow to open, after every
+`_BYTES_PER_MAPPING`. This bounds the mapped pages that count as used memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["WEIGHT_SUFFIXES", "Weights", "check_sums", "find_weight_files", "has
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PICKLES = (".pth", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *_PICKLES)
-# What training scripts put a state_dict under, and torch before its names: `torch.compile` and `DataParallel`.
+# Keys of a state_dict in files of training scripts, and name prefixes of `torch.compile` and `DataParallel`.
 _STATE_KEYS = ("state_dict", "model", "model_state_dict")
 _WRAPPERS = re.compile(r"^(?:_orig_mod\.|module\.)+")
 _BYTES_PER_MAPPING = 1 << 27
@@ -35,7 +35,7 @@ def read_index(index: Path) -> list[Path]:
     """List the files of an index of weight files.
 
     Raises:
-        ValueError: If it is none, is empty, or a file of it is missing or lies elsewhere.
+        ValueError: If it is not an index, is empty, or lists a file that is missing or in another folder.
     """
     try:
         weight_map = read_json(index).get("weight_map")
@@ -43,7 +43,7 @@ def read_index(index: Path) -> list[Path]:
         raise ValueError(f"{index} has no `weight_map`: {error}") from error
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
         raise ValueError(
-            f"{index} is no index of weight files: it has no `weight_map` of names of tensors to names of files."
+            f"{index} is not an index of weight files: it has no `weight_map` from tensor names to file names."
         )
     files = sorted({index.parent / file for file in weight_map.values()})
     for file in files:
@@ -56,23 +56,21 @@ def find_weight_files(folder: Path) -> list[Path]:
     """List the weight files of a folder: those of its index, or else its safetensors, or else its pickles.
 
     Raises:
-        ValueError: If there is none, a file of the index is missing, or several files could be meant.
+        ValueError: If there is none, a file of the index is missing, or it is ambiguous which file to use.
     """
     for name in _INDICES:
         if (folder / name).is_file():
             return read_index(folder / name)
     for suffixes in ((".safetensors",), _PICKLES):
         files = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
-        # Beside other files, the name that everybody gives the weights decides.
+        # Among several files, the usual names of weights take precedence.
         files = [path for path in files if path.stem in ("model", "pytorch_model")] or files
         if len(files) > 1:
             names = ", ".join(path.name for path in files)
-            raise ValueError(
-                f"{folder} holds several weight files ({names}) and no index; give the file that you mean."
-            )
+            raise ValueError(f"{folder} has several weight files ({names}) and no index; give the file itself.")
         if files:
             return files
-    raise ValueError(f"{folder} holds no weights; expected a .safetensors, .pth, .pt or .bin file.")
+    raise ValueError(f"{folder} has no weights; expected a .safetensors, .pth, .pt or .bin file.")
 
 
 def hash_files(files: list[Path]) -> str:
@@ -119,17 +117,19 @@ def _load_pickle(file: Path, mmap: bool = True) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{file} is refused: it holds more than weights ({str(error).strip().splitlines()[0]}). A pickle can run "
-            "code; open such a file only where you trust its author, and save its state_dict as safetensors."
+            f"{file} is refused: it contains more than weights ({str(error).strip().splitlines()[0]}). A pickle can "
+            "run code; open such a file only if you trust its author, and save its state_dict as safetensors."
         ) from error
-    except Exception as error:  # what the instructions of a damaged pickle run into
+    except Exception as error:  # damaged pickles raise many types of errors
         if mmap and "mmap can only be used" in str(error):  # the format of torch before 1.6
             return _load_pickle(file, mmap=False)
-        raise ValueError(f"{file} cannot be read: it is truncated or no PyTorch file ({first_line(error)}).") from error
+        raise ValueError(
+            f"{file} cannot be read: it is truncated or not a PyTorch file ({first_line(error)})."
+        ) from error
 
 
 def _load_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return a pickle's tensors by name, and what stands beside them as `metadata`."""
+    """Return a pickle's tensors by name, and its `metadata`."""
     content = _load_pickle(file)
     metadata: Any = {}
     for key in _STATE_KEYS:
@@ -137,32 +137,32 @@ def _load_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
             content, metadata = content[key], (content.get("metadata") if key == "state_dict" else None) or {}
             break
     if not isinstance(content, dict) or not isinstance(metadata, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}; expected a state_dict, tensors by name.")
+        raise ValueError(f"{file} contains a {type(content).__name__}; expected a state_dict, tensors by name.")
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"{file}: {name!r} is no tensor but {type(tensor).__name__}; expected a state_dict.")
+            raise ValueError(f"{file}: {name!r} is a {type(tensor).__name__}, not a tensor; expected a state_dict.")
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
             kind = "meta" if tensor.is_meta else f"{str(tensor.layout).removeprefix('torch.')}, {tensor.dtype}"
-            raise ValueError(f"{file}: {name!r} is no dense tensor of real numbers ({kind}); save it as one.")
+            raise ValueError(f"{file}: {name!r} is not a dense tensor of real numbers ({kind}); save it as one.")
         own_name = _WRAPPERS.sub("", name)
         if own_name in tensors:
-            raise ValueError(f"{file} holds {own_name!r} twice, once as {name!r}; save one of them.")
+            raise ValueError(f"{file} contains {own_name!r} twice, once as {name!r}; save one of them.")
         tensors[own_name] = tensor
     return tensors, metadata
 
 
 class Weights:
-    """The tensors of one or several files.
+    """Tensors of one or several weight files.
 
     Args:
-        files (`list[Path]`): .safetensors, .pth, .pt or .bin.
+        files (`list[Path]`): Files with the suffix .safetensors, .pth, .pt or .bin.
 
     Attributes:
-        metadata (`dict`): What a pickle holds beside its `state_dict` (descript's `metadata`).
+        metadata (`dict`): Metadata of a pickle beside its `state_dict` (descript's `metadata`).
 
     Raises:
-        ValueError: If a file is truncated, refused, or no weight file.
+        ValueError: If a file is truncated, refused, or not a weight file.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -177,7 +177,7 @@ class Weights:
         for file in files:
             for name, shape, dtype in self._list(file):
                 if name in self._file_of:
-                    raise ValueError(f"{file} holds the tensor {name!r}, which {self._file_of[name]} holds, too.")
+                    raise ValueError(f"{file} contains the tensor {name!r}, which is also in {self._file_of[name]}.")
                 self._file_of[name] = file
                 self._shape_of[name] = shape
                 self._dtype_of[name] = dtype
@@ -186,13 +186,15 @@ class Weights:
         if file.suffix == ".safetensors":
             try:
                 with safe_open(file, framework="pt") as opened:
-                    for name in opened.keys():  # noqa: SIM118 (no mapping)
+                    for name in opened.keys():  # noqa: SIM118 (not a mapping)
                         tensor = opened.get_slice(name)
                         own_name = _WRAPPERS.sub("", name)
                         self._name_in_file[own_name] = name
                         yield own_name, tuple(tensor.get_shape()), _DTYPES.get(tensor.get_dtype())
             except (SafetensorError, OSError) as error:
-                raise ValueError(f"{file} cannot be read: it is truncated or no safetensors file ({error}).") from error
+                raise ValueError(
+                    f"{file} cannot be read: it is truncated or not a safetensors file ({error})."
+                ) from error
             return
         tensors, self.metadata = _load_state_dict(file)
         for name, tensor in tensors.items():
@@ -209,11 +211,11 @@ class Weights:
         return self._shape_of[name]
 
     def dtypes(self) -> set[torch.dtype | None]:
-        """Return all dtypes that occur; `None` stands for what is not floating-point."""
+        """Return all dtypes; `None` stands for dtypes that are not floating-point."""
         return set(self._dtype_of.values())
 
     def file(self, name: str) -> Path:
-        """Return the file that holds a tensor."""
+        """Return the file of a tensor."""
         return self._file_of[name]
 
     def read(self, name: str) -> torch.Tensor:
@@ -223,7 +225,10 @@ class Weights:
             with safe_open(file, framework="pt") as opened:
                 return opened.get_tensor(self._name_in_file[name])
         if self._mapped[0] != file or self._num_bytes_read >= _BYTES_PER_MAPPING:
-            self._mapped = None, {}  # let go first: the format of torch before 1.6 cannot be mapped and is held whole
+            self._mapped = (
+                None,
+                {},
+            )  # released first: the format of torch before 1.6 cannot be mapped and is loaded whole
             self._mapped = file, _load_state_dict(file)[0]
             self._num_bytes_read = 0
         tensor = self._mapped[1][name]

@@ -50,7 +50,7 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
     clips = _open_clips(folder, names)
     if len(clips) != info.get("num_clips", len(clips)):
         raise ValueError(
-            f"{str(folder)!r} is damaged: its data has {len(clips)} clips, but prepared.json says {info['num_clips']}; "
+            f"{str(folder)!r} is damaged: its data has {len(clips)} clips, but prepared.json has {info['num_clips']}; "
             f"{_AGAIN}."
         )
     return clips, info

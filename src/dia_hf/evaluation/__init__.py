@@ -1,11 +1,11 @@
-"""How well a model says what it is given: judged by a speech recognizer, against recordings where there are some.
+"""Evaluation of a model with a speech recognizer: word errors, lengths and codes, compared with references if given.
 
-`sentences.py` reads what to say, `evaluate.py` speaks and measures, `report.py` sums up. The command line is
-`dia-hf evaluate`. Needs `pip install "dia-hf[evaluate]"`.
+`sentences.py` reads the texts and references, `evaluate.py` generates and measures, `results.py` summarizes. The
+command is `dia-hf evaluate`. Needs `pip install "dia-hf[evaluate]"`.
 """
 
 from .evaluate import evaluate
-from .report import EvaluationReport, SentenceReport, Transcript
+from .results import EvaluationReport, SentenceReport, Transcript
 from .sentences import Sentence, read_sentences
 
 __all__ = ["EvaluationReport", "Sentence", "SentenceReport", "Transcript", "evaluate", "read_sentences"]

@@ -1,6 +1,6 @@
-"""What to say, and how it sounds or is coded where that is known: texts, tables and prepared data as one list.
+"""Sentences of an evaluation with optional reference recordings or codes, read from texts, tables or prepared data.
 
-Knows nothing of models; called by users and by the command line.
+Knows nothing of models; called by users and the command line.
 
 Legend: T frames, C codebooks.
 """
@@ -18,7 +18,7 @@ import torch
 
 from ..asr.wer import words_of
 
-# A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
+# Tables are read as by `dia-hf prepare`, but not with its `open_source`, which requires recordings.
 from ..data.clips import find_clip, read_clip
 from ..data.prepared import load_prepared
 from ..data.rows import RowError, is_missing
@@ -32,18 +32,18 @@ _TABLES = (".jsonl", ".csv", ".tsv")
 
 @dataclass(frozen=True, eq=False)
 class Sentence:
-    """Something to say, and what there is to compare it with.
+    """Sentence to generate, with its references.
 
     Args:
-        text (`str`): With speaker tags.
-        audio (*optional*): How it sounds: a path, a dictionary of `array` and `sampling_rate`, or a
+        text (`str`): Text with speaker tags.
+        audio (*optional*): Reference recording: a path, a dictionary of `array` and `sampling_rate`, or a
             `dia_hf.data.segments.Segment` of one of these.
-        codes (`torch.LongTensor` of shape `[T, C]`, *optional*): What a perfect model would generate, neither delayed
-            nor framed.
-        codec (`str`, *optional*): Fingerprint of the codec that made the codes; see `Codec.fingerprint`.
+        codes (`torch.LongTensor` of shape `[T, C]`, *optional*): Reference codes, without delay, BOS
+            and EOS.
+        codec (`str`, *optional*): Fingerprint of the codec of the codes; see `Codec.fingerprint`.
 
     Raises:
-        ValueError: If the text has no words, or the codes are no whole numbers `[T, C]`.
+        ValueError: If the text has no words, or the codes are not integers `[T, C]`.
     """
 
     text: str
@@ -53,16 +53,16 @@ class Sentence:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not words_of(self.text):
-            raise ValueError(f"the text {self.text!r} has no words; give something to say, like '[S1] Hello.'.")
+            raise ValueError(f"the text {self.text!r} has no words; give a text such as '[S1] Hello.'.")
         codes = self.codes
         if codes is not None and (codes.ndim != 2 or codes.is_floating_point() or not len(codes)):
             raise ValueError(
-                f"the codes are {codes.dtype} of the shape {tuple(codes.shape)}; they are whole numbers "
+                f"the codes are {codes.dtype} of the shape {tuple(codes.shape)}; they must be integers of the shape "
                 "[frames, codebooks]."
             )
 
     def load_audio(self) -> tuple[np.ndarray, int]:
-        """Read the recording: samples `[channels, N]` or as the array has them, and their rate in hertz.
+        """Read the recording: samples, `[channels, N]` or in the array's own shape, and their sampling rate in hertz.
 
         Raises:
             ValueError: If it cannot be read.
@@ -71,21 +71,21 @@ class Sentence:
 
 
 def read_sentences(source: str | os.PathLike) -> list[Sentence]:
-    """Read what to say.
+    """Read the sentences of an evaluation.
 
     Args:
         source (`str` or `os.PathLike`): One of
 
-            - a .txt file: a text a line;
+            - a .txt file with one text per line;
             - a .jsonl, .csv or .tsv table with the column `text`, and optionally `audio`: a recording, its path
               relative to the table, or a segment of one, as `dia-hf prepare` reads them; in .jsonl also `codes`: a
               list of frames, each a list of codes;
             - a folder that `dia-hf prepare` wrote: texts and codes.
 
     Raises:
-        ValueError: If there is nothing to say, or a row is unusable; the error names it.
-        FileNotFoundError: If there is no such file.
-        ImportError: If it is a folder and `datasets` is missing: `pip install "dia-hf[train]"`.
+        ValueError: If there are no sentences, or a row is unusable; the error names it.
+        FileNotFoundError: If the source does not exist.
+        ImportError: If the source is a folder and `datasets` is not installed: `pip install "dia-hf[train]"`.
 
     Example:
     ```python
@@ -114,19 +114,19 @@ def read_sentences(source: str | os.PathLike) -> list[Sentence]:
         table = open_file(path, path.parent, {"text"})
         if "text" not in table.column_names:
             columns = ", ".join(map(repr, table.column_names)) or "(none)"
-            raise ValueError(f"{str(path)!r} has the columns {columns}; what is to be said stands in 'text'.")
+            raise ValueError(f"{str(path)!r} has the columns {columns}; a column 'text' is required.")
         sentences = [_named(path, number, record) for _, number, record in table.records]
     else:
         raise ValueError(
-            f"{str(path)!r} is of no known kind; give .txt, {', '.join(_TABLES)} or a folder of `dia-hf prepare`."
+            f"{str(path)!r} has an unknown suffix; give .txt, {', '.join(_TABLES)} or a folder of `dia-hf prepare`."
         )
     if not sentences:
-        raise ValueError(f"there is nothing to say in {str(path)!r}.")
+        raise ValueError(f"there are no sentences in {str(path)!r}.")
     return sentences
 
 
 def _named(path: Path, number: int, record: Mapping[str, Any] | RowError) -> Sentence:
-    """Make a sentence of a row, which an error names."""
+    """Make a sentence from a row; errors name the row."""
     try:
         return _read_row(record, path.parent)
     except ValueError as error:
@@ -142,18 +142,18 @@ def _read_row(record: Mapping[str, Any] | RowError, folder: Path) -> Sentence:
     else:
         others = {column: value for column, value in record.items() if column not in ("audio", "text", "codes")}
         audio = find_clip(audio, folder, others)
-        read_clip(audio)  # what cannot be read shows before the work
+        read_clip(audio)  # fails now instead of after the generation
     if is_missing(codes):
         codes = None
     else:
         try:
             array = np.asarray(codes)
         except ValueError as error:  # rows of different lengths
-            raise ValueError("the codes are no table; give a list of frames, each as long as the others.") from error
+            raise ValueError("the codes are not a table; give a list of frames of equal length.") from error
         if array.dtype.kind not in "iu":
-            raise ValueError(f"the codes are of the kind {array.dtype}; give a list of frames, each a list of codes.")
+            raise ValueError(f"the codes have the dtype {array.dtype}; give a list of frames, each a list of codes.")
         codes = torch.from_numpy(array.astype(np.int64))
-    return Sentence(record.get("text"), audio, codes)  # type: ignore[arg-type]  # who checks its type
+    return Sentence(record.get("text"), audio, codes)  # type: ignore[arg-type]  # `Sentence` checks its type
 
 
 def _read_prepared(folder: Path) -> list[Sentence]:

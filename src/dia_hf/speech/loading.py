@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from ..conversion import load_checkpoint
-from ..conversion.source import is_nari
+from ..conversion.checkpoint import is_nari
 from ..conversion.weights import read_index
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration

@@ -1,8 +1,9 @@
 """Training on prepared datasets, with transformers' Trainer.
 
 `collator` makes batches (`voice_prompts` joins clips of one speaker first), `trainer` trains on them with AdamW or
-`muon`, and `speak` generates samples meanwhile. `recipe` holds the settings of a run, `run_dir` and `checkpoint` its
-folder, `lora` attaches and merges adapters, `finetune` runs all of it. Needs `pip install "dia-hf[train]"`.
+`muon`, and `speak` generates samples meanwhile. `recipe` holds the settings of a run, from which `arguments` and
+`callbacks` are made; `run_dir` and `checkpoint` manage its folder, `run_card` writes its model card, `lora` attaches
+and merges adapters, and `finetune` runs all of it. Needs `pip install "dia-hf[train]"`.
 """
 
 from .collator import DiaDataCollator

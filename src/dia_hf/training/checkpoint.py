@@ -1,7 +1,7 @@
-"""Whether a run can go on from a checkpoint: all files there, whole, and of the step that the folder is named after.
+"""Checks of a run's checkpoints before resuming: all files present, undamaged, and of the step in the folder's name.
 
-`Trainer` goes on without what is missing, to other numbers, and takes damaged weights as they are. Knows nothing of
-recipes; called by `run_folder.py` and `finetune.py`.
+`Trainer` itself resumes with missing files, to different numbers, and loads damaged weights. Knows nothing of recipes;
+called by `run_dir.py` and `finetune.py`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Find the checkpoints that were written to their end, the newest first: their state is written last."""
+    """Return the complete checkpoints, newest first; a complete one has trainer_state.json, which is written last."""
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     found = [path for path in found if (path / "trainer_state.json").is_file()]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raise `ValueError` if a run could not go on from a checkpoint to the same numbers; the message names the file."""
+    """Raise `ValueError` if a run cannot be resumed exactly from a checkpoint; the message names the file."""
     step = _check_state(folder)
-    folders = [path.name for path in folder.iterdir() if path.is_dir()]  # of FSDP, whose files are many
+    folders = [path.name for path in folder.iterdir() if path.is_dir()]  # of FSDP, which writes folders of shards
     if not any("model_fsdp" in name for name in folders):
         is_adapter = (folder / "adapter_config.json").is_file()
         names = (*(_WEIGHTS[::-1] if is_adapter else _WEIGHTS), "model.safetensors.index.json")
@@ -50,13 +50,13 @@ def check_checkpoint(folder: Path) -> None:
     last = schedule.get("last_epoch", step) if isinstance(schedule, dict) and schedule else None
     if type(last) is not int or last > step:
         raise ValueError(f"{str(folder / 'scheduler.pt')!r} is damaged: it holds no schedule until step {step}")
-    _find(folder, [path.name for path in folder.glob("rng_state*.pth")] or ["rng_state.pth"], "state of chance")
+    _find(folder, [path.name for path in folder.glob("rng_state*.pth")] or ["rng_state.pth"], "random state")
     for path in sorted(folder.glob("rng_state*.pth")):
-        _check_chance(path)
+        _check_random_state(path)
 
 
 def check_weights(folder: Path, expected: dict[str, torch.Size]) -> None:
-    """Raise `ValueError` if a file of all weights lacks some that are expected, or has them in another shape."""
+    """Raise `ValueError` if the weights of a checkpoint lack an expected tensor, or have it in another shape."""
     path = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         return
@@ -124,29 +124,29 @@ def _check_safetensors(path: Path) -> None:
 
 
 def _read_torch(path: Path) -> Any:
-    """Read a file of torch's once the sums of its parts are right, which torch itself does not look at."""
+    """Read a file of `torch.save` after verifying its checksums, which torch does not do."""
     from transformers.trainer_pt_utils import safe_globals
 
     try:
         with zipfile.ZipFile(path) as archive:
             held = sum(info.file_size for info in archive.infolist())
             if held > path.stat().st_size:
-                raise ValueError("it is smaller than what it says to hold")
+                raise ValueError("it is smaller than its listed content")
             if broken := archive.testzip():
-                raise ValueError(f"the sum of {broken!r} is wrong")
+                raise ValueError(f"the checksum of {broken!r} is wrong")
         with safe_globals():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
         raise
-    except Exception as error:  # of zipfile, pickle and torch, whatever a damaged file makes of them
+    except Exception as error:  # damaged files raise many types of errors in zipfile, pickle and torch
         raise ValueError(f"{str(path)!r} is damaged ({first_line(error)})") from error
 
 
-def _check_chance(path: Path) -> None:
+def _check_random_state(path: Path) -> None:
     states = _read_torch(path)
     try:
         random.Random().setstate(states["python"])
         np.random.RandomState().set_state(states["numpy"])
         torch.Generator().set_state(states["cpu"])
-    except Exception as error:  # whatever states of another kind make of them
-        raise ValueError(f"{str(path)!r} is damaged: it holds no state of chance ({first_line(error)})") from error
+    except Exception as error:  # states of another kind raise many types of errors
+        raise ValueError(f"{str(path)!r} is damaged: it holds no random state ({first_line(error)})") from error

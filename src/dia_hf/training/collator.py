@@ -1,8 +1,7 @@
-"""Prepared clips, text and codes, to batches with labels.
+"""Collator of training batches: prepared clips of text and codes to model inputs and labels.
 
-Puts beginning and end of speech around a clip's codes and the delay upon them, so that what the network learns is step
-by step what generation will ask of it. Knows nothing of audio or of the network; called by `Trainer`'s data loader, in
-its worker processes.
+Adds BOS and EOS to a clip's codes and applies the delay, so that training sees the same steps as generation. Knows
+nothing of audio or the network; called by `Trainer`'s data loader in its worker processes.
 
 Legend: B clips (rows, where they are packed), S text bytes, T frames of input, D the largest delay, C channels.
 """
@@ -28,13 +27,13 @@ _NO_EPOCH = -1
 
 
 class ClipChance:
-    """Chance that depends on the clip and the epoch alone, so that a resumed run decides as the first one would have.
+    """Random numbers that depend on seed, epoch and clip only, so that a resumed run draws the same numbers.
 
-    Before `set_epoch` was called, numbers come from torch's global generator instead. The epoch lies in shared memory:
-    the worker processes of a data loader see it change.
+    Before the first `set_epoch`, numbers come from torch's global generator. The epoch is in shared memory, so that
+    changes reach the worker processes of a data loader.
 
     Args:
-        seed (`int`, defaults to 0): Another seed, other numbers.
+        seed (`int`, defaults to 0): Random seed.
 
     Example:
     ```python
@@ -53,14 +52,14 @@ class ClipChance:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._epoch.share_memory_()  # which a copy has lost, but a worker process has not
+        self._epoch.share_memory_()  # copying loses the sharing; pickling for a worker process does not
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw by this epoch from now on, in all processes."""
+        """Set the epoch, in all processes."""
         self._epoch.fill_(int(epoch))
 
     def draw(self, purpose: str, clip_id: str) -> float:
-        """Draw a number, 0 or more and less than 1; for each purpose another."""
+        """Return a random number in [0, 1) for a purpose and a clip."""
         epoch = int(self._epoch)
         if epoch == _NO_EPOCH:
             return float(torch.rand(()))
@@ -71,8 +70,8 @@ class ClipChance:
 class DiaDataCollator:
     """Make batches for training from clips of text and codes.
 
-    A clip is framed by beginning (^) and end ($) of speech and delayed; each label is the next position's token. The
-    codes a, b with the delay pattern [0, 1, 3]; `.` is padding, `-` no label (-100):
+    Codes are enclosed by BOS (^) and EOS ($) and delayed; each label is the token of the next position. Example with
+    the codes a, b and the delay pattern [0, 1, 3]; `.` is padding, `-` no label (-100):
 
                     inputs           labels           labels with           inputs and labels with
                                                       `prompt_frames=1`     `max_frames=1`
@@ -81,25 +80,25 @@ class DiaDataCollator:
         channel 1   ^ ^ a b $ .      - a b $ - -      - - b $ - -           ^ ^ a b      - a - -
         channel 2   ^ ^ ^ ^ a b      - - - a b $      - - - - b $           ^ ^ ^ ^      - - - a
 
-    So each channel ends where it ends in generation, none loses a code, and all have equally many labels.
+    Each channel ends where it ends in generation, no code is lost, and all channels have the same number of labels.
 
-    Text dropout replaces the whole text of a clip by padding under its own mask, which is what the unconditional
-    branch of guidance reads. It is decided clip by clip: after `set_epoch`, by seed, epoch and the clip's `id` (without
-    one, by its text and codes), whatever the batch, process or order; before that, by torch's global generator.
+    Text dropout replaces the whole text of a clip by padding under its own mask: the input of the unconditional branch
+    of guidance. The decision per clip depends on seed, epoch (after `set_epoch`) and the clip's `id` (without one, on
+    text and codes), not on batch, process or order; before the first `set_epoch`, on torch's global generator.
 
-    Code noise shows the model, clip by clip, up to a share of codes that are not the clip's, while the labels stay: it
-    learns to go on from a slip of its own, which a model that has only ever seen what is right does not (scheduled
-    sampling's reason; Bengio et al., 2015).
+    Code noise replaces a random fraction of a clip's input codes by random codes, while the labels stay unchanged: the
+    model learns to recover from its own errors (the motivation of scheduled sampling; Bengio et al., 2015).
 
     Args:
-        processor (`DiaProcessor`): For the tokenizer, the token ids and the delay pattern.
-        text_dropout (`float`, defaults to 0.15): Share of the clips whose text is dropped.
-        max_frames (`int`, *optional*): Of a longer clip the first so many frames are learned, and no end.
-        frames_per_row (`int`, *optional*): Packs clips into rows of at most so many frames of input (a whole clip has
-            its frames + 1 + D), first-fit decreasing; a longer clip has a row to itself. Texts are packed alike.
-        seed (`int`, defaults to 0): Of text dropout and code noise.
-        code_noise (`float`, defaults to 0.0): Of each clip a share of codes, drawn between 0 and this, is shown as
-            other codes. Beginnings, ends and padding stay.
+        processor (`DiaProcessor`): Processor with the tokenizer, the token ids and the delay pattern.
+        text_dropout (`float`, defaults to 0.15): Fraction of the clips whose text is dropped.
+        max_frames (`int`, *optional*): Maximum length of a clip; of a longer clip the first frames are used, without
+            EOS.
+        frames_per_row (`int`, *optional*): Pack clips into rows of at most this many input frames (a whole clip takes
+            its frames + 1 + D), first-fit decreasing; a longer clip gets a row of its own. Texts are packed likewise.
+        seed (`int`, defaults to 0): Random seed of text dropout and code noise.
+        code_noise (`float`, defaults to 0.0): Maximum fraction of a clip's codes that are replaced; the fraction is
+            drawn per clip between 0 and this value. BOS, EOS and padding are kept.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -131,12 +130,12 @@ class DiaDataCollator:
         for name, share in (("text_dropout", text_dropout), ("code_noise", code_noise)):
             if not 0 <= share <= 1:
                 of = "clips" if name == "text_dropout" else "codes"
-                raise ValueError(f"`{name}` is {share}; it is a share of the {of}, 0 to 1.")
+                raise ValueError(f"`{name}` is {share}; it is a fraction of the {of}, 0 to 1.")
         for name, value in (("max_frames", max_frames), ("frames_per_row", frames_per_row)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` is {value}; give 1 or more frames, or None.")
-        # Not the processor itself, whose codec would be sent to every worker process; and a config of its own, as
-        # `Trainer` writes to a model's.
+        # Not the processor itself, whose codec would be pickled for every worker process; and a copy of the config,
+        # since `Trainer` changes a model's.
         self.tokenizer, self.config = processor.tokenizer, copy.deepcopy(processor.config)
         self.text_dropout = text_dropout
         self.code_noise = code_noise
@@ -154,7 +153,7 @@ class DiaDataCollator:
         Args:
             features (`Sequence[Mapping]`): Clips, each with `text` (`str`), `codes` (`[frames, C]`, integers in time,
                 without special tokens; list, array or tensor) and, *optional*, `id` (`str`) and `prompt_frames`
-                (`int`): so many frames at the beginning are given, as a voice prompt is, and not learned.
+                (`int`): number of frames at the beginning that are a prompt and have no labels.
 
         Returns:
             `dict` of int64 tensors, padded on the right: `input_ids` and `attention_mask` (`[B, S]`),
@@ -164,7 +163,7 @@ class DiaDataCollator:
 
         Raises:
             ValueError: If columns are missing, or a clip is empty, has other codes or more text or frames than the
-                model reads, or nothing to learn; the error names the clip.
+                model reads, or no labels; the error names the clip.
         """
         clips = [self._read_clip(index, feature) for index, feature in enumerate(features)]
         if not clips:
@@ -184,7 +183,7 @@ class DiaDataCollator:
         }
 
     def _read_clip(self, index: int, feature: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Make the tensors of one clip, without the batch's dimension."""
+        """Return the tensors of one clip, without a batch dimension."""
         missing = [name for name in ("text", "codes") if name not in feature]
         if missing:
             raise ValueError(
@@ -212,7 +211,7 @@ class DiaDataCollator:
         return self.chance.draw("text dropout", _name_clip(clip_id, text, codes)) < self.text_dropout
 
     def _add_noise(self, inputs: torch.Tensor, clip_id: str | None, text: str, codes: torch.Tensor) -> None:
-        """Put other codes in the place of some of a clip's inputs `[T, C]`, in place."""
+        """Replace some codes of a clip's inputs `[T, C]` by random ones, in place."""
         if self.code_noise == 0:
             return
         name, num_codes = _name_clip(clip_id, text, codes), self.config.decoder_config.eos_token_id
@@ -223,13 +222,13 @@ class DiaDataCollator:
         inputs[is_wrong] = others[is_wrong]
 
     def _encode(self, text: Any) -> torch.Tensor:
-        """Encode a clip's text: `[S]`."""
+        """Tokenize a clip's text, `[S]`."""
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"`text` is {text!r}; give the transcript, such as '[S1] Hello.'.")
         return torch.tensor(self.tokenizer(text)["input_ids"])
 
     def _check_codes(self, codes: np.ndarray) -> torch.Tensor:
-        """Make sure that a clip has codes of the model, int64 `[frames, C]`."""
+        """Check a clip's codes, and return them as int64 `[frames, C]`."""
         decoder = self.config.decoder_config
         if codes.ndim != 2 or codes.shape[1] != decoder.num_channels or codes.dtype.kind not in "iu" or not len(codes):
             raise ValueError(
@@ -243,14 +242,14 @@ class DiaDataCollator:
             )
         return torch.from_numpy(codes.astype(np.int64))
 
-    def _delay(self, codes: torch.Tensor, num_given: int) -> dict[str, torch.Tensor]:
-        """Frame a clip's codes, delay them, and cut inputs and labels from the same frames."""
+    def _delay(self, codes: torch.Tensor, num_prompt: int) -> dict[str, torch.Tensor]:
+        """Add BOS and EOS to a clip's codes, apply the delay, and slice inputs and labels."""
         decoder, delays = self.config.decoder_config, self.config.delay_pattern
         num_frames = len(codes) if self.max_frames is None else min(len(codes), self.max_frames)
-        num_learned = num_frames + (num_frames == len(codes))  # the end is one frame more
-        if not 0 <= num_given < num_frames:
+        num_learned = num_frames + (num_frames == len(codes))  # EOS is one more frame
+        if not 0 <= num_prompt < num_frames:
             raise ValueError(
-                f"`prompt_frames` is {num_given} of {num_frames} frames, which leaves nothing to learn; give 0 to "
+                f"`prompt_frames` is {num_prompt} of {num_frames} frames, which leaves nothing to learn; give 0 to "
                 f"{num_frames - 1}{'.' if num_frames == len(codes) else ', or raise `max_frames`.'}"
             )
         length, positions = num_learned + self.config.max_delay, decoder.max_position_embeddings
@@ -267,9 +266,9 @@ class DiaDataCollator:
             ]
         )
         delayed = apply_delay(frames[None], delays, decoder.bos_token_id, decoder.pad_token_id)[0]
-        # The frame in time, from 0, that each position of each channel is to predict.
+        # Frame in time, from 0, that each position of each channel predicts.
         predicted = torch.arange(length)[:, None] - torch.tensor(delays)
-        is_ignored = (predicted < num_given) | (predicted >= num_learned)
+        is_ignored = (predicted < num_prompt) | (predicted >= num_learned)
         return {
             "decoder_input_ids": delayed[:length],
             "decoder_attention_mask": torch.ones(length, dtype=torch.long),
@@ -277,7 +276,7 @@ class DiaDataCollator:
         }
 
     def _join(self, clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Put clips into one row, and number their positions where rows are packed."""
+        """Concatenate clips to one row; with packing, number their positions by clip."""
         row = {name: torch.cat([clip[name] for clip in clips]) for name in clips[0]}
         if self.frames_per_row is not None:
             for name in ("", "decoder_"):
@@ -286,7 +285,7 @@ class DiaDataCollator:
         return row
 
     def _pack(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Share out clips of these lengths among rows, first-fit decreasing; return each row's clips."""
+        """Distribute clips of the given lengths among rows, first-fit decreasing; return the clips of each row."""
         if self.frames_per_row is None:
             return [[clip] for clip in range(len(lengths))]
         rows: list[list[int]] = []
@@ -302,5 +301,5 @@ class DiaDataCollator:
 
 
 def _name_clip(clip_id: str | None, text: str, codes: torch.Tensor) -> str:
-    """Return what a clip's chances are drawn by."""
+    """Return the key of a clip's random numbers."""
     return clip_id if clip_id is not None else hashlib.blake2b(text.encode() + codes.numpy().tobytes()).hexdigest()

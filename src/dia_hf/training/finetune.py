@@ -1,7 +1,7 @@
-"""A training run, from a recipe to a checkpoint: full fine-tuning, LoRA, or from random weights.
+"""Training run, from a recipe to a checkpoint: full fine-tuning, LoRA, or training from random weights.
 
-The steps are those of `finetune`, in its order. All processes of an `accelerate launch` take them together; the first
-one alone writes. Knows nothing of labels, the loss or the codec's network; called by users and by the command line.
+`finetune` shows the steps in order. All processes of an `accelerate launch` run them together; only the main process
+writes. Knows nothing of labels, the loss or the codec's network; called by users and the command line.
 """
 
 from __future__ import annotations
@@ -11,38 +11,35 @@ import json
 import math
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
-from transformers import TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import TrainingArguments, set_seed
 from transformers.utils import cached_file
 
-from ..assets import MINIATURE
 from ..atomic_write import atomic_write, follow_umask
 from ..audio.codec import load_network
 from ..configuration_dia import DiaConfig
-from ..conversion.source import generation_config_for
-from ..data.prepared import load_prepared, read_info
+from ..conversion.checkpoint import generation_config_for
+from ..data.prepared import load_prepared
 from ..hub import check_model
-from ..model_card import HOW_TO_RUN
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
 from ..text_files import first_line
 from ..tokenization_dia import DiaTokenizer
+from .arguments import make_arguments, reporters
+from .callbacks import LoadingCallback, make_callbacks, print_less
 from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator
 from .lora import attach_lora, merge_adapter
 from .recipe import Recipe
+from .run_card import write_run_card
 from .run_dir import (
     advise_other,
     check_resumable,
@@ -55,7 +52,6 @@ from .run_dir import (
     note_beginning,
     open_output,
 )
-from .speak import SpeakCallback
 from .trainer import DiaTrainer
 from .voice_prompts import add_voice_prompts
 
@@ -64,23 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = ["finetune"]
 
-# Packages that `Trainer` needs for optimizers: by parts of their names, the more particular ones first.
-_OPTIMIZER_PACKAGES = {
-    "galore": ("galore_torch", "galore-torch"),
-    "apollo": ("apollo_torch", "apollo-torch"),
-    "schedule_free": ("schedulefree", "schedulefree"),
-    "grokadamw": ("grokadamw", "grokadamw"),
-    "lomo": ("lomo_optim", "lomo-optim"),
-    "stable_adamw": ("optimi", "torch-optimi"),
-    "adamw_torch_8bit": ("torchao", "torchao"),
-    "adamw_torch_4bit": ("torchao", "torchao"),
-    "8bit": ("bitsandbytes", "bitsandbytes"),
-    "paged": ("bitsandbytes", "bitsandbytes"),
-    "bnb": ("bitsandbytes", "bitsandbytes"),
-    "lion": ("bitsandbytes", "bitsandbytes"),
-    "ademamix": ("bitsandbytes", "bitsandbytes"),
-}
-
 
 def finetune(
     recipe: Recipe,
@@ -88,32 +67,32 @@ def finetune(
     *,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train as a recipe says, and save a checkpoint that is complete by itself.
+    """Train a model by a recipe, and save a complete checkpoint.
 
-    `recipe.output` holds in the end: model and processor with the codec, for `Dia.from_pretrained` (LoRA's adapter
-    merged, and by itself in `adapter`); `recipe.yaml`; `data.json`, which says which clips they were; `metrics.jsonl`,
-    whatever was logged; `logs` for TensorBoard where that is installed and `training.report_to` names nothing else;
-    `samples`, what was spoken at evaluations; and `checkpoints`, to resume from.
+    `recipe.output` finally contains the model and the processor with the codec, for `Dia.from_pretrained` (a LoRA
+    adapter merged, and separately in `adapter`); `recipe.yaml`; `data.json`, which identifies the clips;
+    `metrics.jsonl` with all logs; `logs` for TensorBoard, if it is installed and `training.report_to` names nothing
+    else; `samples` generated at evaluations; and `checkpoints` to resume from.
 
     Args:
-        recipe (`Recipe`): With `data` and `output`.
-        resume (`bool`, `str` or `os.PathLike`, defaults to `False`): Go on with the run in `recipe.output`, from its
-            newest checkpoint (the beginning, where there is none) or from this one, to the same numbers as if it had
-            never stopped. A resumed run keeps its recipe.
-        say (`Callable[[str], None]`, *optional*): Is told in a few lines what the run is about to do. Without it,
-            `training.disable_tqdm` leaves the screen empty.
+        recipe (`Recipe`): Recipe with `data` and `output`.
+        resume (`bool`, `str` or `os.PathLike`, defaults to `False`): Resume the run in `recipe.output` from its newest
+            checkpoint (from the start if there is none), or from this checkpoint. The result equals that of an
+            uninterrupted run. A resumed run keeps its recipe.
+        say (`Callable[[str], None]`, *optional*): Function that receives a short description of the run. Without it
+            and with `training.disable_tqdm`, nothing is printed.
 
     Returns:
-        `dict`: Metrics of the training (`train_loss`, `train_runtime`, …), and of the evaluation of the weights that
-            are kept: the best with early stopping, else the last.
+        `dict`: Metrics of the training (`train_loss`, `train_runtime`, …) and of the evaluation of the saved weights:
+            the best ones with early stopping, else the last ones.
 
     Raises:
-        ValueError: If the recipe is incomplete, the data do not fit the model or are not prepared, there is nothing to
-            train on, the output holds something else or another process trains in it, a resumed run had another recipe
-            or other data, its checkpoint lacks files or is damaged, or the loss is no number any more.
+        ValueError: If the recipe is incomplete, the data is not prepared or does not fit the model, there are no clips
+            to train on, the output has other contents or is in use by another process, a resumed run had another
+            recipe or other data, its checkpoint lacks files or is damaged, or the loss is NaN or infinite.
         FileNotFoundError: If there is no run to resume.
-        ImportError: If a package is missing; the message names it.
-        OSError: If there is no such model, or a checkpoint or the result cannot be written.
+        ImportError: If a package is not installed; the message names it.
+        OSError: If the model does not exist, or a checkpoint or the result cannot be written.
 
     Example:
     ```python
@@ -138,7 +117,7 @@ def finetune(
 
     ```
     """
-    recipe = replace(recipe)  # is checked again: fields may have been set since
+    recipe = replace(recipe)  # validates again: fields may have been set since
     checkpoint = open_output(recipe, resume)
     check_resumable(recipe, checkpoint)
     _check_packages(recipe)
@@ -148,17 +127,19 @@ def finetune(
     data = identify_data(train_set, eval_set)
     if resume is not False:
         check_same_data(recipe, data)
-    arguments = _make_arguments(recipe, has_evaluation=eval_set is not None)
+    arguments = make_arguments(recipe, has_evaluation=eval_set is not None)
     model = _load_model(recipe, processor, arguments)
     trainer = _make_trainer(recipe, processor, model, arguments, train_set, eval_set)
-    _print_less(trainer, is_quiet=say is None)
-    loading = _Loading()
+    print_less(trainer, is_quiet=say is None)
+    loading = LoadingCallback()
     if checkpoint is not None:
-        trainer.callback_handler.callbacks.insert(0, loading)  # before others, whose errors are their own
+        trainer.callback_handler.callbacks.insert(
+            0, loading
+        )  # before other callbacks, whose errors are not the checkpoint's
         _check_fits(trainer, recipe, checkpoint)
     with held_alone(recipe, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
-            open_output(recipe, resume)  # another run may have come and gone since
+            open_output(recipe, resume)  # checked again under the lock: another run may have written since
             note_beginning(recipe, data)
             if say is not None:
                 _describe(trainer, train_set, eval_set, say)
@@ -166,8 +147,8 @@ def finetune(
             result = trainer.train(resume_from_checkpoint=checkpoint)
             if trainer.state.global_step == 0:
                 raise ValueError(
-                    f"no step was taken: {len(train_set)} clips fill no batch of {arguments.train_batch_size}; lower "
-                    "`training.per_device_train_batch_size`, or leave out `training.dataloader_drop_last`."
+                    f"no step was taken: {len(train_set)} clips do not fill a batch of {arguments.train_batch_size}; "
+                    "lower `training.per_device_train_batch_size`, or leave out `training.dataloader_drop_last`."
                 )
         except (Exception, KeyboardInterrupt) as error:
             _give_up(trainer, recipe, error)
@@ -175,12 +156,14 @@ def finetune(
                 raise
             why = f"{type(error).__name__}: {first_line(error)}"
             raise ValueError(
-                f"the run cannot go on from {checkpoint!r} ({why}). {advise_other(recipe, checkpoint)}"
+                f"the run cannot be resumed from {checkpoint!r} ({why}). {advise_other(recipe, checkpoint)}"
             ) from error
         try:
             _save(trainer, processor, recipe)
         except (OSError, SafetensorError) as error:
-            advice = "" if newest_checkpoint(checkpoints_of(recipe)) is None else " What was trained is kept: --resume."
+            advice = (
+                "" if newest_checkpoint(checkpoints_of(recipe)) is None else " The checkpoints are kept: use --resume."
+            )
             raise OSError(f"the result could not be written to {recipe.output!r}: {error}.{advice}") from error
     return {**_evaluation_of_result(trainer), **result.metrics, "step": trainer.state.global_step}
 
@@ -193,17 +176,11 @@ def _evaluation_of_result(trainer: DiaTrainer) -> dict[str, Any]:
 
 
 def _check_packages(recipe: Recipe) -> None:
-    """Miss a package now and not when the model is loaded."""
+    """Raise `ImportError` for missing packages before the model is loaded."""
     needed = ["accelerate", "datasets"] + ["peft"] * (recipe.lora is not None)
-    needed += [name for name in _reporters(recipe) if name == "tensorboard"]
+    needed += [name for name in reporters(recipe) if name == "tensorboard"]
     if missing := [name for name in needed if find_spec(name) is None]:
         raise ImportError(f'{" and ".join(missing)} missing; training needs: pip install "dia-hf[train]"')
-    optimizer = str(recipe.training.get("optim", ""))
-    for part, (module, package) in _OPTIMIZER_PACKAGES.items():
-        if part in optimizer:
-            if find_spec(module) is None:
-                raise ImportError(f"the optimizer {optimizer!r} needs {package}: pip install {package}")
-            break
 
 
 def _load_processor(recipe: Recipe) -> DiaProcessor:
@@ -212,8 +189,8 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
         cached_file(recipe.model, "config.json")
     except OSError as error:
         raise OSError(
-            f"there is no model {recipe.model!r}: no folder here that is called so and has a config.json, and the Hub "
-            f"gives none ({str(error).splitlines()[0]})"
+            f"there is no model {recipe.model!r}: no local folder with a config.json, and not available on the Hub "
+            f"({str(error).splitlines()[0]})"
         ) from error
     processor = DiaProcessor.from_pretrained(recipe.model, load_codec=recipe.codec is None)
     if recipe.codec is not None:
@@ -226,7 +203,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
     if codec.num_codebooks != decoder.num_channels or codec.codebook_size > decoder.eos_token_id:
         raise ValueError(
             f"the codec has {codec.num_codebooks} codebooks of {codec.codebook_size} codes, but the model "
-            f"{decoder.num_channels} channels of {decoder.eos_token_id}; give the codec that the model was made for, "
+            f"{decoder.num_channels} channels of {decoder.eos_token_id}; give the codec that belongs to the model, "
             "or change `config.decoder_config`."
         )
     processor.feature_extractor.sampling_rate = codec.sampling_rate
@@ -235,7 +212,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
 
 
 def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Open the prepared folders, take over their tags, and set clips aside for evaluation."""
+    """Open the prepared folders, adopt their tags, and split off clips for evaluation."""
     from datasets import concatenate_datasets
 
     folders = _open_prepared([*recipe.data, *recipe.eval_data], processor)
@@ -248,28 +225,28 @@ def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Datase
         apart.append(clips.select([index for index, drawn in enumerate(is_apart) if drawn]))
     if len(train_set) == 0:
         raise ValueError(
-            f"none of the {len(clips)} clips is left to train on; give more `data`, or lower `eval_fraction`."
+            f"none of the {len(clips)} clips remains for training; give more `data`, or lower `eval_fraction`."
         )
     return train_set, concatenate_datasets(apart) if apart else None
 
 
 def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[datasets.Dataset]:
-    """Open prepared folders whose codes and tags mean the same; the tags become the tokenizer's."""
+    """Open prepared folders, check that their codecs and tags agree, and set the tokenizer's tags."""
     found: list[Any] = []
     tokenizer, ours = processor.tokenizer, processor.codec.fingerprint
     paths = [os.path.realpath(folder) for folder in folders]
     for folder, path in zip(folders, paths, strict=True):
         if paths.count(path) > 1:
             raise ValueError(
-                f"{folder!r} is given twice, in `data` or `eval_data`; its clips would be learned twice, or evaluated "
-                "after they were learned."
+                f"{folder!r} is given twice, in `data` or `eval_data`; its clips would be used twice, or for both "
+                "training and evaluation. Give it once."
             )
         clips, about = load_prepared(folder)
         theirs = about["codec"]["fingerprint"]
         if theirs != ours:
             raise ValueError(
-                f"{folder!r} holds codes of the codec {theirs}, but the model speaks through {ours}; prepare the data "
-                "anew with this model (`dia-hf prepare --model`), or give `codec` the one that made the codes."
+                f"{folder!r} has codes of the codec {theirs}, but the model uses {ours}; prepare the data again with "
+                "this model (`dia-hf prepare --model`), or set `codec` to the codec of the data."
             )
         tags, known = about["speaker_tokens"], tokenizer.speaker_tokens
         shorter = min(len(tags), len(known))
@@ -278,7 +255,7 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
                 raise ValueError(
                     f"{folder!r} has the tags {tags}, but the data before it {known}; prepare all with the same tags."
                 )
-            known = []  # new names for the ids
+            known = []  # the ids get new names
         if len(tags) > len(known):
             tokenizer = DiaTokenizer(max_length=tokenizer.model_max_length, speaker_tokens=tags)
         found.append(clips.with_format("numpy", columns=["codes"], output_all_columns=True))
@@ -286,110 +263,11 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
     return found
 
 
-def _make_arguments(recipe: Recipe, has_evaluation: bool) -> TrainingArguments:
-    """Fill in what the recipe leaves open; what it says is passed on as it is."""
-    training = dict(recipe.training)
-    if not has_evaluation:
-        asked = [training.pop("eval_strategy", "no") != "no", training.pop("load_best_model_at_end", False)]
-        if any(asked) or recipe.early_stopping_patience is not None or recipe.speak is not None:
-            warnings.warn(
-                "there are no clips to evaluate with, so that nothing is evaluated or spoken, and the run does not "
-                "stop early; give `eval_data`, or a larger `eval_fraction`.",
-                stacklevel=3,
-            )
-    # Otherwise each process of a launch without GPUs would train by itself.
-    training.setdefault("use_cpu", not torch.accelerator.is_available())
-    if not training.get("fp16") and not training["use_cpu"] and torch.cuda.is_available():
-        training.setdefault("bf16", torch.cuda.is_bf16_supported(including_emulation=False))
-    if training.get("gradient_checkpointing"):
-        training.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
-    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:  # its name from transformers 5.23 on
-        training = {
-            name.replace("gradient_checkpointing", "activation_checkpointing"): training[name] for name in training
-        }
-    if has_evaluation:
-        training.setdefault("eval_strategy", "epoch")
-    if has_evaluation and recipe.early_stopping_patience is not None:
-        training.setdefault("save_strategy", training["eval_strategy"])
-        training.setdefault("save_steps", training.get("eval_steps", training.get("logging_steps", 500)))
-        training.setdefault("load_best_model_at_end", True)
-        training.setdefault("metric_for_best_model", "eval_loss")
-        # How long it has waited is part of what is resumed.
-        training.setdefault("restore_callback_states_from_checkpoint", True)
-    if str(training.get("metric_for_best_model", "")).endswith("_wer"):
-        training.setdefault("greater_is_better", False)
-    if has_evaluation and training.get("load_best_model_at_end"):
-        _check_saves(training)
-    if training.get("fp16") and training["use_cpu"]:
-        raise ValueError("`training.fp16` needs a GPU; leave it out, or set `training.bf16`.")
-    training.setdefault("logging_nan_inf_filter", False)  # shows a loss of 0 where it is NaN
-    training.setdefault("prediction_loss_only", True)
-    training.setdefault("dataloader_pin_memory", not training["use_cpu"])
-    training.setdefault("ddp_find_unused_parameters", False)
-    # TensorBoard's callback is told the folder, which `Trainer` would choose.
-    training["report_to"] = [name for name in _reporters(recipe) if name != "tensorboard"] or "none"
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(checkpoints_of(recipe)),
-            seed=recipe.seed,
-            remove_unused_columns=False,
-            label_names=["labels"],
-            **training,
-        )
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(f"the recipe's `training` cannot be used: {first_line(error, 300)}") from error
-    arguments.distributed_state.wait_for_everyone()  # all have looked at the output before anything is in it
-    _share_out_on_cpu(arguments)
-    if arguments.n_gpu > 1:
-        warnings.warn(
-            f"there are {arguments.n_gpu} GPUs, and one is used; for all of them: accelerate launch --multi_gpu "
-            "--no_python dia-hf finetune ...",
-            stacklevel=3,
-        )
-        arguments._n_gpu = 1  # or `Trainer` would take `nn.DataParallel`
-    return arguments
-
-
-def _check_saves(training: dict[str, Any]) -> None:
-    """The best weights can be kept only if each evaluation that may be the best has its checkpoint."""
-    saved, evaluated = (str(training.get(name, "steps")) for name in ("save_strategy", "eval_strategy"))
-    if saved != evaluated:
-        raise ValueError(
-            f"to keep the best weights, `training.save_strategy` ({saved!r}) must be `training.eval_strategy` "
-            f"({evaluated!r}); or set `early_stopping_patience` to null and do without."
-        )
-    saves, evaluations = (
-        training.get(name, training.get("logging_steps", 500)) for name in ("save_steps", "eval_steps")
-    )
-    if evaluated == "steps" and min(saves, evaluations) >= 1 and saves % evaluations:
-        raise ValueError(
-            f"to keep the best weights, `training.save_steps` ({saves}) must be a multiple of `training.eval_steps` "
-            f"({evaluations})."
-        )
-
-
-def _share_out_on_cpu(arguments: TrainingArguments) -> None:
-    """Let FSDP run on CPUs, too: accelerate would silently take DDP there."""
-    if arguments.use_cpu and os.environ.get("ACCELERATE_USE_FSDP") == "true" and arguments.world_size > 1:
-        from accelerate import PartialState
-        from accelerate.utils import DistributedType
-
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-
-
-def _reporters(recipe: Recipe) -> list[str]:
-    """Name who is told what is logged: TensorBoard where it is installed, unless the recipe says otherwise."""
-    given = recipe.training.get("report_to")
-    if given is None:
-        return ["tensorboard"] * (find_spec("tensorboard") is not None)
-    return [given] if isinstance(given, str) else given
-
-
 def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArguments) -> DiaForConditionalGeneration:
-    """Load the weights, or draw them."""
+    """Load the weights, or initialize them at random."""
     dtype = recipe.dtype or ("bfloat16" if recipe.lora is not None and arguments.bf16 else "float32")
     if recipe.config is not None:
-        # A config of its own: `Trainer` changes it, and the processor's says what is saved.
+        # A copy of the config: `Trainer` changes it, and the processor's determines the saved values.
         model = DiaForConditionalGeneration(copy.deepcopy(processor.config)).to(getattr(torch, dtype))
         model.generation_config = generation_config_for(processor.config)
     else:
@@ -427,28 +305,12 @@ def _make_trainer(
         train_dataset=clips,
         eval_dataset=eval_set,
         muon_learning_rate=recipe.muon_learning_rate,
-        callbacks=_make_callbacks(recipe, processor, has_evaluation=eval_set is not None),
+        callbacks=make_callbacks(recipe, processor, has_evaluation=eval_set is not None),
     )
 
 
-def _make_callbacks(recipe: Recipe, processor: DiaProcessor, has_evaluation: bool) -> list[Any]:
-    from transformers import EarlyStoppingCallback
-    from transformers.integrations import TensorBoardCallback
-
-    callbacks: list[Any] = [_StopsAtNan()]
-    if recipe.early_stopping_patience is not None and has_evaluation:
-        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
-    if recipe.speak is not None and has_evaluation:
-        callbacks.append(SpeakCallback(processor, folder=Path(recipe.output, "samples"), **recipe.speak))
-    if "tensorboard" in _reporters(recipe):
-        callback = TensorBoardCallback()
-        callback.logging_dir = os.path.join(recipe.output, "logs")
-        callbacks.append(callback)
-    return callbacks
-
-
 def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
-    """Refuse weights that are not those of the model: `Trainer` takes what fits, and leaves the rest as it is."""
+    """Raise `ValueError` if a checkpoint's weights do not fit the model; `Trainer` would load only those that do."""
     model: Any = trainer.model
     if recipe.lora is None:
         expected = model.state_dict()
@@ -462,88 +324,22 @@ def _check_fits(trainer: DiaTrainer, recipe: Recipe, checkpoint: str) -> None:
         raise ValueError(f"{error}. {advise_other(recipe, checkpoint)}") from error
 
 
-# What may happen while a checkpoint is read that is as it should be.
+# Errors while a checkpoint is read that are not caused by the checkpoint.
 _NOT_OF_CHECKPOINTS = (KeyboardInterrupt, ImportError, MemoryError)
-
-
-class _Loading(TrainerCallback):
-    """Whether a resumed run has read its checkpoint; what is wrong until then is wrong with that."""
-
-    is_done = False
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.is_done = True
-
-
-class _StopsAtNan(TrainerCallback):
-    """Ends a run whose loss is no number any more: its weights are none either, and nothing after it can be better."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        for name in ("loss", "eval_loss"):
-            value = (logs or {}).get(name, 0.0)
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"the {name} of step {state.global_step} is {value}: the training has diverged. Lower "
-                    f"`training.learning_rate` ({args.learning_rate:g}), or `training.max_grad_norm` "
-                    f"({args.max_grad_norm:g}); of the checkpoints resume only one from before that."
-                )
-
-
-def _brief(logs: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (logs or {}).items() if "_channel_" not in name}
-
-
-class _BriefProgress(ProgressCallback):
-    """Shows a log without the channels, which would fill the screen; files and TensorBoard have them."""
-
-    def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().on_log(*args, logs=_brief(logs), **kwargs)
-
-
-class _BriefPrinter(PrinterCallback):
-    """The same where there is no progress bar."""
-
-    def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().on_log(*args, logs=_brief(logs), **kwargs)
-
-
-def _brief_notebook(table: type[TrainerCallback]) -> type[TrainerCallback]:
-    """Make the same of the table that `Trainer` shows in a notebook, which can be imported there only."""
-
-    class BriefNotebook(table):
-        def on_log(self, *args: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-            super().on_log(*args, logs=_brief(logs), **kwargs)
-
-        def on_evaluate(self, *args: Any, metrics: dict[str, Any] | None = None, **kwargs: Any) -> None:
-            super().on_evaluate(*args, metrics=_brief(metrics), **kwargs)
-
-    return BriefNotebook
-
-
-def _print_less(trainer: DiaTrainer, is_quiet: bool) -> None:
-    """Replace what `Trainer` prints with; without a progress bar and a listener, by nothing."""
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(_BriefProgress)
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ == "NotebookProgressCallback":
-            trainer.remove_callback(callback)
-            trainer.add_callback(_brief_notebook(type(callback)))
-    if trainer.pop_callback(PrinterCallback) is not None and not is_quiet:
-        trainer.add_callback(_BriefPrinter)
 
 
 def _describe(
     trainer: DiaTrainer, train_set: datasets.Dataset, eval_set: datasets.Dataset | None, say: Callable[[str], None]
 ) -> None:
-    """Say what the run is about to do, so that a mistake shows before hours are spent."""
+    """Describe the run before it starts, so that mistakes are noticed early."""
     arguments, seconds = trainer.args, sum(train_set["seconds"])
     total = sum(weight.numel() for weight in trainer.model.parameters())
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     evaluated = (
-        "" if eval_set is None else f"; evaluated with {len(eval_set):,}, {sum(eval_set['seconds']) / 3600:.2f} h"
+        "" if eval_set is None else f"; evaluation with {len(eval_set):,}, {sum(eval_set['seconds']) / 3600:.2f} h"
     )
     say(
-        f"trains {trained:,} of {total:,} weights ({trained / total:.1%}) with {len(train_set):,} clips, "
+        f"training {trained:,} of {total:,} weights ({trained / total:.1%}) with {len(train_set):,} clips, "
         f"{seconds / 3600:.2f} h{evaluated}"
     )
     at_once, in_turn = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
@@ -551,14 +347,14 @@ def _describe(
     per_epoch = math.ceil(math.ceil(len(train_set) / (at_once * arguments.world_size)) / in_turn)
     num_steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
     say(
-        f"{num_steps:,} steps, {num_steps / per_epoch:.1f} epochs; each step {num_clips} clips, "
-        f"{num_clips * seconds / len(train_set):.0f} s ({at_once} at once, {in_turn} in turn, "
+        f"{num_steps:,} steps, {num_steps / per_epoch:.1f} epochs; {num_clips} clips per step, "
+        f"{num_clips * seconds / len(train_set):.0f} s (batch size {at_once}, {in_turn} accumulation steps, "
         f"{arguments.world_size} processes)"
     )
 
 
 def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
-    """Say how to go on; a run that has kept nothing leaves nothing in the way of the next attempt."""
+    """Raise an error with advice on resuming; remove the files of a run that has no checkpoint."""
     output = Path(recipe.output)
     is_kept = newest_checkpoint(checkpoints_of(recipe)) is not None
     if not is_kept and not has_result(output) and trainer.is_world_process_zero():
@@ -567,84 +363,31 @@ def _give_up(trainer: DiaTrainer, recipe: Recipe, error: BaseException) -> None:
         for name in ("checkpoints", "logs", "samples"):
             shutil.rmtree(output / name, ignore_errors=True)
     if isinstance(error, KeyboardInterrupt):
-        advice = "go on from the newest checkpoint with --resume." if is_kept else "no checkpoint was kept yet."
+        advice = (
+            "resume from the newest checkpoint with --resume." if is_kept else "no checkpoint has been written yet."
+        )
         raise KeyboardInterrupt(advice) from error
     if isinstance(error, torch.OutOfMemoryError):
         raise ValueError(
-            f"the device's memory is full: {error} Lower `training.per_device_train_batch_size` and raise "
+            f"the device is out of memory: {error} Lower `training.per_device_train_batch_size` and raise "
             "`training.gradient_accumulation_steps` instead, lower `max_frames` or `loss_chunk_size`, or set "
             "`training.gradient_checkpointing`."
         ) from error
 
 
-_CARD = """\
-{about}
-
-# Dia, trained on {num_clips} clips
-
-| | |
-|---|---|
-| started from | {model} |
-| data | {data}, {hours:.2f} h |
-| trained | {kind}, {steps} steps |
-| loss | {loss} |
-| recipe | `recipe.yaml`, with the versions of the packages |
-
-The license is that of the model it started from, and what the recordings allow. Say here whose voice it is.
-
-## How to run it
-
-{how}"""
-
-
-def _write_card(output: Path, recipe: Recipe, trainer: DiaTrainer) -> None:
-    """Write a model card, unless there is one; no path of this machine is in it."""
-    file = output / "README.md"
-    if file.exists():
-        return
-    is_here = recipe.model == MINIATURE or os.path.exists(recipe.model)
-    name = "the embedded miniature" if recipe.model == MINIATURE else f"`{Path(recipe.model).name}`"
-    folders = []
-    for folder in recipe.data:
-        with suppress(OSError, ValueError):  # it may have been moved since
-            folders.append(read_info(folder))
-    losses = {key: entry[key] for entry in trainer.state.log_history for key in ("loss", "eval_loss") if key in entry}
-    about = ModelCardData(
-        base_model=None if is_here else recipe.model,
-        library_name="transformers",
-        pipeline_tag="text-to-speech",
-        tags=["dia", "text-to-speech", "dialogue"],
-    )
-    kind = "all weights" if recipe.lora is None else "LoRA adapters, merged (and in `adapter/` by themselves)"
-    told = {"loss": "training", "eval_loss": "evaluation"}
-    card = _CARD.format(
-        about=f"---\n{about.to_yaml()}\n---",
-        num_clips=sum(info.get("num_clips", 0) for info in folders),
-        model="random weights" if recipe.config is not None else name if is_here else f"`{recipe.model}`",
-        data=", ".join(f"`{Path(folder).name}`" for folder in recipe.data),
-        hours=sum(info.get("seconds", 0) for info in folders) / 3600,
-        kind=kind,
-        steps=trainer.state.global_step,
-        loss=", ".join(f"{told[key]} {value:.3f}" for key, value in losses.items()) or "not logged",
-        how=HOW_TO_RUN,
-    )
-    with atomic_write(file) as path:
-        path.write_text(card, "utf-8")
-
-
 def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
-    """Write the checkpoint, and what was logged; every process takes part in gathering the weights."""
+    """Write the result and the logs; all processes take part in gathering the weights."""
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
         if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
             raise ValueError(
-                f"the training has diverged in its last steps: {len(broken)} weights are not finite, {broken[0]} for "
-                "one. Nothing was saved; lower `training.learning_rate`."
+                f"the training has diverged in its last steps: {len(broken)} weights are not finite, such as "
+                f"{broken[0]}. Nothing was saved; lower `training.learning_rate`."
             )
         output = Path(recipe.output)
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
         config = copy.deepcopy(trained.config)
-        config.use_cache = processor.config.use_cache  # which `Trainer` has switched off
+        config.use_cache = processor.config.use_cache  # `Trainer` has disabled it
         dtype = getattr(torch, recipe.save_dtype) if recipe.save_dtype is not None else processor.config.dtype
         if recipe.lora is not None:
             trained.save_pretrained(output / "adapter", state_dict=state)
@@ -659,13 +402,13 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
                 dtype=dtype or torch.float32,
                 output_loading_info=True,
             )
-            assert not report["missing_keys"], report  # they would be drawn at random
+            assert not report["missing_keys"], report  # missing weights would be random
             model.generation_config = trained.generation_config
-        # Without the general model card of the class: `_write_card` writes that of the run.
+        # Without the general model card of the class: `write_run_card` writes that of the run.
         super(DiaForConditionalGeneration, model).save_pretrained(output)
         processor.save_pretrained(output)
         follow_umask(output)
-        _write_card(output, recipe, trainer)
+        write_run_card(output, recipe, trainer.state)
         with atomic_write(output / "metrics.jsonl") as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in trainer.state.log_history), "utf-8")
     trainer.accelerator.wait_for_everyone()

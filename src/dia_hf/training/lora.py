@@ -1,6 +1,6 @@
-"""Adapters of low rank (LoRA; Hu et al., 2021) beside a model's frozen weights, by PEFT; and back to plain weights.
+"""LoRA adapters (Hu et al., 2021) with PEFT: attached to a model, and merged into its weights.
 
-Knows nothing of data and of how a run is done. Called by `finetune.py` and by users.
+Knows nothing of data and training runs. Called by `finetune.py` and users.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ if TYPE_CHECKING:
 __all__ = ["LORA_TARGET_MODULES", "attach_lora", "merge_adapter"]
 
 LORA_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
-"""Every matrix of every layer, of the encoder and of the decoder.
+"""All weight matrices of all encoder and decoder layers.
 
-The encoder learns along because it is what reads the text: another language, a new tag or a word that is pronounced
-otherwise begin there. It costs little: a quarter of the adapters, and a pass over the text's bytes that is short beside
-the decoder's over the frames. Embeddings and head stay as they are. For the decoder alone, give the regular expression
+The encoder is included because it reads the text: it has to adapt to another language, a new tag or another
+pronunciation. It adds a quarter of the adapter parameters and little computation, since texts are short compared with
+the decoder's frames. Embeddings and head are not trained. For the decoder alone, give the regular expression
 `r".*\\.decoder\\..*_proj"`.
 """
 
 
 @contextmanager
 def _without_warnings_of_names() -> Iterator[None]:
-    """Not tell people that PEFT asks transformers by an old name: there is nothing that they could change."""
+    """Silence a deprecation warning about PEFT's own use of transformers, which users cannot act on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
 
 
 def attach_lora(model: DiaForConditionalGeneration, settings: Mapping[str, Any] | None = None) -> PeftModel:
-    """Freeze a model and put adapters beside its matrices, which change nothing until they are trained.
+    """Freeze a model and add LoRA adapters, which have no effect until they are trained.
 
     Args:
-        model (`DiaForConditionalGeneration`): Is wrapped, not copied.
+        model (`DiaForConditionalGeneration`): Model; it is wrapped, not copied.
         settings (`Mapping[str, Any]`, *optional*): `r` (rank, 32), `lora_alpha` (32), `lora_dropout` (0.0),
             `target_modules` (names, or one regular expression; `LORA_TARGET_MODULES`), `use_rslora` (`False`),
             `use_dora` (`False`).
 
     Returns:
-        `PeftModel`: Only adapters require gradients; they are float32, whatever the model's dtype.
+        `PeftModel`: Model in which only the adapters require gradients; they are float32 for any dtype of the model.
 
     Raises:
-        ValueError: If no module has one of the names.
-        ImportError: If PEFT is missing: `pip install "dia-hf[train]"`.
+        ValueError: If no module matches `target_modules`.
+        ImportError: If PEFT is not installed: `pip install "dia-hf[train]"`.
 
     Example:
     ```python
@@ -86,20 +86,20 @@ def attach_lora(model: DiaForConditionalGeneration, settings: Mapping[str, Any] 
 def merge_adapter(
     model: DiaForConditionalGeneration | str | os.PathLike | None, adapter: str | os.PathLike
 ) -> DiaForConditionalGeneration:
-    """Add an adapter to the weights that it was trained beside, in float32.
+    """Merge an adapter into the weights of its base model, in float32.
 
     Args:
-        model (`DiaForConditionalGeneration`, `str` or `os.PathLike`, *optional*): The model, which is changed, or its
-            folder or Hub id; the one that the adapter names unless given.
-        adapter (`str` or `os.PathLike`): Folder that PEFT wrote, such as a run's `adapter`.
+        model (`DiaForConditionalGeneration`, `str` or `os.PathLike`, *optional*): Base model, modified in place, or its
+            folder or Hub id; by default the one that the adapter names.
+        adapter (`str` or `os.PathLike`): Folder written by PEFT, such as a run's `adapter`.
 
     Returns:
-        `DiaForConditionalGeneration`: Without adapters, float32.
+        `DiaForConditionalGeneration`: Merged model in float32.
 
     Raises:
-        FileNotFoundError: If the folder holds no adapter.
-        ValueError: If it does not fit the model, or names none and none is given.
-        ImportError: If PEFT is missing: `pip install "dia-hf[train]"`.
+        FileNotFoundError: If the folder has no adapter.
+        ValueError: If the adapter does not fit the model, or neither names one nor is given one.
+        ImportError: If PEFT is not installed: `pip install "dia-hf[train]"`.
 
     Example: from an adapter alone to a complete checkpoint
     ```python
@@ -122,7 +122,7 @@ def merge_adapter(
     if model is None:
         model = read_json(file).get("base_model_name_or_path")
         if not model:
-            raise ValueError(f"{file} names no model; give the one that the adapter was trained beside.")
+            raise ValueError(f"{file} names no base model; give the model that the adapter was trained with.")
     if isinstance(model, (str, os.PathLike)):
         model = Dia.from_pretrained(model, compute_dtype=torch.float32, device="cpu", load_dac=False).model
     try:

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, and `Trainer`'s optimizer for all else, as one optimizer.
+"""Muon for the weight matrices of the layers combined with `Trainer`'s optimizer for all other parameters.
 
 Knows the names of Dia's layers, and nothing of data or losses; called by `trainer.py`.
 """
@@ -16,29 +16,28 @@ __all__ = ["MuonBeside"]
 
 
 def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix between two vectors of features, which is what Muon is for."""
+    """Whether a parameter is a trained weight matrix of a layer, for which Muon is designed."""
     return ".layers." in name and parameter.ndim == 2 and parameter.requires_grad
 
 
 class MuonBeside(Optimizer):
-    """Muon for the matrices in a model's layers, another optimizer for the rest.
+    """Muon for the weight matrices of a model's layers, another optimizer for the other parameters.
 
-    Muon (Jordan et al., Muon: An optimizer for hidden layers, 2024) gives all directions of a matrix' momentum nearly
-    the same length: those that few examples ask for are not drowned by those that all ask for (Wang et al., Muon
-    Outperforms Adam in Tail-End Associative Memory Learning, 2025). Its steps are scaled to the size of AdamW's
-    (Liu et al., Muon is Scalable for LLM Training, 2025: by 0.2 · √max(rows, columns)), so that a learning rate means
-    the same for both.
+    Muon (Jordan et al., Muon: An optimizer for hidden layers, 2024) orthogonalizes the momentum of a matrix, so that
+    directions with gradients from few examples get updates as large as common ones (Wang et al., Muon Outperforms Adam
+    in Tail-End Associative Memory Learning, 2025). Updates are scaled to the size of AdamW's by 0.2 · √max(rows,
+    columns) (Liu et al., Muon is Scalable for LLM Training, 2025), so that learning rates are comparable.
 
-    To schedulers, checkpoints and gradient clipping it is one optimizer, whose last group is Muon's.
+    Schedulers, checkpoints and gradient clipping see a single optimizer, whose last group is Muon's.
 
     Args:
-        other (`Optimizer`): Has not stepped yet, and holds all parameters; those that become Muon's are taken from it.
-        model (`nn.Module`): A `DiaForConditionalGeneration`, or what wraps one.
-        learning_rate (`float`): Of Muon.
-        weight_decay (`float`, defaults to 0.0): Of Muon; decoupled, as AdamW's.
+        other (`Optimizer`): Optimizer with all parameters, before its first step; Muon's are removed from it.
+        model (`nn.Module`): `DiaForConditionalGeneration`, possibly wrapped.
+        learning_rate (`float`): Learning rate of Muon.
+        weight_decay (`float`, defaults to 0.0): Weight decay of Muon, decoupled as in AdamW.
 
     Raises:
-        ImportError: If torch has no Muon, before 2.9.
+        ImportError: If torch is older than 2.9 and has no Muon.
         ValueError: If no matrix of a layer is trained.
 
     Example:
@@ -56,10 +55,12 @@ class MuonBeside(Optimizer):
 
     def __init__(self, other: Optimizer, model: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> None:
         if not hasattr(torch.optim, "Muon"):
-            raise ImportError(f"Muon comes with torch 2.9, and this is {torch.__version__}; update torch.")
+            raise ImportError(f"Muon needs torch 2.9, but this is {torch.__version__}; update torch.")
         matrices = [parameter for name, parameter in model.named_parameters() if _is_hidden(name, parameter)]
         if not matrices:
-            raise ValueError("no matrix of a layer is trained, so that Muon has nothing to do; leave it out.")
+            raise ValueError(
+                "no matrix of a layer is trained, so that Muon has no parameters; leave out `muon_learning_rate`."
+            )
         taken = set(map(id, matrices))
         for group in other.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
@@ -69,17 +70,17 @@ class MuonBeside(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let both work on the groups and the state that this one shows and saves."""
+        """Let both optimizers use the parameter groups and the state of this one."""
         for part, groups in zip(self._parts, (self.param_groups[:-1], self.param_groups[-1:]), strict=True):
             part.param_groups, part.state = groups, self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict()` gave."""
+        """Load the result of `state_dict()`."""
         super().load_state_dict(state_dict)
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take a step with both."""
+        """Take a step with both optimizers."""
         other, muon = self._parts
         loss = other.step(closure)
         muon.step()

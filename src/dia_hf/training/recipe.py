@@ -1,7 +1,7 @@
-"""What a training run is to do: a dataclass in Python, a YAML file beside the result.
+"""Recipe of a training run: a dataclass in Python, a YAML file on disk.
 
-A mistake in it (an unknown key, a word where a number belongs) is an error before anything is loaded. Knows nothing of
-how the run is done; called by `finetune.py`, by users and by the command line.
+Mistakes (an unknown key, a string instead of a number) are errors before anything is loaded. Called by `finetune.py`,
+users and the command line.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ __all__ = ["Recipe"]
 _SHIPPED = Path(MINIATURE).parent / "recipes"
 _LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
 _DTYPES = ("float32", "bfloat16", "float16")
-# What the recipe itself decides, and where.
+# Fields of TrainingArguments that other keys of the recipe determine.
 _DECIDED_ELSEWHERE = {
-    "output_dir": "checkpoints are kept in OUTPUT/checkpoints; set `output`",
+    "output_dir": "checkpoints are written to OUTPUT/checkpoints; set `output`",
     "seed": "set `seed`, beside `training`",
     "resume_from_checkpoint": "resume with `finetune(recipe, resume=True)` or `--resume`",
     "remove_unused_columns": "the collator reads the columns `text` and `codes`, which would be removed",
-    "label_names": "Dia's labels are called `labels`",
-    "label_smoothing_factor": "set `label_smoothing`, beside `training`: Dia computes its loss by itself",
+    "label_names": "the labels are named `labels`",
+    "label_smoothing_factor": "set `label_smoothing`, beside `training`: the model computes its own loss",
 }
-# Far beyond any recipe, and read within a second.
+# Limits far beyond any recipe, which is still read within a second.
 _MAX_CHARACTERS, _MAX_VALUES, _MAX_DEPTH = 200_000, 20_000, 20
 _VERSIONS = ("dia-hf", "torch", "transformers", "accelerate", "datasets", "peft")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-4 is a number, and `no`, which names a strategy, a word."""
+    """YAML loader in which 1e-4 is a number, and `no`, the name of a strategy, is a string."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -62,7 +62,7 @@ _Loader.add_implicit_resolver(
 
 def _read_yaml(text: str, where: str) -> Any:
     if len(text) > _MAX_CHARACTERS:
-        raise ValueError(f"{where} has {len(text):,} characters; a recipe has at most {_MAX_CHARACTERS:,}.")
+        raise ValueError(f"{where} has {len(text):,} characters; a recipe may have at most {_MAX_CHARACTERS:,}.")
     try:
         loader = _Loader(text)
         try:
@@ -70,22 +70,22 @@ def _read_yaml(text: str, where: str) -> Any:
             if node is None:
                 return None
             if _count_values(node, {}, 0) > _MAX_VALUES:
-                raise ValueError(f"it has more than {_MAX_VALUES:,} values, those that its anchors repeat counted")
+                raise ValueError(f"it has more than {_MAX_VALUES:,} values, including those that anchors repeat")
             return loader.construct_document(node)
         finally:
             loader.dispose()
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        hint = '; a text that begins with a bracket is quoted: "[S1] Hello."' if text.lstrip().startswith("[") else ""
-        raise ValueError(f"{where} is no YAML: {first_line(why, 300)}{hint}") from error
+        hint = '; quote a text that begins with a bracket: "[S1] Hello."' if text.lstrip().startswith("[") else ""
+        raise ValueError(f"{where} is not valid YAML: {first_line(why, 300)}{hint}") from error
 
 
 def _count_values(node: yaml.Node, known: dict[yaml.Node, int], depth: int) -> int:
-    """Count what a node holds once its anchors are resolved, before they are: a few lines can hold millions."""
+    """Count the values of a node with anchors resolved, without resolving them: a few lines can hold millions."""
     if depth > _MAX_DEPTH or known.get(node) == 0:
         raise ValueError(f"it is nested more than {_MAX_DEPTH} deep, or in itself")
     if node not in known:
-        known[node] = 0  # is being counted
+        known[node] = 0  # being counted
         children = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
         known[node] = 1 + sum(_count_values(part, known, depth + 1) for part in parts)
@@ -93,14 +93,14 @@ def _count_values(node: yaml.Node, known: dict[yaml.Node, int], depth: int) -> i
 
 
 def _say(value: Any) -> str:
-    """Write a value as an error shows it, however large it is."""
+    """Return the repr of a value, shortened for an error message."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     return short.repr(value)
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise `ValueError` for a key that is not known, naming the nearest one that is."""
+    """Raise `ValueError` for an unknown key, naming the closest known one."""
     known = sorted(known)
     for key in given:
         if key not in known:
@@ -110,7 +110,7 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from YAML is of a type; types that YAML cannot express fit whatever comes."""
+    """Whether a value from YAML has a type; types that YAML cannot express accept any value."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -159,7 +159,7 @@ def _check_range(name: str, value: float | None, low: float, high: float) -> Non
 
 @dataclass
 class Recipe:
-    """What a training run is to do.
+    """Recipe of a training run.
 
     Args:
         model (`str`, defaults to `"nari-labs/Dia-1.6B-0626"`): Folder or Hub id of the checkpoint to start from. With
@@ -168,42 +168,42 @@ class Recipe:
             random weights of this shape. Files are read at once; the recipe holds the fields.
         codec (`str`, *optional*): Folder or Hub id of a `DacModel` to use instead of the checkpoint's codec.
         data (`list[str]`): Folders that `prepare_dataset` wrote; one may be given as a string.
-        output (`str`): Folder of the result and of all that the run keeps. It must be new, or the run's own.
-        eval_fraction (`float`, defaults to 0.0): Share of the clips to evaluate with instead of training, from 0 to 1.
-            Each clip's side is drawn from its id and `seed`, and stays when data is added.
-        eval_data (`list[str]`): Prepared folders to evaluate with, besides.
-        lora (`dict`, *optional*): Train adapters of low rank instead of all weights: `r` (rank, 32), `lora_alpha`
-            (scale times rank, 32), `lora_dropout` (0.0), `target_modules` (`LORA_TARGET_MODULES`), `use_rslora`
+        output (`str`): Output folder of the result and all files of the run. It must be new or the run's own.
+        eval_fraction (`float`, defaults to 0.0): Fraction of the clips used for evaluation instead of training, from 0
+            to 1. The split depends on each clip's id and `seed`, and is stable when data is added.
+        eval_data (`list[str]`): Prepared folders for evaluation, in addition to `eval_fraction`.
+        lora (`dict`, *optional*): Train LoRA adapters instead of all weights: `r` (rank, 32), `lora_alpha`
+            (32), `lora_dropout` (0.0), `target_modules` (`LORA_TARGET_MODULES`), `use_rslora`
             (`False`: divide by the root of the rank instead of the rank), `use_dora` (`False`).
         text_dropout (`float`, defaults to 0.15): Probability of training a clip without its text, which guidance needs.
-        code_noise (`float`, defaults to 0.0): Most of the codes, as a share, that the model is shown wrong; see
+        code_noise (`float`, defaults to 0.0): Maximum fraction of a clip's input codes that are replaced; see
             `DiaDataCollator`.
-        label_smoothing (`float`, defaults to 0.0): Share of the probability that all tokens are to have alike.
-        max_frames (`int`, *optional*): Longest clip in frames; of longer ones the beginning is learned. What the model
-            has positions for, unless given.
+        label_smoothing (`float`, defaults to 0.0): Probability mass distributed uniformly over all tokens.
+        max_frames (`int`, *optional*): Maximum length of a clip in frames; longer clips are cut. By default the
+            number of positions of the model.
         frames_per_row (`int`, *optional*): Pack short clips into rows of at most this many frames.
-        channel_loss_weights (`list[float]`, *optional*): Weight of each channel in the loss, of which only ratios
-            count; those of the checkpoint's config unless given.
-        loss_chunk_size (`int`, *optional*, defaults to 512): Frames whose logits are held in memory at once; all unless
-            given.
-        attn_implementation (`str`, *optional*): Attention kernel, by transformers' names; the model's own choice unless
-            given. On a CPU in bfloat16, "eager" is faster than "sdpa" on rows of a few hundred frames.
-        muon_learning_rate (`float`, *optional*): Train the matrices of the layers with Muon, at this rate; see
-            `DiaTrainer`.
-        voice_prompt_probability (`float`, defaults to 0.0): Share of clips that are preceded by another clip of the
-            same speaker, on which there is no loss: training for voice prompts.
-        early_stopping_patience (`int`, *optional*): Stop when so many evaluations in a row were no better than the
-            best, and keep the best.
-        speak (`dict`, *optional*): What to say at each evaluation: `sentences`, and other arguments of `SpeakCallback`.
-        seed (`int`, defaults to 0): Of random weights, the order of clips, the evaluation's share and text dropout.
-        dtype (`str`, *optional*): Of the weights in training: "float32" for those that are trained, unless given; for
-            LoRA's frozen ones "bfloat16" where the device computes in it.
-        save_dtype (`str`, *optional*): Of the saved weights; that of the checkpoint unless given.
-        training (`dict`): Any field of `transformers.TrainingArguments`: learning rate, batch size, steps, …
+        channel_loss_weights (`list[float]`, *optional*): Relative weight of each channel in the loss; by default those
+            of the checkpoint's config.
+        loss_chunk_size (`int`, *optional*, defaults to 512): Frames whose logits are in memory at once; `None` for all.
+        attn_implementation (`str`, *optional*): Attention implementation, by transformers' names; by default the
+            model's. On a CPU in bfloat16, "eager" is faster than "sdpa" for rows of a few hundred frames.
+        muon_learning_rate (`float`, *optional*): Train the weight matrices of the layers with Muon at this learning
+            rate; see `DiaTrainer`.
+        voice_prompt_probability (`float`, defaults to 0.0): Fraction of clips preceded by another clip of the same
+            speaker, without loss on it: training for voice cloning.
+        early_stopping_patience (`int`, *optional*): Number of evaluations without improvement after which training
+            stops; the best weights are kept.
+        speak (`dict`, *optional*): Samples to generate at each evaluation: `sentences` and other arguments of
+            `SpeakCallback`.
+        seed (`int`, defaults to 0): Random seed of weights, the order of clips, the evaluation split and text dropout.
+        dtype (`str`, *optional*): Dtype of the weights in training. By default "float32" for trained weights, and for
+            LoRA's frozen ones "bfloat16" if the device supports it.
+        save_dtype (`str`, *optional*): Dtype of the saved weights; by default that of the checkpoint.
+        training (`dict`): Fields of `transformers.TrainingArguments`: learning rate, batch size, steps, …
 
     Raises:
-        ValueError: If a key is unknown, or a value of another type or outside its range. The message names the nearest
-            known key, or what would do.
+        ValueError: If a key is unknown, or a value has a wrong type or is out of range. The message names the closest
+            known key, or the values allowed.
 
     Example:
     ```python
@@ -283,12 +283,11 @@ class Recipe:
                 raise ValueError("the recipe has `config` (random weights) and `lora`; adapters need trained weights.")
         if self.lora is not None:
             check_keys(self.lora, _LORA_KEYS, "the recipe's `lora`")
-            hints = {"r": int, "lora_alpha": float, "dropout": float, "use_rslora": bool, "use_dora": bool}
+            hints = {"r": int, "lora_alpha": float, "lora_dropout": float, "use_rslora": bool, "use_dora": bool}
             for name, hint in hints.items():
                 if name in self.lora:
                     _check_type(f"lora.{name}", self.lora[name], hint)
-            _check_range("lora.r", self.lora.get("r"), 1, float("inf"))
-            _check_range("lora.r", self.lora.get("r"), 1, 8192)  # beyond the width of any layer
+            _check_range("lora.r", self.lora.get("r"), 1, 8192)  # above the width of any layer
             _check_range("lora.lora_dropout", self.lora.get("lora_dropout"), 0, 1)
         if self.speak is not None:
             from .speak import SpeakCallback
@@ -308,7 +307,7 @@ class Recipe:
         for name in self.training:
             if name in _DECIDED_ELSEWHERE:
                 raise ValueError(
-                    f"`training.{name}` is not for the recipe's `training` to say: {_DECIDED_ELSEWHERE[name]}."
+                    f"`training.{name}` cannot be set in the recipe's `training`: {_DECIDED_ELSEWHERE[name]}."
                 )
         check_keys(self.training, known, "the recipe's `training`")
         if "optim" in self.training:
@@ -329,12 +328,12 @@ class Recipe:
         """Read a recipe.
 
         Args:
-            name_or_file (`str` or `os.PathLike`): "lora", "full" or "scratch", which come with the package, or a YAML
-                file.
+            name_or_file (`str` or `os.PathLike`): "lora", "full" or "scratch", which are part of the package, or a
+                YAML file.
 
         Raises:
-            FileNotFoundError: If there is neither.
-            ValueError: If the file is no recipe.
+            FileNotFoundError: If there is no such recipe or file.
+            ValueError: If the file is not a recipe.
         """
         shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
         path = shipped.get(os.fspath(name_or_file), Path(name_or_file))
@@ -344,7 +343,7 @@ class Recipe:
             )
         content = _read_yaml(read_text(path), str(path))
         if not isinstance(content, dict):
-            raise ValueError(f"{path} is no recipe: it holds no keys. See `dia-hf finetune --show lora`.")
+            raise ValueError(f"{path} is not a recipe: it has no keys. See `dia-hf finetune --show lora`.")
         check_keys(content, [one.name for one in dataclasses.fields(cls)], str(path))
         try:
             return cls(**content)
@@ -352,10 +351,10 @@ class Recipe:
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, file: str | os.PathLike) -> None:
-        """Write the recipe as YAML, with the versions of the packages that it ran with as a comment.
+        """Write the recipe as YAML, with the versions of the installed packages in a comment.
 
         Args:
-            file (`str` or `os.PathLike`): A file that is there is replaced.
+            file (`str` or `os.PathLike`): Output file; an existing file is replaced.
 
         Example:
         ```python
@@ -369,7 +368,7 @@ class Recipe:
 
         ```
         """
-        lines = ["# A training run of dia-hf. What the keys mean: help(dia_hf.training.Recipe).", "# It ran with"]
+        lines = ["# Training run of dia-hf. The keys are described in help(dia_hf.training.Recipe).", "# Versions:"]
         for package in _VERSIONS:
             try:
                 lines.append(f"#   {package} {version(package)}")
@@ -380,17 +379,17 @@ class Recipe:
             path.write_text("\n".join([*lines, content]), "utf-8")
 
     def change(self, changes: Mapping[str, Any]) -> Recipe:
-        """Return the recipe with some values changed.
+        """Return a copy of the recipe with some values changed.
 
         Args:
-            changes (`Mapping[str, Any]`): Values by key; a dot leads into a table (`"training.learning_rate"`). A
-                string is read as YAML: `"1e-4"` is a number, `"null"` is nothing, `"[1, 2]"` a list.
+            changes (`Mapping[str, Any]`): Values by key; a dot separates nested keys (`"training.learning_rate"`). A
+                string is parsed as YAML: `"1e-4"` is a number, `"null"` is `None`, `"[1, 2]"` a list.
 
         Returns:
-            `Recipe`: Another one; this one stays as it is.
+            `Recipe`: New recipe; this one is unchanged.
 
         Raises:
-            ValueError: As for the recipe itself.
+            ValueError: As `Recipe`.
         """
         from transformers import TrainingArguments
 
@@ -415,8 +414,8 @@ class Recipe:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Read the fields of a `DiaConfig`, leaving out what transformers notes in the file about itself."""
+    """Read the fields of a `DiaConfig` from a JSON file."""
     try:
         return read_json(path)
     except ValueError as error:
-        raise ValueError(f"the recipe's `config` holds no fields of a DiaConfig: {error}") from error
+        raise ValueError(f"the recipe's `config` is not a DiaConfig: {error}") from error

@@ -1,6 +1,6 @@
-"""The folder of a run: free or the run's own, held by one process at a time, with what it began with.
+"""Output folder of a training run: checked, locked for one process at a time, with the run's recipe and data.
 
-Knows nothing of models and of training; called by `finetune.py`.
+Knows nothing of models and training; called by `finetune.py`.
 """
 
 from __future__ import annotations
@@ -39,17 +39,15 @@ _LOCK = ".lock"
 
 
 def open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
-    """Make sure that the output is free, or find the checkpoint to resume; there may be none yet."""
+    """Check that the output is free, or return the checkpoint to resume from; `None` if there is none yet."""
     for name in ("data", "output"):
         if not getattr(recipe, name):
-            raise ValueError(f"the recipe's `{name}` is empty; a run needs prepared data and a folder for its result.")
+            raise ValueError(f"the recipe's `{name}` is empty; a run needs prepared data and an output folder.")
     output = Path(recipe.output)
     kept = output / "recipe.yaml"
     if resume is False:
         if kept.is_file():
-            raise ValueError(
-                f"{str(output)!r} holds a run already; go on with it (`--resume`), or give another folder."
-            )
+            raise ValueError(f"{str(output)!r} holds a run already; resume it (`--resume`), or give another folder.")
         if output.is_dir() and not _is_free(output):
             raise ValueError(f"{str(output)!r} is not empty; give a new folder for the result.")
         if output.exists() and not output.is_dir():
@@ -59,17 +57,17 @@ def open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
         raise FileNotFoundError(f"there is no run to resume in {str(output)!r}: it has no recipe.yaml.")
     before, now = (_flatten(one) for one in (Recipe.load(kept), recipe))
     for name in {**before, **now}:
-        # Folders may have been moved; what is in the data's is compared later.
+        # Folders may have been moved; the data is compared later.
         if name not in ("output", "data", "eval_data") and before.get(name) != now.get(name):
             raise ValueError(
                 f"the run in {str(output)!r} has the `{name}` {before.get(name)!r}, but is to be resumed with "
-                f"{now.get(name)!r}; a resumed run keeps its recipe: leave that out (in Python, resume "
-                f"`Recipe.load({str(kept)!r})`), or begin another run."
+                f"{now.get(name)!r}; a resumed run keeps its recipe: leave out the change (in Python, resume "
+                f"`Recipe.load({str(kept)!r})`), or start another run."
             )
     if resume is True:
-        if has_result(output) and (output / "metrics.jsonl").is_file():  # which is written last
+        if has_result(output) and (output / "metrics.jsonl").is_file():  # metrics.jsonl is written last
             remove_stale_lock(output / _LOCK)
-            raise ValueError(f"the run in {str(output)!r} is finished; begin another one, in another folder.")
+            raise ValueError(f"the run in {str(output)!r} is finished; start another run in another folder.")
         return newest_checkpoint(checkpoints_of(recipe))
     if not Path(resume, "trainer_state.json").is_file():
         raise FileNotFoundError(f"there is no checkpoint of a run in {os.fspath(resume)!r}.")
@@ -77,7 +75,7 @@ def open_output(recipe: Recipe, resume: bool | str | os.PathLike) -> str | None:
 
 
 def identify_data(train_set: datasets.Dataset, eval_set: datasets.Dataset | None) -> dict[str, Any]:
-    """Say which clips a run has, so that it is noticed when others come in their place."""
+    """Return the number, duration and hash of a run's clips, by which a resumed run detects other data."""
     about = {}
     for name, clips in (("training", train_set), ("evaluation", eval_set)):
         if clips is not None:
@@ -89,14 +87,14 @@ def identify_data(train_set: datasets.Dataset, eval_set: datasets.Dataset | None
 
 
 def note_beginning(recipe: Recipe, data: dict[str, Any]) -> None:
-    """Keep the recipe of a run, and which clips it has."""
+    """Write the recipe and the data's identification of a run."""
     with atomic_write(Path(recipe.output, "data.json")) as beside:
         beside.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
     recipe.save(Path(recipe.output, "recipe.yaml"))
 
 
 def check_same_data(recipe: Recipe, now: dict[str, Any]) -> None:
-    """Raise `ValueError` if a run began with other clips."""
+    """Raise `ValueError` if a run was started with other clips."""
     file = Path(recipe.output, "data.json")
     before = read_json(file) if file.is_file() else now
     for name, one in before.items():
@@ -106,14 +104,14 @@ def check_same_data(recipe: Recipe, now: dict[str, Any]) -> None:
         if before.get(name) != now.get(name):
             counts = [(one.get(name) or {"clips": 0})["clips"] for one in (before, now)]
             raise ValueError(
-                f"the run in {recipe.output!r} began with {counts[0]} clips for {name}; now there are {counts[1]}, or "
-                "their texts have changed. A resumed run keeps its data; begin another run."
+                f"the run in {recipe.output!r} was started with {counts[0]} clips for {name}; now there are "
+                f"{counts[1]}, or their texts have changed. A resumed run keeps its data; start another run."
             )
 
 
 @contextmanager
 def held_alone(recipe: Recipe, is_first: bool) -> Iterator[None]:
-    """Let no other run into the output meanwhile; left empty, it goes."""
+    """Lock the output folder against other runs; remove it afterwards if it is empty."""
     if not is_first:
         yield
         return
@@ -129,7 +127,7 @@ def held_alone(recipe: Recipe, is_first: bool) -> Iterator[None]:
 
 
 def _is_free(output: Path) -> bool:
-    """Whether a folder is empty but for what a run leaves that was killed before it had its recipe there."""
+    """Whether a folder is empty, apart from files of a run that was killed before it wrote its recipe."""
     names = {path.name for path in output.iterdir() if not is_leftover(path)}
     checkpoints = output / "checkpoints"
     if checkpoints.is_dir() and not any(checkpoints.iterdir()):
@@ -138,18 +136,18 @@ def _is_free(output: Path) -> bool:
 
 
 def checkpoints_of(recipe: Recipe) -> Path:
-    """Say where a run keeps its checkpoints."""
+    """Return the checkpoint folder of a run."""
     return Path(recipe.output, "checkpoints")
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """Find the newest checkpoint that was written to its end."""
+    """Return the newest complete checkpoint."""
     found = checkpoints_in(folder)
     return str(found[0]) if found else None
 
 
 def check_resumable(recipe: Recipe, checkpoint: str | None) -> None:
-    """Raise `ValueError` if a run cannot go on from a checkpoint; the message says from which it could."""
+    """Raise `ValueError` if a run cannot be resumed from a checkpoint; the message names one that can be used."""
     if checkpoint is None:
         return
     try:
@@ -159,7 +157,7 @@ def check_resumable(recipe: Recipe, checkpoint: str | None) -> None:
 
 
 def advise_other(recipe: Recipe, checkpoint: str) -> str:
-    """Say from which checkpoint a run could go on instead of one."""
+    """Return advice on which other checkpoint to resume from."""
     for other in checkpoints_in(checkpoints_of(recipe)):
         if not os.path.samefile(other, checkpoint):
             try:
@@ -167,12 +165,12 @@ def advise_other(recipe: Recipe, checkpoint: str) -> str:
             except (ValueError, OSError):
                 continue
             name = os.path.basename(os.path.normpath(checkpoint))
-            return f"The run can go on from {other.name}: move {name} elsewhere, and resume."
-    return "No other checkpoint of the run can be used; begin another run, in another folder."
+            return f"The run can be resumed from {other.name}: move {name} elsewhere, and resume."
+    return "No other checkpoint of the run can be used; start another run in another folder."
 
 
 def has_result(output: Path) -> bool:
-    """Whether weights were written there at the end of a run."""
+    """Whether a folder contains the final weights of a run."""
     return any(output.glob("model*.safetensors"))
 
 

@@ -1,7 +1,6 @@
-"""Hearing a model while it learns: sentences spoken at each evaluation, written down, and understood by a recognizer.
+"""Speech samples during training: sentences generated at each evaluation, saved, and scored by a speech recognizer.
 
-Knows how to speak, to write files and to count wrong words. Does not know when: `DiaTrainer` asks at each evaluation,
-the plain `Trainer` by `on_evaluate`.
+`DiaTrainer` calls the callback at each evaluation, the plain `Trainer` through `on_evaluate`.
 
 Legend: N samples.
 """
@@ -33,7 +32,7 @@ __all__ = ["SpeakCallback"]
 
 
 def _is_shared(model: torch.nn.Module) -> bool:
-    """Say whether each process has but a part of the weights (FSDP2, ZeRO-3), so that none can speak alone."""
+    """Whether weights are sharded (FSDP2, ZeRO-3), so that all processes must generate together."""
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in model.parameters())
@@ -41,7 +40,7 @@ def _is_shared(model: torch.nn.Module) -> bool:
 
 @contextmanager
 def _guest(model: torch.nn.Module, codec: torch.nn.Module) -> Iterator[None]:
-    """Leave a training run as it was: its modes, its random numbers, and the memory that the codec takes."""
+    """Generate without side effects on training: module modes, random states and the codec's device are restored."""
     modes = [(module, module.training) for module in model.modules()]
     home = next(codec.parameters()).device
     device = next(model.parameters()).device
@@ -56,32 +55,33 @@ def _guest(model: torch.nn.Module, codec: torch.nn.Module) -> Iterator[None]:
 
 
 class SpeakCallback(TrainerCallback):
-    """Speaks sentences at each evaluation, with the model in training.
+    """Callback that generates sentences at each evaluation with the model in training.
 
-    Writes `folder/step-000100/00.wav`, …, and a line a sentence in `folder/spoken.jsonl`: step, text, file, seconds,
-    whether it ended by itself, and with a recognizer what it heard and how many words are wrong. The noise is the same
-    each time, so that steps can be compared. Whatever fails here is a warning: the training goes on.
+    Writes `folder/step-000100/00.wav`, …, and one line per sentence to `folder/spoken.jsonl`: step, text, file,
+    seconds, whether it ended before the limit and, with a recognizer, its transcript and the number of word errors. The
+    seeds are the same at each evaluation, so that steps can be compared. Failures are reported as warnings, and the
+    training continues.
 
-    With `DiaTrainer`, the metrics of `speak` are part of the evaluation's, logged and good for choosing the best model,
-    as `eval_speech_wer`. With the plain `Trainer` they come too late to be logged, but not to choose by.
+    With `DiaTrainer`, the metrics of `speak` are part of the evaluation: they are logged and can select the best model,
+    as `eval_speech_wer`. With the plain `Trainer` they can select the best model but are not logged.
 
     Args:
-        processor (`DiaProcessor`): With the codec; it is on the model's device while it is needed.
-        sentences (`Sequence[str]`): What to say, with speaker tags.
-        folder (`str` or `os.PathLike`): Where to write.
+        processor (`DiaProcessor`): Processor with the codec, which is on the model's device while it is used.
+        sentences (`Sequence[str]`): Texts with speaker tags.
+        folder (`str` or `os.PathLike`): Output folder.
         asr (`str` or `os.PathLike`, *optional*): Folder or Hub id of a speech recognizer for transformers' pipeline,
             such as "openai/whisper-small"; it is loaded once.
-        voice (`Voice`, path or name, *optional*): The voice to speak with.
-        max_seconds (`float`, defaults to 15): Limit of a sentence.
-        seed (`int`, defaults to 0): Of the noise; sentence i has `seed + i`.
-        temperature, cfg_scale (`float`, *optional*): See `Dia.generate`; temperature 0 is greedy. The checkpoint's
-            generation config unless given.
-        asr_device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Where the recognizer runs.
+        voice (`Voice`, path or name, *optional*): Voice of the samples.
+        max_seconds (`float`, defaults to 15): Maximum duration of a sentence.
+        seed (`int`, defaults to 0): Random seed; sentence i has `seed + i`.
+        temperature, cfg_scale (`float`, *optional*): See `Dia.generate`; temperature 0 is greedy. By default those of
+            the checkpoint's generation config.
+        asr_device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Device of the recognizer.
 
     Raises:
-        ValueError: If there are no sentences or one has no words, the voice is of another codec, there is no codec, or
-            the model cannot speak for `max_seconds` in one go.
-        ImportError: If `asr` is given and jiwer is missing: `pip install "dia-hf[train]"`.
+        ValueError: If there are no sentences or one has no words, the voice belongs to another codec, there is no
+            codec, or `max_seconds` exceeds the model's maximum length.
+        ImportError: If `asr` is given and jiwer is not installed: `pip install "dia-hf[train]"`.
 
     Example:
     ```python
@@ -116,10 +116,10 @@ class SpeakCallback(TrainerCallback):
         asr_device: str | int | torch.device = "cpu",
     ) -> None:
         if isinstance(sentences, str) or not sentences:
-            raise ValueError(f"`sentences` is {sentences!r}; give a list of what to say, such as ['[S1] Hello.'].")
+            raise ValueError(f"`sentences` is {sentences!r}; give a list of texts, such as ['[S1] Hello.'].")
         for sentence in sentences:
             if not isinstance(sentence, str) or not words_of(sentence):
-                raise ValueError(f"the sentence {sentence!r} has no words; give something to say, like '[S1] Hello.'.")
+                raise ValueError(f"the sentence {sentence!r} has no words; give a text such as '[S1] Hello.'.")
         self.voice = None if voice is None else load_voice(voice)
         if self.voice is not None:
             self.voice.check(processor.codec)
@@ -127,7 +127,7 @@ class SpeakCallback(TrainerCallback):
         longest = config.max_generated_frames / rate
         if not 1 <= max_seconds * rate <= longest * rate:
             raise ValueError(
-                f"`max_seconds` is {max_seconds}; this model says {1 / rate:.3f} to {longest:.1f} s in one go."
+                f"`max_seconds` is {max_seconds}; this model generates {1 / rate:.3f} to {longest:.1f} s in one call."
             )
         if asr is not None:
             import_extra("jiwer")
@@ -151,7 +151,7 @@ class SpeakCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Speak, unless the evaluation has (`DiaTrainer`'s)."""
+        """Generate the samples, unless `DiaTrainer` has done so in this evaluation."""
         if model is None or any(name.endswith("_speech_seconds") for name in metrics or {}):
             return
         spoken = self.speak(model, state.global_step)
@@ -159,18 +159,18 @@ class SpeakCallback(TrainerCallback):
             metrics.update({f"eval_{name}": value for name, value in spoken.items()})
 
     def speak(self, model: torch.nn.Module, step: int) -> dict[str, float]:
-        """Speak the sentences and write them down; in a run of many processes, all must call it.
+        """Generate the sentences, save and score them; with several processes, all must call this method.
 
-        One process speaks and the others wait, unless each has but a part of the weights: then they speak together.
+        The main process generates while the others wait, unless the weights are sharded: then all generate together.
 
         Args:
-            model (`DiaForConditionalGeneration`): The model, or one that PEFT or FSDP2 made of it.
-            step (`int`): The number of the folder.
+            model (`DiaForConditionalGeneration`): Model, possibly wrapped by PEFT or FSDP2.
+            step (`int`): Training step, which names the folder.
 
         Returns:
-            `dict[str, float]`, the same in all processes: `speech_seconds` (mean), `speech_ended` (share of the
-            sentences that ended by themselves) and, with a recognizer, `speech_wer` (wrong words over words, of all
-            sentences together); each `nan` where it failed.
+            `dict[str, float]`, the same in all processes: `speech_seconds` (mean), `speech_ended` (fraction of the
+            sentences that ended before the limit) and, with a recognizer, `speech_wer` (word errors over words of all
+            sentences together); `nan` for a value that could not be computed.
 
         Warns:
             UserWarning: If it fails, with the reason.
@@ -181,7 +181,7 @@ class SpeakCallback(TrainerCallback):
         process = PartialState()
         metrics = dict.fromkeys(["speech_seconds", "speech_ended"] + ["speech_wer"] * (self.asr is not None), math.nan)
         if process.is_main_process or _is_shared(model):
-            with _going_on(f"step {step}: the sentences were not spoken"):
+            with _going_on(f"step {step}: the sentences were not generated"):
                 waveforms = self._generate(model)
                 if process.is_main_process:
                     self._keep(step, waveforms, metrics)
@@ -190,9 +190,11 @@ class SpeakCallback(TrainerCallback):
         return results[0]
 
     def _generate(self, model: Any) -> list[np.ndarray]:
-        """Say the sentences; each `[N]`."""
+        """Return the waveform of each sentence, `[N]`."""
         with _guest(model, self.processor.codec.model), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SpeechWarning)  # early on it does not end; the metrics tell
+            warnings.simplefilter(
+                "ignore", SpeechWarning
+            )  # early in training speech does not end, which the metrics show
             return Dia(model, self.processor).generate(  # type: ignore[return-value]  # a list, as the text is one
                 self.sentences,
                 cfg_scale=self.cfg_scale,
@@ -203,7 +205,7 @@ class SpeakCallback(TrainerCallback):
             )
 
     def _keep(self, step: int, waveforms: Sequence[np.ndarray], metrics: dict[str, float]) -> None:
-        """Write files and measure; what is measured goes into `metrics` as soon as it is known."""
+        """Write files and compute metrics, which are set in `metrics` as soon as each is known."""
         codec = self.processor.codec
         num_samples = int(self.max_seconds * codec.frame_rate) * codec.hop_length
         lines: list[dict[str, Any]] = []
@@ -223,12 +225,12 @@ class SpeakCallback(TrainerCallback):
         metrics["speech_seconds"] = sum(line["seconds"] for line in lines) / len(lines)
         metrics["speech_ended"] = sum(line["ended"] for line in lines) / len(lines)
         if self.asr is not None:
-            with _going_on(f"step {step}: {str(self.asr)!r} did not write down what it heard"):
+            with _going_on(f"step {step}: {str(self.asr)!r} could not transcribe the sentences"):
                 if self._recognizer is None:
                     self._recognizer = load_recognizer(self.asr, device=self.asr_device)
                 for line, waveform in zip(lines, waveforms, strict=True):
-                    line["heard"] = self._recognizer.transcribe(waveform, codec.sampling_rate)
-                    counts = word_errors(line["text"], line["heard"])
+                    line["transcript"] = self._recognizer.transcribe(waveform, codec.sampling_rate)
+                    counts = word_errors(line["text"], line["transcript"])
                     line["words"], line["word_errors"] = counts.words, counts.errors
                 metrics["speech_wer"] = sum(line["word_errors"] for line in lines) / sum(
                     line["words"] for line in lines
@@ -239,8 +241,8 @@ class SpeakCallback(TrainerCallback):
 
 @contextmanager
 def _going_on(what: str) -> Iterator[None]:
-    """Turn an error into a warning."""
+    """Convert errors to warnings."""
     try:
         yield
     except Exception as error:
-        warnings.warn(f"{what} ({type(error).__name__}: {error}); the training goes on.", stacklevel=4)
+        warnings.warn(f"{what} ({type(error).__name__}: {error}); the training continues.", stacklevel=4)

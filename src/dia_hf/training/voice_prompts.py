@@ -1,8 +1,7 @@
-"""Clips that begin with another clip of the same speaker, as generation in a given voice does.
+"""Training with voice prompts: clips preceded by another clip of the same speaker, as in voice cloning.
 
-Who speaks with a voice prompt gives the model a recording with its transcript, and lets it go on in that voice. A model
-that was never shown two recordings in one clip learns this less well. Knows nothing of the delay or of labels, which
-are the collator's; called by users and by `finetune`.
+Voice cloning conditions generation on a recording with its transcript. A model trained only on single clips learns to
+continue in the prompt's voice less well. Delay and labels are the collator's; called by users and `finetune`.
 
 Legend: T frames, C channels.
 """
@@ -29,7 +28,7 @@ __all__ = ["VoicePrompts", "add_voice_prompts"]
 class VoicePrompts(Dataset):
     """Prepared clips, some of which are preceded by a voice prompt; made by `add_voice_prompts`.
 
-    Map-style: as long as the prepared dataset, in its order, and to be read by worker processes.
+    Map-style dataset with the length and order of the prepared dataset, readable by worker processes.
     """
 
     def __init__(
@@ -49,15 +48,15 @@ class VoicePrompts(Dataset):
         self._pools = pools
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the prompts by this epoch from now on, in worker processes too."""
+        """Set the epoch that determines the prompts, in worker processes too."""
         self.chance.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a clip with the columns of the prepared dataset and `prompt_frames` (0 for a clip alone)."""
-        index = range(len(self))[index]  # counts from the end, and raises beyond it, as a list does
+        """Return a clip with the columns of the prepared dataset and `prompt_frames` (0 without a prompt)."""
+        index = range(len(self))[index]  # negative indices and IndexError, as in a list
         clip = {**self.dataset[index], "prompt_frames": 0}
         prompt_index = self._choose(index, clip)
         if prompt_index is None:
@@ -71,7 +70,7 @@ class VoicePrompts(Dataset):
         return {**clip, "text": text, "codes": codes, "seconds": seconds, "prompt_frames": len(prompt["codes"])}
 
     def _choose(self, index: int, clip: dict[str, Any]) -> int | None:
-        """Draw the clip that goes before this one, if any does."""
+        """Return the index of a clip's prompt, or `None` for no prompt."""
         for pool in self._pools:
             prompts = pool.get(clip.get("speaker"), [])
             place = bisect_left(prompts, index)
@@ -83,7 +82,7 @@ class VoicePrompts(Dataset):
             return None
         if self.chance.draw("has a voice prompt", str(clip["id"])) >= self.probability:
             return None
-        # Those behind the clip itself come first, and then those before it.
+        # Prompts after the clip itself come first, then those before it.
         chosen = place + is_prompt + int(num_others * self.chance.draw("which voice prompt", str(clip["id"])))
         return prompts[chosen % len(prompts)]
 
@@ -99,29 +98,31 @@ def add_voice_prompts(
     max_frames: int | None = None,
     single_speaker: bool = False,
 ) -> VoicePrompts:
-    """Let clips of a prepared dataset be preceded by another clip of the same speaker as a voice prompt.
+    """Precede clips of a prepared dataset by another clip of the same speaker as a voice prompt.
 
-    Texts are joined by a space, the prompt's first, with their tags; codes are joined, and `prompt_frames` tells
-    `DiaDataCollator` where learning begins. Whether a clip has a prompt, and which, depends on seed, epoch
-    (`set_epoch`; before that, on torch's global generator) and the clip's `id`, so that each epoch shows others.
+    Texts, with their tags, are joined by a space and codes are concatenated, the prompt first; `prompt_frames` tells
+    `DiaDataCollator` where the loss begins. Prompts depend on seed, epoch (`set_epoch`; before the first call, on
+    torch's global generator) and the clip's `id`, and differ between epochs.
 
-    A clip stays alone if its speaker is unknown or has no other clip to be a prompt, or if the two together were longer
-    than the model reads, in text or in frames. Evaluate on the prepared dataset itself: there, prompts only add noise.
+    A clip gets no prompt if its speaker is unknown or has no other suitable clip, or if both together exceed the
+    model's limits of text or frames. Evaluate on the prepared dataset itself: prompts would only add noise.
 
     Args:
         dataset (`datasets.Dataset`): Prepared clips with `id`, `text`, `codes`, `seconds` and, unless
             `single_speaker`, `speaker`.
-        processor (`DiaProcessor`): For the limits of text and frames.
-        probability (`float`): Share of the clips, of those that can have a prompt, that have one.
-        seed (`int`, defaults to 0): Another seed, other prompts.
-        min_seconds (`float`, defaults to 5.0): A speaker's shorter clips are prompts only where there is no longer one.
-        max_seconds (`float`, defaults to 10.0): Longer clips are never prompts.
-        max_frames (`int`, *optional*): Longest clip with its prompt; what the model reads unless given. Give the
-            collator's `max_frames`, where it has one, so that no clip is cut because of its prompt.
-        single_speaker (`bool`, defaults to `False`): Whether all clips of a dataset that names no speaker are of one.
+        processor (`DiaProcessor`): Processor that defines the limits of text and frames.
+        probability (`float`): Fraction of the clips that get a prompt, among those that can have one.
+        seed (`int`, defaults to 0): Random seed.
+        min_seconds (`float`, defaults to 5.0): Minimum duration of a prompt; a speaker's shorter clips are used only if
+            there is no longer one.
+        max_seconds (`float`, defaults to 10.0): Maximum duration of a prompt.
+        max_frames (`int`, *optional*): Maximum length of a clip with its prompt; by default the model's limit. Give the
+            collator's `max_frames`, if set, so that no clip is cut because of its prompt.
+        single_speaker (`bool`, defaults to `False`): Whether all clips of a dataset without speaker names have the same
+            speaker.
 
     Returns:
-        `VoicePrompts`: A map-style dataset of as many clips in the same order.
+        `VoicePrompts`: Map-style dataset with the same clips in the same order.
 
     Raises:
         ValueError: If columns are missing, an argument is out of range, no clip at all can have a prompt, or
@@ -151,7 +152,7 @@ def add_voice_prompts(
             f"{', '.join(map(repr, dataset.column_names))}; `dia-hf prepare` makes them."
         )
     if not 0 <= probability <= 1:
-        raise ValueError(f"`probability` is {probability}; it is a share of the clips, 0 to 1.")
+        raise ValueError(f"`probability` is {probability}; it must be between 0 and 1.")
     if not 0 <= min_seconds <= max_seconds:
         raise ValueError(
             f"`min_seconds` is {min_seconds} and `max_seconds` {max_seconds}; give 0 or more, the smaller first."
@@ -165,13 +166,13 @@ def add_voice_prompts(
     named = {speaker for speaker in speakers if speaker is not None}
     if single_speaker and named:
         raise ValueError(
-            f"`single_speaker=True`, but the dataset names {len(named)} ({min(named)!r}, …); leave it out, or remove "
-            "the column 'speaker'."
+            f"`single_speaker=True`, but the dataset names {len(named)} speakers ({min(named)!r}, …); leave it out, or "
+            "remove the column 'speaker'."
         )
     if not single_speaker and not named:
         raise ValueError(
-            "no clip names its speaker, so that no other is sure to be of the same one; give the names in the column "
-            "'speaker', or say `single_speaker=True`."
+            "no clip names its speaker, so that clips of the same speaker are unknown; add the column 'speaker', or "
+            "pass `single_speaker=True`."
         )
     usual: dict[str | None, list[int]] = {}
     shorter: dict[str | None, list[int]] = {}
@@ -183,14 +184,14 @@ def add_voice_prompts(
     if all(num_clips[speaker] == 1 for speaker in [*usual, *shorter]):
         raise ValueError(
             f"none of the {len(dataset)} clips can have a voice prompt: no speaker has two, of which one lasts at most "
-            f"{max_seconds} s; raise `max_seconds`, or do without voice prompts."
+            f"{max_seconds} s; raise `max_seconds`, or leave out voice prompts."
         )
     num_frames = _num_frames_of_shortest(plain, speakers, seconds, {**shorter, **usual})
     if num_frames > (max_frames or longest):
         limit = f"`max_frames` ({max_frames}); raise it" if max_frames else f"Dia reads ({longest}); add shorter ones"
         raise ValueError(
             f"none of the {len(dataset)} clips can have a voice prompt: the shortest with its shortest prompt has "
-            f"{num_frames} frames, more than {limit}, or do without voice prompts."
+            f"{num_frames} frames, more than {limit}, or leave out voice prompts."
         )
     return VoicePrompts(dataset, processor, probability, seed, max_frames or longest, (usual, shorter))
 
@@ -201,7 +202,7 @@ def _num_frames_of_shortest(
     seconds: Sequence[float],
     prompts: Mapping[str | None, Sequence[int]],
 ) -> int:
-    """Count the frames of the shortest clip and prompt of a speaker; codes are only read of these two."""
+    """Return the number of frames of the shortest clip with its shortest prompt; only their codes are read."""
     clips: dict[str | None, list[int]] = {}
     for index in sorted(range(len(seconds)), key=seconds.__getitem__):
         if speakers[index] in prompts:

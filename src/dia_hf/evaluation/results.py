@@ -1,7 +1,4 @@
-"""What was measured, sentence by sentence, and what it comes to: metrics, a table for people, JSON for programs.
-
-Measures nothing.
-"""
+"""Results of an evaluation: values per sentence, metrics over all, a table and JSON. Filled by `evaluate.py`."""
 
 from __future__ import annotations
 
@@ -25,11 +22,11 @@ _SOURCES = ("reference", "codec", "model")
 
 @dataclass(frozen=True)
 class Transcript:
-    """What the recognizer wrote down.
+    """Transcript by the recognizer.
 
     Args:
-        text (`str`): Its words.
-        errors (`WordErrors`): Against what was to be said.
+        text (`str`): Recognized text.
+        errors (`WordErrors`): Word errors relative to the sentence.
     """
 
     text: str
@@ -38,21 +35,21 @@ class Transcript:
 
 @dataclass(frozen=True)
 class SentenceReport:
-    """A sentence.
+    """Results of one sentence.
 
     Args:
-        text (`str`): What was to be said.
-        seed (`int`): Of its noise.
-        seconds (`float`): How long the model spoke.
-        ended (`bool`): Whether it ended by itself, not by the limit.
-        model (`Transcript`): What was heard of the model.
-        reference (`Transcript`, *optional*): What was heard of the recording.
-        codec (`Transcript`, *optional*): Of the reference after the codec: an upper bound for the model.
-        reference_seconds (`float`, *optional*): How long the reference is: its codes, or else the recording.
-        within_a_frame (`bool`, *optional*): Whether the model spoke as long as the reference codes, to one frame.
-        same_first_channel, same_codes (`bool`, *optional*): Whether its codes in channel 0, and in all channels, are
+        text (`str`): Text of the sentence.
+        seed (`int`): Random seed.
+        seconds (`float`): Duration of the generated speech.
+        ended (`bool`): Whether speech ended before the limit.
+        model (`Transcript`): Transcript of the generated speech.
+        reference (`Transcript`, *optional*): Transcript of the recording.
+        codec (`Transcript`, *optional*): Transcript of the reference after the codec: an upper bound for the model.
+        reference_seconds (`float`, *optional*): Duration of the reference codes, or else of the recording.
+        within_a_frame (`bool`, *optional*): Whether the length equals that of the reference codes within one frame.
+        same_first_channel, same_codes (`bool`, *optional*): Whether the codes of channel 0, and of all channels, equal
             those of the reference.
-        file (`str`, *optional*): Where what it said was kept.
+        file (`str`, *optional*): File of the generated speech.
     """
 
     text: str
@@ -71,13 +68,13 @@ class SentenceReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """An evaluation.
+    """Results of an evaluation.
 
     Args:
-        settings (`dict`): How it was done.
-        versions (`dict[str, str]`): With what.
-        sentences (`list[SentenceReport]`): In their order.
-        elapsed (`float`): Seconds that speaking took, codec included, recognizer not.
+        settings (`dict`): Settings of the evaluation.
+        versions (`dict[str, str]`): Package versions.
+        sentences (`list[SentenceReport]`): Results per sentence, in order.
+        elapsed (`float`): Seconds for generation, including the codec and without the recognizer.
     """
 
     settings: dict[str, Any]
@@ -86,19 +83,21 @@ class EvaluationReport:
     elapsed: float
 
     def metrics(self) -> dict[str, Any]:
-        """Sum up.
+        """Compute metrics over all sentences.
 
         Returns:
-            `dict`: `word_errors`, of `reference`, `codec` and `model` as far as there are such: `rate` with its 95 %
-            interval (`low`, `high`: percentiles of a bootstrap over sentences, the same each time), `substitutions`,
-            `deletions`, `insertions`, `words`, `sentences`; `end`: share that `ended` and `seconds`; `length`, against
-            references: `difference` and `absolute_difference` in seconds (means), share `within_a_frame`, `sentences`;
-            `codes`, against reference codes: shares `same_first_channel` and `same_codes`, `sentences`; `speed`:
-            `elapsed` seconds and `real_time`, seconds of speech in a second. `None` for what has no reference.
+            `dict`: `word_errors` of `reference`, `codec` and `model`, where available: `rate` with its 95 % confidence
+            interval (`low`, `high`: percentiles of a bootstrap over sentences with a fixed seed), `substitutions`,
+            `deletions`, `insertions`, `words`, `sentences`; `end`: fraction that `ended`, and `seconds`; `length`
+            relative to references: mean `difference` and `absolute_difference` in seconds, fraction `within_a_frame`,
+            `sentences`; `codes` relative to reference codes: fractions `same_first_channel` and `same_codes`,
+            `sentences`; `speed`: `elapsed` seconds, and `real_time`, seconds of speech per second. `None` without
+            references.
         """
         lines = self.sentences
         sources = {
-            name: [heard.errors for line in lines if (heard := getattr(line, name)) is not None] for name in _SOURCES
+            name: [transcript.errors for line in lines if (transcript := getattr(line, name)) is not None]
+            for name in _SOURCES
         }
         lengths = [line.seconds - line.reference_seconds for line in lines if line.reference_seconds is not None]
         coded = [line for line in lines if line.same_codes is not None]
@@ -125,7 +124,7 @@ class EvaluationReport:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON can carry it: `settings`, `versions`, `metrics` and `sentences`."""
+        """Return the results as JSON-serializable values: `settings`, `versions`, `metrics` and `sentences`."""
         return {
             "settings": self.settings,
             "versions": self.versions,
@@ -137,15 +136,15 @@ class EvaluationReport:
         """Write `to_dict` to a file.
 
         Raises:
-            OSError: If it cannot be written; what was there before is still there.
+            OSError: If it cannot be written; an existing file is kept then.
         """
         with atomic_write(path) as beside:
             beside.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     def table(self) -> str:
-        """Lay out the figures as Markdown: a row for reference, codec and model each, and lines for the rest."""
+        """Return a Markdown table with a row for reference, codec and model each, and lines for the other metrics."""
         metrics = self.metrics()
-        rows = [["heard of", "word errors", "95 %", "wrong", "missing", "extra", "words"]]
+        rows = [["source", "word errors", "95 %", "substitutions", "deletions", "insertions", "words"]]
         for name in _SOURCES:
             if (row := metrics["word_errors"][name]) is not None:
                 interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
@@ -155,18 +154,18 @@ class EvaluationReport:
         lines = [
             _markdown(rows),
             "",
-            f"- {len(self.sentences)} sentences, {end['seconds']:.1f} s; {end['ended']:.1%} ended by themselves",
+            f"- {len(self.sentences)} sentences, {end['seconds']:.1f} s; {end['ended']:.1%} ended before the limit",
         ]
         if length is not None:
             within = "" if codes is None else f"; {length['within_a_frame']:.1%} within one frame"
             lines.append(
-                f"- length against the reference: {length['difference']:+.3f} s in the mean, "
-                f"{length['absolute_difference']:.3f} s off{within}"
+                f"- length relative to the reference: mean {length['difference']:+.3f} s, mean absolute "
+                f"{length['absolute_difference']:.3f} s{within}"
             )
         if codes is not None:
             lines.append(
-                f"- codes of the reference: {codes['same_first_channel']:.1%} in channel 0, {codes['same_codes']:.1%} "
-                "in all channels"
+                f"- codes equal to the reference: {codes['same_first_channel']:.1%} in channel 0, "
+                f"{codes['same_codes']:.1%} in all channels"
             )
         lines.append(f"- {metrics['speed']['real_time']:.2f} × real time, codec included")
         return "\n".join(lines)
@@ -177,7 +176,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _sum_up(counts: Sequence[WordErrors]) -> dict[str, Any]:
-    """Sum up the word errors of some sentences, whatever their order."""
+    """Summarize the word errors of sentences, independently of their order."""
     pairs = np.array(sorted((count.errors, count.words) for count in counts))
     errors, words = pairs.sum(axis=0)
     drawn = np.random.default_rng(0).integers(0, len(pairs), (_NUM_RESAMPLES, len(pairs)))
@@ -195,7 +194,7 @@ def _sum_up(counts: Sequence[WordErrors]) -> dict[str, Any]:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Align a table whose first row is its head, names on the left and numbers on the right."""
+    """Format rows as an aligned Markdown table; the first row is the header, the first column is left-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = [f":{'-' * (width - 1)}" if place == 0 else f"{'-' * (width - 1)}:" for place, width in enumerate(widths)]
     lines = []

@@ -1,8 +1,7 @@
-"""A checkpoint of any layout, opened: recognized by content, its tensors planned and checked, its parts made.
+"""Checkpoint of any layout: recognized by content, its tensors planned and checked, its parts made.
 
-Steps: find the files → recognize the layout and read the config → plan (every tensor, its sources and shapes, checked)
-→ make config, processor and, one by one, tensors. Does not know where they go: `convert.py` writes them, `load.py`
-makes a model of them.
+Steps: find the files → recognize the layout and read the config → plan and check all tensors with sources and shapes →
+make config, processor and tensors. `convert.py` writes the parts, `load.py` makes a model of them.
 """
 
 from __future__ import annotations
@@ -55,13 +54,13 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Target:
-    """A tensor to be made.
+    """Tensor of the output layout.
 
     Args:
-        name (`str`): Its name in the layout asked for.
-        shape (`tuple[int, ...]`): Its shape there.
-        sources (`tuple[str, ...]`): The tensors that are read for it.
-        make (`Callable`): Makes it of them.
+        name (`str`): Name in the output layout.
+        shape (`tuple[int, ...]`): Shape in the output layout.
+        sources (`tuple[str, ...]`): Names of the source tensors.
+        make (`Callable`): Function that makes it from the source tensors.
     """
 
     name: str
@@ -72,14 +71,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was recognized.
+    """Recognized checkpoint.
 
     Args:
-        weights (`Weights`): Its tensors.
-        config_file (`Path`): Its config.json. What else a checkpoint may have (generation config, tokenizer, …) lies
-            beside it.
+        weights (`Weights`): Tensors.
+        config_file (`Path`): The config.json. Other files (generation config, tokenizer, …) are read from its folder.
         layout (`str`): "huggingface", "nari-0626" or "nari-v0.1".
-        config (`DiaConfig`): What the config file says.
+        config (`DiaConfig`): Content of the config file.
     """
 
     weights: Weights
@@ -89,7 +87,7 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """Where the config file is."""
+        """Folder of the config file."""
         return self.config_file.parent
 
     @property
@@ -99,10 +97,10 @@ class Checkpoint:
 
 
 def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Read a dtype by its name, or as it is; `None` stays.
+    """Return the dtype of a name; a dtype and `None` are returned unchanged.
 
     Raises:
-        ValueError: If it is none of `DTYPES`.
+        ValueError: If it is not one of `DTYPES`.
     """
     if dtype is None:
         return None
@@ -113,11 +111,11 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
-    """Return the folder of a source and its weight files, fetched from the Hub where it is a name there.
+    """Return the folder and the weight files of a source, downloaded from the Hub if it is a Hub id.
 
     Raises:
-        FileNotFoundError: If there is no such source.
-        ValueError: If a folder holds no weights, or several files could be meant.
+        FileNotFoundError: If the source does not exist.
+        ValueError: If a folder has no weights, or it is ambiguous which files to use.
     """
     path = Path(source)
     is_name = _HUB_NAME.fullmatch(str(source)) and not looks_like_path(source)
@@ -129,13 +127,13 @@ def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
     if path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             raise ValueError(
-                f"{path} is an adapter and no whole model; merge it into the model that it was trained on: "
+                f"{path} is an adapter, not a complete model; merge it into its base model: "
                 "`dia_hf.training.merge_adapter`."
             )
         return path, find_weight_files(path)
     if path.is_file() and path.suffix == ".json":
         raise ValueError(
-            f"{str(source)!r} is a config and holds no weights; give its folder, or the weight file beside it "
+            f"{str(source)!r} is a config without weights; give its folder, or the weight file beside it "
             f"({', '.join(WEIGHT_SUFFIXES)})."
         )
     if path.is_file():
@@ -144,13 +142,13 @@ def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
 
 
 def is_nari(source: str | os.PathLike) -> bool:
-    """Whether a checkpoint is in a layout of nari-labs: v0.1 by its config, 0626, if it is a folder, by its tensors."""
+    """Whether a checkpoint is in a layout of nari-labs: v0.1 by its config, 0626 (a local folder) by its tensors."""
     try:
         if {"model", "data"} <= read_json(str(cached_file(source, "config.json"))).keys():
             return True
         return os.path.isdir(source) and any(map(_is_theirs, Weights(find_weight_files(Path(source)))))
     except (OSError, ValueError):
-        return False  # whoever loads it says why
+        return False  # loading it raises the error
 
 
 def _is_theirs(name: str) -> bool:
@@ -158,25 +156,25 @@ def _is_theirs(name: str) -> bool:
 
 
 def recognize(weights: Weights, config_file: Path) -> Checkpoint:
-    """Tell the layout by content, and read the config.
+    """Detect the layout by content, and read the config.
 
     Raises:
-        ValueError: If the layout is not known, or the config is missing or cannot be used.
+        ValueError: If the layout is unknown, or the config is missing or invalid.
     """
     names, file = set(weights), weights.files[0]
     if any(name.startswith("quantizer.") for name in names):
-        raise ValueError(f"{file} is a DacModel already, and no Dia; give it as `codec` (`--codec`), beside the Dia.")
+        raise ValueError(f"{file} is a DacModel, not a Dia; give it as `codec` (`--codec`) with a Dia as source.")
     if "logits_dense.weight" in names or any(name.startswith("model.") for name in names):
         layout = "huggingface"
     elif any(_is_theirs(name) for name in names):
         layout = "nari"
     else:
         raise ValueError(
-            f"{file} is no Dia in a layout that is known (Hugging Face, nari-labs 0626, nari-labs v0.1); its tensors "
-            f"are called {', '.join(sorted(names)[:3])}, …"
+            f"{file} is not a Dia in a known layout (Hugging Face, nari-labs 0626, nari-labs v0.1); its tensors are "
+            f"named {', '.join(sorted(names)[:3])}, …"
         )
     if not config_file.is_file():
-        raise ValueError(f"{config_file} is missing; a checkpoint's sizes cannot be guessed from its weights.")
+        raise ValueError(f"{config_file} is missing; it is needed for the sizes of the model.")
     try:
         values = read_json(config_file)
         if layout == "nari":
@@ -185,19 +183,19 @@ def recognize(weights: Weights, config_file: Path) -> Checkpoint:
     except KeyError as error:
         raise ValueError(f"{config_file} lacks {error}.") from error
     except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise ValueError(f"{config_file} cannot be used: {error}") from error
+        raise ValueError(f"{config_file} is not valid: {error}") from error
     return Checkpoint(weights, config_file, layout, config)
 
 
 def plan(source: Checkpoint, to: str) -> list[Target]:
-    """List the tensors of the layout asked for, and check that the source holds just what they are made of.
+    """List the tensors of the output layout, and check that the source has exactly the tensors needed.
 
     Args:
-        source (`Checkpoint`): A checkpoint.
-        to (`str`): "huggingface" or "nari-0626".
+        source (`Checkpoint`): Source checkpoint.
+        to (`str`): Output layout, "huggingface" or "nari-0626".
 
     Raises:
-        ValueError: If a tensor is missing, too many or of another shape.
+        ValueError: If a tensor is missing, unexpected or of another shape.
     """
     table, weights, asking = tensor_rules(source.config), source.weights, source.config_file.name
     targets: list[Target] = []
@@ -210,15 +208,15 @@ def plan(source: Checkpoint, to: str) -> list[Target]:
         targets += _targets(rule, source.is_ours, to)
     for name, shape in expected.items():
         if name not in weights:
-            raise ValueError(f"{weights.files[0]}: the tensor {name!r} is missing, which {asking} asks for.")
+            raise ValueError(f"{weights.files[0]}: the tensor {name!r} required by {asking} is missing.")
         if weights.shape(name) != shape:
             raise ValueError(
-                f"{weights.file(name)}: {name!r} has the shape {list(weights.shape(name))}, but {asking} asks for "
+                f"{weights.file(name)}: {name!r} has the shape {list(weights.shape(name))}, but {asking} requires "
                 f"{list(shape)}."
             )
     if extra := sorted(set(weights) - set(expected)):
         raise ValueError(
-            f"{weights.file(extra[0])} holds {len(extra)} tensors that {asking} does not ask for, such as {extra[0]!r}."
+            f"{weights.file(extra[0])} has {len(extra)} tensors unknown to {asking}, such as {extra[0]!r}."
         )
     return targets
 
@@ -244,10 +242,10 @@ def _their_part(rule: TensorRule, index: int, tensors: list[torch.Tensor]) -> to
 
 
 def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:
-    """Return the dtype asked for, or else the one that all tensors have.
+    """Return the requested dtype, or else that of all tensors.
 
     Raises:
-        ValueError: If they have several, and none is asked for.
+        ValueError: If none is requested and the tensors have several.
     """
     if asked is not None:
         return asked
@@ -256,21 +254,21 @@ def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:
     if len(dtypes) > 1 or dtype is None:
         found = ", ".join(sorted("no floating-point" if d is None else str(d).removeprefix("torch.") for d in dtypes))
         raise ValueError(
-            f"{weights.files[0]} holds tensors of several dtypes ({found}); choose one: `dtype` (`--dtype`)."
+            f"{weights.files[0]} has tensors of several dtypes ({found}); choose one: `dtype` (`--dtype`)."
         )
     return dtype
 
 
 def make_tensor(source: Checkpoint, target: Target, dtype: torch.dtype) -> torch.Tensor:
-    """Read what a tensor is made of, and make it, in memory of its own: no file stays mapped for it."""
-    # Allocated before what is read and let go again, which would leave holes between the tensors that stay. Cast before
-    # it is turned: the other way round takes three times as long.
+    """Make a tensor from its sources, in separate memory, so that no file stays mapped."""
+    # Allocated before the sources are read, whose release would otherwise fragment the memory. Cast before the
+    # transposition: the other order takes three times as long.
     made = torch.empty(target.shape, dtype=dtype)
     return made.copy_(target.make([source.weights.read(name).to(dtype) for name in target.sources]))
 
 
 def make_config(source: Checkpoint, dtype: torch.dtype) -> DiaConfig:
-    """Make the config of a checkpoint, the weights being of `dtype`."""
+    """Return the config of a checkpoint with weights of `dtype`."""
     config = DiaConfig.from_dict(source.config.to_dict())
     config.architectures = ["DiaForConditionalGeneration"]
     config.dtype = dtype
@@ -278,7 +276,7 @@ def make_config(source: Checkpoint, dtype: torch.dtype) -> DiaConfig:
 
 
 def make_generation_config(source: Checkpoint) -> GenerationConfig:
-    """Make the generation config of a checkpoint: the source's own where it has one."""
+    """Return the generation config of a checkpoint: the source's own, or else the default of its release."""
     if source.is_ours and (source.folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(source.folder)
     return generation_config_for(source.config)
@@ -288,7 +286,7 @@ def load_codec(given: str | os.PathLike) -> DacModel:
     """Load a codec from descript's file or from a folder or Hub name in transformers' layout.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If it does not exist.
         ValueError: If it cannot be read or is incomplete.
     """
     path = Path(given)
@@ -303,7 +301,7 @@ def load_codec(given: str | os.PathLike) -> DacModel:
 
 
 def make_processor(source: Checkpoint, codec: DacModel | None) -> DiaProcessor:
-    """Make the processor of a checkpoint: the source's own tokenizer and feature extractor where it has them."""
+    """Make the processor of a checkpoint, with the source's own tokenizer and feature extractor if it has them."""
     folder = source.folder
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = DiaTokenizer.from_pretrained(folder)

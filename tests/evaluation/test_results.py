@@ -122,7 +122,7 @@ def test_the_table(lines):
     report = make_report(lines)
     table = report.table().splitlines()
     rows = [line.split("|")[1].strip() for line in table if line.startswith("|")]
-    assert rows[0] == "heard of" and set(rows[1]) == {":", "-"}
+    assert rows[0] == "source" and set(rows[1]) == {":", "-"}
     assert rows[2:] == [*["codec"] * any(line.codec for line in lines), "model"]
     assert all(len(line) <= 100 for line in table)
     assert len({len(line) for line in table if line.startswith("|")}) == 1
