@@ -37,7 +37,7 @@ from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..quantization import check_scheme, quantize_model
 from .dialogue import Dialogue
-from .doubts import SpeechStats, estimate_text, find_doubt, tell
+from .doubts import SpeechStats, estimate_text, find_doubt, tell, warn_unknown_words
 from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render, split_prefix
 from .voices import Voice, load_voice
@@ -126,6 +126,8 @@ class Dia:
     ```
     """
 
+    _is_miniature = False  # loaded as the embedded checkpoint, which knows few words
+
     def __init__(self, model: DiaForConditionalGeneration, processor: DiaProcessor) -> None:
         self.model = model
         self.processor = processor
@@ -203,7 +205,9 @@ class Dia:
         model = model.to(device).eval()
         if quantization is not None:
             quantize_model(model, quantization)
-        return cls(model, DiaProcessor.from_pretrained(model_name, load_codec=load_dac))
+        dia = cls(model, DiaProcessor.from_pretrained(model_name, load_codec=load_dac))
+        dia._is_miniature = Path(model_name) == Path(MINIATURE)
+        return dia
 
     @classmethod
     def _from_nari(
@@ -335,6 +339,8 @@ class Dia:
         Warns:
             SpeechWarning: Once, if the sound is empty, silent, cut at a limit, or far from what `estimate_seconds` says
                 of the text.
+            UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
+                was not trained on.
         """
         if audio_prompt_path is not None:
             warnings.warn("`audio_prompt_path` is deprecated; use `audio_prompt`.", FutureWarning, stacklevel=2)
@@ -345,6 +351,8 @@ class Dia:
             cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, max_tokens, max_seconds, seed
         )
         inputs = self._prepare(text, audio_prompt, voice)
+        if self._is_miniature:
+            warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         codec, max_delay = self.processor.codec, max(self.model.config.delay_pattern)
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             streamer = SpokenSeconds(bar, codec.frame_rate, max_delay) if verbose else None
@@ -395,11 +403,15 @@ class Dia:
         Warns:
             SpeechWarning: Once, if the sound is empty, silent, cut at a limit, or far from what `estimate_seconds` says
                 of the text.
+            UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
+                was not trained on.
         """
         options = self._options(
             cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, max_tokens, max_seconds, seed
         )
         inputs = self._prepare(text, audio_prompt, voice)
+        if self._is_miniature:
+            warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
         chunks = streamer.listen(self.model.generate, **inputs, **options)
         return self._listen(chunks, text, inputs, voice, max_tokens, max_seconds)
@@ -481,6 +493,9 @@ class Dia:
         Raises:
             ValueError: If the script, a voice, the folder or an option is unusable; each error says what would do.
 
+        Warns:
+            UnknownWordsWarning: If the embedded miniature is given words that it was not trained on.
+
         Example:
         ```python
         >>> from dia_hf import Dia
@@ -495,7 +510,7 @@ class Dia:
             loaded = {speaker: load_voice(voice) for speaker, voice in voices.items()}
         elif voices is not None:
             loaded = load_voice(voices)
-        return Dialogue(
+        dialogue = Dialogue(
             self.model,
             self.processor,
             script,
@@ -508,6 +523,9 @@ class Dia:
             max_seconds,
             self._options(cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile),
         )
+        if self._is_miniature:
+            warn_unknown_words([script], stacklevel=2)
+        return dialogue
 
     def load_audio(self, audio_path: str | os.PathLike) -> torch.Tensor:
         """Encode a recording, to be used as `audio_prompt` more than once.
