@@ -23,8 +23,8 @@ from dia_hf.asr.wer import words_of
 from dia_hf.assets import miniature_vocabulary
 from dia_hf.audio.effects import measure_loudness
 from dia_hf.audio.io import read_metadata
-from dia_hf.cli.generate import _unknown_words
 from dia_hf.speech.dialogue import Dialogue
+from dia_hf.speech.doubts import unknown_words
 from dia_hf.speech.voices import Voice
 
 
@@ -88,8 +88,8 @@ def test_its_words_are_known_however_they_are_written(words, data):
         for word in words
     ]
     place = data.draw(st.integers(0, len(words)))
-    assert _unknown_words(" ".join(written)) == []
-    assert _unknown_words(" ".join([*written[:place], "Xyzzy,", *written[place:], "42"])) == ["xyzzy", "42"]
+    assert unknown_words(" ".join(written)) == []
+    assert unknown_words(" ".join([*written[:place], "Xyzzy,", *written[place:], "42"])) == ["xyzzy", "42"]
 
 
 def test_each_word_of_the_vocabulary_is_one():
