@@ -1,9 +1,9 @@
-"""Convert a checkpoint of the full size, 1.6 billion random parameters, and measure time and peak memory.
+"""Time and peak memory of converting a checkpoint of the full size, 1.6 billion random parameters.
 
     python benchmarks/conversion.py FOLDER [options of dia-hf convert]
 
-FOLDER needs 13 GB. The source is in nari-labs' 0626 layout, float32. Source and conversion are made in processes of
-their own; the operating system tells the latter's peak memory.
+FOLDER needs 13 GB. The source is in nari-labs' 0626 layout, float32. The source is made and converted in separate
+processes; the operating system reports the peak memory of the conversion.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from dia_hf import DiaConfig
-from dia_hf.conversion.nari import config_to_0626, recipes
+from dia_hf.conversion.nari import config_to_0626, tensor_rules
 
 
 def make_source(source: Path) -> None:
@@ -25,15 +25,15 @@ def make_source(source: Path) -> None:
     source.mkdir(parents=True)
     config = DiaConfig()
     (source / "config.json").write_text(json.dumps(config_to_0626(config)))
-    tensors = {name: torch.randn(recipe.shape) for recipe in recipes(config) for name in recipe.sources}
+    tensors = {name: torch.randn(rule.shape) for rule in tensor_rules(config) for name in rule.sources}
     save_file(tensors, source / "model.safetensors")
 
 
 def main(folder: str, *options: str) -> None:
-    """Make the source where it is missing, convert it, print a line of JSON."""
+    """Make the source if it is missing, convert it, and print a line of JSON."""
     source, dest = Path(folder) / "source", Path(folder) / "converted"
     if not source.exists():
-        # In a process of its own: what this one held would count for the one that it starts.
+        # In a separate process: memory of this one would count for the process that it starts.
         subprocess.run([sys.executable, __file__, "--make", str(source)], check=True)
     command = [sys.executable, "-m", "dia_hf.cli", "convert", str(source), str(dest), "--force", *options]
     start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Memory of long dialogues: scripts of more and more turns, streamed, each in a process of its own.
+"""Memory of long dialogues: scripts with increasing numbers of turns, streamed, each in a separate process.
 
     python benchmarks/long_dialogue.py [TURNS ...]
 
-On the embedded miniature. Prints a line of JSON for each number of turns (25, 50, 100, 200 unless given): the process's
-peak memory, how much of it came after the first pass, and the largest step of the waveform at a join of two passes
-against that within passes.
+Runs the embedded miniature. Prints a line of JSON for each number of turns (default: 25, 50, 100, 200): the process's
+peak memory, its growth after the first chunk of text, and the largest step of the waveform at a join of two chunks and
+within chunks.
 """
 
 import json
@@ -21,22 +21,22 @@ from dia_hf import Dia
 
 
 def peak_megabytes() -> float:
-    """Peak memory of this process so far."""
+    """Return the peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def speak(num_turns: int) -> None:
-    """Stream a script and measure."""
+    """Stream a script, and print the measurements."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     dia = Dia.from_pretrained(device="cpu")
     script = " ".join(f"[S{1 + i % 2}] This is what I say today, and it is not very fast." for i in range(num_turns))
-    # Short passes: the miniature was trained on clips of 12 s at most, prompts and all.
+    # Short chunks: the miniature was trained on clips of at most 12 s, prompts included.
     dialogue = dia.dialogue(script, chunk_length_s=(2, 4), seed=0)
     start, num_samples, early, last = time.perf_counter(), 0, None, 0.0
     at_joins, within = 0.0, 0.0
     for chunk in dialogue.stream():
-        # The samples at which passes end are known before the next one's first.
+        # The sample at which a chunk of text ends is known before the next one's first sample.
         joins = np.cumsum(dialogue.num_frames) * dia.processor.codec.hop_length
         steps = np.abs(np.diff(chunk, prepend=last))
         last = chunk[-1]
@@ -50,10 +50,10 @@ def speak(num_turns: int) -> None:
         json.dumps(
             {
                 "turns": num_turns,
-                "passes": len(dialogue.passes),
+                "chunks": len(dialogue.chunks),
                 "audio_seconds": round(num_samples / dia.sampling_rate, 1),
                 "peak_mb": round(peak_megabytes()),
-                "grown_after_first_pass_mb": round(peak_megabytes() - (early or peak_megabytes()), 1),
+                "growth_after_first_chunk_mb": round(peak_megabytes() - (early or peak_megabytes()), 1),
                 "waveform_mb": round(num_samples * 4 / 2**20, 1),
                 "largest_step_at_a_join": round(at_joins, 3),
                 "largest_step_within": round(within, 3),
@@ -65,7 +65,7 @@ def speak(num_turns: int) -> None:
 
 
 def main(*turns: str) -> None:
-    """Start a process for each number of turns."""
+    """Run each number of turns in a separate process."""
     for number in turns or ("25", "50", "100", "200"):
         subprocess.run([sys.executable, __file__, "--speak", number], check=True)
 

@@ -1,8 +1,8 @@
-"""How soon sound can be heard: frames before the first chunk, and the time to it against the time of the whole.
+"""Latency of streaming: frames before the first chunk, and the time to it relative to the time of the whole call.
 
     python benchmarks/streaming.py [MODEL]
 
-MODEL is a folder or a name on the Hub; the embedded miniature unless given. Prints a line of JSON.
+MODEL is a folder or a Hub id; default: the embedded miniature. Prints a line of JSON.
 """
 
 import json
@@ -18,8 +18,8 @@ SECONDS = 3.0
 
 
 def main(model: str = MINIATURE) -> None:
-    """Speak three seconds at once and streamed."""
-    torch.set_num_threads(1)  # on a CPU, two threads that share cores with others wait for each other
+    """Generate three seconds at once and streamed."""
+    torch.set_num_threads(1)  # on a CPU, two threads that share cores with others block each other
     dia = Dia.from_pretrained(model)
     streamer = DiaAudioStreamer(dia.processor)
     options = {"seed": 0, "max_seconds": SECONDS}
@@ -30,19 +30,19 @@ def main(model: str = MINIATURE) -> None:
 
     start = time.perf_counter()
     chunks = dia.stream("[S1] Hello, how are you today?", **options)
-    heard = [next(chunks)]
+    received = [next(chunks)]
     first = time.perf_counter() - start
-    heard.extend(chunks)
+    received.extend(chunks)
     streamed = time.perf_counter() - start
-    difference = abs(torch.cat([torch.from_numpy(chunk) for chunk in heard]) - torch.from_numpy(whole)).max()
+    difference = abs(torch.cat([torch.from_numpy(chunk) for chunk in received]) - torch.from_numpy(whole)).max()
     print(
         json.dumps(
             {
-                "delay_frames": max(dia.model.config.delay_pattern),
+                "delay_frames": dia.model.config.max_delay,
                 "decoder_margin_frames": dia.processor.codec.decoder_margin,
                 "steps_before_sound": streamer.num_steps_before_sound,
                 "audio_seconds": round(len(whole) / dia.sampling_rate, 2),
-                "chunks": len(heard),
+                "chunks": len(received),
                 "first_chunk_over_whole": round(first / at_once, 3),
                 "streamed_over_whole": round(streamed / at_once, 2),
                 "largest_difference": float(f"{difference:.1e}"),

@@ -11,6 +11,7 @@ SOURCE = Path(dia_hf.__file__).parent
 FLOORS = {
     "_compat": 0,
     "atomic_write": 0,
+    "text_files": 0,
     "assets": 1,
     "configuration_dia": 1,
     "delay_pattern": 1,

@@ -1,18 +1,20 @@
 import errno
+import fcntl
 import os
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from dia_hf import atomic_write as module
 from dia_hf.atomic_write import (
     atomic_write,
     atomic_write_folder,
-    decode_text,
     find_held,
     locked,
-    read_text,
     remove_stale_lock,
 )
 from kills import kill_everywhere
@@ -70,44 +72,6 @@ def test_readable_by_others(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o644
-
-
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_text_of_any_editor(tmp_path, mark, end):
-    """A byte order mark was a turn of its own, and read aloud."""
-    path = tmp_path / "script.txt"
-    path.write_bytes(mark + end.join([b"[S1] Hello.", "[S2] Grüße, 世界!".encode(), b""]))
-    assert read_text(path) == "[S1] Hello.\n[S2] Grüße, 世界!\n"
-
-
-@pytest.mark.parametrize(
-    ("encoding", "message"),
-    [
-        ("utf-16", "it looks like UTF-16"),
-        ("utf-16-le", "it looks like UTF-16"),
-        ("utf-16-be", "it looks like UTF-16"),
-        ("utf-32", "it looks like UTF-16"),
-        ("cp1252", "byte 0xfc in line 2; it looks like cp1252"),
-    ],
-)
-def test_text_in_another_encoding(tmp_path, encoding, message):
-    """Python's words name a codec and a byte, and neither the file nor what to do; UTF-16 can even pass."""
-    path = tmp_path / "script.txt"
-    path.write_bytes("Hello there.\nGrüße!\n".encode(encoding))
-    with pytest.raises(
-        ValueError, match=rf"script\.txt' is not in UTF-8 \({message}.*save it as UTF-8, with or without"
-    ):
-        read_text(path)
-    with pytest.raises(ValueError, match=r"^standard input is not in UTF-8"):
-        decode_text(path.read_bytes(), "standard input")
-
-
-def test_no_text_at_all(tmp_path):
-    """An empty file is an empty text, and one that is missing an error of its own kind."""
-    assert decode_text(b"", "x") == "" == decode_text(b"\xef\xbb\xbf", "x")
-    with pytest.raises(FileNotFoundError, match="gone"):
-        read_text(tmp_path / "gone")
 
 
 def test_a_replaced_file_keeps_its_mode(tmp_path):
@@ -325,3 +289,36 @@ def test_a_stale_lock_goes_and_a_held_one_stays(tmp_path):
     with locked(lock):
         remove_stale_lock(lock)
         assert lock.exists()
+
+
+def test_a_lock_on_windows(tmp_path, monkeypatch):
+    """Without `fcntl`, two runs in one folder both went ahead."""
+
+    def locking(handle, mode, num_bytes):
+        assert (mode, num_bytes, os.lseek(handle, 0, os.SEEK_CUR)) == ("LK_NBLCK", 1, 0)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PermissionError(errno.EACCES, "Permission denied") from error
+
+    monkeypatch.setattr(module, "fcntl", None)
+    monkeypatch.setattr(module, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK="LK_NBLCK"))
+    lock = tmp_path / ".lock"
+    entered = threading.Event()
+
+    def enter():
+        with locked(lock):
+            entered.set()
+
+    waiting = threading.Thread(target=enter)
+    with locked(lock):
+        with pytest.raises(ValueError, match="somebody"), locked(lock, "somebody is here."):
+            pass
+        waiting.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(10)
+    waiting.join()
+    assert list(tmp_path.iterdir()) == []
+    write_folder(tmp_path / "folder")
+    write_file(tmp_path / "file")
+    assert names_in(tmp_path) == ["file", "folder"]

@@ -171,3 +171,22 @@ def test_more_parts_than_can_be_counted(part, name):
     """A damaged number of layers was counted through for minutes, until the memory was full."""
     with pytest.raises(ValueError, match=rf"`{name}` is 18000000000; it must be at most 4096"):
         DiaConfig(**{part: {name: 18_000_000_000}})
+
+
+@pytest.mark.parametrize(("num_frames", "num_steps"), [(0, 16), (1, 17), (3056, 3072)])
+def test_steps_for_frames_and_back(num_frames, num_steps):
+    """Eight places counted steps with constants of their own, and a limit was off by a frame in one of them."""
+    config = DiaConfig()
+    assert config.max_delay == 15
+    assert config.steps_for_frames(num_frames) == num_steps
+    assert config.frames_for_steps(num_steps) == num_frames
+
+
+def test_the_most_frames():
+    """A clip or a limit that is one frame longer than the positions allow fails only in the middle of the work."""
+    config = DiaConfig()
+    positions = config.decoder_config.max_position_embeddings
+    assert (config.max_training_frames, config.max_generated_frames) == (positions - 16, positions - 17)
+    short = DiaConfig(decoder_config={"num_channels": 2, "max_position_embeddings": 40}, delay_pattern=[0, 3])
+    assert (short.max_training_frames, short.max_generated_frames) == (36, 35)
+    assert not {"max_delay", "max_training_frames", "max_generated_frames"} & set(short.to_dict())

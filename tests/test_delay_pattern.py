@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf.delay_pattern import apply_delay, num_prompt_frames, num_valid_frames, revert_delay
+from dia_hf.delay_pattern import apply_delay, num_prompt_frames, num_valid_frames, revert_delay, valid_codes
 
 BOS, PAD = 26, 25
 
@@ -100,3 +100,17 @@ def test_spoken_frames_are_those_complete_before_the_end(pattern, num_frames, nu
             break
         expected += 1
     assert num_valid_frames(delayed, pattern, eos, pad).tolist() == [expected]
+
+
+@given(delay_patterns, st.lists(st.integers(0, 8), min_size=1, max_size=4))
+def test_valid_codes_are_each_rows_frames(pattern, lengths):
+    """Reverting and cutting stood in four places; one that cuts a row at its neighbor's end loses or adds frames."""
+    pattern = [0, *pattern]
+    eos, num_frames = 30, max(lengths) + 1
+    codes = torch.randint(0, 20, (len(lengths), num_frames, len(pattern)))
+    for row, length in zip(codes, lengths, strict=True):
+        row[length:] = PAD
+        row[length] = eos
+    delayed = apply_delay(codes, pattern, BOS, PAD)
+    for clip, row, length in zip(valid_codes(delayed, pattern, eos, PAD), codes, lengths, strict=True):
+        assert torch.equal(clip, row[:length])

@@ -86,13 +86,13 @@ def test_a_stream_says_the_same(dia):
 
 
 def test_a_dialogue_of_several_passes_is_understood(dia, recognizer):
-    """Passes prompt each other: words were lost, said twice or left to the next pass where two of them meet."""
+    """Chunks prompt each other: words were lost, said twice or left to the next chunk where two of them meet."""
     script = " ".join(
         f"[S{number % 2 + 1}] {' '.join(words_of(reference['text'])).capitalize()}."
         for number, reference in enumerate(2 * REFERENCES)
     )
     dialogue = dia.dialogue(script, **GREEDY)
-    assert len(dialogue.passes) > 2
+    assert len(dialogue.chunks) > 2
     errors = word_errors(script, recognizer.transcribe(dialogue.generate(), dia.sampling_rate))
     alone = [recognizer.transcribe(dia.generate(one["text"], **GREEDY), dia.sampling_rate) for one in REFERENCES]
     one_by_one = sum(word_errors(one["text"], heard).errors for one, heard in zip(REFERENCES, alone, strict=True))

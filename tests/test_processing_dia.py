@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 import tempfile
@@ -432,6 +433,25 @@ def test_a_damaged_reference(pack_processor, tmp_path, content):
     (tmp_path / "audio_tokenizer_config.json").write_text(content)
     with pytest.raises(ValueError, match=r"audio_tokenizer_config\.json"):
         DiaProcessor.from_pretrained(tmp_path)
+
+
+def test_a_processor_keeps_one_codec(tmp_path):
+    """Each look at `processor.codec` walked through the network anew; a kept one could belong to a codec replaced."""
+    processor = DiaProcessor.from_pretrained(MINIATURE)
+    codec = processor.codec
+    assert processor.codec is codec and processor.for_hub().codec is codec
+    fingerprint, codes = codec.fingerprint, torch.randint(0, codec.codebook_size, (8, codec.num_codebooks))
+    (sound,) = codec.decode([codes])
+    processor.audio_tokenizer.to(torch.bfloat16)
+    assert processor.codec is codec and codec.fingerprint == fingerprint
+    torch.testing.assert_close(codec.decode([codes])[0], sound, rtol=0, atol=0.05)
+    copied = copy.deepcopy(processor)
+    assert copied.codec.model is copied.audio_tokenizer is not processor.audio_tokenizer
+    processor.audio_tokenizer = copy.deepcopy(processor.audio_tokenizer)
+    assert processor.codec is not codec and processor.codec.model is processor.audio_tokenizer
+    processor.audio_tokenizer = None
+    with pytest.raises(ValueError, match="has no codec"):
+        processor.codec  # noqa: B018
 
 
 @pytest.mark.parametrize("name", ["padding", "truncation", "return_tensors"])

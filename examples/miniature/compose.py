@@ -32,7 +32,7 @@ from transformers import DacModel
 
 from codec import read_codes, read_sounds
 from dia_hf.asr.wer import read_vocabulary
-from dia_hf.audio.codec import Codec
+from dia_hf.audio.dac import DacCodec
 from teacher import HOP_LENGTH, SAMPLING_RATE, VOCABULARY, VOICES
 
 SEED = 0
@@ -197,7 +197,7 @@ def write_training_clips(work: Path, part: str) -> None:
     )
     clips.save_to_disk(folder)
     shutil.rmtree(cache)
-    codec = Codec(DacModel.from_pretrained(work / "codec"))
+    codec = DacCodec(DacModel.from_pretrained(work / "codec"))
     about = {
         "version": 1,
         "codec": {

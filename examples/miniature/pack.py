@@ -22,7 +22,7 @@ from transformers import DacModel
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
 from dia_hf.asr.wer import read_vocabulary
 from dia_hf.processing_dia import write_codec_reference
-from dia_hf.training.collator import DiaDataCollator, longest_clip
+from dia_hf.training.collator import DiaDataCollator
 from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 
 MAX_BYTES = 10_000_000
@@ -45,7 +45,7 @@ def calibrate(model: DiaForConditionalGeneration, processor: DiaProcessor, clips
     Shown wrong codes, and with a share of the probability for all, it has learned to doubt what is certain as long as
     the codes before are right (temperature scaling: Guo et al., On Calibration of Modern Neural Networks, 2017).
     """
-    collator = DiaDataCollator(processor, text_dropout=0.0, max_frames=longest_clip(processor.config))
+    collator = DiaDataCollator(processor, text_dropout=0.0, max_frames=processor.config.max_training_frames)
     losses = torch.zeros(len(FACTORS))
     for start in range(0, len(clips), 8):
         batch = collator([clips[number] for number in range(start, min(start + 8, len(clips)))])

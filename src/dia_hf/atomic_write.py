@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all, one process at a time, and never over what is being read; texts read.
+"""Writing files and folders whole or not at all, one process at a time, and never over what is being read.
 
 What is written stands beside its place, under a hidden name that begins with ".dia-hf-", and takes the place at the
 end. What a killed process leaves under such a name is removed, or put back, by the next one that writes there. Called
@@ -7,11 +7,12 @@ by whatever writes files of the user's: sound, voices, dialogues, checkpoints, p
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,141 +20,31 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+fcntl: Any
+msvcrt: Any
 try:
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+except ImportError:  # Windows
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:  # everywhere else
+    msvcrt = None
 
 __all__ = [
     "LOCK",
     "atomic_write",
     "atomic_write_folder",
-    "decode_text",
     "find_held",
-    "first_line",
     "follow_umask",
-    "is_deep",
     "is_leftover",
     "locked",
-    "read_json",
-    "read_text",
     "remove_stale_lock",
-    "shortened",
 ]
 
 _HIDDEN = ".dia-hf-"
 LOCK = f"{_HIDDEN}lock"
-_MAX_JSON = 256 * 2**20  # bytes: in memory they are about ten times as many
-
-
-def read_text(path: str | os.PathLike) -> str:
-    r"""Read a text file in UTF-8, with or without a byte order mark; line ends of any kind become one.
-
-    Args:
-        path (`str` or `os.PathLike`): The file.
-
-    Raises:
-        ValueError: If it is in another encoding; the error names the file, the encoding that it looks like, and what
-            would do.
-        OSError: If it cannot be read.
-
-    Example:
-    ```python
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from dia_hf.atomic_write import read_text
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "script.txt")
-    ...     _ = file.write_bytes(b"\xef\xbb\xbf[S1] Hello.\r\n")
-    ...     read_text(file)
-    '[S1] Hello.\n'
-
-    ```
-    """
-    return decode_text(Path(path).read_bytes(), repr(str(path)))
-
-
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    r"""Read a JSON file that holds one object, as all of those do that we and transformers write.
-
-    Args:
-        path (`str` or `os.PathLike`): The file, in UTF-8.
-
-    Raises:
-        ValueError: If it is no JSON, holds something else than an object, is nested too deeply or too large; in one
-            line that names the file.
-        OSError: If it cannot be read.
-
-    Example:
-    ```python
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from dia_hf.atomic_write import read_json
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "state.json")
-    ...     _ = file.write_text('{"step": 4}\n')
-    ...     read_json(file)
-    {'step': 4}
-
-    ```
-    """
-    num_bytes = os.stat(path).st_size
-    if num_bytes > _MAX_JSON:
-        raise ValueError(f"{str(path)!r} has {num_bytes:,} bytes; at most {_MAX_JSON:,} are read.")
-    text = read_text(path)
-    try:
-        content = json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"{str(path)!r} is nested too deeply to be read.") from error
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is damaged: it is no JSON ({first_line(error)}).") from error
-    if is_deep(content):
-        raise ValueError(f"{str(path)!r} is nested too deeply to be read.")
-    if not isinstance(content, dict):
-        kind, told = type(content).__name__, first_line(json.dumps(content), 60)
-        raise ValueError(f"{str(path)!r} is damaged: it holds a {kind}, {told}; expected an object, fields by name.")
-    return content
-
-
-def is_deep(content: object, most: int = 60) -> bool:
-    """Whether what JSON held has more levels than anybody writes, and than some readers survive."""
-    level = [content]
-    for _ in range(most):
-        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
-        if not (level := [child for children in inner for child in children]):
-            return False
-    return True
-
-
-def first_line(said: object, longest: int = 200) -> str:
-    """Return the first line of what somebody else says, such as an error of a library, and not more than so much."""
-    line = next((line.strip() for line in str(said).splitlines() if line.strip()), type(said).__name__)
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
-
-
-def shortened(value: object, longest: int = 100) -> str:
-    """Return how a value is written in Python, for an error that names it, cut where it is long."""
-    return first_line(repr(value), longest)
-
-
-def decode_text(content: bytes, name: str) -> str:
-    """Decode what a text file holds, as `read_text` does; `name` is what errors call it.
-
-    Raises:
-        ValueError: If it is in another encoding.
-    """
-    is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff")) or 4 * content.count(b"\0") > len(content)
-    try:
-        if is_utf16:
-            raise ValueError("it looks like UTF-16")
-        text = content.decode("utf-8-sig")
-    except ValueError as error:
-        why = str(error)
-        if isinstance(error, UnicodeDecodeError):
-            line = content.count(b"\n", 0, error.start) + 1
-            why = f"byte 0x{content[error.start]:02x} in line {line}; it looks like cp1252 or another 8-bit encoding"
-        raise ValueError(f"{name} is not in UTF-8 ({why}); save it as UTF-8, with or without a BOM.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+_POLL_SECONDS = 0.05  # between two attempts to take a lock on Windows, which cannot wait for one for ever
 
 
 @contextmanager
@@ -249,7 +140,9 @@ def _remove_abandoned(beside: Path) -> None:
 
 
 def _lock(handle: int, wait: bool = False) -> bool | None:
-    """Lock an open file; say `False` if another process holds it, and `None` if the file system has no locks."""
+    """Lock an open file; return `False` if another process holds it, and `None` if the file system has no locks."""
+    if fcntl is None:
+        return _lock_first_byte(handle, wait)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -257,6 +150,22 @@ def _lock(handle: int, wait: bool = False) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def _lock_first_byte(handle: int, wait: bool) -> bool | None:
+    """Do on Windows what `_lock` does elsewhere; there, too, the lock of a process that dies is free at once."""
+    while True:
+        try:
+            os.lseek(handle, 0, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EDEADLK):
+                return None
+            if not wait:
+                return False
+            time.sleep(_POLL_SECONDS)
+        else:
+            return True
 
 
 def _is_at(handle: int, path: Path) -> bool:
@@ -277,22 +186,26 @@ def locked(lock: Path, taken: str | None = None) -> Iterator[None]:
     Raises:
         ValueError: With the words of `taken`, if another process holds the lock.
     """
-    if fcntl is None:
+    if fcntl is None and msvcrt is None:
         yield
         return
-    while True:
+    is_ours = False
+    while not is_ours:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if _lock(handle, wait=taken is None) is False:
                 raise ValueError(taken)
-            if _is_at(handle, lock):
+            if is_ours := _is_at(handle, lock):
                 try:
                     yield
-                    return
                 finally:
-                    lock.unlink(missing_ok=True)
+                    if fcntl is not None:
+                        lock.unlink(missing_ok=True)
         finally:
             os.close(handle)
+            if is_ours and fcntl is None:  # Windows removes no file that is open, be it here or in a process that waits
+                with suppress(OSError):
+                    lock.unlink()
 
 
 def remove_stale_lock(lock: Path) -> None:

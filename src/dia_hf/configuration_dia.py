@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ._compat import CACHE_NAMES
-from .atomic_write import read_json
+from .text_files import read_json
 
 __all__ = ["DiaConfig", "DiaDecoderConfig", "DiaEncoderConfig"]
 
@@ -250,8 +250,10 @@ class DiaConfig(PreTrainedConfig):
     ```python
     >>> from dia_hf import DiaConfig
     >>> config = DiaConfig(decoder_config={"num_hidden_layers": 2})
-    >>> config.decoder_config.num_hidden_layers, config.decoder_config.eos_token_id, max(config.delay_pattern)
+    >>> config.decoder_config.num_hidden_layers, config.decoder_config.eos_token_id, config.max_delay
     (2, 1024, 15)
+    >>> config.steps_for_frames(100), config.max_generated_frames
+    (116, 3055)
 
     ```
     """
@@ -294,6 +296,45 @@ class DiaConfig(PreTrainedConfig):
                 setattr(self, name, None)
         super().__post_init__(**kwargs)
         self.validate_architecture()
+
+    @property
+    def max_delay(self) -> int:
+        """Frames by which the slowest channel lags behind."""
+        return max(self.delay_pattern)
+
+    def steps_for_frames(self, num_frames: int) -> int:
+        """Count the decoding steps that frames of speech take: one a frame, the end of speech, and the largest delay.
+
+        This is the `max_new_tokens` of a call of `generate()` that is to end after that many frames.
+
+        Args:
+            num_frames (`int`): Frames of speech, without the beginning-of-speech frame.
+
+        Returns:
+            `int`: `num_frames + 1 + max_delay`.
+        """
+        return num_frames + 1 + self.max_delay
+
+    def frames_for_steps(self, num_steps: int) -> int:
+        """Count the frames of speech that fit into decoding steps: the inverse of `steps_for_frames`.
+
+        Args:
+            num_steps (`int`): Steps, such as `max_new_tokens`.
+
+        Returns:
+            `int`: `num_steps - 1 - max_delay`; negative if the steps do not cover the delay.
+        """
+        return num_steps - 1 - self.max_delay
+
+    @property
+    def max_training_frames(self) -> int:
+        """Frames of the longest clip that training can read whole: inputs end before the last position's label."""
+        return self.frames_for_steps(self.decoder_config.max_position_embeddings)
+
+    @property
+    def max_generated_frames(self) -> int:
+        """Frames of speech that one call can generate without a prompt: the beginning-of-speech frame takes one."""
+        return self.frames_for_steps(self.decoder_config.max_position_embeddings - 1)
 
     def validate_architecture(self) -> None:
         """Raise `ValueError` for parts that do not fit together."""

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["apply_delay", "num_prompt_frames", "num_valid_frames", "revert_delay"]
+__all__ = ["apply_delay", "num_prompt_frames", "num_valid_frames", "revert_delay", "valid_codes"]
 
 
 def _check_codes(codes: torch.Tensor, delay_pattern: Sequence[int]) -> None:
@@ -135,3 +135,32 @@ def num_valid_frames(
     num_tokens = (delayed != pad_token_id).cumprod(dim=1).sum(dim=1)
     num_before_end = (delayed[:, :, 0] != eos_token_id).cumprod(dim=1).sum(dim=1)
     return torch.minimum((num_tokens - delays).amin(dim=1), num_before_end).clamp(min=0)
+
+
+def valid_codes(
+    delayed: torch.Tensor, delay_pattern: Sequence[int], eos_token_id: int, pad_token_id: int
+) -> list[torch.Tensor]:
+    """Revert the delay and cut each row after its last valid frame.
+
+    Args:
+        delayed, delay_pattern, eos_token_id, pad_token_id: See `num_valid_frames`.
+
+    Returns:
+        `list[torch.Tensor]` of length B, each of shape `[T_b, C]`: Codes in time, on the device of `delayed`.
+
+    Raises:
+        ValueError: If `delayed` is not `[B, T, C]`.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> from dia_hf.delay_pattern import valid_codes
+    >>> delayed = torch.tensor([[[1, 7], [2, 3], [8, 4], [9, 8]]])  # 7: beginning, 8: end, 9: padding
+    >>> valid_codes(delayed, [0, 1], eos_token_id=8, pad_token_id=9)
+    [tensor([[1, 3],
+            [2, 4]])]
+
+    ```
+    """
+    lengths = num_valid_frames(delayed, delay_pattern, eos_token_id, pad_token_id).tolist()
+    return [row[:length] for row, length in zip(revert_delay(delayed, delay_pattern), lengths, strict=True)]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-from .audio.codec import Codec
+from .audio.codec import as_codec
 from .audio.io import FAR_BEYOND_FULL_SCALE, read_audio, resample
 
 __all__ = ["DiaFeatureExtractor", "as_clips"]
@@ -165,11 +165,12 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
         waveform = _to_mono(np.asarray(clip))
         if waveform.size == 0:
             raise ValueError("the audio holds 0 samples; give at least one.")
-        if not np.isfinite(waveform).all():
+        peak = np.maximum(waveform.max(), -waveform.min())
+        if not np.isfinite(peak):
             raise ValueError(
                 f"the audio holds {np.count_nonzero(~np.isfinite(waveform))} samples that are NaN or infinite."
             )
-        if (peak := np.abs(waveform).max()) > FAR_BEYOND_FULL_SCALE:
+        if peak > FAR_BEYOND_FULL_SCALE:
             warnings.warn(
                 f"the audio goes up to {peak:g}, and full scale is 1; if it was integers, give them as they are (int16 "
                 "or int32), or divide them by their full scale (32768 for int16).",
@@ -205,7 +206,8 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate (`int`, *optional*): Rate in hertz of the clips that do not carry their own. Where it is
                 missing for such a clip, `self.sampling_rate` is assumed, with a warning, as transformers' examples
                 leave it out.
-            audio_tokenizer (*optional*): The codec, as `Codec` takes it; with it, `audio_codes` are returned too.
+            audio_tokenizer (*optional*): A codec or its network (see `as_codec`); with it, `audio_codes` are returned,
+                too.
 
         Returns:
             `BatchFeature` with `input_values` (float32 `[B, 1, N]`), `padding_mask` (int32 `[B, N]`, 1 where there
@@ -245,7 +247,7 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             tensor_type=return_tensors,
         )
         if audio_tokenizer is not None:
-            codec = Codec(audio_tokenizer)
+            codec = as_codec(audio_tokenizer)
             if codec.sampling_rate != self.sampling_rate:
                 raise ValueError(
                     f"the feature extractor works at {self.sampling_rate} Hz and the codec at {codec.sampling_rate} "

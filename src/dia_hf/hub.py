@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 
-from .atomic_write import is_deep, shortened
+from .text_files import is_deep, shortened
 
 __all__ = ["check_model", "is_hub_id", "looks_like_path"]
 

@@ -1,11 +1,15 @@
-"""The network and its loss: a text encoder, an audio decoder that attends to it, and one head for all channels.
+"""Reference path: the network and its loss, in the form that transformers' loop, `Trainer` and direct calls use.
 
-Knows nothing of audio, files, the delay pattern or sampling: it maps bytes and delayed codes to logits. Parameters
-carry the names of the published checkpoints. Called by `generate()` (`generation/`) and by `Trainer`.
+By default `generate()` uses only the encoder of this file. The fast path computes the decoder's steps with the same
+weights in `engine/decoder.py`, on preallocated memory, and this file is its oracle (`tests/engine/test_decoder.py`).
+The decoder here runs in training, in direct calls of the model, and in `generate()` where the fast path does not
+support a call: with `use_fast_path=False`, another `attn_implementation` than "sdpa", hooks, replaced layers and more
+(`generation/fast_path.py`); the reason is logged once at INFO. Change both implementations together.
 
-Three things set Dia apart from its relatives, and half precision against it: attention logits are not divided by
-sqrt(head_dim) (scale 1.0); rotary embedding turns self-attention only (and cross-attention in the first release, v0.1);
-a frame's input is the sum of its channels' embeddings.
+The network maps bytes and delayed codes to logits: a text encoder, an audio decoder with cross-attention to it, and one
+head for all channels. Parameters carry the names of the published checkpoints. Three properties matter for numerics:
+attention logits are not divided by sqrt(head_dim) (scale 1.0); rotary embedding applies to self-attention only (and to
+cross-attention in the first release, v0.1); a frame's input is the sum of its channels' embeddings.
 
 Legend: B batch, S text bytes, T frames, C channels, V vocabulary, H hidden, A heads, D head width.
 """
@@ -24,6 +28,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.integrations import use_kernel_forward_from_hub
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -100,6 +105,20 @@ def eager_attention_forward(
     weights = logits.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+@use_kernel_forward_from_hub("RMSNorm")
+class DiaRMSNorm(nn.RMSNorm):
+    """Root mean square normalization (Zhang and Sennrich, 2019).
+
+    `from_pretrained(..., use_kernels=True)` replaces its `forward` by a kernel of the Hub, as in transformers' own Dia,
+    on both paths. Rotary embedding, which transformers' own Dia replaces as well, stays in float32 here.
+    """
+
+    @property
+    def variance_epsilon(self) -> float:
+        """Epsilon, under the name that the kernels of the Hub read."""
+        return self.eps  # type: ignore[return-value]
 
 
 class DiaAttention(nn.Module):
@@ -214,11 +233,11 @@ class DiaEncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: DiaEncoderConfig, layer_idx: int) -> None:
         super().__init__()
-        self.pre_sa_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.pre_sa_norm = DiaRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.self_attention = DiaAttention(
             config, layer_idx, config.num_attention_heads, config.num_key_value_heads, config.head_dim
         )
-        self.post_sa_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_sa_norm = DiaRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = DiaMLP(config)
 
     def forward(
@@ -239,7 +258,7 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: DiaDecoderConfig, layer_idx: int) -> None:
         super().__init__()
-        self.pre_sa_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.pre_sa_norm = DiaRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.self_attention = DiaAttention(
             config,
             layer_idx,
@@ -248,7 +267,7 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
             config.head_dim,
             is_causal=True,
         )
-        self.pre_ca_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.pre_ca_norm = DiaRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.cross_attention = DiaAttention(
             config,
             layer_idx,
@@ -257,7 +276,7 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
             config.cross_head_dim,
             key_value_size=config.cross_hidden_size,
         )
-        self.pre_mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.pre_mlp_norm = DiaRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = DiaMLP(config)
 
     def forward(
@@ -359,7 +378,7 @@ class DiaEncoder(DiaPreTrainedModel):
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DiaEncoderLayer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = DiaRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_init()
 
     @network_arguments
@@ -449,7 +468,7 @@ class DiaDecoder(DiaPreTrainedModel):
         super().__init__(config)
         self.embeddings = DiaMultiChannelEmbedding(config)
         self.layers = nn.ModuleList(DiaDecoderLayer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = DiaRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_init()
 
     @network_arguments

@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, DacModel, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy, cached_file
 
-from .atomic_write import read_json, shortened
-from .audio.codec import Codec, load_dac
+from .audio.codec import Codec, as_codec, codec_class, load_network, network_name
 from .audio.io import write_audio
 from .configuration_dia import DiaConfig
-from .delay_pattern import apply_delay, num_valid_frames, revert_delay
+from .delay_pattern import apply_delay, valid_codes
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
 from .hub import check_model, is_hub_id
 from .loss import IGNORE_INDEX
+from .text_files import read_json, shortened
 from .tokenization_dia import DiaTokenizer
 
 __all__ = ["DiaProcessor", "write_codec_reference"]
@@ -55,8 +55,8 @@ def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> 
     return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False, **hub_options)
 
 
-def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> DacModel:
-    """Load the codec inside a checkpoint, or else the one that the checkpoint names."""
+def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **options: Any) -> Any:
+    """Load the codec's network inside a checkpoint, or else the one that the checkpoint names."""
     reference = None
     if (path := _find_file(checkpoint, _CODEC_REFERENCE, **hub_options)) is not None:
         reference = read_json(path)
@@ -70,18 +70,23 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
         )
     subfolder = os.path.join(hub_options.get("subfolder", ""), _CODEC_FOLDER)
     if _find_file(checkpoint, "config.json", **{**hub_options, "subfolder": subfolder}) is not None:
-        codec = load_dac(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
+        codec = load_network(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
         # transformers notes the checkpoint's name, under which there is no codec alone.
         name = (reference or {}).get("audio_tokenizer_name_or_path", "")
-        codec.name_or_path = codec.config.name_or_path = name if is_hub_id(name) else ""
+        codec.name_or_path = name if is_hub_id(name) else ""
+        if hasattr(codec, "config"):
+            codec.config.name_or_path = codec.name_or_path
         return codec
     if reference is None:
         raise ValueError(
             f"{str(checkpoint)!r} has neither a codec in {_CODEC_FOLDER!r} nor a {_CODEC_REFERENCE} that names one; "
             "pass one: `DiaProcessor.from_pretrained(..., audio_tokenizer=DacModel.from_pretrained(...))`."
         )
-    if (kind := reference.get("audio_tokenizer_class", "DacModel")) != "DacModel":
-        raise ValueError(f"{str(checkpoint)!r} names a codec of the class {kind!r}; Dia speaks through 'DacModel'.")
+    kind = reference.get("audio_tokenizer_class", "DacModel")
+    try:
+        codec_class(kind)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{str(checkpoint)!r} names a codec of the class {kind!r}: {error}") from error
     if not (name := reference.get("audio_tokenizer_name_or_path")):
         raise ValueError(f"{path} has no `audio_tokenizer_name_or_path`; write the codec's folder or Hub id there.")
     beside = os.path.join(checkpoint, hub_options.get("subfolder", ""), name)
@@ -95,12 +100,12 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
         )
     # The named codec is another repository: where *this* one is cut (revision, subfolder) says nothing about it.
     elsewhere = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
-    return load_dac(name, **elsewhere, **options)
+    return load_network(name, kind, **elsewhere, **options)
 
 
-def write_codec_reference(folder: Path, name: str) -> None:
+def write_codec_reference(folder: Path, name: str, network: str = "DacModel") -> None:
     """Name a checkpoint's codec, Hub id or path, in the file that transformers' own processor follows."""
-    reference = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": name}
+    reference = {"audio_tokenizer_class": network, "audio_tokenizer_name_or_path": name}
     (folder / _CODEC_REFERENCE).write_text(json.dumps(reference, indent=2) + "\n", "utf-8")
 
 
@@ -110,8 +115,8 @@ class DiaProcessor(ProcessorMixin):
     Args:
         feature_extractor (`DiaFeatureExtractor`): For audio.
         tokenizer (`DiaTokenizer`): For text.
-        audio_tokenizer (`DacModel` or `dac.DAC`, *optional*): The codec; without it, audio can neither be read nor
-            returned.
+        audio_tokenizer (`DacModel`, `dac.DAC` or a network that `register_codec` knows, *optional*): The codec;
+            without it, audio can neither be read nor returned.
         config (`DiaConfig`, *optional*): Token ids and delay pattern; the published ones unless given.
 
     Raises:
@@ -141,9 +146,8 @@ class DiaProcessor(ProcessorMixin):
     ) -> None:
         # The base class would refuse descript's own codec.
         super().__init__(feature_extractor, tokenizer)
-        if audio_tokenizer is not None:
-            Codec(audio_tokenizer)
         self.audio_tokenizer = audio_tokenizer
+        self._codec = None if audio_tokenizer is None else as_codec(audio_tokenizer)
         self.config = config if config is not None else DiaConfig()
         self.config.decoder_config.check_token_ids()
         self._is_for_hub = False
@@ -281,7 +285,7 @@ class DiaProcessor(ProcessorMixin):
         present = [clip for clip, own in zip(clips, codes, strict=True) if clip is not None and own is None]
         encoded: list[torch.Tensor] = []
         if present:
-            features = self.feature_extractor(present, sampling_rate=sampling_rate, audio_tokenizer=self.codec.model)
+            features = self.feature_extractor(present, sampling_rate=sampling_rate, audio_tokenizer=self.codec)
             encoded = features["audio_codes"]
         remaining = iter(encoded)
         no_codes = torch.zeros(0, decoder.num_channels, dtype=torch.long)
@@ -306,17 +310,23 @@ class DiaProcessor(ProcessorMixin):
 
     @property
     def codec(self) -> Codec:
-        """The codec with its geometry; raises `ValueError` where there is none."""
+        """The codec with its geometry: one object for as long as `audio_tokenizer` is the same network.
+
+        Raises:
+            ValueError: If there is none.
+        """
         if self.audio_tokenizer is None:
             raise ValueError("this processor has no codec; give it one: `processor.audio_tokenizer = DacModel...`.")
-        return Codec(self.audio_tokenizer)
+        if self._codec is None or self._codec.model is not self.audio_tokenizer:
+            self._codec = as_codec(self.audio_tokenizer)
+        return self._codec
 
     def _make_decoder_inputs(self, codes: list[torch.Tensor], with_eos: bool) -> dict[str, torch.Tensor]:
         """Frame codes by beginning (and end), align them on the right, and delay them."""
-        decoder, max_delay = self.config.decoder_config, max(self.config.delay_pattern)
+        decoder = self.config.decoder_config
         num_frames = 1 + max(len(clip) for clip in codes) + with_eos
         frames = torch.full((len(codes), num_frames, decoder.num_channels), decoder.bos_token_id, dtype=torch.int)
-        attention_mask = torch.zeros(len(codes), num_frames + max_delay, dtype=torch.long)
+        attention_mask = torch.zeros(len(codes), num_frames + self.config.max_delay, dtype=torch.long)
         for row, (clip, mask) in enumerate(zip(codes, attention_mask, strict=True)):
             end = num_frames - with_eos
             frames[row, end - len(clip) : end] = clip
@@ -347,7 +357,7 @@ class DiaProcessor(ProcessorMixin):
         Returns:
             `int`: 1 + T, the same for all rows, because prompts are aligned on the right.
         """
-        return decoder_attention_mask.shape[1] - max(self.config.delay_pattern)
+        return decoder_attention_mask.shape[1] - self.config.max_delay
 
     def batch_decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> list[torch.Tensor]:
         """Turn generated codes into waveforms.
@@ -364,13 +374,23 @@ class DiaProcessor(ProcessorMixin):
         Raises:
             ValueError: If there is no codec, or the codes are of another shape or no codes.
         """
-        decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
-        codes = revert_delay(decoder_input_ids, delay_pattern)
-        ends = num_valid_frames(decoder_input_ids, delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
+        return self.codec.decode(self.extract_codes(decoder_input_ids, audio_prompt_len))
+
+    def extract_codes(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> list[torch.Tensor]:
+        """Cut the codes of speech out of generated tokens: without delay, special tokens and incomplete frames.
+
+        Args:
+            decoder_input_ids, audio_prompt_len: See `batch_decode`.
+
+        Returns:
+            `list[torch.LongTensor]`, each of shape `[T_i, C]`, on the CPU.
+        """
+        decoder = self.config.decoder_config
+        codes = valid_codes(decoder_input_ids, self.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
         begins = (decoder_input_ids[:, :, 0] == decoder.bos_token_id).sum(dim=1)
         if audio_prompt_len is not None:
             begins = torch.full_like(begins, audio_prompt_len)
-        return self.codec.decode([row[begin:end] for row, begin, end in zip(codes, begins, ends, strict=True)])
+        return [row[begin:].cpu() for row, begin in zip(codes, begins.tolist(), strict=True)]
 
     def decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> torch.Tensor:
         """Turn the codes of one sample, `[1, T, C]`, into its waveform `[N]`; see `batch_decode`.
@@ -415,7 +435,7 @@ class DiaProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
-            kwargs: `audio_tokenizer` (`DacModel`), to use another codec; `load_codec=False`, to use none;
+            kwargs: `audio_tokenizer` (such as a `DacModel`), to use another codec; `load_codec=False`, to use none;
                 `device_map` and `dtype` of the codec; transformers' options for the Hub (`revision`, `token`,
                 `cache_dir`, …).
 
@@ -464,12 +484,9 @@ class DiaProcessor(ProcessorMixin):
         Raises:
             ValueError: If the codec is descript's own, which has no layout of ours.
         """
-        if self.audio_tokenizer is not None and not isinstance(self.audio_tokenizer, DacModel):
-            raise ValueError(
-                f"a {type(self.audio_tokenizer).__module__} codec cannot be saved inside a checkpoint; turn its file "
-                "into a DacModel: `dia_hf.conversion.load_descript_codec(file)`."
-            )
         folder = Path(save_directory)
+        if self.audio_tokenizer is not None:
+            self.codec.save(folder / _CODEC_FOLDER)
         folder.mkdir(parents=True, exist_ok=True)
         # AutoProcessor finds the class by this entry of the tokenizer's file.
         self.tokenizer._set_processor_class(type(self).__name__)
@@ -478,15 +495,13 @@ class DiaProcessor(ProcessorMixin):
         if not self._is_for_hub and not (folder / "config.json").exists():
             self.config.save_pretrained(folder)
         if self.audio_tokenizer is not None:
-            inside = folder / _CODEC_FOLDER
             # transformers' own processor knows no codec inside a checkpoint; it follows this name. A codec from the Hub
             # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on. What goes
             # to the Hub holds no path of this machine: there the name is that inside the checkpoint.
-            name = self.audio_tokenizer.name_or_path
+            name = getattr(self.audio_tokenizer, "name_or_path", "")
             if not is_hub_id(name):
-                name = _CODEC_FOLDER if self._is_for_hub else str(inside.absolute())
-            self.audio_tokenizer.save_pretrained(inside)
-            write_codec_reference(folder, name)
+                name = _CODEC_FOLDER if self._is_for_hub else str((folder / _CODEC_FOLDER).absolute())
+            write_codec_reference(folder, name, network_name(self.audio_tokenizer))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
         return sorted(str(path) for path in folder.iterdir() if path.is_file())

@@ -4,7 +4,7 @@ Quantized are the linear layers of the decoder's transformer layers. What is rea
 values of cross-attention) stays as it is, for it costs no time; embedding, norms and head stay, as guidance magnifies
 the head's error. Activations are bfloat16 throughout.
 
-Knows which weights, not how they are multiplied (`frames/linear.py`). Called by `Dia.from_pretrained`,
+Knows which weights, not how they are multiplied (`engine/linear.py`). Called by `Dia.from_pretrained`,
 `Dia.from_local`, and by users.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizer
 
-from .atomic_write import first_line, shortened
+from .text_files import first_line, shortened
 
 __all__ = ["DiaTokenizer"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import DTYPES, count, positive
+from .options import DTYPES, count
 
 __all__ = ["add_parser"]
 
@@ -13,8 +13,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add `dia-hf bench`."""
     bench = verbs.add_parser(
         "bench",
-        help="measure speed or exactness",
-        description="Measure speed against transformers' own Dia, or what fewer bits change (--parity).",
+        help="measure speed or accuracy",
+        description="Measure speed against transformers' own Dia, or accuracy in reduced precision (--parity).",
     )
     bench.add_argument(
         "--size", choices=["toy", "mid", "full"], default="toy", help="of random weights; full: the published 1.6B"
@@ -39,13 +39,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the baseline")
     speed.add_argument("--codec", choices=["toy", "full"], help="of a random model; default: by its size")
-    speed.add_argument("--repeats", type=count, default=3, metavar="N", help="turns of each candidate (3)")
+    speed.add_argument("--repeats", type=count, default=3, metavar="N", help="iterations of each candidate (3)")
     speed.add_argument("--plot", metavar="F", help="draw the steps' times there (needs matplotlib)")
     parity = bench.add_argument_group("parity", "against float32 on the same weights")
     schemes = ["bfloat16", "float16", "int8", "int4", "fp8"]
     parity.add_argument("--parity", nargs="+", choices=schemes, metavar="SCHEME", help=", ".join(schemes))
     parity.add_argument("--text", action="append", metavar="TEXT", help="instead of random ones; more than once")
-    training = bench.add_argument_group("training", "against transformers' own Dia under the same Trainer")
-    training.add_argument("--training", action="store_true", help="measure training (dia-hf[train])")
-    training.add_argument("--clip-seconds", nargs=2, type=positive, metavar="S", help="the least and the most (1 10)")
-    training.add_argument("--steps", type=count, metavar="N", help="optimizer steps of a turn (8)")

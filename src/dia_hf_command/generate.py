@@ -37,7 +37,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of the new audio")
     generate.add_argument("--stream", action="store_true", help="play the audio while it is generated (dia-hf[player])")
     generate.add_argument(
-        "--force", action="store_true", help="start over where OUTPUT.passes holds passes of an interrupted run"
+        "--force", action="store_true", help="start over where OUTPUT.chunks holds chunks of an interrupted run"
     )
     generate.add_argument(
         "--strict",
@@ -61,10 +61,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     voice.add_argument(
         "--transcribe", metavar="MODEL", help="transcribe it with a speech recognizer (openai/whisper-small)"
     )
-    script = generate.add_argument_group("long scripts", "a script too long for one pass is generated in several")
+    script = generate.add_argument_group("long scripts", "a script too long for one chunk is generated in several")
     script.add_argument("--language", default="en", metavar="L", help="language for splitting into sentences (en)")
     script.add_argument(
-        "--closing-tag", action="store_true", help="end each pass with the other speaker's tag, to avoid cut-off ends"
+        "--closing-tag", action="store_true", help="end each chunk with the other speaker's tag, to avoid cut-off ends"
     )
     sound = generate.add_argument_group("sound", "of the file; --loudness and --speed need dia-hf[audio]")
     sound.add_argument("--loudness", type=float, metavar="LUFS", help="by BS.1770, such as -16")

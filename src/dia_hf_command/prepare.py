@@ -53,7 +53,6 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--characters-per-second",
         type=not_negative,
         nargs=2,
-        default=[3.0, 40.0],
         metavar=("MIN", "MAX"),
         help="(3 40)",
     )

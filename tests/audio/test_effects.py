@@ -300,3 +300,51 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, call):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'`{package}`.*pip install "dia-hf\[audio\]"'):
         call()
+
+
+class Counted(np.ndarray):
+    """A waveform that counts the scans of its samples for the largest one."""
+
+    scans = 0
+
+    def max(self, *args, **kwargs):
+        Counted.scans += 1
+        return np.asarray(self).max(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: measure_loudness(x, 48000),
+        lambda x: normalize_loudness(x, 48000, -30),
+        lambda x: limit_peak(x, -1),
+        lambda x: change_speed(x, 48000, 2),
+    ],
+)
+def test_samples_are_checked_once(monkeypatch, call):
+    """Each function that called another scanned the samples again, as did each helper."""
+    monkeypatch.setattr(Counted, "scans", 0)
+    call(sine(440, 1, 48000, 0.1).view(Counted))
+    assert Counted.scans == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: measure_loudness(x, 8000),
+        lambda x: normalize_loudness(x, 8000, -30),
+        lambda x: normalize_loudness(x[:100], 8000, -30),
+        lambda x: limit_peak(x, -1),
+        lambda x: change_speed(x, 8000, 1),
+        lambda x: change_speed(x, 8000, 2),
+        lambda x: trim_silence(x, 8000),
+    ],
+)
+def test_one_sample_that_is_no_number(call, value):
+    """It went through, and the whole of what came out was none."""
+    waveform = SECOND.copy()
+    waveform[50] = value
+    for samples in (waveform, np.stack([SECOND, waveform])):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            call(samples)

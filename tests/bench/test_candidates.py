@@ -68,7 +68,7 @@ def test_the_twin_is_the_same_model_and_no_second_copy():
     assert type(AutoModelForSpeechSeq2Seq.from_config(config)) is DiaForConditionalGeneration
 
 
-def test_contenders_do_the_same_work():
+def test_candidates_do_the_same_work():
     """The fastest way to generate is to generate something else."""
     config = make_config("toy")
     candidates = [c for c in make_candidates(make_model(config)) if c.unavailable is None]
@@ -84,13 +84,13 @@ def test_what_cannot_run_here_says_so():
     """A silent gap in a table reads as a result."""
     candidates = make_candidates(make_model(make_config("toy")))
     assert {c.name for c in candidates} >= {"dia_hf", "transformers, eager", "transformers, static + compiled"}
-    assert [c.unavailable for c in candidates if c.is_compiled] == ["not asked for", "not on this device"]
+    assert [c.unavailable for c in candidates if c.is_compiled] == ["not requested", "not on this device"]
     candidates = make_candidates(make_model(make_config("toy")), compile_ours=True)
     assert [c.unavailable for c in candidates if c.is_compiled] == [None, "not on this device"]
     assert all(c.is_ours for c in make_candidates(make_model(make_config("toy")), against="none"))
 
 
-def test_quantizing_ours_leaves_the_opponent_alone(fake_quantization):
+def test_quantizing_ours_leaves_the_baseline_alone(fake_quantization):
     """They share tensors: a scheme that reached theirs would flatter ours."""
     model = make_model(make_config("toy"), dtype=torch.bfloat16)
     before = model.logits_dense.weight.clone()
@@ -101,7 +101,7 @@ def test_quantizing_ours_leaves_the_opponent_alone(fake_quantization):
     assert torch.equal(theirs.model.logits_dense.weight, before)
 
 
-def test_a_quantized_model_s_opponent_is_in_bfloat16(fake_quantization):
+def test_the_baseline_of_a_quantized_model_is_in_bfloat16(fake_quantization):
     """Against float32 every quantization is fast."""
     with pytest.raises(ValueError, match="must be in bfloat16"):
         make_candidates(make_model(make_config("toy")), quantize="int8")

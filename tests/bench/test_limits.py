@@ -1,14 +1,12 @@
-"""What a step must read, counted another way; bandwidth and joules."""
+"""Bytes that a step must read, counted in another way, and bandwidth."""
 
 import pytest
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
 
 from dia_hf import DiaConfig, DiaForConditionalGeneration
 from dia_hf._compat import CACHE_NAME
 from dia_hf.bench import make_config, make_model, random_inputs, reduce_precision
-from dia_hf.bench.limits import EnergyMeter, PeakMemory, cache_bytes, read_bandwidth, weight_bytes
-from tiny import random_batch, random_config, random_model
+from dia_hf.bench.limits import cache_bytes, read_bandwidth, weight_bytes
 
 
 def step_with_cache(model, inputs, num_frames):
@@ -65,38 +63,3 @@ def test_the_published_model_reads_what_was_computed_by_hand():
 def test_bandwidth_is_a_rate():
     """Seconds taken for bytes, or a matrix of no rows, give nonsense that looks like a figure."""
     assert read_bandwidth("cpu", num_bytes=2**22, repeats=2) > 0
-
-
-def test_energy_where_a_cpu_tells(tmp_path):
-    """A machine without counters has unknown energy, not none; and sub-zones are part of their package."""
-    meter = EnergyMeter(torch.device("cpu"), tmp_path)
-    assert meter.read() is None
-    for zone, microjoules in {"intel-rapl:0": 2_000_000, "intel-rapl:1": 500_000, "intel-rapl:0:0": 7}.items():
-        (tmp_path / zone).mkdir()
-        (tmp_path / zone / "energy_uj").write_text(f"{microjoules}\n")
-    meter = EnergyMeter(torch.device("cpu"), tmp_path)
-    assert meter.read() == 2.5
-    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
-    assert meter.read() is None
-
-
-def test_peak_memory_is_pytorchs():
-    """Tensors counted twice, or not forgotten when they are freed; PyTorch's own tracker is the oracle."""
-    model = random_model(random_config(4)).train()
-    batch = random_batch(model.config)
-    optimizer = torch.optim.AdamW(model.parameters())
-
-    def step():
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step()
-    tracker = MemTracker()
-    tracker.track_external(model, optimizer)
-    with tracker:
-        step()
-    state = [value for values in optimizer.state.values() for value in values.values()]
-    with PeakMemory([*model.parameters(), *state]) as memory:
-        step()
-    assert memory.peak == sum(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())

@@ -26,7 +26,7 @@ def test_a_model_agrees_with_itself(toy, inputs):
         assert (error.max_absolute, error.mean_absolute, error.relative_rms) == (0, 0, 0)
         assert error.top1_agreement == [1.0] * 9
     assert report.kl_divergence == pytest.approx([0] * 9, abs=1e-6)
-    assert report.greedy_parted == [None, None]
+    assert report.greedy_differs_at == [None, None]
 
 
 def test_half_precision_shows(toy, inputs):
@@ -80,10 +80,10 @@ def test_where_greedy_codes_part(toy, inputs):
     reference = record_reference(toy, inputs, 24)
     begin = reference.greedy_codes.shape[1] - 24
     reference.greedy_codes[1, begin + 5, 0] += 1
-    assert compare(reference, toy, inputs).greedy_parted == [None, 5]
+    assert compare(reference, toy, inputs).greedy_differs_at == [None, 5]
     reference.greedy_codes[0, begin, 8] += 1
     reference.greedy_codes[1, begin + 2, 3] += 1
-    assert compare(reference, toy, inputs).greedy_parted == [0, 2]
+    assert compare(reference, toy, inputs).greedy_differs_at == [0, 2]
 
 
 def test_texts_of_different_lengths(toy):
@@ -109,4 +109,4 @@ def test_a_model_that_was_the_reference_speaks_in_its_new_precision(toy, inputs)
     reference = record_reference(reused, inputs, 64)
     report = compare(reference, reused.bfloat16(), inputs)
     assert report == compare(reference, fresh.bfloat16(), inputs)
-    assert report.greedy_parted != [None, None]
+    assert report.greedy_differs_at != [None, None]

@@ -39,7 +39,6 @@ def test_every_figure_is_there(toy, batch_size, do_sample):
         assert 0 < result.step.p10 <= result.step.median <= result.step.p90
         # 20 new frames complete 4: the slowest channel begins 15 later, and the last frame is the end.
         assert result.audio_seconds == pytest.approx(batch_size * 4 / report.frame_rate)
-        assert result.host_syncs == sum(result.host_sync_names.values())
         assert (result.first_chunk_ms is not None) == result.name.startswith("dia_hf")
         assert result.peak_memory_bytes is None
         assert result.limit_ms == pytest.approx(result.step_bytes / 1e9 * 1e3)
@@ -47,19 +46,19 @@ def test_every_figure_is_there(toy, batch_size, do_sample):
     assert report.settings["sampling"]["do_sample"] is do_sample
 
 
-def test_contenders_take_turns(toy):
+def test_candidates_alternate(toy):
     """Measured one after the other, a machine that slows down makes the second look worse."""
     said = []
     baseline = Candidate("other", toy, is_ours=False)
     measure([Candidate("dia_hf", toy), baseline], repeats=2, say=said.append)
-    turns = [line for line in said if "turn" in line or "warm" in line]
-    assert turns == [
-        *("dia_hf: warm-up", "other: warm-up", "dia_hf: turn 1 of 2", "other: turn 1 of 2"),
-        *("dia_hf: turn 2 of 2", "other: turn 2 of 2"),
+    iterations = [line for line in said if "iteration" in line or "warm" in line]
+    assert iterations == [
+        *("dia_hf: warm-up", "other: warm-up", "dia_hf: iteration 1 of 2", "other: iteration 1 of 2"),
+        *("dia_hf: iteration 2 of 2", "other: iteration 2 of 2"),
     ]
 
 
-def test_an_opponent_that_fails_is_a_result(toy):
+def test_a_baseline_that_fails_is_a_result(toy):
     """One configuration of theirs that does not run must not cost the figures of the others; ours must not hide."""
     failing = {"cache_implementation": "no such cache"}
     report = measure([Candidate("dia_hf", toy), Candidate("other", toy, failing, is_ours=False)], repeats=1)
@@ -70,30 +69,29 @@ def test_an_opponent_that_fails_is_a_result(toy):
         measure([Candidate("dia_hf", toy, failing)], repeats=1)
 
 
-def test_ratios_are_of_the_same_turn():
-    """A machine that is twice as slow for one turn leaves ratios within the turns as they were."""
+def test_ratios_are_of_the_same_iteration():
+    """A machine that is twice as slow for one iteration leaves ratios within the iterations unchanged."""
 
-    def turn(*steps):
-        return speed._Turn(list(steps), 0, 0, 0, 0, None, None)
+    def iteration(*steps):
+        return speed._Iteration(list(steps), 0, 0, 0, 0, None)
 
-    theirs = [turn(40, 40), turn(80, 80, 80), turn(4000)]
-    ours = [turn(10, 10), turn(20, 20), turn(1)]
+    theirs = [iteration(40, 40), iteration(80, 80, 80), iteration(4000)]
+    ours = [iteration(10, 10), iteration(20, 20), iteration(1)]
     assert speed._ratio(theirs, ours) == 4
 
 
-def test_steps_of_all_turns_make_one_distribution():
-    """Percentiles of one turn alone say nothing of the spread between turns; joules are of one sample's frame."""
-    turns = [
-        speed._Turn([1.0, 2.0, 3.0], 5, 6, 7, 8, None, 12.0),
-        speed._Turn([101.0, 102.0, 103.0], 5, 6, 7, 8, None, 14.0),
+def test_steps_of_all_iterations_make_one_distribution():
+    """Percentiles of one iteration alone say nothing of the spread between iterations."""
+    iterations = [
+        speed._Iteration([1.0, 2.0, 3.0], 5, 6, 7, 8, None),
+        speed._Iteration([101.0, 102.0, 103.0], 5, 6, 7, 8, None),
     ]
-    result = speed._summarize("one", turns, num_frames=13)
+    result = speed._summarize("one", iterations)
     assert result.step.median == 52
     assert result.step.p10 < 2 and result.step.p90 > 102
-    assert result.joules_per_frame == 1
 
 
-@pytest.mark.parametrize(("options", "match"), [({"num_frames": 19}, "at least 20"), ({"repeats": 0}, "one turn")])
+@pytest.mark.parametrize(("options", "match"), [({"num_frames": 19}, "at least 20"), ({"repeats": 0}, "one iteration")])
 def test_too_little_to_measure(toy, options, match):
     """A median of no steps is NaN, and NaN is a figure that nobody notices."""
     with pytest.raises(ValueError, match=match):

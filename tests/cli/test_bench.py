@@ -26,7 +26,7 @@ def test_speed(tmp_path, capsys):
     assert cli.main([*FAST, *options, "--batch-size", "2", "--greedy"]) == 0
     captured = capsys.readouterr()
     assert "transformers, eager" in captured.out and "step, ms" in captured.out
-    assert "turn 1 of 1" in captured.err and "turn 1 of 1" not in captured.out
+    assert "iteration 1 of 1" in captured.err and "iteration 1 of 1" not in captured.out
     settings = json.loads(output.read_text("utf-8"))["speed"]["settings"]
     expected = {"size": "toy", "batch_size": 2, "frames": 20, "text_bytes": 10, "dtype": "bfloat16", "repeats": 1}
     assert expected.items() <= settings.items()
@@ -36,7 +36,7 @@ def test_speed(tmp_path, capsys):
 
 
 def test_a_checkpoint_against_nobody(capsys):
-    """Weights that are given must be those that run, without an baseline where none is wanted."""
+    """Weights that are given must be those that run, without a baseline where none is wanted."""
     assert cli.main([*FAST, "--model", MINIATURE, "--against", "none", "--repeats", "1"]) == 0
     captured = capsys.readouterr()
     assert f"loading {MINIATURE}" in captured.err
@@ -64,7 +64,6 @@ def test_parity(tmp_path, capsys, source):
         (["--model", MINIATURE, "--codec", "full"], "brings its own"),
         (["--frames", "5"], "at least 20"),
         (["--device", "warp"], "the device 'warp' is not available here"),
-        (["--training", "--clip-seconds", "2", "1"], "give the least first"),
         (["--output", f"{__file__}/bench.json"], "is no folder to write into"),
         (["--plot", f"{__file__}/bench.png"], "is no folder to write into"),
     ],

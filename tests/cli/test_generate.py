@@ -174,7 +174,7 @@ def make_bad_input(kind, tmp_path, tone):
         return [""], "empty"
     if kind == "blank text":
         return ["  \n"], "empty"
-    if kind == "long text in one pass":
+    if kind == "long text in one chunk":
         sf.write(prompt, tone(0.1, 44100), 44100)
         return ["x" * 2000, "--audio-prompt", str(prompt)], "2000"
     if kind == "no text":
@@ -260,7 +260,7 @@ def make_bad_input(kind, tmp_path, tone):
     [
         "empty text",
         "blank text",
-        "long text in one pass",
+        "long text in one chunk",
         "no text",
         "two texts",
         "missing text file",
@@ -363,42 +363,42 @@ def test_a_long_script_goes_on_where_it_was_interrupted(tmp_path, capsys, monkey
     """Control-C in the last of twenty minutes threw all of them away."""
     out, options = tmp_path / "a.wav", ["--device", "cpu", "--max-seconds", "7"]
     assert run("generate", LONG, "-o", str(tmp_path / "whole.wav"), "--seed", "3", *options) == 0
-    assert not list(tmp_path.glob("*.passes"))
-    original = Dialogue._save_pass
+    assert not list(tmp_path.glob("*.chunks"))
+    original = Dialogue._save_chunk
 
     def interrupt_after_the_first(self, index, codes):
         original(self, index, codes)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Dialogue, "_save_pass", interrupt_after_the_first)
+    monkeypatch.setattr(Dialogue, "_save_chunk", interrupt_after_the_first)
     assert run("generate", LONG, "-o", str(out), "--seed", "3", *options) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert not out.exists() and len(list((tmp_path / "a.wav.passes").iterdir())) == 2
-    monkeypatch.setattr(Dialogue, "_save_pass", original)
+    assert not out.exists() and len(list((tmp_path / "a.wav.chunks").iterdir())) == 2
+    monkeypatch.setattr(Dialogue, "_save_chunk", original)
     assert run("generate", LONG, "-o", str(out), *options) == 0
     np.testing.assert_array_equal(sf.read(out)[0], sf.read(tmp_path / "whole.wav")[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "whole.wav"]
 
 
-def test_passes_of_another_text(tmp_path, capsys):
+def test_chunks_of_another_text(tmp_path, capsys):
     """What an interrupted run had left was to be found and removed by hand before anything else could be said."""
-    out, passes = tmp_path / "a.wav", tmp_path / "a.wav.passes"
-    passes.mkdir()
-    (passes / "dialogue.json").write_text('{"script": "[S1] Others.", "seed": 4}')
-    (passes / "pass-00001.safetensors").write_bytes(b"theirs")
+    out, chunks = tmp_path / "a.wav", tmp_path / "a.wav.chunks"
+    chunks.mkdir()
+    (chunks / "dialogue.json").write_text('{"script": "[S1] Others.", "seed": 4}')
+    (chunks / "chunk-00001.safetensors").write_bytes(b"theirs")
     assert run("generate", "[S1] Hi.", "-o", str(out), *FAST) == 2
-    assert "dia-hf generate --force" in capsys.readouterr().err and len(list(passes.iterdir())) == 2
+    assert "dia-hf generate --force" in capsys.readouterr().err and len(list(chunks.iterdir())) == 2
     assert run("generate", "[S1] Hi.", "-o", str(out), "--force", *FAST) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
     assert "force" not in read_metadata(out)["arguments"]
-    passes.mkdir()
-    (passes / "pass-00001.safetensors").write_bytes(b"of no dialogue")
+    chunks.mkdir()
+    (chunks / "chunk-00001.safetensors").write_bytes(b"of no dialogue")
     assert run("generate", "[S1] Hi.", "-o", str(out), "--force", *FAST) == 2
-    assert (passes / "pass-00001.safetensors").read_bytes() == b"of no dialogue"
+    assert (chunks / "chunk-00001.safetensors").read_bytes() == b"of no dialogue"
 
 
 def test_interrupted_when_the_file_is_written(tmp_path, capsys, monkeypatch):
-    """It said that nothing was written, or that passes were kept, beside a file that was complete."""
+    """It said that nothing was written, or that chunks were kept, beside a file that was complete."""
 
     def interrupt(self):
         monkeypatch.undo()

@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 from dia_hf import cli
-from dia_hf.data.prepare import load_prepared
+from dia_hf.data.prepared import load_prepared
 
 SENTENCES = ["This is the first one.", "And here is another.", ""]
 
@@ -40,13 +40,13 @@ def test_prepares_a_folder(recordings, capsys):
     """The first thing that somebody with recordings runs: it tells what was kept, what not and why."""
     assert run("recordings", "prepared") == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("2 of 3 clips kept, 3.0 s; 2 encoded now\n")
+    assert captured.out.startswith("2 of 3 clips kept, 3.0 s; 2 encoded in this run\n")
     assert "empty_text  1\n    metadata.csv row 3: the transcript is empty." in captured.out
     assert "prepared: read report.md and rejected.jsonl there" in captured.out
     assert "codec: --model nari-labs/Dia-1.6B-0626" in captured.err
     assert "preparing: 100%" in captured.err and "1 rejected" in captured.err
     assert run("recordings", "prepared") == 0
-    assert "; 0 encoded now" in capsys.readouterr().out
+    assert "; 0 encoded in this run" in capsys.readouterr().out
 
 
 def test_prepares_a_folder_of_texts(tmp_path, tone, monkeypatch, capsys):
@@ -57,7 +57,7 @@ def test_prepares_a_folder_of_texts(tmp_path, tone, monkeypatch, capsys):
         sf.write(f"rec/{number}.wav", tone(1.5, 16000, pitch=200 + 10 * number), 16000)
         Path(f"rec/{number}.txt").write_text(text)
     assert run("rec", "out") == 0
-    assert capsys.readouterr().out.startswith("2 of 2 clips kept, 3.0 s; 2 encoded now\n")
+    assert capsys.readouterr().out.startswith("2 of 2 clips kept, 3.0 s; 2 encoded in this run\n")
     assert load_prepared("out")[0]["id"][:] == ["0", "1"]
 
 
@@ -133,7 +133,7 @@ def test_an_interruption_says_what_is_kept(recordings, monkeypatch, capsys):
     def stop(self, waveforms):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dia_hf.audio.codec.Codec.encode", stop)
+    monkeypatch.setattr("dia_hf.audio.dac.DacCodec.encode", stop)
     assert run("recordings", "prepared") == 130
     assert "interrupted; what is encoded is kept; the same command goes on" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DacModel
 
 from conftest import REFERENCE
-from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, cli, files
+from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, atomic_write, cli
 from dia_hf.conversion import convert as convert_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint, nari
 from dia_hf.conversion import source as source_module
@@ -287,7 +287,7 @@ def test_a_conversion_after_a_kill(tmp_path):
     convert_checkpoint(PACK, tmp_path / "undisturbed")
     wanted = {path.name: path.read_bytes() for path in (tmp_path / "undisturbed").iterdir()}
     shutil.rmtree(tmp_path / "undisturbed")
-    number, step = 0, 5  # all changes of the disk in turn are in tests/test_files.py
+    number, step = 0, 5  # all changes of the disk in turn are in tests/test_atomic_write.py
     while True:
         dest.mkdir()
         (dest / "old.txt").write_text("still here")
@@ -341,7 +341,7 @@ def test_a_write_error_is_one_line(tmp_path, capsys, monkeypatch, number, who):
             raise RuntimeError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
         raise OSError(number, os.strerror(number), str(tmp_path / ".dia-hf-new-dest" / "x"))
 
-    where = {"codec": (DacModel, "save_pretrained"), "folder": (files, "follow_umask")}
+    where = {"codec": (DacModel, "save_pretrained"), "folder": (atomic_write, "follow_umask")}
     monkeypatch.setattr(*where.get(who, (convert_module, "save_file")), fail)
     source = REFERENCE / "descript-dac" / "weights.pth" if who == "codec" else PACK
     assert cli.main(["convert", str(source), str(dest), "--force"]) == 2

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from conftest import REFERENCE
 from dia_hf import DiaFeatureExtractor, DiaProcessor, DiaTokenizer
-from dia_hf.audio.codec import Codec
+from dia_hf.audio.dac import DacCodec
 from dia_hf.conversion import load_descript_codec
 
 dac = pytest.importorskip("dac", reason="`make test-descript` installs and runs it")
@@ -29,9 +29,9 @@ def converted():
 def test_the_converted_codec_is_descripts(theirs, converted, num_samples):
     """A weight folded along the wrong dimension sounds almost right."""
     wave = torch.randn(num_samples, generator=torch.Generator().manual_seed(num_samples)) * 0.3
-    (codes,) = Codec(theirs).encode([wave])
-    assert torch.equal(codes, Codec(converted).encode([wave])[0])
-    audio = [Codec(codec).decode([codes])[0] for codec in (theirs, converted)]
+    (codes,) = DacCodec(theirs).encode([wave])
+    assert torch.equal(codes, DacCodec(converted).encode([wave])[0])
+    audio = [DacCodec(codec).decode([codes])[0] for codec in (theirs, converted)]
     torch.testing.assert_close(*audio, rtol=0, atol=1e-4)
 
 
@@ -39,7 +39,7 @@ def test_both_backends_have_one_geometry(theirs, converted):
     """A rate or hop read from the wrong attribute shifts everything downstream."""
     geometry = [
         (codec.sampling_rate, codec.hop_length, codec.num_codebooks, codec.codebook_size, codec.frame_rate)
-        for codec in (Codec(theirs), Codec(converted))
+        for codec in (DacCodec(theirs), DacCodec(converted))
     ]
     assert geometry[0] == geometry[1]
 
@@ -47,7 +47,7 @@ def test_both_backends_have_one_geometry(theirs, converted):
 def test_descripts_own_package_computes_the_pack(theirs):
     """The pack was made by it; if this fails, the installation is not the reference."""
     expected = load_file(REFERENCE / "descript-dac" / "expected.safetensors")
-    codec = Codec(theirs)
+    codec = DacCodec(theirs)
     assert torch.equal(codec.encode([expected["wave_0"]])[0].T, expected["codes_0"])
     torch.testing.assert_close(codec.decode([expected["codes_0"].T])[0], expected["decoded_0"], rtol=0, atol=1e-4)
 
@@ -74,8 +74,8 @@ def test_batches_windows_and_streams_of_descripts_network(rates):
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
-    codec = Codec(network)
-    codec = Codec(network, max_frames_per_pass=2 * max(codec.encoder_margin, codec.decoder_margin) + 15)
+    codec = DacCodec(network)
+    codec = DacCodec(network, max_frames_per_batch=2 * max(codec.encoder_margin, codec.decoder_margin) + 15)
     codes = [torch.randint(64, (num_frames, 3)) for num_frames in (70, 30, 26, 1)]
     with torch.no_grad():
         expected = [network.decode(network.quantizer.from_codes(clip.T[None])[0]).flatten() for clip in codes]
@@ -99,6 +99,6 @@ def test_batches_windows_and_streams_of_descripts_network(rates):
 
 def test_both_networks_have_one_plan_and_one_fingerprint(theirs, converted):
     """A voice made with descript's codec was refused beside the same codec converted."""
-    ours, descripts = Codec(converted), Codec(theirs)
+    ours, descripts = DacCodec(converted), DacCodec(theirs)
     assert (ours.encoder_margin, ours.decoder_margin) == (descripts.encoder_margin, descripts.decoder_margin) == (8, 10)
     assert ours.fingerprint == descripts.fingerprint

@@ -15,7 +15,7 @@ from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 import tiny
 from conftest import REFERENCE
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
-from dia_hf.audio.codec import Codec
+from dia_hf.audio.dac import DacCodec
 from dia_hf.conversion import convert_checkpoint
 from nari_packs import Pack
 
@@ -95,7 +95,7 @@ def test_descripts_file_by_itself(tmp_path):
     """A codec alone, made into a folder that `DacModel` and `--codec` take."""
     script = [sys.executable, str(ROOT / "scripts" / "convert_checkpoint.py")]
     subprocess.run([*script, str(DESCRIPT), str(tmp_path / "dac")], check=True)
-    codec = Codec(DacModel.from_pretrained(tmp_path / "dac"))
+    codec = DacCodec(DacModel.from_pretrained(tmp_path / "dac"))
     expected = load_file(REFERENCE / "descript-dac" / "expected.safetensors")
     assert torch.equal(codec.encode([expected["wave_1"]])[0].T, expected["codes_1"])
     with pytest.raises(ValueError, match="without `--codec`"):

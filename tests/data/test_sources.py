@@ -8,23 +8,13 @@ import sys
 import datasets
 import numpy as np
 import pytest
-import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf.data.sources import RowError, Segment, digest_audio, file_of, open_source, read_clip
+from dia_hf.data.clips import read_clip
+from dia_hf.data.sources import open_source
 
 TEXTS = ["Hello there.", 'She said "no", and left.', "Grüße, überall; ja?"]
-
-
-@pytest.fixture
-def recordings(tmp_path, tone):
-    """A folder of three recordings."""
-    folder = tmp_path / "recordings"
-    folder.mkdir()
-    for number in range(3):
-        sf.write(folder / f"{number}.wav", tone(0.1, 16000, pitch=200 + 50 * number), 16000)
-    return folder
 
 
 def rows_of(source, columns=None, **options):
@@ -83,7 +73,7 @@ def test_a_json_file_is_a_list(recordings):
     path.write_text(json.dumps([{"audio": "1.wav", "text": "Hi."}]))
     assert rows_of(path)[0].audio == str(recordings / "1.wav")
     path.write_text('{"audio": "1.wav"}')
-    with pytest.raises(ValueError, match="holds no list"):
+    with pytest.raises(ValueError, match="does not contain a list"):
         open_source(path)
 
 
@@ -117,12 +107,12 @@ def test_json_of_one_row_and_of_none(recordings):
     for content in ('{"audio": {"0": "1.wav"}, "text": {"0": "Hi."}}', "null", '"text"', '{"data": []}'):
         path.write_text(content)
         with pytest.raises(
-            ValueError, match=r"manifest\.json' holds no list; give a list of objects, or one object a line"
+            ValueError, match=r"manifest\.json' does not contain a list; give a list of objects, or one object per line"
         ):
             open_source(path)
     for content in ("{broken\n{}", "[1, 2", "[" * 100_000):
         path.write_text(content)
-        with pytest.raises(ValueError, match=r"manifest\.json' is no JSON"):
+        with pytest.raises(ValueError, match=r"manifest\.json' is not valid JSON"):
             open_source(path)
 
 
@@ -172,212 +162,6 @@ def test_relative_paths(recordings, monkeypatch, kind, source):
     for number, row in enumerate(rows):
         np.testing.assert_array_equal(read_clip(row.audio)[0], read_clip(str(recordings / names[number]))[0])
         assert row.id == (f"{number + 1:06d}" if kind == "rows" else f"wavs/{number}")
-
-
-def test_names_with_blanks_at_their_ends(recordings):
-    """What a folder lists is there, whatever it is called; in a table the blanks are the editor's."""
-    (recordings / "0.wav").rename(recordings / " 0 .wav")
-    (recordings / " 0 .txt").write_text("Hello.")
-    assert file_of(rows_of(recordings)[0].audio) == str(recordings / " 0 .wav")
-    write_csv(recordings / "metadata.csv", [["file_name", "text"], [" 0 .wav", "a"], [" 1.wav ", "b"]])
-    assert [row.audio for row in rows_of(recordings)] == [str(recordings / name) for name in (" 0 .wav", "1.wav")]
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_paths_of_windows(recordings, kind):
-    """A table that was made under Windows has backslashes, and none of its files was found elsewhere."""
-    (recordings / "wavs" / "deep").mkdir(parents=True)
-    (recordings / "0.wav").rename(recordings / "wavs" / "deep" / "a.wav")
-    name = "wavs\\deep\\a.wav"
-    if kind == "csv":
-        (recordings / "metadata.csv").write_bytes(f"file_name,text\r\n{name},Hello.\r\n".encode())
-    else:
-        (recordings / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "Hello."}))
-    (row,) = rows_of(recordings)
-    assert (row.audio, row.id) == (str(recordings / "wavs" / "deep" / "a.wav"), "wavs/deep/a")
-    (row,) = rows_of([{"audio": "C:\\gone\\a.wav", "text": "Hello."}])
-    assert row.audio.code == "missing_file"
-
-
-@pytest.mark.parametrize(("place", "name"), [("wav", "0"), ("clips", "0.wav"), ("wavs", "0.wav")])
-def test_recordings_in_a_folder_of_the_usual_name(recordings, place, name):
-    """Common Voice's tables name files without their folder "clips", and LJSpeech's kin call theirs "wav"."""
-    (recordings / place).mkdir()
-    (recordings / "0.wav").rename(recordings / place / "0.wav")
-    (recordings / "metadata.csv").write_text(f"path\tsentence\n{name}\tHello.\n")
-    assert [row.audio for row in rows_of(recordings)] == [str(recordings / place / "0.wav")]
-
-
-@pytest.fixture
-def long(tmp_path):
-    """A recording of 3 s at 8 kHz whose samples count its milliseconds."""
-    sf.write(tmp_path / "long.wav", np.repeat(np.arange(3000) / 4000, 8), 8000, subtype="FLOAT")
-    return tmp_path / "long.wav"
-
-
-def milliseconds(audio):
-    """First and last millisecond of what is read of `long`."""
-    samples, rate = read_clip(audio)
-    assert rate == 8000
-    return round(4000 * float(samples.flat[0])), round(4000 * float(samples.flat[-1]))
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [
-        {"offset": 1.0, "duration": 0.5},
-        {"start": 1, "end": 1.5},
-        {"begin": "1.0", "stop": "1.5"},
-        {"start_time": 1.0, "end_time": 1.5},
-        {"begin_time": 1.0, "end_time": 1.5},
-        {"Start": "00:01", "End": "00:00:01.500"},
-        {"start": "0:00:01,0", "end": "0:00:01,5"},
-        {"segment_start": 1.0, "segment_end": 1.5},
-        {"segmentStart": 1.0, "segmentDuration": 0.5},
-        {"startTime": 1.0, "endTime": 1.5},
-        {"start_ms": 1000, "end_ms": 1500},
-        {"Start (ms)": 1000, "Duration [ms]": 500},
-        {"start_sec": 1.0, "duration_seconds": 0.5},
-        {"start_ts": 1.0, "end_ts": 1.5},
-        {"onset": 1.0, "offset": 1.5},
-        {"onset_s": 1.0, "offset_s": 1.5},
-        {"onset": 1.0, "duration": 0.5},
-        {"xmin": 1.0, "xmax": 1.5},
-        {"start": 1.0, "length": 0.5},
-        {"end": 1.5, "duration": 0.5},
-        {"start": "1,0", "end": "1,5"},
-        {"timestamp": [1.0, 1.5]},
-        {"segment": (1, 1.5), "timestamp": "2024-05-01"},
-        {"start": 1.0, "end": 1.5, "duration": 3.0},
-        {"start": 1.0, "end": 1.5, "frame_offset": 8000},
-        {"start": np.float32(1.0), "end": np.float64(1.5)},
-    ],
-)
-def test_segments(long, cells):
-    """Of a row that is half a second of an hour the whole hour was taken for what its text says."""
-    (row,) = rows_of([{"audio": str(long), "text": "Hello.", **cells}])
-    assert milliseconds(row.audio) == (1000, 1499)
-    assert file_of(row.audio) == str(long)
-
-
-@pytest.mark.parametrize(
-    ("cells", "expected"),
-    [
-        ({"start": 2.5}, (2500, 2999)),
-        ({"start": 2.5, "end": None}, (2500, 2999)),
-        ({"offset": 0, "duration": 3.0}, (0, 2999)),
-        ({"offset": 0.0, "duration": 3.05}, (0, 2999)),
-        ({"start": 2.0, "end": 3.05}, (2000, 2999)),
-        ({"duration": 3.0}, (0, 2999)),
-        ({"duration": 3000}, (0, 2999)),
-        ({"duration": 2.95}, (0, 2999)),
-        ({"duration": "unknown"}, (0, 2999)),
-        ({"duration": -1}, (0, 2999)),
-        ({"length": 6}, (0, 2999)),
-        ({"start": None, "end": ""}, (0, 2999)),
-        ({"timestamp": [2.0, None]}, (2000, 2999)),
-        ({"timestamp": "2024-05-01", "segment": "one"}, (0, 2999)),
-        ({"start": 401.0, "end": 404.0}, (0, 2999)),
-        ({"begin_time": 401.76, "end_time": 404.79}, (0, 2999)),
-        ({"frame_offset": 0, "num_frames": -1}, (0, 2999)),
-    ],
-)
-def test_what_is_the_whole_recording(long, cells, expected):
-    """A duration may only say what the file has, and recordings that are cut already where they come from."""
-    (row,) = rows_of([{"audio": str(long), "text": "Hello.", **cells}])
-    assert milliseconds(row.audio) == expected
-
-
-def test_a_duration_that_was_rounded(tmp_path):
-    """A column of whole seconds only describes the recordings; all of them were rejected."""
-    sf.write(tmp_path / "a.wav", np.zeros(8000 * 7 // 2), 8000)
-    for duration, is_read in ((3, True), (4, True), (2, False), (3.2, False)):
-        (row,) = rows_of([{"audio": str(tmp_path / "a.wav"), "text": "Hello.", "duration": duration}])
-        if is_read:
-            assert read_clip(row.audio)[0].shape == (1, 28000)
-        else:
-            with pytest.raises(RowError, match=r"its recording 3\.5 s; say where it begins"):
-                read_clip(row.audio)
-
-
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        ({"duration": 1.0}, r"lasts 1 s and its recording 3\.0 s; say where it begins"),
-        ({"end": 1.0}, "the end of a segment, 1 s, but no begin"),
-        ({"start": 2.0, "end": 1.0}, "begins at 2 s and lasts -1 s"),
-        ({"start": -1.0, "end": 1.0}, "begins at -1 s and lasts 2 s"),
-        ({"start": 1.0, "duration": 0.0}, "lasts 0 s"),
-        ({"start": 1.0, "duration": "long"}, "'long' stands in 'duration', where the segment's seconds should"),
-        ({"start": "0,500", "end": 1.0}, "'0,500' stands in 'start'"),
-        ({"timestamp": [0.5, "end"]}, "'end' stands in 'timestamp'"),
-        ({"timestamp": [None, 0.5]}, r"the end of a segment, 0\.5 s, but no begin"),
-        ({"start": "first", "end": 1.0}, "'first' stands in 'start'"),
-        ({"start": True, "end": 2}, "True stands in 'start'"),
-        ({"start": float("inf"), "end": 2}, "inf stands in 'start'"),
-        ({"start": [1], "end": 2}, r"\[1\] stands in 'start'"),
-        ({"start": 3.0}, r"the segment 3\.000- s does not lie within its recording of 3\.0 s"),
-        ({"start": 2.0, "end": 3.5}, r"2\.000-3\.500 s does not lie within"),
-        ({"start": 8000, "end": 12000}, "does not lie within .* segments are in seconds"),
-        ({"frame_offset": 8000, "num_frames": 4000}, "'frame_offset' counts samples or frames; give .* in seconds"),
-        ({"start_sample": 8000, "end_sample": 12000}, "'start_sample' counts samples or frames"),
-    ],
-)
-def test_segments_that_cannot_be(long, cells, message):
-    """Better no clip than the wrong one; and in words, by row."""
-    (row,) = rows_of([{"audio": str(long), "text": "Hello.", **cells}])
-    with pytest.raises(RowError, match=message) as caught:
-        read_clip(row.audio)
-    assert caught.value.code == "unclear_segment"
-
-
-@pytest.mark.parametrize("form", ["path", "bytes", "mono", "channels", "soundfile"])
-def test_segments_of_every_form(long, form):
-    """The second channel, or none of it, instead of the second second."""
-    samples, rate = sf.read(long, dtype="float32")
-    arrays = {"mono": samples, "channels": np.stack([samples] * 2), "soundfile": np.stack([samples] * 2, axis=1)}
-    audio = str(long) if form == "path" else {"bytes": long.read_bytes()}
-    if form in arrays:
-        audio = {"array": arrays[form], "sampling_rate": rate}
-    (row,) = rows_of([{"audio": audio, "text": "Hello.", "start": 1.0, "end": 1.5}])
-    assert milliseconds(row.audio) == (1000, 1499)
-    assert max(read_clip(row.audio, 0.6)[0].shape) == 4000, "the limit is for the segment"
-    with pytest.raises(RowError) as caught:
-        read_clip(row.audio, 0.4)
-    assert caught.value.code == "too_long"
-
-
-def test_ids_of_segments(long):
-    """All but the first segment of a recording were rejected as its duplicates."""
-    content = [{"audio": "long.wav", "text": "Hello.", "start": n / 2, "end": n / 2 + 0.5} for n in range(3)]
-    path = long.parent / "segments.jsonl"
-    path.write_text("\n".join(map(json.dumps, content)))
-    assert [row.id for row in rows_of(path)] == ["long@0.000-0.500", "long@0.500-1.000", "long@1.000-1.500"]
-    path.write_text(json.dumps(content[1] | {"id": "mine"}))
-    assert [row.id for row in rows_of(path)] == ["mine"]
-    path.write_text(json.dumps({"audio": "long.wav", "text": "Hello.", "duration": 3.0}))
-    assert [row.id for row in rows_of(path)] == ["long"]
-
-
-def test_a_column_that_is_asked_for_is_no_segment(long):
-    """A column of ids that is called "start" by somebody who says so."""
-    rows = [{"audio": str(long), "text": "Hello.", "start": "first"}]
-    assert [(row.id, row.audio) for row in rows_of(rows, {"id": "start"})] == [("first", str(long))]
-
-
-def test_segments_have_digests_of_their_own(long):
-    """The cache gave all segments of a recording the codes of the first; and a changed file must not keep its own."""
-    whole, first, second = str(long), Segment(str(long), 0.0, 0.5), Segment(str(long), 0.5, 0.5)
-    of_bytes = Segment(long.read_bytes(), 0.0, 0.5)
-    before = digest_audio(first)
-    assert len({digest_audio(whole), before, digest_audio(second)}) == 3
-    assert digest_audio(of_bytes) == before
-    sf.write(long, np.zeros(24000), 8000, subtype="FLOAT")
-    assert digest_audio(first) != before
-    long.unlink()
-    with pytest.raises(RowError) as caught:
-        digest_audio(first)
-    assert caught.value.code == "missing_file"
 
 
 def test_texts_beside_recordings(recordings):
@@ -489,7 +273,7 @@ def test_parquet_holds_the_files(recordings, tmp_path):
 def test_splits_have_to_be_chosen(audio_dataset):
     """Training on the test split as well is not noticed until much later."""
     splits = datasets.DatasetDict(train=audio_dataset, test=audio_dataset)
-    with pytest.raises(ValueError, match="'train', 'test'; name one"):
+    with pytest.raises(ValueError, match="'train', 'test'; choose one"):
         open_source(splits)
     with pytest.raises(ValueError, match="no split 'dev', but 'train', 'test'"):
         open_source(splits, split="dev")
@@ -500,7 +284,7 @@ def test_splits_have_to_be_chosen(audio_dataset):
 def test_columns(recordings):
     """A column that is not there is named together with those that are."""
     write_csv(recordings / "clips.csv", [["clip", "text", "words", "who"], ["0.wav", "no", "yes", "anna"]])
-    with pytest.raises(ValueError, match=r"which column is the audio.*'clip', 'text', 'words', 'who'.*--audio-column"):
+    with pytest.raises(ValueError, match=r"no audio column was found.*'clip', 'text', 'words', 'who'.*--audio-column"):
         open_source(recordings / "clips.csv")
     with pytest.raises(ValueError, match=r"no text column 'sentence'.*'clip', 'text', 'words', 'who'"):
         open_source(recordings / "clips.csv", {"audio": "clip", "text": "sentence"})
@@ -525,77 +309,19 @@ def test_a_quote_that_is_not_closed_is_no_text(recordings):
         open_source(recordings)
 
 
-@pytest.mark.parametrize(
-    ("value", "code"),
-    [
-        (None, "missing_audio"),
-        ("", "missing_audio"),
-        (float("nan"), "missing_audio"),
-        ("gone.wav", "missing_file"),
-        ("gone", "missing_file"),
-        ("\0.wav", "missing_file"),
-        ("What was said here.", "audio_not_path"),
-        ("What was said here. " * 50, "audio_not_path"),
-        (7, "audio_not_path"),
-        ({"bytes": None, "path": None}, "missing_audio"),
-        ({"array": [0.0], "sampling_rate": None}, "unreadable_audio"),
-        ({"array": [0.0], "sampling_rate": float("nan")}, "unreadable_audio"),
-        ({"array": [[0.0], [0.0, 1.0]], "sampling_rate": 8000}, "unreadable_audio"),
-        ({"array": [0.0, None], "sampling_rate": 8000}, "unreadable_audio"),
-    ],
-)
-def test_audio_that_is_none(value, code):
-    """The columns are mixed up, or a file was not copied: said for the row, in words that fit."""
-    (row,) = rows_of([{"audio": value, "text": "Hello."}])
-    assert row.audio.code == code
-
-
-@pytest.mark.parametrize("form", ["file", "bytes"])
-def test_broken_files(tmp_path, form):
-    """One broken file must not end the run of a night."""
-    path = tmp_path / "broken.wav"
-    path.write_bytes(b"RIFF" + bytes(100))
-    audio = str(path) if form == "file" else path.read_bytes()
-    for limit in (None, 60.0):
-        with pytest.raises(RowError) as caught:
-            read_clip(audio, limit)
-        assert caught.value.code == "unreadable_audio"
-
-
-def test_a_file_that_is_far_too_long_is_not_read(tmp_path, monkeypatch):
-    """A night's recording by mistake among the clips would fill the memory."""
-    sf.write(tmp_path / "long.wav", np.zeros(80000), 8000)
-    monkeypatch.setattr("dia_hf.data.sources.read_audio", None)
-    with pytest.raises(RowError) as caught:
-        read_clip(str(tmp_path / "long.wav"), 9.0)
-    assert caught.value.code == "too_long"
-    with pytest.raises(RowError) as caught:
-        read_clip({"array": np.zeros((2, 80000)), "sampling_rate": 8000}, 9.0)
-    assert caught.value.code == "too_long"
-
-
-def test_the_same_content_has_the_same_digest(recordings):
-    """The cache would miss what was only moved, or take one clip for another."""
-    path = recordings / "0.wav"
-    assert digest_audio(str(path)) == digest_audio(path.read_bytes())
-    assert digest_audio(str(path)) != digest_audio(str(recordings / "1.wav"))
-    array = np.arange(4, dtype=np.int16)
-    slow, fast = ({"array": array, "sampling_rate": rate} for rate in (8000, 16000))
-    assert digest_audio(slow) == digest_audio(dict(slow))
-    assert len({digest_audio(slow), digest_audio(fast), digest_audio({**slow, "array": array.view(np.uint16)})}) == 3
-
-
 def test_nothing_there(tmp_path):
     """A folder mistyped is no dataset, and an empty one no success."""
     with pytest.raises(FileNotFoundError, match=r"no file or folder '\./gone'"):
         open_source("./gone")
-    with pytest.raises(FileNotFoundError, match="no file or folder 'someone/gone', and as a dataset on the Hub"):
+    with pytest.raises(
+        FileNotFoundError, match="no file or folder 'someone/gone', and it cannot be loaded as a Hub dataset"
+    ):
         open_source("someone/gone")
     with pytest.raises(ValueError, match="no clips in"):
         open_source(tmp_path)
-    with pytest.raises(ValueError, match="holds nothing"):
+    with pytest.raises(ValueError, match="is empty"):
         open_source([])
-    with pytest.raises(ValueError, match="holds a str"):
+    with pytest.raises(ValueError, match="contains a str"):
         open_source(["a.wav"])
     (tmp_path / "latin.csv").write_bytes(b"file_name,text\na.wav,caf\xe9\n")
     with pytest.raises(ValueError, match="not in UTF-8"):

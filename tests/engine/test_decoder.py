@@ -1,8 +1,10 @@
 """`FrameDecoder` against the model's own forward pass, how old it may be, and what a step costs."""
 
 import gc
+import importlib.util
 import threading
 import weakref
+from types import MethodType
 
 import pytest
 import torch
@@ -10,11 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CompileConfig
+from transformers.integrations import hub_kernels
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dia_hf.engine.decoder import FrameDecoder, make_frame_decoder, unsupported_reason_of
+from dia_hf.modeling_dia import DiaRMSNorm
 from tiny import as_inputs, random_config, random_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -393,6 +400,129 @@ def test_adapters_that_are_switched_off_and_on(targets, compile_config):
     assert not torch.equal(assert_fast_is_slow(model, **options), with_adapter)
     adapted_model.set_adapter("default")
     assert torch.equal(assert_fast_is_slow(model, **options), with_adapter)
+
+
+# --- attention kernels and kernels of the Hub ---
+
+
+@pytest.fixture
+def counted_kernel():
+    """A registered attention kernel that counts its calls; the registry is as before afterwards."""
+    calls = []
+
+    def counting_attention(*args, **kwargs):
+        calls.append(1)
+        return sdpa_attention_forward(*args, **kwargs)
+
+    before = dict(ALL_ATTENTION_FUNCTIONS._local_mapping)
+    ALL_ATTENTION_FUNCTIONS.register("counting_attention", counting_attention)
+    yield calls, counting_attention
+    ALL_ATTENTION_FUNCTIONS._local_mapping.clear()
+    ALL_ATTENTION_FUNCTIONS._local_mapping.update(before)
+    del type(ALL_ATTENTION_FUNCTIONS)._global_mapping["counting_attention"]
+
+
+@torch.no_grad()
+def test_a_registered_attention_kernel_is_called(counted_kernel):
+    """`attn_implementation` had no effect on `generate()`: the fast path called PyTorch's kernel instead."""
+    calls, _ = counted_kernel
+    model = make_model(3).double()
+    model.set_attn_implementation("counting_attention")
+    layers, encoder_layers = len(model.model.decoder.layers), len(model.model.encoder.layers)
+    codes = assert_fast_is_slow(model, use_fast_path=None)
+    num_steps = codes.shape[1] - 4  # the prompt has a beginning and three frames
+    # Two calls, in each the encoder's layers once, and for each step self- and cross-attention.
+    assert len(calls) >= 2 * (encoder_layers + 2 * layers * (num_steps - 1))
+    with pytest.raises(ValueError, match="`attn_implementation` is 'counting_attention'"):
+        assert_fast_is_slow(model)
+
+
+@torch.no_grad()
+def test_an_attention_kernel_in_the_place_of_sdpa_is_called(counted_kernel):
+    """A function registered under the name of a kernel that the fast path implements is another kernel."""
+    calls, kernel = counted_kernel
+    model = make_model(3).double()
+    assert_fast_is_slow(model)
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = kernel
+    assert_fast_is_slow(model, use_fast_path=None)
+    assert calls
+    with pytest.raises(ValueError, match="`attn_implementation` is 'sdpa'"):
+        assert_fast_is_slow(model)
+
+
+def test_eager_attention_is_obeyed(monkeypatch):
+    """A user who avoids PyTorch's kernel by "eager" got it all the same."""
+    model = make_model(3).double()
+    model.set_attn_implementation("eager")
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **kwargs: pytest.fail("called"))
+    assert_fast_is_slow(model, use_fast_path=None)
+
+
+def test_another_kernel_of_the_encoder_alone(counted_kernel):
+    """The fast path calls the encoder as a module, which uses its own kernel."""
+    calls, _ = counted_kernel
+    model = make_model(3).double()
+    model.set_attn_implementation({"encoder_config": "counting_attention"})
+    assert_fast_is_slow(model)
+    assert calls
+
+
+@pytest.mark.parametrize("change", [by_hook, by_forward], ids=lambda change: change.__name__)
+def test_what_is_put_before_the_encoder_later(change):
+    """The unconditional text's state is computed once for a model; a hook on the encoder changes it."""
+    model = make_model(3).double()
+    before = assert_fast_is_slow(model)
+    norm = model.model.encoder.norm
+    change(norm, norm.forward)
+    assert not torch.equal(assert_fast_is_slow(model), before)
+
+
+def hub_kernel(calls):
+    """A layer like those of the Hub: no constructor, no state, the module's weight and `variance_epsilon`."""
+
+    class KernelRMSNorm(nn.Module):
+        def forward(self, hidden_states):
+            calls.append(1)
+            return -F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+
+    return KernelRMSNorm
+
+
+def test_kernels_of_the_hub_run_on_both_paths(monkeypatch):
+    """`use_kernels=True` was taken without a word, replaced nothing, and `model.use_kernels` said True."""
+    model = make_model(3).double()
+    plain = assert_fast_is_slow(model)
+    calls = []
+
+    def kernelize(model, mode=None):
+        """As the package `kernels` does, for the layers that transformers' decorator has marked."""
+        for module in model.modules():
+            if getattr(type(module), "kernel_layer_name", None) == "RMSNorm":
+                module.forward = MethodType(hub_kernel(calls).forward, module)
+        model._use_kernels = True
+
+    monkeypatch.setattr("transformers.modeling_utils.kernelize", kernelize)
+    monkeypatch.setattr("transformers.modeling_utils.is_kernels_available", lambda: True)
+    monkeypatch.setattr(hub_kernels, "register_kernel_mapping_transformers", lambda: None, raising=False)
+    # Without the package `kernels`, transformers' decorator marks nothing.
+    monkeypatch.setattr(DiaRMSNorm, "kernel_layer_name", "RMSNorm", raising=False)
+    model.use_kernels = True
+    changed = assert_fast_is_slow(model)  # with `use_fast_path=True`
+    assert not torch.equal(changed, plain)
+    num_norms = sum(isinstance(module, nn.RMSNorm) for module in model.modules())
+    assert num_norms == 2 * len(model.model.encoder.layers) + 3 * len(model.model.decoder.layers) + 2
+    assert len(calls) > 2 * num_norms
+
+
+def test_norms_are_marked_for_the_hub(monkeypatch):
+    """transformers' decorator finds a layer by its name; under another name nothing is replaced."""
+    marked = []
+    monkeypatch.setattr(
+        "transformers.integrations.use_kernel_forward_from_hub", lambda name: lambda kind: marked.append(name) or kind
+    )
+    spec = importlib.util.find_spec("dia_hf.modeling_dia")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert marked == ["RMSNorm"]
 
 
 # --- what cannot be taken apart ---

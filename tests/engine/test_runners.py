@@ -1,4 +1,4 @@
-"""How steps are launched, where no GPU is needed; the loop over them is in `test_loop.py`."""
+"""How steps are launched, where no GPU is needed; the loop over them is in `test_scheduler.py`."""
 
 import gc
 import weakref
@@ -9,7 +9,7 @@ import torch
 import torch._dynamo.testing
 from transformers import CompileConfig
 
-from dia_hf.engine import launch
+from dia_hf.engine import runners
 from dia_hf.engine.decoder import FrameDecoder
 from dia_hf.engine.runners import CompiledRunner, CudaGraphRunner, EagerRunner, StaticRunner, make_runner
 from dia_hf.engine.sampling import SamplingSpec
@@ -55,7 +55,7 @@ def test_choice_on_a_cpu(network, compile_options, kind):
 def test_choice_on_a_gpu(monkeypatch):
     """Steps launched operator by operator take as long as the host takes to launch them."""
     compiled = []
-    monkeypatch.setattr(launch, "_compiled", lambda *args: compiled.append(args[2]) or "compiled")
+    monkeypatch.setattr(runners, "_compiled", lambda *args: compiled.append(args[2]) or "compiled")
     arange = torch.arange
     monkeypatch.setattr(torch, "arange", lambda *args, **kwargs: arange(*args))
     elsewhere = Elsewhere(random_config(3).decoder_config)
@@ -77,7 +77,7 @@ def test_places(network, number, places):
 def test_lengths_are_few_and_long_enough(network, capacity):
     """A length that cuts off the newest frames, runs out of the cache, or is another for each step."""
     steps = StaticRunner(network, RULES)
-    room = network.new_cache(1, True, capacity + getattr(launch, "_SPARE", 0), 128)
+    room = network.new_cache(1, True, capacity + getattr(runners, "_SPARE", 0), 128)
     state = type("State", (), {"cache": room})
     for length in range(1, capacity + 1):
         view = steps._round(state, FrameView(torch.arange(length), 3, False, False))
@@ -89,10 +89,10 @@ def test_lengths_are_few_and_long_enough(network, capacity):
 def test_a_program_for_each_rules(network):
     """Compiled at every call; or one call's rules in another's program."""
     options = {"backend": "eager"}
-    first = launch._compiled(network, RULES, options)
-    assert launch._compiled(network, replace(RULES), options) is first
-    assert launch._compiled(network, replace(RULES, max_top_k=6), options) is not first
-    assert launch._compiled(network, RULES, {"backend": "aot_eager"}) is not first
+    first = runners._compiled(network, RULES, options)
+    assert runners._compiled(network, replace(RULES), options) is first
+    assert runners._compiled(network, replace(RULES, max_top_k=6), options) is not first
+    assert runners._compiled(network, RULES, {"backend": "aot_eager"}) is not first
 
 
 @torch._dynamo.config.patch(recompile_limit=2)
@@ -124,9 +124,9 @@ def test_programs_and_batches_go_with_the_model():
     model = random_model(random_config(2))
     ids = torch.ones(1, 3, dtype=torch.long)
     model.generate(ids, compile_config=CompileConfig(backend="eager"), max_new_tokens=12)
-    (network,) = [one for one in launch._COMPILED if one.encoder is model.model.encoder]
+    (network,) = [one for one in runners._COMPILED if one.encoder is model.model.encoder]
     seen = weakref.ref(network)
-    batch = weakref.ref(launch._IDLE._of[network][0])
+    batch = weakref.ref(runners._IDLE._of[network][0])
     del model, network
     gc.collect()
     assert seen() is None

@@ -16,13 +16,13 @@ from dia_hf import DiaConfig
 from dia_hf.engine.sampling import NEVER, SamplingSpec
 from dia_hf.engine.step import FrameState, FrameView, take_step
 from dia_hf.generation.fast_path import DiaCall, FrameCall
-from dia_hf.generation.generation_dia import _guidance, _warpers
 from dia_hf.generation.logits_process import (
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
     DiaEOSScaleLogitsProcessor,
     DiaForcedTokensLogitsProcessor,
 )
+from dia_hf.generation.per_sample import SampleSettings, make_guidance, make_warpers
 
 V, EOS, PAD = 23, 19, 20
 CLOSE = 1e-4
@@ -47,20 +47,20 @@ def make_rules(wanted, delay_pattern=(0, 1, 2), **options):
     generation_config = GenerationConfig(do_sample=options["do_sample"])
     for name, value in options.items():
         setattr(generation_config, name, value)
+    generation_config.per_sample = {name: [one.get(name) for one in wanted] for name in names}
     call = DiaCall(
         input_ids=torch.zeros(len(wanted), 1, dtype=torch.long),
         attention_mask=None,
         encode=None,
         is_guided=any(one["guidance_scale"] not in (None, 1) for one in wanted),
         brings_cache=False,
-        settings={name: [one.get(name) for one in wanted] for name in names},
+        settings=SampleSettings(generation_config, len(wanted), len(delay_pattern)),
     )
     processors = LogitsProcessorList([MinNewTokensLengthLogitsProcessor(1, minimum, EOS)] if minimum else [])
     model = SimpleNamespace(config=make_config(delay_pattern))
-    rows = torch.zeros(len(wanted) * len(delay_pattern), 1, dtype=torch.long)
-    frame_call = FrameCall(model, call, rows, processors, [], generation_config, None, {})
+    frame_call = FrameCall(model, call, processors, [], generation_config, None, {})
     limits = [one.get("max_new_tokens", 1000) for one in wanted]
-    return frame_call._make_rules(limits, torch.device("cpu"))
+    return frame_call._make_sampling(limits, torch.device("cpu"))
 
 
 def oracle_scores(logits, one, num_new, is_guided, num_channels, **options):
@@ -68,14 +68,16 @@ def oracle_scores(logits, one, num_new, is_guided, num_channels, **options):
     rules = LogitsProcessorList()
     if is_guided:
         decoder = make_config(range(num_channels)).decoder_config
-        rules.append(_guidance(decoder, options.get("sample_from_guided", False), one["guidance_scale"], one["top_k"]))
+        rules.append(
+            make_guidance(decoder, options.get("sample_from_guided", False), one["guidance_scale"], one["top_k"])
+        )
     if options.get("min_frames"):
         rules.append(MinNewTokensLengthLogitsProcessor(1, options["min_frames"], EOS))
     if options.get("eos_logit_scale", 1.0) != 1:
         rules.append(DiaEOSScaleLogitsProcessor(num_channels, EOS, options["eos_logit_scale"]))
     rules.append(DiaEOSChannelFilterLogitsProcessor(num_channels, EOS))
     if options.get("do_sample", True):
-        rules.extend(_warpers(one["temperature"], one["top_k"], one["top_p"]))
+        rules.extend(make_warpers(one["temperature"], one["top_k"], one["top_p"]))
     history = torch.zeros(num_channels, 1 + num_new, dtype=torch.long)
     return rules(history, logits.flatten(0, 1))
 
@@ -305,8 +307,8 @@ def make_state(rules, frame_settings, given, delays, num_frames, noise=None):
     num_samples, _, num_channels = given.shape
     return FrameState(
         cache=SimpleNamespace(keys=[torch.zeros(1, 1, num_frames + 5, 1)]),
-        settings=frame_settings,
-        given=given,
+        params=frame_settings,
+        forced=given,
         delays=torch.tensor(delays),
         tokens=torch.zeros(num_samples, num_channels, dtype=torch.long),
         lengths=torch.zeros((1 + rules.is_guided) * num_samples, dtype=torch.long),
@@ -328,13 +330,13 @@ def free_slots(num_samples, num_channels):
 @given(
     delays=st.lists(st.integers(0, 5), min_size=0, max_size=3).map(lambda delays: [0, *delays]),
     num_samples=st.integers(1, 3),
-    num_given=st.integers(0, 5),
+    num_forced=st.integers(0, 5),
     limits=st.lists(st.integers(1, 14), min_size=3, max_size=3),
     min_frames=st.sampled_from([0, 4]),
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=150)
-def test_frames_are_completed_as_in_the_slow_loop(delays, num_samples, num_given, limits, min_frames, seed):
+def test_frames_are_completed_as_in_the_slow_loop(delays, num_samples, num_forced, limits, min_frames, seed):
     """An end said a frame late, twice, by a channel whose slot is given, or in the frame that the limit cuts off."""
     draw = torch.Generator().manual_seed(seed)
     num_channels, num_frames, limits = len(delays), max(limits[:num_samples]), limits[:num_samples]
@@ -344,9 +346,9 @@ def test_frames_are_completed_as_in_the_slow_loop(delays, num_samples, num_given
     script = torch.randn(num_frames, num_samples, num_channels, V, generator=draw)
     script[:, :, 0, EOS] += 1.5 * torch.rand(num_frames, num_samples, generator=draw)
     # Slots are given in slow channels, for fewer frames than these are delayed.
-    slots = torch.full((num_samples, num_given + 1, num_channels), PAD)
+    slots = torch.full((num_samples, num_forced + 1, num_channels), PAD)
     for channel, delay in enumerate(delays):
-        slots[:, : min(delay, num_given), channel] = torch.randint(0, EOS, (num_samples, 1), generator=draw)
+        slots[:, : min(delay, num_forced), channel] = torch.randint(0, EOS, (num_samples, 1), generator=draw)
 
     state = make_state(rules, frame_settings, slots, delays, num_frames)
     network = Script(script)
@@ -383,13 +385,13 @@ def test_a_sample_carried_on_writes_into_its_own_places():
     assert torch.equal(state.new[:, -1], state.tokens)
 
 
-def take_one_step(frame, given=None, end=NEVER, num_new=None, delays=(0, 1, 2), **wanted):
+def take_one_step(frame, forced=None, end=NEVER, num_new=None, delays=(0, 1, 2), **wanted):
     """Take a step of one sample that predicts `frame`; return its tokens and whether it is broken."""
     one = {"guidance_scale": 2.0, "top_k": 1, "top_p": None, "temperature": None} | wanted
     rules, frame_settings = make_rules([one], delays)
-    given = free_slots(1, len(delays)) if given is None else given
+    forced = free_slots(1, len(delays)) if forced is None else forced
     noise = noise_like(0, 1, len(delays), V)
-    state = make_state(rules, frame_settings, given, list(delays), 9, noise)
+    state = make_state(rules, frame_settings, forced, list(delays), 9, noise)
     state.end.fill_(end)
     state.num_new.fill_(num_new or (0 if end == NEVER else end + 1))
     rows = 2 if rules.is_guided else 1

@@ -9,15 +9,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from dia_hf.engine.late import AsyncReads
 from torch.profiler import ProfilerActivity, profile
 from transformers import StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
-from dia_hf.engine import launch, loop, make_frame_decoder, memory
+from dia_hf.engine import make_frame_decoder, memory, runners, scheduler
 from dia_hf.engine.runners import CompiledRunner, EagerRunner, StaticRunner
-from dia_hf.engine.scheduler import FrameScheduler
-from dia_hf.generation import DiaCodesStreamer, frame_loop
+from dia_hf.engine.scheduler import AsyncReads, FrameScheduler
+from dia_hf.generation import DiaCodesStreamer, fast_path
 from dia_hf.generation.stopping_criteria import DiaCancelStoppingCriteria
 from tiny import as_inputs, assert_same_speech, random_config, random_model
 
@@ -36,7 +35,7 @@ LIMITS = [30, 12, 44, 9, 21, 37, 18]
 
 
 def set_steps(monkeypatch, kind):
-    monkeypatch.setattr(frame_loop, "make_runner", lambda network, rules, options: STEPS[kind](network, rules))
+    monkeypatch.setattr(fast_path, "make_runner", lambda network, rules, options: STEPS[kind](network, rules))
 
 
 @pytest.fixture(params=["eager", "static"])
@@ -47,7 +46,7 @@ def kind(request, monkeypatch):
 
 def be_late(monkeypatch, most_waiting):
     """Let the host hear of the device so many reads late, as on a GPU."""
-    monkeypatch.setattr(loop, "AsyncReads", lambda receive, **kwargs: AsyncReads(receive, most_waiting))
+    monkeypatch.setattr(scheduler, "AsyncReads", lambda receive, **kwargs: AsyncReads(receive, most_waiting))
 
 
 @pytest.fixture(scope="module")
@@ -450,8 +449,8 @@ def test_few_batches_stay(batches):
                 **GREEDY,
             )
     with torch.no_grad():
-        idle = launch._IDLE._of[make_frame_decoder(model)]
-    assert len(idle) == launch._MOST_IDLE
+        idle = runners._IDLE._of[make_frame_decoder(model)]
+    assert len(idle) == runners._MOST_IDLE
     assert [batch.size.num_places for batch in idle[-2:]] == [8, 8]  # the last ones
 
 
@@ -482,11 +481,11 @@ def test_a_batch_is_not_used_again_after_an_error(monkeypatch):
     model.generate(**make_inputs(model.config, [0, 1, 2]), **options)
     with torch.no_grad():
         network = make_frame_decoder(model)
-    idle = {batch.num_samples for batch in launch._IDLE._of[network]}
+    idle = {batch.num_samples for batch in runners._IDLE._of[network]}
     monkeypatch.setattr(FrameScheduler, "_look", lambda self, state: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.generate(**make_inputs(model.config, [0, 1, 2]), **options)
-    assert {batch.num_samples for batch in launch._IDLE._of[network]} == idle - {4}
+    assert {batch.num_samples for batch in runners._IDLE._of[network]} == idle - {4}
 
 
 def test_a_batch_that_was_given_back_is_not_given_back_again(monkeypatch):
@@ -498,7 +497,7 @@ def test_a_batch_that_was_given_back_is_not_given_back_again(monkeypatch):
     def failing_adopt(self, state):
         if held:
             # Meanwhile another call has come for what was given back.
-            assert launch._IDLE.take(self.network, held[0].size) is held[0]
+            assert runners._IDLE.take(self.network, held[0].size) is held[0]
             raise MemoryError
         held.append(adopt(self, state))
         return held[0]
@@ -507,7 +506,7 @@ def test_a_batch_that_was_given_back_is_not_given_back_again(monkeypatch):
     with pytest.raises(MemoryError):
         model.generate(**make_inputs(model.config), max_new_tokens=LIMITS, **GREEDY)
     with torch.no_grad():
-        assert launch._IDLE.take(make_frame_decoder(model), held[0].size) is None
+        assert runners._IDLE.take(make_frame_decoder(model), held[0].size) is None
 
 
 def test_a_call_takes_the_memory_that_was_counted_for_it(kind):

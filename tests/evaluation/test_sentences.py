@@ -67,7 +67,7 @@ def test_a_segment_of_a_recording(write, tmp_path, tone):
     samples, _ = sentence.load_audio()
     np.testing.assert_allclose(samples[0], tone(2.0, 8000)[4000:6000], atol=1e-4)
     path = write("table.jsonl", [{"text": "One.", "audio": "a.wav", "offset": 1.5, "duration": 1.0}])
-    with pytest.raises(ValueError, match=r"table\.jsonl', row 1: the segment 1\.500-2\.500 s does not lie within"):
+    with pytest.raises(ValueError, match=r"table\.jsonl', row 1: the segment 1\.500-2\.500 s is not within"):
         read_sentences(path)
 
 
@@ -117,7 +117,7 @@ def test_prepared_data(tmp_path):
         ("a.csv", "text,audio\nHello.,b.wav", r"row 1: there is no file '.*b\.wav'"),
         ("a.csv", "text,audio\nHello.,a.csv", "row 1: .*cannot be read as audio"),
         ("a.csv", "text,audio\nHello, you.,", "row 1: the row has 3 cells"),
-        ("a.jsonl", '{"text": "Hello."}\n{"text": ', "row 2: the line is no JSON"),
+        ("a.jsonl", '{"text": "Hello."}\n{"text": ', "row 2: the line is not valid JSON"),
         ("a.jsonl", [{"text": "Hello."}, {"audio": None}], "row 2: the text None has no words"),
         ("a.jsonl", [{"text": "Hello.", "codes": [[1, 2], [3]]}], "row 1: the codes are no table"),
         ("a.jsonl", [{"text": "Hello.", "codes": [[1.5, 2]]}], "row 1: the codes are of the kind float64"),

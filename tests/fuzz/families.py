@@ -172,18 +172,18 @@ def _make_dialogues(folder: Path) -> None:
     _make_checkpoint(folder)
     dia = Dia.from_pretrained(folder / "model", device="cpu")
     dialogue = dia.dialogue(
-        SCRIPT, chunk_length_s=(0.1, 2.0), folder=folder / "out.wav.passes", seed=1, max_seconds=0.6
+        SCRIPT, chunk_length_s=(0.1, 2.0), folder=folder / "out.wav.chunks", seed=1, max_seconds=0.6
     )
     for _ in dialogue.stream():
         pass
 
 
 def _dialogues(draw: Random, whole: Path, folder: Path) -> Case:
-    """Damaged folders of kept passes."""
-    kept = copy_fresh(whole / "out.wav.passes", folder / "out.wav.passes")
+    """Damaged folders of kept chunks."""
+    kept = copy_fresh(whole / "out.wav.chunks", folder / "out.wav.chunks")
     damage_folder(draw, kept)
     if draw.random() < 0.1:
-        (kept / draw.choice(["notes.txt", "pass-99999.safetensors", "pass-00001.safetensors.bak"])).write_text("mine")
+        (kept / draw.choice(["notes.txt", "chunk-99999.safetensors", "chunk-00001.safetensors.bak"])).write_text("mine")
     seconds = draw.choice(["0.6", "0.6", "1"])
 
     def call() -> None:
@@ -191,16 +191,16 @@ def _dialogues(draw: Random, whole: Path, folder: Path) -> Case:
         dialogue = dia.dialogue(
             SCRIPT if draw.random() < 0.9 else _text(draw),
             chunk_length_s=(0.1, 2.0),
-            folder="out.wav.passes",
+            folder="out.wav.chunks",
             seed=draw.choice([None, 1, 2]),
             max_seconds=float(seconds),
         )
         dialogue.generate()
 
     if draw.random() < 0.6:
-        return Case(call=call, outputs=("out.wav.passes",))
+        return Case(call=call, outputs=("out.wav.chunks",))
     argv = ["generate", SCRIPT, "-o", "out.wav", "--model", str(whole / "model"), "--seed", "1", "--device", "cpu"]
-    return Case([*argv, "--max-seconds", seconds], outputs=("out.wav", "out.wav.passes"))
+    return Case([*argv, "--max-seconds", seconds], outputs=("out.wav", "out.wav.chunks"))
 
 
 _OPTIONS = {

@@ -87,7 +87,7 @@ def _content(folder: Path, outputs: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not any(name == output or name.startswith((f"{output}/", f"{output}.passes")) for output in outputs):
+        if not any(name == output or name.startswith((f"{output}/", f"{output}.chunks")) for output in outputs):
             is_file = path.is_file() and not path.is_symlink()
             found[name] = hashlib.blake2b(path.read_bytes()).hexdigest() if is_file else "other"
     return found

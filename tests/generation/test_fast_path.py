@@ -6,13 +6,23 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from transformers import CompileConfig, GenerationConfig, LogitsProcessor, StaticCache, StoppingCriteria
-from transformers.generation import BaseStreamer
+from transformers import (
+    CompileConfig,
+    GenerationConfig,
+    LogitsProcessor,
+    MaxLengthCriteria,
+    StaticCache,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    pipeline,
+)
+from transformers.generation import BaseStreamer, GenerateEncoderDecoderOutput
 
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration
 from dia_hf._compat import CACHE_NAME
-from dia_hf.bench import HostSyncCounter
-from dia_hf.engine import FrameScheduler, launch
+from dia_hf.engine import FrameScheduler, runners
+from dia_hf.generation import fast_path, generation_dia, logits_process
+from host_syncs import HostSyncCounter
 from tiny import as_inputs, random_config, random_model
 
 GUIDED = {"guidance_scale": 2.5, "top_k": 5}
@@ -118,6 +128,147 @@ def test_a_dictionary_of_codes_alone():
     output = speak(model, inputs, options, use_fast_path=True, return_dict_in_generate=True)
     assert torch.equal(output.sequences, expected)
     assert output["sequences"] is output.sequences and output.scores is None
+
+
+def count_runs(monkeypatch):
+    """Count the calls that the fast path takes."""
+    run, runs = FrameScheduler.run, []
+    monkeypatch.setattr(FrameScheduler, "run", lambda self: (runs.append(1), run(self))[1])
+    return runs
+
+
+@pytest.mark.parametrize("options", [{}, {"output_scores": False, "output_attentions": False}])
+def test_a_dictionary_takes_the_fast_path(options, monkeypatch):
+    """Every call with `return_dict_in_generate=True` ran on the reference path, at half the speed."""
+    model, inputs = make(0)
+    runs = count_runs(monkeypatch)
+    call = {"do_sample": True, **GUIDED, "return_dict_in_generate": True}
+    fast = speak(model, inputs, call, **options)
+    assert len(runs) == 1
+    reference = speak(model, inputs, call, use_fast_path=False, **options)
+    assert len(runs) == 1
+    assert type(fast) is type(reference) is GenerateEncoderDecoderOutput
+    assert torch.equal(fast.sequences, reference.sequences)
+    assert set(fast) == {"sequences"} and fast.get(CACHE_NAME) is None
+
+
+def test_the_pipeline_takes_the_fast_path(monkeypatch):
+    """`pipeline("text-to-speech")` asks for a dictionary, and ran on the reference path for it."""
+    runs, kinds = count_runs(monkeypatch), []
+    generate = DiaForConditionalGeneration.generate
+
+    def watched(self, **kwargs):
+        output = generate(self, **kwargs)
+        kinds.append(type(output))
+        return output
+
+    monkeypatch.setattr(DiaForConditionalGeneration, "generate", watched)
+    speaker = pipeline("text-to-speech", model=MINIATURE)
+    options = {"max_new_tokens": 30, "do_sample": False}
+    fast = speaker("[S1] Hello.", generate_kwargs=options)
+    assert (len(runs), kinds) == (1, [GenerateEncoderDecoderOutput])
+    reference = speaker("[S1] Hello.", generate_kwargs=options | {"use_fast_path": False})
+    assert len(runs) == 1
+    assert (fast["audio"] == reference["audio"]).all()
+
+
+# --- processors that somebody changed ---
+
+
+class Subclassed(logits_process.DiaEOSChannelFilterLogitsProcessor):
+    pass
+
+
+PATCHED = {
+    "a subclass": (generation_dia, "DiaEOSChannelFilterLogitsProcessor", Subclassed, {}, "Subclassed"),
+    "__call__": (
+        logits_process.DiaEOSChannelFilterLogitsProcessor,
+        "__call__",
+        lambda self, input_ids, scores: scores,
+        {},
+        "`DiaEOSChannelFilterLogitsProcessor.__call__` was replaced",
+    ),
+    "a base": (
+        logits_process.DiaClassifierFreeGuidanceLogitsProcessor,
+        "__call__",
+        lambda self, input_ids, scores: scores.chunk(2)[0],
+        GUIDED,
+        "`DiaClassifierFreeGuidanceLogitsProcessor.__call__` was replaced",
+    ),
+    "one of some samples": (
+        logits_process.DiaGuidanceTopKLogitsProcessor,
+        "__call__",
+        lambda self, input_ids, scores: scores.chunk(2)[0],
+        {"guidance_scale": [2.0, None, 3.0], "top_k": 5},
+        "`DiaGuidanceTopKLogitsProcessor.__call__` was replaced",
+    ),
+    "a warper of some samples": (
+        TemperatureLogitsWarper,
+        "__call__",
+        lambda self, input_ids, scores: scores,
+        {"do_sample": True, "temperature": [0.7, 1.0, 1.3]},
+        "`TemperatureLogitsWarper.__call__` was replaced",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PATCHED)
+def test_a_changed_processor_class_is_found(name, monkeypatch):
+    """A sampling rule that was changed in its class had no effect: the fast path computed the original."""
+    model, inputs = make(0)
+    owner, attribute, value, options, reason = PATCHED[name]
+    speak(model, inputs, options, use_fast_path=True)
+    monkeypatch.setattr(owner, attribute, value)
+    with pytest.raises(ValueError, match=f"`use_fast_path` is True, but .*{reason}"):
+        speak(model, inputs, options, use_fast_path=True)
+    runs = count_runs(monkeypatch)
+    changed = speak(model, inputs, options)
+    assert not runs
+    assert torch.equal(changed, speak(model, inputs, options, use_fast_path=False))
+
+
+def test_a_subclass_of_transformers_criteria_is_found(monkeypatch):
+    """A criterion derived from transformers' length limit was taken for that limit, and never called."""
+    model, inputs = make(0)
+    calls = []
+
+    class Counting(MaxLengthCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            calls.append(1)
+            return super().__call__(input_ids, scores, **kwargs)
+
+    criteria = [Counting(max_length=200)]
+    with pytest.raises(ValueError, match="the stopping criterion Counting"):
+        speak(model, inputs, {"do_sample": False, "stopping_criteria": criteria}, use_fast_path=True)
+    speak(model, inputs, {"do_sample": False, "stopping_criteria": criteria})
+    assert calls
+
+
+# --- the message about the reference path ---
+
+
+def test_the_reason_for_the_reference_path_is_told_once(monkeypatch, caplog):
+    """A call that ran at half the speed said so at DEBUG, which nobody reads, and then in every call."""
+    monkeypatch.setattr(fast_path, "_TOLD", set())
+    caplog.set_level("INFO", logger="dia_hf")
+    model, inputs = make(0)
+    for _ in range(2):
+        speak(model, inputs, {"do_sample": True, "min_p": 0.1, "max_new_tokens": 20})
+        speak(model, inputs, {"repetition_penalty": 1.2, "max_new_tokens": 20})
+    messages = [record for record in caplog.records if "reference path" in record.getMessage()]
+    assert [record.levelname for record in messages] == ["INFO", "INFO"]
+    assert "MinPLogitsWarper" in messages[0].getMessage()
+    assert "RepetitionPenaltyLogitsProcessor" in messages[1].getMessage()
+
+
+def test_a_choice_of_the_reference_path_is_not_told(monkeypatch, caplog):
+    """`use_fast_path=False` is the caller's own choice, and `None` on the fast path is no fallback."""
+    monkeypatch.setattr(fast_path, "_TOLD", set())
+    caplog.set_level("INFO", logger="dia_hf")
+    model, inputs = make(0)
+    speak(model, inputs, {"do_sample": False, "max_new_tokens": 20})
+    speak(model, inputs, {"do_sample": False, "max_new_tokens": 20}, use_fast_path=False)
+    assert not [record for record in caplog.records if "reference path" in record.getMessage()]
 
 
 def test_a_cache_or_states_of_the_callers_go_to_the_slow_loop():
@@ -228,7 +379,7 @@ def test_the_step_compiles_whole_and_once(call):
 def short_steps():
     """Round lengths to 16 frames instead of 256, so that a short text sees several of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_FRAMES", 16)
+        patch.setattr(runners, "_FRAMES", 16)
         yield
 
 

@@ -156,7 +156,7 @@ class Record(LogitsProcessor):
         return scores
 
 
-def test_given_slots_are_true_at_every_step(model):
+def test_forced_tokens_are_kept_at_every_step(model):
     """The history that rules and streamers see held predictions in the place of beginnings and prompt codes."""
     record = Record()
     prompt = torch.arange(27).reshape(3, 9)

@@ -197,7 +197,7 @@ def test_delayed_end_equals_transformers(seed):
         ids = torch.cat([ids, expected.argmax(-1, keepdim=True)], dim=1)
 
 
-def test_given_slots():
+def test_forced_tokens():
     """A slow channel's beginning was predicted, though it is known."""
     given = torch.tensor([[[BOS, BOS], [2, BOS], [PAD, 1], [PAD, PAD]]])
     rule = DiaForcedTokensLogitsProcessor(given, PAD)

@@ -5,14 +5,13 @@ import threading
 
 import pytest
 import torch
-from dia_hf.engine.late import AsyncReads
 from transformers.generation import BaseStreamer
 
-from dia_hf.engine import launch, loop, make_frame_decoder, memory
+from dia_hf.engine import make_frame_decoder, memory, runners, scheduler
 from dia_hf.engine.decoder import FrameDecoder
 from dia_hf.engine.runners import CudaGraphRunner, EagerRunner
-from dia_hf.engine.scheduler import FrameScheduler
-from dia_hf.generation import frame_loop
+from dia_hf.engine.scheduler import AsyncReads, FrameScheduler
+from dia_hf.generation import fast_path
 from tiny import as_inputs, random_config, random_model
 
 pytestmark = pytest.mark.gpu
@@ -80,7 +79,7 @@ class Listener(BaseStreamer):
 @pytest.mark.parametrize("kind", [CudaGraphRunner, EagerRunner], ids=lambda kind: kind.__name__)
 def test_no_step_waits_for_the_device(monkeypatch, kind, source, is_first_release):
     """A number read off the device in every step: the device idles while the host prepares the next."""
-    monkeypatch.setattr(frame_loop, "make_runner", lambda network, rules, options: kind(network, rules))
+    monkeypatch.setattr(fast_path, "make_runner", lambda network, rules, options: kind(network, rules))
     num_checked = []
 
     def is_ready(steps, state, view):
@@ -241,7 +240,7 @@ def test_memory_does_not_grow(options):
         held.append(torch.cuda.memory_allocated())
     assert held[-1] <= held[1]
     with torch.no_grad():
-        assert len(launch._IDLE._of[make_frame_decoder(model)]) <= launch._MOST_IDLE
+        assert len(runners._IDLE._of[make_frame_decoder(model)]) <= runners._MOST_IDLE
 
 
 def test_memory_goes_with_the_model():
@@ -268,6 +267,6 @@ def test_as_many_at_once_as_fit(monkeypatch):
         take(self, state, view)
 
     monkeypatch.setattr(CudaGraphRunner, "take", counted)
-    monkeypatch.setattr(loop, "num_fitting", lambda size, device: 2)
+    monkeypatch.setattr(scheduler, "num_fitting", lambda size, device: 2)
     assert torch.equal(model.generate(**inputs, max_new_tokens=40, **GREEDY), expected)
     assert max(sizes) == 2

@@ -324,3 +324,34 @@ def test_a_text_that_is_too_long(dia, text):
     """The advice was `truncation=True`, which `Dia.generate` does not take."""
     with pytest.raises(ValueError, match=r"ids .* at most 1024 in one go; `Dia.dialogue`"):
         dia.generate(text)
+
+
+def test_codes_with_the_sound(dia):
+    """The evaluation, which needs the codes, called what is private and spoke by a way of its own."""
+    options = {"seed": 5, "max_seconds": 0.3, "temperature": 0.9}
+    speech = dia.generate("[S1] Hello there.", **options)
+    again, codes = dia.generate("[S1] Hello there.", **options, return_codes=True)
+    assert np.array_equal(speech, again)
+    assert codes.dtype == torch.int64 and codes.device.type == "cpu"
+    assert codes.shape == (dia.max_frames(0.3), dia.config.decoder_config.num_channels)
+    assert np.array_equal(dia.processor.codec.decode([codes])[0], speech)
+    prompt = dia.processor.codec.encode([torch.from_numpy(speech)])[0]
+    waveforms, several = dia.generate(
+        ["[S1] Hello.", "[S2] Hi."], audio_prompt=[prompt, None], return_codes=True, **options
+    )
+    for waveform, clip in zip(waveforms, several, strict=True):
+        assert len(clip) <= dia.max_frames(0.3), "the prompt is not part of it"
+        np.testing.assert_allclose(dia.processor.codec.decode([clip])[0], waveform, atol=1e-5)
+
+
+def test_the_most_frames(dia):
+    """The evaluation counted the frames that a limit leaves by itself, and said which sentences were cut by it."""
+    config, rate = dia.config, dia.processor.codec.frame_rate
+    assert dia.max_frames(0.3) == int(0.3 * rate)
+    assert dia.max_frames() == dia.model.generation_config.max_length - 2
+    longest = config.decoder_config.max_position_embeddings - 2 - max(config.delay_pattern)
+    assert dia.max_frames((longest + 0.5) / rate) == longest
+    with pytest.raises(ValueError, match="in one go"):
+        dia.max_frames((longest + 1.5) / rate)
+    with pytest.raises(ValueError, match="give a number of seconds"):
+        dia.max_frames(float("nan"))

@@ -1,4 +1,4 @@
-"""Long dialogues: passes, prompts, joins, resuming."""
+"""Long dialogues: chunks, prompts, joins, resuming."""
 
 import copy
 import json
@@ -70,7 +70,7 @@ def make_voice(dia, num_frames, transcript, seed=0):
 
 
 def record_inputs(dia, monkeypatch):
-    """Note what goes into the processor: text and prompt of every pass."""
+    """Note what goes into the processor: text and prompt of every chunk."""
     seen = []
     original = type(dia.processor).__call__
 
@@ -82,46 +82,46 @@ def record_inputs(dia, monkeypatch):
     return seen
 
 
-def test_one_pass_is_what_generate_says(dia):
+def test_one_chunk_is_what_generate_says(dia):
     """A short script spoken as a dialogue came out as another speech than by `generate`."""
     text, options = "[S1] Hello. [S2] Hi!", {"seed": 7, "max_seconds": 0.5}
     dialogue = dia.dialogue(text, **options)
-    assert len(dialogue.passes) == 1
+    assert len(dialogue.chunks) == 1
     np.testing.assert_allclose(dialogue.generate(), dia.generate(text, **options), atol=1e-5)
 
 
 @pytest.mark.parametrize("max_length", [None, 3072, 1000, 700, 400])
-def test_passes_fit_what_the_model_says_in_one_go(dia, monkeypatch, max_length):
-    """A checkpoint that was trained on 12 s was given passes of 15, and said the rest of them as noise."""
+def test_chunks_fit_what_the_model_says_in_one_go(dia, monkeypatch, max_length):
+    """A checkpoint that was trained on 12 s was given chunks of 15, and said the rest of them as noise."""
     monkeypatch.setattr(dia.model.generation_config, "max_length", max_length)
     monkeypatch.setattr(dia.model.config.decoder_config, "max_position_embeddings", 3072)
-    passes = Dialogue(dia.model, dia.processor, make_script(7), seed=7).passes
-    seconds = [sum(estimate_seconds(turn.text) for turn in turns) for turns in passes]
+    chunks = Dialogue(dia.model, dia.processor, make_script(7), seed=7).chunks
+    seconds = [sum(estimate_seconds(turn.text) for turn in turns) for turns in chunks]
     in_one_go = ((max_length or 3072) - 15) / dia.processor.codec.frame_rate
     if sum(seconds) <= in_one_go:
-        assert len(passes) == 1
+        assert len(chunks) == 1
     else:
-        assert len(passes) > 1 and max(seconds) <= in_one_go / 2
+        assert len(chunks) > 1 and max(seconds) <= in_one_go / 2
 
 
-def test_every_pass_is_prompted_with_what_each_speaker_said_last(dia, monkeypatch):
-    """Without prompts each pass has voices of its own."""
+def test_every_chunk_is_prompted_with_what_each_speaker_said_last(dia, monkeypatch):
+    """Without prompts each chunk has voices of its own."""
     seen = record_inputs(dia, monkeypatch)
     script = "[S1] The first one says this. [S2] The second one says that. [S1] And I say this again."
     dialogue = make_dialogue(dia, script)
     whole = dialogue.generate()
-    assert len(dialogue.passes) == 3
+    assert len(dialogue.chunks) == 3
     assert len(whole) == 3 * 30 * 512
-    assert seen[0] == (render(dialogue.passes[0]), None)
-    assert seen[1][0] == render([*dialogue.passes[0], *dialogue.passes[1]])
+    assert seen[0] == (render(dialogue.chunks[0]), None)
+    assert seen[1][0] == render([*dialogue.chunks[0], *dialogue.chunks[1]])
     assert seen[1][1].shape == (30, 9)
-    assert seen[2][0] == render([turn for turns in dialogue.passes for turn in turns])
+    assert seen[2][0] == render([turn for turns in dialogue.chunks for turn in turns])
     assert seen[2][1].shape == (60, 9)
     assert torch.equal(seen[2][1][:30], seen[1][1])
 
 
-def test_every_pass_begins_with_the_language(dia, monkeypatch):
-    """A language's tag taken for a speaker's is lost, or stands before the first pass alone."""
+def test_every_chunk_begins_with_the_language(dia, monkeypatch):
+    """A language's tag taken for a speaker's is lost, or stands before the first chunk alone."""
     processor = copy.copy(dia.processor)
     processor.tokenizer = DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[nl]"])
     dutch = Dia(dia.model, processor)
@@ -140,13 +140,13 @@ def test_every_pass_begins_with_the_language(dia, monkeypatch):
 
 
 def test_voices_are_prompts_of_their_speakers(dia, monkeypatch):
-    """A voice given to a speaker was used once, and drifted away with the passes."""
+    """A voice given to a speaker was used once, and drifted away with the chunks."""
     seen = record_inputs(dia, monkeypatch)
     voices = {"[S1]": make_voice(dia, 40, "My words.", 1), "[S2]": make_voice(dia, 50, "[S1] Mine.", 2)}
     dialogue = make_dialogue(dia, make_script(6), voices=voices)
     dialogue.generate()
-    assert len(seen) == len(dialogue.passes) > 1
-    for (text, prompt), turns in zip(seen, dialogue.passes, strict=True):
+    assert len(seen) == len(dialogue.chunks) > 1
+    for (text, prompt), turns in zip(seen, dialogue.chunks, strict=True):
         assert text.startswith("[S1] My words. [S2] Mine.") and text.endswith(turns[-1].text)
         assert torch.equal(prompt, torch.cat([voices["[S1]"].codes, voices["[S2]"].codes]))
 
@@ -160,7 +160,7 @@ def test_one_voice_of_two_speakers(dia, monkeypatch):
 
 
 def test_joins_do_not_click(dia):
-    """Passes put side by side as waveforms jump where they meet."""
+    """Chunks put side by side as waveforms jump where they meet."""
     waveform = make_dialogue(dia, make_script(12)).generate()
     steps = np.abs(np.diff(waveform))
     joins = np.arange(30 * 512, len(waveform), 30 * 512)
@@ -180,17 +180,17 @@ def test_the_stream_is_the_whole(dia):
     np.testing.assert_allclose(np.concatenate(chunks), make_dialogue(dia, script).generate(), atol=1e-5)
 
 
-def test_it_tells_how_long_its_passes_are(dia, tmp_path):
-    """Where passes meet stood in kept files only; spoken twice, they were counted twice."""
+def test_it_tells_how_long_its_chunks_are(dia, tmp_path):
+    """Where chunks meet stood in kept files only; spoken twice, they were counted twice."""
     dialogue = make_dialogue(dia, make_script(8), folder=tmp_path)
     for _ in range(2):  # the second time from the folder
         waveform = dialogue.generate()
-        assert len(dialogue.num_frames) == len(dialogue.passes) > 2
+        assert len(dialogue.num_frames) == len(dialogue.chunks) > 2
         assert sum(dialogue.num_frames) * 512 == len(waveform)
 
 
-def test_a_stream_that_is_left_ends_its_pass(dia):
-    """The generating thread of a pass went on after the listener had gone."""
+def test_a_stream_that_is_left_ends_its_chunk(dia):
+    """The generating thread of a chunk went on after the listener had gone."""
     before = threading.active_count()
     chunks = make_dialogue(dia, make_script(8)).stream()
     next(chunks)
@@ -199,7 +199,7 @@ def test_a_stream_that_is_left_ends_its_pass(dia):
 
 
 def test_seeds(dia):
-    """The same seed in every pass makes them all begin alike; none at all makes each run another."""
+    """The same seed in every chunk makes them all begin alike; none at all makes each run another."""
     script = make_script(6)
     first, again, other = (make_dialogue(dia, script, seed=seed).generate() for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -208,8 +208,8 @@ def test_seeds(dia):
     np.testing.assert_array_equal(drawn.generate(), make_dialogue(dia, script, seed=drawn.seed).generate())
 
 
-def test_every_pass_draws_for_itself(dia, monkeypatch):
-    """With one seed for all, each pass begins with the same draws, and pauses and breaths repeat."""
+def test_every_chunk_draws_for_itself(dia, monkeypatch):
+    """With one seed for all, each chunk begins with the same draws, and pauses and breaths repeat."""
     seeds, generate = [], dia.model.generate
 
     def record(*args, generator, **kwargs):
@@ -222,28 +222,28 @@ def test_every_pass_draws_for_itself(dia, monkeypatch):
 
 
 def test_a_limit_of_the_whole(dia):
-    """`max_seconds` was taken for each pass."""
+    """`max_seconds` was taken for each chunk."""
     waveform = make_dialogue(dia, make_script(8), max_seconds=1.0).generate()
     assert len(waveform) == int(1.0 * 44100 / 512) * 512
 
 
-def test_a_pass_that_does_not_end(dia):
-    """A prompt took the checkpoint's limit away, and a pass that does not end went on for half a minute."""
+def test_a_chunk_that_does_not_end(dia):
+    """A prompt took the checkpoint's limit away, and a chunk that does not end went on for half a minute."""
     voice = make_voice(dia, 40, "A voice.")
     waveform = Dialogue(dia.model, dia.processor, "[S1] Hello.", voice, seed=1).generate()
     assert len(waveform) == dia.model.generation_config.max_length * 512
 
 
-def test_a_pass_that_fails_keeps_those_before_it(dia, tmp_path):
+def test_a_chunk_that_fails_keeps_those_before_it(dia, tmp_path):
     """An hour of speech was lost with its last sentence."""
     script = make_script(8)
     whole = make_dialogue(dia, script).generate()
     failing = EndAfter(30, fails_in_call=3)
     dialogue = make_dialogue(dia, script, failing, folder=tmp_path / "kept")
-    with pytest.raises(DialogueError, match="pass 3 of") as info:
+    with pytest.raises(DialogueError, match="chunk 3 of") as info:
         dialogue.generate()
     assert "caught fire" in str(info.value) and "kept" in str(info.value)
-    # All but the last 10 frames, which sound on into the pass that follows.
+    # All but the last 10 frames, which sound on into the chunk that follows.
     np.testing.assert_allclose(info.value.waveform[: 50 * 512], whole[: 50 * 512], atol=1e-5)
     assert len(info.value.waveform) == 60 * 512
     heard = []
@@ -253,17 +253,17 @@ def test_a_pass_that_fails_keeps_those_before_it(dia, tmp_path):
     end = EndAfter(30)
     resumed = make_dialogue(dia, script, end, folder=tmp_path / "kept", seed=None).generate()
     np.testing.assert_array_equal(resumed, whole)
-    assert len(end.prompt_lengths) == len(dialogue.passes) - 2, "what was spoken is not spoken again"
+    assert len(end.prompt_lengths) == len(dialogue.chunks) - 2, "what was spoken is not spoken again"
 
 
 def test_a_folder_of_somebody_elses(dia, tmp_path):
-    """Files that were called like passes were spoken, and then removed with them."""
+    """Files that were called like chunks were spoken, and then removed with them."""
     folder = tmp_path / "kept"
     folder.mkdir()
-    (folder / "pass-00001.safetensors").write_text("mine")
+    (folder / "chunk-00001.safetensors").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no dialogue"):
         make_dialogue(dia, make_script(8), folder=folder)
-    assert [path.name for path in folder.iterdir()] == ["pass-00001.safetensors"]
+    assert [path.name for path in folder.iterdir()] == ["chunk-00001.safetensors"]
 
 
 KILLED = """
@@ -277,21 +277,21 @@ make_dialogue(dia, make_script(24), folder={folder!r}).generate()
 
 
 def test_killed_midway_and_resumed(dia, tmp_path):
-    """A crash in the middle of a file leaves half a pass that is read as a whole one."""
+    """A crash in the middle of a file leaves half a chunk that is read as a whole one."""
     folder = tmp_path / "kept"
     path = [path for path in sys.path if path] + [__file__.rsplit("/", 1)[0]]
     code = KILLED.format(path=path, model=dia.model.name_or_path, folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("pass-*"))) < 3 and time.monotonic() < deadline:
+    while len(list(folder.glob("chunk-*"))) < 3 and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read().decode()
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    kept = len(list(folder.glob("pass-*")))
+    kept = len(list(folder.glob("chunk-*")))
     whole = make_dialogue(dia, make_script(24))
-    assert 3 <= kept < len(whole.passes)
+    assert 3 <= kept < len(whole.chunks)
     resumed = make_dialogue(dia, make_script(24), folder=folder, seed=None)
     np.testing.assert_array_equal(resumed.generate(), whole.generate())
 
@@ -304,7 +304,7 @@ def replace_weights(dia):
 
 
 def test_a_voice_that_says_something_else_is_another(dia, tmp_path):
-    """The same recording with its transcript corrected went on with the old one's passes."""
+    """The same recording with its transcript corrected went on with the old one's chunks."""
     voices = [make_voice(dia, 20, words) for words in ("A voice.", "Another voice.")]
     make_dialogue(dia, make_script(4), folder=tmp_path, voices=voices[0])
     with pytest.raises(ValueError, match="differs in voices"):
@@ -323,17 +323,17 @@ def test_a_damaged_plan(dia, tmp_path, content):
 @pytest.mark.parametrize(
     "codes", [torch.zeros(5, 9), torch.zeros(5, 4, dtype=torch.int16), torch.full((5, 9), 1024).short()]
 )
-def test_a_pass_that_holds_no_codes(dia, tmp_path, codes):
-    """It failed at the codec, after the passes before it had been spoken."""
+def test_a_chunk_that_holds_no_codes(dia, tmp_path, codes):
+    """It failed at the codec, after the chunks before it had been spoken."""
     make_dialogue(dia, make_script(4), folder=tmp_path).generate()
-    save_file({"codes": codes}, tmp_path / "pass-00001.safetensors")
-    with pytest.raises(ValueError, match=r"pass-00001.safetensors' is damaged"):
+    save_file({"codes": codes}, tmp_path / "chunk-00001.safetensors")
+    with pytest.raises(ValueError, match=r"chunk-00001.safetensors' is damaged"):
         make_dialogue(dia, make_script(4), folder=tmp_path).generate()
 
 
 @pytest.mark.parametrize("change", ["script", "seed", "closing_tag", "max_frames", "voices", "options", "weights"])
 def test_another_dialogue_does_not_go_on_in_the_folder(dia, tmp_path, change):
-    """Passes of two dialogues, mixed without a word."""
+    """Chunks of two dialogues, mixed without a word."""
     make_dialogue(dia, make_script(4), folder=tmp_path / "kept")
     changed = {
         "seed": {"seed": 8},
@@ -350,11 +350,11 @@ def test_another_dialogue_does_not_go_on_in_the_folder(dia, tmp_path, change):
     assert json.loads((tmp_path / "kept" / "dialogue.json").read_text("utf-8"))["seed"] == 7
 
 
-def test_a_damaged_pass(dia, tmp_path):
+def test_a_damaged_chunk(dia, tmp_path):
     """A file cut off by something else was an error without a name."""
     make_dialogue(dia, make_script(4), folder=tmp_path).generate()
-    (tmp_path / "pass-00001.safetensors").write_bytes(b"half")
-    with pytest.raises(ValueError, match="pass-00001"):
+    (tmp_path / "chunk-00001.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="chunk-00001"):
         make_dialogue(dia, make_script(4), folder=tmp_path).generate()
 
 
@@ -368,7 +368,7 @@ def test_what_looks_wrong_in_a_script_is_told(dia):
 
 
 def test_a_prompt_without_room_is_told_once(dia):
-    """A voice that changes for want of room, or a warning for every pass."""
+    """A voice that changes for want of room, or a warning for every chunk."""
     dialogue = make_dialogue(dia, make_script(8))
     dialogue.frame_limit, dialogue.max_prompt_frames = 100, 25
     with pytest.warns(UserWarning, match="voice may change") as caught:
@@ -377,7 +377,7 @@ def test_a_prompt_without_room_is_told_once(dia):
 
 
 def test_the_closing_tag(dia, monkeypatch):
-    """The advice against an end that is cut off, for each pass."""
+    """The advice against an end that is cut off, for each chunk."""
     seen = record_inputs(dia, monkeypatch)
     make_dialogue(dia, make_script(4), closing_tag=True).generate()
     assert len(seen) > 2

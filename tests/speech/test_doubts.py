@@ -33,7 +33,7 @@ def listen(seconds, amplitude=0.3, chunk=777):
         (0.1, 0.3, 2.0, 0, None, "words are missing"),
         (0.02, 0.3, 6.0, 5.0, None, "words are missing"),
         (6.1, 0.3, 120.0, 0, None, "6.1 s long without its silence; by its text some 120.0 s"),
-        (4.0, 0.3, 32.0, 0, "`max_seconds` (4): 1 of 8 passes", r"cut at `max_seconds` \(4\): 1 of 8 passes"),
+        (4.0, 0.3, 32.0, 0, "`max_seconds` (4): 1 of 8 chunks", r"cut at `max_seconds` \(4\): 1 of 8 chunks"),
         (20.0, 0.3, 1.0, 0, None, "something else"),
         (1.1, 0.3, 2.0, 0, None, None),
         (2.0, 0.3, 6.0, 4.0, None, None),
@@ -42,7 +42,7 @@ def listen(seconds, amplitude=0.3, chunk=777):
     ],
 )
 def test_what_is_told(seconds, amplitude, expected, prompt, cut_at, message):
-    """0.1 s of near silence, 6.1 s for 300 words, and one of eight passes were written without a word."""
+    """0.1 s of near silence, 6.1 s for 300 words, and one of eight chunks were written without a word."""
     doubt = find_doubt(listen(seconds, amplitude), expected, prompt, cut_at)
     if message is None:
         assert doubt is None
@@ -78,10 +78,10 @@ def test_the_models_own_limit_is_told(checkpoint):
 
 
 def test_a_dialogue_that_is_cut(miniature):
-    """A script of eight passes under a limit of 4 s gave 4 s, and nothing was said."""
+    """A script of eight chunks under a limit of 4 s gave 4 s, and nothing was said."""
     script = " ".join(f"[S{1 + i % 2}] the boy and the girl drink milk in the garden." for i in range(8))
     dialogue = miniature.dialogue(script, seed=1, max_seconds=1, chunk_length_s=(2, 4))
-    with pytest.warns(SpeechWarning, match=r"cut at `max_seconds` \(\S+\): 1 of 8 passes"):
+    with pytest.warns(SpeechWarning, match=r"cut at `max_seconds` \(\S+\): 1 of 8 chunks"):
         dialogue.generate()
 
 

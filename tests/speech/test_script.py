@@ -55,7 +55,7 @@ limits = st.tuples(
     ],
 )
 def test_a_prefix_is_no_speakers(text, prefix):
-    """A speaker taken for a language is put before every pass; and places told in warnings must stay where they are."""
+    """A speaker taken for a language stands before every chunk; and places in warnings must stay where they are."""
     found, rest = split_prefix(text, ["[S1]", "[S2]", "[nl]", "[slow]"])
     assert found == prefix
     assert len(rest) == len(text)
@@ -73,7 +73,7 @@ def seconds_of(turns):
     return round(sum(estimate_seconds(turn.text) for turn in turns), 9)
 
 
-def rendered_passes(script, *args, **kwargs):
+def rendered_chunks(script, *args, **kwargs):
     return [render(turns) for turns in plan_chunks(parse_script(script), *args, **kwargs)]
 
 
@@ -100,7 +100,7 @@ def test_text_before_the_first_tag_is_the_first_speakers():
 
 @pytest.mark.parametrize("script", ["", " \n", "[S1]", "[S1] [S2]\n"])
 def test_scripts_that_say_nothing(script):
-    """An empty turn became a pass of its own, which Dia fills with noise."""
+    """An empty turn became a chunk of its own, which Dia fills with noise."""
     assert parse_script(script) == []
     assert plan_chunks(parse_script(script)) == []
     assert render([]) == render([Turn("[S1]", " ")]) == ""
@@ -261,15 +261,15 @@ def test_estimate(text, seconds):
     assert estimate_seconds(text) == seconds
 
 
-# Passes
+# Chunks
 
 
-def test_a_script_that_fits_is_one_pass():
+def test_a_script_that_fits_is_one_chunk():
     """A seam in a script that needs none."""
     script = f"[S1] {speech(150)} [S2] {speech(100)} [S1] {speech(50)}"
-    assert rendered_passes(script) == [script]
-    assert len(rendered_passes(script + "a")) == 2
-    assert rendered_passes("[S2] No.") == ["[S2] No."]
+    assert rendered_chunks(script) == [script]
+    assert len(rendered_chunks(script + "a")) == 2
+    assert rendered_chunks("[S2] No.") == ["[S2] No."]
 
 
 def test_cuts_are_at_ends_of_turns_where_possible():
@@ -294,8 +294,8 @@ def test_cuts_are_at_ends_of_turns_where_possible():
 )
 def test_a_turn_that_must_be_cut_is_cut_at_the_best_place(text, parts):
     """Sentences were cut although a turn has several, or words although there was a comma."""
-    passes = plan_chunks([Turn("[S2]", text, 7, 8), Turn("[S1]", speech(290))])
-    cut = [turn for turns in passes for turn in turns][:-1]
+    chunks = plan_chunks([Turn("[S2]", text, 7, 8), Turn("[S1]", speech(290))])
+    cut = [turn for turns in chunks for turn in turns][:-1]
     assert sorted(turn.text for turn in cut) == sorted(part.strip() for part in parts)
     assert all((turn.speaker, turn.line, turn.column) == ("[S2]", 7, 8) for turn in cut)
 
@@ -310,7 +310,7 @@ def test_a_turn_that_must_be_cut_is_cut_at_the_best_place(text, parts):
     ],
 )
 def test_no_tiny_rest(text, seam):
-    """The last pass was "Yes.", which comes out as noise; an end of the turn before has to join it."""
+    """The last chunk was "Yes.", which comes out as noise; an end of the turn before has to join it."""
     rest = Turn("[S2]", "Yes.")
     (first,), (second, third) = plan_chunks([Turn("[S1]", text), rest])
     assert third == rest and min(seconds_of([first]), seconds_of([second, rest])) >= 5
@@ -321,20 +321,20 @@ def test_no_tiny_rest(text, seam):
 
 def test_limits_are_exact():
     """Counting the space at a cut, or a tag that is not there, refused what fits and cut it once more."""
-    assert rendered_passes(f"[S1] {speech(300)} {speech(200)}") == [f"[S1] {speech(300)}", f"[S1] {speech(200)}"]
+    assert rendered_chunks(f"[S1] {speech(300)} {speech(200)}") == [f"[S1] {speech(300)}", f"[S1] {speech(200)}"]
 
     sentences = "é" * 29 + "e.", "É" * 29 + "e."  # of 60 bytes each; 4 more are the tags
-    assert rendered_passes("[S1] " + " ".join(sentences), max_bytes=64) == [f"[S1] {text}" for text in sentences]
+    assert rendered_chunks("[S1] " + " ".join(sentences), max_bytes=64) == [f"[S1] {text}" for text in sentences]
 
     turns = [Turn(f"[S{1 + i % 2}]", "é") for i in range(20)] + [Turn("[S2]", "é")]
     num_bytes = len(TOKENIZER(render(turns, closing_tag=True))["input_ids"])
     assert plan_chunks(turns, max_bytes=num_bytes) == [turns]
     assert len(plan_chunks(turns, max_bytes=num_bytes - 1)) == 2
 
-    assert len(rendered_passes("[S1] " + "é" * 100, max_bytes=64)) == 4
+    assert len(rendered_chunks("[S1] " + "é" * 100, max_bytes=64)) == 4
 
 
-def test_passes_are_even():
+def test_chunks_are_even():
     """Greedy filling made 18, 18 and 6 seconds out of 42."""
     turns = [Turn(f"[S{1 + i % 2}]", speech(45)) for i in range(14)]
     assert sorted(seconds_of(turns) for turns in plan_chunks(turns)) == [12.0, 15.0, 15.0]
@@ -343,9 +343,9 @@ def test_passes_are_even():
 def test_languages():
     """English rules cut German after an ordinal number's point."""
     script = f"[S1] {'abc ' * 35}am 3. Mai kam er{' abc' * 38}."
-    assert rendered_passes(script, language="en")[0].endswith("am 3.")
-    assert not rendered_passes(script, language="de")[0].endswith("am 3.")
-    assert rendered_passes(script, language="xx") == rendered_passes(script, language="en")
+    assert rendered_chunks(script, language="en")[0].endswith("am 3.")
+    assert not rendered_chunks(script, language="de")[0].endswith("am 3.")
+    assert rendered_chunks(script, language="xx") == rendered_chunks(script, language="en")
 
 
 def test_hand_made_turns():
@@ -372,14 +372,14 @@ def test_impossible_limits_raise(limits, message):
 
 @given(scripts, limits)
 def test_nothing_is_lost_and_limits_hold(script, limits):
-    """A word lost at a seam, a pass that the encoder refuses, half a sound: each ruins an hour's generation."""
+    """A word lost at a seam, a chunk that the encoder refuses, half a sound: each ruins an hour's generation."""
     max_seconds, fraction, max_bytes = limits
     turns = parse_script(script)
-    passes = plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes)
-    assert passes == plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes)
+    chunks = plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes)
+    assert chunks == plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes)
 
-    parts = [turn for turns in passes for turn in turns]
-    assert all(turns for turns in passes) and all(part.text == " ".join(part.text.split()) != "" for part in parts)
+    parts = [turn for turns in chunks for turn in turns]
+    assert all(turns for turns in chunks) and all(part.text == " ".join(part.text.split()) != "" for part in parts)
     places = [(part.speaker, part.line, part.column) for part in parts]
     said = [
         (*place, "".join("".join(part.text for _, part in group).split()))
@@ -387,9 +387,9 @@ def test_nothing_is_lost_and_limits_hold(script, limits):
     ]
     assert said == [(turn.speaker, turn.line, turn.column, "".join(turn.text.split())) for turn in turns]
 
-    for turns_of_pass in passes:
-        assert seconds_of(turns_of_pass) <= max_seconds
-        assert len(TOKENIZER(render(turns_of_pass, closing_tag=True))["input_ids"]) <= max_bytes
+    for turns_of_chunk in chunks:
+        assert seconds_of(turns_of_chunk) <= max_seconds
+        assert len(TOKENIZER(render(turns_of_chunk, closing_tag=True))["input_ids"]) <= max_bytes
 
     def count_sounds(turns):
         return sum(turn.text.count(f"({tag})") for turn in turns for tag in NON_VERBAL_TAGS)
@@ -419,12 +419,12 @@ def test_words_stay_whole(speeches):
 
 
 @given(scripts, st.sampled_from([10.0, 20.0]), st.sampled_from([0.1, 0.25, 0.375]))
-def test_short_passes_are_avoided(script, max_seconds, fraction):
-    """Passes of a second or two come out as noise."""
+def test_short_chunks_are_avoided(script, max_seconds, fraction):
+    """Chunks of a second or two come out as noise."""
     turns = parse_script(script)
-    passes = plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes=10**6)
-    if len(passes) > 1:
-        assert min(map(seconds_of, passes)) >= fraction * max_seconds
+    chunks = plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes=10**6)
+    if len(chunks) > 1:
+        assert min(map(seconds_of, chunks)) >= fraction * max_seconds
 
 
 @given(st.lists(st.integers(2, 75), min_size=1, max_size=10), st.sampled_from([0.0, 3.0, 9.0]))
@@ -432,8 +432,8 @@ def test_plan_is_the_best_of_all(lengths, min_seconds):
     """An error in the dynamic program shows only as plans somewhat worse than need be."""
     turns = [Turn(f"[S{1 + i % 2}]", speech(length)) for i, length in enumerate(lengths)]
 
-    def cost(passes):
-        seconds = [seconds_of(turns) for turns in passes]
+    def cost(chunks):
+        seconds = [seconds_of(turns) for turns in chunks]
         if max(seconds) > 10:
             return (float("inf"), 0)
         return sum(s < min_seconds for s in seconds), round(sum(1 + (s / 10) ** 2 for s in seconds), 6)
@@ -444,7 +444,7 @@ def test_plan_is_the_best_of_all(lengths, min_seconds):
             yield [turns[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     plan = plan_chunks(turns, max_seconds=10, min_seconds=min_seconds)
-    if all(part in turns for part in itertools.chain(*plan)):  # else a turn was cut to avoid a short pass
+    if all(part in turns for part in itertools.chain(*plan)):  # else a turn was cut to avoid a short chunk
         assert cost(plan) == min(map(cost, plans()))
     else:
         assert min(map(cost, plans()))[0] > 0
@@ -453,13 +453,13 @@ def test_plan_is_the_best_of_all(lengths, min_seconds):
 @pytest.mark.parametrize("letter", ["e\u0301", "कि", "👍🏽", "👩🏽\u200d🚀", "❤\ufe0f"])
 @pytest.mark.parametrize("offset", range(10))
 def test_letters_keep_their_accents(letter, offset):
-    """A pass began with an accent whose letter ended the one before."""
+    """A chunk began with an accent whose letter ended the one before."""
     parts = [turn.text for turns in plan_chunks([Turn("[S1]", "a" * offset + letter * 300)]) for turn in turns]
     assert len(parts) > 1 and all(part.lstrip("a").replace(letter, "") == "" for part in parts)
 
 
 def test_a_pile_of_accents_is_cut():
-    """Kept with its letter at any cost, a pile of accents fits into no pass."""
+    """Kept with its letter at any cost, a pile of accents fits into no chunk."""
     parts = plan_chunks([Turn("[S1]", "e" + "\u0301" * 1000)])
     assert all(seconds_of(turns) <= 20 for turns in parts)
 
@@ -468,9 +468,9 @@ def test_time_is_linear():
     """A plan in quadratic time takes hours for a book."""
     script = "\n".join(f"[S{1 + i % 2}] {'Well, that is so. ' * (i % 12)}Yes." for i in range(10_000))
     start = time.perf_counter()
-    passes = plan_chunks(parse_script(script))
+    chunks = plan_chunks(parse_script(script))
     assert time.perf_counter() - start < 20  # takes about a second
-    assert len(passes) > 3000 and not check_script(script)
+    assert len(chunks) > 3000 and not check_script(script)
 
 
 # Writing
@@ -491,6 +491,6 @@ def test_closing_tag():
 
 @given(scripts, st.booleans())
 def test_rendering_reads_back(script, closing_tag):
-    """A transcript written for the next pass's prompt has to say what was said."""
+    """A transcript written for the next chunk's prompt has to say what was said."""
     turns = parse_script(script)
     assert parse_script(render(turns, closing_tag)) == merge(turns)

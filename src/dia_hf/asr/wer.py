@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
-from ..atomic_write import read_text
+from ..text_files import read_text
 
 __all__ = ["WordErrors", "import_jiwer", "read_vocabulary", "vocabulary_of", "word_errors", "words_of"]
 

@@ -1,289 +1,68 @@
-"""Waveforms to codes and back, over a Descript Audio Codec: transformers' `DacModel` or descript's own `dac.DAC`.
+"""Codecs: waveforms to codes and back, the table of the known ones, and clips that are decoded while they grow.
 
-Whatever goes through the network together, and in however many pieces, comes out as each clip alone and whole:
-
-- Clips of different lengths share a pass, padded on the right. A convolution would see beyond a clip's end what the
-  layers before it made of the padding, where the lone clip has zeros; so that is set to zero before each convolution.
-- A long clip is cut into windows of whole frames, each given a margin of its neighbors' frames.
-
-Both follow from one plan of a network: its layers in order, each with its kernel, stride and padding. The codec's own
-config is the one truth for sampling rate, hop length and number of codebooks. Knows nothing of the delay pattern,
-special tokens or text; called by the feature extractor, the processor and the streamers.
+`Codec` lists what every codec gives. A codec of another kind is a file beside `dac.py` with a subclass of it, and an
+entry in `_CODECS`; everything else asks the codec for rate, hop length, codebooks and margins. Knows nothing of the
+delay pattern, special tokens or text; called by the feature extractor, the processor, the streamers and `data/`.
 
 Legend: B batch, N samples, T frames (one every `hop_length` samples), C codebooks.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from abc import abstractmethod
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import nn
-from transformers import DacModel
 from transformers.utils import cached_file
 
-from ..atomic_write import shortened
+__all__ = ["Codec", "DecoderStream", "as_codec", "codec_class", "load_network", "network_name", "register_codec"]
 
-__all__ = ["Codec", "DecoderStream", "load_dac"]
-
-# transformers' and descript's names for the same few things.
-_POINTWISE = {"Snake1d", "Tanh"}
-_RESIDUAL_UNITS = {"DacResidualUnit", "ResidualUnit"}
-_SEQUENCES = {
-    *("DacEncoder", "DacEncoderBlock", "DacDecoder", "DacDecoderBlock", "ModuleList"),
-    *("Encoder", "EncoderBlock", "Decoder", "DecoderBlock", "Sequential"),
+_CODECS: dict[str, type[Codec] | tuple[str, str]] = {
+    "DacModel": ("dia_hf.audio.dac", "DacCodec"),
+    "DAC": ("dia_hf.audio.dac", "DacCodec"),  # descript's own class
 }
+"""Class name of a network → its codec, as a class or as module and name of one that is imported when it is needed."""
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One layer of a plan. The defaults make it pointwise: an output for each input, which sees nothing else."""
+class Codec(Protocol):
+    """Interface of every codec: two functions on clips, `encode` and `decode`, and the geometry of the codes.
 
-    layer: nn.Module
-    reach: int = 0  # from the first to the last input that an output sees: dilation · (kernel size - 1)
-    stride: int = 1
-    padding: int = 0
-    output_padding: int = 0
-    is_transposed: bool = False
-    opens: bool = False  # a residual unit begins: its input is kept,
-    closes: bool = False  # and ends: what was kept is added
-
-    def num_outputs(self, num_inputs: int) -> int:
-        if self.is_transposed:
-            return (num_inputs - 1) * self.stride - 2 * self.padding + self.reach + self.output_padding + 1
-        return (num_inputs + 2 * self.padding - self.reach - 1) // self.stride + 1
-
-    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
-        """Find the first and the last input that the outputs from `first` to `last` depend on."""
-        if self.is_transposed:
-            # Input i is added to the outputs from i · stride - padding to that + reach.
-            return -((self.reach - self.padding - first) // self.stride), (last + self.padding) // self.stride
-        return first * self.stride - self.padding, last * self.stride - self.padding + self.reach
-
-
-def _make_plan(module: nn.Module) -> list[_Step]:
-    """List the layers of a network in order: that of their registration, which is the order of their calls."""
-    name = type(module).__name__
-    if name in _POINTWISE:
-        return [_Step(module)]
-    if (
-        isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-    ):
-        reach = module.dilation[0] * (module.kernel_size[0] - 1)
-        is_transposed = isinstance(module, nn.ConvTranspose1d)
-        geometry = (module.stride[0], module.padding[0], module.output_padding[0])
-        return [_Step(module, reach, *geometry, is_transposed=is_transposed)]
-    if name in _SEQUENCES | _RESIDUAL_UNITS:
-        plan = [step for child in module.children() for step in _make_plan(child)]
-        if name in _RESIDUAL_UNITS:
-            plan[0] = replace(plan[0], opens=True)
-            plan[-1] = replace(plan[-1], closes=True)
-        return plan
-    raise TypeError(
-        f"the codec has a layer of a kind that is not known here, {module!r}; known are convolutions padded with "
-        f"zeros, and {', '.join(sorted(_POINTWISE | _RESIDUAL_UNITS | _SEQUENCES))}."
-    )
-
-
-def _run_plan(
-    plan: Sequence[_Step], hidden: torch.Tensor, lengths: Sequence[int]
-) -> tuple[torch.Tensor, Sequence[int]]:
-    """Call the layers on a right-padded batch, each row as if it were alone.
+    An implementation derives from this class, takes the arguments below, sets the attributes and defines the abstract
+    methods. Streams follow from `decode`, `decoder_context` and `decoder_margin`; a codec with a cheaper way to decode
+    a part of a clip overrides `decode_spans`. It is found by the class name of its network: see `register_codec`.
 
     Args:
-        plan (`Sequence[_Step]`): The network.
-        hidden (`torch.Tensor` of shape `[B, channels, positions]`): Its input; written to beyond the rows' lengths.
-        lengths (`Sequence[int]` of length B): Positions of each row that are no padding.
-
-    Returns:
-        `tuple`: The output `[B, channels, positions]`, and its lengths. Beyond these the output means nothing.
-    """
-    kept = hidden
-    for step in plan:
-        if step.opens:
-            kept = hidden
-        if step.reach > 0:
-            for row, length in enumerate(lengths):
-                if length < hidden.shape[-1]:
-                    hidden[row, :, length:] = 0
-        hidden = step.layer(hidden)
-        lengths = [step.num_outputs(length) for length in lengths]
-        if step.closes:
-            hidden = kept + hidden
-    return hidden, lengths
-
-
-def _margin(plan: Sequence[_Step], inputs_per_frame: int, outputs_per_frame: int) -> int:
-    """Count the frames beside a frame that its outputs depend on, on the side that has more of them."""
-    first, last = 0, outputs_per_frame - 1
-    for step in reversed(plan):
-        first, last = step.inputs_of(first, last)
-    return max(-(first // inputs_per_frame), last // inputs_per_frame)
-
-
-class _Window(NamedTuple):
-    """Frames `start` to `stop` of clip number `clip`, which the network computes from the frames `first` to `last`."""
-
-    clip: int
-    start: int
-    stop: int
-    first: int
-    last: int
-
-    @property
-    def num_frames(self) -> int:
-        return self.last - self.first
-
-
-def check_codebooks(number: Any) -> None:
-    """Raise `ValueError` if a codec cannot have so many codebooks, which would be made one by one."""
-    if not isinstance(number, int) or not 1 <= number <= 1024:
-        raise ValueError(f"`n_codebooks` is {shortened(number)}; a codec has 1 to 1024")
-
-
-def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
-    """Load a `DacModel` of which nothing was drawn at random: such a codec speaks noise.
-
-    Args:
-        name (`str` or `os.PathLike`): Folder or Hub id.
-        options: As for `DacModel.from_pretrained`.
-
-    Raises:
-        OSError: If there is none.
-        ValueError: If its files are damaged, it lacks tensors or has them in other shapes than its config says, or it
-            is another model.
-
-    Example:
-    ```python
-    >>> from dia_hf import MINIATURE
-    >>> from dia_hf.audio.codec import load_dac
-    >>> load_dac(MINIATURE, subfolder="audio_tokenizer").config.n_codebooks
-    9
-
-    ```
-    """
-    told = repr(os.path.join(name, options.get("subfolder", "")).rstrip("/"))
-    hub_options = {key: value for key, value in options.items() if key not in ("device_map", "dtype")}
-    # Without a config, or with that of another model, transformers would build the published sizes and draw the rest.
-    file = cached_file(name, "config.json", **hub_options)
-    if file is None:
-        raise OSError(f"the codec {told} has no file `config.json`, without which its sizes are unknown.")
-    try:
-        with open(file, encoding="utf-8") as stream:
-            values = json.load(stream)
-        if not isinstance(values, dict):
-            raise ValueError(f"it holds a {type(values).__name__}, but a config is an object, fields by name")
-        if values.get("model_type", "dac") != "dac":
-            raise ValueError(f"`model_type` is {values['model_type']!r}; a codec's is 'dac'")
-        check_codebooks(values.get("n_codebooks", 1))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the codec's {file} cannot be used: {error}.") from error
-    try:
-        codec, report = DacModel.from_pretrained(name, output_loading_info=True, **options)
-    except (OSError, ImportError):
-        raise
-    except Exception as error:  # whatever a wrong size or type leads to
-        raise ValueError(f"the codec {told} cannot be loaded: {error}") from error
-    for kind, words in (("missing_keys", "lacks"), ("unexpected_keys", "has, beyond those of a DacModel,")):
-        if names := sorted(report[kind]):
-            raise ValueError(f"the codec {told} {words} {len(names)} tensors, such as {names[0]!r}; it is damaged.")
-    return codec.eval()
-
-
-class Codec:
-    """A codec seen as two functions on clips, `encode` and `decode`, whoever wrote its network.
-
-    Clips go through the network in batches, long ones in windows, and every result is that of the clip alone and
-    whole, to the rounding of the arithmetic: that of the network's dtype, on CUDA TF32's unless that is switched off.
-
-    Args:
-        model (`DacModel` or `dac.DAC`): The network; stays where it is, on its device and in its dtype.
-        max_frames_per_pass (`int`, defaults to 1024): Frames that go through the network at once, padding and margins
-            included. In float32 the published 44.1 kHz codec takes about 2 MB of memory for each.
+        model (`torch.nn.Module`): The network.
+        max_frames_per_batch (`int`): Frames to compute at once at most, for a codec that can bound its memory.
 
     Attributes:
+        model (`torch.nn.Module`): The network; it stays on its device and in its dtype, and may be moved meanwhile.
         sampling_rate (`int`): In hertz.
         hop_length (`int`): Samples a frame.
         num_codebooks (`int`): Codes a frame.
         codebook_size (`int`): Entries a codebook; valid codes are 0 to `codebook_size - 1`.
-        encoder_margin (`int`): Frames before a frame, and as many after it, whose samples its codes depend on.
-        decoder_margin (`int`): Frames before a frame, and as many after it, whose codes its samples depend on.
-
-    The margins are the network's receptive field, followed through kernels, strides and paddings from one frame of
-    output back to the input and rounded up to whole frames; where the two sides differ, as they may with odd strides,
-    the larger counts. The published 44.1 kHz codec (decoder rates 8, 8, 4, 2) has a decoder margin of 10 frames and an
-    encoder margin of 8.
-
-    Raises:
-        TypeError: If the model is neither, or has a layer of a kind that neither has.
-        ValueError: If `max_frames_per_pass` is too small for a frame between its margins.
-
-    Example:
-    ```python
-    >>> import torch
-    >>> from transformers import DacConfig, DacModel
-    >>> from dia_hf.audio.codec import Codec
-    >>> codec = Codec(DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=32)))
-    >>> codes = codec.encode([torch.zeros(1000)])
-    >>> codes[0].shape, codec.decode(codes)[0].shape
-    (torch.Size([2, 9]), torch.Size([1024]))
-
-    ```
+        decoder_context (`int`): Frames before a frame whose codes its samples depend on.
+        decoder_margin (`int`): Frames after a frame whose codes its samples depend on; a stream lags by as many.
     """
 
-    def __init__(self, model: Any, max_frames_per_pass: int = 1024) -> None:
-        self.model = model
-        self.max_frames_per_pass = max_frames_per_pass
-        if isinstance(model, DacModel):
-            self.sampling_rate: int = model.config.sampling_rate
-            self.hop_length: int = math.prod(model.config.downsampling_ratios)
-            self.num_codebooks: int = model.config.n_codebooks
-            self.codebook_size: int = model.config.codebook_size
-        elif type(model).__module__.startswith("dac."):
-            self.sampling_rate = model.sample_rate
-            self.hop_length = int(model.hop_length)
-            self.num_codebooks = model.n_codebooks
-            self.codebook_size = model.codebook_size
-        else:
-            raise TypeError(f"the codec is a {type(model).__name__}; use transformers' DacModel or descript's dac.DAC.")
-        self._encoder = _make_plan(model.encoder)
-        self._decoder = _make_plan(model.decoder)
-        self.encoder_margin = _margin(self._encoder, inputs_per_frame=self.hop_length, outputs_per_frame=1)
-        self.decoder_margin = _margin(self._decoder, inputs_per_frame=1, outputs_per_frame=self.hop_length)
-        smallest = 2 * max(self.encoder_margin, self.decoder_margin) + 1
-        if max_frames_per_pass < smallest:
-            raise ValueError(
-                f"`max_frames_per_pass` is {max_frames_per_pass}; a frame between its margins takes {smallest}."
-            )
+    model: Any
+    sampling_rate: int
+    hop_length: int
+    num_codebooks: int
+    codebook_size: int
+    decoder_context: int
+    decoder_margin: int
 
-    @property
-    def frame_rate(self) -> float:
-        """Frames a second."""
-        return self.sampling_rate / self.hop_length
+    @abstractmethod
+    def __init__(self, model: Any, max_frames_per_batch: int = 1024) -> None: ...
 
-    @property
-    def fingerprint(self) -> str:
-        """What tells codecs apart whose codes mean different things: 16 hexadecimal digits.
-
-        The beginning of the SHA-256 of the signs of all codebook entries, as packed bits. The signs outlive rounding,
-        so a codec's copies in bfloat16 and float16, or as another class, have the same fingerprint.
-        """
-        codebooks = [quantizer.codebook.weight.flatten() for quantizer in self.model.quantizer.quantizers]
-        signs = torch.signbit(torch.cat(codebooks)).cpu().numpy()
-        return hashlib.sha256(np.packbits(signs).tobytes()).hexdigest()[:16]
-
-    @torch.no_grad()
+    @abstractmethod
     def encode(self, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Turn waveforms into codes.
+        """Turn waveforms into codes, each clip as if it were alone.
 
         Args:
             waveforms (`Sequence[torch.Tensor]`, each of shape `[N_i]`): Mono, at `sampling_rate`, of any floating
@@ -295,20 +74,10 @@ class Codec:
         Raises:
             ValueError: If a waveform has another number of dimensions.
         """
-        spans = []
-        for waveform in waveforms:
-            if waveform.ndim != 1:
-                raise ValueError(f"a waveform has the shape {tuple(waveform.shape)}; expected [samples].")
-            padding = -len(waveform) % self.hop_length
-            frames = nn.functional.pad(waveform, (0, padding)).view(-1, self.hop_length)
-            spans.append((frames, 0, len(frames)))
-        nothing = torch.zeros(0, self.num_codebooks, dtype=torch.long)
-        parts = self._compute(self._encode_pieces, self.encoder_margin, 1, spans)
-        return [torch.cat([nothing, *part]) for part in parts]
 
-    @torch.no_grad()
+    @abstractmethod
     def decode(self, codes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Turn codes into waveforms.
+        """Turn codes into waveforms, each clip as if it were alone.
 
         Args:
             codes (`Sequence[torch.Tensor]`, each of shape `[T_i, C]`, integer): Codes; T_i may be 0.
@@ -317,11 +86,80 @@ class Codec:
             `list[torch.Tensor]`, each of shape `[about T_i · hop_length]`, float32, on the CPU.
 
         Raises:
-            ValueError: If a clip has another number of channels or no integers, or a code lies outside the codebook.
+            ValueError: If codes are unusable; see `check_codes`.
         """
-        for clip in codes:
-            self._check_codes(clip)
-        return self._decode_spans([(clip, 0, len(clip)) for clip in codes])
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, the same for two codecs if and only if their codes mean the same sounds.
+
+        The dtype and device of the network must not count.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, name: str | os.PathLike, **options: Any) -> Any:
+        """Load a network.
+
+        Args:
+            name (`str` or `os.PathLike`): Folder or Hub id.
+            options: As for `from_pretrained` of transformers: `subfolder`, `revision`, `device_map`, `dtype`, …
+
+        Raises:
+            OSError: If there is none.
+            ValueError: If its files are damaged or incomplete.
+        """
+
+    @abstractmethod
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the network to a folder, for `load`; one of the files is `config.json`.
+
+        Raises:
+            ValueError: If this network has no file format that `load` reads.
+        """
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return next(self.model.parameters()).device
+
+    def check_codes(self, clip: torch.Tensor) -> None:
+        """Raise `ValueError` if a clip has another shape than `[T, C]`, no integers, or a code outside the codebook."""
+        if clip.ndim != 2 or clip.shape[1] != self.num_codebooks:
+            raise ValueError(f"codes have the shape {tuple(clip.shape)}; expected [frames, {self.num_codebooks}].")
+        if len(clip) == 0:
+            return
+        if clip.is_floating_point():
+            raise ValueError(f"codes are of the dtype {clip.dtype}; expected integers.")
+        if not 0 <= clip.min() <= clip.max() < self.codebook_size:
+            raise ValueError(
+                f"codes range from {clip.min()} to {clip.max()}; this codec knows 0 to {self.codebook_size - 1}, "
+                "special tokens must be cut off before decoding."
+            )
+
+    def decode_spans(self, spans: Sequence[tuple[torch.Tensor, int, int]]) -> list[torch.Tensor]:
+        """Decode some frames of each clip.
+
+        Args:
+            spans: Clips of shape `[T_i, C]`, and for each the first frame wanted and the one after the last.
+
+        Returns:
+            `list[torch.Tensor]`, each of shape `[N_i]`, float32, on the CPU: what `decode` of the whole clip has there.
+        """
+        firsts = [max(start - self.decoder_context, 0) for _, start, _ in spans]
+        pieces = [
+            clip[first : stop + self.decoder_margin] for first, (clip, _, stop) in zip(firsts, spans, strict=True)
+        ]
+        return [
+            waveform[(start - first) * self.hop_length : (stop - first) * self.hop_length]
+            for first, (_, start, stop), waveform in zip(firsts, spans, self.decode(pieces), strict=True)
+        ]
 
     def stream(self) -> DecoderStream:
         """Begin a clip that is decoded while it grows."""
@@ -354,99 +192,102 @@ class Codec:
                     "ready once the stream is closed."
                 )
             spans.append((stream._codes, stream._next, stream._next + count))
-        waveforms = self._decode_spans(spans)
+        waveforms = self.decode_spans(spans)
         for stream, count in zip(streams, num_frames, strict=True):
             stream._drop(count)
         return waveforms
 
-    def _check_codes(self, clip: torch.Tensor) -> None:
-        if clip.ndim != 2 or clip.shape[1] != self.num_codebooks:
-            raise ValueError(f"codes have the shape {tuple(clip.shape)}; expected [frames, {self.num_codebooks}].")
-        if len(clip) == 0:
-            return
-        if clip.is_floating_point():
-            raise ValueError(f"codes are of the dtype {clip.dtype}; expected integers.")
-        if not 0 <= clip.min() <= clip.max() < self.codebook_size:
-            raise ValueError(
-                f"codes range from {clip.min()} to {clip.max()}; this codec knows 0 to {self.codebook_size - 1}, "
-                "special tokens must be cut off before decoding."
-            )
 
-    def _decode_spans(self, spans: Sequence[tuple[torch.Tensor, int, int]]) -> list[torch.Tensor]:
-        parts = self._compute(self._decode_pieces, self.decoder_margin, self.hop_length, spans)
-        return [torch.cat([torch.zeros(0), *part]) for part in parts]
+def register_codec(network: str, codec: type[Codec]) -> None:
+    """Make a codec known to `as_codec`, and through it to `DiaProcessor`, `Dia` and `prepare_dataset`.
 
-    def _encode_pieces(self, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Turn frames of samples, each `[T_i, hop_length]`, into codes, each `[T_i, C]`, in one pass."""
-        parameter = next(self.model.parameters())
-        frames = nn.utils.rnn.pad_sequence(
-            [piece.to(parameter.device, parameter.dtype) for piece in pieces], batch_first=True
+    Args:
+        network (`str`): Class name of its network, which is also written into a checkpoint that holds one.
+        codec (`type[Codec]`): The class; it replaces one that is known under this name.
+    """
+    _CODECS[network] = codec
+
+
+def codec_class(network: str) -> type[Codec]:
+    """Return the codec for networks of a class.
+
+    Args:
+        network (`str`): The name of the class, such as `"DacModel"`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if network not in _CODECS:
+        raise ValueError(
+            f"there is no codec for a network of the class {network!r}; known are {', '.join(map(repr, _CODECS))}."
         )
-        samples = frames.flatten(1)[:, None]
-        hidden, lengths = _run_plan(self._encoder, samples, [piece.numel() for piece in pieces])
-        codes = self.model.quantizer(hidden)[1].mT.cpu()
-        return [row[:length] for row, length in zip(codes, lengths, strict=True)]
-
-    def _decode_pieces(self, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Turn codes, each `[T_i, C]`, into samples, each `[N_i]`, in one pass."""
-        device = next(self.model.parameters()).device
-        codes = nn.utils.rnn.pad_sequence([piece.to(device, torch.long) for piece in pieces], batch_first=True)
-        hidden = self.model.quantizer.from_codes(codes.mT)[0]
-        hidden, lengths = _run_plan(self._decoder, hidden, [len(piece) for piece in pieces])
-        waveforms = hidden[:, 0].float().cpu()
-        return [row[:length] for row, length in zip(waveforms, lengths, strict=True)]
-
-    def _compute(
-        self,
-        compute_pieces: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
-        margin: int,
-        outputs_per_frame: int,
-        spans: Sequence[tuple[torch.Tensor, int, int]],
-    ) -> list[list[torch.Tensor]]:
-        """Compute the outputs of some frames of each clip: cut into windows, run in passes, crop, put in order.
-
-        Args:
-            compute_pieces: The network: frames of some pieces to the outputs of each.
-            margin: Frames that an output depends on, on either side of its own.
-            outputs_per_frame: Outputs of a frame; a clip's last may have fewer.
-            spans: Clips of shape `[T_i, ...]`, and of each the first frame that is wanted and the one after the last.
-
-        Returns:
-            The outputs, in one or more parts, of each clip; no part where no frame is wanted.
-        """
-        windows = []
-        for number, (clip, start, stop) in enumerate(spans):
-            size = max(stop - start, 1)
-            if min(stop + margin, len(clip)) - max(start - margin, 0) > self.max_frames_per_pass:
-                size = self.max_frames_per_pass - 2 * margin
-            for begin in range(start, stop, size):
-                end = min(begin + size, stop)
-                windows.append(_Window(number, begin, end, max(begin - margin, 0), min(end + margin, len(clip))))
-
-        outputs: dict[_Window, torch.Tensor] = {}
-        for batch in _group(windows, self.max_frames_per_pass):
-            pieces = [spans[window.clip][0][window.first : window.last] for window in batch]
-            for window, output in zip(batch, compute_pieces(pieces), strict=True):
-                begin = (window.start - window.first) * outputs_per_frame
-                end = (window.stop - window.first) * outputs_per_frame
-                outputs[window] = output[begin:end]
-
-        parts: list[list[torch.Tensor]] = [[] for _ in spans]
-        for window in windows:
-            parts[window.clip].append(outputs[window])
-        return parts
+    found = _CODECS[network]
+    return getattr(import_module(found[0]), found[1]) if isinstance(found, tuple) else found
 
 
-def _group(windows: Sequence[_Window], max_frames: int) -> list[list[_Window]]:
-    """Share windows out to passes of at most `max_frames`, of which at most a quarter of each row is padding."""
-    batches: list[list[_Window]] = []
-    for window in sorted(windows, key=lambda window: window.num_frames, reverse=True):
-        longest = batches[-1][0].num_frames if batches else 0
-        if 4 * window.num_frames >= 3 * longest > 0 and longest * (len(batches[-1]) + 1) <= max_frames:
-            batches[-1].append(window)
-        else:
-            batches.append([window])
-    return batches
+def as_codec(network: Any, **options: Any) -> Codec:
+    """Return the codec of a network; a codec is returned as it is.
+
+    Args:
+        network (`torch.nn.Module` or `Codec`): Such as a `DacModel`, a `dac.DAC`, or one of a class that
+            `register_codec` was given.
+        options: Of the codec: `max_frames_per_batch`.
+
+    Raises:
+        TypeError: If there is no codec for a network of this class.
+
+    Example:
+    ```python
+    >>> from transformers import DacConfig, DacModel
+    >>> from dia_hf.audio.codec import as_codec
+    >>> codec = as_codec(DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=32)))
+    >>> codec.sampling_rate, codec.hop_length, codec.num_codebooks, codec.codebook_size
+    (16000, 512, 9, 1024)
+
+    ```
+    """
+    if hasattr(type(network), "decode_spans"):
+        return network
+    return codec_class(network_name(network))(network, **options)
+
+
+def network_name(network: Any) -> str:
+    """Return the name under which a network's class, or the nearest of its base classes, has a codec.
+
+    Raises:
+        TypeError: If there is none.
+    """
+    for kind in type(network).__mro__:
+        if kind.__name__ in _CODECS:
+            return kind.__name__
+    raise TypeError(
+        f"the codec is a {type(network).__name__}; use transformers' DacModel or descript's dac.DAC, or make its codec "
+        "known with `dia_hf.audio.codec.register_codec`."
+    )
+
+
+def load_network(name: str | os.PathLike, network: str | None = None, **options: Any) -> Any:
+    """Load the network of a codec.
+
+    Args:
+        name (`str` or `os.PathLike`): Folder or Hub id.
+        network (`str`, *optional*): Name of its class; unless given, the one that `architectures` in its `config.json`
+            names, or else `"DacModel"`.
+        options: See `Codec.load`.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: If there is no codec for networks of this class; and as `Codec.load` of the codec does.
+    """
+    if network is None:
+        network = "DacModel"
+        hub_options = {key: value for key, value in options.items() if key not in ("device_map", "dtype")}
+        try:
+            with open(cached_file(name, "config.json", **hub_options) or "", encoding="utf-8") as file:
+                network = next((kind for kind in json.load(file)["architectures"] if kind in _CODECS), network)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass  # `load` says what is wrong with it
+    return codec_class(network).load(name, **options)
 
 
 class DecoderStream:
@@ -457,14 +298,14 @@ class DecoderStream:
     are still needed. To pop several clips in one batch, see `Codec.pop_many`.
 
     Args:
-        codec (`Codec`): What decodes.
+        codec (`Codec`): Decodes.
 
     Example:
     ```python
     >>> import torch
     >>> from transformers import DacConfig, DacModel
-    >>> from dia_hf.audio.codec import Codec
-    >>> codec = Codec(DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=32)))
+    >>> from dia_hf.audio.codec import as_codec
+    >>> codec = as_codec(DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=32)))
     >>> stream = codec.stream()
     >>> stream.push(torch.randint(0, 1024, (20, 9)))
     >>> stream.num_ready == 20 - codec.decoder_margin
@@ -481,7 +322,7 @@ class DecoderStream:
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self._codes = torch.zeros(0, codec.num_codebooks, dtype=torch.long)
-        self._next = 0  # the first frame of `_codes` that was not popped; those before it are its margin
+        self._next = 0  # the first frame of `_codes` that was not popped; those before it are its context
         self._is_closed = False
 
     @property
@@ -501,11 +342,11 @@ class DecoderStream:
         """
         if self._is_closed:
             raise ValueError("the stream is closed; begin another: `codec.stream()`.")
-        self.codec._check_codes(codes)
+        self.codec.check_codes(codes)
         self._codes = torch.cat([self._codes, codes.to("cpu", torch.long)])
 
     def close(self) -> None:
-        """Say that no further codes will come."""
+        """End the clip: no further codes come."""
         self._is_closed = True
 
     def pop(self, num_frames: int) -> torch.Tensor:
@@ -525,6 +366,6 @@ class DecoderStream:
 
     def _drop(self, num_frames: int) -> None:
         self._next += num_frames
-        num_needless = max(self._next - self.codec.decoder_margin, 0)
+        num_needless = max(self._next - self.codec.decoder_context, 0)
         self._codes = self._codes[num_needless:].clone()
         self._next -= num_needless

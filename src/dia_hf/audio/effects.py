@@ -54,6 +54,12 @@ def measure_loudness(waveform: np.ndarray, sampling_rate: int) -> float:
     """
     pyloudnorm = _optional("pyloudnorm")
     seconds = _seconds(waveform, sampling_rate)
+    _peak(waveform)
+    return _measure(pyloudnorm, waveform, sampling_rate, seconds)
+
+
+def _measure(pyloudnorm: ModuleType, waveform: np.ndarray, sampling_rate: int, seconds: float) -> float:
+    """Measure the loudness of a waveform whose form and samples have been checked."""
     if sampling_rate < 8000:
         raise ValueError(f"`sampling_rate` is {sampling_rate} Hz; loudness is measured at 8000 Hz and above.")
     if seconds < _LOUDNESS_BLOCK:
@@ -99,18 +105,18 @@ def normalize_loudness(waveform: np.ndarray, sampling_rate: int, target: float, 
     if not -70 <= target <= 0:
         raise ValueError(f"`target` is {target} LUFS; it is between -70 and 0, such as -16 for podcasts.")
     limit = _amplitude(peak)
-    seconds = _seconds(waveform, sampling_rate)
+    seconds, highest = _seconds(waveform, sampling_rate), _peak(waveform)
     if seconds < _LOUDNESS_BLOCK:
         warnings.warn(
             f"{seconds:.3f} s are too short for loudness, which needs {_LOUDNESS_BLOCK} s; they stay as they are.",
             stacklevel=2,
         )
         return waveform
-    loudness = measure_loudness(waveform, sampling_rate)
+    loudness = _measure(_optional("pyloudnorm"), waveform, sampling_rate, seconds)
     if loudness == -math.inf:
         warnings.warn("the waveform is silent (below -70 LUFS throughout); it stays as it is.", stacklevel=2)
         return waveform
-    gain, highest = float(10 ** ((target - loudness) / 20)), _peak(waveform)
+    gain = float(10 ** ((target - loudness) / 20))
     if gain * highest > limit:
         gain = limit / highest
         warnings.warn(
@@ -144,7 +150,7 @@ def limit_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
     ```
     """
     limit = _amplitude(peak)
-    _check(waveform)
+    _check_form(waveform)
     highest = _peak(waveform)
     return waveform if highest <= limit else waveform * (limit / highest)
 
@@ -178,6 +184,7 @@ def change_speed(waveform: np.ndarray, sampling_rate: int, speed: float) -> np.n
     if not 0.5 <= speed <= 2:
         raise ValueError(f"`speed` is {speed}; it is between 0.5 (half as fast) and 2 (twice as fast).")
     seconds = _seconds(waveform, sampling_rate)
+    _peak(waveform)
     if speed == 1:
         return waveform
     pedalboard = _optional("pedalboard")
@@ -236,6 +243,7 @@ def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -5
     samples = np.atleast_2d(waveform)
     lengths = np.diff(starts, append=num_samples)
     means = np.add.reduceat(samples, starts, axis=-1, dtype=np.float64) / lengths
+    _check_finite(means)
     squares = np.square(samples - np.repeat(means, lengths, axis=-1))
     loud = np.flatnonzero((np.add.reduceat(squares, starts, axis=-1) / lengths).max(axis=0) >= level**2)
     if not loud.size:
@@ -252,25 +260,31 @@ def _amplitude(decibels: float, name: str = "peak") -> float:
 
 
 def _seconds(waveform: np.ndarray, sampling_rate: int) -> float:
-    """Return the duration of what is a waveform."""
-    _check(waveform)
+    """Return the duration of a waveform, whose form is checked, but not its samples."""
+    _check_form(waveform)
     if sampling_rate <= 0:
         raise ValueError(f"`sampling_rate` is {sampling_rate} Hz; it must be positive.")
     return waveform.shape[-1] / sampling_rate
 
 
-def _peak(waveform: np.ndarray) -> float:
-    return float(np.abs(waveform).max(initial=0))
-
-
-def _check(waveform: np.ndarray) -> None:
-    """Refuse what is no waveform, before it becomes a NaN."""
+def _check_form(waveform: np.ndarray) -> None:
     if not isinstance(waveform, np.ndarray) or not np.issubdtype(waveform.dtype, np.floating):
         kind = waveform.dtype if isinstance(waveform, np.ndarray) else type(waveform).__name__
         raise ValueError(f"a waveform of type {kind} is no numpy array of float32 in [-1, 1].")
     if waveform.ndim not in (1, 2) or len(waveform) > waveform.shape[-1] > 0:
         raise ValueError(f"a waveform has shape [N] or [channels, N], not {list(waveform.shape)}.")
-    if not np.isfinite(waveform).all():
+
+
+def _peak(waveform: np.ndarray) -> float:
+    """Return the largest amplitude; one scan finds it, and whether all samples are finite."""
+    highest = np.maximum(waveform.max(initial=0), -waveform.min(initial=0))
+    _check_finite(highest)
+    return float(highest)
+
+
+def _check_finite(result: np.ndarray) -> None:
+    """Raise `ValueError` if a result shows that a sample was NaN or infinite."""
+    if not np.isfinite(result).all():
         raise ValueError("the waveform has samples that are NaN or infinite.")
 
 

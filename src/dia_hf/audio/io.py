@@ -19,7 +19,8 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from ..atomic_write import atomic_write, shortened
+from ..atomic_write import atomic_write
+from ..text_files import shortened
 
 __all__ = [
     "AUDIO_FORMATS",
@@ -282,17 +283,20 @@ def _writable(waveform: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     if waveform.dtype.kind != "f":
         return waveform
     samples = waveform.astype(np.float32, copy=False)
-    if num_wrong := np.count_nonzero(~np.isfinite(samples)):
+    highest = np.maximum(samples.max(), -samples.min())  # the one scan of what is in order; NaN if a sample is
+    if not np.isfinite(highest):
+        num_wrong = np.count_nonzero(~np.isfinite(samples))
         raise ValueError(
             f"{num_wrong} of {samples.size} samples for {str(path)!r} are NaN or infinite; nothing was written."
         )
-    if num_wrong := np.count_nonzero(np.abs(samples) > FAR_BEYOND_FULL_SCALE):
+    if highest > FAR_BEYOND_FULL_SCALE:
+        num_wrong = np.count_nonzero(np.abs(samples) > FAR_BEYOND_FULL_SCALE)
         raise ValueError(
             f"{num_wrong} of {samples.size} samples for {str(path)!r} are beyond ±{FAR_BEYOND_FULL_SCALE:g} (the "
-            f"largest is {np.abs(samples).max():g}), and full scale is 1; divide what was integers by theirs, 32768 "
+            f"largest is {highest:g}), and full scale is 1; divide what was integers by theirs, 32768 "
             "for int16. Nothing was written."
         )
-    return samples.clip(-1, 1)
+    return samples.clip(-1, 1) if highest > 1 else samples
 
 
 def _as_comment(metadata: dict[str, Any]) -> str:

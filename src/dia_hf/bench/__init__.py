@@ -1,9 +1,8 @@
-"""Benchmarks: how fast against transformers' own Dia, and how exact in fewer bits.
+"""Benchmarks behind `dia-hf bench`: speed against transformers' own Dia, and accuracy in reduced precision.
 
-`candidates.py` makes models and finds the baseline; `speed.py`, `parity.py` and `training.py` measure and return
-dataclasses; `limits.py` says what hardware allows; `host_syncs.py` counts where the host waits; `report.py` makes
-tables, JSON and plots. The command line (`dia-hf bench`) puts them together. `training.py` needs `dia-hf[train]` and is
-imported by itself.
+`candidates.py` makes the models and finds the baseline; `speed.py` and `parity.py` measure and return dataclasses;
+`limits.py` computes the bounds that the hardware sets; `tables.py` writes tables, JSON and plots. Benchmarks of
+training, memory and energy are scripts in the repository's `benchmarks/`.
 """
 
 from .candidates import (
@@ -16,13 +15,11 @@ from .candidates import (
     reduce_precision,
     transformers_twin,
 )
-from .host_syncs import HostSyncCounter
 from .parity import ParityReport, compare, parity, record_reference
 from .speed import SpeedReport, measure_speed
 
 __all__ = [
     "Candidate",
-    "HostSyncCounter",
     "ParityReport",
     "SpeedReport",
     "compare",

@@ -1,7 +1,7 @@
-"""Who is measured, and on what: random models of three sizes, transformers' own Dia on the same weights, inputs.
+"""Benchmark candidates: random models of three sizes, transformers' own Dia on the same weights, and random inputs.
 
-The baseline is found by its name at run time, in this file only; nothing of it is imported or registered. Knows no
-clock: `speed.py` and `parity.py` measure.
+The baseline is looked up by name at run time, in this file only; nothing of it is imported or registered. `speed.py`
+and `parity.py` do the measuring.
 
 Legend: B batch, S text bytes, T frames, C channels.
 """
@@ -58,13 +58,13 @@ _MID = {
 
 
 def make_config(size: str) -> DiaConfig:
-    """Return the shape of a size: one where all is overhead, one between, or the published 1.6B.
+    """Return the config of a size: small enough to measure overhead alone, medium, or the published 1.6B.
 
     Args:
         size (`str`): `"toy"` (2 layers of width 32), `"mid"` (6 of width 512), or `"full"` (18 of 2048).
 
     Raises:
-        ValueError: If there is no such size.
+        ValueError: If the size is unknown.
     """
     if size not in SIZES:
         raise ValueError(f"there is no size {size!r}; choose one of {', '.join(SIZES)}.")
@@ -77,16 +77,17 @@ def make_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> DiaForConditionalGeneration:
-    """Make a model with random weights, once, in place and in the dtype that it is to have.
+    """Make a model with random weights, allocated directly on the device and in the dtype given.
 
-    Weights are uniform with variance 1 / inputs, so that states keep their size from layer to layer; queries and keys
-    are smaller by the fourth root of the head's width, because attention logits are not scaled. Norms are 1.
+    Weights are uniform with variance 1 / fan-in, so that hidden states keep their scale from layer to layer. Query and
+    key projections are smaller by the fourth root of the head size, because attention logits are not scaled. Norm
+    weights are 1.
 
     Args:
-        config (`DiaConfig`): The shape.
-        device (`str` or `torch.device`, defaults to `"cpu"`): Where to.
-        dtype (`torch.dtype`, defaults to `torch.float32`): Of the weights.
-        seed (`int`, defaults to 0): Of the weights; they are the same in every run on one kind of device.
+        config (`DiaConfig`): Model config.
+        device (`str` or `torch.device`, defaults to `"cpu"`): Device of the weights.
+        dtype (`torch.dtype`, defaults to `torch.float32`): Dtype of the weights.
+        seed (`int`, defaults to 0): Random seed of the weights, which are the same in every run on one type of device.
 
     Returns:
         `DiaForConditionalGeneration`, in evaluation mode.
@@ -113,12 +114,12 @@ def make_processor(config: DiaConfig, codec: str, device: str | torch.device = "
     """Make a processor for a random model, with a codec of random weights at the published rates.
 
     Args:
-        config (`DiaConfig`): Of the model.
-        codec (`str`): `"toy"`, a narrow one, or `"full"`, the size of the published 44.1 kHz codec.
-        device (`str` or `torch.device`, defaults to `"cpu"`): Where the codec is to be.
+        config (`DiaConfig`): Config of the model.
+        codec (`str`): `"toy"`, a narrow codec, or `"full"`, one of the size of the published 44.1 kHz codec.
+        device (`str` or `torch.device`, defaults to `"cpu"`): Device of the codec.
 
     Raises:
-        ValueError: If there is no such codec.
+        ValueError: If the codec is unknown.
     """
     if codec not in CODECS:
         raise ValueError(f"there is no codec {codec!r}; choose one of {', '.join(CODECS)}.")
@@ -130,14 +131,14 @@ def make_processor(config: DiaConfig, codec: str, device: str | torch.device = "
 def random_inputs(
     config: DiaConfig, batch_size: int, text_bytes: int, device: str | torch.device = "cpu", seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Draw texts of lower-case letters, and what `generate` needs beside them.
+    """Make inputs of `generate` from random texts of lower-case letters.
 
     Args:
-        config (`DiaConfig`): Of the model.
-        batch_size (`int`): B.
+        config (`DiaConfig`): Config of the model.
+        batch_size (`int`): Number of texts, B.
         text_bytes (`int`): Length of each text, S.
-        device (`str` or `torch.device`, defaults to `"cpu"`): Where to.
-        seed (`int`, defaults to 0): Of the texts.
+        device (`str` or `torch.device`, defaults to `"cpu"`): Device of the tensors.
+        seed (`int`, defaults to 0): Random seed of the texts.
 
     Returns:
         `dict`: `input_ids` and `attention_mask` `[B, S]`, `decoder_input_ids` `[B, 1 + max(delay), C]` and
@@ -161,30 +162,30 @@ def _with_beginning(config: DiaConfig, texts: torch.Tensor) -> dict[str, torch.T
 
 
 def transformers_twin(model: DiaForConditionalGeneration) -> Any:
-    """Return transformers' own Dia on the very tensors of `model`: a second model, but no second copy.
+    """Return transformers' own Dia with the tensors of `model`: a second model that shares its weights.
 
     Args:
-        model (`DiaForConditionalGeneration`): Ours, not quantized.
+        model (`DiaForConditionalGeneration`): Our model, not quantized.
     """
     theirs = importlib.import_module("transformers")
-    config = getattr(theirs, "DiaConfig")(**model.config.to_dict())  # noqa: B009 (a name, so that nothing is imported)
+    config = getattr(theirs, "DiaConfig")(**model.config.to_dict())  # noqa: B009 (looked up by name, not imported)
     network = getattr(theirs, "DiaForConditionalGeneration")  # noqa: B009
     weights = model.state_dict()
     twin = network.from_pretrained(None, config=config, state_dict=weights, dtype=model.dtype)
-    twin.load_state_dict(weights, assign=True)  # where loading made copies, on the way to a GPU
+    twin.load_state_dict(weights, assign=True)  # loading may have copied tensors on the way to a GPU
     return twin.to(model.device).eval().requires_grad_(False)
 
 
 def reduce_precision(model: DiaForConditionalGeneration, scheme: str) -> DiaForConditionalGeneration:
-    """Return `model` in fewer bits; its own tensors are not kept.
+    """Convert `model` to reduced precision in place, and return it.
 
     Args:
-        model (`DiaForConditionalGeneration`): To be changed; for a quantization, to bfloat16 first.
+        model (`DiaForConditionalGeneration`): Model to convert; quantization converts it to bfloat16 first.
         scheme (`str`): `"bfloat16"`, `"float16"`, or one of `dia_hf.quantization`: `"int8"`, `"int4"`, `"fp8"`.
 
     Raises:
-        ValueError: If there is no such scheme, or not for this device.
-        ImportError: If a quantization's library is missing.
+        ValueError: If the scheme is unknown or does not support this device.
+        ImportError: If the library of a quantization scheme is not installed.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"there is no scheme {scheme!r}; choose one of {', '.join(SCHEMES)}.")
@@ -197,15 +198,15 @@ def reduce_precision(model: DiaForConditionalGeneration, scheme: str) -> DiaForC
 
 @dataclass
 class Candidate:
-    """A model and how its `generate` is called.
+    """Model to measure, and the options of its `generate`.
 
     Args:
-        name (`str`): In tables.
-        model (`Any`): With `generate`.
-        options (`dict`): For `generate`, beside those that all share.
-        is_ours (`bool`): Whether it streams sound.
-        is_compiled (`bool`): Whether its steps run where nobody sees them.
-        unavailable (`str`, *optional*): Why it does not run here.
+        name (`str`): Column header in tables.
+        model (`Any`): Model with a `generate` method.
+        options (`dict`): Arguments of `generate` in addition to those that all candidates share.
+        is_ours (`bool`): Whether the model is ours and can stream audio.
+        is_compiled (`bool`): Whether its decoder steps run as compiled code.
+        unavailable (`str`, *optional*): Reason why it does not run here.
     """
 
     name: str
@@ -222,40 +223,42 @@ def make_candidates(
     against: str = "transformers",
     compile_ours: bool | None = None,
 ) -> list[Candidate]:
-    """Line up ways to decode with the same weights: ours first, then transformers'.
+    """Make the candidates that decode with the same weights: ours first, then transformers'.
 
     Args:
-        model (`DiaForConditionalGeneration`): The weights; itself quantized where that is asked for, after the
-            baseline has taken its tensors.
-        quantize (`str`, *optional*): `"int8"`, `"int4"` or `"fp8"`, for ours.
-        against (`str`, defaults to `"transformers"`): Or `"none"`.
-        compile_ours (`bool`, *optional*): Whether to measure ours compiled; on CUDA unless given.
+        model (`DiaForConditionalGeneration`): Model with the weights. With `quantize` it is quantized in place after
+            the baseline has taken its tensors.
+        quantize (`str`, *optional*): Quantization scheme of ours: `"int8"`, `"int4"` or `"fp8"`.
+        against (`str`, defaults to `"transformers"`): Baseline: `"transformers"` or `"none"`.
+        compile_ours (`bool`, *optional*): Whether to measure ours compiled; by default on CUDA only.
 
     Returns:
-        `list[Candidate]`: `dia_hf`; `dia_hf, compiled`; `dia_hf, slow loop`; `transformers, eager`; `transformers,
-        static + compiled`, the last on CUDA only: there alone transformers compiles by itself.
+        `list[Candidate]`: `dia_hf`; `dia_hf, compiled`; `dia_hf, reference path`; `transformers, eager`; `transformers,
+        static + compiled`, the last on CUDA only, where transformers compiles automatically.
 
     Raises:
-        ValueError: If a model that is to be quantized is not in bfloat16: the baseline would read twice as much.
+        ValueError: If `quantize` is given and the model is not in bfloat16: the baseline would read twice the bytes.
     """
     if quantize is not None and model.dtype != torch.bfloat16:
-        raise ValueError(f"the model is in {model.dtype}; to be quantized it must be in bfloat16, as its baseline.")
+        raise ValueError(
+            f"the model is in {model.dtype}; with `quantize` it must be in bfloat16, the dtype of the baseline."
+        )
     on_cuda = model.device.type == "cuda"
-    elsewhere = None if on_cuda else "not on this device"
+    unsupported = None if on_cuda else "not on this device"
     theirs = transformers_twin(model) if against == "transformers" else None
     ours, name = model, "dia_hf"
     if quantize is not None:
         ours, name = reduce_precision(model, quantize), f"dia_hf {quantize}"
-    compiled, slow = {"compile_config": CompileConfig()}, {"use_fast_path": False}
-    left_out = None if compile_ours or (compile_ours is None and on_cuda) else "not asked for"
+    compiled, reference = {"compile_config": CompileConfig()}, {"use_fast_path": False}
+    not_requested = None if compile_ours or (compile_ours is None and on_cuda) else "not requested"
     candidates = [
         Candidate(name, ours),
-        Candidate(f"{name}, compiled", ours, compiled, is_compiled=True, unavailable=left_out),
-        Candidate(f"{name}, slow loop", ours, slow),
+        Candidate(f"{name}, compiled", ours, compiled, is_compiled=True, unavailable=not_requested),
+        Candidate(f"{name}, reference path", ours, reference),
     ]
     if theirs is not None:
         candidates.append(Candidate("transformers, eager", theirs, is_ours=False))
         static = {"cache_implementation": "static"}
         name = "transformers, static + compiled"
-        candidates.append(Candidate(name, theirs, static, is_ours=False, is_compiled=True, unavailable=elsewhere))
+        candidates.append(Candidate(name, theirs, static, is_ours=False, is_compiled=True, unavailable=unsupported))
     return candidates

@@ -1,7 +1,7 @@
-"""How fast: time of a step, of a first frame, of a whole call, and what stands against it.
+"""Speed of generation: time per decoder step, to the first frame, and per call, against a baseline.
 
-Contenders take turns within one process (A B A B ...), so that what else a machine does falls on all of them, and a
-ratio of two says more than either figure. Knows nothing of tables or files.
+Candidates alternate within one process (A B A B ...), so that other load on the machine affects all of them equally;
+ratios between candidates are more reliable than absolute times. Tables and files are written by `tables.py`.
 
 Legend: B batch, T frames, C channels.
 """
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,28 +22,26 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
-from ..delay_pattern import num_valid_frames, revert_delay
+from ..delay_pattern import valid_codes
 from ..generation import DiaAudioStreamer
 from ..processing_dia import DiaProcessor
 from .candidates import Candidate
-from .host_syncs import HostSyncCounter
-from .limits import EnergyMeter, cache_bytes, read_bandwidth, stored_bytes, synchronize, weight_bytes
+from .limits import cache_bytes, read_bandwidth, stored_bytes, synchronize, weight_bytes
 
 __all__ = ["PUBLISHED_SAMPLING", "Milliseconds", "Speed", "SpeedReport", "measure_speed"]
 
 PUBLISHED_SAMPLING = {"guidance_scale": 3.0, "temperature": 1.2, "top_p": 0.95, "top_k": 45}
-"""What the published `generation_config.json` says."""
+"""Sampling parameters of the published `generation_config.json`."""
 
-_SKIPPED_STEPS = 3  # the first ones still fill caches and pools
-_COUNTED_STEPS = 16
+_SKIPPED_STEPS = 3  # warm-up: the first steps still fill caches and memory pools
 
 
 @dataclass
 class Milliseconds:
-    """A distribution.
+    """Summary of a distribution of times.
 
     Args:
-        median, p10, p90 (`float`): In milliseconds; a tenth of the values is below p10, and above p90.
+        median, p10, p90 (`float`): In milliseconds; 10 % of the values are below p10, and 10 % above p90.
     """
 
     median: float
@@ -59,25 +57,22 @@ class Milliseconds:
 
 @dataclass
 class Speed:
-    """What was measured of one candidate; `None` where nothing could be.
+    """Measurements of one candidate; `None` where a value is not available.
 
     Args:
-        name (`str`): Its name.
-        unavailable (`str`, *optional*): Why it did not run; all else is `None` then.
-        step (`Milliseconds`): A step of the decoder, sampling and rules included: the time between two frames.
-        ratio (`float`): A step of the baseline (transformers, eager) in the same turn, divided by this one's: how many
-            times as fast. The median over turns.
-        first_frame_ms (`float`): From the call to the first frame: encoder and prefill.
-        call_seconds (`float`): The whole call. This and what follows are medians over turns.
-        codec_seconds (`float`): The codec on what came out.
-        audio_seconds (`float`): Sound that came out, all samples together.
-        first_chunk_ms (`float`): From the call to the first waveform of a `DiaAudioStreamer`, the length of one frame.
-        peak_memory_bytes (`int`): On a GPU, the candidate's weights and the most that a call took beside them.
-        host_syncs (`float`): Host synchronizations a step, without a streamer, as `HostSyncCounter` counts them.
-        host_sync_names (`dict`): The same by name.
-        step_bytes (`int`): What a step must read: weights, and keys and values at the call's mean length.
-        limit_ms (`float`): `step_bytes` at the measured bandwidth.
-        joules_per_frame (`float`): Energy of the device for a frame of one sample.
+        name (`str`): Name of the candidate.
+        unavailable (`str`, *optional*): Reason why it did not run; all other fields are `None` in that case.
+        step (`Milliseconds`): Time between two frames: a decoder step including logits processing and sampling.
+        ratio (`float`): Speedup: step time of the baseline (transformers, eager) in the same iteration, divided by this
+            candidate's. Median over iterations.
+        first_frame_ms (`float`): Time from the call to the first frame: encoder and prefill.
+        call_seconds (`float`): Duration of the whole call. This field and the next two are medians over iterations.
+        codec_seconds (`float`): Time to decode the generated codes with the codec.
+        audio_seconds (`float`): Duration of the generated audio, summed over the batch.
+        first_chunk_ms (`float`): Time from the call to the first waveform of a `DiaAudioStreamer`, one frame long.
+        peak_memory_bytes (`int`): On a GPU, the candidate's weights plus the peak of the memory allocated by a call.
+        step_bytes (`int`): Bytes that a step must read: weights, and keys and values at the call's mean length.
+        limit_ms (`float`): `step_bytes` divided by the measured bandwidth.
     """
 
     name: str
@@ -90,24 +85,21 @@ class Speed:
     audio_seconds: float | None = None
     first_chunk_ms: float | None = None
     peak_memory_bytes: int | None = None
-    host_syncs: float | None = None
-    host_sync_names: dict[str, float] = field(default_factory=dict)
     step_bytes: int | None = None
     limit_ms: float | None = None
-    joules_per_frame: float | None = None
 
 
 @dataclass
 class SpeedReport:
-    """A run.
+    """Result of `measure_speed`.
 
     Args:
-        settings (`dict`): What was asked for.
-        frame_rate (`float`): Of the codec, frames a second.
-        bandwidth (`float`): Of memory, measured in this run, bytes a second.
-        process_peak_bytes (`int`): The most memory that the whole process held; candidates share it, so that on a CPU
-            it tells nothing of one of them.
-        candidates (`list[Speed]`): In the order that they were given.
+        settings (`dict`): Settings of the run.
+        frame_rate (`float`): Frame rate of the codec in hertz.
+        bandwidth (`float`): Memory bandwidth measured in this run, in bytes per second.
+        process_peak_bytes (`int`): Peak memory of the whole process. The candidates share the process, so that on a CPU
+            there is no value for a single candidate.
+        candidates (`list[Speed]`): In the order in which they were given.
     """
 
     settings: dict[str, Any]
@@ -118,14 +110,14 @@ class SpeedReport:
 
 
 def exact_length(model: Any, num_frames: int, **sampling: Any) -> GenerationConfig:
-    """Make a generation config by which a model, ours or transformers', says that many new frames."""
+    """Return a generation config with which a model, ours or transformers', generates exactly `num_frames` frames."""
     decoder = model.config.decoder_config
     ids = {name: getattr(decoder, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return GenerationConfig(**ids, max_new_tokens=num_frames, min_new_tokens=num_frames, **sampling)
 
 
 class _Stamps(BaseStreamer):
-    """Notes when tokens come."""
+    """Records the time of each frame."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -134,12 +126,12 @@ class _Stamps(BaseStreamer):
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no frame is buffered."""
 
 
 @dataclass
-class _Turn:
-    """What one call gave."""
+class _Iteration:
+    """Measurements of one call."""
 
     steps_ms: list[float]
     first_frame_ms: float
@@ -147,38 +139,36 @@ class _Turn:
     codec_seconds: float
     audio_seconds: float
     memory_bytes: int | None
-    joules: float | None
 
 
 @dataclass
-class _Course:
-    """What is the same for all candidates."""
+class _Workload:
+    """Inputs and settings shared by all candidates."""
 
     inputs: Mapping[str, torch.Tensor]
     processor: DiaProcessor
     do_sample: bool
     device: torch.device
-    energy: EnergyMeter
 
     def generate(self, candidate: Candidate, num_frames: int, **options: Any) -> torch.Tensor:
-        """Generate that many frames, neither more nor less."""
+        """Generate exactly `num_frames` frames."""
         torch.manual_seed(0)
         config = exact_length(candidate.model, num_frames, **PUBLISHED_SAMPLING, do_sample=self.do_sample)
         return candidate.model.generate(**self.inputs, generation_config=config, **candidate.options, **options)
 
     def decode(self, candidate: Candidate, codes: torch.Tensor) -> float:
-        """Run the codec as the candidate's processor does; return the seconds of sound."""
+        """Run the codec as the candidate's processor does; return the duration of the audio in seconds."""
         codec, num_given = self.processor.codec, 1
         if candidate.is_ours:
             clips = self.processor.batch_decode(codes, audio_prompt_len=num_given)
             return sum(map(len, clips)) / codec.sampling_rate
         config, delayed = candidate.model.config, codes[:, num_given:]
         ids = (config.decoder_config.eos_token_id, config.decoder_config.pad_token_id)
-        lengths = num_valid_frames(delayed, config.delay_pattern, *ids).tolist()
+        clips = valid_codes(delayed, config.delay_pattern, *ids)
         with torch.no_grad():
-            for clip, length in zip(revert_delay(delayed, config.delay_pattern), lengths, strict=True):
-                self.processor.audio_tokenizer.decode(audio_codes=clip[:length].T[None])
-        return sum(lengths) / codec.frame_rate
+            for clip in clips:
+                self.processor.audio_tokenizer.decode(audio_codes=clip.T[None])
+        return sum(map(len, clips)) / codec.frame_rate
 
 
 def measure_speed(
@@ -190,23 +180,24 @@ def measure_speed(
     repeats: int = 3,
     say: Callable[[str], None] = lambda line: None,
 ) -> SpeedReport:
-    """Let candidates generate by turns, and measure.
+    """Measure the generation speed of several candidates, alternating between them.
 
     Args:
-        candidates (`Sequence[Candidate]`): As `make_candidates` lines them up. The baseline of ratios is the first that
+        candidates (`Sequence[Candidate]`): As returned by `make_candidates`. Ratios are relative to the first one that
             is not ours.
-        inputs (`Mapping[str, torch.Tensor]`): For `generate`, on the models' device; without a voice prompt.
-        processor (`DiaProcessor`): With a codec, for sound.
-        num_frames (`int`): New frames of each call, at least `max(delay_pattern) + 5`.
-        do_sample (`bool`, defaults to `True`): Sample as published, or take the best token; under guidance both times.
-        repeats (`int`, defaults to 3): Turns of each, after one that does not count.
-        say (`Callable`, *optional*): Called with a line about what is being done.
+        inputs (`Mapping[str, torch.Tensor]`): Arguments of `generate` on the models' device, without a voice prompt.
+        processor (`DiaProcessor`): Processor with a codec.
+        num_frames (`int`): New frames per call, at least `max(delay_pattern) + 5`.
+        do_sample (`bool`, defaults to `True`): Sample with the published parameters, or decode greedily; both with
+            guidance.
+        repeats (`int`, defaults to 3): Iterations per candidate, after one warm-up.
+        say (`Callable`, *optional*): Function called with a progress message.
 
     Returns:
         `SpeedReport`.
 
     Raises:
-        ValueError: If there are too few frames for a sound to come out, or no turns.
+        ValueError: If `num_frames` is too small to produce audio, or `repeats` is less than 1.
 
     Example:
     ```python
@@ -221,34 +212,34 @@ def measure_speed(
     ```
     """
     model = candidates[0].model
-    fewest = max(model.config.delay_pattern) + _SKIPPED_STEPS + 2
+    fewest = model.config.steps_for_frames(_SKIPPED_STEPS + 1)
     if num_frames < fewest:
-        raise ValueError(f"{num_frames} frames are too few to time steps and hear sound; at least {fewest} would do.")
+        raise ValueError(f"{num_frames} frames are too few to measure steps and produce audio; give at least {fewest}.")
     if repeats < 1:
-        raise ValueError(f"`repeats` is {repeats}; at least one turn is needed.")
+        raise ValueError(f"`repeats` is {repeats}; at least one iteration is needed.")
     device = torch.device(model.device)
-    course = _Course(inputs, processor, do_sample, device, EnergyMeter(device))
-    turns: dict[str, list[_Turn]] = {candidate.name: [] for candidate in candidates if candidate.unavailable is None}
+    workload = _Workload(inputs, processor, do_sample, device)
+    iterations: dict[str, list[_Iteration]] = {one.name: [] for one in candidates if one.unavailable is None}
     reasons = {candidate.name: candidate.unavailable for candidate in candidates}
     memory: dict[str, int | None] = {}
     for number in range(repeats + 1):
         for candidate in candidates:
             if reasons[candidate.name] is None:
-                say(f"{candidate.name}: {f'turn {number} of {repeats}' if number else 'warm-up'}")
+                say(f"{candidate.name}: {f'iteration {number} of {repeats}' if number else 'warm-up'}")
                 try:
-                    turn = _take_turn(course, candidate, num_frames)
-                except Exception as error:  # an baseline that cannot do this is a result, too
+                    iteration = _run_once(workload, candidate, num_frames)
+                except Exception as error:  # a failure of the baseline is a result; a failure of ours is an error
                     if candidate.is_ours:
                         raise
                     reasons[candidate.name] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
                     continue
-                turns[candidate.name] += [turn] if number else []
-                # What the first call takes and keeps is taken, too.
-                memory[candidate.name] = max(turn.memory_bytes or 0, memory.get(candidate.name) or 0) or None
+                iterations[candidate.name] += [iteration] if number else []
+                # The warm-up counts here: it may allocate memory that later calls reuse.
+                memory[candidate.name] = max(iteration.memory_bytes or 0, memory.get(candidate.name) or 0) or None
 
-    baseline = next((c.name for c in candidates if not c.is_ours and turns.get(c.name)), None)
+    baseline = next((c.name for c in candidates if not c.is_ours and iterations.get(c.name)), None)
     text_bytes = inputs["input_ids"].shape[1]
-    process_peak_bytes = _process_peak_bytes()  # before the next line needs its own
+    process_peak_bytes = _process_peak_bytes()  # before the bandwidth measurement allocates its own
     say("memory bandwidth")
     bandwidth = read_bandwidth(device)
     results = []
@@ -256,21 +247,17 @@ def measure_speed(
         if reasons[candidate.name] is not None:
             results.append(Speed(candidate.name, reasons[candidate.name]))
             continue
-        speed = _summarize(candidate.name, turns[candidate.name], num_frames * len(inputs["input_ids"]))
+        speed = _summarize(candidate.name, iterations[candidate.name])
         speed.peak_memory_bytes = memory[candidate.name]
         if baseline is not None:
-            speed.ratio = _ratio(turns[baseline], turns[candidate.name])
+            speed.ratio = _ratio(iterations[baseline], iterations[candidate.name])
         speed.step_bytes = weight_bytes(candidate.model) + cache_bytes(
             model.config, len(inputs["input_ids"]), 1 + num_frames / 2, text_bytes, candidate.model.dtype
         )
         speed.limit_ms = 1e3 * speed.step_bytes / bandwidth
-        if not candidate.is_compiled:
-            say(f"{candidate.name}: host synchronizations")
-            speed.host_sync_names = _count_host_syncs(course, candidate)
-            speed.host_syncs = sum(speed.host_sync_names.values())
         if candidate.is_ours:
             say(f"{candidate.name}: first chunk")
-            _, *times = (_first_chunk_ms(course, candidate) for _ in range(repeats + 1))
+            _, *times = (_first_chunk_ms(workload, candidate) for _ in range(repeats + 1))
             speed.first_chunk_ms = statistics.median(times)
         results.append(speed)
 
@@ -287,78 +274,55 @@ def measure_speed(
     return SpeedReport(settings, processor.codec.frame_rate, bandwidth, process_peak_bytes, results)
 
 
-def _take_turn(course: _Course, candidate: Candidate, num_frames: int) -> _Turn:
+def _run_once(workload: _Workload, candidate: Candidate, num_frames: int) -> _Iteration:
     stamps, memory_before = _Stamps(), None
-    if course.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(course.device)
-        memory_before = torch.cuda.memory_allocated(course.device)
-    synchronize(course.device)
-    energy_before, start = course.energy.read(), time.perf_counter()
-    codes = course.generate(candidate, num_frames, streamer=stamps)
-    synchronize(course.device)
-    end, energy_after = time.perf_counter(), course.energy.read()
+    if workload.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(workload.device)
+        memory_before = torch.cuda.memory_allocated(workload.device)
+    synchronize(workload.device)
+    start = time.perf_counter()
+    codes = workload.generate(candidate, num_frames, streamer=stamps)
+    synchronize(workload.device)
+    end = time.perf_counter()
     memory = None
     if memory_before is not None:
         weights = sum(map(stored_bytes, candidate.model.state_dict().values()))
-        memory = weights + torch.cuda.max_memory_allocated(course.device) - memory_before
-    joules = None if energy_before is None or energy_after is None else energy_after - energy_before
-    audio_seconds = course.decode(candidate, codes)
-    synchronize(course.device)
-    frames = np.array(stamps.times[1:])  # the first that comes is the prompt
+        memory = weights + torch.cuda.max_memory_allocated(workload.device) - memory_before
+    audio_seconds = workload.decode(candidate, codes)
+    synchronize(workload.device)
+    frames = np.array(stamps.times[1:])  # the first call of `put` passes the prompt
     if len(frames) != num_frames:
-        raise RuntimeError(f"{candidate.name} gave {len(frames)} frames instead of {num_frames}")
-    return _Turn(
+        raise RuntimeError(f"{candidate.name} generated {len(frames)} frames instead of {num_frames}")
+    return _Iteration(
         steps_ms=(1e3 * np.diff(frames)[_SKIPPED_STEPS:]).tolist(),
         first_frame_ms=1e3 * float(frames[0] - start),
         call_seconds=end - start,
         codec_seconds=time.perf_counter() - end,
         audio_seconds=audio_seconds,
         memory_bytes=memory,
-        joules=joules,
     )
 
 
-def _summarize(name: str, turns: Sequence[_Turn], num_frames: int) -> Speed:
-
-    def middle(*names: str) -> float:
-        return statistics.median(sum(getattr(turn, name) for name in names) for turn in turns)
-
-    joules = [turn.joules for turn in turns if turn.joules is not None]
-    return Speed(
-        name,
-        step=Milliseconds.of([step for turn in turns for step in turn.steps_ms]),
-        first_frame_ms=middle("first_frame_ms"),
-        call_seconds=middle("call_seconds"),
-        codec_seconds=middle("codec_seconds"),
-        audio_seconds=middle("audio_seconds"),
-        joules_per_frame=statistics.median(joules) / num_frames if joules else None,
-    )
+def _summarize(name: str, iterations: Sequence[_Iteration]) -> Speed:
+    medians = {
+        key: statistics.median(getattr(iteration, key) for iteration in iterations)
+        for key in ("first_frame_ms", "call_seconds", "codec_seconds", "audio_seconds")
+    }
+    return Speed(name, step=Milliseconds.of([step for one in iterations for step in one.steps_ms]), **medians)
 
 
-def _ratio(theirs: Sequence[_Turn], ours: Sequence[_Turn]) -> float:
-    """How many times as fast, turn by turn: what slows a turn down slows the one beside it down, too."""
+def _ratio(theirs: Sequence[_Iteration], ours: Sequence[_Iteration]) -> float:
+    """Return the median speedup over iterations: other load slows both candidates of an iteration down."""
     pairs = zip(theirs, ours, strict=True)
     return statistics.median(statistics.median(a.steps_ms) / statistics.median(b.steps_ms) for a, b in pairs)
 
 
-def _count_host_syncs(course: _Course, candidate: Candidate) -> dict[str, float]:
-    """Count over the steps that a longer call has more than a shorter one, so that what happens once drops out."""
-    counts = []
-    for num_frames in (4, 4 + _COUNTED_STEPS):
-        with HostSyncCounter(course.device) as syncs:
-            course.generate(candidate, num_frames)
-        counts.append(syncs.counts)
-    names = sorted({*counts[0], *counts[1]})
-    a_step = {name: (counts[1][name] - counts[0][name]) / _COUNTED_STEPS for name in names}
-    return {name: count for name, count in a_step.items() if count != 0}
-
-
-def _first_chunk_ms(course: _Course, candidate: Candidate) -> float:
-    streamer = DiaAudioStreamer(course.processor)
-    num_frames = streamer.num_steps_before_sound + max(streamer.config.delay_pattern) + 1
+def _first_chunk_ms(workload: _Workload, candidate: Candidate) -> float:
+    streamer = DiaAudioStreamer(workload.processor)
+    num_frames = streamer.config.steps_for_frames(streamer.num_steps_before_sound)
 
     def generate(streamer: BaseStreamer) -> None:
-        course.generate(candidate, num_frames, streamer=streamer)
+        workload.generate(candidate, num_frames, streamer=streamer)
 
     start = time.perf_counter()
     with closing(streamer.listen(generate)) as chunks:
@@ -367,5 +331,5 @@ def _first_chunk_ms(course: _Course, candidate: Candidate) -> float:
 
 
 def _process_peak_bytes() -> int:
-    # Kilobytes on Linux, bytes on macOS.
+    # `ru_maxrss` is in kilobytes on Linux and in bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

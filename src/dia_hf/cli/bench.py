@@ -1,4 +1,4 @@
-"""`dia-hf bench`: speed, training's speed, or what fewer bits change, as a table, JSON and a plot."""
+"""`dia-hf bench`: speed, or accuracy in reduced precision, as a table, JSON and a plot."""
 
 from __future__ import annotations
 
@@ -26,13 +26,6 @@ def run(args: argparse.Namespace) -> None:
     given = [f"--{name}" for name, value in of_speed.items() if value is not None]
     if args.parity and given:
         raise ValueError(f"{' and '.join(given)} belong to speed; --parity names what is compared with float32.")
-    of_training = [name for name, value in (("--clip-seconds", args.clip_seconds), ("--steps", args.steps)) if value]
-    if of_training and not args.training:
-        raise ValueError(f"{' and '.join(of_training)} belong to --training.")
-    if args.clip_seconds and args.clip_seconds[0] > args.clip_seconds[1]:
-        raise ValueError(f"--clip-seconds {args.clip_seconds[0]} {args.clip_seconds[1]}: give the least first.")
-    if args.training and (args.parity or args.quantize or args.plot or args.dtype == "float16"):
-        raise ValueError("--training stands by itself; of --dtype it takes float32, or bfloat16 for autocast.")
     if args.text and not args.parity:
         raise ValueError("--text is for --parity; speed depends on the length alone: --text-bytes.")
     if args.model and args.codec:
@@ -60,53 +53,28 @@ def run(args: argparse.Namespace) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # or each greedy call is told that `top_k`, the guidance's filter, is for sampling
     try:
-        (_bench_parity if args.parity else _bench_training if args.training else _bench_speed)(args, make)
+        (_bench_parity if args.parity else _bench_speed)(args, make)
     finally:
         logging.set_verbosity(verbosity)
 
 
 def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
-    from ..bench import make_candidates, measure_speed, random_inputs, report
+    from ..bench import make_candidates, measure_speed, random_inputs, tables
 
     model, processor = make(args.dtype or ("bfloat16" if args.quantize else None))
     candidates = make_candidates(model, args.quantize, args.against, args.compile)
     inputs = random_inputs(model.config, args.batch_size, args.text_bytes, model.device)
     result = measure_speed(candidates, inputs, processor, args.frames, not args.greedy, args.repeats, say=_say_progress)
     result.settings.update(size=args.model or args.size, quantize=args.quantize)
-    print(report.speed_table(result))
+    print(tables.speed_table(result))
     if args.output is not None:
-        report.write_json(args.output, report.environment(model.device), speed=result)
+        tables.write_json(args.output, tables.environment(model.device), speed=result)
     if args.plot is not None:
-        report.plot_steps(args.plot, result)
-
-
-def _bench_training(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
-    from ..bench import report
-    from ..bench.training import make_training_candidates, measure_training, random_clips
-
-    model, processor = make("float32")
-    rate = processor.codec.frame_rate
-    least, most = (round(seconds * rate) for seconds in args.clip_seconds or (1, 10))
-    frames_per_row = most + 1 + max(model.config.delay_pattern)
-    candidates = make_training_candidates(model, processor, frames_per_row, against=args.against)
-    result = measure_training(
-        candidates,
-        random_clips(processor, 8 * args.batch_size, (least, most)),
-        rate,
-        args.batch_size,
-        args.steps or 8,
-        args.repeats,
-        {"bf16": True} if args.dtype == "bfloat16" else {},
-        _say_progress,
-    )
-    result.settings.update(size=args.model or args.size)
-    print(report.training_table(result))
-    if args.output is not None:
-        report.write_json(args.output, report.environment(model.device), training=result)
+        tables.plot_steps(args.plot, result)
 
 
 def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
-    from ..bench import compare, random_inputs, record_reference, reduce_precision, report
+    from ..bench import compare, random_inputs, record_reference, reduce_precision, tables
 
     model, processor = make("float32")
     device = model.device
@@ -121,9 +89,9 @@ def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[A
         _say_progress(scheme)
         reports[scheme] = compare(reference, model, inputs)
         model = None
-    print(report.parity_table(reports))
+    print(tables.parity_table(reports))
     if args.output is not None:
-        report.write_json(args.output, report.environment(device), parity=reports)
+        tables.write_json(args.output, tables.environment(device), parity=reports)
 
 
 def _say_progress(line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 from .arguments import find_miniature, print_result
@@ -14,7 +15,7 @@ __all__ = ["run"]
 
 def _model_of(folders: list[str]) -> str | None:
     """Return the model that data were prepared for; `None` where they do not say, or are none."""
-    from ..data.prepare import read_info
+    from ..data.prepared import read_info
 
     names = dict.fromkeys(read_info(folder).get("model") for folder in folders)
     if len(names) > 1:
@@ -51,7 +52,10 @@ def run(args: argparse.Namespace) -> None:
         if not args.quiet:
             print(line, file=sys.stderr, flush=True)
 
-    metrics = finetune(recipe, resume=args.resume, say=say)
+    with open(os.devnull, "w") as nowhere, ExitStack() as stack:
+        if args.quiet or args.json:  # the Trainer prints its metrics on standard output
+            stack.enter_context(redirect_stdout(nowhere if args.quiet else sys.stderr))
+        metrics = finetune(recipe, resume=args.resume, say=say)
     if os.environ.get("RANK", "0") == "0":
         losses = {"training": metrics.get("train_loss"), "evaluation": metrics.get("eval_loss")}
         said = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from dia_hf_command.options import REAL_MODEL
 
 from ..assets import MINIATURE
-from ..atomic_write import decode_text, read_text
 from ..audio.io import audio_format
 from ..hub import check_model
+from ..text_files import decode_text, read_text
 from .arguments import MINIATURE_NOTE, check_apart, check_writable, print_result, sampling_of
 
 if TYPE_CHECKING:
@@ -98,17 +98,17 @@ def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate:
 
 
 @contextmanager
-def _kept_passes(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
-    """Keep the passes of a long dialogue beside its file until that is written."""
+def _kept_chunks(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
+    """Keep the chunks of a long dialogue beside its file until that is written."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
         if written:
             dialogue.remove_kept()
             raise
-        advice, num_kept, num_passes = "", dialogue.num_kept, len(dialogue.passes)
-        if num_passes > 1 and num_kept > 0:
-            advice = f"{num_kept} of {num_passes} passes are kept; the same command goes on from there."
+        advice, num_kept, num_chunks = "", dialogue.num_kept, len(dialogue.chunks)
+        if num_chunks > 1 and num_kept > 0:
+            advice = f"{num_kept} of {num_chunks} chunks are kept; the same command goes on from there."
         else:
             dialogue.remove_kept()
         if isinstance(error, KeyboardInterrupt):
@@ -214,26 +214,26 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     keeping: AbstractContextManager = nullcontext()
     stream: Any
     if args.audio_prompt is not None and transcript is None:
-        # The text begins with the recording's transcript, and only its writer knows where that ends: one pass.
+        # The text begins with the recording's transcript, and only its writer knows where that ends: one chunk.
         seed = args.seed if args.seed is not None else secrets.randbits(31)
         stream = dia.stream(text, audio_prompt=args.audio_prompt, seed=seed, max_seconds=args.max_seconds, **sampling)
     else:
         if args.audio_prompt is not None and transcript is not None:
             voices = Voice.from_audio(args.audio_prompt, transcript, dia.processor)
         if args.force and not is_pcm:
-            remove_chunks(Path(f"{output}.passes"))
+            remove_chunks(Path(f"{output}.chunks"))
         dialogue = dia.dialogue(
             text,
             voices=voices,
             language=args.language,
             closing_tag=args.closing_tag,
-            folder=None if is_pcm else f"{output}.passes",
+            folder=None if is_pcm else f"{output}.chunks",
             seed=args.seed,
             max_seconds=args.max_seconds,
             **sampling,
         )
         keeping, seed, stream = (
-            _kept_passes(dialogue, written),
+            _kept_chunks(dialogue, written),
             dialogue.seed,
             dialogue.stream(verbose=sys.stderr.isatty() and not args.quiet),
         )

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
         if not name or not tag:
             raise ValueError(f"--speaker-tag {option!r} is no NAME=TAG, such as anna=S1.")
         speaker_tags[name] = _as_tag(tag)
-    low, high = args.characters_per_second
+    rates = ("min_characters_per_second", "max_characters_per_second")
     settings = PrepareConfig(
         **{
             f"{role}_column": getattr(args, f"{role}_column") for role in ("audio", "text", "speaker", "language", "id")
@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> None:
         keep_silence=None if args.no_trim else 0.1,
         min_seconds=args.min_seconds,
         max_seconds=args.max_seconds,
-        min_characters_per_second=low,
-        max_characters_per_second=high,
+        **dict(zip(rates, args.characters_per_second or (), strict=False)),
     )
     logging.disable_progress_bar()
     import_datasets().disable_progress_bars()

@@ -20,10 +20,11 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import DacModel
 
-from ..atomic_write import atomic_write_folder, find_held, read_json
-from ..audio.codec import load_dac
+from ..atomic_write import atomic_write_folder, find_held
+from ..audio.dac import load_dac
 from ..model_card import HOW_TO_RUN
 from ..processing_dia import DiaProcessor, write_codec_reference
+from ..text_files import read_json
 from .descript import is_descript, load_descript_codec
 from .nari import config_to_0626
 from .source import (

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import DacConfig, DacModel
 
-from ..atomic_write import first_line
-from ..audio.codec import check_codebooks
+from ..audio.dac import check_codebooks
+from ..text_files import first_line
 from .weights import Weights, check_sums
 
 __all__ = ["config_from_descript", "is_descript", "load_descript_codec", "names"]

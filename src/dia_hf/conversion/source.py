@@ -20,12 +20,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import DacModel, GenerationConfig
 from transformers.utils import cached_file
 
-from ..atomic_write import read_json
-from ..audio.codec import load_dac
+from ..audio.dac import load_dac
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..hub import check_model, looks_like_path
 from ..processing_dia import DiaProcessor
+from ..text_files import read_json
 from ..tokenization_dia import DiaTokenizer
 from .descript import load_descript_codec
 from .nari import TensorRule, config_from_v0_1, generation_config_for, tensor_rules

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..atomic_write import first_line, read_json, shortened
+from ..text_files import first_line, read_json, shortened
 
 __all__ = ["WEIGHT_SUFFIXES", "Weights", "check_sums", "find_weight_files", "hash_files", "read_index"]
 

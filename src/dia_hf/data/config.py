@@ -1,4 +1,4 @@
-"""What `dia-hf prepare` is told: columns, tags, what is done to sound, and what is refused."""
+"""Configuration of data preparation: columns, tags, audio processing, and limits."""
 
 from __future__ import annotations
 
@@ -7,35 +7,39 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["TAG", "PrepareConfig"]
+__all__ = ["MAX_CHARACTERS_PER_SECOND", "MIN_CHARACTERS_PER_SECOND", "TAG", "PrepareConfig"]
 
 TAG = re.compile(r"\[[^\[\]\s]+\]")
-"""A word in square brackets."""
+"""Pattern of a tag: a word in square brackets."""
+
+MIN_CHARACTERS_PER_SECOND, MAX_CHARACTERS_PER_SECOND = 3.0, 40.0
+"""Speaking rates outside of this range mean that text and audio do not belong together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """What `prepare_dataset` looks for, does and refuses.
+    """Configuration of `prepare_dataset`.
 
     Args:
-        audio_column, text_column, speaker_column, language_column, id_column (`str`, *optional*): Names of the
-            columns. Those of audio, text, speaker and id are found by the usual names unless given; a language is
-            used only if it is asked for, and puts a tag such as "[nl]" before the text.
-        speaker_tags (`Mapping[str, str]`): The tag of each speaker, such as `{"anna": "[S1]", "ben": "[S2]"}`, for
-            texts without a tag. Without it they get "[S1]", whoever speaks.
-        extra_tags (`Sequence[str]`): Further tags that stand in texts, such as "[S3]". They and those of languages, in
-            the order in which they come up, take the ids after the tokenizer's own.
-        loudness (`float`, *optional*, defaults to -23.0): In LUFS, with pyloudnorm; `None` leaves it alone.
-        keep_silence (`float`, *optional*, defaults to 0.1): Seconds of silence that stay at both ends; `None` cuts
-            nothing off.
-        min_seconds (`float`, defaults to 0.5): Shorter clips are rejected, measured without silence at the ends.
-        max_seconds (`float`, *optional*, defaults to 60.0): Longer ones, too, and all that are twice as long with
-            silence; `None` lets all pass.
-        min_characters_per_second, max_characters_per_second (`float`, default to 3.0 and 40.0): Outside, text and
-            audio do not belong together.
+        audio_column, text_column, speaker_column, language_column, id_column (`str`, *optional*): Column names. By
+            default audio, text, speaker and id are found by their usual names. A language column is used only if it is
+            given; it adds a tag such as "[nl]" before the text.
+        speaker_tags (`Mapping[str, str]`): Tag of each speaker, such as `{"anna": "[S1]", "ben": "[S2]"}`, for texts
+            without a tag. By default all of them get "[S1]".
+        extra_tags (`Sequence[str]`): Further tags that occur in texts, such as "[S3]". These and language tags, in
+            order of appearance, take the ids after the tokenizer's own.
+        loudness (`float`, *optional*, defaults to -23.0): Target loudness in LUFS, measured with pyloudnorm; `None` for
+            no loudness normalization.
+        keep_silence (`float`, *optional*, defaults to 0.1): Seconds of silence kept at both ends; `None` for no
+            trimming.
+        min_seconds (`float`, defaults to 0.5): Minimum duration of a clip, without silence at the ends.
+        max_seconds (`float`, *optional*, defaults to 60.0): Maximum duration of a clip without silence at the ends, and
+            twice that with it; `None` for no limit.
+        min_characters_per_second, max_characters_per_second (`float`, default to 3.0 and 40.0): Limits of the speaking
+            rate; outside of them text and audio do not belong together.
 
     Raises:
-        ValueError: If a number is out of range, or a tag no word in brackets.
+        ValueError: If a number is out of range, or a tag is not a word in square brackets.
     """
 
     audio_column: str | None = None
@@ -49,24 +53,26 @@ class PrepareConfig:
     keep_silence: float | None = 0.1
     min_seconds: float = 0.5
     max_seconds: float | None = 60.0
-    min_characters_per_second: float = 3.0
-    max_characters_per_second: float = 40.0
+    min_characters_per_second: float = MIN_CHARACTERS_PER_SECOND
+    max_characters_per_second: float = MAX_CHARACTERS_PER_SECOND
 
     def __post_init__(self) -> None:
         for tag in (*self.speaker_tags.values(), *self.extra_tags):
             _check_tag(tag)
         if self.loudness is not None and not -70 <= self.loudness <= 0:
-            raise ValueError(f"`loudness` is {self.loudness} LUFS; it is between -70 and 0, or None.")
+            raise ValueError(f"`loudness` is {self.loudness} LUFS; it must be between -70 and 0, or None.")
         if self.keep_silence is not None and not 0 <= self.keep_silence < math.inf:
-            raise ValueError(f"`keep_silence` is {self.keep_silence} s; it is 0 or more, or None.")
+            raise ValueError(f"`keep_silence` is {self.keep_silence} s; it must be 0 or more, or None.")
         for name, low, high in (
             ("seconds", self.min_seconds, math.inf if self.max_seconds is None else self.max_seconds),
             ("characters_per_second", self.min_characters_per_second, self.max_characters_per_second),
         ):
             if not 0 <= low < high:
-                raise ValueError(f"`min_{name}` is {low} and `max_{name}` {high}; they are 0 or more, in this order.")
+                raise ValueError(
+                    f"`min_{name}` is {low} and `max_{name}` is {high}; they must be 0 or more, in this order."
+                )
 
 
 def _check_tag(tag: str) -> None:
     if not TAG.fullmatch(tag):
-        raise ValueError(f"{tag!r} is no tag; a tag is a word in square brackets, such as '[S3]' or '[nl]'.")
+        raise ValueError(f"{tag!r} is not a tag; a tag is a word in square brackets, such as '[S3]' or '[nl]'.")

@@ -1,7 +1,7 @@
-"""Audio to cached codes, in one process or several: read, leveled, trimmed, checked against its text, encoded.
+"""Encoding of audio to cached codes: reading, loudness normalization, trimming, checks against the text, the codec.
 
-A clip's codes are kept in a file that is called by the hash of its audio and of what is done to it, so that nothing is
-encoded twice. Knows nothing of tables and reports; called by `prepare.py`.
+Runs in one process or several. The codes of a clip are cached in a file named by the hash of its audio and of the
+settings, so that no clip is encoded twice. Knows nothing of tables and reports; called by `prepare.py`.
 
 Legend: N samples, T frames, C codebooks.
 """
@@ -34,27 +34,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from ..atomic_write import atomic_write
-from ..audio.codec import Codec
+from ..audio.codec import as_codec
 from ..audio.effects import measure_loudness, normalize_loudness, trim_silence
 from ..feature_extraction_dia import DiaFeatureExtractor
+from .clips import digest_audio, read_clip
 from .config import PrepareConfig
-from .sources import Row, RowError, digest_audio, read_clip
+from .rows import Row, RowError
 
 __all__ = ["Cache", "Pending", "Recording", "encode_rows"]
 
-_VERSION = 2  # of what is done to audio: a change makes all cached codes stale
+_VERSION = 2  # of the audio processing: a change invalidates all cached codes
 _CLIPS_PER_JOB = 16
-_FRAMES_PER_PASS_ON_GPU = 4096  # by the figure of `Codec`, 8 GB with the published one
-_SILENT = -60.0  # dBFS: what never gets louder holds no speech
-_LOUDNESS_SECONDS = 0.4  # below, BS.1770 knows no loudness
-_FULL_SCALE = 0.999  # from here on a sample counts as clipped
+_FRAMES_PER_CHUNK_ON_GPU = 4096  # 8 GB with the published codec, by the estimate in `DacCodec`
+_SILENT = -60.0  # dBFS: a clip that never exceeds this has no speech
+_LOUDNESS_SECONDS = 0.4  # minimum duration for a loudness by BS.1770
+_FULL_SCALE = 0.999  # a sample counts as clipped from this amplitude
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A row whose text has passed."""
+    """Row with a valid text, to be encoded."""
 
-    place: int
+    position: int
     row: Row
     text: str
     num_characters: int
@@ -62,19 +63,19 @@ class Pending:
 
 @dataclass(frozen=True)
 class Recording:
-    """What was found in a clip's audio. Its codes are in the cache."""
+    """Properties of a clip's audio; its codes are in the cache."""
 
     key: str
     seconds: float
     seconds_before: float
     sampling_rate: int
     loudness: float | None
-    clipped: float  # share of the samples
+    clipped: float  # share of clipped samples
     is_new: bool = False
 
 
 class Cache:
-    """Codes and what else was found, a file a clip."""
+    """Cache of codes and recordings, one file per clip."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,36 +84,37 @@ class Cache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def get(self, key: str) -> Recording | None:
-        """Return what is kept under a key."""
+        """Return the cached recording of a key, or `None`."""
         try:
             with safe_open(self._path(key), framework="np") as file:
                 return Recording(key, **json.loads((file.metadata() or {})["recording"]))
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
-            return None  # a damaged file is as good as none
+            return None  # a damaged file counts as missing
 
     def read_codes(self, key: str) -> np.ndarray:
-        """Return the codes, int16 `[T, C]`."""
+        """Return the cached codes, int16 `[T, C]`."""
         with safe_open(self._path(key), framework="np") as file:
             return file.get_tensor("codes")
 
     def put(self, recording: Recording, codes: np.ndarray) -> None:
-        """Keep a clip."""
+        """Cache a recording and its codes."""
         found = {name: value for name, value in asdict(recording).items() if name not in ("key", "is_new")}
         with atomic_write(self._path(recording.key)) as beside:
             beside.write_bytes(to_safetensors({"codes": codes}, {"recording": json.dumps(found)}))
 
 
 class _Encoder:
-    """Turns the audio of some rows into cached codes, those that are new in one batch."""
+    """Encoder of rows to cached codes; new clips are encoded in one batch."""
 
     def __init__(
         self, model: Any, extractor: DiaFeatureExtractor, settings: PrepareConfig, cache: Path, device: str | None
     ) -> None:
-        place = next(model.parameters()).device
-        wanted = place if device is None else torch.device(device)
-        if wanted.type != place.type or wanted.index not in (None, place.index):
-            model = copy.deepcopy(model).to(wanted)  # the caller's own stays where it is
-        self._codec = Codec(model) if wanted.type == "cpu" else Codec(model, _FRAMES_PER_PASS_ON_GPU)
+        current = next(model.parameters()).device
+        wanted = current if device is None else torch.device(device)
+        if wanted.type != current.type or wanted.index not in (None, current.index):
+            model = copy.deepcopy(model).to(wanted)  # the caller's model keeps its device
+        options = {} if wanted.type == "cpu" else {"max_frames_per_batch": _FRAMES_PER_CHUNK_ON_GPU}
+        self._codec = as_codec(model, **options)
         self._extractor = extractor
         self._settings = settings
         self._cache = Cache(cache)
@@ -120,11 +122,7 @@ class _Encoder:
         self._salt = f"{json.dumps(done)} {self._codec.fingerprint} {self._codec.sampling_rate}".encode()
 
     def __call__(self, rows: Sequence[tuple[Any, int]]) -> list[Recording | RowError]:
-        """Encode.
-
-        Args:
-            rows: The audio of each, and the characters of its text.
-        """
+        """Encode rows, each given as its audio and the number of characters of its text."""
         found: list[Recording | RowError] = []
         new: list[tuple[int, torch.Tensor]] = []
         for audio, num_characters in rows:
@@ -138,42 +136,42 @@ class _Encoder:
                 found.append(recording)
             except RowError as error:
                 found.append(error)
-        for (place, _), codes in zip(new, self._codec.encode([waveform for _, waveform in new]), strict=True):
-            encoded = found[place]
+        for (position, _), codes in zip(new, self._codec.encode([waveform for _, waveform in new]), strict=True):
+            encoded = found[position]
             assert isinstance(encoded, Recording)
             self._cache.put(encoded, codes.numpy().astype(np.int16))
         return found
 
     def _read(self, key: str, audio: Any) -> tuple[Recording, np.ndarray]:
-        """Read, resample, level and trim a clip."""
+        """Read, resample, normalize and trim a clip."""
         settings, rate = self._settings, self._extractor.sampling_rate
-        # Half of it may be silence; what is longer still costs no reading.
+        # Up to half of a clip may be silence; a longer file is not read.
         unread = None if settings.max_seconds is None else 2 * settings.max_seconds
         samples, own_rate = read_clip(audio, unread)
         if samples.size == 0:
-            raise RowError("unreadable_audio", "it holds 0 samples.")
+            raise RowError("unreadable_audio", "the audio has 0 samples.")
         if samples.dtype.kind == "f" and not np.isfinite(samples).all():
             count = np.count_nonzero(~np.isfinite(samples))
             raise RowError("nan", f"{count} of {samples.size} samples are NaN or infinite.")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of samples beyond full scale: the report counts them
+                warnings.simplefilter("ignore", UserWarning)  # about samples beyond full scale, which the report counts
                 (recorded,) = self._extractor.load_waveforms([{"array": samples, "sampling_rate": own_rate}])
         except (ValueError, RuntimeError) as error:
             raise RowError("unreadable_audio", str(error)) from error
         if trim_silence(recorded, rate, _SILENT).size == 0:
-            raise RowError("silent", f"all of its {len(recorded) / rate:.1f} s are silent (below {_SILENT:.0f} dBFS).")
+            raise RowError("silent", f"the clip of {len(recorded) / rate:.1f} s is silent (below {_SILENT:.0f} dBFS).")
         waveform, loudness = recorded, None
         if settings.loudness is not None and len(recorded) >= _LOUDNESS_SECONDS * rate:
             measured = measure_loudness(recorded, rate)
             loudness = round(measured, 2) if math.isfinite(measured) else None
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that the peaks forbid the whole gain
+                warnings.simplefilter("ignore", UserWarning)  # about peaks that limit the gain
                 waveform = normalize_loudness(recorded, rate, settings.loudness)
         if settings.keep_silence is not None:
             waveform = trim_silence(waveform, rate, keep=settings.keep_silence)
         if waveform.size == 0:
-            raise RowError("silent", f"all of its {len(recorded) / rate:.1f} s are silent.")
+            raise RowError("silent", f"the clip of {len(recorded) / rate:.1f} s is silent.")
         full = np.iinfo(samples.dtype).max if samples.dtype.kind == "i" else 1.0
         clipped = float(np.mean(np.abs(samples.astype(np.float64)) >= _FULL_SCALE * full))
         seconds, before = len(waveform) / rate, len(recorded) / rate
@@ -182,10 +180,11 @@ class _Encoder:
     def _check(self, seconds: float, num_characters: int) -> None:
         settings = self._settings
         if seconds < settings.min_seconds:
-            raise RowError("too_short", f"the clip has {seconds:.2f} s; it needs {settings.min_seconds} s.")
+            raise RowError("too_short", f"the clip lasts {seconds:.2f} s; the minimum is {settings.min_seconds} s.")
         if settings.max_seconds is not None and seconds > settings.max_seconds:
             raise RowError(
-                "too_long", f"the clip has {seconds:.1f} s; at most are {settings.max_seconds} s: cut it at pauses."
+                "too_long",
+                f"the clip lasts {seconds:.1f} s; the maximum is {settings.max_seconds} s: split it at pauses.",
             )
         speed = num_characters / seconds
         low, high = settings.min_characters_per_second, settings.max_characters_per_second
@@ -193,29 +192,29 @@ class _Encoder:
             code = "text_too_short_for_audio" if speed < low else "text_too_long_for_audio"
             raise RowError(
                 code,
-                f"{num_characters} characters in {seconds:.1f} s are {speed:.1f} a second, not {low:g} to {high:g}; "
-                "is it the transcript of this clip?",
+                f"{num_characters} characters in {seconds:.1f} s are {speed:.1f} per second, outside of {low:g} to "
+                f"{high:g}; check that the transcript belongs to this clip.",
             )
 
 
-# Of a process of the pool: what encodes, and what says that nothing more is wanted.
+# Globals of a pool's process: its encoder, and the event that cancels queued jobs.
 _encoder: _Encoder | None = None
 _is_over: Any = None
 
 
 def _begin_process(is_over: Any, model: Path, *arguments: Any) -> None:
     global _encoder, _is_over
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C reaches all processes; the first one ends the others
-    threading.Thread(target=_end_with_first, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process stops the others
+    threading.Thread(target=_exit_with_main, daemon=True).start()
     torch.set_num_threads(1)
     _encoder, _is_over = _Encoder(pickle.loads(model.read_bytes()), *arguments), is_over
 
 
-def _end_with_first() -> None:
-    """End this process when the first one is gone; killed, that can no longer end the others."""
-    first = multiprocessing.parent_process()
-    assert first is not None
-    first.join()
+def _exit_with_main() -> None:
+    """Exit when the main process has ended: if it is killed, it cannot stop the others."""
+    main = multiprocessing.parent_process()
+    assert main is not None
+    main.join()
     os._exit(1)
 
 
@@ -227,7 +226,7 @@ def _encode_in_process(rows: Sequence[tuple[Any, int]]) -> list[Recording | RowE
 def encode_rows(
     pending: Iterator[Pending], num_proc: int, model: Any, *arguments: Any
 ) -> Iterator[tuple[Pending, Recording | RowError]]:
-    """Encode what is pending, in its order."""
+    """Encode pending rows in their order, in this process or in `num_proc` others."""
     jobs = iter(lambda: list(islice(pending, _CLIPS_PER_JOB)), [])
 
     def rows_of(job: Sequence[Pending]) -> list[tuple[Any, int]]:
@@ -238,11 +237,11 @@ def encode_rows(
         for job in jobs:
             yield from zip(job, encoder(rows_of(job)), strict=True)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would break CUDA and the threads of torch
+    context = multiprocessing.get_context("spawn")  # fork breaks CUDA and torch's threads
     is_over = context.Event()
     with tempfile.TemporaryDirectory() as folder:
-        # The codec goes over as a file. Torch would take a file descriptor for each tensor, and a pipe that is filled
-        # for a process that dies as it begins blocks for good.
+        # The codec is passed as a file: torch takes a file descriptor per tensor, and writing to the pipe of a process
+        # that dies at its start blocks forever.
         file = Path(folder, "codec.pickle")
         file.write_bytes(pickle.dumps(model))
         pool = ProcessPoolExecutor(num_proc, context, _begin_process, (is_over, file, *arguments))
@@ -257,9 +256,9 @@ def encode_rows(
                 yield from zip(done, future.result(), strict=True)
         except BrokenProcessPool as error:
             raise OSError(
-                f"one of the {num_proc} processes has died: for lack of memory (try fewer), or because the script that "
-                'began them does not do so under `if __name__ == "__main__":`. What is encoded is kept.'
+                f"one of the {num_proc} processes has died: it ran out of memory (use fewer processes), or the script "
+                'does not call this under `if __name__ == "__main__":`. Clips encoded so far are kept.'
             ) from error
         finally:
-            is_over.set()  # jobs that a process has taken can no longer be canceled
+            is_over.set()  # jobs that a process has taken cannot be canceled
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,6 +1,6 @@
-"""Transcripts to texts that are ready for the tokenizer: tags of speakers and languages, plain blanks, NFC.
+"""Normalization of transcripts for the tokenizer: speaker and language tags, whitespace, Unicode NFC.
 
-Says what is no transcript at all. Knows nothing of audio; called by `prepare.py`.
+Rejects values that are not transcripts. Knows nothing of audio; called by `prepare.py`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import unicodedata
 from typing import Any
 
 from ..tokenization_dia import DiaTokenizer
+from .clips import AUDIO_SUFFIXES
 from .config import TAG, PrepareConfig
-from .sources import AUDIO_SUFFIXES, RowError, is_missing
+from .rows import RowError, is_missing
 
 __all__ = ["TAG_HINT", "Texts"]
 
 TAG_HINT = "declare it: `extra_tags` (--extra-tag)"
-_MAX_TAGS = 8  # id 9 is the tab
+_MAX_TAGS = 8  # ids 1 to 8; id 9 is the tab
 _SPEAKER_TAG = re.compile(r"\[S\d+\]")
 _LEADING_TAG = re.compile(r"(\[[^\[\]\s]+\]) ?")
-# What other programs write for a speaker's tag; without brackets only where a turn may begin.
+# Speaker labels of other programs; without brackets only at the begin of a turn.
 _LIKE_SPEAKER_TAG = re.compile(
     r"\[\s*(?:speaker|spk|s)[ _-]?\d+\s*\]:?|(?:^|(?<=[.!?…\"”’] ))(?:speaker|spk|s)[ _-]?\d+ ?:", re.IGNORECASE
 )
@@ -27,7 +28,7 @@ _NUMBER = re.compile(r"[\d\s.,:;%/+-]*\d[\d\s.,:;%/+-]*")
 
 
 class Texts:
-    """Makes texts ready for the tokenizer; learns the tags of languages as they come up."""
+    """Normalizer of transcripts; language tags are declared as they appear."""
 
     def __init__(self, tokenizer: DiaTokenizer, settings: PrepareConfig) -> None:
         self._max_length = int(tokenizer.model_max_length)
@@ -46,7 +47,7 @@ class Texts:
         if tag not in self.tags:
             if len(self.tags) == _MAX_TAGS:
                 raise ValueError(
-                    f"{', '.join(self.tags)} and {tag} are more than the {_MAX_TAGS} tags that Dia can tell apart."
+                    f"{', '.join(self.tags)} and {tag} are more than the {_MAX_TAGS} tags that Dia supports."
                 )
             self._tokenizer = DiaTokenizer(max_length=self._max_length, speaker_tokens=[*self.tags, tag])
             self.tags.append(tag)
@@ -55,7 +56,7 @@ class Texts:
         return tag in self.tags and (_SPEAKER_TAG.fullmatch(tag) is not None or tag in self._speaker_tags.values())
 
     def make(self, raw: Any, speaker: str | None, language: str | None) -> str:
-        """Return the text with its tags, in Unicode's composed form, blanks and line ends as single blanks."""
+        """Return the text with its tags in Unicode NFC, with each run of whitespace replaced by a space."""
         if isinstance(raw, RowError):
             raise raw
         if is_missing(raw):
@@ -63,17 +64,17 @@ class Texts:
         if isinstance(raw, (int, float)) or (isinstance(raw, str) and _NUMBER.fullmatch(raw.strip())):
             raise RowError(
                 "text_is_number",
-                f"the transcript is the number {str(raw).strip()}; name the column of the text, or write it out.",
+                f"the transcript is the number {str(raw).strip()}; name the text column, or spell the number out.",
             )
         if not isinstance(raw, str):
             raise RowError("text_not_string", f"the transcript is a {type(raw).__name__}; it must be a string.")
         text = " ".join(unicodedata.normalize("NFC", raw).split())
         if text.lower().endswith(AUDIO_SUFFIXES) and (" " not in text or re.search(r"[/\\]", text)):
-            raise RowError("text_is_path", f"the transcript is a file's name, {text!r}; name the column of the text.")
+            raise RowError("text_is_path", f"the transcript is a file name, {text!r}; name the text column.")
         tags = TAG.findall(text)
         for tag in tags:
             if _SPEAKER_TAG.fullmatch(tag) and tag not in self.tags:
-                raise RowError("unknown_tag", f"{tag} is none of {', '.join(self.tags)}; {TAG_HINT}.")
+                raise RowError("unknown_tag", f"{tag} is not one of {', '.join(self.tags)}; {TAG_HINT}.")
         for found in (match[0] for match in _LIKE_SPEAKER_TAG.finditer(text)):
             if found.removesuffix(":") not in self.tags:
                 raise RowError("unknown_tag", self._explain_tag(found))
@@ -82,11 +83,11 @@ class Texts:
         if language is not None:
             tag = language if TAG.fullmatch(language) else f"[{language}]"
             if not TAG.fullmatch(tag):
-                raise RowError("unknown_language", f"the language is {language!r}; it is one word, such as 'nl'.")
+                raise RowError("unknown_language", f"the language is {language!r}; it must be one word, such as 'nl'.")
             self._declare(tag)
             text = text if tag in tags else f"{tag} {text}"
         if not any(self._is_speaker(tag) for tag in tags):
-            # After the tags of languages and the like, which stand at the very beginning.
+            # After language tags and the like at the beginning.
             begin = 0
             while (match := _LEADING_TAG.match(text, begin)) and match[1] in self.tags:
                 begin = match.end()
@@ -96,10 +97,10 @@ class Texts:
 
     def _explain_tag(self, found: str) -> str:
         if (tag := found.upper()) in self.tags:
-            return f"{found} would be read as letters; speaker tags are in capitals: write {tag}."
+            return f"{found} would be read as letters; speaker tags are in upper case: write {tag}."
         return (
-            f"{found!r} would be read as letters; write one of {', '.join(self.tags)} in its place, or put the speaker "
-            "into a column of its own: `speaker_tags` (--speaker-tag)."
+            f"{found!r} would be read as letters; replace it with one of {', '.join(self.tags)}, or put the speaker "
+            "into a separate column and use `speaker_tags` (--speaker-tag)."
         )
 
     def _tag_of(self, speaker: str | None) -> str:
@@ -108,25 +109,25 @@ class Texts:
         if speaker is None or speaker not in self._speaker_tags:
             raise RowError(
                 "speaker_without_tag",
-                f"the speaker {speaker!r} has no tag among those of {', '.join(map(repr, self._speaker_tags))}; give "
-                "all speakers one: `speaker_tags` (--speaker-tag).",
+                f"the speaker {speaker!r} has no tag; only {', '.join(map(repr, self._speaker_tags))} have one. Give "
+                "each speaker a tag: `speaker_tags` (--speaker-tag).",
             )
         return self._speaker_tags[speaker]
 
     def _check(self, text: str) -> None:
         for character in text:
-            # The lowest bytes are padding and tags, lone surrogates are no UTF-8.
+            # The lowest bytes are padding and tags; lone surrogates cannot be encoded in UTF-8.
             if ord(character) < 9 or unicodedata.category(character) == "Cs":
-                raise RowError("unreadable_text", f"the transcript holds the character U+{ord(character):04X}.")
+                raise RowError("unreadable_text", f"the transcript contains the character U+{ord(character):04X}.")
         length = len(self._tokenizer.tokenize(text))
         if length > self._max_length:
             raise RowError(
                 "text_too_long",
-                f"the transcript has {length} ids (UTF-8 bytes, a tag counting as one); Dia reads {self._max_length}.",
+                f"the transcript has {length} ids (UTF-8 bytes, a tag counting as one); at most {self._max_length}.",
             )
 
     def num_characters(self, text: str) -> int:
-        """Count the characters that are no tags and no blanks at the ends."""
+        """Count the characters without tags and leading or trailing whitespace."""
         for tag in self.tags:
             text = text.replace(tag, " ")
         return len(" ".join(text.split()))

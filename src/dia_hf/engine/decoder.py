@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration_dia import DiaDecoderConfig
 from ..rotary import apply_rotary, rotary_embedding
@@ -379,9 +381,9 @@ def make_frame_decoder(model: nn.Module, pack: bool = True) -> FrameDecoder:
 
 
 def _fingerprint(model: Any) -> Any:
-    """What differs when weights have changed: identity, place and version, and a sum over a sample of the bits.
+    """Collect what differs after weights have changed: identity, version, and a sum over a sample of the bits.
 
-    The sum is for changes by way of `.data`, which leave no other trace and are what some optimizers and adapters do.
+    The sum finds changes through `.data`, which leave no other trace and which some optimizers and adapters make.
     """
     weights = [*model.named_parameters(), *model.named_buffers()]
     traces, sums = [], []
@@ -390,10 +392,15 @@ def _fingerprint(model: Any) -> Any:
         if type(weight) in (torch.Tensor, nn.Parameter):
             bits = weight.detach().flatten()[::_STRIDE].contiguous().view(_INTEGERS[weight.dtype.itemsize])
             sums.append(bits.sum())
-    # Adapters (PEFT) are switched without a change of weights.
+    # Adapters (PEFT) are switched without a change of weights; hooks and kernels of the Hub change what modules return.
     switches = [[getattr(module, name, None) for name in _SWITCHES] for module in model.modules()]
-    settings = str(model.config.decoder_config.rope_parameters), model.config.decoder_config.cross_attention_rope
-    return traces, settings, str([switch for switch in switches if any(switch)]), torch.stack(sums).tolist()
+    changes = [
+        (index, id(getattr(forward, "__func__", forward)), *module._forward_hooks, *module._forward_pre_hooks)
+        for index, module in enumerate(model.modules())
+        if (forward := vars(module).get("forward")) or module._forward_hooks or module._forward_pre_hooks
+    ]
+    rope = str(model.config.decoder_config.rope_parameters), model.config.decoder_config.cross_attention_rope
+    return traces, rope, str([switch for switch in switches if any(switch)]), changes, torch.stack(sums).tolist()
 
 
 def _split(rotary: torch.Tensor) -> _Rotary:
@@ -403,18 +410,23 @@ def _split(rotary: torch.Tensor) -> _Rotary:
 
 
 def unsupported_reason_of(model: Any) -> str | None:
-    """Say why a model cannot be taken apart into layers for the fast loop; `None` if it can.
+    """Return the reason why `FrameDecoder` would not compute what a model's own decoder does; `None` if it would.
 
     Args:
         model (`DiaForConditionalGeneration`): The model.
     """
-    parts = [model, model.model, model.logits_dense, *model.model.decoder.modules()]
+    decoder = model.model.decoder
+    kernel = decoder.config._attn_implementation
+    if ALL_ATTENTION_FUNCTIONS.get(kernel) is not sdpa_attention_forward:
+        return f"`attn_implementation` is {kernel!r}, and the fast path implements transformers' 'sdpa'"
+    parts = [model, model.model, model.logits_dense, *decoder.modules()]
     for part in parts:
         if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
             return f"a {type(part).__name__} has a hook"
-        if "forward" in vars(part):
+        # Norms are called as modules, so a kernel that `use_kernels` puts into one runs here, too.
+        has_kernel = model.use_kernels and isinstance(part, nn.RMSNorm)
+        if "forward" in vars(part) and not has_kernel:
             return f"a {type(part).__name__} has another `forward`"
-    decoder = model.model.decoder
     blocks = [
         block for layer in decoder.layers for block in (layer, layer.self_attention, layer.cross_attention, layer.mlp)
     ]
@@ -422,7 +434,7 @@ def unsupported_reason_of(model: Any) -> str | None:
         if not type(part).forward.__module__.startswith("dia_hf."):
             return f"a {type(part).__name__} has another `forward`"
     if len({parameter.device for parameter in model.parameters()}) > 1:
-        return "the model lies on several devices"
+        return "the model is on several devices"
     embedding = decoder.embeddings.embed.weight
     if any(norm.weight.dtype != embedding.dtype for norm in parts if isinstance(norm, nn.RMSNorm)):
         floating = {parameter.dtype for parameter in model.model.parameters() if parameter.dtype.is_floating_point}

@@ -4,7 +4,7 @@ A step of decoding is bound by reading weights, a few rows at a time: fewer and 
 processor likes best, are most of its speed. Which kernel pays at how many rows was measured on two cores with AMX;
 `docs/quantization.md` has the figures.
 
-Knows layers and weights, not what they are for. Called by `network.py`, and by `quantization.py` for its layers.
+Knows layers and weights, not what they are for. Called by `decoder.py`, and by `quantization.py` for its layers.
 
 Legend: I width of the input, O width of a layer's output, G size of a group of weights that share a scale.
 """

@@ -37,12 +37,12 @@ class EagerRunner:
 
     Args:
         network (`FrameDecoder`): The weights.
-        rules (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): What the samples have in common.
     """
 
-    def __init__(self, network: FrameDecoder, rules: SamplingSpec) -> None:
+    def __init__(self, network: FrameDecoder, spec: SamplingSpec) -> None:
         self.network = network
-        self.rules = rules
+        self.spec = spec
 
     def num_places(self, num_samples: int) -> int:
         """Size of a batch that holds so many samples."""
@@ -54,7 +54,7 @@ class EagerRunner:
 
     def take(self, state: FrameState, view: FrameView) -> None:
         """Take a step."""
-        take_step(self.network, self.rules, state, view)
+        take_step(self.network, self.spec, state, view)
 
     def release(self, state: FrameState) -> None:
         """Give a batch back."""
@@ -67,8 +67,8 @@ class _Size(NamedTuple):
     num_frames: int
     num_bytes: int
     num_new: int
-    num_given: int
-    rules: SamplingSpec
+    num_forced: int
+    spec: SamplingSpec
 
 
 class StaticRunner(EagerRunner):
@@ -76,12 +76,12 @@ class StaticRunner(EagerRunner):
 
     Args:
         network (`FrameDecoder`): The weights.
-        rules (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): What the samples have in common.
         step (`Callable`): As `take_step`, which it is unless given.
     """
 
-    def __init__(self, network: FrameDecoder, rules: SamplingSpec, step: _Step = take_step) -> None:
-        super().__init__(network, rules)
+    def __init__(self, network: FrameDecoder, spec: SamplingSpec, step: _Step = take_step) -> None:
+        super().__init__(network, spec)
         self.step = step
 
     def num_places(self, num_samples: int) -> int:
@@ -95,30 +95,30 @@ class StaticRunner(EagerRunner):
             _round_up(state.cache.keys[0].shape[2], _FRAMES) + _SPARE,
             _round_up(state.cache.text_mask.shape[-1], _BYTES),
             _round_up(state.new.shape[1], _FRAMES),
-            max(state.given.shape[1], 32),
-            self.rules,
+            max(state.forced.shape[1], 32),
+            self.spec,
         )
         batch = _IDLE.take(self.network, size) or self._allocate(state, size)
         places = torch.arange(size.num_places, device=state.tokens.device)
         batch.is_broken.fill_(False)
         batch.delays.copy_(state.delays)
-        batch.given.fill_(self.rules.pad_token_id)
+        batch.forced.fill_(self.spec.pad_token_id)
         batch.copy_rows(state.select(places % state.num_samples), places)
         return batch
 
     def _allocate(self, like: FrameState, size: _Size) -> FrameState:
         everyone = torch.arange(size.num_places, device=like.tokens.device) % like.num_samples
         batch = like.select(everyone)
-        batch.cache = self.network.new_cache(size.num_places, self.rules.is_guided, size.num_frames, size.num_bytes)
+        batch.cache = self.network.new_cache(size.num_places, self.spec.is_guided, size.num_frames, size.num_bytes)
         batch.new = batch.new.new_zeros(size.num_places, size.num_new, batch.new.shape[2])
-        batch.given = batch.given.new_zeros(size.num_places, size.num_given, batch.given.shape[2])
+        batch.forced = batch.forced.new_zeros(size.num_places, size.num_forced, batch.forced.shape[2])
         batch.is_broken, batch.delays = batch.is_broken.clone(), batch.delays.clone()
         batch.size = size
         return batch
 
     def take(self, state: FrameState, view: FrameView) -> None:
         """Take a step that looks at the next rounded length, masked."""
-        self.step(self.network, self.rules, state, self._round(state, view))
+        self.step(self.network, self.spec, state, self._round(state, view))
 
     def _round(self, state: FrameState, view: FrameView) -> FrameView:
         length = _FRAMES
@@ -137,12 +137,12 @@ class CompiledRunner(StaticRunner):
 
     Args:
         network (`FrameDecoder`): The weights.
-        rules (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): What the samples have in common.
         options (`dict`, *optional*): For `torch.compile`.
     """
 
-    def __init__(self, network: FrameDecoder, rules: SamplingSpec, options: dict[str, Any] | None = None) -> None:
-        super().__init__(network, rules, _compiled(network, rules, options or {}))
+    def __init__(self, network: FrameDecoder, spec: SamplingSpec, options: dict[str, Any] | None = None) -> None:
+        super().__init__(network, spec, _compiled(network, spec, options or {}))
 
     def _round(self, state: FrameState, view: FrameView) -> FrameView:
         view = super()._round(state, view)
@@ -154,7 +154,7 @@ class CudaGraphRunner(StaticRunner):
     """Steps as CUDA graphs: one launch a step, whatever is in it.
 
     Args:
-        network, rules, step: See `StaticRunner`.
+        network, spec, step: See `StaticRunner`.
     """
 
     def take(self, state: FrameState, view: FrameView) -> None:
@@ -174,40 +174,38 @@ class CudaGraphRunner(StaticRunner):
             stream.wait_stream(torch.cuda.current_stream(self.network.device))
             with torch.cuda.stream(stream):
                 for _ in range(3):
-                    self.step(self.network, self.rules, state, view)
+                    self.step(self.network, self.spec, state, view)
             torch.cuda.current_stream(self.network.device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             # Other threads, such as one that decodes audio, may go on meanwhile.
             pool = next((other.pool() for other in state.graphs.values()), None)
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                self.step(self.network, self.rules, state, view)
+                self.step(self.network, self.spec, state, view)
             for tensor, value in zip(changing, before, strict=True):
                 tensor.copy_(value)
         return graph
 
 
-def make_runner(network: FrameDecoder, rules: SamplingSpec, compile_options: dict[str, Any] | None) -> EagerRunner:
+def make_runner(network: FrameDecoder, spec: SamplingSpec, compile_options: dict[str, Any] | None) -> EagerRunner:
     """Choose how to launch: graphs on CUDA, compiled where that is wished for, else eagerly.
 
     Args:
         network (`FrameDecoder`): The weights.
-        rules (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): What the samples have in common.
         compile_options (`dict` or `None`): For `torch.compile`; `None` does not compile.
     """
     if network.device.type != "cuda":
-        return (
-            EagerRunner(network, rules) if compile_options is None else CompiledRunner(network, rules, compile_options)
-        )
+        return EagerRunner(network, spec) if compile_options is None else CompiledRunner(network, spec, compile_options)
     if compile_options is None:
-        return CudaGraphRunner(network, rules)
-    return CudaGraphRunner(network, rules, _compiled(network, rules, compile_options))
+        return CudaGraphRunner(network, spec)
+    return CudaGraphRunner(network, spec, _compiled(network, spec, compile_options))
 
 
-def _compiled(network: FrameDecoder, rules: SamplingSpec, options: dict[str, Any]) -> _Step:
-    """Compile a step for these weights and rules; the one that there is, if there is one."""
+def _compiled(network: FrameDecoder, spec: SamplingSpec, options: dict[str, Any]) -> _Step:
+    """Compile a step for these weights and spec; the one that there is, if there is one."""
     with _COMPILING:
         steps = _COMPILED.setdefault(network, {})
-        key = (rules, repr(options))
+        key = (spec, repr(options))
         if key not in steps:
             # torch.compile keeps at most eight programs a code object, so each pair has a code object of its own.
             own = FunctionType(take_step.__code__.replace(), take_step.__globals__, "take_step")

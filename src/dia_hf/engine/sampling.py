@@ -81,13 +81,13 @@ class SamplingSpec:
     eos_logit_scale: float = 1.0
 
     def choose(
-        self, logits: torch.Tensor, settings: SamplingParams, num_new: torch.Tensor, noise: torch.Tensor | None
+        self, logits: torch.Tensor, params: SamplingParams, num_new: torch.Tensor, noise: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Choose each channel's token by the logits, as if no channel had ended and none were given.
 
         Args:
             logits (`torch.Tensor` of shape `[B, C, V]`, or `[2·B, C, V]` under guidance): float32.
-            settings (`SamplingParams`): Of the samples.
+            params (`SamplingParams`): Of the samples.
             num_new (`torch.LongTensor` of shape `[B]`): New frames so far.
             noise (`torch.Tensor` of shape `[B, C, V]`, *optional*): Exponentially distributed; needed for a draw.
 
@@ -95,15 +95,15 @@ class SamplingSpec:
             `tuple`: Tokens `[B, C]`; whether channel 0 says end of speech, bool `[B]`; and the logit of each channel's
             best token, `[B, C]`, which is NaN or -inf where there was nothing to choose from.
         """
-        may_end = num_new >= settings.min_frames
+        may_end = num_new >= params.min_frames
         if self.all_filter:
-            tokens, scores = self._candidates(logits, settings)
+            tokens, scores = self._candidates(logits, params)
         else:
-            tokens, scores = None, self._scores(logits, settings)
+            tokens, scores = None, self._scores(logits, params)
         scores, ends = self._settle_end(tokens, scores, may_end)
         best = scores.amax(-1)
         if self.do_sample:
-            chosen = self._draw(tokens, scores, settings, noise)
+            chosen = self._draw(tokens, scores, params, noise)
         else:
             # The first of equals, as argmax takes it; token 0 where there is none.
             is_best = scores == best[..., None]
@@ -113,24 +113,24 @@ class SamplingSpec:
         chosen[:, 0].masked_fill_(ends, self.eos_token_id)
         return chosen, ends, best
 
-    def _guided(self, logits: torch.Tensor, settings: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
+    def _guided(self, logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
         """Conditional and guided logits `[B, C, V]`."""
         if not self.is_guided:
             return logits, logits
         cond, uncond = logits.chunk(2)
-        return cond, torch.lerp(uncond, cond, settings.guidance_weight)
+        return cond, torch.lerp(uncond, cond, params.guidance_weight)
 
-    def _candidates(self, logits: torch.Tensor, settings: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
+    def _candidates(self, logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens `[B, C, K]` that are best under guidance, and their conditional logits.
 
         A small K may hold special tokens alone: the best token that may be said stands behind them then.
         """
-        cond, guided = self._guided(logits, settings)
+        cond, guided = self._guided(logits, params)
         tokens = guided.topk(self.max_top_k, dim=-1, sorted=not self.same_top_k).indices
         scores = cond.gather(-1, tokens)
         if not self.same_top_k:
             ranks = torch.arange(self.max_top_k, device=logits.device)
-            scores = scores.masked_fill(ranks >= settings.top_k, _MINUS_INFINITY)
+            scores = scores.masked_fill(ranks >= params.top_k, _MINUS_INFINITY)
         if self._may_lack_codes(logits):
             best = self._best_permitted(guided)
             is_there = ((tokens == best) & (scores > _MINUS_INFINITY)).any(-1, keepdim=True)
@@ -148,19 +148,19 @@ class SamplingSpec:
         permitted[:, 1:, self.eos_token_id] = _MINUS_INFINITY
         return permitted.argmax(-1, keepdim=True)
 
-    def _scores(self, logits: torch.Tensor, settings: SamplingParams) -> torch.Tensor:
+    def _scores(self, logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
         """Guided logits `[B, C, V]`, or for samples that filter the conditional ones of their candidates."""
-        cond, guided = self._guided(logits, settings)
+        cond, guided = self._guided(logits, params)
         if not self.any_filters:
             return guided
         ranked = guided.topk(self.max_top_k, dim=-1).indices
         ranks = torch.arange(self.max_top_k, device=logits.device)
         is_kept = torch.zeros_like(guided, dtype=torch.bool).scatter(
-            -1, ranked, (ranks < settings.top_k).expand_as(ranked)
+            -1, ranked, (ranks < params.top_k).expand_as(ranked)
         )
         if self._may_lack_codes(logits):
             is_kept = is_kept.scatter(-1, self._best_permitted(guided), True)
-        return torch.where(settings.filters, cond.masked_fill(~is_kept, _MINUS_INFINITY), guided)
+        return torch.where(params.filters, cond.masked_fill(~is_kept, _MINUS_INFINITY), guided)
 
     def _settle_end(
         self, tokens: torch.Tensor | None, scores: torch.Tensor, may_end: torch.Tensor
@@ -176,20 +176,20 @@ class SamplingSpec:
         self,
         tokens: torch.Tensor | None,
         scores: torch.Tensor,
-        settings: SamplingParams,
+        params: SamplingParams,
         noise: torch.Tensor | None,
     ) -> torch.Tensor:
         """Draw a token `[B, C]` of those with scores `[B, C, K]`, after temperature, top-k and top-p."""
         assert noise is not None
-        scores = scores / settings.temperature
+        scores = scores / params.temperature
         if tokens is None and self.uses_top_k:
             best = scores.topk(self.max_top_k, dim=-1).values
-            least = best.gather(-1, (settings.top_k - 1).expand(*best.shape[:-1], 1))
+            least = best.gather(-1, (params.top_k - 1).expand(*best.shape[:-1], 1))
             scores = scores.masked_fill(scores < least, _MINUS_INFINITY)
         if self.uses_top_p:
             scores, order = scores.sort(dim=-1)
             tokens = order if tokens is None else tokens.gather(-1, order)
-            is_dropped = scores.softmax(-1).cumsum(-1) <= settings.dropped_mass
+            is_dropped = scores.softmax(-1).cumsum(-1) <= params.dropped_mass
             is_dropped.select(-1, -1).fill_(False)
             scores = scores.masked_fill(is_dropped, _MINUS_INFINITY)
         if tokens is None:
@@ -200,7 +200,7 @@ class SamplingSpec:
     def complete(
         self,
         chosen: torch.Tensor,
-        given: torch.Tensor,
+        forced: torch.Tensor,
         delays: torch.Tensor,
         num_new: torch.Tensor,
         end: torch.Tensor,
@@ -209,7 +209,7 @@ class SamplingSpec:
 
         Args:
             chosen (`torch.LongTensor` of shape `[B, C]`): From `choose`.
-            given (`torch.LongTensor` of shape `[B, G, C]`): Tokens of the first new frames, padding where a slot is
+            forced (`torch.LongTensor` of shape `[B, G, C]`): Tokens of the first new frames, padding where a slot is
                 free; the last frame is free in all channels.
             delays (`torch.LongTensor` of shape `[C]`): Frames of delay; channel 0 has none.
             num_new (`torch.LongTensor` of shape `[B]`): New frames before this one.
@@ -220,8 +220,8 @@ class SamplingSpec:
         """
         since = (num_new - end)[:, None]
         tokens = torch.where(since == delays, self.eos_token_id, chosen)
-        place = num_new.clamp(max=given.shape[1] - 1)[:, None, None].expand(-1, 1, chosen.shape[1])
-        slot = given.gather(1, place)[:, 0]
-        is_given = slot != self.pad_token_id
-        tokens = torch.where(is_given, slot, tokens)
-        return torch.where(since > delays, self.pad_token_id, tokens), (since < delays) & ~is_given
+        place = num_new.clamp(max=forced.shape[1] - 1)[:, None, None].expand(-1, 1, chosen.shape[1])
+        slot = forced.gather(1, place)[:, 0]
+        is_forced = slot != self.pad_token_id
+        tokens = torch.where(is_forced, slot, tokens)
+        return torch.where(since > delays, self.pad_token_id, tokens), (since < delays) & ~is_forced

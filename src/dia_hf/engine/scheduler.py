@@ -39,8 +39,8 @@ class RequestBatch:
         prompts (`torch.LongTensor` of shape `[M, T, C]`): Delayed frames that the network may read, at least one each,
             aligned on the right.
         prompt_lengths (`list[int]` of length M): How many of them are the request's.
-        given (`torch.LongTensor` of shape `[M, G, C]`): See `SamplingSpec.complete`.
-        settings (`SamplingParams`): Of the M requests.
+        forced (`torch.LongTensor` of shape `[M, G, C]`): See `SamplingSpec.complete`.
+        params (`SamplingParams`): Of the M requests.
         max_new (`list[int]` of length M): New frames after which a request is cut off, ended or not.
     """
 
@@ -50,8 +50,8 @@ class RequestBatch:
     text_lengths: list[int]
     prompts: torch.Tensor
     prompt_lengths: list[int]
-    given: torch.Tensor
-    settings: SamplingParams
+    forced: torch.Tensor
+    params: SamplingParams
     max_new: list[int]
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ class FrameScheduler:
     """One call: all requests, from the first frame to the last.
 
     Args:
-        steps (`EagerRunner`): How steps are launched; with network and rules.
+        steps (`EagerRunner`): How steps are launched; with network and spec.
         delay_pattern (`Sequence[int]` of length C): Frames of delay; channel 0 has none.
         requests (`RequestBatch`): What is to be said.
         max_batch_size (`int`, *optional*): Samples to compute at once; as many as fit into free memory unless given.
@@ -105,7 +105,7 @@ class FrameScheduler:
     ) -> None:
         self.steps = steps
         self.network = steps.network
-        self.rules = steps.rules
+        self.spec = steps.spec
         self.delay_pattern = list(delay_pattern)
         self.requests = requests
         self.generator = generator
@@ -121,7 +121,7 @@ class FrameScheduler:
         if on_frame is not None:
             max_batch_size = len(requests)
         elif max_batch_size is None:
-            size = self.network.bytes_of_sample(self.num_frames, max(requests.text_lengths), self.rules.is_guided)
+            size = self.network.bytes_of_sample(self.num_frames, max(requests.text_lengths), self.spec.is_guided)
             max_batch_size = num_fitting(size, self.network.device)
         self.max_batch_size = min(max_batch_size, len(requests))
         # An end is seen before the sample is complete if nobody looks away for longer than the delay.
@@ -171,7 +171,7 @@ class FrameScheduler:
 
     def _arrive(self, arrivals: list[int]) -> tuple[FrameState, list[_Slot]]:
         """Read the texts and prompts of some requests, in a batch of their own."""
-        requests, network, is_guided = self.requests, self.network, self.rules.is_guided
+        requests, network, is_guided = self.requests, self.network, self.spec.is_guided
         device = network.device
         index = torch.tensor(arrivals, device=device)
         lengths = torch.tensor([requests.prompt_lengths[request] for request in arrivals], device=device)
@@ -194,15 +194,15 @@ class FrameScheduler:
         new_shape = (len(arrivals), max(requests.max_new), frames.shape[2])
         state = FrameState(
             cache=cache,
-            settings=requests.settings.select(index),
-            given=requests.given[index],
+            params=requests.params.select(index),
+            forced=requests.forced[index],
             delays=torch.tensor(self.delay_pattern, device=device),
             tokens=requests.prompts[index, -1],
             lengths=(lengths - 1).repeat(2 if is_guided else 1),
             num_new=torch.zeros_like(lengths),
             end=torch.full_like(lengths, NEVER),
             new=torch.zeros(new_shape, dtype=torch.long, device=device),
-            noise=self._new_noise(len(arrivals)) if self.rules.do_sample else None,
+            noise=self._new_noise(len(arrivals)) if self.spec.do_sample else None,
             is_broken=torch.zeros((), dtype=torch.bool, device=device),
         )
         places = [
@@ -283,7 +283,7 @@ class FrameScheduler:
         *ends, is_broken = seen.tolist()
         if is_broken:
             raise ValueError(
-                "there was no token to draw: the logits hold NaN or infinity, or the rules left a channel no code. Are "
+                "there was no token to draw: the logits hold NaN or infinity, or the spec left a channel no code. Are "
                 "the weights sound, and is the dtype wide enough for them (float16 ends at 65504)? `top_k` may be too "
                 "small, too."
             )
@@ -295,14 +295,14 @@ class FrameScheduler:
 
     def _everyone(self, state: FrameState) -> torch.Tensor:
         """The tokens of the last frame of all requests, `[M, C]`; padding for those that have ended."""
-        everyone = state.tokens.new_full((len(self.requests), state.tokens.shape[1]), self.rules.pad_token_id)
+        everyone = state.tokens.new_full((len(self.requests), state.tokens.shape[1]), self.spec.pad_token_id)
         places, requests = self._in_batch
         return everyone.index_copy_(0, requests, state.tokens[places])
 
     def _hand_on_frame(self, tokens: torch.Tensor) -> None:
         """Hand on a frame; none that was taken before the last end had been seen."""
         assert self.on_frame is not None
-        if not (self._frames.most_waiting and (tokens == self.rules.pad_token_id).all()):
+        if not (self._frames.most_waiting and (tokens == self.spec.pad_token_id).all()):
             with torch.inference_mode(False):
                 self.on_frame(tokens.clone())
 

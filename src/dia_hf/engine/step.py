@@ -41,8 +41,8 @@ class FrameState:
 
     Attributes:
         cache (`FrameCache`): Keys and values.
-        settings (`SamplingParams`): What each sample wants.
-        given (`torch.LongTensor` of shape `[B, G, C]`): See `SamplingSpec.complete`.
+        params (`SamplingParams`): What each sample wants.
+        forced (`torch.LongTensor` of shape `[B, G, C]`): See `SamplingSpec.complete`.
         delays (`torch.LongTensor` of shape `[C]`): Frames of delay.
         tokens (`torch.LongTensor` of shape `[B, C]`): The last frame, which the next step reads.
         lengths (`torch.LongTensor` of shape `[R]`): Frames of each row before it.
@@ -51,12 +51,12 @@ class FrameState:
         new (`torch.LongTensor` of shape `[B, N, C]`): The new frames.
         noise (`torch.Tensor` of shape `[B, C, V]` or `None`): For the next draw; exponentially distributed.
         is_broken (`torch.BoolTensor` of shape `[]`): Whether some draw had nothing to choose from, or NaN.
-        size, graphs: Of a batch that stays where it is; see `launch.py`.
+        size, graphs: Of a batch that stays where it is; see `runners.py`.
     """
 
     cache: FrameCache
-    settings: SamplingParams
-    given: torch.Tensor
+    params: SamplingParams
+    forced: torch.Tensor
     delays: torch.Tensor
     tokens: torch.Tensor
     lengths: torch.Tensor
@@ -83,8 +83,8 @@ class FrameState:
         rows = self.rows_of(samples)
         return FrameState(
             self.cache.select(rows, samples),
-            self.settings.select(samples),
-            self.given[samples],
+            self.params.select(samples),
+            self.forced[samples],
             self.delays,
             self.tokens[samples],
             self.lengths[rows],
@@ -99,8 +99,8 @@ class FrameState:
         """Take over all samples of another state into these places."""
         rows = self.rows_of(samples)
         self.cache.copy_rows(other.cache, rows, samples)
-        self.settings.copy_rows(other.settings, samples)
-        self.given[samples, : other.given.shape[1]] = other.given
+        self.params.copy_rows(other.params, samples)
+        self.forced[samples, : other.forced.shape[1]] = other.forced
         self.tokens[samples] = other.tokens
         self.lengths[rows] = other.lengths
         self.num_new[samples] = other.num_new
@@ -109,25 +109,25 @@ class FrameState:
         self.is_broken |= other.is_broken
 
 
-def take_step(network: FrameDecoder, rules: SamplingSpec, state: FrameState, view: FrameView) -> None:
+def take_step(network: FrameDecoder, spec: SamplingSpec, state: FrameState, view: FrameView) -> None:
     """Read the last frame of every sample, choose the next, and write it down.
 
     Args:
         network (`FrameDecoder`): The weights.
-        rules (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): What the samples have in common.
         state (`FrameState`): The samples; changed in place.
         view (`FrameView`): How much of the cache to look at.
     """
     logits = network.step(state.cache, state.tokens, state.lengths, *view)
-    chosen, ends, best = rules.choose(logits, state.settings, state.num_new, state.noise)
-    ends_now = (state.end == NEVER) & (ends | (state.num_new == state.settings.last_begin_of_end))
+    chosen, ends, best = spec.choose(logits, state.params, state.num_new, state.noise)
+    ends_now = (state.end == NEVER) & (ends | (state.num_new == state.params.last_begin_of_end))
     state.end.copy_(torch.where(ends_now, state.num_new, state.end))
-    tokens, is_chosen = rules.complete(chosen, state.given, state.delays, state.num_new, state.end)
+    tokens, is_chosen = spec.complete(chosen, state.forced, state.delays, state.num_new, state.end)
     # A sample that has ended may be carried along; it then writes over its own last frame and slot.
     place = state.num_new.clamp(max=state.new.shape[1] - 1)[:, None, None].expand(-1, 1, tokens.shape[1])
     state.new.scatter_(1, place, tokens[:, None])
     state.tokens.copy_(tokens)
     state.num_new.add_(1)
     state.lengths.add_(1).clamp_(max=state.cache.keys[0].shape[2] - 1)
-    if rules.do_sample:
+    if spec.do_sample:
         state.is_broken.logical_or_((is_chosen & ~best.isfinite()).any())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -26,9 +27,8 @@ from ..asr.wer import import_jiwer, word_errors
 from ..atomic_write import atomic_write, find_held, is_leftover
 from ..audio.codec import Codec
 from ..audio.io import resample, write_audio
-from ..delay_pattern import num_valid_frames, revert_delay
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..speech import Dia
+from ..speech import Dia, SpeechWarning
 from .report import EvaluationReport, SentenceReport, Transcript
 from .sentences import Sentence
 
@@ -101,9 +101,14 @@ def evaluate(
         recordings = [sentence.audio for sentence in given if isinstance(sentence.audio, str | os.PathLike)]
         if (held := find_held(folder, recordings)) is not None:
             raise ValueError(f"{os.fspath(folder)!r} holds {held!r}, which is compared with; give another folder.")
-    options = dia._options(cfg_scale, temperature, top_p, cfg_filter_top_k, False, max_seconds=max_seconds)
-    num_frames = _limit_frames(dia, options)
-    options["max_new_tokens"] = num_frames + 1 + max(dia.model.config.delay_pattern)
+    num_frames = dia.max_frames(max_seconds)
+    options = {
+        "cfg_scale": cfg_scale,
+        "temperature": temperature,
+        "top_p": top_p,
+        "cfg_filter_top_k": cfg_filter_top_k,
+        "max_seconds": (num_frames + 0.5) / codec.frame_rate,  # these frames, however the division is rounded
+    }
     lines: list[SentenceReport] = []
     elapsed = 0.0
     with tqdm(desc="evaluating", total=len(given), unit=" sentences", disable=not verbose) as bar:
@@ -123,11 +128,13 @@ def evaluate(
                     write_audio(file, said.waveform, codec.sampling_rate)
                 lines.append(_judge(sentence, said, own_seed, codec, recognizer, num_frames, file))
                 bar.update()
-    sampling = {name: _settled(dia, options, name) for name in ("do_sample", "temperature", "top_p")}
+    is_sampled = None if temperature is None else temperature != 0
     settings = {
-        **sampling,
-        "cfg_scale": _settled(dia, options, "guidance_scale"),
-        "cfg_filter_top_k": _settled(dia, options, "top_k"),
+        "do_sample": _settled(dia, "do_sample", is_sampled),
+        "temperature": _settled(dia, "temperature", temperature or None),
+        "top_p": _settled(dia, "top_p", top_p),
+        "cfg_scale": _settled(dia, "guidance_scale", cfg_scale),
+        "cfg_filter_top_k": _settled(dia, "top_k", cfg_filter_top_k),
         "seed": seed,
         "batch_size": batch_size,
         "max_seconds": num_frames / codec.frame_rate,
@@ -168,34 +175,16 @@ class _Said:
 
 
 def _speak(dia: Dia, texts: list[str], seeds: list[int], options: dict[str, Any]) -> list[_Said]:
-    """Say texts as `Dia.generate` does, which returns the waveforms alone."""
-    model, processor = dia.model, dia.processor
-    decoder, delays = model.config.decoder_config, model.config.delay_pattern
-    inputs = processor(text=texts).to(model.device)
-    generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
-    delayed = model.generate(**inputs, **options, generator=generators)
-    begin = processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
-    ends = num_valid_frames(delayed, delays, decoder.eos_token_id, decoder.pad_token_id)
-    frames = revert_delay(delayed, delays).cpu()
-    codes = [row[begin:end] for row, end in zip(frames, ends.tolist(), strict=True)]
-    waveforms = processor.codec.decode(codes)
-    return [_Said(clip, waveform.numpy()) for clip, waveform in zip(codes, waveforms, strict=True)]
+    """Speak texts, each with its own seed; a doubtful sound is a figure here, and no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SpeechWarning)
+        waveforms, codes = dia.generate(texts, seed=seeds, return_codes=True, **options)
+    return [_Said(clip, waveform) for clip, waveform in zip(codes, waveforms, strict=True)]
 
 
-def _limit_frames(dia: Dia, options: dict[str, Any]) -> int:
-    """Count the frames of speech that the limit leaves: of `max_seconds`, or else of the checkpoint's `max_length`."""
-    config = dia.model.config
-    max_delay = max(config.delay_pattern)
-    if "max_new_tokens" in options:
-        return options["max_new_tokens"] - 1 - max_delay
-    longest = config.decoder_config.max_position_embeddings - 2 - max_delay
-    limit = dia.model.generation_config.max_length
-    return longest if limit is None else min(limit - 2, longest)  # beginning and end of speech
-
-
-def _settled(dia: Dia, options: dict[str, Any], name: str) -> Any:
-    """Look an option up: the call's, or else the checkpoint's."""
-    return options.get(name, getattr(dia.model.generation_config, name, None))
+def _settled(dia: Dia, name: str, given: Any) -> Any:
+    """Return a sampling parameter: the call's, or else the checkpoint's."""
+    return getattr(dia.model.generation_config, name, None) if given is None else given
 
 
 def _check_reference(number: int, sentence: Sentence, codec: Codec) -> None:

@@ -17,11 +17,13 @@ import numpy as np
 import torch
 
 from ..asr.wer import words_of
-from ..atomic_write import read_text
-from ..data.prepare import load_prepared
 
 # A table's cells and paths are read as `dia-hf prepare` reads them; its `open_source` insists on recordings.
-from ..data.sources import RowError, find_clip, is_missing, open_file, read_clip
+from ..data.clips import find_clip, read_clip
+from ..data.prepared import load_prepared
+from ..data.rows import RowError, is_missing
+from ..data.sources import open_file
+from ..text_files import read_text
 
 __all__ = ["Sentence", "read_sentences"]
 
@@ -35,7 +37,7 @@ class Sentence:
     Args:
         text (`str`): With speaker tags.
         audio (*optional*): How it sounds: a path, a dictionary of `array` and `sampling_rate`, or a
-            `dia_hf.data.sources.Segment` of one of these.
+            `dia_hf.data.segments.Segment` of one of these.
         codes (`torch.LongTensor` of shape `[T, C]`, *optional*): What a perfect model would generate, neither delayed
             nor framed.
         codec (`str`, *optional*): Fingerprint of the codec that made the codes; see `Codec.fingerprint`.

@@ -1,23 +1,25 @@
-"""Which calls of `generate()` the fast loop can take, and what they become for it.
+"""Translation of a call of `generate()` for the fast path, or the reason why the fast path does not support it.
 
-The hooks of `generation_dia` note what they learn of a call in a `DiaCall`. Where transformers would begin its own
-loop, the call is either translated into requests for `engine/`, or there is a reason why it is unsupported, named in
-words, and the slow loop takes it. The translation reads the very rules that the slow loop would apply; one that it does
-not know is such a reason.
+By default `generate()` runs on the fast path: `engine/` computes one frame for every sequence in a step. The hooks of
+`generation_dia` collect a call's inputs in a `DiaCall`. In `_sample`, where transformers would start its loop (the
+reference path), `FrameCall` translates the call into a `RequestBatch`, `SamplingParams` and a `SamplingSpec`, or names
+the reason why it cannot. `SamplingSpec` implements the logits processors that the reference path applies. A processor
+of another class, or of a class whose methods were replaced, is such a reason.
 
-Legend: B sequences to be returned, S text bytes, T frames of the prompt, C channels, N = B·C rows, V vocabulary.
+Legend: B sequences to be returned, S text bytes, T frames of the prompt, C channels, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import (
     EosTokenCriteria,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     MaxLengthCriteria,
     MinLengthLogitsProcessor,
@@ -29,6 +31,7 @@ from transformers import (
 )
 from transformers.generation import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 from ..engine import (
     FrameScheduler,
@@ -41,17 +44,20 @@ from ..engine import (
     unsupported_reason_of,
 )
 from . import logits_process, running_samples
-from .per_sample import PER_SAMPLE, SampleSettings
+from .per_sample import GUIDANCE_OFF, SampleSettings
 from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
 
-__all__ = ["DiaCall", "FrameCall"]
+__all__ = ["DiaCall", "FrameCall", "tell_once"]
 
-_GUIDANCE_OFF = (None, 1)
+logger = logging.get_logger(__name__)
 
-_COMPUTED_ON_THE_WAY = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+_TOLD: set[str] = set()  # reasons for the reference path that this process has logged
+
+_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 _MINIMA = (MinNewTokensLengthLogitsProcessor, MinLengthLogitsProcessor)
-_KNOWN_RULES = (
+_IMPLEMENTED = (
+    LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -61,18 +67,56 @@ _KNOWN_RULES = (
 )
 
 
+def _functions_of(kind: type) -> dict[tuple[type, str], Any]:
+    """Collect the functions of a class and its bases, by class and name."""
+    bases = [base for base in kind.__mro__ if base not in (object, list)]
+    return {(base, name): value for base in bases for name, value in vars(base).items() if callable(value)}
+
+
+# The functions that `engine/sampling.py` mirrors, as they were when this module was imported.
+_ORIGINAL = {kind: _functions_of(kind) for kind in _IMPLEMENTED}
+
+
+def _unsupported_processor(processor: LogitsProcessor | LogitsProcessorList) -> str | None:
+    """Name the reason why the fast path does not implement a processor, or one inside it; `None` if it does."""
+    kind = type(processor)
+    if kind not in _ORIGINAL:
+        return f"the fast path does not implement the logits processor {kind.__name__}"
+    current = _functions_of(kind)
+    for base, name in sorted(current | _ORIGINAL[kind], key=str):
+        if current.get((base, name)) is not _ORIGINAL[kind].get((base, name)):
+            return f"`{base.__name__}.{name}` was replaced, and `engine/sampling.py` implements the original"
+    inner: Any = ()
+    if isinstance(processor, LogitsProcessorList):
+        inner = processor
+    elif isinstance(processor, logits_process.DiaPerSampleLogitsProcessor):
+        inner = [one for one, _ in processor.processors]
+    return next((reason for one in inner if (reason := _unsupported_processor(one)) is not None), None)
+
+
+def tell_once(reason: str) -> None:
+    """Log at INFO why the reference path runs, once a reason and process."""
+    if logger.isEnabledFor(logging.INFO) and reason not in _TOLD:
+        _TOLD.add(reason)
+        logger.info(
+            "generate() uses the reference path (transformers' loop), which is slower than the fast path, because %s. "
+            "With `use_fast_path=True` this is an error.",
+            reason,
+        )
+
+
 @dataclass
 class DiaCall:
-    """One call of `generate()`, as the hooks get to know it.
+    """Inputs of one call of `generate()`, collected by the hooks.
 
     Attributes:
         input_ids (`torch.LongTensor` of shape `[texts, S]`): Bytes.
         attention_mask (`torch.LongTensor` of shape `[texts, S]` or `None`): 1 = keep.
-        encode (`Callable`): Makes transformers' encoder outputs of bytes and mask.
-        is_guided (`bool`): Whether some sample is.
+        encode (`Callable`): Returns transformers' encoder outputs for bytes and mask.
+        is_guided (`bool`): Whether any sample uses guidance.
         brings_cache (`bool`): Whether the caller passed a cache or chose its kind.
-        settings (`dict[str, list]`): Guidance scale, temperature, top-k, top-p and `max_new_tokens` of each sequence.
-        has_own_rules (`bool`): Whether the caller passed logits processors.
+        settings (`SampleSettings`): Sampling parameters of each sequence; `None` until they are known.
+        has_own_processors (`bool`): Whether the caller passed logits processors.
     """
 
     input_ids: torch.Tensor
@@ -80,22 +124,17 @@ class DiaCall:
     encode: Callable[[torch.Tensor, torch.Tensor | None], BaseModelOutput]
     is_guided: bool
     brings_cache: bool
-    settings: dict[str, list] = field(default_factory=dict)
-    has_own_rules: bool = False
-
-    def note_rules(self, settings: SampleSettings, logits_processor: LogitsProcessorList | None) -> None:
-        """Note what each sequence wants, before transformers is told to leave it to us."""
-        self.settings = {name: settings.of(name) for name in PER_SAMPLE}
-        self.has_own_rules = bool(logits_processor)
+    settings: SampleSettings | None = None
+    has_own_processors: bool = False
 
     def encode_all(self, model_kwargs: dict[str, Any]) -> None:
-        """Encode the texts for the slow loop; under guidance as many of zeros with them, under the same mask."""
+        """Encode all texts for the reference path; under guidance also zero bytes under the same mask."""
         input_ids, mask = self.input_ids, self.attention_mask
         if self.is_guided:
             input_ids = torch.cat([input_ids, torch.zeros_like(input_ids)])
             mask = None if mask is None else mask.repeat(2, 1)
         outputs = self.encode(input_ids, mask)
-        copies = len(model_kwargs["decoder_given_ids"]) // len(self.input_ids)
+        copies = len(model_kwargs["decoder_forced_ids"]) // len(self.input_ids)
         outputs.last_hidden_state = outputs.last_hidden_state.repeat_interleave(copies, dim=0)
         model_kwargs["encoder_outputs"] = outputs
         if mask is not None:
@@ -103,19 +142,18 @@ class DiaCall:
 
 
 class FrameCall:
-    """A call where transformers' loop would begin, with all that `generate()` has made ready for it.
+    """A call at the point where transformers' loop would start, with everything that `generate()` has prepared.
 
     Args:
         model (`DiaForConditionalGeneration`): The model.
-        call (`DiaCall` or `None`): What the hooks noted; `None` if the caller encoded the text.
-        rows, processors, criteria, config, streamer, model_kwargs: As transformers hands them to its loop.
+        call (`DiaCall` or `None`): Inputs collected by the hooks; `None` if the caller encoded the text.
+        processors, criteria, config, streamer, model_kwargs: As transformers passes them to its loop.
     """
 
     def __init__(
         self,
         model: Any,
         call: DiaCall | None,
-        rows: torch.Tensor,
         processors: LogitsProcessorList,
         criteria: StoppingCriteriaList,
         config: GenerationConfig,
@@ -124,36 +162,38 @@ class FrameCall:
     ) -> None:
         self.model = model
         self.call = call
-        self.rows = rows
         self.processors = processors
         self.criteria = criteria
         self.config = config
         self.streamer = streamer
         self.model_kwargs = model_kwargs
         self.decoder = model.config.decoder_config
-        self.max_delay = max(model.config.delay_pattern)
-        self.num_prompt_frames = rows.shape[1]
+
+    @property
+    def num_prompt_frames(self) -> int:
+        """T: complete frames of the prompts."""
+        return self.model_kwargs["decoder_attention_mask"].shape[1]
 
     def unsupported_reason(self) -> str | None:
-        """Say why the fast loop cannot take this call; `None` if it can."""
+        """Return the reason why the fast path does not support this call; `None` if it does."""
         config, call = self.config, self.call
         if call is None:
             return "`encoder_outputs` were passed instead of `input_ids`"
-        asked = [name for name in _COMPUTED_ON_THE_WAY if getattr(config, name)]
-        if config.return_dict_in_generate and asked:
-            return f"`return_dict_in_generate` with `{asked[0]}` asks for what the slow loop computes on its way"
+        requested = [name for name in _STEP_OUTPUTS if getattr(config, name)]
+        if config.return_dict_in_generate and requested:
+            return f"`return_dict_in_generate` with `{requested[0]}` requests values that the fast path does not keep"
         if call.brings_cache or not config.use_cache:
-            return "the call chooses a cache of transformers, or none"
-        if call.has_own_rules:
+            return "the call passes a cache, chooses its kind, or sets `use_cache=False`"
+        if call.has_own_processors:
             return "a `logits_processor` was passed"
-        return self._obstacle_of_rules() or self._obstacle_of_inputs(call) or unsupported_reason_of(self.model)
+        return self._unsupported_sampling() or self._unsupported_inputs(call) or unsupported_reason_of(self.model)
 
-    def _obstacle_of_rules(self) -> str | None:
+    def _unsupported_sampling(self) -> str | None:
         decoder = self.decoder
-        for rule in self.processors:
-            if type(rule) not in _KNOWN_RULES:
-                return f"the rule {type(rule).__name__} is transformers'"
-            if isinstance(rule, _MINIMA) and rule.eos_token_id.tolist() != [decoder.eos_token_id]:
+        for processor in self.processors:
+            if (reason := _unsupported_processor(processor)) is not None:
+                return reason
+            if isinstance(processor, _MINIMA) and processor.eos_token_id.tolist() != [decoder.eos_token_id]:
                 return "`eos_token_id` is not the model's"
         ends = [one for one in self.criteria if isinstance(one, EosTokenCriteria)]
         if len(ends) != 1 or ends[0].eos_token_id.tolist() != [decoder.eos_token_id]:
@@ -161,55 +201,54 @@ class FrameCall:
         if self.config._pad_token_tensor is None or int(self.config._pad_token_tensor) != decoder.pad_token_id:
             return "`pad_token_id` is not the model's"
         for one in self.criteria:
-            is_cancel = isinstance(one, DiaSampleStoppingCriteria) and isinstance(
-                one.criterion, DiaCancelStoppingCriteria
-            )
-            if not (is_cancel or isinstance(one, (MaxLengthCriteria, EosTokenCriteria))):
-                criterion = one.criterion if isinstance(one, DiaSampleStoppingCriteria) else one
+            is_wrapped = isinstance(one, DiaSampleStoppingCriteria)
+            criterion = one.criterion if is_wrapped else one
+            if type(criterion) not in (MaxLengthCriteria, EosTokenCriteria, DiaCancelStoppingCriteria):
                 return f"the stopping criterion {type(criterion).__name__} reads every step"
         if self.model.config.delay_pattern[0] != 0:
             return "channel 0 is delayed"
         return None
 
-    def _obstacle_of_inputs(self, call: DiaCall) -> str | None:
+    def _unsupported_inputs(self, call: DiaCall) -> str | None:
         mask = self.model_kwargs["decoder_attention_mask"]
         if bool((mask[:, 1:] < mask[:, :-1]).any()) or not bool(mask[:, -1].all()):
             return "the prompts are not padded on the left"
-        if bool((self._given()[:, :, 0] != self.decoder.pad_token_id).any()):
-            return "channel 0 is given beyond the first free slot"
+        if bool((self._forced_tokens()[:, :, 0] != self.decoder.pad_token_id).any()):
+            return "channel 0 has forced tokens after the first free slot"
         if self.num_prompt_frames + max(self._max_new()) > max_frames(self.decoder):
-            return f"it asks for more than {max_frames(self.decoder)} frames, twice what the decoder has positions for"
+            return f"the call asks for more than {max_frames(self.decoder)} frames, twice the decoder's positions"
         if call.attention_mask is not None and not bool(call.attention_mask.any(dim=-1).all()):
             return "a text is empty"
         return None
 
-    def _given(self) -> torch.Tensor:
-        """Tokens of the slots from the first new frame on, `[B, G, C]`, and a frame of free slots behind them."""
-        given = self.model_kwargs["decoder_given_ids"][:, self.num_prompt_frames :]
-        return torch.cat((given, given.new_full((len(given), 1, given.shape[2]), self.decoder.pad_token_id)), dim=1)
+    def _forced_tokens(self) -> torch.Tensor:
+        """Tokens of the slots from the first new frame on, `[B, G, C]`, followed by a frame of free slots."""
+        forced = self.model_kwargs["decoder_forced_ids"][:, self.num_prompt_frames :]
+        return torch.cat((forced, forced.new_full((len(forced), 1, forced.shape[2]), self.decoder.pad_token_id)), dim=1)
 
     def run(self) -> torch.Tensor:
-        """Speak.
+        """Generate.
 
         Returns:
-            `torch.LongTensor` of shape `[N, T + new frames]`: Rows, as transformers' loop returns them.
+            `torch.LongTensor` of shape `[B, T + new frames, C]`: Delayed codes, prompt included.
         """
         assert self.call is not None
         compile_options = self._compile_options()
         network = make_frame_decoder(self.model, pack=compile_options is None)
         max_new = self._max_new()
-        rules, settings = self._make_rules(max_new, network.device)
-        requests = self._make_requests(self.call, settings, max_new, network.device)
+        spec, params = self._make_sampling(max_new, network.device)
+        prompts = self.model_kwargs["decoder_forced_ids"][:, : self.num_prompt_frames]
+        requests = self._make_requests(self.call, prompts, params, max_new, network.device)
         streamer = self.streamer
         if streamer is not None and self.config.max_batch_size is not None:
             raise ValueError(
-                f"`max_batch_size` is {self.config.max_batch_size}, but a streamer (or `verbose`) hears all samples at "
-                "once; leave one of them out."
+                f"`max_batch_size` is {self.config.max_batch_size}, but a streamer (or `verbose`) receives all samples "
+                "at once; leave one of them out."
             )
         sampler = self.model_kwargs.get("decoder_sampler")
         cancels = [one for one in self.criteria if isinstance(one, DiaSampleStoppingCriteria)]
-        loop = FrameScheduler(
-            make_runner(network, rules, compile_options),
+        scheduler = FrameScheduler(
+            make_runner(network, spec, compile_options),
             self.model.config.delay_pattern,
             requests,
             max_batch_size=self.config.max_batch_size,
@@ -217,69 +256,74 @@ class FrameCall:
             on_frame=None if streamer is None else lambda tokens: streamer.put(tokens.flatten()),
             is_canceled=lambda: any(one.criterion.is_canceled() for one in cancels),
         )
-        spoken = torch.nn.utils.rnn.pad_sequence(
-            loop.run(), batch_first=True, padding_value=self.decoder.pad_token_id
-        ).to(self.rows)
+        generated = torch.nn.utils.rnn.pad_sequence(
+            scheduler.run(), batch_first=True, padding_value=self.decoder.pad_token_id
+        )
         if streamer is not None:
             streamer.end()
-        return torch.cat((self.rows, spoken.transpose(1, 2).flatten(0, 1)), dim=1)
+        return torch.cat((prompts, generated.to(prompts)), dim=1)
 
     def _compile_options(self) -> dict[str, Any] | None:
-        """What `torch.compile` gets, if the call wants it."""
+        """Return the arguments of `torch.compile`; `None` if the call does not compile."""
         wanted = self.config.compile_config
         if wanted is None or self.config.disable_compile:
             return None
         options = dict(wanted.options or {})
-        # We capture graphs of our own, of the whole step.
+        # `runners` captures CUDA graphs itself, of the whole step.
         if wanted.backend == "inductor" and wanted.mode not in (None, "default", "reduce-overhead"):
-            from torch._inductor import list_mode_options  # not at start-up: it takes long to import
+            from torch._inductor import list_mode_options  # imported here, because it takes long
 
             options = list_mode_options(wanted.mode) | options
         return {"backend": wanted.backend, "options": options}
 
     def _max_new(self) -> list[int]:
         assert self.call is not None
-        whole = self.config.max_length - self.num_prompt_frames
-        limits = self.call.settings["max_new_tokens"]
-        is_list = "max_new_tokens" in self.config.per_sample
-        return [limit if is_list else whole for limit in limits]
+        assert self.call.settings is not None
+        settings = self.call.settings
+        if settings.are_lists("max_new_tokens"):
+            return settings.of("max_new_tokens")
+        return [self.config.max_length - self.num_prompt_frames] * settings.batch_size
 
     def _min_new(self) -> int:
-        """New frames before which nobody ends."""
+        """Return the number of new frames before which no sample ends."""
         minima = [0]
-        for rule in self.processors:
-            if isinstance(rule, MinNewTokensLengthLogitsProcessor):
-                minima.append(rule.min_new_tokens)
-            elif isinstance(rule, MinLengthLogitsProcessor):
-                minima.append(rule.min_length - self.num_prompt_frames)
+        for processor in self.processors:
+            if isinstance(processor, MinNewTokensLengthLogitsProcessor):
+                minima.append(processor.min_new_tokens)
+            elif isinstance(processor, MinLengthLogitsProcessor):
+                minima.append(processor.min_length - self.num_prompt_frames)
         return max(minima)
 
-    def _make_rules(self, max_new: list[int], device: torch.device) -> tuple[SamplingSpec, SamplingParams]:
+    def _make_sampling(self, max_new: list[int], device: torch.device) -> tuple[SamplingSpec, SamplingParams]:
+        """Translate the call's sampling parameters."""
         assert self.call is not None
-        config, decoder, wanted = self.config, self.decoder, self.call.settings
+        assert self.call.settings is not None
+        config, decoder, value_of = self.config, self.decoder, self.call.settings.of
         is_guided, do_sample = self.call.is_guided, bool(config.do_sample)
         vocab_size, num_samples = decoder.vocab_size, len(max_new)
-        scales = [0.0 if scale in _GUIDANCE_OFF else float(scale) for scale in wanted["guidance_scale"]]
-        top_k = [min(number or vocab_size, vocab_size) for number in wanted["top_k"]]
+        scales = [0.0 if scale in GUIDANCE_OFF else float(scale) for scale in value_of("guidance_scale")]
+        top_k = [min(number or vocab_size, vocab_size) for number in value_of("top_k")]
         filters = [
             scale > 0 and bool(number) and not config.sample_from_guided
-            for scale, number in zip(scales, wanted["top_k"], strict=True)
+            for scale, number in zip(scales, value_of("top_k"), strict=True)
         ]
-        top_p = [1.0 if value is None else min(value, 1.0) for value in wanted["top_p"]]
+        top_p = [1.0 if value is None else min(value, 1.0) for value in value_of("top_p")]
 
         def tensor(values: list, dtype: torch.dtype) -> torch.Tensor:
             return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
-        settings = SamplingParams(
+        params = SamplingParams(
             guidance_weight=tensor([1 + scale for scale in scales], torch.float32),
             filters=tensor(filters, torch.bool),
-            temperature=tensor([1.0 if value is None else value for value in wanted["temperature"]], torch.float32),
+            temperature=tensor([1.0 if value is None else value for value in value_of("temperature")], torch.float32),
             top_k=tensor(top_k, torch.long),
             dropped_mass=tensor([1 - value for value in top_p], torch.float32),
             min_frames=torch.full((num_samples,), self._min_new(), device=device),
-            last_begin_of_end=torch.tensor([limit - self.max_delay - 1 for limit in max_new], device=device),
+            last_begin_of_end=torch.tensor(
+                [self.model.config.frames_for_steps(limit) for limit in max_new], device=device
+            ),
         )
-        rules = SamplingSpec(
+        spec = SamplingSpec(
             eos_token_id=decoder.eos_token_id,
             pad_token_id=decoder.pad_token_id,
             is_guided=is_guided,
@@ -292,10 +336,10 @@ class FrameCall:
             any_filters=any(filters),
             eos_logit_scale=config.eos_logit_scale,
         )
-        return rules, settings
+        return spec, params
 
     def _make_requests(
-        self, call: DiaCall, settings: SamplingParams, max_new: list[int], device: torch.device
+        self, call: DiaCall, prompts: torch.Tensor, params: SamplingParams, max_new: list[int], device: torch.device
     ) -> RequestBatch:
         copies = len(max_new) // len(call.input_ids)
         text_of = [text for text in range(len(call.input_ids)) for _ in range(copies)]
@@ -307,9 +351,9 @@ class FrameCall:
             text_mask=mask.to(device),
             text_of=text_of,
             text_lengths=[lengths[text] for text in text_of],
-            prompts=self.model._rows_to_frames(self.rows).to(device),
+            prompts=prompts.to(device),
             prompt_lengths=self.model_kwargs["decoder_attention_mask"].sum(-1).tolist(),
-            given=self._given().to(device),
-            settings=settings,
+            forced=self._forced_tokens().to(device),
+            params=params,
             max_new=max_new,
         )

@@ -1,10 +1,14 @@
-"""`generate()` for parallel channels, by hooks over transformers' `GenerationMixin`.
+"""`generate()` for parallel channels, as hooks over transformers' `GenerationMixin`.
 
-The loop itself is transformers'. It knows token rows `[rows, length]`; here each channel of each sample is such a row
-(row b·C + c), and the hooks fold rows into frames `[B, T, C]` where the network is called, double the batch for
-guidance, and compose the rules of `logits_process`. Everything about a call travels in the call (`model_kwargs`), under
-names that begin with `decoder_` because transformers keeps those from the encoder; the model itself stays untouched,
-so that threads can share it. Knows nothing of text or audio.
+Two paths lead from here. By default the **fast path** runs: `_sample` hands the call to `fast_path.FrameCall`, which
+runs it in `engine/`. The **reference path** is transformers' own loop over `modeling_dia.py` and `logits_process.py`.
+It runs when `use_fast_path=False` is set, or when the fast path does not support a call; the reason is then logged once
+at INFO. Both return the same codes, and the tests compare them.
+
+transformers works on token rows `[rows, length]`. Here each channel of each sample is a row (row b·C + c). On the
+reference path the hooks fold rows into frames `[B, T, C]` before the network is called, and double the batch for
+guidance. The state of a call travels in `model_kwargs`, under names that begin with `decoder_`, because transformers
+does not pass those to the encoder. The model is not changed, so threads can share it.
 
 Legend: B batch, T frames, C channels, N = B·C rows.
 """
@@ -13,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,38 +29,29 @@ from transformers import (
     LogitsProcessorList,
     MaxLengthCriteria,
     StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.generation import BaseStreamer, GenerateEncoderDecoderOutput, GenerationMode
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import logging
 
 from .._compat import CACHE_NAME, rename_cache
-from ..atomic_write import shortened
-from ..configuration_dia import DiaConfig, DiaDecoderConfig
-from ..delay_pattern import apply_delay, num_prompt_frames
-from .fast_path import DiaCall, FrameCall
+from ..configuration_dia import DiaConfig
+from ..delay_pattern import apply_delay
+from .arguments import check_arguments, check_generation_config, check_prompt
+from .fast_path import DiaCall, FrameCall, tell_once
 from .logits_process import (
-    DiaClassifierFreeGuidanceLogitsProcessor,
-    DiaConditionalLogitsProcessor,
     DiaEOSChannelFilterLogitsProcessor,
     DiaEOSDelayPatternLogitsProcessor,
     DiaEOSScaleLogitsProcessor,
     DiaForcedTokensLogitsProcessor,
-    DiaGuidanceTopKLogitsProcessor,
     DiaSeededSamplingLogitsProcessor,
 )
-from .per_sample import SampleSettings, take_lists
+from .per_sample import GUIDANCE_OFF, SampleSettings, make_guidance, make_warpers, take_lists
 from .running_samples import DiaRunningSamplesLogitsProcessor, RunningSamples
 from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
 from .streaming import DiaCodesStreamer
 
 if TYPE_CHECKING:
     from transformers.generation.utils import GenerateOutput
-
-logger = logging.get_logger(__name__)
 
 __all__ = ["DiaGenerationMixin"]
 
@@ -72,9 +66,8 @@ _OWN_DEFAULTS: dict[str, Any] = {
 }
 
 _WARPERS = ("temperature", "top_k", "top_p")
-_GUIDANCE_OFF = (None, 1)
 
-# What `generate` can return of the network's batch, which guidance doubles.
+# Outputs that have one entry for each row of the network's batch, which guidance doubles.
 _OF_NETWORK = (
     "logits",
     "encoder_attentions",
@@ -85,63 +78,6 @@ _OF_NETWORK = (
 )
 
 
-def _guidance(
-    decoder: DiaDecoderConfig, sample_from_guided: bool, scale: float | None, top_k: int | None
-) -> LogitsProcessor:
-    """The rule that makes scores of conditional and unconditional logits."""
-    if scale in _GUIDANCE_OFF:
-        return DiaConditionalLogitsProcessor()
-    if top_k and not sample_from_guided:
-        return DiaGuidanceTopKLogitsProcessor(scale, top_k, decoder.eos_token_id, decoder.num_channels)
-    return DiaClassifierFreeGuidanceLogitsProcessor(scale)
-
-
-def _warpers(temperature: float | None, top_k: int | None, top_p: float | None) -> LogitsProcessor:
-    """transformers' warpers, under its conditions and in its order."""
-    warpers = LogitsProcessorList()
-    if temperature not in (None, 1):
-        warpers.append(TemperatureLogitsWarper(temperature))
-    if top_k:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p is not None and top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
-    return warpers
-
-
-_TENSORS = ("inputs", "input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
-_PER_SAMPLE = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
-_NUMBERS = (*_PER_SAMPLE, "min_new_tokens", "max_length", "min_length", "num_return_sequences", "num_beams")
-
-
-def _check_types(given: dict[str, Any]) -> None:
-    """Refuse what is neither a tensor nor a number where one is wanted, before somebody else stumbles over it."""
-    for name in _TENSORS:
-        value = given.get(name)
-        if value is not None and (not isinstance(value, torch.Tensor) or value.ndim == 0):
-            kind = "a tensor without dimensions" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
-            raise TypeError(f"`{name}` is {kind}; give a torch.Tensor with one row a sample, as the processor does.")
-    for name in _NUMBERS:
-        value = given.get(name)
-        values = value if name in _PER_SAMPLE and isinstance(value, list | tuple) else [value]
-        for one in values:
-            is_scalar = isinstance(one, torch.Tensor) and one.numel() == 1 and not one.is_complex()
-            if not (one is None or is_scalar or isinstance(one, Real)):
-                raise TypeError(
-                    f"`{name}` is {shortened(value)}; give a number{' or one a sample' * (name in _PER_SAMPLE)}."
-                )
-    if not isinstance(do_sample := given.get("do_sample"), bool | None):
-        raise TypeError(f"`do_sample` is {shortened(do_sample)}; give True or False.")
-    ids, mask = (given.get(name) for name in ("input_ids", "attention_mask"))
-    if ids is not None and mask is not None and mask.shape[-1] != ids.shape[-1]:
-        raise ValueError(
-            f"`attention_mask` has the shape {tuple(mask.shape)}, but `input_ids` {tuple(ids.shape)}; give a 1 or 0 "
-            "for each id."
-        )
-    streamer = given.get("streamer")
-    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
-        raise TypeError(f"`streamer` is {shortened(streamer)}; give a BaseStreamer, such as DiaAudioStreamer.")
-
-
 def _first_rows(value: Any, num_rows: int) -> Any:
     """Cut the tensors of nested tuples down to their first rows."""
     if isinstance(value, torch.Tensor):
@@ -150,7 +86,7 @@ def _first_rows(value: Any, num_rows: int) -> Any:
 
 
 class DiaGenerationMixin(GenerationMixin):
-    """The generating half of `DiaForConditionalGeneration`."""
+    """`generate()` of `DiaForConditionalGeneration`."""
 
     config: DiaConfig
 
@@ -170,51 +106,44 @@ class DiaGenerationMixin(GenerationMixin):
         Args:
             inputs (`torch.LongTensor` of shape `[B, S]`, *optional*): Bytes; the same as `input_ids`.
             generation_config (`GenerationConfig`, *optional*): Defaults to the checkpoint's. Of note:
-                `max_new_tokens`, the frames to add, of which the last `max(delay_pattern)` only complete those before;
-                `min_new_tokens`, the frames before which nobody ends;
-                `max_length`, the limit of channel 0 with the prompt; `guidance_scale`, above 0 (None or 1: off);
-                `top_k`, which under guidance is the filter on the guided logits; `temperature`, above 0; `top_p`;
-                `do_sample`; `num_return_sequences`; and Dia's own, for the first release (v0.1):
-                `sample_from_guided`, whether codes are drawn from the guided logits instead of the conditional ones
-                (default `False`; v0.1 `True`), and `eos_logit_scale`, a factor on channel 0's logit of end of speech
-                (default 1.0; v0.1 0.8). `use_fast_path` is for or against the fast loop: `None`, the default, lets it
-                take the calls that it can, `False` none, and `True` is an error where it cannot; `compile_config`
-                compiles its step; `max_batch_size` limits the samples that it computes at once, the others wait (as
-                many as fit into memory unless given).
-            logits_processor (`LogitsProcessorList`, *optional*): Further rules, run after guidance and before Dia's own
-                rules and the warpers, on token history `[B·C, T]` and scores `[B·C, V]`.
-            stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`. One
-                that is met in any channel ends that sample at once, its last frames incomplete.
-            generator (`torch.Generator` or a sequence of them, *optional*): Source of randomness of this call alone,
-                whatever else draws; one for each returned sequence makes its draws independent of its neighbors, too.
-            streamer (`BaseStreamer`, *optional*): Gets the prompt `[B·C, T₀]`, then the tokens of each frame `[B·C]`.
-                A `DiaAudioStreamer` turns them into sound, hears of an error, and can end the call.
+                `max_new_tokens`, the number of steps, of which the last `max(delay_pattern)` complete earlier frames
+                (see `DiaConfig.steps_for_frames`); `min_new_tokens`, the steps before which no sample ends;
+                `max_length`, the limit of channel 0 including the prompt; `guidance_scale`, above 0 (None or 1: off);
+                `top_k`, which under guidance filters by the guided logits; `temperature`, above 0; `top_p`;
+                `do_sample`; `num_return_sequences`. Dia's own fields: `sample_from_guided`, whether codes are drawn
+                from the guided logits instead of the conditional ones (default `False`; v0.1 `True`);
+                `eos_logit_scale`, a factor on channel 0's logit of end of speech (default 1.0; v0.1 0.8);
+                `use_fast_path`: `None`, the default, uses the fast path where it supports the call, `False` always
+                uses the reference path, and `True` raises an error where the fast path does not support the call;
+                `max_batch_size`, the most samples that the fast path computes at once while the others are queued (as
+                many as fit into memory unless given). `compile_config` compiles the fast path's step.
+            logits_processor (`LogitsProcessorList`, *optional*): Further processors, applied after guidance and before
+                Dia's own processors and the warpers, on token history `[B·C, T]` and scores `[B·C, V]`.
+            stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`. A
+                criterion that is met in any channel ends that sample at once, its last frames incomplete.
+            generator (`torch.Generator` or a sequence of them, *optional*): Source of randomness of this call alone.
+                With one generator for each returned sequence, a sample's draws do not depend on its batch.
+            streamer (`BaseStreamer`, *optional*): Receives the prompt `[B·C, T₀]`, then the tokens of each frame
+                `[B·C]`. A `DiaAudioStreamer` turns them into audio, receives errors, and can end the call.
             kwargs: The processor's outputs, and any field of the generation config. `guidance_scale`, `temperature`,
                 `top_k`, `top_p` and `max_new_tokens` may be lists of one value a sample. `decoder_input_ids`
                 (`[B, T₀, C]`, delayed, padding in the free slots) and `decoder_attention_mask` (`[B, T₀]`) default
-                to a mere beginning of speech.
+                to one beginning-of-speech frame.
 
         Returns:
             `torch.LongTensor` of shape `[B · num_return_sequences, T, C]`: delayed codes, prompt included, every
             channel closed by end of speech and padded; or, with `return_dict_in_generate=True`, transformers'
             `GenerateEncoderDecoderOutput` with these as `sequences`. Its scores and logits are of rows, `[B·C, V]`;
-            attentions and hidden states are those of the conditional samples; the cache, which the fast loop leaves
-            out, holds the unconditional ones behind them.
+            attentions and hidden states are those of the conditional samples. The cache, which the fast path does not
+            return, holds the conditional samples, then the unconditional ones.
 
         Raises:
-            ValueError: If beams or an assistant are asked for, the guidance scale or the temperature is not above 0,
-                a list is not as long as the batch, the prompt has another shape than the text's batch, or its mask than
-                the prompt; or if `labels` are given, as `Seq2SeqTrainer` does.
-            TypeError: If what must be a tensor or a number is neither.
+            ValueError: If beams or an assistant are requested, the guidance scale or the temperature is not above 0, a
+                list is not as long as the batch, the prompt's shape does not fit the batch or its mask, `labels` are
+                given, or `use_fast_path` is `True` and the fast path does not support the call.
+            TypeError: If a tensor, a number, a flag or the streamer is of another type.
         """
-        if kwargs.get("labels") is not None:
-            raise ValueError(
-                "`labels` are for a loss, and `generate` has none; leave them out. If `Seq2SeqTrainer` gave them: set "
-                "`predict_with_generate=False`, as it pads rows of tokens, and Dia generates frames of codes. "
-                "`dia_hf.training.SpeakCallback` speaks at evaluations, and `DiaTrainer` gives `compute_metrics` the "
-                "logits."
-            )
-        _check_types({"inputs": inputs, "streamer": streamer, **kwargs})
+        check_arguments({"inputs": inputs, "streamer": streamer, **kwargs})
         kwargs = rename_cache(kwargs, CACHE_NAME)
         sampler = None
         if generator is not None:
@@ -237,10 +166,10 @@ class DiaGenerationMixin(GenerationMixin):
                 streamer.fail(error)
             raise
         if isinstance(output, torch.Tensor):
-            return self._rows_to_frames(output).contiguous()
-        num_rows = len(output.sequences)
-        num_samples = num_rows // self.config.decoder_config.num_channels
-        output.sequences = self._rows_to_frames(output.sequences).contiguous()
+            return self._as_frames(output)
+        output.sequences = self._as_frames(output.sequences)
+        num_samples = len(output.sequences)
+        num_rows = num_samples * self.config.decoder_config.num_channels
         if sampler is not None and output.scores is not None:
             output.scores = tuple(sampler.scores)
         for name in _OF_NETWORK:
@@ -252,13 +181,17 @@ class DiaGenerationMixin(GenerationMixin):
         """Fold token rows `[B·C, T]` into frames `[B, T, C]`."""
         return rows.unflatten(0, (-1, self.config.decoder_config.num_channels)).transpose(1, 2)
 
+    def _as_frames(self, sequences: torch.Tensor) -> torch.Tensor:
+        """Return frames `[B, T, C]` as they are (fast path), and rows `[B·C, T]` folded (transformers' loops)."""
+        return sequences if sequences.ndim == 3 else self._rows_to_frames(sequences).contiguous()
+
     def _validate_generation_mode(
         self, generation_mode: GenerationMode, generation_config: GenerationConfig, generation_mode_kwargs: dict
     ) -> None:
         if generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise ValueError(
                 f"Dia cannot generate by {generation_mode.value!r}: a frame is one token a channel, chosen at once, so "
-                "there is no single next token to rank beams or to check an assistant by. "
+                "there is no single next token by which to rank beams or check an assistant. "
                 "Use `do_sample=True` or greedy search (`num_beams=1`, no assistant)."
             )
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
@@ -266,25 +199,17 @@ class DiaGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
-        """Settle Dia's own fields as transformers settles its own: the call's, the config's, the default."""
+        """Set Dia's own fields in transformers' order: the call's value, the config's, the default."""
         own = {name: kwargs.pop(name) for name in _OWN_DEFAULTS if name in kwargs}
         if lists := take_lists(kwargs):
             own["per_sample"] = lists
-        for name in ("num_return_sequences", "num_beams"):  # of the others, transformers takes None for the default
+        for name in ("num_return_sequences", "num_beams"):  # transformers accepts None for the other fields
             if kwargs.get(name, 1) is None:
                 del kwargs[name]
-        if (size := own.get("max_batch_size")) is not None and size < 1:
-            raise ValueError(f"`max_batch_size` is {size}; give at least 1, or leave it out.")
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, default in _OWN_DEFAULTS.items():
             setattr(generation_config, name, own.get(name, getattr(generation_config, name, default)))
-        for temperature in [generation_config.temperature, *generation_config.per_sample.get("temperature", ())]:
-            # Of the others, those that are not above 0 are refused where they are used.
-            if temperature is not None and temperature > 0 and not 1e-30 <= temperature <= 1e30:
-                raise ValueError(
-                    f"`temperature` is {temperature}, and logits divided by it are beyond float32; give 1e-30 to 1e30, "
-                    "or `do_sample=False` for the best token."
-                )
+        check_generation_config(generation_config)
         return generation_config, model_kwargs
 
     def _maybe_prepare_encoder_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -302,17 +227,17 @@ class DiaGenerationMixin(GenerationMixin):
         model_input_name: str | None,
         generation_config: GenerationConfig,
     ) -> dict[str, Any]:
-        """Note the texts, to be encoded when the loop begins: by the slow one at once, by the fast one as it needs."""
+        """Store the texts in a `DiaCall`: the reference path encodes them all at once, the fast path in batches."""
         scales = generation_config.per_sample.get("guidance_scale", [generation_config.guidance_scale])
         is_encoded = model_kwargs.get("encoder_outputs") is not None
-        is_guided = not is_encoded and not all(scale in _GUIDANCE_OFF for scale in scales)
+        is_guided = not is_encoded and not all(scale in GUIDANCE_OFF for scale in scales)
         brings_cache = model_kwargs.get(CACHE_NAME) is not None
-        # What the network computes, or its cache, may be the caller's; else samples that have ended are dropped.
+        # Ended samples are dropped from the network's batch, unless the call returns or passes per-sample state.
         if not generation_config.return_dict_in_generate and not brings_cache:
             decoder, delays = self.config.decoder_config, self.config.delay_pattern
             ends = (decoder.eos_token_id, decoder.pad_token_id)
             model_kwargs["decoder_running"] = RunningSamples(
-                decoder.num_channels, delays.index(max(delays)), ends, is_guided
+                decoder.num_channels, delays.index(self.config.max_delay), ends, is_guided
             )
         if is_encoded:
             return model_kwargs
@@ -330,7 +255,7 @@ class DiaGenerationMixin(GenerationMixin):
             is_guided,
             brings_cache or generation_config.cache_implementation is not None,
         )
-        # Until the loop begins, all that is asked for is the shape.
+        # Until `_sample`, transformers reads only the shape.
         model_kwargs["encoder_outputs"] = BaseModelOutput(inputs_tensor.new_empty(*inputs_tensor.shape, 0))
         return model_kwargs
 
@@ -342,7 +267,7 @@ class DiaGenerationMixin(GenerationMixin):
         decoder_start_token_id: torch.Tensor,
         device: torch.device | None = None,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Split the delayed prompt into the frames that the network may read and the slots that stay given."""
+        """Split the delayed prompt into complete frames, which the network reads first, and forced tokens."""
         decoder = self.config.decoder_config
         given = model_kwargs.pop("decoder_input_ids", None)
         attention_mask = model_kwargs.pop("decoder_attention_mask", None)
@@ -350,29 +275,14 @@ class DiaGenerationMixin(GenerationMixin):
             start = torch.full((batch_size, 1, decoder.num_channels), decoder.bos_token_id, device=device)
             given = apply_delay(start, self.config.delay_pattern, decoder.bos_token_id, decoder.pad_token_id)
             attention_mask = None
-        if given.ndim != 3 or given.shape[0] != batch_size or given.shape[2] != decoder.num_channels:
-            raise ValueError(
-                f"`decoder_input_ids` have the shape {tuple(given.shape)}; expected [{batch_size}, frames, "
-                f"{decoder.num_channels}], as `DiaProcessor` makes them."
-            )
-        num_frames = num_prompt_frames(given, decoder.pad_token_id)
-        if num_frames == 0:
-            raise ValueError(
-                f"`decoder_input_ids` begin with a free slot ({decoder.pad_token_id}); they must begin with a frame of "
-                f"{decoder.bos_token_id}, the beginning of speech."
-            )
+        num_frames = check_prompt(given, attention_mask, batch_size, decoder)
         given = given.to(device, torch.long)
         if attention_mask is None:
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=device)
-        if attention_mask.ndim != 2 or len(attention_mask) != batch_size or attention_mask.shape[1] < num_frames:
-            raise ValueError(
-                f"`decoder_attention_mask` has the shape {tuple(attention_mask.shape)}, but `decoder_input_ids` "
-                f"{tuple(given.shape)}; give a 1 or 0 for each frame: {list(given.shape[:2])}."
-            )
         attention_mask = attention_mask[:, :num_frames].to(device, torch.long)
-        model_kwargs["decoder_given_ids"] = given
+        model_kwargs["decoder_forced_ids"] = given
         model_kwargs["decoder_attention_mask"] = attention_mask
-        # A row padded on the left counts from its own beginning, as it would alone.
+        # Positions of a row that is padded on the left start at its first frame.
         model_kwargs["decoder_position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         return given[:, :num_frames].transpose(1, 2).flatten(0, 1), model_kwargs
 
@@ -393,12 +303,12 @@ class DiaGenerationMixin(GenerationMixin):
         return input_ids, model_kwargs
 
     def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs: Any) -> GenerationConfig:
-        """Let `max_new_tokens` replace the limit of the checkpoint, and extend that limit by the delay."""
+        """Replace the checkpoint's limit by `max_new_tokens` if that is given; else extend the limit by the delay."""
         length, positions = kwargs["input_ids_length"], self.config.decoder_config.max_position_embeddings
         if length >= positions:
             raise ValueError(
-                f"the prompt has {length - 1} frames, but this model has {positions} positions for the prompt and what "
-                "follows; give a shorter one."
+                f"the prompt has {length - 1} frames, but this model has {positions} positions for the prompt and the "
+                "generated frames; give a shorter one."
             )
         if generation_config.max_new_tokens is not None:
             generation_config.max_length = None
@@ -410,8 +320,8 @@ class DiaGenerationMixin(GenerationMixin):
                 "it; give a shorter prompt, or `max_new_tokens`, which does not."
             )
         generation_config = super()._prepare_generated_length(generation_config, **kwargs)
-        # The limit is meant for channel 0; the slowest channel ends that much later.
-        generation_config.max_length += max(self.config.delay_pattern)
+        # The limit applies to channel 0; the slowest channel ends `max_delay` frames later.
+        generation_config.max_length += self.config.max_delay
         return generation_config
 
     def _get_logits_processor(
@@ -422,53 +332,56 @@ class DiaGenerationMixin(GenerationMixin):
         model_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> LogitsProcessorList:
-        """Compose: guidance, transformers' rules, the user's, end of speech, warpers, delayed end, given slots."""
+        """Compose: guidance, transformers' processors, the user's, end of speech, warpers, delayed end, forced tokens.
+
+        The reference path applies them. The fast path checks that it implements each (`FrameCall`).
+        """
         decoder, delay_pattern = self.config.decoder_config, self.config.delay_pattern
         model_kwargs = model_kwargs or {}
-        settings = SampleSettings(generation_config, len(model_kwargs["decoder_given_ids"]), decoder.num_channels)
+        settings = SampleSettings(generation_config, len(model_kwargs["decoder_forced_ids"]), decoder.num_channels)
         if (call := model_kwargs.get("decoder_call")) is not None:
-            call.note_rules(settings, logits_processor)
+            call.settings, call.has_own_processors = settings, bool(logits_processor)
 
         before = LogitsProcessorList()
         if (running := model_kwargs.get("decoder_running")) is not None:
             before.append(DiaRunningSamplesLogitsProcessor(running))
         if model_kwargs.get("decoder_is_guided"):
-            make = partial(_guidance, self.config.decoder_config, generation_config.sample_from_guided)
-            before.append(settings.make_rule(make, "guidance_scale", "top_k"))
-        elif not all(scale in _GUIDANCE_OFF for scale in settings.of("guidance_scale")):
+            make = partial(make_guidance, decoder, generation_config.sample_from_guided)
+            before.append(settings.make_processor(make, "guidance_scale", "top_k"))
+        elif not all(scale in GUIDANCE_OFF for scale in settings.of("guidance_scale")):
             raise ValueError(
                 "guidance needs the text: pass `input_ids` instead of `encoder_outputs`, or `guidance_scale=None`."
             )
-        # transformers' own guidance would run the model a second time.
+        # transformers would add its own guidance, which runs the model a second time.
         generation_config.guidance_scale = None
 
-        rules = LogitsProcessorList(logits_processor or [])
+        own = LogitsProcessorList(logits_processor or [])
         if generation_config.eos_logit_scale != 1:
-            rules.append(
+            own.append(
                 DiaEOSScaleLogitsProcessor(
                     decoder.num_channels, decoder.eos_token_id, generation_config.eos_logit_scale
                 )
             )
-        rules.append(DiaEOSChannelFilterLogitsProcessor(decoder.num_channels, decoder.eos_token_id))
+        own.append(DiaEOSChannelFilterLogitsProcessor(decoder.num_channels, decoder.eos_token_id))
         if generation_config.do_sample and settings.are_lists(*_WARPERS):
-            rules.append(settings.make_rule(_warpers, *_WARPERS))
+            own.append(settings.make_processor(make_warpers, *_WARPERS))
             for name in _WARPERS:
                 setattr(generation_config, name, None)
         processors = super()._get_logits_processor(
             generation_config=generation_config,
             input_ids_seq_length=input_ids_seq_length,
-            logits_processor=rules,
-            # Not handed on: transformers would read attention masks [B, T] as if they were of rows.
+            logits_processor=own,
+            # Left out: transformers would read the attention masks [B, T] as masks of rows.
             model_kwargs=None,
             **kwargs,
         )
         max_length = generation_config.max_length
         if settings.are_lists("max_new_tokens"):
             shortest = min(settings.of("max_new_tokens"))
-            if shortest <= max(delay_pattern):
+            if shortest <= self.config.max_delay:
                 raise ValueError(
-                    f"`max_new_tokens` holds {shortest}; the delay alone takes {max(delay_pattern)} frames, so give "
-                    f"each sample at least {max(delay_pattern) + 1}."
+                    f"`max_new_tokens` holds {shortest}; the delay alone takes {self.config.max_delay} frames, so give "
+                    f"each sample at least {self.config.steps_for_frames(0)}."
                 )
             max_length = [input_ids_seq_length + limit for limit in settings.of("max_new_tokens")]
         after = [
@@ -479,7 +392,7 @@ class DiaGenerationMixin(GenerationMixin):
                 begin_index=input_ids_seq_length,
                 device=kwargs["device"],
             ),
-            DiaForcedTokensLogitsProcessor(model_kwargs["decoder_given_ids"], decoder.pad_token_id),
+            DiaForcedTokensLogitsProcessor(model_kwargs["decoder_forced_ids"], decoder.pad_token_id),
         ]
         if (sampler := model_kwargs.get("decoder_sampler")) is not None and generation_config.do_sample:
             if not isinstance(sampler.generator, torch.Generator) and len(sampler.generator) != settings.batch_size:
@@ -497,11 +410,11 @@ class DiaGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList | None,
         **kwargs: Any,
     ) -> StoppingCriteriaList:
-        """Let the user's criteria end whole samples."""
+        """Wrap the user's criteria so that they end whole samples."""
         criteria = super()._get_stopping_criteria(generation_config, stopping_criteria, **kwargs)
         num_channels = self.config.decoder_config.num_channels
         return StoppingCriteriaList(
-            # The loop looks these two up, the one for the length, the other for what to pad.
+            # transformers' loop looks these two up by type.
             one
             if isinstance(one, (MaxLengthCriteria, EosTokenCriteria))
             else DiaSampleStoppingCriteria(one, num_channels)
@@ -518,23 +431,28 @@ class DiaGenerationMixin(GenerationMixin):
         streamer: BaseStreamer | None = None,
         **model_kwargs: Any,
     ) -> GenerateOutput | torch.Tensor:
-        """Take the fast loop where it can take the call, transformers' where it cannot."""
+        """Run the fast path where it supports the call, else the reference path (transformers' loop).
+
+        Returns:
+            Frames `[B, T, C]` on the fast path, rows `[B·C, T]` on the reference path, or an output with these.
+        """
         call: DiaCall | None = model_kwargs.get("decoder_call")
-        fast = FrameCall(
-            self, call, input_ids, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs
-        )
+        fast = FrameCall(self, call, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
         wish = generation_config.use_fast_path
-        unsupported_reason = "`use_fast_path` is False" if wish is False else fast.unsupported_reason()
+        reason = "`use_fast_path` is False" if wish is False else fast.unsupported_reason()
         if synced_gpus:
-            unsupported_reason = "`synced_gpus` lets several processes walk in step"
-        if unsupported_reason is None:
-            rows = fast.run()
-            return GenerateEncoderDecoderOutput(sequences=rows) if generation_config.return_dict_in_generate else rows
+            reason = "`synced_gpus` makes several processes take the same number of steps"
+        if reason is None:
+            frames = fast.run()
+            if generation_config.return_dict_in_generate:
+                return GenerateEncoderDecoderOutput(sequences=frames)
+            return frames
         if wish:
             raise ValueError(
-                f"`use_fast_path` is True, but {unsupported_reason}; leave it out to let the slow loop take the call."
+                f"`use_fast_path` is True, but {reason}; leave `use_fast_path` out to generate on the reference path."
             )
-        logger.debug("the slow loop takes this call: %s", unsupported_reason)
+        if wish is None:
+            tell_once(reason)
         if generation_config.use_cache and model_kwargs.get(CACHE_NAME) is None:
             raise RuntimeError(
                 f"transformers {transformers.__version__} passes no cache as {CACHE_NAME!r}, under which this version "
@@ -557,14 +475,15 @@ class DiaGenerationMixin(GenerationMixin):
         input_ids: torch.Tensor,
         decoder_is_guided: bool = False,
         decoder_running: RunningSamples | None = None,
-        decoder_given_ids: torch.Tensor | None = None,
+        decoder_forced_ids: torch.Tensor | None = None,
         decoder_sampler: LogitsProcessor | None = None,
         decoder_call: DiaCall | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Fold rows `[N, T]` into frames `[B, T, C]`, those of the samples that still speak, twice under guidance.
+        """Fold rows `[N, T]` into frames `[B, T, C]` of the samples that have not ended, doubled under guidance.
 
-        What only the rules need ends here. The number of samples is that of the encoder's output, where there is one.
+        The `decoder_` arguments named here are not passed to the network. The number of samples is that of the
+        encoder's output, where there is one.
         """
         if (encoder_outputs := kwargs.get("encoder_outputs")) is not None:
             batch_size = len(encoder_outputs[0]) // (2 if decoder_is_guided else 1)

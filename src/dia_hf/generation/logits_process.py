@@ -1,7 +1,15 @@
-"""The rules by which Dia turns logits into choices, one small class a rule.
+"""Logits processors of the reference path: Dia's sampling rules, one class each.
 
-`DiaGenerationMixin` composes them; each works alone on logits written by hand, and none waits for the device. They are
-called with rows flattened as `generate()` flattens them: row b·C + c is channel c of sample b.
+`generate()` does not call these classes by default. The fast path computes the same rules in one function,
+`engine/sampling.py`, and these classes are its oracle in `tests/engine/test_sampling.py`. They run when `generate()`
+uses the reference path (transformers' loop), for example with `use_fast_path=False`.
+
+To change a rule at run time, subclass or patch a class here, or pass a `logits_processor`: the fast path recognizes a
+class or method that it does not implement, and `generate()` then uses the reference path. To change a rule in the
+source, edit the class here and `SamplingSpec` together; the fast path cannot see that this file was edited.
+
+`DiaGenerationMixin` composes the processors. Rows are flattened as in `generate()`: row b·C + c is channel c of
+sample b. None of them synchronizes with the device.
 
 Legend: B batch, C channels, N = B·C rows, L tokens so far, V vocabulary.
 """
@@ -29,7 +37,7 @@ _MINUS_INFINITY = -float("inf")
 
 
 def _only_token(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Make scores of the shape `[N, V]` that leave each row one choice: `tokens` `[N]`."""
+    """Return scores of shape `[N, V]` that permit only `tokens` `[N]`."""
     return torch.full_like(scores, _MINUS_INFINITY).scatter(-1, tokens[:, None], 0.0)
 
 
@@ -67,7 +75,7 @@ class DiaClassifierFreeGuidanceLogitsProcessor(LogitsProcessor):
 
 
 class DiaConditionalLogitsProcessor(LogitsProcessor):
-    """No guidance, for a sample whose neighbors have it: the conditional logits as they are."""
+    """Conditional logits unchanged: no guidance for this sample in a batch where other samples use it."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Map scores `[2·N, V]`, conditional rows first, to scores `[N, V]`."""
@@ -80,8 +88,8 @@ class DiaGuidanceTopKLogitsProcessor(DiaClassifierFreeGuidanceLogitsProcessor):
     Args:
         guidance_scale (`float`): Above 0.
         top_k (`int`): Tokens to keep in each row; at least 1.
-        eos_token_id (`int`, *optional*): End of speech. With it the best token that may be said, a code or in channel 0
-            end of speech, is kept, too; a small `top_k` may hold special tokens alone, and nothing would be left.
+        eos_token_id (`int`, *optional*): End of speech. If given, the best permitted token (a code, or end of speech in
+            channel 0) is kept as well, because a small `top_k` may contain only special tokens.
         num_channels (`int`, defaults to 1): Channels; rows are numbered by sample, then channel.
 
     Raises:
@@ -111,9 +119,7 @@ class DiaGuidanceTopKLogitsProcessor(DiaClassifierFreeGuidanceLogitsProcessor):
 
 
 class DiaEOSChannelFilterLogitsProcessor(LogitsProcessor):
-    """End of speech is channel 0's to say, and it says it if and only if that is its best token.
-
-    The special tokens beyond it (padding, beginning) are nobody's to say.
+    """Restrict EOS to channel 0, and only when it is the argmax; mask the special tokens above it everywhere.
 
     Args:
         num_channels (`int`): Channels.
@@ -158,7 +164,7 @@ class DiaEOSScaleLogitsProcessor(LogitsProcessor):
 
 
 class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
-    """Once channel 0 ends, let channel c end `delay_pattern[c]` frames later; end in time for the length limit.
+    """Force EOS in channel c `delay_pattern[c]` frames after channel 0's EOS, and in time for the length limit.
 
     With the delays [0, 2, 3] (x: free, E: end of speech, .: padding, which the stopping criterion writes):
 
@@ -170,9 +176,9 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
         delay_pattern (`Sequence[int]` of length C): Frames of delay.
         eos_token_id (`int`): End of speech.
         max_length (`int` or `Sequence[int]` of length B, *optional*): Limit of the whole sequence in frames, for all
-            samples or for each. Channel 0 is made to end where the slowest channel just reaches its end within it.
-        begin_index (`int`, defaults to 0): Where generation begins; what lies before is a prompt and ends nothing.
-        device (`torch.device` or `str`, defaults to "cpu"): Where the scores will be.
+            samples or for each. Channel 0 ends early enough for the slowest channel to end within it.
+        begin_index (`int`, defaults to 0): Index of the first generated token; EOS in the prompt is ignored.
+        device (`torch.device` or `str`, defaults to "cpu"): Device of the scores.
     """
 
     def __init__(
@@ -183,7 +189,7 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
         begin_index: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        # Sent to the device once: a copy in every step would wait for it.
+        # Copied to the device once: a copy in every step would synchronize.
         self.delays = torch.tensor(delay_pattern, device=device)
         self.eos_token_id = eos_token_id
         self.last_begin_of_end = (
@@ -194,85 +200,87 @@ class DiaEOSDelayPatternLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Map token history `[N, L]` and scores `[N, V]` to scores `[N, V]`."""
         num_channels = len(self.delays)
-        said_eos = input_ids[::num_channels, self.begin_index :] == self.eos_token_id
-        length = said_eos.shape[1]
+        had_eos = input_ids[::num_channels, self.begin_index :] == self.eos_token_id
+        length = had_eos.shape[1]
         ends_now = scores[::num_channels].argmax(dim=-1) == self.eos_token_id
         if self.last_begin_of_end is not None:
             ends_now = ends_now | (self.last_begin_of_end == input_ids.shape[1])
-        # Frames since channel 0's first end of speech; 0 in the frame that is about to say it, -1 before.
+        # Frames since channel 0's first end of speech; 0 in the frame that will contain it, -1 before.
         since = ends_now.long() - 1
         if length > 0:
-            since = torch.where(said_eos.any(dim=1), length - said_eos.long().argmax(dim=1), since)
+            since = torch.where(had_eos.any(dim=1), length - had_eos.long().argmax(dim=1), since)
         must_end = (since[:, None] == self.delays).flatten()
         only_eos = _only_token(scores, torch.full_like(must_end, self.eos_token_id, dtype=torch.long))
         return torch.where(must_end[:, None], only_eos, scores)
 
 
 class DiaForcedTokensLogitsProcessor(LogitsProcessor):
-    """Leave a given slot its given token: a slow channel's beginnings, and the last codes of a voice prompt.
+    """Force the tokens of the prompt that are delayed past its last complete frame.
 
-    Here transformers predicts such slots freely and overwrites them when they are read
-    (`tests/generation/test_generation_dia.py::test_given_slots_are_true_at_every_step`).
+    These are the beginnings of slow channels and the last codes of a voice prompt. transformers' own Dia predicts such
+    slots freely and overwrites them when they are read
+    (`tests/generation/test_generation_dia.py::test_forced_tokens_are_kept_at_every_step`).
 
     Args:
-        given (`torch.LongTensor` of shape `[B, L₀, C]`): Delayed prompt; `pad_token_id` marks a free slot.
+        forced (`torch.LongTensor` of shape `[B, L₀, C]`): Delayed prompt; `pad_token_id` marks a free slot.
         pad_token_id (`int`): Padding.
     """
 
-    def __init__(self, given: torch.Tensor, pad_token_id: int) -> None:
-        self.given = given
+    def __init__(self, forced: torch.Tensor, pad_token_id: int) -> None:
+        self.forced = forced
         self.pad_token_id = pad_token_id
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Map token history `[N, L]` and scores `[N, V]` to scores `[N, V]`."""
         frame = input_ids.shape[1]
-        if frame >= self.given.shape[1]:
+        if frame >= self.forced.shape[1]:
             return scores
-        tokens = self.given[:, frame].flatten()
+        tokens = self.forced[:, frame].flatten()
         return torch.where((tokens != self.pad_token_id)[:, None], _only_token(scores, tokens), scores)
 
 
 class DiaPerSampleLogitsProcessor(LogitsProcessor):
-    """Apply to each sample the rule that was made for it, as if the sample were alone.
+    """Apply a processor of its own to each sample.
 
     Args:
-        rules (`Sequence[LogitsProcessor]` of length B): One a sample; samples that share a rule are computed together.
+        processors (`Sequence[LogitsProcessor]` of length B): One a sample; samples that share one are computed
+            together.
         num_channels (`int`): Channels.
     """
 
-    def __init__(self, rules: Sequence[LogitsProcessor], num_channels: int) -> None:
-        self.num_samples = len(rules)
+    def __init__(self, processors: Sequence[LogitsProcessor], num_channels: int) -> None:
+        self.num_samples = len(processors)
         self.num_channels = num_channels
-        samples_of: dict[int, list[int]] = {}  # by identity: a list of rules is a rule, too, and has no hash
-        for sample, rule in enumerate(rules):
-            samples_of.setdefault(id(rule), []).append(sample)
-        self.rules = [(rules[samples[0]], samples) for samples in samples_of.values()]
+        samples_of: dict[int, list[int]] = {}  # by identity, because a LogitsProcessorList has no hash
+        for sample, processor in enumerate(processors):
+            samples_of.setdefault(id(processor), []).append(sample)
+        self.processors = [(processors[samples[0]], samples) for samples in samples_of.values()]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Map scores `[N, V]`, or `[2·N, V]` for rules of guidance, to scores `[N, V]`."""
+        """Map scores `[N, V]`, or `[2·N, V]` for guidance, to scores `[N, V]`."""
         history = input_ids.unflatten(0, (self.num_samples, self.num_channels))
         by_sample = scores.unflatten(0, (-1, self.num_samples, self.num_channels))
         result = torch.empty_like(by_sample[0])
-        for rule, samples in self.rules:
-            ruled = rule(history[samples].flatten(0, 1), by_sample[:, samples].flatten(0, 2))
-            result[samples] = ruled.unflatten(0, (len(samples), self.num_channels))
+        for processor, samples in self.processors:
+            processed = processor(history[samples].flatten(0, 1), by_sample[:, samples].flatten(0, 2))
+            result[samples] = processed.unflatten(0, (len(samples), self.num_channels))
         return result.flatten(0, 1)
 
 
 class DiaSeededSamplingLogitsProcessor(LogitsProcessor):
-    """Draw with generators of the caller's, and leave `generate()` nothing but the token drawn.
+    """Sample with the caller's generators, and leave `generate()` only the sampled token.
 
-    `generate()` draws from the global generator, which other threads share. Placed last, this rule makes its draw a
-    matter of course. On the CPU the tokens are those that the global generator would give from the same seed.
+    transformers samples from the global generator, which threads share. This processor comes last, so that the choice
+    that remains is certain. On the CPU the tokens are those that the global generator would give from the same seed.
 
     Args:
         generator (`torch.Generator` or a sequence of them): On the device of the scores. One for all rows, or one a
-            sample, which makes a sample's draws independent of its neighbors.
-        num_channels (`int`, defaults to 1): Channels; matters with one generator a sample.
+            sample, which makes a sample's tokens independent of its batch.
+        num_channels (`int`, defaults to 1): Channels; used with one generator a sample.
 
     Attributes:
-        keeps_scores (`bool`): Whether to keep the scores that were drawn from.
-        scores (`list[torch.Tensor]`, each of shape `[N, V]`): These, one a step.
+        keeps_scores (`bool`): Whether to keep the scores that were sampled from.
+        scores (`list[torch.Tensor]`, each of shape `[N, V]`): Kept scores, one a step.
     """
 
     def __init__(self, generator: torch.Generator | Sequence[torch.Generator], num_channels: int = 1) -> None:

@@ -25,7 +25,7 @@ import torch
 from transformers.generation import BaseStreamer
 
 from ..configuration_dia import DiaConfig
-from ..delay_pattern import num_valid_frames, revert_delay
+from ..delay_pattern import valid_codes
 
 __all__ = ["DiaAudioStreamer", "DiaCodesStreamer"]
 
@@ -191,9 +191,10 @@ class DiaCodesStreamer(BaseStreamer):
     def _take(self, num_frames: int) -> list[torch.Tensor]:
         """Wait for that many frames in time, or the end; return codes of each sample, fewer where it has ended."""
         pattern, decoder = self.config.delay_pattern, self.config.decoder_config
+        num_steps = num_frames + self.config.max_delay
         with self._changed:
             in_time = self._changed.wait_for(
-                lambda: self._has_ended or self.is_canceled or len(self._delayed) >= num_frames + max(pattern),
+                lambda: self._has_ended or self.is_canceled or len(self._delayed) >= num_steps,
                 self.timeout,
             )
             if not in_time:
@@ -205,12 +206,11 @@ class DiaCodesStreamer(BaseStreamer):
                 raise StopIteration
             if self._num_samples == 0:  # it failed before it began
                 self._finish()
-            is_last = self._has_ended and len(self._delayed) <= num_frames + max(pattern)
-            window = self._delayed[: num_frames + max(pattern)]
+            is_last = self._has_ended and len(self._delayed) <= num_steps
+            window = self._delayed[:num_steps]
             del self._delayed[: len(self._delayed) if is_last else num_frames]
         delayed = torch.stack(window, dim=1) if window else torch.zeros(self._num_samples, 0, len(pattern)).long()
-        lengths = num_valid_frames(delayed, pattern, decoder.eos_token_id, decoder.pad_token_id)
-        return [clip[:length] for clip, length in zip(revert_delay(delayed, pattern), lengths, strict=True)]
+        return valid_codes(delayed, pattern, decoder.eos_token_id, decoder.pad_token_id)
 
 
 class DiaAudioStreamer(DiaCodesStreamer):
@@ -257,8 +257,8 @@ class DiaAudioStreamer(DiaCodesStreamer):
         super().__init__(processor.config, first_chunk_frames, chunk_frames, timeout)
         self.codec = processor.codec
         self.sampling_rate: int = self.codec.sampling_rate
-        self.num_steps_before_sound = first_chunk_frames + self.codec.decoder_margin + max(self.config.delay_pattern)
-        device = self.codec.model.device
+        self.num_steps_before_sound = first_chunk_frames + self.codec.decoder_margin + self.config.max_delay
+        device = self.codec.device
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._clips: list[Any] = []
         self._num_taken = 0

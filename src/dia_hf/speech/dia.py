@@ -13,31 +13,25 @@ import os
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import BatchFeature, CompileConfig
+from transformers import BatchFeature
 
 from ..assets import MINIATURE
-from ..atomic_write import shortened
 from ..audio.io import write_audio
 from ..configuration_dia import DiaConfig
-from ..conversion import load_checkpoint
-from ..conversion.source import is_nari
-from ..conversion.weights import read_index
 from ..generation import DiaAudioStreamer
-from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
-from ..quantization import check_scheme, quantize_model
+from ..text_files import shortened
 from .dialogue import Dialogue
-from .doubts import SpeechStats, estimate_text, find_doubt, tell, warn_unknown_words
+from .doubts import SpeechCheck, estimate_text, warn_unknown_words
+from .loading import ComputeDtype, load_local, load_model, resolve_device
+from .options import generate_options
 from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render, split_prefix
 from .voices import Voice, load_voice
@@ -45,62 +39,6 @@ from .voices import Voice, load_voice
 __all__ = ["ComputeDtype", "Dia", "resolve_device"]
 
 VoiceLike = Voice | str | os.PathLike
-
-
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Choose a device: the one named, or else the fastest there is.
-
-    Args:
-        device (`str` or `torch.device`, *optional*): Such as `"cpu"`, `"cuda:1"` or `"mps"`.
-
-    Raises:
-        ValueError: If it is not available here.
-    """
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the device {str(device)!r} is not available here ({reason}); use 'cpu'.") from error
-    return device
-
-
-def _resolve_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
-    if dtype is None:
-        return "auto"
-    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise ValueError(f"`compute_dtype` is {dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
-    return resolved
-
-
-def _check_folder(model_name: str | os.PathLike) -> None:
-    """Say of a folder what transformers' errors do not: that it is an adapter, or has a damaged index."""
-    folder = Path(model_name)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{str(model_name)!r} is an adapter and no whole model; merge it into the model that it was trained on: "
-            "`dia_hf.training.merge_adapter`."
-        )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and not (folder / "model.safetensors").is_file():
-        read_index(index)
-
-
-class ComputeDtype(str, Enum):
-    """nari-labs' names of the dtypes to compute with; plain strings and `torch.dtype` do as well."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-
-    def to_dtype(self) -> torch.dtype:
-        """Return torch's."""
-        return getattr(torch, self.value)
 
 
 class Dia:
@@ -183,59 +121,9 @@ class Dia:
                 contradicts its config; if the quantization is unknown or not for this device, dtype or size.
             ImportError: If `quantization` is given and torchao is missing: `pip install "dia-hf[quantize]"`.
         """
-        dtype, device = _resolve_dtype(compute_dtype), resolve_device(device)
-        if quantization is not None:
-            dtype = check_scheme(quantization, device, dtype)
-        check_model(model_name)
-        _check_folder(model_name)
-        if is_nari(model_name):
-            return cls._from_nari(model_name, dtype, device, load_dac, quantization)
-        try:
-            model, report = DiaForConditionalGeneration.from_pretrained(
-                model_name, dtype=dtype, output_loading_info=True
-            )
-        except (RuntimeError, SafetensorError, StrictDataclassError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{str(model_name)!r} cannot be loaded: {error}") from error
-        if missing := sorted(report["missing_keys"]):
-            # transformers draws them at random, and warns.
-            raise ValueError(
-                f"{str(model_name)!r} lacks {len(missing)} of the model's tensors, such as {missing[0]!r}; it is "
-                "incomplete, or no Dia checkpoint in the Hugging Face layout."
-            )
-        model = model.to(device).eval()
-        if quantization is not None:
-            quantize_model(model, quantization)
-        dia = cls(model, DiaProcessor.from_pretrained(model_name, load_codec=load_dac))
+        dia = cls(*load_model(model_name, compute_dtype, device, load_dac, quantization))
         dia._is_miniature = Path(model_name) == Path(MINIATURE)
         return dia
-
-    @classmethod
-    def _from_nari(
-        cls,
-        model_name: str | os.PathLike,
-        dtype: str | torch.dtype,
-        device: torch.device,
-        load_dac: bool,
-        quantization: str | None,
-    ) -> Dia:
-        """Load a checkpoint in a layout of nari-labs, whose codec is the Hub's unless it lies inside."""
-        inside = os.path.join(model_name, "audio_tokenizer")
-        codec = inside if os.path.isdir(inside) else "descript/dac_44khz"
-        try:
-            model, processor = load_checkpoint(
-                model_name, dtype=None if dtype == "auto" else dtype, codec=codec if load_dac else None
-            )
-        except (OSError, ValueError) as error:
-            kind = ValueError if isinstance(error, ValueError) else OSError
-            raise kind(
-                f"{str(model_name)!r} is in nari-labs' layout; name its files, `Dia.from_local(config_path, "
-                "checkpoint_path, codec=...)`, or make it whole, `dia-hf convert --codec`. As a folder, "
-                f"with the codec {codec!r}, it cannot be loaded: {str(error).splitlines()[0]}"
-            ) from error
-        model = model.to(device)
-        if quantization is not None:
-            quantize_model(model, quantization)
-        return cls(model, processor)
 
     @classmethod
     def from_local(
@@ -267,19 +155,8 @@ class Dia:
             ValueError: If device or dtype are not available, or the files are no Dia; the error says why.
             ImportError: If `quantization` is given and torchao is missing.
         """
-        dtype, device = _resolve_dtype(compute_dtype), resolve_device(device)
-        if quantization is not None:
-            dtype = check_scheme(quantization, device, dtype)
-        model, processor = load_checkpoint(
-            checkpoint_path,
-            config_path,
-            dtype=None if dtype == "auto" else dtype,
-            codec=codec if load_dac else None,
-        )
-        model = model.to(device)
-        if quantization is not None:
-            quantize_model(model, quantization)
-        return cls(model, processor)
+        wanted = codec if load_dac else None
+        return cls(*load_local(config_path, checkpoint_path, compute_dtype, device, wanted, quantization))
 
     def generate(
         self,
@@ -299,7 +176,8 @@ class Dia:
         seed: int | Sequence[int] | None = None,
         max_seconds: float | None = None,
         max_batch_size: int | None = None,
-    ) -> np.ndarray | list[np.ndarray]:
+        return_codes: bool = False,
+    ) -> np.ndarray | list[np.ndarray] | tuple[Any, Any]:
         """Speak.
 
         What is left out is as the checkpoint's `generation_config.json` says; the published one says scale 3.0,
@@ -327,11 +205,14 @@ class Dia:
             max_seconds (`float`, *optional*): Limit of the new audio in seconds, instead of `max_tokens`.
             max_batch_size (`int`, *optional*): Texts to speak at once; whoever has ended makes room for who waits. As
                 many as fit into the memory unless given; not with `verbose`, which hears all at once.
+            return_codes (`bool`, defaults to `False`): Whether to return the codes, too.
 
         For several texts, `cfg_scale`, `temperature`, `top_p`, `cfg_filter_top_k` and `seed` may be lists of as many.
 
         Returns:
             `np.ndarray` of shape `[N]`, float32, or a list of them where `text` is a list.
+            With `return_codes` a pair of these and of the codes, `torch.LongTensor` of shape `[T, C]` on the CPU, or a
+            list of them.
 
         Raises:
             ValueError: If text, prompt or an option is unusable; each error says what would do.
@@ -347,23 +228,24 @@ class Dia:
             audio_prompt = audio_prompt_path
         if use_cfg_filter is not None:
             warnings.warn("`use_cfg_filter` has no effect; leave it out.", FutureWarning, stacklevel=2)
-        options = self._options(
-            cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, max_tokens, max_seconds, seed
-        )
+        sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed)
+        options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
         if self._is_miniature:
             warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
-        codec, max_delay = self.processor.codec, max(self.model.config.delay_pattern)
+        check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
+        frame_rate, max_delay = self.processor.codec.frame_rate, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
-            streamer = SpokenSeconds(bar, codec.frame_rate, max_delay) if verbose else None
-            codes = self.model.generate(**inputs, **options, streamer=streamer, max_batch_size=max_batch_size)
+            streamer = SpokenSeconds(bar, frame_rate, max_delay) if verbose else None
+            tokens = self.model.generate(**inputs, **options, streamer=streamer, max_batch_size=max_batch_size)
         prompt_len = self.processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
-        waveforms = [waveform.numpy() for waveform in self.processor.batch_decode(codes, prompt_len)]
-        heard = [SpeechStats(self.sampling_rate) for _ in waveforms]
-        for one, waveform in zip(heard, waveforms, strict=True):
-            one.add(waveform)
-        tell(self._doubts(heard, text, inputs, voice, max_tokens, max_seconds), stacklevel=2)
-        return waveforms[0] if isinstance(text, str) else waveforms
+        codes = self.processor.extract_codes(tokens, prompt_len)
+        waveforms = [waveform.numpy() for waveform in self.processor.codec.decode(codes)]
+        check.add(waveforms)
+        check.warn(stacklevel=2)
+        if isinstance(text, str):
+            return (waveforms[0], codes[0]) if return_codes else waveforms[0]
+        return (waveforms, codes) if return_codes else waveforms
 
     def stream(
         self,
@@ -406,63 +288,80 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
-        options = self._options(
-            cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, max_tokens, max_seconds, seed
-        )
+        sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed)
+        options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
         if self._is_miniature:
             warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
         chunks = streamer.listen(self.model.generate, **inputs, **options)
-        return self._listen(chunks, text, inputs, voice, max_tokens, max_seconds)
+        check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
+        return self._checked(chunks, check, is_list=not isinstance(text, str))
 
-    def _listen(
-        self,
-        chunks: Generator[Any, None, None],
-        text: str | Sequence[str],
-        inputs: BatchFeature,
-        voice: Any,
-        max_tokens: int | None,
-        max_seconds: float | None,
-    ) -> Iterator[Any]:
-        """Hand chunks on, lists for lists, and say at the end what is wrong with the whole."""
-        heard = [SpeechStats(self.sampling_rate) for _ in range(len(inputs["input_ids"]))]
+    def _checked(self, chunks: Generator[Any, None, None], check: SpeechCheck, is_list: bool) -> Iterator[Any]:
+        """Yield chunks, lists of them where `is_list`, and warn at the end of what is wrong with the whole."""
         with closing(chunks):
             for chunk in chunks:
                 parts = chunk if isinstance(chunk, list) else [chunk]
-                for one, part in zip(heard, parts, strict=True):
-                    one.add(part)
-                yield chunk if isinstance(text, str) else parts
-        tell(self._doubts(heard, text, inputs, voice, max_tokens, max_seconds), stacklevel=2)
+                check.add(parts)
+                yield parts if is_list else chunk
+        check.warn(stacklevel=2)
 
-    def _doubts(
+    def _check_of(
         self,
-        heard: Sequence[SpeechStats],
         text: str | Sequence[str],
         inputs: BatchFeature,
         voice: Any,
         max_tokens: int | None,
         max_seconds: float | None,
-    ) -> list[str]:
-        """Say of each text why its sound cannot be all of it."""
+    ) -> SpeechCheck:
+        """Make the check of a call's texts: the seconds to be expected of each, and the limit that can cut it."""
         texts, frame_rate = [text] if isinstance(text, str) else list(text), self.processor.codec.frame_rate
-        max_delay = max(self.model.config.delay_pattern)
-        prompts = (inputs["decoder_attention_mask"].sum(dim=-1) - 1 - max_delay).clamp(min=0).tolist()
-        longest_prompt = max(prompts)
-        doubts = []
-        for index, (one, words, prompt) in enumerate(zip(heard, texts, prompts, strict=True)):
-            if max_seconds is not None:
-                name, limit = f"`max_seconds` ({max_seconds:g})", int(max_seconds * frame_rate)
-            else:
-                name = "the checkpoint's `max_length`" if max_tokens is None else f"`max_tokens` ({max_tokens})"
-                limit = max_tokens or self.model.generation_config.max_length or 0
-                limit = max(limit - 2 - longest_prompt, 1) if limit else 10**9  # without beginning and end of speech
-            is_cut = round(one.seconds * frame_rate) >= limit
-            unknown = 0.0 if voice is not None else prompt / frame_rate
-            expected = estimate_text(words, self.processor.tokenizer.speaker_tokens)
-            if (doubt := find_doubt(one, expected, unknown, name if is_cut else None)) is not None:
-                doubts.append(doubt if len(texts) == 1 else f"text {index}: {doubt}")
-        return doubts
+        num_read = inputs["decoder_attention_mask"].sum(dim=-1).tolist()
+        prompts = [max(self.model.config.frames_for_steps(number), 0) for number in num_read]
+        limit: Any
+        if max_seconds is not None:
+            name, limit = f"`max_seconds` ({max_seconds:g})", int(max_seconds * frame_rate)
+        else:
+            name = "the checkpoint's `max_length`" if max_tokens is None else f"`max_tokens` ({max_tokens})"
+            limit = max_tokens or self.model.generation_config.max_length or 0
+            # Without beginning and end of speech. What is no number is refused where it is used.
+            limit = max(limit - 2 - max(prompts), 1) if isinstance(limit, Integral) and limit else 10**9
+        return SpeechCheck(
+            expected=[estimate_text(words, self.processor.tokenizer.speaker_tokens) for words in texts],
+            # The transcript of a voice is not part of `text`; that of an `audio_prompt` is, at an unknown length.
+            prompts=[0.0 if voice is not None else prompt / frame_rate for prompt in prompts],
+            sampling_rate=self.sampling_rate,
+            max_frames=limit,
+            limit=name,
+            frame_rate=frame_rate,
+        )
+
+    def max_frames(self, max_seconds: float | None = None) -> int:
+        """Return the most frames that `generate` makes for a text without a prompt.
+
+        Args:
+            max_seconds (`float`, *optional*): Its limit; the checkpoint's `max_length` unless given.
+
+        Raises:
+            ValueError: If the limit is no number, shorter than a frame, or more than the model's positions allow.
+        """
+        config, frame_rate = self.model.config, self.processor.codec.frame_rate
+        longest = config.max_generated_frames
+        if max_seconds is None:
+            max_length = self.model.generation_config.max_length
+            return longest if max_length is None else min(max_length - 2, longest)  # beginning and end of speech
+        if not isinstance(max_seconds, Real) or not math.isfinite(max_seconds * frame_rate):
+            raise ValueError(f"`max_seconds` is {shortened(max_seconds)}; give a number of seconds.")
+        num_frames = int(max_seconds * frame_rate)
+        if num_frames < 1:
+            raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / frame_rate:.3f} s.")
+        if num_frames > longest:
+            raise ValueError(
+                f"`max_seconds` is {max_seconds}, but this model says at most {longest / frame_rate:.1f} s in one go; "
+                "`dialogue` says more."
+            )
+        return num_frames
 
     def dialogue(
         self,
@@ -500,7 +399,7 @@ class Dia:
         ```python
         >>> from dia_hf import Dia
         >>> dialogue = Dia.from_pretrained().dialogue("[S1] Hello. [S2] Hi!", seed=7, max_seconds=0.5)
-        >>> len(dialogue.passes), sum(len(chunk) for chunk in dialogue.stream())
+        >>> len(dialogue.chunks), sum(len(part) for part in dialogue.stream())
         (1, 7680)
 
         ```
@@ -521,7 +420,7 @@ class Dia:
             folder,
             seed,
             max_seconds,
-            self._options(cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile),
+            self._options((cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile)),
         )
         if self._is_miniature:
             warn_unknown_words([script], stacklevel=2)
@@ -540,7 +439,7 @@ class Dia:
             FileNotFoundError: If there is no such file.
             ValueError: If it is no audio.
         """
-        features = self.processor.feature_extractor(audio_path, audio_tokenizer=self.processor.codec.model)
+        features = self.processor.feature_extractor(audio_path, audio_tokenizer=self.processor.codec)
         return features["audio_codes"][0]
 
     def save_audio(self, path: str | os.PathLike, audio: np.ndarray, metadata: dict[str, Any] | None = None) -> None:
@@ -559,56 +458,21 @@ class Dia:
         write_audio(path, np.asarray(audio, dtype=np.float32), self.sampling_rate, metadata)
 
     def _options(
-        self,
-        cfg_scale: Any,
-        temperature: Any,
-        top_p: Any,
-        cfg_filter_top_k: Any,
-        use_torch_compile: bool,
-        max_tokens: int | None = None,
-        max_seconds: float | None = None,
-        seed: int | Sequence[int] | None = None,
+        self, sampling: tuple[Any, ...], max_tokens: int | None = None, max_seconds: float | None = None
     ) -> dict[str, Any]:
-        """Say in the words of the model's `generate` what the caller said; what is `None` stays unsaid."""
+        """Translate a call's arguments for the model's `generate`; `sampling` is as `generate_options` takes it."""
         if max_tokens is not None and max_seconds is not None:
             raise ValueError(
                 f"`max_tokens` ({shortened(max_tokens)}) and `max_seconds` ({shortened(max_seconds)}) are both given; "
                 "give one."
             )
-        options: dict[str, Any] = {
-            "max_length": max_tokens,
-            "guidance_scale": cfg_scale,
-            "top_p": top_p,
-            "top_k": cfg_filter_top_k,
-            "compile_config": CompileConfig() if use_torch_compile else None,
-        }
+        options = generate_options(self.model.device, *sampling)
+        if max_tokens is not None:
+            options["max_length"] = max_tokens
         if max_seconds is not None:
-            config, frame_rate = self.model.config, self.processor.codec.frame_rate
-            if not isinstance(max_seconds, Real) or not math.isfinite(max_seconds * frame_rate):
-                raise ValueError(f"`max_seconds` is {shortened(max_seconds)}; give a number of seconds.")
-            num_frames, positions = int(max_seconds * frame_rate), config.decoder_config.max_position_embeddings
-            if num_frames < 1:
-                raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / frame_rate:.3f} s.")
             # Channel 0's end of speech follows the frames; the delay brings the slowest channel's.
-            options["max_new_tokens"] = num_frames + 1 + max(config.delay_pattern)
-            if options["max_new_tokens"] >= positions:
-                longest = (positions - 2 - max(config.delay_pattern)) / frame_rate
-                raise ValueError(
-                    f"`max_seconds` is {max_seconds}, but this model says at most {longest:.1f} s in one go; "
-                    "`dialogue` says more."
-                )
-        if isinstance(temperature, (int, float)) and temperature == 0:
-            options["do_sample"] = False
-        elif temperature is not None:
-            options |= {"do_sample": True, "temperature": temperature}
-        seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
-        if seed is not None and not all(isinstance(one, Integral) and not isinstance(one, bool) for one in seeds):
-            raise TypeError(f"`seed` is {shortened(seed)}; give a whole number, or one for each text.")
-        if isinstance(seed, Sequence):
-            options["generator"] = [torch.Generator(self.model.device).manual_seed(one) for one in seed]
-        elif seed is not None:
-            options["generator"] = torch.Generator(self.model.device).manual_seed(seed)
-        return {name: value for name, value in options.items() if value is not None}
+            options["max_new_tokens"] = self.model.config.steps_for_frames(self.max_frames(max_seconds))
+        return options
 
     def _prepare(self, text: str | Sequence[str], audio_prompt: Any, voice: Any) -> BatchFeature:
         """Make model inputs, the transcripts of voices put before the texts."""
@@ -633,7 +497,7 @@ class Dia:
                 raise ValueError(
                     f"the text has {num_ids} ids (bytes, a speaker tag counting as one), and Dia reads at most "
                     f"{tokenizer.model_max_length} in one go; `Dia.dialogue` and `dia-hf generate` speak texts of any "
-                    "length in passes, and take a recording with its transcript apart: a `Voice`, or --prompt-text."
+                    "length in chunks, and take a recording with its transcript apart: a `Voice`, or --prompt-text."
                 )
         inputs = self.processor(text=texts, audio=audio_prompt)
         return inputs.to(self.model.device)

@@ -1,7 +1,7 @@
-"""Scripts of any length: spoken pass by pass, heard as one.
+"""Scripts of any length: spoken chunk by chunk, heard as one.
 
-A pass is a stretch of natural length. It is prompted with the last pass in which each speaker spoke, or with the
-speaker's voice, so that voices carry over; only those passes are kept. All passes go through the codec as one growing
+A chunk is a stretch of natural length. It is prompted with the last chunk in which each speaker spoke, or with the
+speaker's voice, so that voices carry over; only those chunks are kept. All chunks go through the codec as one growing
 clip: where two meet there is no more of a step than within them, and nothing to fade. Knows nothing of files of sound;
 called by `Dia`.
 
@@ -26,10 +26,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..atomic_write import atomic_write, first_line, is_leftover, read_json, shortened
+from ..atomic_write import atomic_write, is_leftover
 from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
+from ..text_files import first_line, read_json, shortened
 from .doubts import SpeechStats, find_doubt, tell
 from .progress import spoken_bar
 from .script import Turn, check_script, estimate_seconds, parse_script, plan_chunks, render, split_prefix
@@ -42,14 +43,14 @@ def remove_chunks(folder: Path) -> None:
     """Remove from a folder what a dialogue has put there, if one has, and the folder with it if that was all."""
     dialogue = folder / "dialogue.json"
     if dialogue.is_file():
-        for file in [*folder.glob("pass-?????.safetensors"), dialogue]:
+        for file in [*folder.glob("chunk-?????.safetensors"), dialogue]:
             file.unlink(missing_ok=True)
         with suppress(OSError):
             folder.rmdir()
 
 
 class DialogueError(RuntimeError):
-    """A pass failed.
+    """A chunk failed.
 
     Attributes:
         waveform (`np.ndarray` of shape `[N]`): What was spoken before, float32.
@@ -58,21 +59,21 @@ class DialogueError(RuntimeError):
     waveform: np.ndarray
 
 
-# How much longer than estimated a pass may well be; a prompt leaves room for that.
+# How much longer than estimated a chunk may well be; a prompt leaves room for that.
 _PACE_RESERVE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
-    """Speech that later passes can be prompted with."""
+    """Speech that later chunks can be prompted with."""
 
-    order: int  # voices below 0, passes by their number
+    order: int  # voices below 0, chunks by their number
     turns: list[Turn]
     codes: torch.Tensor
 
 
-def _seed_of_pass(seed: int, index: int) -> int:
-    """Draw a seed for each pass; the first keeps the dialogue's, as if it were all."""
+def _seed_of_chunk(seed: int, index: int) -> int:
+    """Draw a seed for each chunk; the first keeps the dialogue's, as if it were all."""
     return seed if index == 0 else int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
 
 
@@ -92,7 +93,7 @@ def _fingerprint_of_voice(voice: Voice) -> str:
 
 
 class Dialogue:
-    """A script, planned into passes and ready to be spoken.
+    """A script, planned into chunks and ready to be spoken.
 
     Args:
         model (`DiaForConditionalGeneration`): The network.
@@ -100,26 +101,26 @@ class Dialogue:
         script (`str`): What to say, with speaker tags. What looks wrong in it is told in warnings that name the place.
         voices (`Mapping[str, Voice]` or `Voice`, *optional*): A voice for some or all speaker tags; or one whose
             transcript has the tags of all its speakers.
-        chunk_length_s (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest pass, as
+        chunk_length_s (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest chunk, as
             `estimate_seconds` counts, which may be a third off: what comes out lasts 5 to 20 s. A script that fits into
-            the longest is one pass. Of several, none is estimated to take more than half of what the model says in one
+            the longest is one chunk. Of several, none is estimated to take more than half of what the model says in one
             go (by its positions and the checkpoint's `max_length`), the other half being its prompt; where that is
             less than the longest, both are shortened.
         language (`str`, defaults to `"en"`): By which sentences are found.
-        closing_tag (`bool`, defaults to `False`): Whether each pass ends with the tag of its second-to-last speaker,
+        closing_tag (`bool`, defaults to `False`): Whether each chunk ends with the tag of its second-to-last speaker,
             nari-labs' advice against an end that is cut off.
-        folder (`str` or `os.PathLike`, *optional*): Where to keep each pass as soon as it is spoken. The same dialogue
+        folder (`str` or `os.PathLike`, *optional*): Where to keep each chunk as soon as it is spoken. The same dialogue
             with the same folder goes on where it was interrupted.
         seed (`int`, *optional*): Makes sampling reproducible; drawn, or read in the folder, unless given.
         max_seconds (`float`, *optional*): Limit of the whole.
         options (`dict`, *optional*): Of `generate`.
 
     Attributes:
-        prefix (`str`): Tags that the script begins with and that are no speaker's, such as `[nl]`; each pass begins
+        prefix (`str`): Tags that the script begins with and that are no speaker's, such as `[nl]`; each chunk begins
             with them.
-        passes (`list[list[Turn]]`): The turns of each pass.
+        chunks (`list[list[Turn]]`): The turns of each chunk.
         seed (`int`): The one in force.
-        num_frames (`list[int]`): How long each pass is that `stream` or `generate` has spoken or found in the folder,
+        num_frames (`list[int]`): How long each chunk is that `stream` or `generate` has spoken or found in the folder,
             since it was last called.
 
     Raises:
@@ -150,7 +151,7 @@ class Dialogue:
         self.max_frames = None if max_seconds is None else int(max_seconds * self.codec.frame_rate)
         if self.max_frames == 0:
             raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / self.codec.frame_rate:.3f} s.")
-        self.frame_limit = model.config.decoder_config.max_position_embeddings - max(model.config.delay_pattern)
+        self.frame_limit = model.config.max_training_frames + 1
         self.max_prompt_frames = self.frame_limit // 2
         self.text_limit: int = processor.tokenizer.model_max_length
 
@@ -163,7 +164,7 @@ class Dialogue:
             raise ValueError("the script is empty; give something to say, such as '[S1] Hello. [S2] Hi!'.")
         self._has_warned = False
         self._voices = self._take_voices(voices)
-        self.passes = self._plan(turns, chunk_length_s, language)
+        self.chunks = self._plan(turns, chunk_length_s, language)
         self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
         self.folder = None if folder is None else Path(folder)
@@ -199,7 +200,7 @@ class Dialogue:
     def _plan(self, turns: list[Turn], chunk_length_s: tuple[float, float], language: str) -> list[list[Turn]]:
         shortest, longest = chunk_length_s
         max_length = self.model.generation_config.max_length or self.model.config.decoder_config.max_position_embeddings
-        in_one_go = min(self.frame_limit, max_length - max(self.model.config.delay_pattern)) / self.codec.frame_rate
+        in_one_go = min(self.frame_limit, max_length - self.model.config.max_delay) / self.codec.frame_rate
         voices = dict.fromkeys(self._voices.values())
         text_limit = self.text_limit - self._num_ids([turn for voice in voices for turn in voice.turns])
         seconds = sum(estimate_seconds(turn.text) for turn in turns)
@@ -219,14 +220,14 @@ class Dialogue:
     def _render(self, turns: list[Turn]) -> str:
         return render(turns, self.closing_tag, self.prefix)
 
-    # --- passes that are kept in the folder ---
+    # --- chunks that are kept in the folder ---
 
     def _open_folder(self, script: str, voices: Mapping[str, Voice] | Voice | None, seed: int | None) -> None:
         assert self.folder is not None
         held = {"": voices} if isinstance(voices, Voice) else dict(voices or {})
         dialogue = {
             "script": script,
-            "passes": [render(turns) for turns in self.passes],
+            "chunks": [render(turns) for turns in self.chunks],
             "closing_tag": self.closing_tag,
             "max_frames": self.max_frames,
             "options": {name: str(value) for name, value in sorted(self.options.items())},
@@ -254,7 +255,7 @@ class Dialogue:
         else:
             if self.folder.is_dir() and not all(map(is_leftover, self.folder.iterdir())):
                 raise ValueError(
-                    f"{str(self.folder)!r} is not empty and holds no dialogue; its files could be taken for passes, "
+                    f"{str(self.folder)!r} is not empty and holds no dialogue; its files could be taken for chunks, "
                     "and be removed. Choose another folder, or empty it."
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -264,8 +265,8 @@ class Dialogue:
 
     @property
     def num_kept(self) -> int:
-        """Passes in the folder, which will not be spoken again."""
-        files = (self._pass_file(index) for index in range(len(self.passes)))
+        """Chunks in the folder, which will not be spoken again."""
+        files = (self._chunk_file(index) for index in range(len(self.chunks)))
         return sum(file is not None and file.exists() for file in files)
 
     def remove_kept(self) -> None:
@@ -273,11 +274,11 @@ class Dialogue:
         if self.folder is not None:
             remove_chunks(self.folder)
 
-    def _pass_file(self, index: int) -> Path | None:
-        return None if self.folder is None else self.folder / f"pass-{index + 1:05}.safetensors"
+    def _chunk_file(self, index: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"chunk-{index + 1:05}.safetensors"
 
-    def _load_pass(self, index: int) -> torch.Tensor | None:
-        file = self._pass_file(index)
+    def _load_chunk(self, index: int) -> torch.Tensor | None:
+        file = self._chunk_file(index)
         if file is None or not file.exists():
             return None
         try:
@@ -294,16 +295,16 @@ class Dialogue:
             ) from error
         return codes.long()
 
-    def _save_pass(self, index: int, codes: torch.Tensor) -> None:
-        if (file := self._pass_file(index)) is not None:
+    def _save_chunk(self, index: int, codes: torch.Tensor) -> None:
+        if (file := self._chunk_file(index)) is not None:
             with atomic_write(file) as beside:
                 beside.write_bytes(save({"codes": codes.to(torch.int16)}))
 
     # --- speaking ---
 
     def _choose_prompt(self, index: int, last: dict[str, _Segment]) -> tuple[list[Turn], torch.Tensor | None]:
-        """Choose what each speaker said last, the coming pass's speakers first, as far as there is room."""
-        turns = self.passes[index]
+        """Choose what each speaker said last, the coming chunk's speakers first, as far as there is room."""
+        turns = self.chunks[index]
         seconds = _PACE_RESERVE * sum(estimate_seconds(turn.text) for turn in turns) + 1
         max_frames = max(self.max_prompt_frames, self.frame_limit - int(seconds * self.codec.frame_rate))
         chosen: list[_Segment] = []
@@ -319,7 +320,7 @@ class Dialogue:
             elif not self._has_warned and any(turn.speaker == speaker for turn in turns):
                 self._has_warned = True
                 warnings.warn(
-                    f"pass {index + 1}: what {speaker} said last ({len(segment.codes) / self.codec.frame_rate:.1f} s) "
+                    f"chunk {index + 1}: what {speaker} said last ({len(segment.codes) / self.codec.frame_rate:.1f} s) "
                     "does not fit into the prompt, and the voice may change; a voice for each speaker keeps it. This "
                     "is said once a dialogue.",
                     stacklevel=5,
@@ -329,12 +330,12 @@ class Dialogue:
         turns = [turn for segment in chosen for turn in segment.turns]
         return turns, torch.cat([segment.codes for segment in chosen])
 
-    def _speak_pass(
+    def _speak_chunk(
         self, index: int, last: dict[str, _Segment], max_frames: int | None
     ) -> Generator[torch.Tensor, None, None]:
-        """Yield a pass's codes `[1, C]`, frame by frame."""
+        """Yield a chunk's codes `[1, C]`, frame by frame."""
         prompt_turns, prompt = self._choose_prompt(index, last)
-        text = self._render([*prompt_turns, *self.passes[index]])
+        text = self._render([*prompt_turns, *self.chunks[index]])
         inputs = self.processor(text=[text], audio=[prompt]).to(self.model.device)
         options = dict(self.options)
         if max_frames is not None or prompt is not None:
@@ -342,11 +343,11 @@ class Dialogue:
             room = self.frame_limit - 1 - (0 if prompt is None else len(prompt))
             limits = [room, max_frames, self.model.generation_config.max_length]
             num_frames = min(limit for limit in limits if limit is not None)
-            options["max_new_tokens"] = num_frames + 1 + max(self.model.config.delay_pattern)
-        generator = torch.Generator(self.model.device).manual_seed(_seed_of_pass(self.seed, index))
+            options["max_new_tokens"] = self.model.config.steps_for_frames(num_frames)
+        generator = torch.Generator(self.model.device).manual_seed(_seed_of_chunk(self.seed, index))
         streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
-        with closing(streamer.listen(self.model.generate, **inputs, **options, generator=generator)) as chunks:
-            yield from chunks
+        with closing(streamer.listen(self.model.generate, **inputs, **options, generator=generator)) as frames:
+            yield from frames
 
     def stream(
         self, first_chunk_frames: int = 1, chunk_frames: int = 64, verbose: bool = False
@@ -361,10 +362,10 @@ class Dialogue:
             `np.ndarray` of shape `[N]`, float32.
 
         Raises:
-            DialogueError: If a pass fails, after all that was spoken before.
+            DialogueError: If a chunk fails, after all that was spoken before.
 
         Warns:
-            SpeechWarning: Once, if the whole or a pass is empty, silent, far from what `estimate_seconds` says, or cut
+            SpeechWarning: Once, if the whole or a chunk is empty, silent, far from what `estimate_seconds` says, or cut
                 at a limit.
         """
         clip, last = self.codec.stream(), dict[str, _Segment]()
@@ -384,14 +385,14 @@ class Dialogue:
                 next_frames = min(2 * next_frames, chunk_frames)
 
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
-            for index, turns in enumerate(self.passes):
+            for index, turns in enumerate(self.chunks):
                 left = None if self.max_frames is None else self.max_frames - sum(self.num_frames)
                 if left is not None and left <= 0:
                     is_cut = True
                     break
-                if len(self.passes) > 1:
-                    bar.set_description_str(f"speaking, pass {index + 1} of {len(self.passes)}")
-                codes = self._load_pass(index)
+                if len(self.chunks) > 1:
+                    bar.set_description_str(f"speaking, chunk {index + 1} of {len(self.chunks)}")
+                codes = self._load_chunk(index)
                 if codes is not None:
                     clip.push(codes)
                     bar.update(len(codes) / frame_rate)
@@ -399,7 +400,7 @@ class Dialogue:
                 else:
                     frames = [torch.zeros(0, self.codec.num_codebooks, dtype=torch.long)]
                     try:
-                        with closing(self._speak_pass(index, last, left)) as spoken:
+                        with closing(self._speak_chunk(index, last, left)) as spoken:
                             for frame in spoken:
                                 frames.append(frame)
                                 clip.push(frame)
@@ -410,10 +411,10 @@ class Dialogue:
                         is_kept = self.folder is not None and self.num_kept > 0
                         advice = f". Those before it are kept in {str(self.folder)!r}." if is_kept else ""
                         raise DialogueError(
-                            f"pass {index + 1} of {len(self.passes)} failed: {error}{advice}"
+                            f"chunk {index + 1} of {len(self.chunks)} failed: {error}{advice}"
                         ) from error
                     codes = torch.cat(frames)
-                    self._save_pass(index, codes)
+                    self._save_chunk(index, codes)
                 self.num_frames.append(len(codes))
                 is_cut = is_cut or (left is not None and len(codes) >= left)
                 if len(codes) > 0:
@@ -422,14 +423,14 @@ class Dialogue:
         tell(self._doubts(heard, is_cut), stacklevel=2)
 
     def _doubts(self, heard: SpeechStats, is_cut: bool) -> list[str]:
-        """Say why the whole, or a pass, cannot be all of its text."""
-        expected = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.passes]
-        number = len(self.passes)
+        """Say why the whole, or a chunk, cannot be all of its text."""
+        expected = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.chunks]
+        number = len(self.chunks)
         limit = None
         if is_cut and self._max_seconds is not None:
             limit = f"`max_seconds` ({self._max_seconds:g})"
             if number > 1:
-                limit += f": {len(self.num_frames)} of {number} passes"
+                limit += f": {len(self.num_frames)} of {number} chunks"
         room = self.frame_limit
         if (max_length := self.model.generation_config.max_length) is not None:
             room = min(room, max_length - 2)
@@ -443,7 +444,7 @@ class Dialogue:
             one.seconds = one.sounding = num_frames / self.codec.frame_rate
             cut_at = "what the model says in one go" if num_frames >= room else None
             if (doubt := find_doubt(one, seconds, cut_at=cut_at)) is not None:
-                doubts.append(f"pass {index + 1} of {number}: {doubt}")
+                doubts.append(f"chunk {index + 1} of {number}: {doubt}")
         return doubts
 
     def generate(self, verbose: bool = False) -> np.ndarray:
@@ -456,13 +457,13 @@ class Dialogue:
             `np.ndarray` of shape `[N]`, float32.
 
         Raises:
-            DialogueError: If a pass fails; it holds what was spoken before.
+            DialogueError: If a chunk fails; it holds what was spoken before.
         """
-        chunks = [np.zeros(0, dtype=np.float32)]
+        parts = [np.zeros(0, dtype=np.float32)]
         try:
-            for chunk in self.stream(verbose=verbose):
-                chunks.append(chunk)  # one by one: those before an error count
+            for part in self.stream(verbose=verbose):
+                parts.append(part)  # one by one: those before an error count
         except DialogueError as error:
-            error.waveform = np.concatenate(chunks)
+            error.waveform = np.concatenate(parts)
             raise
-        return np.concatenate(chunks)
+        return np.concatenate(parts)

@@ -19,6 +19,7 @@ from ..audio.effects import trim_silence
 from .script import estimate_seconds, parse_script
 
 __all__ = [
+    "SpeechCheck",
     "SpeechStats",
     "SpeechWarning",
     "UnknownWordsWarning",
@@ -109,6 +110,46 @@ def find_doubt(heard: SpeechStats, expected: float, prompt: float = 0.0, cut_at:
     if heard.seconds > _LONGEST * expected + _MORE:
         return f"the sound is {heard.seconds:.1f} s long; {estimate}: it holds something else"
     return None
+
+
+class SpeechCheck:
+    """Comparison of the sound of one or more texts with what is to be expected of them.
+
+    Args:
+        expected (`Sequence[float]`): Seconds to be expected of each text.
+        prompts (`Sequence[float]`): Seconds of each prompt whose transcript is part of the text; see `find_doubt`.
+        sampling_rate (`int`): Of the sound, in hertz.
+        max_frames (`int`): Frames of a text at which it is cut.
+        limit (`str`): Name of the limit that cuts there.
+        frame_rate (`float`): Frames a second.
+    """
+
+    def __init__(
+        self,
+        expected: Sequence[float],
+        prompts: Sequence[float],
+        sampling_rate: int,
+        max_frames: int,
+        limit: str,
+        frame_rate: float,
+    ) -> None:
+        self.expected, self.prompts = expected, prompts
+        self.max_frames, self.limit, self.frame_rate = max_frames, limit, frame_rate
+        self._stats = [SpeechStats(sampling_rate) for _ in expected]
+
+    def add(self, parts: Sequence[np.ndarray]) -> None:
+        """Add the next samples of each text, `[N_i]`."""
+        for stats, part in zip(self._stats, parts, strict=True):
+            stats.add(part)
+
+    def warn(self, stacklevel: int) -> None:
+        """Warn once, with a `SpeechWarning`, if the sound of a text cannot be all of it."""
+        doubts = []
+        for index, (stats, expected, prompt) in enumerate(zip(self._stats, self.expected, self.prompts, strict=True)):
+            is_cut = round(stats.seconds * self.frame_rate) >= self.max_frames
+            if (doubt := find_doubt(stats, expected, prompt, self.limit if is_cut else None)) is not None:
+                doubts.append(doubt if len(self._stats) == 1 else f"text {index}: {doubt}")
+        tell(doubts, stacklevel + 1)
 
 
 def tell(doubts: Sequence[str], stacklevel: int) -> None:

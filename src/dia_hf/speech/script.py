@@ -1,6 +1,6 @@
-"""Scripts of any length as data: read, checked, cut into passes, written out.
+"""Scripts of any length as data: read, checked, cut into chunks, written out.
 
-A script is what Dia reads, "[S1] Hello. (laughs) [S2] Hi!", only longer than Dia can say in one pass. Knows nothing of
+A script is what Dia reads, "[S1] Hello. (laughs) [S2] Hi!", only longer than Dia can say in one chunk. Knows nothing of
 models, tokens and audio, so its seconds are estimates from the letters alone; called by `speech/dialogue.py`.
 """
 
@@ -44,9 +44,9 @@ _SECONDS_PER_SOUND = 1
 # Makes one emoji of two.
 _JOINER = "\u200d"
 
-# Costs of a pass's end by what it cuts, in passes: seven passes more are better than one turn cut in two.
+# Costs of a chunk's end by what it cuts, in chunks: seven chunks more are better than one turn cut in two.
 _SENTENCE_COST, _CLAUSE_COST, _WORD_COST, _CHARACTER_COST = 10.0, 20.0, 40.0, 80.0
-# A pass that is too short is worse than thousands of cuts.
+# A chunk that is too short is worse than thousands of cuts.
 _SHORT_COST = 1e6
 
 _SOUND = rf"\((?:{'|'.join(NON_VERBAL_TAGS)})\)"
@@ -302,7 +302,7 @@ def _cut_sentences(text: str, language: str) -> list[str]:
 
 
 def _cut_word(word: str, load: Callable[[str], float]) -> list[str]:
-    """Cut a word into pieces of at least 1/16 of a pass; from 1/8 on even between a letter and its accent."""
+    """Cut a word into pieces of at least 1/16 of a chunk; from 1/8 on even between a letter and its accent."""
     pieces, total = [""], 0.0
     for unit in _CHARACTERS.findall(word):
         category = unicodedata.category(unit[0])
@@ -317,10 +317,10 @@ def _cut_word(word: str, load: Callable[[str], float]) -> list[str]:
 
 
 def _cut_turn(text: str, language: str, load: Callable[[str], float]) -> list[tuple[str, float]]:
-    """Cut a turn into pieces, which join to it again, each with the cost of ending a pass after it.
+    """Cut a turn into pieces, which join to it again, each with the cost of ending a chunk after it.
 
     Cut are all sentences and all clauses; words and characters only where a piece would still fill more than a quarter
-    of a pass (a `load` of 1). With pieces that small, short passes can be avoided.
+    of a chunk (a `load` of 1). With pieces that small, short chunks can be avoided.
     """
     pieces = [(text, 0.0)]
     for cost, largest, cut in (
@@ -343,7 +343,7 @@ class _Piece(NamedTuple):
 
     turn: int  # index
     text: str  # with the space after it, if there is one
-    cut_cost: float  # of ending a pass after it
+    cut_cost: float  # of ending a chunk after it
     first_character: int  # as the estimate weighs characters
     last_character: int
     first_byte: int  # of the script as rendered, without its first tag
@@ -366,7 +366,7 @@ def _cut_turns(turns: Sequence[Turn], language: str, load: Callable[[str], float
 
 
 def _plan_starts(pieces: Sequence[_Piece], max_seconds: float, min_seconds: float, max_bytes: int) -> list[int]:
-    """Find, for each number of pieces, where the last pass begins when they are said at the least cost."""
+    """Find, for each number of pieces, where the last chunk begins when they are said at the least cost."""
     costs, starts = [0.0], [0]
     for end, last in enumerate(pieces, start=1):
         costs.append(math.inf)
@@ -377,13 +377,13 @@ def _plan_starts(pieces: Sequence[_Piece], max_seconds: float, min_seconds: floa
             num_bytes = last.last_byte - first.first_byte + len("1 ") + len(" 2")
             if seconds > max_seconds or num_bytes > max_bytes:
                 break
-            # Squares are least when even; the 1 makes one pass cheaper than two wherever it fits.
+            # Squares are least when even; the 1 makes one chunk cheaper than two wherever it fits.
             cost = costs[start] + 1 + (seconds / max_seconds) ** 2 + last.cut_cost
             if seconds < min_seconds:
                 cost += _SHORT_COST
             if cost < costs[end]:
                 costs[end], starts[end] = cost, start
-        assert starts[end] < end, "no piece is too long for a pass"
+        assert starts[end] < end, "no piece is too long for a chunk"
     return starts
 
 
@@ -394,27 +394,27 @@ def plan_chunks(
     max_bytes: int = 1024,
     language: str = "en",
 ) -> list[list[Turn]]:
-    """Group turns into passes that Dia can say in one go.
+    """Group turns into chunks that Dia can say in one go.
 
-    A script that fits is one pass. Otherwise turns are cut only where they must be, rather after a sentence than after
+    A script that fits is one chunk. Otherwise turns are cut only where they must be, rather after a sentence than after
     a clause, rather there than between words, and between characters as the last resort; never inside a non-verbal tag
-    that Dia was trained on. A turn that fits is cut all the same where this avoids a pass below `min_seconds`. Among
-    the plans that are left, one of few and even passes is chosen. The parts of a turn keep its speaker and its place.
+    that Dia was trained on. A turn that fits is cut all the same where this avoids a chunk below `min_seconds`. Among
+    the plans that are left, one of few and even chunks is chosen. The parts of a turn keep its speaker and its place.
 
     Args:
         turns (`Sequence[Turn]`): The script.
-        max_seconds (`float`, defaults to 20): The longest pass, in seconds of `estimate_seconds`; at least 2. Longer
+        max_seconds (`float`, defaults to 20): The longest chunk, in seconds of `estimate_seconds`; at least 2. Longer
             ones are spoken too fast.
-        min_seconds (`float`, defaults to 5): The shortest pass wherever it can be avoided, in the same seconds, at
+        min_seconds (`float`, defaults to 5): The shortest chunk wherever it can be avoided, in the same seconds, at
             most `max_seconds`. Up to 3/8 of a `max_seconds` of at least 10 it always can, if the script lasts as long
             and `max_bytes` leaves room.
-        max_bytes (`int`, defaults to 1024): The most bytes of a pass as rendered with its closing tag, a tag counting
+        max_bytes (`int`, defaults to 1024): The most bytes of a chunk as rendered with its closing tag, a tag counting
             as one; at least 64. Pass less than the encoder reads to leave room for the transcript of a prompt.
         language (`str`, defaults to `"en"`): The code by which `sentencex` finds sentences, such as "de". Codes that it
             does not know, such as "de-AT", are taken for English.
 
     Returns:
-        `list[list[Turn]]`: The turns of every pass, none of them empty; the same for the same arguments.
+        `list[list[Turn]]`: The turns of every chunk, none of them empty; the same for the same arguments.
 
     Raises:
         ValueError: If a limit is out of its range.
@@ -441,14 +441,14 @@ def plan_chunks(
     turns = [replace(turn, text=_normalize(turn.text)) for turn in turns if turn.text.strip()]
     pieces = _cut_turns(turns, language, load)
     starts = _plan_starts(pieces, max_seconds, min_seconds, max_bytes)
-    passes: list[list[Turn]] = []
+    chunks: list[list[Turn]] = []
     end = len(pieces)
     while end:
         start = starts[end]
         parts = groupby(pieces[start:end], key=lambda piece: piece.turn)
-        passes.append([replace(turns[i], text="".join(piece.text for piece in part).strip()) for i, part in parts])
+        chunks.append([replace(turns[i], text="".join(piece.text for piece in part).strip()) for i, part in parts])
         end = start
-    return passes[::-1]
+    return chunks[::-1]
 
 
 def render(turns: Sequence[Turn], closing_tag: bool = False, prefix: str = "") -> str:

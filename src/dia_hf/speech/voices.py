@@ -30,6 +30,7 @@ from ..atomic_write import LOCK, atomic_write, locked
 from ..audio.codec import Codec
 from ..audio.effects import trim_silence
 from ..audio.io import AUDIO_FORMATS
+from ..data.config import MAX_CHARACTERS_PER_SECOND, MIN_CHARACTERS_PER_SECOND
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..processing_dia import DiaProcessor
 
@@ -43,8 +44,6 @@ _MAX_NAME_LENGTH = 50  # of up to 4 bytes each, the ending and 255 bytes a file 
 _SPEAKER_TAG = re.compile(r"\[S\d+\]")
 # Seconds. From nari-labs' advice (5 to 10 s); below and above these, users report noise and rushed speech.
 _SHORT_PROMPT, _LONG_PROMPT = 3.0, 15.0
-# Characters a second, as for training data.
-_SLOWEST, _FASTEST = 3.0, 40.0
 
 
 def _check_transcript(transcript: str) -> None:
@@ -164,13 +163,14 @@ class Voice:
                 stacklevel=2,
             )
         pace = len(" ".join(_SPEAKER_TAG.sub(" ", transcript).split())) / seconds
-        if not _SLOWEST <= pace <= _FASTEST:
+        if not MIN_CHARACTERS_PER_SECOND <= pace <= MAX_CHARACTERS_PER_SECOND:
             warnings.warn(
                 f"the transcript has {pace:.1f} characters for each of the {seconds:.1f} s of the recording, and "
-                f"speech has {_SLOWEST:g} to {_FASTEST:g}; it must say all that is heard, and nothing else.",
+                f"speech has {MIN_CHARACTERS_PER_SECOND:g} to "
+                f"{MAX_CHARACTERS_PER_SECOND:g}; it must say all that is heard, and nothing else.",
                 stacklevel=2,
             )
-        features = extractor(waveform, sampling_rate=extractor.sampling_rate, audio_tokenizer=codec.model)
+        features = extractor(waveform, sampling_rate=extractor.sampling_rate, audio_tokenizer=codec)
         return cls(features["audio_codes"][0], transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
 
     @classmethod

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
-from ..atomic_write import first_line, read_json
+from ..text_files import first_line, read_json
 
 __all__ = ["check_checkpoint", "check_weights", "checkpoints_in"]
 

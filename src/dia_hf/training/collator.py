@@ -18,19 +18,13 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..configuration_dia import DiaConfig
 from ..delay_pattern import apply_delay
 from ..loss import IGNORE_INDEX
 from ..processing_dia import DiaProcessor
 
-__all__ = ["ClipChance", "DiaDataCollator", "longest_clip"]
+__all__ = ["ClipChance", "DiaDataCollator"]
 
 _NO_EPOCH = -1
-
-
-def longest_clip(config: DiaConfig) -> int:
-    """Count the frames of the longest clip that can be learned whole: what the positions hold beside delay and end."""
-    return config.decoder_config.max_position_embeddings - max(config.delay_pattern) - 1
 
 
 class ClipChance:
@@ -259,11 +253,11 @@ class DiaDataCollator:
                 f"`prompt_frames` is {num_given} of {num_frames} frames, which leaves nothing to learn; give 0 to "
                 f"{num_frames - 1}{'.' if num_frames == len(codes) else ', or raise `max_frames`.'}"
             )
-        length, positions = num_learned + max(delays), decoder.max_position_embeddings
+        length, positions = num_learned + self.config.max_delay, decoder.max_position_embeddings
         if length > positions:
             raise ValueError(
                 f"{num_learned} frames with their delay take {length} positions, but Dia has {positions}; shorten the "
-                f"clip, or pass a `max_frames` of at most {longest_clip(self.config)}."
+                f"clip, or pass a `max_frames` of at most {self.config.max_training_frames}."
             )
         frames = torch.cat(
             [

@@ -27,19 +27,20 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import cached_file
 
 from ..assets import MINIATURE
-from ..atomic_write import atomic_write, first_line, follow_umask
-from ..audio.codec import load_dac
+from ..atomic_write import atomic_write, follow_umask
+from ..audio.codec import load_network
 from ..configuration_dia import DiaConfig
 from ..conversion.source import generation_config_for
-from ..data.prepare import load_prepared, read_info
+from ..data.prepared import load_prepared, read_info
 from ..hub import check_model
 from ..model_card import HOW_TO_RUN
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
+from ..text_files import first_line
 from ..tokenization_dia import DiaTokenizer
 from .checkpoint import check_weights
-from .collator import ClipChance, DiaDataCollator, longest_clip
+from .collator import ClipChance, DiaDataCollator
 from .lora import attach_lora, merge_adapter
 from .recipe import Recipe
 from .run_dir import (
@@ -216,7 +217,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
         ) from error
     processor = DiaProcessor.from_pretrained(recipe.model, load_codec=recipe.codec is None)
     if recipe.codec is not None:
-        processor.audio_tokenizer = load_dac(recipe.codec)
+        processor.audio_tokenizer = load_network(recipe.codec)
     if recipe.config is not None:
         processor.config = DiaConfig(**recipe.config)
         longest = processor.config.encoder_config.max_position_embeddings
@@ -411,7 +412,7 @@ def _make_trainer(
     train_set: datasets.Dataset,
     eval_set: datasets.Dataset | None,
 ) -> DiaTrainer:
-    longest = longest_clip(processor.config)
+    longest = processor.config.max_training_frames
     max_frames = min(recipe.max_frames or longest, longest)
     collator = DiaDataCollator(
         processor, recipe.text_dropout, max_frames, recipe.frames_per_row, recipe.seed, code_noise=recipe.code_noise

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..atomic_write import read_json
 from ..modeling_dia import DiaForConditionalGeneration
 from ..speech import Dia
+from ..text_files import read_json
 
 if TYPE_CHECKING:
     from peft import PeftModel

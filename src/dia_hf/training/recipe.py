@@ -23,8 +23,9 @@ from typing import Any
 import yaml
 
 from ..assets import MINIATURE
-from ..atomic_write import atomic_write, first_line, read_json, read_text
+from ..atomic_write import atomic_write
 from ..configuration_dia import DiaConfig
+from ..text_files import first_line, read_json, read_text
 
 __all__ = ["Recipe"]
 

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..atomic_write import atomic_write, is_leftover, locked, read_json, remove_stale_lock
+from ..atomic_write import atomic_write, is_leftover, locked, remove_stale_lock
+from ..text_files import read_json
 from .checkpoint import check_checkpoint, checkpoints_in
 from .recipe import Recipe
 

@@ -123,7 +123,7 @@ class SpeakCallback(TrainerCallback):
         if self.voice is not None:
             self.voice.check(processor.codec)
         rate, config = processor.codec.frame_rate, processor.config
-        longest = (config.decoder_config.max_position_embeddings - 2 - max(config.delay_pattern)) / rate
+        longest = config.max_generated_frames / rate
         if not 1 <= max_seconds * rate <= longest * rate:
             raise ValueError(
                 f"`max_seconds` is {max_seconds}; this model says {1 / rate:.3f} to {longest:.1f} s in one go."

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..atomic_write import first_line
 from ..loss import IGNORE_INDEX, weighted_sum
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
+from ..text_files import first_line
 from .collator import DiaDataCollator
 from .muon import MuonBeside
 from .speak import SpeakCallback

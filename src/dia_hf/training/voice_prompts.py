@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..processing_dia import DiaProcessor
-from .collator import ClipChance, longest_clip
+from .collator import ClipChance
 
 if TYPE_CHECKING:
     import datasets
@@ -156,7 +156,7 @@ def add_voice_prompts(
         raise ValueError(
             f"`min_seconds` is {min_seconds} and `max_seconds` {max_seconds}; give 0 or more, the smaller first."
         )
-    longest = longest_clip(processor.config)
+    longest = processor.config.max_training_frames
     if max_frames is not None and not 1 <= max_frames <= longest:
         raise ValueError(f"`max_frames` is {max_frames}; Dia reads 1 to {longest} frames, their delay and end aside.")
 

@@ -1,6 +1,6 @@
-"""Count where the host waits for the device: each such place is a hole in a GPU's work.
+"""Counter of host synchronizations: calls at which the host waits for the device, and a GPU idles.
 
-Knows nothing of Dia. The benchmarks report its count a step; tests hold the fast loop to it.
+Independent of Dia. Tests use it to bound the synchronizations of the fast path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["HostSyncCounter"]
 
-# What Python asks of a tensor. On a CPU these need no operator below them, so they are seen where they are called.
+# Methods that read values. On a CPU some of them call no operator, so they are counted where they are called.
 _FUNCTIONS = {
     "item": "item",
     "tolist": "tolist",
@@ -30,8 +30,8 @@ _FUNCTIONS = {
     "__index__": "index",
 }
 
-# Operators that must know values before they can go on: a number, or the shape of the result. Not `multinomial`: its
-# checks are assertions that run on the device.
+# Operators whose result, or its shape, depends on values that the host must read. `multinomial` is not among them: its
+# checks are assertions on the device.
 _OPERATORS = {
     "_local_scalar_dense": "item",
     "is_nonzero": "bool",
@@ -49,24 +49,24 @@ _FROM_HOST_DATA = {"tensor", "as_tensor", "new_tensor"}
 
 
 class HostSyncCounter:
-    """A context that counts host synchronizations: reads of values, and results whose shape depends on values.
+    """Context that counts host synchronizations: reads of values, and results whose shape depends on values.
 
-    On a CPU nothing waits, but the same calls are made; so a count there tells what a GPU would wait for. What is
-    counted, by name: `item`, `bool`, `int`, `float`, `index` (a tensor used as a number), `tolist`, `numpy`, `cpu`,
-    `equal`, `allclose`, `nonzero`, `masked_select`, `boolean index` (reading or writing by a mask, except that writing
-    one number is a masked fill, which waits for nothing), `unique`, `bincount`, `repeat_interleave` (by a tensor,
-    without `output_size`), and, where devices differ, `copy` between them (unless `non_blocking`). Each call counts
-    once, however many operators are below it.
+    On a CPU nothing waits, but the same calls are made, so the count is that of a GPU. Counted, by name: `item`,
+    `bool`, `int`, `float`, `index` (a tensor used as a number), `tolist`, `numpy`, `cpu`, `equal`, `allclose`,
+    `nonzero`, `masked_select`, `boolean index` (reading or writing by a mask, except that writing one number is a
+    masked fill, which does not synchronize), `unique`, `bincount`, `repeat_interleave` (by a tensor, without
+    `output_size`), and, where devices differ, `copy` between them (unless `non_blocking`). Each call counts once,
+    however many operators are below it.
 
-    It sees the thread that entered it, and neither into compiled code nor into a CUDA graph's replay (where nothing
-    can wait).
+    Only the thread that entered the context is counted. Compiled code and the replay of a CUDA graph (which cannot
+    synchronize) are not.
 
     Args:
-        device (`str` or `torch.device`, defaults to `"cpu"`): Where the tensors are that count. With a GPU here,
-            numbers that never left the host count for nothing.
+        device (`str` or `torch.device`, defaults to `"cpu"`): Device of the tensors that count. With a GPU, tensors on
+            the host do not count.
 
     Attributes:
-        counts (`collections.Counter`): Calls by name.
+        counts (`collections.Counter`): Number of calls by name.
 
     Raises:
         RuntimeError: If it is entered while it is counting.
@@ -74,7 +74,7 @@ class HostSyncCounter:
     Example:
     ```python
     >>> import torch
-    >>> from dia_hf.bench import HostSyncCounter
+    >>> from host_syncs import HostSyncCounter
     >>> codes = torch.arange(4)
     >>> with HostSyncCounter() as syncs:
     ...     if (codes > 2).any():
@@ -93,7 +93,7 @@ class HostSyncCounter:
 
     @property
     def total(self) -> int:
-        """All calls together."""
+        """Total number of calls."""
         return sum(self.counts.values())
 
     def __enter__(self) -> HostSyncCounter:
@@ -113,7 +113,7 @@ class HostSyncCounter:
             mode.__exit__(kind, error, traceback)
 
     def _call(self, name: str | None, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Call; with a name, as one synchronization, whatever else is below it."""
+        """Call the function; with a name, count it as one synchronization, whatever it calls internally."""
         if name is None or self._is_inside:
             return function(*args, **kwargs)
         self.counts[name] += 1
@@ -128,7 +128,7 @@ class HostSyncCounter:
 
 
 class _Functions(TorchFunctionMode):
-    """Sees what Python calls."""
+    """Counts calls of Python functions and methods."""
 
     def __init__(self, counter: HostSyncCounter) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _Functions(TorchFunctionMode):
         if called in _FUNCTIONS and args and self.counter._is_watched(args[0]):
             name = _FUNCTIONS[called]
         result = self.counter._call(name, func, args, kwargs or {})
-        # Made of the host's numbers for another device: a copy that no operator shows.
+        # A tensor made from host data for another device: a copy that no operator shows.
         if called in _FROM_HOST_DATA and self.counter.device.type != "cpu" and self.counter._is_watched(result):
             is_new = called == "new_tensor" or not isinstance(args[0] if args else None, torch.Tensor)
             self.counter.counts["copy"] += is_new
@@ -147,7 +147,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
-    """Sees what arrives at the dispatcher, from Python or from C++."""
+    """Counts operators at the dispatcher, called from Python or C++."""
 
     def __init__(self, counter: HostSyncCounter) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dia_hf.data.prepare import prepare_dataset
-from dia_hf.data.report import Clip, Issue, PrepareReport, find_outliers, plot_report, write_jsonl
+from dia_hf.data.prepare_report import Clip, Issue, PrepareReport, find_outliers, plot_report, write_jsonl
 
 
 def make_clip(number, seconds=4.0, num_characters=60, loudness=-20.0, **options):
@@ -25,7 +25,7 @@ def make_report(clips=(), rejected=(), warnings=()):
     ("odd", "measure", "why"),
     [
         ({"seconds": 20.0, "num_characters": 300}, "seconds", "20.0 s"),
-        ({"num_characters": 140}, "characters_per_second", "35.0 characters a second"),
+        ({"num_characters": 140}, "characters_per_second", "35.0 characters per second"),
         ({"num_characters": 14}, "characters_per_second", "below the median of 14.9"),
         ({"loudness": -45.0}, "loudness", "-45.0 LUFS"),
     ],
@@ -33,18 +33,18 @@ def make_report(clips=(), rejected=(), warnings=()):
 def test_the_odd_one_is_found(odd, measure, why):
     """By a mean and its deviation, the odd ones hide each other."""
     usual = [make_clip(n, 4 + 0.1 * (n % 5), 60 + n % 7, -20 - 0.1 * (n % 3)) for n in range(20)]
-    oddest = find_outliers([*usual, make_clip(99, **odd)], count=3)
-    assert len(oddest) == 3
-    assert (oddest[0].clip.id, oddest[0].measure) == ("99", measure)
-    assert why in oddest[0].why
+    outliers = find_outliers([*usual, make_clip(99, **odd)], count=3)
+    assert len(outliers) == 3
+    assert (outliers[0].clip.id, outliers[0].measure) == ("99", measure)
+    assert why in outliers[0].why
 
 
 def test_alike_clips_are_not_odd():
     """A spread of nothing must not divide by zero, nor hide the one that is different."""
     assert find_outliers([]) == []
     assert find_outliers([make_clip(n, loudness=None) for n in range(5)]) == []
-    (oddity,) = find_outliers([*(make_clip(n) for n in range(5)), make_clip(9, loudness=-30.0)])
-    assert oddity.clip.id == "9"
+    (outlier,) = find_outliers([*(make_clip(n) for n in range(5)), make_clip(9, loudness=-30.0)])
+    assert outlier.clip.id == "9"
 
 
 values = st.floats(0.01, 1e4)
@@ -54,11 +54,11 @@ values = st.floats(0.01, 1e4)
 def test_the_order_of_the_clips_does_not_matter(measures, random):
     """Whatever the clips are, the deviations are numbers, at most ten, the largest first, and their own."""
     clips = [make_clip(n, *measure) for n, measure in enumerate(measures)]
-    oddest = find_outliers(clips)
-    sizes = [abs(oddity.deviation) for oddity in oddest]
-    assert len(oddest) <= 10 and sizes == sorted(sizes, reverse=True)
+    outliers = find_outliers(clips)
+    sizes = [abs(outlier.deviation) for outlier in outliers]
+    assert len(outliers) <= 10 and sizes == sorted(sizes, reverse=True)
     random.shuffle(clips)
-    assert [abs(oddity.deviation) for oddity in find_outliers(clips)] == pytest.approx(sizes)
+    assert [abs(outlier.deviation) for outlier in find_outliers(clips)] == pytest.approx(sizes)
 
 
 def test_the_summary_counts_and_shows():
@@ -69,7 +69,7 @@ def test_the_summary_counts_and_shows():
     clips = [make_clip(400, 1800.0, speaker="anna"), make_clip(401, 3600.0, speaker="ben")]
     summary = str(make_report(clips, rejected, warned))
     assert summary.splitlines() == [
-        "2 of 303 clips kept, 1.50 h; 2 encoded now",
+        "2 of 303 clips kept, 1.50 h; 2 encoded in this run",
         "  ben: 1 clip, 1.00 h",
         "  anna: 1 clip, 30.0 min",
         "rejected: 301",
@@ -79,7 +79,7 @@ def test_the_summary_counts_and_shows():
         "    m.csv row 3: all of it.",
         "  nan       1",
         "    m.csv row 301: 1 of 9 samples.",
-        "kept, but look at them: 1",
+        "kept with warnings: 1",
         "  clipping  1",
         "    m.csv row 400: distorted.",
     ]
@@ -95,11 +95,11 @@ def test_the_page_shows_what_the_file_says():
     assert content["rejected"] == {"text_is_path": 1}
     assert content["speakers"]["a|b"] == {"num_clips": 1, "seconds": 4.0}
     assert content["quantiles"]["seconds"]["median"] == 4.0
-    assert content["oddest"][0]["id"] == "3"
+    assert content["outliers"][0]["id"] == "3"
     assert json.loads(json.dumps(content)) == content
     assert "| `text_is_path` | 1 | m.csv row 4: 'a\\|b.wav' is a file. |" in page
     assert "| a\\|b | 1 | 4.0 s |" in page
-    assert "# The oddest clips" in page
+    assert "# Outliers" in page
 
 
 def test_names_that_are_no_unicode(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers.generation import BaseStreamer
 
-from dia_hf.bench import HostSyncCounter, make_config, make_model, random_inputs
+from dia_hf.bench import make_config, make_model, random_inputs
+from host_syncs import HostSyncCounter
 
 VALUES, MASK, ONE = torch.arange(6.0), torch.arange(6) > 2, torch.tensor(1)
 COUNTS = torch.tensor([1, 2])

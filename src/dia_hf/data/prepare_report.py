@@ -1,6 +1,6 @@
-"""What became of a source: which clips were kept, which rows were not and why, how much there is, what looks odd.
+"""Report of data preparation: kept clips, rejected rows with reasons, durations, speakers and outliers.
 
-Lays out what `prepare.py` found, for people and for programs. Reads no audio and decides nothing.
+Formats the results of `prepare.py` as text, Markdown, JSON and plots. Reads no audio.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from ..atomic_write import atomic_write
 __all__ = ["Clip", "Issue", "Outlier", "PrepareReport", "find_outliers", "plot_report", "write_jsonl"]
 
 _NO_SPEAKER = "(no speaker)"
-_SHOWN = 3  # examples of a reason in the summary
-# What makes the median absolute deviation, and the mean one, of a normal distribution its standard deviation.
+_SHOWN = 3  # examples per reason in the summary
+# Ratio of the standard deviation to the median and the mean absolute deviation of a normal distribution.
 _MEDIAN_SCALE, _MEAN_SCALE = 1.4826, 1.2533
 _QUANTILES = {"least": 0.0, "p5": 0.05, "median": 0.5, "p95": 0.95, "most": 1.0}
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip that was kept.
+    """Kept clip.
 
     Args:
-        id (`str`): Unique.
-        text (`str`): With its tags.
+        id (`str`): Unique id.
+        text (`str`): Text with its tags.
         source (`str`): File or dataset.
-        row (`int`): Its row, from 1.
-        key (`str`): Under which its codes are cached.
-        seconds (`float`): As it will be learned, without the silence that was cut off.
-        seconds_before (`float`): Of the whole recording, or of the whole segment of one.
-        num_characters (`int`): Of the text without its tags.
-        sampling_rate (`int`): Of the recording, in hertz.
-        loudness (`float`, *optional*): Of the recording, in LUFS; `None` where it was not measured.
-        speaker (`str`, *optional*): Who speaks.
+        row (`int`): Row in the source, from 1.
+        key (`str`): Key of its codes in the cache.
+        seconds (`float`): Duration after trimming.
+        seconds_before (`float`): Duration of the whole recording or segment, before trimming.
+        num_characters (`int`): Number of characters of the text without its tags.
+        sampling_rate (`int`): Sampling rate of the recording in hertz.
+        loudness (`float`, *optional*): Loudness of the recording in LUFS; `None` if it was not measured.
+        speaker (`str`, *optional*): Speaker name.
     """
 
     id: str
@@ -58,21 +58,21 @@ class Clip:
 
     @property
     def characters_per_second(self) -> float:
-        """How fast it is spoken."""
+        """Speaking rate."""
         return self.num_characters / self.seconds
 
 
 @dataclass(frozen=True)
 class Issue:
-    """What is to be said about a row: why it was rejected, or what to look at though it was kept.
+    """Reason why a row was rejected, or a warning about a kept row.
 
     Args:
         source (`str`): File or dataset.
-        row (`int`): Its row, from 1.
-        id (`str`): The clip's.
-        audio (`str`, *optional*): The audio file, where there is one.
-        code (`str`): For programs, such as "too_long".
-        reason (`str`): The sentence for people.
+        row (`int`): Row in the source, from 1.
+        id (`str`): Id of the clip.
+        audio (`str`, *optional*): Audio file, if there is one.
+        code (`str`): Code for programs, such as "too_long".
+        reason (`str`): Message for people.
     """
 
     source: str
@@ -85,13 +85,13 @@ class Issue:
 
 @dataclass(frozen=True)
 class Outlier:
-    """A clip that is unlike the others.
+    """Clip that differs from the others in one measure.
 
     Args:
-        clip (`Clip`): Which.
-        measure (`str`): In what.
-        deviation (`float`): How many robust standard deviations off the median.
-        why (`str`): In words.
+        clip (`Clip`): The clip.
+        measure (`str`): Name of the measure.
+        deviation (`float`): Deviation from the median in robust standard deviations.
+        why (`str`): Description for people.
     """
 
     clip: Clip
@@ -102,11 +102,11 @@ class Outlier:
 
 @dataclass(frozen=True)
 class _Measure:
-    """Something to compare clips by."""
+    """Measure by which clips are compared."""
 
     title: str
     unit: str
-    is_ratio: bool  # half and double are equally far off
+    is_ratio: bool  # compared by logarithms
 
     def values(self, clips: Iterable[Clip], name: str) -> np.ndarray:
         found = (getattr(clip, name) for clip in clips)
@@ -115,32 +115,32 @@ class _Measure:
 
 _MEASURES = {
     "seconds": _Measure("seconds", " s", is_ratio=True),
-    "characters_per_second": _Measure("characters a second", " characters a second", is_ratio=True),
+    "characters_per_second": _Measure("characters per second", " characters per second", is_ratio=True),
     "loudness": _Measure("loudness before, LUFS", " LUFS", is_ratio=False),
 }
 
 
 def find_outliers(clips: Sequence[Clip], count: int = 10) -> list[Outlier]:
-    """Find the clips that are least like the others in length, in speed of speech or in loudness.
+    """Find outliers in duration, speaking rate or loudness.
 
-    Each measure's deviation is counted from the median in robust standard deviations (1.4826 times the median absolute
-    deviation), which the odd ones themselves do not widen; a clip's is its largest. Length and speed are compared by
-    their logarithms.
+    The deviation of a measure is its distance from the median in robust standard deviations (1.4826 times the median
+    absolute deviation, which outliers do not inflate); the deviation of a clip is its largest. Duration and speaking
+    rate are compared by their logarithms.
 
     Args:
-        clips (`Sequence[Clip]`): All of them.
-        count (`int`, defaults to 10): How many to return at most.
+        clips (`Sequence[Clip]`): All clips.
+        count (`int`, defaults to 10): Maximum number of outliers.
 
     Returns:
-        `list[Outlier]`: The oddest first; clips that are like all others in every measure are left out.
+        `list[Outlier]`: Outliers by decreasing deviation; clips without any deviation are left out.
 
     Example:
     ```python
-    >>> from dia_hf.data.report import Clip, find_outliers
+    >>> from dia_hf.data.prepare_report import Clip, find_outliers
     >>> def clip(number, seconds):
     ...     return Clip(f"{number}", "[S1] Hello.", "metadata.csv", number, "", seconds, seconds, 10, 44100)
-    >>> [oddity.clip.id for oddity in find_outliers([clip(1, 4.0), clip(2, 4.4), clip(3, 40.0), clip(4, 3.7)], count=1)]
-    ['3']
+    >>> [outlier.clip.id for outlier in find_outliers([clip(1, 4.0), clip(2, 4.4), clip(3, 40.0), clip(4, 3.7)],
+    count=1)] ['3']
 
     ```
     """
@@ -155,7 +155,7 @@ def find_outliers(clips: Sequence[Clip], count: int = 10) -> list[Outlier]:
         if np.isfinite(values).any():
             medians[name] = float(np.nanmedian(values))
             deviations[name] = _deviations(values, medians[name])
-    oddities = []
+    outliers = []
     for place, clip in enumerate(clips):
         of_clip = [(float(values[place]), name) for name, values in deviations.items() if np.isfinite(values[place])]
         deviation, name = max(of_clip, key=lambda pair: abs(pair[0]), default=(0.0, ""))
@@ -167,30 +167,30 @@ def find_outliers(clips: Sequence[Clip], count: int = 10) -> list[Outlier]:
             f"{getattr(clip, name):.1f}{measure.unit}, {abs(deviation):.1f} robust standard deviations "
             f"{'above' if deviation > 0 else 'below'} the median of {median:.1f}"
         )
-        oddities.append(Outlier(clip, name, deviation, why))
-    return sorted(oddities, key=lambda oddity: -abs(oddity.deviation))[:count]
+        outliers.append(Outlier(clip, name, deviation, why))
+    return sorted(outliers, key=lambda outlier: -abs(outlier.deviation))[:count]
 
 
 def _deviations(values: np.ndarray, median: float) -> np.ndarray:
     off = values - median
     spread = _MEDIAN_SCALE * np.nanmedian(np.abs(off))
-    if spread < 1e-9:  # more than half are the same
+    if spread < 1e-9:  # more than half of the values are equal
         spread = _MEAN_SCALE * np.nanmean(np.abs(off))
     return off / spread if spread >= 1e-9 else np.where(np.isnan(off), np.nan, 0.0)
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare_dataset` did; `print` it for a summary.
+    """Report of `prepare_dataset`; `print` it for a summary.
 
     Args:
-        source (`str`): What was prepared.
-        num_rows (`int`): How many rows it has.
-        clips (`Sequence[Clip]`): What was kept, in the order of the source.
-        rejected (`Sequence[Issue]`): What was not.
-        warnings (`Sequence[Issue]`): What was kept and should be looked at.
-        num_encoded (`int`): How many clips this run encoded; the codes of the others were there.
-        notes (`Sequence[str]`): What could not be done, such as a plot without matplotlib.
+        source (`str`): Name of the source.
+        num_rows (`int`): Number of rows of the source.
+        clips (`Sequence[Clip]`): Kept clips in the order of the source.
+        rejected (`Sequence[Issue]`): Rejected rows.
+        warnings (`Sequence[Issue]`): Warnings about kept clips.
+        num_encoded (`int`): Number of clips encoded in this run; the codes of the others were cached.
+        notes (`Sequence[str]`): Notes about the run, such as a plot that needs matplotlib.
     """
 
     source: str
@@ -203,12 +203,12 @@ class PrepareReport:
 
     @property
     def seconds(self) -> float:
-        """Seconds of speech that were kept."""
+        """Total duration of the kept clips in seconds."""
         return math.fsum(clip.seconds for clip in self.clips)
 
     @property
     def speakers(self) -> dict[str, tuple[int, float]]:
-        """Clips and seconds of each speaker, the one with most first; all under one name where nobody is named."""
+        """Number of clips and seconds by speaker, in decreasing order; clips without a speaker share one entry."""
         seconds: dict[str, list[float]] = {}
         for clip in self.clips:
             seconds.setdefault(clip.speaker if clip.speaker is not None else _NO_SPEAKER, []).append(clip.seconds)
@@ -216,7 +216,7 @@ class PrepareReport:
         return dict(sorted(totals.items(), key=lambda item: (-item[1][1], item[0])))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON can carry it, except which run encoded what: the same data gives the same report."""
+        """Return the report as JSON-serializable values without `num_encoded`: the same data gives the same report."""
         return {
             "version": 1,
             "source": self.source,
@@ -232,17 +232,17 @@ class PrepareReport:
                 for speaker, (num_clips, seconds) in self.speakers.items()
             },
             "quantiles": {name: values for name in _MEASURES if (values := self._quantiles(name)) is not None},
-            "oddest": [
+            "outliers": [
                 {
-                    "id": oddity.clip.id,
-                    "source": oddity.clip.source,
-                    "row": oddity.clip.row,
-                    "measure": oddity.measure,
-                    "deviation": round(oddity.deviation, 2),
-                    "why": oddity.why,
-                    "text": oddity.clip.text,
+                    "id": outlier.clip.id,
+                    "source": outlier.clip.source,
+                    "row": outlier.clip.row,
+                    "measure": outlier.measure,
+                    "deviation": round(outlier.deviation, 2),
+                    "why": outlier.why,
+                    "text": outlier.clip.text,
                 }
-                for oddity in find_outliers(self.clips)
+                for outlier in find_outliers(self.clips)
             ],
             "notes": list(self.notes),
         }
@@ -255,67 +255,67 @@ class PrepareReport:
         return {title: round(float(np.quantile(values, share)), 3) for title, share in _QUANTILES.items()}
 
     def __str__(self) -> str:
-        """Sum up for a terminal."""
+        """Return a summary for a terminal."""
         longest = max((len(code) for code, _ in (*_count(self.rejected), *_count(self.warnings))), default=0)
         kept = f"{len(self.clips)} of {self.num_rows} clips kept, {_duration(self.seconds)}"
-        lines = [f"{kept}; {self.num_encoded} encoded now"]
+        lines = [f"{kept}; {self.num_encoded} encoded in this run"]
         lines += [
             f"  {speaker}: {num_clips} {'clip' if num_clips == 1 else 'clips'}, {_duration(seconds)}"
             for speaker, (num_clips, seconds) in list(self.speakers.items())[:10]
             if speaker != _NO_SPEAKER
         ]
         if len(self.speakers) > 10:
-            lines.append(f"  and {len(self.speakers) - 10} speakers more")
-        for title, notices in (("rejected", self.rejected), ("kept, but look at them", self.warnings)):
-            if notices:
-                lines.append(f"{title}: {len(notices)}")
-            for code, number in _count(notices):
+            lines.append(f"  and {len(self.speakers) - 10} more speakers")
+        for title, issues in (("rejected", self.rejected), ("kept with warnings", self.warnings)):
+            if issues:
+                lines.append(f"{title}: {len(issues)}")
+            for code, number in _count(issues):
                 lines.append(f"  {code.ljust(longest)}  {number}")
-                of_code = [notice for notice in notices if notice.code == code]
-                lines += [f"    {notice.source} row {notice.row}: {notice.reason}" for notice in of_code[:_SHOWN]]
+                of_code = [issue for issue in issues if issue.code == code]
+                lines += [f"    {issue.source} row {issue.row}: {issue.reason}" for issue in of_code[:_SHOWN]]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def to_markdown(self) -> str:
-        """Lay the report out as a page."""
+        """Return the report as Markdown."""
         content = self.to_dict()
         lines = [
             f"# {_cell(self.source)}, prepared",
             "",
             f"{len(self.clips)} of {self.num_rows} clips kept, {_duration(self.seconds)} "
-            f"({_duration(content['seconds_before_trimming'])} before silence was cut off).",
+            f"({_duration(content['seconds_before_trimming'])} before trimming).",
             "",
             *_table(("", *_QUANTILES), [(_MEASURES[n].title, *q.values()) for n, q in content["quantiles"].items()]),
         ]
-        for title, notices, file in (
+        for title, issues, file in (
             ("Rejected", self.rejected, "rejected.jsonl"),
-            ("Kept, but look at them", self.warnings, "warnings.jsonl"),
+            ("Kept with warnings", self.warnings, "warnings.jsonl"),
         ):
-            if notices:
-                first = {notice.code: notice for notice in reversed(notices)}
+            if issues:
+                first = {issue.code: issue for issue in reversed(issues)}
                 rows = [
                     (f"`{code}`", number, f"{first[code].source} row {first[code].row}: {first[code].reason}")
-                    for code, number in _count(notices)
+                    for code, number in _count(issues)
                 ]
-                lines += [f"## {title}", "", f"Each one is in `{file}`.", ""]
-                lines += _table(("reason", "rows", "the first"), rows)
+                lines += [f"## {title}", "", f"All of them are in `{file}`.", ""]
+                lines += _table(("reason", "rows", "first row"), rows)
         lines += ["## Speakers", ""]
         lines += _table(
             ("speaker", "clips", "duration"),
             [(speaker, number, _duration(seconds)) for speaker, (number, seconds) in self.speakers.items()],
         )
-        if content["oddest"]:
-            lines += ["## The oddest clips", "", "Worth listening to: a wrong transcript is often among them.", ""]
+        if content["outliers"]:
+            lines += ["## Outliers", "", "Listen to these clips: wrong transcripts are often among them.", ""]
             lines += _table(
                 ("clip", "row", "why", "text"),
-                [(o["id"], f"{o['source']} {o['row']}", o["why"], o["text"]) for o in content["oddest"]],
+                [(o["id"], f"{o['source']} {o['row']}", o["why"], o["text"]) for o in content["outliers"]],
             )
         lines += [f"Note: {note}\n" for note in self.notes]
         return "\n".join(lines).rstrip() + "\n"
 
 
-def _count(notices: Iterable[Issue]) -> list[tuple[str, int]]:
-    """Count codes, the most frequent first."""
-    counts = Counter(notice.code for notice in notices)
+def _count(issues: Iterable[Issue]) -> list[tuple[str, int]]:
+    """Count issues by code, in decreasing order."""
+    counts = Counter(issue.code for issue in issues)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -335,23 +335,23 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(head), *lines[1:], ""]
 
 
-def write_jsonl(path: Path, notices: Iterable[Issue]) -> None:
-    """Write notices, one a line."""
-    lines = (json.dumps(asdict(notice), ensure_ascii=False) + "\n" for notice in notices)
+def write_jsonl(path: Path, issues: Iterable[Issue]) -> None:
+    """Write issues as JSON lines."""
+    lines = (json.dumps(asdict(issue), ensure_ascii=False) + "\n" for issue in issues)
     with atomic_write(path) as beside:
-        # A file name that is no Unicode comes as lone surrogates, which UTF-8 cannot write.
+        # File names that are not valid Unicode contain lone surrogates, which UTF-8 cannot encode.
         beside.write_text("".join(lines), "utf-8", errors="backslashreplace")
 
 
 def plot_report(path: Path, report: PrepareReport) -> None:
-    """Draw how length, speed of speech and loudness are spread.
+    """Plot histograms of duration, speaking rate and loudness.
 
     Args:
-        path (`Path`): Where to; its ending chooses the format.
-        report (`PrepareReport`): Of what.
+        path (`Path`): Output file; its suffix determines the format.
+        report (`PrepareReport`): Report to plot.
 
     Raises:
-        ImportError: If matplotlib is missing.
+        ImportError: If matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
@@ -363,6 +363,6 @@ def plot_report(path: Path, report: PrepareReport) -> None:
         axes.axvline(float(np.median(values)), color="tab:red", linewidth=1)
         axes.set_xlabel(_MEASURES[name].title)
         axes.set_ylabel("clips")
-    figure.suptitle(f"{len(report.clips)} clips, {_duration(report.seconds)}; red: the median")
+    figure.suptitle(f"{len(report.clips)} clips, {_duration(report.seconds)}; red: median")
     with atomic_write(path) as beside:
         figure.savefig(beside)

@@ -1,6 +1,6 @@
-"""What was measured as a table for people, JSON for programs, a plot for pages; and on what machine it was.
+"""Output of the benchmarks: text tables, JSON and plots, with a description of the machine.
 
-Measures nothing.
+Called by `dia-hf bench` and the scripts in `benchmarks/`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -21,22 +21,19 @@ from ..atomic_write import atomic_write
 from .parity import ParityReport
 from .speed import Speed, SpeedReport
 
-if TYPE_CHECKING:
-    from .training import TrainingReport
+__all__ = ["align", "environment", "parity_table", "plot_steps", "speed_table", "write_json"]
 
-__all__ = ["environment", "parity_table", "plot_steps", "speed_table", "training_table", "write_json"]
-
-_NOISY = 1.5  # p90 / p10 of a step from which a ratio is no longer to be trusted
+_NOISY = 1.5  # p90 / p10 of the step time above which ratios are not reliable
 
 
 def environment(device: str | torch.device) -> dict[str, Any]:
-    """Describe hardware and versions.
+    """Describe the hardware and the package versions.
 
     Args:
-        device (`str` or `torch.device`): Where the models are.
+        device (`str` or `torch.device`): Device of the models.
 
     Returns:
-        `dict`: `cpu`, `cores` (that this process may use), `memory_bytes`, `gpu`, `gpu_memory_bytes` (`None` without
+        `dict`: `cpu`, `cores` (available to this process), `memory_bytes`, `gpu`, `gpu_memory_bytes` (`None` without
         CUDA), and `versions` of python, torch, transformers and dia_hf.
     """
     device, gpu, gpu_memory = torch.device(device), None, None
@@ -68,7 +65,7 @@ def _cpu_name() -> str:
 def _memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # no POSIX
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
         return None
 
 
@@ -77,7 +74,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _speed_rows(report: SpeedReport) -> dict[str, Callable[[Speed], str]]:
-    """Name each line of the table, and say how it is read off a candidate that ran."""
+    """Return the rows of the table: a label, and a function from a candidate's measurements to a cell."""
     rate, batch_size = report.frame_rate, report.settings["batch_size"]
 
     def real_time(*parts: str) -> Callable[[Speed], str]:
@@ -93,25 +90,23 @@ def _speed_rows(report: SpeedReport) -> dict[str, Callable[[Speed], str]]:
     return {
         "step, ms (median)": lambda speed: _number(speed.step and speed.step.median),
         "  p10 to p90": lambda speed: "-" if speed.step is None else f"{speed.step.p10:.2f} to {speed.step.p90:.2f}",
-        "times as fast, a step": lambda speed: _number(speed.ratio),
-        "limit of a step, ms": lambda speed: _number(speed.limit_ms),
-        "share of the limit": lambda speed: (
+        "speedup, step": lambda speed: _number(speed.ratio),
+        "memory limit of a step, ms": lambda speed: _number(speed.limit_ms),
+        "limit / step": lambda speed: (
             "-" if speed.step is None or speed.limit_ms is None else f"{speed.limit_ms / speed.step.median:.1%}"
         ),
         "first frame, ms": lambda speed: _number(speed.first_frame_ms, 1),
-        "first chunk of sound, ms": lambda speed: _number(speed.first_chunk_ms, 1),
+        "first audio chunk, ms": lambda speed: _number(speed.first_chunk_ms, 1),
         "whole call, s": lambda speed: _number(speed.call_seconds),
         "× real time, steps": steps,
         "× real time, call": real_time("call_seconds"),
         "× real time, with codec": real_time("call_seconds", "codec_seconds"),
-        "host syncs a step": lambda speed: _number(speed.host_syncs, 1),
         "peak memory, MB": lambda speed: _number(speed.peak_memory_bytes and speed.peak_memory_bytes / 1e6, 0),
-        "joules a frame": lambda speed: _number(speed.joules_per_frame, 3),
     }
 
 
 def speed_table(report: SpeedReport) -> str:
-    """Lay out a speed report: a line a measure, a column a candidate."""
+    """Format a speed report: one row per measurement, one column per candidate."""
     ran = [speed for speed in report.candidates if speed.unavailable is None]
     rows = [["", *(speed.name for speed in ran)]]
     rows += [[name, *(read(speed) for speed in ran)] for name, read in _speed_rows(report).items()]
@@ -119,37 +114,37 @@ def speed_table(report: SpeedReport) -> str:
     lines = [
         f"batch {settings['batch_size']}, {settings['text_bytes']} bytes of text, {settings['frames']} frames, "
         f"{settings['dtype']} on {settings['device']}, threads {settings['threads']}, "
-        f"{'sampling' if settings['sampling']['do_sample'] else 'greedy'}, turns {settings['repeats']}",
+        f"{'sampling' if settings['sampling']['do_sample'] else 'greedy'}, iterations {settings['repeats']}",
         "",
-        _align(rows),
+        align(rows),
         "",
         *(f"{speed.name}: {speed.unavailable}" for speed in report.candidates if speed.unavailable is not None),
         *(
-            f"{speed.name}: noisy, p90 is {speed.step.p90 / speed.step.p10:.1f} × p10; something else ran"
+            f"{speed.name}: noisy, p90 is {speed.step.p90 / speed.step.p10:.1f} × p10; other processes were running"
             for speed in ran
             if speed.step is not None and speed.step.p90 > _NOISY * speed.step.p10
         ),
-        f"memory read at {report.bandwidth / 1e9:.1f} GB/s; the process held at most "
+        f"memory bandwidth {report.bandwidth / 1e9:.1f} GB/s; peak memory of the process "
         f"{report.process_peak_bytes / 1e6:.0f} MB",
     ]
     return "\n".join(lines)
 
 
 def parity_table(reports: Mapping[str, ParityReport]) -> str:
-    """Lay out parity reports: a column a scheme, and the channels one by one below.
+    """Format parity reports: one column per scheme, followed by rows for each channel.
 
     Args:
-        reports (`Mapping[str, ParityReport]`): By scheme.
+        reports (`Mapping[str, ParityReport]`): Reports by scheme.
     """
     columns = [_parity_column(report) for report in reports.values()]
     rows = [["against float32", *reports]]
     rows += [[name, *(column[name] for column in columns)] for name in columns[0]]
     first = next(iter(reports.values()))
-    return f"{first.num_texts} texts, {first.num_frames} frames\n\n{_align(rows)}"
+    return f"{first.num_texts} texts, {first.num_frames} frames\n\n{align(rows)}"
 
 
 def _parity_column(report: ParityReport) -> dict[str, str]:
-    """Write a report's figures under the names of their lines."""
+    """Return the cells of one report by row label."""
     column = {}
     for name, error in (("conditional", report.conditional), ("guided", report.guided)):
         column[f"{name} logits: relative rms"] = f"{error.relative_rms:.2e}"
@@ -159,35 +154,13 @@ def _parity_column(report: ParityReport) -> dict[str, str]:
         column[f"channel {channel}: KL, nats"] = f"{divergence:.2e}"
         column[f"channel {channel}: same best token"] = f"{report.conditional.top1_agreement[channel]:.1%}"
         column[f"channel {channel}: same, guided"] = f"{report.guided.top1_agreement[channel]:.1%}"
-    parted = ("never" if frame is None else str(frame) for frame in report.greedy_parted)
-    column["greedy codes part at frame"] = " ".join(parted)
+    parted = ("never" if frame is None else str(frame) for frame in report.greedy_differs_at)
+    column["greedy codes differ from frame"] = " ".join(parted)
     return column
 
 
-def training_table(report: TrainingReport) -> str:
-    """Lay out a training report: a line a measure, a column a candidate."""
-    ran, settings = report.candidates, report.settings
-    rows = [
-        ["", *(one.name for one in ran)],
-        ["step, ms (median)", *(_number(one.step.median, 0) for one in ran)],
-        ["  p10 to p90", *(f"{one.step.p10:.0f} to {one.step.p90:.0f}" for one in ran)],
-        ["times as fast", *(_number(one.ratio) for one in ran)],
-        ["audio a second, s", *(f"{one.audio_per_second:.3g}" for one in ran)],
-        ["useful TFLOP a second", *(f"{one.tflops:.3g}" for one in ran)],
-        ["frames a batch", *(_number(one.frames_per_batch, 0) for one in ran)],
-        ["peak memory, MB", *(_number(one.peak_memory_bytes / 1e6, 0) for one in ran)],
-        ["loss of the last step", *(_number(one.losses[-1], 6) for one in ran)],
-    ]
-    least, most = settings["frames"]
-    head = (
-        f"{settings['parameters'] / 1e6:.3g} M parameters, batches of {settings['batch_size']} clips of {least} to "
-        f"{most} frames, on {settings['device']}, threads {settings['threads']}, turns {settings['repeats']} of "
-        f"{settings['steps']} steps{', bfloat16 autocast' if settings['options'].get('bf16') else ''}"
-    )
-    return f"{head}\n\n{_align(rows)}"
-
-
-def _align(rows: Sequence[Sequence[str]]) -> str:
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows of cells as a text table: the first row is the header, the first column is left-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
@@ -197,12 +170,12 @@ def _align(rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(path: str | os.PathLike, machine: Mapping[str, Any], **reports: Any) -> None:
-    """Write all figures.
+    """Write reports as JSON.
 
     Args:
-        path (`str` or `os.PathLike`): The file.
-        machine (`Mapping`): From `environment`.
-        reports: Dataclasses by name, or mappings of them.
+        path (`str` or `os.PathLike`): Output file.
+        machine (`Mapping`): Result of `environment`.
+        reports: Dataclasses by name, or mappings of dataclasses.
     """
     plain = {
         name: {key: asdict(value) for key, value in report.items()} if isinstance(report, Mapping) else asdict(report)
@@ -213,19 +186,19 @@ def write_json(path: str | os.PathLike, machine: Mapping[str, Any], **reports: A
 
 
 def plot_steps(path: str | os.PathLike, report: SpeedReport) -> None:
-    """Draw the steps of all that ran as bars, from p10 to p90 as whiskers, and the limit of each as a line.
+    """Plot the step time of each candidate as a bar with whiskers from p10 to p90 and its memory limit as a line.
 
     Args:
-        path (`str` or `os.PathLike`): Where to; its ending chooses the format.
-        report (`SpeedReport`): What to draw.
+        path (`str` or `os.PathLike`): Output file; its suffix determines the format.
+        report (`SpeedReport`): Report to plot.
 
     Raises:
-        ImportError: If matplotlib is missing.
+        ImportError: If matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("a plot needs matplotlib: `pip install matplotlib`.") from error
+        raise ImportError("`plot_steps` (--plot) needs matplotlib: `pip install matplotlib`.") from error
     ran = [(speed.name, speed.step, speed.limit_ms) for speed in report.candidates]
     bars = [(name, step, limit) for name, step, limit in ran if step is not None and limit is not None]
     figure = Figure(figsize=(7, 1.6 + 0.6 * len(bars)), layout="constrained")
@@ -233,10 +206,10 @@ def plot_steps(path: str | os.PathLike, report: SpeedReport) -> None:
     for place, (_, step, limit) in enumerate(bars):
         whiskers = [[step.median - step.p10], [step.p90 - step.median]]
         axes.barh(place, step.median, xerr=whiskers, color="tab:blue", capsize=3)
-        axes.vlines(limit, place - 0.45, place + 0.45, color="tab:red", label="limit of memory" if place == 0 else "_")
+        axes.vlines(limit, place - 0.45, place + 0.45, color="tab:red", label="memory limit" if place == 0 else "_")
     axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
     axes.invert_yaxis()
-    axes.set_xlabel("milliseconds a step")
+    axes.set_xlabel("milliseconds per step")
     axes.set_title(f"{report.settings['dtype']} on {report.settings['device']}, batch {report.settings['batch_size']}")
     figure.legend(loc="outside lower right")
     with atomic_write(path) as beside:
