@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -123,23 +122,6 @@ def test_help_is_quick_and_quiet(args):
     done = python(program, *args)
     assert (done.returncode, done.stderr) == (0, "")
     assert "dia-hf" in done.stdout
-
-
-@pytest.mark.slow
-def test_help_takes_no_longer_than_an_import_of_typer():
-    """The bound of the first second: 1.2 times the import of argparse and Typer, and 0.3 s."""
-
-    def best(*args: str) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, *args], capture_output=True, check=True)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    bound = 1.2 * best("-c", "import argparse, typer") + 0.3
-    assert best("-m", "dia_hf_command", "--help") <= bound
-    assert best("-m", "dia_hf_command", "generate", "--help") <= bound
 
 
 def test_the_version(capsys):
