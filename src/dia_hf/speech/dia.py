@@ -319,14 +319,13 @@ class Dia:
         texts, frame_rate = [text] if isinstance(text, str) else list(text), self.processor.codec.frame_rate
         num_read = inputs["decoder_attention_mask"].sum(dim=-1).tolist()
         prompts = [max(self.model.config.frames_for_steps(number), 0) for number in num_read]
-        limit: Any
         if max_seconds is not None:
             name, limit = f"`max_seconds` ({max_seconds:g})", int(max_seconds * frame_rate)
         else:
             name = "the checkpoint's `max_length`" if max_tokens is None else f"`max_tokens` ({max_tokens})"
             limit = max_tokens or self.model.generation_config.max_length or 0
             # Without beginning and end of speech. What is no number is refused where it is used.
-            limit = max(limit - 2 - max(prompts), 1) if isinstance(limit, Integral) and limit else 10**9
+            limit = max(int(limit) - 2 - max(prompts), 1) if isinstance(limit, Integral) and limit else 10**9
         return SpeechCheck(
             expected=[estimate_text(words, self.processor.tokenizer.speaker_tokens) for words in texts],
             # The transcript of a voice is not part of `text`; that of an `audio_prompt` is, at an unknown length.
