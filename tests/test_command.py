@@ -163,6 +163,7 @@ def test_commands_that_need_all_packages(tmp_path, checkpoint):
     for args, needed in [
         (["generate", "Hi."], False),
         (["generate", "Hi.", "--model", checkpoint], False),
+        (["generate", "Hi.", "--model", "miniature"], False),
         (["voices", "list"], False),
         (["generate", "Hi.", "--model", str(quantized)], True),
         (["generate", "Hi.", "--model", "someone/dia"], True),

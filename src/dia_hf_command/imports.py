@@ -23,6 +23,8 @@ from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType
 from typing import Any
 
+from .options import MINIATURE
+
 __all__ = ["import_cli", "needs_all_packages", "quiet"]
 
 _OPTIONAL = ("torchao", "scipy", "accelerate")
@@ -60,8 +62,9 @@ def needs_all_packages(args: argparse.Namespace) -> bool:
         return False
     if args.quantize is not None:
         return True
+    folder = MINIATURE if args.model == "miniature" and not os.path.exists(args.model) else args.model
     try:
-        with open(os.path.join(args.model, "config.json"), encoding="utf-8") as file:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
             return "quantization_config" in json.load(file)
     except (OSError, ValueError, TypeError):
         return True
@@ -146,6 +149,9 @@ class _LazyDynamo(ModuleType):
                 return
             loader, noted = self._real_loader, self._noted
             self.__class__ = ModuleType  # type: ignore[assignment]
+            if self.__spec__ is not None:
+                self.__spec__.loader = loader
+            self.__loader__ = loader
             loader.exec_module(self)
             for decorator, function in noted:
                 getattr(self, decorator)(function)

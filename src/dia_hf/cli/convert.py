@@ -11,8 +11,11 @@ __all__ = ["run"]
 
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf convert`."""
+    from transformers.utils import logging
+
     from ..conversion import convert_checkpoint
 
+    logging.disable_progress_bar()
     report = convert_checkpoint(
         args.source,
         args.dest,
@@ -22,6 +25,7 @@ def run(args: argparse.Namespace) -> None:
         to=args.to,
         force=args.force,
         dry_run=args.dry_run,
+        verbose=not args.quiet,
     )
     summary = report.splitlines()[-2]
     result = {"path": args.dest, "written": not args.dry_run, "summary": summary}
