@@ -106,7 +106,7 @@ def test_another_recognizer(sentences, monkeypatch, capsys):
         (["--sentences", "clips", *ASR], "holds no prepared clips"),
         (["--sentences", "zorg.txt", *ASR], "does not have 'zorg'"),
         (["--sentences", "table.csv", *ASR, "--vocabulary", "few.txt"], "lacks 2 words of the sentences, which could"),
-        (["--sentences", "table.csv", *ASR, "--vocabulary", "twice.txt"], "line 3: 'one' stands there twice"),
+        (["--sentences", "table.csv", *ASR, "--vocabulary", "twice.txt"], "line 3: 'one' occurs twice"),
         (["--sentences", "table.csv", "--asr", "someone/ears", "--vocabulary", "few.txt"], "is for --asr pocketsphinx"),
         (["--sentences", "table.csv", *ASR, "--output", "clips"], "is a folder"),
         (["--sentences", "table.csv", *ASR, "--output", "table.csv"], "is what --sentences 'table.csv' reads"),

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> None:
 
     from transformers.utils import logging
 
+    from .._extras import import_extra
     from ..asr.recognizers import POCKETSPHINX, load_recognizer
-    from ..asr.wer import import_jiwer
     from ..evaluation import evaluate, read_sentences
     from ..evaluation.evaluate import check_folder
     from ..speech import Dia
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if args.keep is not None:
         check_folder(args.keep)
     logging.disable_progress_bar()
-    import_jiwer()
+    import_extra("jiwer")
     device = resolve_device(args.device)
     sentences = read_sentences(args.sentences)
     if args.output is not None:

@@ -15,8 +15,8 @@ def run(args: argparse.Namespace) -> None:
     """Run `dia-hf prepare`."""
     from transformers.utils import logging
 
+    from .._extras import import_extra
     from ..data import PrepareConfig, prepare_dataset
-    from ..data.sources import import_datasets
     from ..processing_dia import DiaProcessor
     from ..speech.dia import resolve_device
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         **dict(zip(rates, args.characters_per_second or (), strict=False)),
     )
     logging.disable_progress_bar()
-    import_datasets().disable_progress_bars()
+    import_extra("datasets").disable_progress_bars()
     if args.model == MINIATURE and not args.quiet:
         print(MINIATURE_CODES_NOTE, file=sys.stderr)
     try:
