@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..text_files import shortened
 from .dialogue import Dialogue
-from .doubts import SpeechCheck, estimate_text
+from .doubts import SpeechCheck, estimate_text, warn_unknown_words
 from .loading import ComputeDtype, load_local, load_model, resolve_device
 from .options import generate_options
 from .progress import SpokenSeconds, spoken_bar
@@ -62,6 +63,8 @@ class Dia:
 
     ```
     """
+
+    _is_miniature = False  # loaded as the embedded checkpoint, which knows few words
 
     def __init__(self, model: DiaForConditionalGeneration, processor: DiaProcessor) -> None:
         self.model = model
@@ -118,7 +121,9 @@ class Dia:
                 contradicts its config; if the quantization is unknown or not for this device, dtype or size.
             ImportError: If `quantization` is given and torchao is missing: `pip install "dia-hf[quantize]"`.
         """
-        return cls(*load_model(model_name, compute_dtype, device, load_dac, quantization))
+        dia = cls(*load_model(model_name, compute_dtype, device, load_dac, quantization))
+        dia._is_miniature = Path(model_name) == Path(MINIATURE)
+        return dia
 
     @classmethod
     def from_local(
@@ -214,6 +219,8 @@ class Dia:
         Warns:
             SpeechWarning: Once, if the audio is empty, silent, cut at a limit, or much shorter or longer than
                 `estimate_seconds` of the text.
+            UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
+                was not trained on.
         """
         if audio_prompt_path is not None:
             warnings.warn("`audio_prompt_path` is deprecated; use `audio_prompt`.", FutureWarning, stacklevel=2)
@@ -223,6 +230,8 @@ class Dia:
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed)
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
+        if self._is_miniature:
+            warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
         frame_rate, max_delay = self.processor.codec.frame_rate, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
@@ -275,10 +284,14 @@ class Dia:
         Warns:
             SpeechWarning: Once, if the audio is empty, silent, cut at a limit, or much shorter or longer than
                 `estimate_seconds` of the text.
+            UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
+                was not trained on.
         """
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed)
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
+        if self._is_miniature:
+            warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
         chunks = streamer.listen(self.model.generate, **inputs, **options)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
@@ -377,6 +390,9 @@ class Dia:
         Raises:
             ValueError: If the script, a voice, the folder or an option is unusable; each error names a remedy.
 
+        Warns:
+            UnknownWordsWarning: If the embedded miniature is given words that it was not trained on.
+
         Example:
         ```python
         >>> from dia_hf import Dia
@@ -391,7 +407,7 @@ class Dia:
             loaded = {speaker: load_voice(voice) for speaker, voice in voices.items()}
         elif voices is not None:
             loaded = load_voice(voices)
-        return Dialogue(
+        dialogue = Dialogue(
             self.model,
             self.processor,
             script,
@@ -404,6 +420,9 @@ class Dia:
             max_seconds,
             self._options((cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile)),
         )
+        if self._is_miniature:
+            warn_unknown_words([script], stacklevel=2)
+        return dialogue
 
     def load_audio(self, audio_path: str | os.PathLike) -> torch.Tensor:
         """Encode a recording, for repeated use as `audio_prompt`.
