@@ -29,6 +29,7 @@ PAGES = {
     "benchmarks/results/interruptions.md": "benchmarks/interruptions.md",
     "benchmarks/results/long_dialogue.md": "benchmarks/long-dialogue.md",
     "benchmarks/results/miniature.md": "benchmarks/miniature.md",
+    "benchmarks/results/start.md": "benchmarks/start.md",
     "benchmarks/results/streaming.md": "benchmarks/streaming.md",
     "examples/miniature/README.md": "miniature/from-scratch.md",
     "src/dia_hf/assets/miniature/README.md": "miniature/model-card.md",
