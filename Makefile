@@ -42,11 +42,11 @@ docs: .venv/installed-docs  ## the documentation as a site, in build/site
 notebooks: .venv/installed-dev  ## run the notebooks and store them with their outputs
 	$(BIN)/python scripts/run_notebooks.py
 
-check: .venv/installed-dev  ## style and types
+check: .venv/installed-dev  ## style, types, language
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	-$(BIN)/python scripts/check_language.py  # reports only, while the docstrings are being rewritten
+	$(BIN)/python scripts/check_language.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
