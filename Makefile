@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-peer test-descript test-gpu fuzz check format clean
+.PHONY: demo test test-oldest test-peer test-descript test-gpu fuzz docs notebooks check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
@@ -35,10 +35,18 @@ test-descript:  ## our codec against descript's own package, in an environment o
 test-gpu:  ## what needs a CUDA device, in this environment
 	$(PYTHON) -m pytest -m gpu tests/gpu
 
+# Strict: a link or a reference that leads nowhere is an error. Reads the source without importing it.
+docs: .venv/installed-docs  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: .venv/installed-dev  ## run the notebooks and store them with their outputs
+	$(BIN)/python scripts/run_notebooks.py
+
 check: .venv/installed-dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	-$(BIN)/python scripts/check_language.py  # reports only, while the docstrings are being rewritten
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
@@ -58,6 +66,10 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(INSTALL) --editable ".[docs]"
 	touch $@
 
 .venv-oldest/installed: constraints-oldest.txt pyproject.toml

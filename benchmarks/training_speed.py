@@ -359,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processor = make_processor(config, "full" if args.size == "full" else "toy", args.device)
     rate = processor.codec.frame_rate
     least, most = (round(seconds * rate) for seconds in args.clip_seconds)
-    frames_per_row = most + 1 + max(model.config.delay_pattern)
+    frames_per_row = model.config.steps_for_frames(most)
     result = measure_training(
         make_training_candidates(model, processor, frames_per_row, against=args.against),
         random_clips(processor, 8 * args.batch_size, (least, most)),

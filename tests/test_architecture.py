@@ -10,6 +10,7 @@ import dia_hf
 SOURCE = Path(dia_hf.__file__).parent
 FLOORS = {
     "_compat": 0,
+    "_extras": 0,
     "atomic_write": 0,
     "text_files": 0,
     "assets": 1,
@@ -84,3 +85,15 @@ def test_the_delay_pattern_needs_torch_alone():
         "collections",
         "torch",
     }
+
+
+REFERENCE_PATH = ("modeling_dia.py", "generation/logits_process.py", "generation/running_samples.py")
+
+
+@pytest.mark.parametrize("name", REFERENCE_PATH)
+def test_files_of_the_reference_path_name_the_fast_path(name):
+    """A reader changed a sampling rule in a file that does not run by default, and nothing in it said so."""
+    lines = ast.get_docstring(ast.parse((SOURCE / name).read_text("utf-8"))).splitlines()
+    assert "reference path" in lines[0].lower()
+    assert "By default `generate()`" in " ".join(lines[:5]) or "`generate()` does not call" in " ".join(lines[:5])
+    assert "engine/" in " ".join(lines[:8])

@@ -21,7 +21,7 @@ from kills import kill_everywhere
 
 
 def test_a_file_is_there_whole(tmp_path):
-    """A reader saw a file that was still being written."""
+    """A reader found an incomplete file."""
     path = tmp_path / "new" / "file.txt"
     with atomic_write(path) as beside:
         beside.write_text("all of it")
@@ -32,7 +32,7 @@ def test_a_file_is_there_whole(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_what_was_there_stays_when_writing_fails(tmp_path, error):
-    """The last take was lost with the next one."""
+    """An existing file was lost when writing failed."""
     path = tmp_path / "file.txt"
     path.write_text("before")
 
@@ -48,7 +48,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, error):
 
 
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
-    """The error named a hidden file beside, or none."""
+    """The error named a hidden file, or none."""
 
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -64,7 +64,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
 
 
 def test_readable_by_others(tmp_path):
-    """Files made by `mkstemp` can be read by their owner alone."""
+    """Files of `mkstemp` are readable by their owner alone."""
     before = os.umask(0o022)
     try:
         with atomic_write(tmp_path / "file.txt") as beside:
@@ -75,7 +75,7 @@ def test_readable_by_others(tmp_path):
 
 
 def test_a_replaced_file_keeps_its_mode(tmp_path):
-    """A file that only its owner might read could be read by everybody after the next run, or the reverse."""
+    """Replacing a file changed its mode."""
     path = tmp_path / "file.txt"
     for mode in (0o600, 0o664):
         path.write_text("before")
@@ -87,7 +87,7 @@ def test_a_replaced_file_keeps_its_mode(tmp_path):
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_link_stays_a_link(tmp_path, is_there):
-    """The link became a file, and what it led to stayed as it was."""
+    """The link was replaced by a file, and its target was not."""
     (tmp_path / "elsewhere").mkdir()
     target, link = tmp_path / "elsewhere" / "file.txt", tmp_path / "link.txt"
     if is_there:
@@ -101,7 +101,7 @@ def test_a_link_stays_a_link(tmp_path, is_there):
 
 
 def test_a_pipe_is_not_replaced(tmp_path):
-    """`-o /dev/null` as root made a file of the device."""
+    """`-o /dev/null` as root replaced the device by a file."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match=r"device or a pipe.*pipe"), atomic_write(tmp_path / "pipe"):
         pass
@@ -115,7 +115,7 @@ def write_file(path, text="after"):
 
 
 def test_a_file_after_a_kill(tmp_path):
-    """Each killed run left a hidden file for ever."""
+    """Each killed run left a hidden file permanently."""
     path = tmp_path / "file.txt"
     for _ in kill_everywhere(lambda: path.write_text("before"), lambda: write_file(path)):
         assert path.read_text() in ("before", "after")
@@ -125,7 +125,7 @@ def test_a_file_after_a_kill(tmp_path):
 
 
 def test_a_file_that_is_being_written_is_no_leftover(tmp_path):
-    """The second of two writers removed what the first one was writing."""
+    """The second of two writers removed the hidden file of the first one."""
     path = tmp_path / "file.txt"
     with atomic_write(path) as first:
         first.write_text("first")
@@ -136,7 +136,7 @@ def test_a_file_that_is_being_written_is_no_leftover(tmp_path):
 
 
 def test_a_lock(tmp_path):
-    """Two runs in one folder; and a lock that was removed let a second and a third in at once."""
+    """Two runs used one folder; after a removed lock, two processes entered at once."""
     lock = tmp_path / ".lock"
     with locked(lock), pytest.raises(ValueError, match="somebody"), locked(lock, "somebody is here."):
         pass
@@ -173,7 +173,7 @@ def names_in(folder):
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_folder_after_a_kill(tmp_path, is_there):
-    """A kill between the two renames lost the folder, and left what it held under a hidden name for ever."""
+    """A kill between the two renames left the folder under a hidden name permanently."""
     path = tmp_path / "place" / "folder"
 
     def prepare():
@@ -191,7 +191,7 @@ def test_a_folder_after_a_kill(tmp_path, is_there):
 
 
 def test_a_folder_is_put_back_after_a_kill(tmp_path):
-    """Without `--force` the next run found nothing to be careful with, and began anew over the lost folder."""
+    """After a kill, the next run without `--force` wrote a new folder instead of restoring the old one."""
     path = tmp_path / "folder"
 
     def prepare():
@@ -206,7 +206,7 @@ def test_a_folder_is_put_back_after_a_kill(tmp_path):
 
 
 def test_a_folder_made_anew_after_a_kill(tmp_path):
-    """What the user put into the place of the lost folder, or the folder itself, would have been removed."""
+    """A folder that the user had created after a kill, or the old one, was removed."""
     path = tmp_path / "folder"
     make_folder(tmp_path / ".dia-hf-old-folder", ["old"])
     make_folder(tmp_path / ".dia-hf-new-folder", ["half"])
@@ -219,7 +219,7 @@ def test_a_folder_made_anew_after_a_kill(tmp_path):
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "no"), KeyboardInterrupt()])
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_a_folder_when_a_rename_fails(tmp_path, monkeypatch, error, place):
-    """Control-C between the two renames."""
+    """Ctrl-C between the two renames lost the folder."""
     make_folder(tmp_path / "folder", ["old"])
     rename, calls = os.rename, []
 
@@ -239,7 +239,7 @@ def test_a_folder_when_a_rename_fails(tmp_path, monkeypatch, error, place):
 
 
 def test_two_write_one_folder(tmp_path):
-    """The second one's renames fell between the first one's."""
+    """The renames of two processes interleaved."""
     with atomic_write_folder(tmp_path / "folder") as folder:
         (folder / "first").touch()
         with pytest.raises(ValueError, match="another process"):
@@ -249,7 +249,7 @@ def test_two_write_one_folder(tmp_path):
 
 
 def test_modes_and_links_of_a_folder(tmp_path):
-    """Weights that nobody else might read, a folder that everybody could, and a link that became a folder."""
+    """Modes of files and folders changed, and a link was replaced by a folder."""
     before = os.umask(0o027)
     try:
         with atomic_write_folder(tmp_path / "folder") as folder:
@@ -267,7 +267,7 @@ def test_modes_and_links_of_a_folder(tmp_path):
 
 
 def test_what_is_held(tmp_path):
-    """A folder was replaced with its own source in it, behind a link."""
+    """A folder was replaced that held the source of the copy, behind a link."""
     make_folder(tmp_path / "models" / "source", ["weights"])
     (tmp_path / "link").symlink_to(tmp_path / "models")
     (tmp_path / "blob").symlink_to(tmp_path / "models" / "source" / "weights")
@@ -280,7 +280,7 @@ def test_what_is_held(tmp_path):
 
 
 def test_a_stale_lock_goes_and_a_held_one_stays(tmp_path):
-    """A command that was killed when all was written left its lock, and the same command, refused, never removed it."""
+    """A command that was killed after writing left its lock, and a repeated call never removed it."""
     lock = tmp_path / "lock"
     remove_stale_lock(lock)
     lock.touch()

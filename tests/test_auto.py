@@ -91,6 +91,42 @@ def test_registering_twice():
     assert type(AutoConfig.from_pretrained(MINIATURE)) is dia_hf.DiaConfig
 
 
+ORDERS = {
+    "dia_hf first": "import dia_hf; from transformers import AutoProcessor, AutoModel, pipeline",
+    "dia_hf last": "from transformers import AutoProcessor, AutoModel, pipeline; import dia_hf",
+    "between": "from transformers import pipeline; from dia_hf import Dia, DiaProcessor; "
+    "from transformers import AutoProcessor, AutoModel",
+    "names of dia_hf first": "from dia_hf import Dia, DiaProcessor; "
+    "from transformers import AutoProcessor, AutoModel, pipeline",
+    "transformers alone first": "import transformers; import dia_hf; "
+    "from transformers import AutoProcessor, AutoModel, pipeline",
+    "by the command": "from dia_hf_command.imports import import_cli; from dia_hf_command.parser import make_parser; "
+    "import_cli(make_parser().parse_args(['generate', 'Hi.'])); "
+    "from transformers import AutoProcessor, AutoModel, pipeline",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_order_of_imports(order):
+    """Registration that waits for a name of the package would be missed by whoever imports in another order."""
+    program = """
+        import sys
+
+        left_out = {"datasets", "peft", "pocketsphinx", "jiwer", "matplotlib", "pandas", "pedalboard", "shtab"}
+        assert not left_out & set(sys.modules), left_out & set(sys.modules)
+        import dia_hf
+
+        assert type(AutoProcessor.from_pretrained(dia_hf.MINIATURE)) is dia_hf.DiaProcessor
+        assert type(AutoModel.from_pretrained(dia_hf.MINIATURE)) is dia_hf.DiaModel
+        speak = pipeline("text-to-speech", model=dia_hf.MINIATURE)
+        assert type(speak.model) is dia_hf.DiaForConditionalGeneration
+        print("fine")
+    """
+    program = f"{ORDERS[order]}\n{textwrap.dedent(program)}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "fine", done.stderr
+
+
 def test_works_without_transformers_own_dia():
     """Law 1 of the house: `src/` stands on transformers' general parts alone."""
     program = """

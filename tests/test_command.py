@@ -1,16 +1,25 @@
-"""`dia_hf_command`, before anything heavy is there."""
+"""`dia_hf_command`: arguments and imports, before the work."""
 
+import ast
 import os
 import signal
 import subprocess
 import sys
+import textwrap
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import dia_hf
 import dia_hf_command
+from dia_hf_command.imports import needs_all_packages
+from dia_hf_command.options import MINIATURE
+from dia_hf_command.parser import make_parser
 
 HOME = Path(__file__).parent.parent
+SOURCE = Path(dia_hf_command.__file__).parent
+VERBS = ["generate", "voices", "prepare", "finetune", "evaluate", "convert", "bench"]
 
 
 def start(tmp_path, before: str) -> subprocess.CompletedProcess:
@@ -19,10 +28,10 @@ def start(tmp_path, before: str) -> subprocess.CompletedProcess:
     package.mkdir(parents=True)
     interrupt = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\n"
     (package.parent / "__init__.py").write_text(f"try:\n    {interrupt}except BaseException:\n    pass\n")
-    (package / "__init__.py").write_text("def main():\n    print('begun')\n    return 3\n")
+    (package / "__init__.py").write_text("def run(args):\n    print('begun')\n    return 3\n")
     source = str(Path(dia_hf_command.__file__).parent.parent)
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {source!r}]; {before}\n"
-    code += "from dia_hf_command import main; sys.exit(main())"
+    code += "from dia_hf_command import main; sys.exit(main(['bench']))"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, env=buffered)
 
@@ -44,14 +53,14 @@ def test_interrupts_are_the_verbs_afterwards(monkeypatch):
     """A verb that is interrupted tells what is kept, which nobody hears who has left at once."""
     seen = []
 
-    def main():
+    def run(args):
         seen.append(signal.getsignal(signal.SIGINT))
         return 0
 
-    monkeypatch.setattr("dia_hf.cli.main", main)
+    monkeypatch.setattr("dia_hf.cli.run", run)
     before = signal.getsignal(signal.SIGINT)
     try:
-        assert dia_hf_command.main() == 0
+        assert dia_hf_command.main(["bench"]) == 0
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == [before]
@@ -78,3 +87,135 @@ def test_the_entry_point_is_light():
     project = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))
     assert project["project"]["scripts"]["dia-hf"] == "dia_hf_command:main"
     assert "src/dia_hf_command" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+
+
+def python(program: str, *args: str) -> subprocess.CompletedProcess:
+    """Run a program in a process of its own."""
+    command = [sys.executable, "-c", textwrap.dedent(program), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_parsers_import_the_standard_library_only():
+    """`--help` took eight seconds, seven of them for PyTorch and transformers."""
+    for path in SOURCE.glob("*.py"):
+        if path.name == "imports.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in names:
+                assert name.split(".")[0] in sys.stdlib_module_names or name == "shtab", f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("args", [["--help"], *([verb, "--help"] for verb in VERBS), ["--version"]], ids=" ".join)
+def test_help_is_quick_and_quiet(args):
+    """With torchao installed, `--help` began with four lines of other libraries."""
+    program = """
+        import sys
+        from dia_hf_command import main
+        try:
+            main(sys.argv[1:])
+        finally:
+            assert not {"torch", "transformers", "numpy", "dia_hf"} & set(sys.modules)
+    """
+    done = python(program, *args)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dia-hf" in done.stdout
+
+
+def test_the_version(capsys):
+    """A bug report that cannot say which release it is about."""
+    with pytest.raises(SystemExit) as end:
+        dia_hf_command.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"dia-hf {version('dia-hf')}\n"
+
+
+def test_verbs_come_in_the_order_of_the_work(capsys):
+    """`bench` before `prepare`: an order that helps nobody to find the next step."""
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("    ") and line.split()[0] in VERBS] == VERBS
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell, capsys):
+    """A completion script that lacks verbs or options."""
+    with pytest.raises(SystemExit) as end:
+        make_parser().parse_args(["--print-completion", shell])
+    assert end.value.code == 0
+    script = capsys.readouterr().out
+    assert all(verb in script for verb in VERBS) and "max-seconds" in script
+
+
+def test_paths_agree():
+    """The default of `--model` is written down without an import of `dia_hf`."""
+    assert MINIATURE == dia_hf.MINIATURE
+
+
+def test_commands_that_need_all_packages(tmp_path, checkpoint):
+    """A hidden torchao made `--quantize`, and models that were saved quantized, fail."""
+    quantized = tmp_path / "quantized"
+    quantized.mkdir()
+    (quantized / "config.json").write_text('{"quantization_config": {}}')
+    for args, needed in [
+        (["generate", "Hi."], False),
+        (["generate", "Hi.", "--model", checkpoint], False),
+        (["generate", "Hi.", "--model", "miniature"], False),
+        (["voices", "list"], False),
+        (["generate", "Hi.", "--model", str(quantized)], True),
+        (["generate", "Hi.", "--model", "someone/dia"], True),
+        (["generate", "Hi.", "--quantize", "int8"], True),
+        (["generate", "Hi.", "--audio-prompt", "a.wav", "--transcribe", "whisper"], True),
+        (["voices", "add", "anna", "a.wav", "--transcribe", "whisper"], True),
+        (["finetune", "data", "run"], True),
+        (["bench"], True),
+    ]:
+        assert needs_all_packages(make_parser().parse_args(args)) is needed, args
+
+
+def test_only_lines_of_ours_on_standard_error(tmp_path):
+    """torchao and torch print four lines while transformers imports them; imports that are left out change no sample.
+
+    The same file must come from `python -m dia_hf.cli`, which imports everything.
+    """
+    files = {}
+    for module in ("dia_hf_command", "dia_hf.cli"):
+        files[module] = tmp_path / f"{module}.wav"
+        command = [sys.executable, "-m", module, "generate", "[S1] Hello.", "-o", str(files[module]), "--device", "cpu"]
+        done = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if module == "dia_hf_command":
+            lines = done.stderr.strip().splitlines()
+            assert lines[0].startswith("note: ") and len(lines) == 3, done.stderr
+            assert all(line.startswith("      ") for line in lines[1:]), done.stderr
+    assert files["dia_hf_command"].read_bytes() == files["dia_hf.cli"].read_bytes()
+
+
+def test_what_was_left_out_is_back_afterwards():
+    """A package that stays hidden, or a torch.compile that fails, in a process that began with few imports."""
+    done = python("""
+        import gc, importlib.util, logging, sys
+        from dia_hf_command.imports import import_cli
+        from dia_hf_command.parser import make_parser
+
+        import_cli(make_parser().parse_args(["generate", "[S1] Hello."]))
+        left_out = {"torchao", "scipy", "accelerate", "datasets", "peft", "pocketsphinx", "torch._dynamo.convert_frame"}
+        assert not left_out & set(sys.modules), left_out & set(sys.modules)
+        assert gc.isenabled() and logging.root.manager.disable == 0
+        assert importlib.util.find_spec("accelerate") is not None
+
+        import torch
+        assert torch.distributed.is_available()
+        compiled = torch.compile(lambda x: x * 2 + 1, backend="eager", fullgraph=True)
+        assert compiled(torch.ones(2)).tolist() == [3.0, 3.0]
+        assert "torch._dynamo.convert_frame" in sys.modules
+        registry = sys.modules["torch._dynamo.backends.registry"]
+        assert torch._dynamo.lookup_backend.__globals__ is vars(registry), "a module was imported twice"
+        assert registry.__spec__.origin == registry.__file__
+        assert not [finder for finder in sys.meta_path if type(finder).__module__ == "dia_hf_command.imports"]
+        print("fine")
+    """)
+    assert done.stdout.strip() == "fine", done.stderr

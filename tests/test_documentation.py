@@ -1,5 +1,6 @@
 """Every code block of README and docs runs, offline, on the miniature."""
 
+import functools
 import re
 import shlex
 import shutil
@@ -8,15 +9,58 @@ from pathlib import Path
 import pytest
 import torch
 
+import dia_hf.evaluation
 from conftest import REFERENCE
-from dia_hf import MINIATURE, DiaProcessor, cli
+from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor, cli
 from dia_hf.audio.io import write_audio
 from dia_hf.speech.voices import Voice
+from dia_hf.training import DiaTrainer
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 REAL = "nari-labs/Dia-1.6B-0626"
+
+# Limits that keep the examples quick. The pages do not show them: a reader who copies an example gets whole speech and
+# a whole training run.
+SECONDS, DIALOGUE_SECONDS, FRAMES, STEPS = 1, 4, 60, 2
+SHELL_LIMITS = {
+    "generate": {"--max-seconds": DIALOGUE_SECONDS},
+    "evaluate": {"--max-seconds": SECONDS},
+    "bench": {"--frames": 24, "--repeats": 1, "--threads": 1},
+}
+
+
+def limited(function, limits: tuple[str, ...], value: float):
+    """Wrap `function` so that the last of `limits` is `value` where a call gives none of them."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if all(kwargs.get(name) is None for name in limits):
+            kwargs[limits[-1]] = value
+        return function(*args, **kwargs)
+
+    return call
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Set the limits for what the pages' Python calls."""
+    in_seconds = ("max_tokens", "max_seconds")
+    monkeypatch.setattr(Dia, "generate", limited(Dia.generate, in_seconds, SECONDS))
+    monkeypatch.setattr(Dia, "stream", limited(Dia.stream, in_seconds, SECONDS))
+    monkeypatch.setattr(Dia, "dialogue", limited(Dia.dialogue, in_seconds[1:], DIALOGUE_SECONDS))
+    monkeypatch.setattr(dia_hf.evaluation, "evaluate", limited(dia_hf.evaluation.evaluate, in_seconds[1:], SECONDS))
+    generate = DiaForConditionalGeneration.generate
+    in_frames = ("max_length", "generation_config", "max_new_tokens")
+    monkeypatch.setattr(DiaForConditionalGeneration, "generate", limited(generate, in_frames, FRAMES))
+    train = DiaTrainer.train
+
+    def train_shortly(self, *args, **kwargs):
+        self.args.max_steps = STEPS
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(DiaTrainer, "train", train_shortly)
 
 
 @pytest.fixture
@@ -45,9 +89,9 @@ def desk(tmp_path, monkeypatch, tone):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:the recording has")
-def test_code_runs(page, desk):
+def test_code_runs(page, desk, short):
     """A page whose example fails costs each reader an hour."""
     names: dict = {"__name__": "__main__"}
     for language, code in BLOCK.findall(page.read_text("utf-8")):
@@ -65,7 +109,11 @@ def run_line(line: str) -> None:
     """Run `dia-hf …`; for `make …`, which the pages' reader runs and .ci/run too, check that there is such a target."""
     words = shlex.split(line, comments=True)
     if words[0] == "dia-hf":
+        for option, value in SHELL_LIMITS.get(words[1], {}).items():
+            words += [] if option in words else [option, str(value)]
         assert cli.main(words[1:]) == 0, line
+    elif words[0] in ("git", "pip", "cd"):
+        pass  # needs the repository's address or a package index: .ci/run installs from a clone
     else:
         assert words[0] == "make", line
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -79,12 +127,29 @@ def test_the_readme_begins_with_the_two_commands():
     assert "make test" in screen
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     """A page that was renamed leaves dead links behind."""
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_every_file_is_on_the_architecture_page():
+    """A file that the map does not show is found by its author alone."""
+    source = ROOT / "src" / "dia_hf"
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    tree = (ROOT / "README.md").read_text("utf-8")
+    rooms = dict(re.findall(r"^\| `([\w/.]+)` \| (.*) \|$", page, re.MULTILINE))
+    for path in sorted(source.rglob("*.py")):
+        room, *names = path.relative_to(source).parts
+        if path.name.startswith("__"):
+            continue
+        room += "/" if names else ""
+        assert room in rooms, f"docs/architecture.md has no row for {room}"
+        assert re.search(rf"^  {re.escape(room)} ", tree, re.MULTILINE), f"README's file tree has no line for {room}"
+        if names and room != "cli/":  # whose files are the commands
+            assert f"`{path.name}`" in rooms[room], f"docs/architecture.md does not name {room}{path.name}"
 
 
 def test_tests_named_in_the_source_exist():

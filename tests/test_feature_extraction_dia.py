@@ -18,7 +18,7 @@ RATE = EXTRACTOR.sampling_rate
 @pytest.mark.parametrize("return_tensors", ["pt", "np"])
 @pytest.mark.parametrize("lengths", [[1000], [700, 3000, 512]])
 def test_equals_transformers(tone, lengths, return_tensors):
-    """Another padding, shape or dtype breaks who feeds DAC from it."""
+    """Another padding, shape or dtype than transformers' breaks callers of DAC."""
     clips = [tone(n / RATE, RATE)[:n] for n in lengths]
     theirs = TheirFeatureExtractor(sampling_rate=RATE)(clips, sampling_rate=RATE, return_tensors=return_tensors)
     ours = EXTRACTOR(clips, sampling_rate=RATE, return_tensors=return_tensors)
@@ -157,7 +157,7 @@ def test_what_carries_its_rate_needs_none(tmp_path, tone):
     ],
 )
 def test_unusable_audio(clip, rate, message):
-    """Audio that cannot be meant became a prompt of noise, or a crash in the codec."""
+    """Invalid audio became a prompt of noise, or an error in the codec."""
     with pytest.raises(ValueError, match=message):
         EXTRACTOR.load_waveforms(clip, rate)
 
@@ -173,7 +173,7 @@ def test_an_array_without_its_rate_is_told(tone):
 
 @pytest.mark.parametrize("scale", [32767, 127])
 def test_integers_that_were_not_scaled_are_told(tmp_path, tone, scale):
-    """int16 cast to float is a square wave to the codec, and the voice that is made of it a rattle."""
+    """int16 cast to float without scaling is clipped to a square wave."""
     wave = tone(0.1, RATE)
     sf.write(tmp_path / "s.wav", scale * wave, RATE, subtype="FLOAT")
     for clip in (scale * wave, str(tmp_path / "s.wav")):
@@ -187,7 +187,7 @@ def test_integers_that_were_not_scaled_are_told(tmp_path, tone, scale):
 
 
 def test_a_column_is_a_batch(tmp_path, tone):
-    """A column of a dataset was taken for one clip, and ended in numpy's words."""
+    """A column of a dataset was taken for one clip, and raised an error of numpy."""
     clips = [tone(0.1, 16000), tone(0.2, 16000)]
     for number, clip in enumerate(clips):
         sf.write(tmp_path / f"{number}.wav", clip, 16000, subtype="FLOAT")
@@ -199,7 +199,7 @@ def test_a_column_is_a_batch(tmp_path, tone):
 
 
 def test_a_missing_rate_is_told(tone):
-    """An array at 48 kHz became a voice that is slower and lower; transformers' extractor says nothing."""
+    """An array at 48 kHz became slower and lower; transformers' extractor does not warn."""
     with pytest.warns(UserWarning, match="taken to be at 44100 Hz"):
         features = EXTRACTOR(tone(0.1, RATE), return_tensors="np")
     expected = EXTRACTOR(tone(0.1, RATE), sampling_rate=RATE, return_tensors="np")
@@ -227,13 +227,13 @@ def test_codes_when_given_the_codec(pack, tone):
 
 
 def test_truncation(tone):
-    """A cut clip kept the codes of the part that was cut off."""
+    """A truncated clip kept the codes of the removed part."""
     features = EXTRACTOR(tone(1.0, RATE), sampling_rate=RATE, truncation=True, max_length=1024, return_tensors="np")
     assert features["input_values"].shape == (1, 1, 1024)
 
 
 def test_round_trip(tmp_path):
-    """A rate lost on saving comes back as the default."""
+    """A rate was lost on saving, and became the default."""
     DiaFeatureExtractor(sampling_rate=16000, hop_length=320).save_pretrained(tmp_path)
     again = DiaFeatureExtractor.from_pretrained(tmp_path)
     assert (again.sampling_rate, again.hop_length) == (16000, 320)

@@ -1,4 +1,4 @@
-"""What is said of a checkpoint that is not there; servers of these tests are on this machine."""
+"""Errors for missing checkpoints; the servers of these tests are local."""
 
 import socket
 import time
@@ -13,7 +13,7 @@ from dia_hf.hub import check_model
 
 @pytest.mark.parametrize("name", ["./a", "../a", "/a/b", "~/a", "a/b/c", "./a/b", "a b", "a\\b", ""])
 def test_a_path_is_never_asked_of_the_hub(monkeypatch, name, tmp_path):
-    """`./model` and `../model`, mistyped, were taken for names on the Hub, and a network was waited for."""
+    """`./model` and `../model`, mistyped, were taken for Hub ids, with a wait for the network."""
     monkeypatch.setattr(hub, "_ask_hub", lambda: pytest.fail("it was asked"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for load in (hub.check_model, Dia.from_pretrained, DiaProcessor.from_pretrained):
@@ -26,7 +26,7 @@ def test_a_path_is_never_asked_of_the_hub(monkeypatch, name, tmp_path):
 
 @pytest.mark.parametrize("kind", ["refuses", "is silent"])
 def test_a_hub_that_cannot_be_reached(monkeypatch, kind):
-    """Without a network it took a minute to say that a file was missing."""
+    """Without a network, the error for a missing file took a minute."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -42,14 +42,14 @@ def test_a_hub_that_cannot_be_reached(monkeypatch, kind):
 
 
 def test_offline(monkeypatch):
-    """The message spoke of a missing file."""
+    """The error named a missing file instead of the network."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
         Dia.from_pretrained("no-such-owner/no-such-model")
 
 
 def test_what_is_there_is_taken(tmp_path, monkeypatch):
-    """A folder that is called like a model on the Hub is meant when it is there."""
+    """A local folder with the name of a Hub id was not used."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "model").mkdir(parents=True)
     hub.check_model("owner/model")
@@ -68,7 +68,7 @@ def test_what_is_there_is_taken(tmp_path, monkeypatch):
     ],
 )
 def test_a_damaged_file_of_a_checkpoint(tmp_path, name, content, match):
-    """Each reader of transformers' stumbled over it in its own way, and none named the file."""
+    """Each reader of transformers raised an error of its own, which did not name the file."""
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text(content)

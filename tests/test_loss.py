@@ -1,4 +1,4 @@
-"""The loss against transformers' own, against a loop over labels, and against itself in slices."""
+"""The loss against transformers' own, against a loop over labels, and against itself in chunks."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_loss_and_gradients_equal_transformers(seed, num_items):
 @pytest.mark.parametrize("slice_size", [1, 5, 1000])
 @pytest.mark.parametrize("weights", [None, "drawn"])
 def test_slices_change_nothing(slice_size, weights):
-    """A slice left out, or recomputed with other weights, changes loss and gradients."""
+    """A chunk left out, or recomputed with other weights, changes loss and gradients."""
     config = tiny.random_config(4)
     if weights:
         config.channel_loss_weights = torch.rand(config.decoder_config.num_channels).tolist()
@@ -56,7 +56,7 @@ def test_slices_change_nothing(slice_size, weights):
 
 @pytest.mark.parametrize("slice_size", [None, 5])
 def test_label_smoothing(slice_size):
-    """Smoothed over too few tokens or in evaluations, too, the loss is no measure; in slices it was forgotten."""
+    """Label smoothing over too few tokens or in evaluation falsifies the loss; in chunks it was missing."""
     model = tiny.random_model(tiny.random_config(4)).train()
     batch = tiny.random_batch(model.config)
     labels = batch["labels"]
@@ -72,7 +72,7 @@ def test_label_smoothing(slice_size):
 
 @pytest.mark.parametrize("slice_size", [None, 3])
 def test_slices_keep_no_logits(slice_size):
-    """Slices whose logits autograd keeps, one by one, fill memory as all of them at once do."""
+    """Chunks whose logits autograd keeps take as much memory as all logits at once."""
     model = tiny.random_model(tiny.random_config(4))
     model.loss_chunk_size = slice_size
     kept = []
@@ -167,7 +167,7 @@ def test_sums_are_those_of_a_loop(num_positions, num_channels, share, slice_size
 def test_gradients_taken_at_once_are_those_of_autograd(
     num_positions, num_channels, share, slice_size, weights, smoothing, is_frozen, seed
 ):
-    """A formula by hand forgets smoothing, a weight, ignored labels or the last slice; whole weights were refused."""
+    """The manual gradient missed smoothing, a weight, ignored labels or the last chunk."""
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(num_positions, 5, generator=generator, requires_grad=True)
     matrix = torch.randn(7 * num_channels, 5, generator=generator).requires_grad_(not is_frozen)
@@ -207,7 +207,7 @@ def test_gradients_taken_at_once_follow_autocast():
 
 
 def test_a_head_that_is_more_than_a_matrix_is_called():
-    """An adapter on the head would be passed by, and never learn."""
+    """An adapter on the head would be bypassed, and not trained."""
     model = tiny.random_model(tiny.random_config(4))
     batch = tiny.random_batch(model.config)
     model.loss_chunk_size = 5

@@ -20,7 +20,7 @@ IMPLEMENTATIONS = ["eager", "sdpa"]
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_loss_and_logits_of_the_reference_pack(pack, implementation):
-    """A wrong scale, a missing rotation or a swapped gate gives plausible logits that are simply others."""
+    """A wrong scale, a missing rotation or a swapped gate gives plausible but different logits."""
     tensors = load_file(pack / "expected.safetensors")
     expected = {name.removeprefix("train."): tensor for name, tensor in tensors.items() if name.startswith("train.")}
     loss, logits_last = expected.pop("loss"), expected.pop("logits_last")
@@ -79,7 +79,7 @@ def test_kernels_equal_eager(implementation):
 
 @pytest.mark.parametrize("cache_class", ["dynamic", "static"])
 def test_step_by_step_equals_at_once(cache_class):
-    """A cache that forgets, repeats or misplaces a frame drifts away from the full pass."""
+    """A cache that drops, repeats or misplaces a frame differs from the full forward pass."""
     model = tiny.random_model(tiny.random_config(3))
     batch = tiny.random_batch(model.config)
     batch.pop("labels"), batch.pop("decoder_attention_mask")
@@ -176,7 +176,7 @@ def test_gradient_checkpointing_changes_nothing(use_reentrant):
 
 
 def test_gradient_checkpointing_says_nothing_of_a_cache(monkeypatch, caplog):
-    """The configuration's `use_cache` is of `generate`; a warning that nobody can heed was written at each training."""
+    """`config.use_cache` concerns `generate`, but every training warned of it."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     transformers.utils.logging.warning_once.cache_clear()
     model = tiny.random_model(tiny.random_config(3)).train()
@@ -305,7 +305,7 @@ def test_full_size_has_the_published_number_of_parameters():
 
 
 def test_traces_as_one_graph():
-    """A branch on data breaks the graph, and a compiled step waits for Python in the middle."""
+    """A branch on data breaks the graph of a compiled step."""
     model = tiny.random_model(tiny.random_config(3))
     batch = tiny.random_batch(model.config)
     batch.pop("labels")
@@ -329,7 +329,7 @@ def test_dispatched_over_devices(tmp_path):
 @pytest.mark.parametrize("cross_attention_rope", [False, True], ids=["0626", "v0.1"])
 @torch.compiler.set_stance("force_eager")  # inductor's code of flex attention for a CPU does not compile
 def test_packed_clips_are_clips_alone(implementation, cross_attention_rope):
-    """A clip that sees its neighbor's text or codes, or goes on counting its positions, learns something else."""
+    """A clip that attends to another's text or codes, or continues its positions, is trained differently."""
     config = tiny.random_config(3)
     config.decoder_config.cross_attention_rope = cross_attention_rope
     model = tiny.random_model(config)
@@ -349,7 +349,7 @@ def test_packed_clips_are_clips_alone(implementation, cross_attention_rope):
 
 
 def test_packing_is_refused_where_clips_would_mix(model):
-    """A kernel that ignores the clips' numbers, or a number that is forgotten, trains on a mixture without a word."""
+    """A kernel that ignores sequence ids, or a missing id, trains on mixed clips silently."""
     together, _ = tiny.packed_clips(model.config)
     for name in ("sequence_ids", "decoder_sequence_ids"):
         with pytest.raises(ValueError, match="need both"):
@@ -359,5 +359,5 @@ def test_packing_is_refused_where_clips_would_mix(model):
     for part in ("encoder", "decoder"):
         other = copy.deepcopy(model)
         getattr(other.model, part).config._attn_implementation = "flash_attention_2"
-        with pytest.raises(ValueError, match="'flash_attention_2' cannot keep packed clips apart"):
+        with pytest.raises(ValueError, match="'flash_attention_2' cannot separate packed clips"):
             other(**together)

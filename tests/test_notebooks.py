@@ -2,47 +2,47 @@
 
 import base64
 import functools
-import os
 import re
-import sys
+import runpy
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpecManager
-from nbclient import NotebookClient
 
 from dia_hf import MINIATURE, Dia
+from dia_hf.assets import miniature_vocabulary
 
-FOLDER = Path(__file__).parent.parent / "docs" / "notebooks"
+ROOT = Path(__file__).parent.parent
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "run_notebooks.py"))
+FOLDER = ROOT / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 CHUNK = re.compile(r"<script>diaPlayer\.enqueue\('([\w+/=]+)'\)</script>")
 
 # What the cells under each heading show, in this order.
+SOUND = ["audio", "image"]
 SHOWN = {
     "finetune.ipynb": {
-        "A voice of your own in an afternoon": [],
-        "The recordings": ["audio"],
-        "Preparing them": ["text", "image", "text", "audio"],
-        "What a batch looks like": ["text", "image"],
-        "Training, in a few lines": ["text", "image"],
-        "The same by a recipe": ["text", "text", *["text", "audio"] * 3],
-        "Before and after": ["text", "audio", "text", "audio"],
-        "Learned by heart": ["image", "text"],
-        "Keeping it": [],
+        "Fine-tune in a notebook": [],
+        "Recordings": SOUND,
+        "Data preparation": ["text", "image", "text", *SOUND],
+        "Batches": ["text", "image"],
+        "Training with DiaTrainer": ["text", "image"],
+        "Training with a recipe": ["text", "text", *["text", *SOUND] * 3],
+        "Before and after": ["text", *SOUND, "text", *SOUND],
+        "Memorization test": ["image", "text"],
+        "Keep the result": [],
     },
     "generate.ipynb": {
-        "Dia in a notebook": [],
-        "Text": ["text", "audio", "audio", "text"],
-        "What came out": ["image", "image", "image"],
-        "A voice": ["audio", "text", "audio", "text"],
-        "Hearing it while it is spoken": ["text", "player", "chunks", "text", "player", "chunks", "text"],
-        "A batch, with settings for each": ["text", "audio", "text", "audio", "text"],
-        "A long dialogue": ["table", "text", "audio"],
-        "Keeping it": ["text"],
+        "Generate in a notebook": [],
+        "Text": ["text", *SOUND, *SOUND, "text"],
+        "Waveform, spectrogram, codes": ["image", "image", "image"],
+        "Voice cloning": [*SOUND, "text", *SOUND, "text"],
+        "Streaming": ["text", "player", "chunks", "text", "player", "chunks", "text"],
+        "A batch with per-sample sampling parameters": ["text", *SOUND, "text", *SOUND, "text"],
+        "Long-form dialogue": ["table", "text", *SOUND],
+        "Save the audio": ["text"],
     },
 }
 # tqdm misses ipywidgets, which a test does without.
@@ -51,29 +51,8 @@ NOT_OURS = "TqdmWarning: "
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Execute a notebook, once, in a process of this interpreter and away from the user's own settings."""
-
-    @functools.cache
-    def execute(path: Path) -> nbformat.NotebookNode:
-        folder = tmp_path_factory.mktemp("notebook")
-        environment = os.environ | {
-            "IPYTHONDIR": str(folder / "ipython"),
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "OMP_NUM_THREADS": "1",
-        }
-        desk = folder / "desk"
-        desk.mkdir()
-        notebook = nbformat.read(path, as_version=4)
-        # Without folders to look into, "python3" is this interpreter and no kernel that happens to be installed.
-        kernels = KernelSpecManager(kernel_dirs=[])
-        manager = AsyncKernelManager(kernel_spec_manager=kernels, connection_file=str(folder / "kernel.json"))
-        assert manager.kernel_spec.argv[0] == sys.executable
-        client = NotebookClient(notebook, manager, timeout=300, resources={"metadata": {"path": str(desk)}})
-        client.execute(env=environment)
-        assert list(desk.iterdir()) == [], "the notebook leaves files beside itself"
-        return notebook
-
-    return execute
+    """Execute a notebook, once."""
+    return functools.cache(lambda path: SCRIPT["execute"](path, tmp_path_factory.mktemp("notebook")))
 
 
 def sections(notebook: nbformat.NotebookNode) -> dict[str, list[nbformat.NotebookNode]]:
@@ -127,7 +106,7 @@ def test_runs_and_shows_what_it_promises(path, run):
 
 def test_the_player_gets_the_whole_sound(run):
     """Chunks that are lost, swapped or of a wrong format on their way to the browser are heard there alone."""
-    played = sections(run(FOLDER / "generate.ipynb"))["Hearing it while it is spoken"]
+    played = sections(run(FOLDER / "generate.ipynb"))["Streaming"]
     kinds = [kind(output) for output in played]
     first, second = (place for place, name in enumerate(kinds) if name == "player")
     chunks = [CHUNK.fullmatch(output.data["text/html"])[1] for output in played[first + 1 : second - 1]]
@@ -142,20 +121,47 @@ def test_the_player_gets_the_whole_sound(run):
 
 
 @each_notebook
-def test_is_stored_without_outputs(path):
-    """Outputs, counts and the names of an editor's kernel make diffs that nobody can read."""
+def test_is_stored_with_its_outputs(path):
+    """A reader of the repository's or the site's page sees nothing of a notebook without outputs."""
+    stored = {
+        heading: [kind for kind in kinds_of(outputs) if kind not in ("player", "chunks")]
+        for heading, outputs in sections(nbformat.read(path, as_version=4)).items()
+    }
+    live = {
+        heading: [kind for kind in kinds if kind not in ("player", "chunks")]
+        for heading, kinds in SHOWN[path.name].items()
+    }
+    assert stored == live, "run `make notebooks`"
+
+
+@each_notebook
+def test_is_stored_small_and_tidy(path):
+    """Megabytes, paths of a machine and the names of an editor's kernel make diffs that nobody can read."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert notebook.metadata == {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    assert notebook.metadata == SCRIPT["METADATA"]
+    assert path.stat().st_size < 500_000
     for cell in notebook.cells:
         assert cell.metadata == {}, cell.id
         assert re.fullmatch(r"[a-z-]+", cell.id), f"{cell.id}: a name says more in a diff"
-        if cell.cell_type == "code":
-            assert (cell.outputs, cell.execution_count) == ([], None), cell.id
+        for output in cell.get("outputs", []):
+            for name in ("text/plain", "text/markdown"):
+                assert not re.search(r"(^|[\s'\"`])(/|[A-Z]:\\)\w", output.data.get(name, "")), cell.id
+    assert [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"] == list(
+        range(1, 1 + sum(cell.cell_type == "code" for cell in notebook.cells))
+    ), "cells were run out of order; run `make notebooks`"
     assert path.read_text("utf-8") == nbformat.writes(notebook) + "\n"
+
+
+@each_notebook
+def test_says_words_that_the_miniature_knows(path):
+    """Unknown words come out as noise, and a reader takes that for the quality of the package."""
+    known = {word.lower() for word in miniature_vocabulary()}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            for text in re.findall(r"\[S[12]\]([^\"\n]*)", cell.source):
+                words = re.findall(r"[a-z']+", re.sub(r"\[.*?\]", "", text).lower())
+                assert set(words) <= known, f"{cell.id}: {set(words) - known}"
 
 
 @each_notebook

@@ -48,7 +48,7 @@ def assert_equal(ours, theirs):
 
 @pytest.mark.parametrize(("name", "options"), [("text", {}), ("prompt", {}), ("train", TRAINING)])
 def test_outputs_of_the_reference_pack(pack_processor, expected, texts, name, options):
-    """Another dtype, one frame more, a label not masked: each trains or speaks something else."""
+    """Another dtype, length or mask than transformers' changes training or generation."""
     audio = None if name == "text" else [expected["wave_0"].numpy(), expected["wave_1"].numpy()]
     ours = pack_processor(texts, audio, sampling_rate=RATE, **options)
     names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "labels")
@@ -57,7 +57,7 @@ def test_outputs_of_the_reference_pack(pack_processor, expected, texts, name, op
 
 @pytest.mark.parametrize("name", ["text", "prompt"])
 def test_waveforms_of_the_reference_pack(pack_processor, expected, name):
-    """Codes cut one frame early or late shift every sample that follows."""
+    """Codes cut one frame early or late shift all later samples."""
     prompt_len = None
     if name == "prompt":
         prompt_len = pack_processor.get_audio_prompt_len(expected["prompt.decoder_attention_mask"])
@@ -69,7 +69,7 @@ def test_waveforms_of_the_reference_pack(pack_processor, expected, name):
 @pytest.mark.parametrize("options", [{}, {"generation": False}, TRAINING])
 @pytest.mark.parametrize("num_samples", [[600], [512, 5000], [3000, 20, 7777]])
 def test_outputs_equal_transformers(pack_processor, theirs, tone, options, num_samples):
-    """Lengths at the edges of frames are where two implementations part."""
+    """Lengths at the edges of frames differed from transformers'."""
     audio = [tone(1.0, RATE, 110 + 60 * i)[:n] for i, n in enumerate(num_samples)]
     texts = ["[S1] Hi.", "[S2] Well, hello there!", "ok"][: len(audio)]
     ours = pack_processor(text=texts, audio=audio, sampling_rate=RATE, **options)
@@ -100,7 +100,7 @@ def test_a_batch_may_mix_prompts_and_none(pack_processor, tone):
 
 @pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray])
 def test_codes_in_the_place_of_sound(pack_processor, tone, kind):
-    """A recording that was encoded once is encoded again for every call, or its codes are taken for samples."""
+    """Codes of a recording were taken for samples, or could not be passed."""
     sound = {"array": tone(0.1, 44100), "sampling_rate": 44100}
     (codes,) = pack_processor.feature_extractor(sound, audio_tokenizer=pack_processor.audio_tokenizer)["audio_codes"]
     texts = ["[S1] One.", "[S1] Two.", "[S1] Three."]
@@ -128,7 +128,7 @@ def test_unusable_codes(pack_processor, codes, message):
 
 
 def test_ids_and_delays_come_from_the_config(pack_processor, tone):
-    """Ids written into the processor contradict a fine-tune's own config."""
+    """Constant ids in the processor contradict the config of a fine-tune."""
     decoder = {"eos_token_id": 1024, "pad_token_id": 1027, "bos_token_id": 1025}
     config = DiaConfig(decoder_config=decoder, delay_pattern=[0, 1, 1, 2, 2, 3, 3, 4, 4])
     processor = DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), pack_processor.audio_tokenizer, config)
@@ -138,7 +138,7 @@ def test_ids_and_delays_come_from_the_config(pack_processor, tone):
 
 
 def test_missing_rate_warns(pack_processor, tone):
-    """transformers takes audio of any rate for 44.1 kHz, silently; its own examples leave the rate out."""
+    """transformers silently takes audio of any rate for 44.1 kHz; its examples omit the rate."""
     with pytest.warns(UserWarning, match="taken to be at 44100 Hz"):
         assumed = pack_processor("[S1] a", tone(0.1, RATE))
     assert_equal(assumed, pack_processor("[S1] a", tone(0.1, RATE), sampling_rate=RATE))
@@ -146,7 +146,7 @@ def test_missing_rate_warns(pack_processor, tone):
 
 @pytest.mark.filterwarnings("error")
 def test_a_known_rate_does_not_warn(pack_processor, tone, tmp_path):
-    """A warning for a file, which tells its rate, teaches people to ignore it."""
+    """A file, which has a rate, caused a warning."""
     write_audio(tmp_path / "p.wav", tone(0.1, RATE), RATE)
     pack_processor("[S1] a", str(tmp_path / "p.wav"))
 
@@ -165,7 +165,7 @@ def test_a_known_rate_does_not_warn(pack_processor, tone, tmp_path):
     ],
 )
 def test_unusable_requests(pack_processor, args, options, message):
-    """Half-prepared inputs fail later, far from the mistake."""
+    """Invalid inputs failed later, far from the cause."""
     with pytest.raises(ValueError, match=message):
         pack_processor(*args, **options)
 
@@ -179,7 +179,7 @@ def test_unusable_requests(pack_processor, args, options, message):
     ],
 )
 def test_options_of_a_wrong_type(pack_processor, option, message):
-    """They ended in somebody else's error, which named neither the option nor the value."""
+    """They raised errors that named neither the option nor the value."""
     with pytest.raises(TypeError, match=message):
         pack_processor("[S1] a", np.zeros(600), **{"sampling_rate": RATE} | option)
 
@@ -193,7 +193,7 @@ def test_options_may_be_nested(pack_processor):
 
 
 def test_decoding_leaves_out_what_was_not_completed(pack_processor):
-    """Generation that is stopped leaves frames whose slow channels never spoke; transformers decodes them as noise."""
+    """A stopped generation leaves incomplete frames, which transformers decodes as noise."""
     config = pack_processor.config
     codes = torch.randint(0, 1024, (1, 30, 9))
     codes[0, 0] = config.decoder_config.bos_token_id
@@ -282,7 +282,7 @@ def test_codec_options(tmp_path):
 
 
 def test_a_token_that_the_model_lacks(pack_processor):
-    """Added tokens ended as an IndexError inside the encoder, or in noise where the id was another's."""
+    """Added tokens raised an IndexError in the encoder, or collided with other ids."""
     tokenizer = DiaTokenizer()
     tokenizer.add_tokens(["[laugh]"])
     processor = DiaProcessor(pack_processor.feature_extractor, tokenizer)
@@ -294,7 +294,7 @@ def test_a_token_that_the_model_lacks(pack_processor):
 
 
 def test_defaults_are_attributes_of_the_class(pack_processor):
-    """transformers' processors keep theirs there since 5.24, and subclasses set their own."""
+    """Class attributes for defaults, as in transformers since 5.24, were ignored."""
 
     class Padded(DiaProcessor):
         text_kwargs = {"padding": "max_length", "max_length": 40}  # noqa: RUF012
@@ -310,7 +310,7 @@ def test_defaults_are_attributes_of_the_class(pack_processor):
 
 @pytest.mark.parametrize("name", ["descript/dac_44khz", "/home/somebody/codec", "audio_tokenizer"])
 def test_the_codecs_name_is_kept_where_it_means_something_elsewhere(pack_processor, tmp_path, name):
-    """A second save forgot the Hub's name; a folder of another machine was passed on as if it were one."""
+    """A second save lost the Hub id, or kept the path of another machine."""
     pack_processor.save_pretrained(tmp_path / "first")
     reference = tmp_path / "first" / "audio_tokenizer_config.json"
     reference.write_text(json.dumps(json.loads(reference.read_text()) | {"audio_tokenizer_name_or_path": name}))
@@ -322,7 +322,7 @@ def test_the_codecs_name_is_kept_where_it_means_something_elsewhere(pack_process
 
 
 def test_columns_of_a_dataset(processor, tmp_path, tone):
-    """Columns were refused as texts and taken for one clip as audio, though they are lists in all but name."""
+    """Columns of a dataset were refused as texts, and taken for one clip as audio."""
     for number in range(2):
         write_audio(tmp_path / f"{number}.wav", tone(0.1 + 0.1 * number, RATE), RATE)
     rows = [{"text": f"[S1] Hello {n}.", "audio": str(tmp_path / f"{n}.wav")} for n in range(2)]
@@ -336,7 +336,7 @@ def test_columns_of_a_dataset(processor, tmp_path, tone):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A folder that uploads go to."""
+    """Folder that receives uploads."""
     folder = tmp_path / "hub"
 
     def create_commit(repo_id, operations, **kwargs):
@@ -382,7 +382,7 @@ def test_pushing(hub, tmp_path, way):
 
 
 def test_a_codec_by_a_path_inside_the_checkpoint(pack_processor, tmp_path, monkeypatch):
-    """A path relative to the checkpoint was taken for a malformed name on the Hub; one that leads nowhere, too."""
+    """A path relative to the checkpoint, or a missing one, was taken for an invalid Hub id."""
     folder = tmp_path / "checkpoint"
     pack_processor.save_pretrained(folder)
     (folder / "audio_tokenizer").rename(folder / "dac")
@@ -403,7 +403,7 @@ def test_a_codec_by_a_path_inside_the_checkpoint(pack_processor, tmp_path, monke
 
 @pytest.mark.parametrize("given", [False, True])
 def test_an_extractor_of_another_rate(tmp_path, given):
-    """Prompts were refused later, and what was said was saved at the wrong pitch."""
+    """Prompts were refused later, and files were saved at the wrong rate."""
     shutil.copytree(MINIATURE, tmp_path / "checkpoint")
     file = tmp_path / "checkpoint" / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"sampling_rate": 44100}))
@@ -413,7 +413,7 @@ def test_an_extractor_of_another_rate(tmp_path, given):
 
 
 def test_a_checkpoint_whose_codec_lacks_tensors(tmp_path):
-    """The processor loaded it without a word."""
+    """The processor loaded it silently."""
     shutil.copytree(MINIATURE, tmp_path / "checkpoint")
     file = tmp_path / "checkpoint" / "audio_tokenizer" / "model.safetensors"
     weights = load_file(file)
@@ -436,7 +436,7 @@ def test_a_damaged_reference(pack_processor, tmp_path, content):
 
 
 def test_a_processor_keeps_one_codec(tmp_path):
-    """Each look at `processor.codec` walked through the network anew; a kept one could belong to a codec replaced."""
+    """Each access to `processor.codec` built a new object; a kept one must follow a replaced network."""
     processor = DiaProcessor.from_pretrained(MINIATURE)
     codec = processor.codec
     assert processor.codec is codec and processor.for_hub().codec is codec
@@ -456,7 +456,7 @@ def test_a_processor_keeps_one_codec(tmp_path):
 
 @pytest.mark.parametrize("name", ["padding", "truncation", "return_tensors"])
 def test_an_unknown_strategy(processor, name):
-    """Its 3,000 characters were the message, in the words of an enumeration of transformers."""
+    """The error repeated its 3,000 characters, in the words of an enumeration of transformers."""
     with pytest.raises(ValueError, match=rf"`{name}` is 'xxx") as caught:
         processor("[S1] Hi.", **{name: "x" * 3000})
     assert len(str(caught.value)) < 300

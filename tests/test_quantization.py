@@ -97,7 +97,7 @@ def dense(model):
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_what_is_read_for_every_frame_is_quantized_and_nothing_else(checkpoint, scheme):
-    """A head or a text encoder of 4 bits, which costs exactness and saves no time."""
+    """A quantized head or text encoder costs accuracy and saves no time."""
     model = quantize_model(load(checkpoint), scheme)
     assert quantized_names(model) == {
         f"model.decoder.layers.{index}.{name}.weight"
@@ -109,7 +109,7 @@ def test_what_is_read_for_every_frame_is_quantized_and_nothing_else(checkpoint, 
 
 @pytest.mark.parametrize(("scheme", "worst"), [("int8", 0.05), ("int4", 0.3)])
 def test_logits_stay_near(scheme, worst):
-    """Fewer bits than said, or scales of the wrong weights: attention at scale 1.0 makes noise of it."""
+    """Fewer bits than stated, or scales of other weights, become noise with attention at scale 1.0."""
     model, inputs = smooth_model(), random_inputs(smooth_model().config)
     reference = logits_of(model, inputs)
     quantized = quantize_model(model.to(torch.bfloat16), scheme)
@@ -120,7 +120,7 @@ def test_logits_stay_near(scheme, worst):
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_many_rows_are_as_few(monkeypatch, scheme):
-    """A prompt is read by another way than the frames after it; they must be one model."""
+    """Prompts use another kernel than single frames; both must give the same model."""
     quantized = quantize_model(smooth_model().to(torch.bfloat16), scheme)
     inputs = random_inputs(quantized.config)
     few = logits_of(quantized, {name: value[:, :8] for name, value in inputs.items()})
@@ -205,7 +205,7 @@ def test_files_of_nari_labs():
 
 
 def test_command(tmp_path):
-    """A file made with fewer bits whose record does not say so cannot be made again."""
+    """A file made with quantized weights but no record of it cannot be reproduced."""
     output = tmp_path / "out.wav"
     command = ["generate", "[S1] Hello.", "--output", str(output), "--quantize", "int8", "--max-seconds", "0.1"]
     assert cli.main([*command, "--device", "cpu"]) == 0
@@ -223,7 +223,7 @@ def test_command(tmp_path):
     ],
 )
 def test_what_cannot_be_had(arguments, message):
-    """A model loaded for minutes before the error, or an error that does not say what would do."""
+    """A model was loaded for minutes before the error, or the error named no alternative."""
     with pytest.raises(ValueError, match=message):
         check_scheme(*arguments)
 
@@ -264,13 +264,16 @@ def quantized(model):
     ("change", "message"),
     [
         (with_float32, "`dtype` is torch.float32, but quantized weights are multiplied with bfloat16"),
-        (with_adapters, "down_proj is a peft.*Linear, not a plain nn.Linear; quantize before adapters come"),
-        (with_odd_sizes, "layers.1.mlp.down_proj maps 40 to 48, but int4 takes inputs by 32 and outputs by 16"),
+        (with_adapters, "down_proj is a peft.*Linear, not a plain nn.Linear; quantize before adding adapters"),
+        (
+            with_odd_sizes,
+            "layers.1.mlp.down_proj maps 40 to 48, but int4 needs inputs in multiples of 32 and outputs in .* 16",
+        ),
         (quantized, "quantized already"),
     ],
 )
 def test_models_that_cannot_be_quantized(checkpoint, change, message):
-    """Half a model quantized, and then an error; or a layer left out in silence, as torchao leaves odd sizes."""
+    """An error after half of the model was quantized; or a layer skipped silently, as torchao does for odd sizes."""
     model = change(load(checkpoint))
     before = quantized_names(model)
     with pytest.raises(ValueError, match=message):

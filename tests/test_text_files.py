@@ -6,7 +6,7 @@ from dia_hf.text_files import decode_text, read_text
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_text_of_any_editor(tmp_path, mark, end):
-    """A byte order mark was a turn of its own, and read aloud."""
+    """A byte order mark became a turn of its own."""
     path = tmp_path / "script.txt"
     path.write_bytes(mark + end.join([b"[S1] Hello.", "[S2] Grüße, 世界!".encode(), b""]))
     assert read_text(path) == "[S1] Hello.\n[S2] Grüße, 世界!\n"
@@ -23,7 +23,7 @@ def test_text_of_any_editor(tmp_path, mark, end):
     ],
 )
 def test_text_in_another_encoding(tmp_path, encoding, message):
-    """Python's words name a codec and a byte, and neither the file nor what to do; UTF-16 can even pass."""
+    """Python's error names neither the file nor a remedy; UTF-16 can even be accepted."""
     path = tmp_path / "script.txt"
     path.write_bytes("Hello there.\nGrüße!\n".encode(encoding))
     with pytest.raises(
@@ -35,7 +35,7 @@ def test_text_in_another_encoding(tmp_path, encoding, message):
 
 
 def test_no_text_at_all(tmp_path):
-    """An empty file is an empty text, and one that is missing an error of its own kind."""
+    """An empty file was an error, or a missing file an empty text."""
     assert decode_text(b"", "x") == "" == decode_text(b"\xef\xbb\xbf", "x")
     with pytest.raises(FileNotFoundError, match="gone"):
         read_text(tmp_path / "gone")

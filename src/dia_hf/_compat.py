@@ -1,8 +1,8 @@
 """Differences between the transformers releases that this package supports, in one place.
 
 transformers 5.24 renamed the keys and values of earlier positions from `past_key_values` to `cache`: as an argument of
-networks and of `generate()`, and as a field of outputs. The network here says `cache`; this file gives it that value
-under either name, and `CACHE_NAME` is the name that the installed release uses. Knows nothing of Dia.
+networks and of `generate()`, and as a field of outputs. The networks here name it `cache`; this file accepts either
+name, and `CACHE_NAME` is the name that the installed release uses.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 CACHE_NAME = next(field.name for field in fields(Seq2SeqLMOutput) if field.name in CACHE_NAMES)
 
-# Arguments that transformers hands through a network by keyword: to the recording of outputs, to the attention kernel,
-# and to its debugger.
+# Arguments that transformers passes through a network by keyword: for recorded outputs, attention kernels and its
+# debugger.
 _PASSED_ON = frozenset(
     {"output_attentions", "output_hidden_states", "return_dict", "use_cache"}
     | {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "is_causal"}
@@ -54,11 +54,11 @@ def rename_cache(arguments: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def network_arguments(forward: Callable) -> Callable:
-    """Decorate a `forward` whose argument is `cache`: take either name of it, and refuse arguments that are unknown.
+    """Decorate a `forward` whose argument is `cache`: accept either name of it, and refuse unknown arguments.
 
-    A release of transformers that hands over the cache under a third name would otherwise lose it among the keyword
-    arguments, and each position would see only itself. The signature shows the name that the installed release uses,
-    because `generate()` and `Trainer` read it. Unknown arguments that are `None` are left out: PEFT passes some.
+    A release of transformers that passes the cache under a third name would otherwise lose it among the keyword
+    arguments, and each position would attend only to itself. The signature shows the name that the installed release
+    uses, because `generate()` and `Trainer` read it. Unknown arguments that are `None` are left out: PEFT passes some.
 
     Args:
         forward (`Callable`): A method of a network.

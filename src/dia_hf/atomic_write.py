@@ -1,8 +1,8 @@
-"""Writing files and folders whole or not at all, one process at a time, and never over what is being read.
+"""Atomic writing of files and folders, locks between processes, and protection of inputs from being overwritten.
 
-What is written stands beside its place, under a hidden name that begins with ".dia-hf-", and takes the place at the
-end. What a killed process leaves under such a name is removed, or put back, by the next one that writes there. Called
-by whatever writes files of the user's: sound, voices, dialogues, checkpoints, prepared data.
+Content is written beside its place, under a hidden name that begins with ".dia-hf-", and renamed at the end. Leftovers
+of a killed process are removed, or put back, by the next process that writes there. Used for all files of users: sound,
+voices, dialogues, checkpoints, prepared data.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ __all__ = [
 
 _HIDDEN = ".dia-hf-"
 LOCK = f"{_HIDDEN}lock"
-_POLL_SECONDS = 0.05  # between two attempts to take a lock on Windows, which cannot wait for one for ever
+_POLL_SECONDS = 0.05  # between two attempts to take a lock on Windows, which has no unlimited wait
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Write beside a file and then take its place, so that neither a full disk nor a crash leaves half of it.
+    """Write beside a file and rename at the end, so that neither a full disk nor a crash leaves an incomplete file.
 
-    A file that is replaced keeps its mode, and a link stays a link: what it leads to is replaced.
+    A replaced file keeps its mode. A link stays a link: its target is replaced.
 
     Args:
-        path (`str` or `os.PathLike`): The file; missing folders are made, and a file that is there is replaced.
+        path (`str` or `os.PathLike`): The file; missing folders are created, an existing file is replaced.
 
     Yields:
-        `Path`: Where to write. It becomes `path` at the end of the block; where the block raises, it vanishes and the
-        file that was there stays as it was.
+        `Path`: Path to write to; renamed to `path` at the end of the block. If the block raises, it is removed, and an
+        existing file stays unchanged.
 
     Raises:
         OSError: If it cannot be written, or is a folder, a device or a pipe; the error names `path`.
@@ -85,7 +85,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         beside, handle = _open_beside(target)
         yield beside
         with open(beside, "r+b") as file:
-            os.fsync(file)  # a disk may say only here that it is full
+            os.fsync(file)  # a full disk may be reported only here
         if target.exists():
             beside.chmod(stat.S_IMODE(target.stat().st_mode))
         beside.replace(target)
@@ -101,13 +101,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _open_beside(path: Path) -> tuple[Path, int | None]:
-    """Make the hidden file to write into; its lock, held as long as the handle, says that its writer lives."""
+    """Create the hidden file to write into; its lock, held by the handle, marks it as in use."""
     stem = f"{_HIDDEN}{hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}"
     if fcntl is None:
         beside = path.with_name(f"{stem}-{uuid.uuid4().hex}{path.suffix}")
         beside.touch(exist_ok=False)
         return beside, None
-    for number in count():  # more than one only where several write the same file
+    for number in count():  # more than one only with concurrent writers of the same file
         beside = path.with_name(f"{stem}-{number}{path.suffix}")
         for left in (beside, path.with_name(f"{stem}-{number + 1}{path.suffix}")):
             _remove_abandoned(left)
@@ -127,7 +127,7 @@ def _open_beside(path: Path) -> tuple[Path, int | None]:
 
 
 def _remove_abandoned(beside: Path) -> None:
-    """Remove a hidden file whose writer is dead."""
+    """Remove a hidden file whose process has died."""
     try:
         handle = os.open(beside, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
@@ -153,7 +153,7 @@ def _lock(handle: int, wait: bool = False) -> bool | None:
 
 
 def _lock_first_byte(handle: int, wait: bool) -> bool | None:
-    """Do on Windows what `_lock` does elsewhere; there, too, the lock of a process that dies is free at once."""
+    """Lock an open file on Windows, where the lock of a process that dies is released, too."""
     while True:
         try:
             os.lseek(handle, 0, os.SEEK_SET)
@@ -169,7 +169,7 @@ def _lock_first_byte(handle: int, wait: bool) -> bool | None:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is still the one under this name: whoever held it before has removed it."""
+    """Return whether an open file still has this name; its former holder may have removed it."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(handle), os.stat(path))
     return False
@@ -177,14 +177,14 @@ def _is_at(handle: int, path: Path) -> bool:
 
 @contextmanager
 def locked(lock: Path, taken: str | None = None) -> Iterator[None]:
-    """Hold a lock file meanwhile, where the system has locks; that of a process that dies is free again.
+    """Hold a lock file during the block, where the system has locks; that of a process that dies is released.
 
     Args:
-        lock (`Path`): The file, in a folder that there is; it is removed at the end.
-        taken (`str`, *optional*): What to say if another process holds it; waits for it unless given.
+        lock (`Path`): The file, in an existing folder; it is removed at the end.
+        taken (`str`, *optional*): Error message if another process holds the lock; waits for it unless given.
 
     Raises:
-        ValueError: With the words of `taken`, if another process holds the lock.
+        ValueError: With the message `taken`, if another process holds the lock.
     """
     if fcntl is None and msvcrt is None:
         yield
@@ -203,15 +203,15 @@ def locked(lock: Path, taken: str | None = None) -> Iterator[None]:
                         lock.unlink(missing_ok=True)
         finally:
             os.close(handle)
-            if is_ours and fcntl is None:  # Windows removes no file that is open, be it here or in a process that waits
+            if is_ours and fcntl is None:  # Windows removes no file that is open, here or in a waiting process
                 with suppress(OSError):
                     lock.unlink()
 
 
 def remove_stale_lock(lock: Path) -> None:
-    """Remove the lock file of a process that was killed when its work was done; one that is held stays.
+    """Remove the lock file of a process that was killed after its work; a held one stays.
 
-    For commands that refuse what is done already, before they would take the lock, and tidy it, themselves.
+    For commands that refuse finished work before they would take, and remove, the lock themselves.
     """
     if lock.exists():
         with suppress(ValueError), locked(lock, taken="held"):
@@ -219,16 +219,16 @@ def remove_stale_lock(lock: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is none of the user's, but what a process of ours writes into, or left when it was killed."""
+    """Return whether a file is a temporary one of this package, in use or left by a killed process."""
     return path.name.startswith(_HIDDEN)
 
 
 def find_held(folder: str | os.PathLike, paths: Iterable[str | os.PathLike | None]) -> str | None:
-    """Find a path that would be lost if a folder or file were replaced: it is the same or lies within, links resolved.
+    """Find a path that would be lost if a folder or file were replaced: the same or inside it, links resolved.
 
     Args:
-        folder (`str` or `os.PathLike`): What is to be replaced; it need not exist.
-        paths (`Iterable` of paths or `None`): What is to be kept. What does not exist is passed over.
+        folder (`str` or `os.PathLike`): Folder or file to be replaced; it need not exist.
+        paths (`Iterable` of paths or `None`): Paths to keep; those that do not exist are ignored.
 
     Returns:
         `str`, *optional*: The first such path, as it was given.
@@ -254,7 +254,7 @@ def find_held(folder: str | os.PathLike, paths: Iterable[str | os.PathLike | Non
 
 
 def follow_umask(folder: Path) -> None:
-    """Give all files of a folder the mode of a new file; some libraries write files that nobody else may read."""
+    """Give all files of a folder the mode of a new file; some libraries create files readable by their owner alone."""
     probe = folder / f"{_HIDDEN}{uuid.uuid4().hex}"
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     mode = stat.S_IMODE(probe.stat().st_mode)
@@ -266,21 +266,21 @@ def follow_umask(folder: Path) -> None:
 
 @contextmanager
 def atomic_write_folder(path: str | os.PathLike, force: bool = False) -> Iterator[Path]:
-    """Write a folder beside its place, and then take it; at no point is the folder that was there lost.
+    """Write a folder beside its place and rename it at the end; an existing folder is never lost.
 
     The old folder is renamed, then the new one, then the old one is removed. A process that is killed in between leaves
-    one or two hidden folders beside; the next one finds from them how far it came, and goes back or finishes.
+    one or two hidden folders; the next process derives its progress from them, and reverts or finishes it.
 
     Args:
-        path (`str` or `os.PathLike`): The folder; missing parents are made. A link stays a link.
+        path (`str` or `os.PathLike`): The folder; missing parents are created. A link stays a link.
         force (`bool`, defaults to `False`): Whether to replace a folder that is not empty.
 
     Yields:
-        `Path`: Where to write. Where the block raises, it vanishes without a trace.
+        `Path`: Path to write to; removed if the block raises.
 
     Raises:
         ValueError: If `path` is a file, or not empty without `force`, or another process is writing it.
-        OSError: If it cannot be written; the error says that what was there is left as it was.
+        OSError: If it cannot be written; an existing folder is left unchanged.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
@@ -301,7 +301,7 @@ def atomic_write_folder(path: str | os.PathLike, force: bool = False) -> Iterato
                 if path.is_dir():
                     new.chmod(stat.S_IMODE(path.stat().st_mode))
             except OSError as error:
-                if error.errno is None:  # a library's own words
+                if error.errno is None:  # raised by a library with a message
                     raise
                 name = os.fsdecode(error.filename if isinstance(error.filename, (str, bytes)) else path)
                 words = f"{error.strerror}; {path} was left as it was"
@@ -318,7 +318,7 @@ def atomic_write_folder(path: str | os.PathLike, force: bool = False) -> Iterato
 
 
 def _tidy(path: Path, new: Path, old: Path) -> None:
-    """Finish what a killed process began, or go back. While `new` is there, it had not taken the place."""
+    """Finish or revert the work of a killed process. While `new` exists, it has not been renamed."""
     if old.exists():
         if not path.exists():
             os.rename(old, path)

@@ -1,11 +1,11 @@
 # Copyright 2026 the dia_hf authors. Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The shape of a Dia: encoder, decoder, delay pattern and special tokens.
+"""Configuration of Dia: encoder, decoder, delay pattern and special tokens.
 
-This file is the one truth for token ids and for the delay pattern; everything else reads them from here. It reads
-both file layouts in circulation: that of transformers 4.53 (token ids at the top level, `rope_theta`) and that of 5.x
-(token ids on the decoder, `rope_parameters`), and writes the latter. It knows nothing of weights, audio or text.
+Token ids and the delay pattern are defined here only; so are the conversions between frames of speech and decoding
+steps. Two file layouts are read: that of transformers 4.53 (token ids at the top level, `rope_theta`) and that of 5.x
+(token ids on the decoder, `rope_parameters`). The latter is written.
 
-The defaults are those of the published `nari-labs/Dia-1.6B-0626` checkpoint (its `config.json`) unless a line says
+The defaults are those of the published `nari-labs/Dia-1.6B-0626` checkpoint (its `config.json`) unless noted
 otherwise.
 """
 
@@ -25,13 +25,13 @@ from .text_files import read_json
 __all__ = ["DiaConfig", "DiaDecoderConfig", "DiaEncoderConfig"]
 
 
-if TYPE_CHECKING:  # what is left after construction
+if TYPE_CHECKING:  # types after construction
     _Rope: TypeAlias = dict
-else:  # what may be given
+else:  # types that are accepted
     _Rope = dict | None
 
 
-_MOST_PARTS = 4096  # layers, heads or channels; they are counted through before anything is allocated
+_MOST_PARTS = 4096  # layers, heads or channels: loops over them run before anything is allocated
 
 
 def _check_positive(config: PreTrainedConfig, *names: str) -> None:
@@ -48,8 +48,8 @@ def _check_groups(config: PreTrainedConfig, heads: str, key_value_heads: str) ->
     if num_heads % num_key_value_heads:
         divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
         raise ValueError(
-            f"{type(config).__name__}: `{heads}` ({num_heads}) cannot be shared out among `{key_value_heads}` "
-            f"({num_key_value_heads}) without a rest; with {num_heads} heads, `{key_value_heads}` can be {divisors}."
+            f"{type(config).__name__}: `{heads}` ({num_heads}) cannot be divided among `{key_value_heads}` "
+            f"({num_key_value_heads}) evenly; with {num_heads} heads, `{key_value_heads}` can be {divisors}."
         )
 
 
@@ -57,7 +57,7 @@ def _check_rope(config: PreTrainedConfig) -> None:
     rope_type = config.rope_parameters["rope_type"]
     if rope_type != "default":
         raise ValueError(
-            f"{type(config).__name__}: `rope_parameters['rope_type']` is {rope_type!r}; Dia knows only 'default' "
+            f"{type(config).__name__}: `rope_parameters['rope_type']` is {rope_type!r}; Dia supports only 'default' "
             "(plain rotary embedding), which every published checkpoint uses."
         )
 
@@ -72,13 +72,13 @@ class DiaEncoderConfig(PreTrainedConfig):
         hidden_size (`int`, defaults to 1024): Width of the residual stream.
         num_attention_heads (`int`, defaults to 16): Number of query heads.
         num_key_value_heads (`int`, defaults to 16): Number of key and value heads; divides `num_attention_heads`.
-        head_dim (`int`, defaults to 128): Width of a head; even, because rotary embedding turns pairs.
+        head_dim (`int`, defaults to 128): Width of a head; even, because rotary embedding rotates pairs.
         intermediate_size (`int`, defaults to 4096): Width of the SwiGLU block.
         norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalizations.
         vocab_size (`int`, defaults to 256): One id a byte.
         hidden_act (`str`, defaults to `"silu"`): Activation of the gate.
         rope_parameters (`dict`, *optional*): `{"rope_type": "default", "rope_theta": 10000.0}` unless given.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of freshly drawn weights.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of new weights.
 
     Raises:
         ValueError: If a size is not positive, the heads do not divide, or `head_dim` is odd.
@@ -102,11 +102,11 @@ class DiaEncoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        # Checked here as well as by `@strict`, which would hide the ValueError in a class of its own.
+        # Checked here as well as by `@strict`, which would wrap the ValueError in a class of its own.
         self.validate_architecture()
 
     def validate_architecture(self) -> None:
-        """Raise `ValueError` for sizes that do not fit together."""
+        """Raise `ValueError` for inconsistent sizes."""
         _check_positive(self, "max_position_embeddings", "num_hidden_layers", "hidden_size", "num_attention_heads")
         _check_positive(self, "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size")
         _check_groups(self, "num_attention_heads", "num_key_value_heads")
@@ -132,14 +132,14 @@ class DiaDecoderConfig(PreTrainedConfig):
         cross_num_key_value_heads (`int`, defaults to 16): Key and value heads of the cross-attention.
         cross_hidden_size (`int`, defaults to 1024): Width of the encoder states attended to; the encoder's
             `hidden_size`.
-        cross_attention_rope (`bool`, defaults to `False`): Whether rotary embedding turns cross-attention too, queries
-            by the frame's position and keys by the byte's, as in the first release (v0.1).
+        cross_attention_rope (`bool`, defaults to `False`): Whether cross-attention uses rotary embedding, for queries
+            by the frame's position and for keys by the byte's, as in the first release (v0.1).
         norm_eps (`float`, defaults to 1e-5): Epsilon of the RMS normalizations.
         vocab_size (`int`, defaults to 1028): Tokens a channel: 1024 codes and the special ones.
         hidden_act (`str`, defaults to `"silu"`): Activation of the gate.
         num_channels (`int`, defaults to 9): Codebooks of the codec.
         rope_parameters (`dict`, *optional*): `{"rope_type": "default", "rope_theta": 10000.0}` unless given.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of freshly drawn weights.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of new weights.
         use_cache (`bool`, defaults to `True`): Whether `generate` keeps keys and values.
         pad_token_id (`int`, defaults to 1025): Padding after the end; marks a free slot in `decoder_input_ids`.
         eos_token_id (`int`, defaults to 1024): End of speech; every id below it is a code.
@@ -181,7 +181,7 @@ class DiaDecoderConfig(PreTrainedConfig):
         self.validate_architecture()
 
     def validate_architecture(self) -> None:
-        """Raise `ValueError` for sizes or token ids that do not fit together."""
+        """Raise `ValueError` for inconsistent sizes."""
         _check_positive(self, "max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size")
         _check_positive(self, "num_attention_heads", "num_key_value_heads", "head_dim", "cross_num_attention_heads")
         _check_positive(self, "cross_head_dim", "cross_num_key_value_heads", "cross_hidden_size", "vocab_size")
@@ -196,10 +196,10 @@ class DiaDecoderConfig(PreTrainedConfig):
                 )
 
     def check_token_ids(self) -> None:
-        """Raise `ValueError` for token ids that contradict each other or the vocabulary.
+        """Raise `ValueError` for token ids that are inconsistent with each other or the vocabulary.
 
-        Not part of construction: where ids stand at the top level, or a vocabulary is overridden at load, the parts
-        fit only once all are there. `DiaForConditionalGeneration` and `DiaProcessor` call it.
+        Not part of construction: with ids at the top level of a file, or a vocabulary overridden at load, the parts are
+        consistent only when all are set. `DiaForConditionalGeneration` and `DiaProcessor` call it.
         """
         ids = {name: getattr(self, name) for name in ("eos_token_id", "pad_token_id", "bos_token_id")}
         for name, token_id in ids.items():
@@ -215,11 +215,11 @@ class DiaDecoderConfig(PreTrainedConfig):
             )
 
 
-if TYPE_CHECKING:  # what is left after construction
+if TYPE_CHECKING:  # types after construction
     _EncoderConfig: TypeAlias = DiaEncoderConfig
     _DecoderConfig: TypeAlias = DiaDecoderConfig
     _DelayPattern: TypeAlias = list[int]
-else:  # what may be given
+else:  # types that are accepted
     _EncoderConfig = PreTrainedConfig | dict | None
     _DecoderConfig = PreTrainedConfig | dict | None
     _DelayPattern = list[int] | None
@@ -227,7 +227,7 @@ else:  # what may be given
 
 @strict
 class DiaConfig(PreTrainedConfig):
-    """A whole Dia.
+    """Configuration of a Dia model.
 
     Args:
         encoder_config (`DiaEncoderConfig` or `dict`, *optional*): The text encoder.
@@ -236,11 +236,11 @@ class DiaConfig(PreTrainedConfig):
             `[0, 8, 9, 10, 11, 12, 13, 14, 15]` unless given.
         channel_loss_weights (`list[float]`, *optional*): Weight of each channel in the loss, 0 or more; only their
             ratios count. All the same unless given.
-        norm_eps (`float`, defaults to 1e-5): Kept for the file layout; the sub-configs hold the value in force.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of freshly drawn weights.
-        use_cache (`bool`, defaults to `True`): Kept for the file layout; the decoder's value is in force.
-        pad_token_id, eos_token_id, bos_token_id (`int`, *optional*): Where files of transformers 4.53 keep them. They
-            are moved to `decoder_config`, so that each id lives in one place, and read as `None` here.
+        norm_eps (`float`, defaults to 1e-5): Kept for the file layout; the sub-configs' values are used.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of new weights.
+        use_cache (`bool`, defaults to `True`): Kept for the file layout; the decoder's value is used.
+        pad_token_id, eos_token_id, bos_token_id (`int`, *optional*): Accepted here because files of transformers 4.53
+            have them at the top level; they are moved to `decoder_config` and are `None` here afterwards.
 
     Raises:
         ValueError: If the delay pattern or the loss weights do not fit the channels or hold a negative number, or if
@@ -285,7 +285,7 @@ class DiaConfig(PreTrainedConfig):
         for name, config_class in self.sub_configs.items():
             value = getattr(self, name)
             if not isinstance(value, config_class):
-                # A config of another implementation is taken over by its values.
+                # A config of another implementation is copied by its values.
                 values = value.to_dict() if isinstance(value, PreTrainedConfig) else dict(value or {})
                 setattr(self, name, config_class(**values))
         if self.delay_pattern is None:
@@ -337,7 +337,7 @@ class DiaConfig(PreTrainedConfig):
         return self.frames_for_steps(self.decoder_config.max_position_embeddings - 1)
 
     def validate_architecture(self) -> None:
-        """Raise `ValueError` for parts that do not fit together."""
+        """Raise `ValueError` for inconsistent parts."""
         self.decoder_config.validate_architecture()
         num_channels = self.decoder_config.num_channels
         if len(self.delay_pattern) != num_channels:
@@ -363,18 +363,18 @@ class DiaConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Load as in the base class, but only what is there and is a Dia's.
+        """Load as in the base class, and check that the file exists and is a Dia's.
 
         Raises:
-            OSError: If there is no such checkpoint, or it has no `config.json`: the published sizes would take its
-                place, 1.6 billion random weights.
-            ValueError: If the file is no config of a Dia in this layout, or a field has a value that cannot be.
+            OSError: If there is no such checkpoint, or it has no `config.json`: the defaults would make a
+                model of 1.6 billion random weights.
+            ValueError: If the file is no config of a Dia in this layout, or a field has an invalid value.
         """
         name = str(pretrained_model_name_or_path)
         file = Path(name, kwargs.get("subfolder") or "", "config.json")
         if os.path.isdir(name) and not file.is_file():
             raise OSError(
-                f"{name!r} has no file `config.json`, which says how a model is built; a checkpoint is a "
+                f"{name!r} has no file `config.json`, which holds the sizes of a model; a checkpoint is a "
                 "folder with `config.json`, `model.safetensors` and the processor's files."
             )
         try:
@@ -386,7 +386,7 @@ class DiaConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read as in the base class, and refuse another model's file."""
+        """Read as in the base class; raise `ValueError` for another model's file."""
         values, kwargs = super().get_config_dict(*args, **kwargs)
         if "model" in values and "data" in values:
             raise ValueError(
@@ -398,5 +398,5 @@ class DiaConfig(PreTrainedConfig):
         return values, kwargs
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> DiaDecoderConfig:
-        """Return the decoder's config: what transformers calls the text config is the part that generates."""
+        """Return the decoder's config: transformers' text config is that of the part that generates."""
         return self.decoder_config

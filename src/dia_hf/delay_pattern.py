@@ -1,6 +1,6 @@
 """The delay pattern as pure functions on codes.
 
-Dia predicts one token a channel in every step, but lets channel c lag `delay_pattern[c]` frames behind, so that a
+In every step Dia predicts one token for each channel, but channel c is delayed by `delay_pattern[c]` frames, so that a
 frame's finer codebooks are predicted after its coarser ones. With the pattern [0, 1, 3] and the codes a, b:
 
     frames in time          the same, delayed (^ beginning, . padding: a free slot)
@@ -9,8 +9,8 @@ frame's finer codebooks are predicted after its coarser ones. With the pattern [
     channel 1   ^ a b       ^ ^ a b . .
     channel 2   ^ a b       ^ ^ ^ ^ a b
 
-A slot that holds a code or a beginning is *given*; one that holds padding is *free*: the model fills it. Knows nothing
-of models or audio and imports torch alone; called by the processor, by generation and by training.
+A slot that holds a code or a beginning is *forced*; one that holds padding is *free*, and the model fills it. This
+module imports only torch. The processor, generation and training use it.
 
 Legend: B batch, T frames, D the largest delay, C channels.
 """
@@ -44,7 +44,7 @@ def _gather_frames(codes: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
 def apply_delay(
     codes: torch.Tensor, delay_pattern: Sequence[int], bos_token_id: int, pad_token_id: int
 ) -> torch.Tensor:
-    """Shift every channel back by its delay.
+    """Delay every channel by its entry of the pattern.
 
     `delayed[b, t, c] = codes[b, t - delay_pattern[c], c]`, the beginning-of-speech token where that lies before the
     first frame, padding where it lies after the last.
@@ -81,14 +81,14 @@ def apply_delay(
 
 
 def revert_delay(delayed: torch.Tensor, delay_pattern: Sequence[int]) -> torch.Tensor:
-    """Bring every channel back into time: the inverse of `apply_delay`.
+    """Revert the delay of every channel: the inverse of `apply_delay`.
 
     Args:
         delayed (`torch.Tensor` of shape `[B, T + D, C]`, integer): Delayed codes.
         delay_pattern (`Sequence[int]` of length C): Frames of delay.
 
     Returns:
-        `torch.Tensor` of shape `[B, T, C]`: the frames that are complete in all channels; T is 0 where there is none.
+        `torch.Tensor` of shape `[B, T, C]`: frames that are complete in all channels; T is 0 if there is none.
 
     Raises:
         ValueError: If `delayed` is not `[B, T + D, C]`.
@@ -100,14 +100,14 @@ def revert_delay(delayed: torch.Tensor, delay_pattern: Sequence[int]) -> torch.T
 
 
 def num_prompt_frames(delayed: torch.Tensor, pad_token_id: int) -> int:
-    """Count the leading frames that are given in every channel and every row, which is what a model may be fed.
+    """Count the leading frames without a free slot in any channel of any row: the frames that a model can read.
 
     Args:
         delayed (`torch.Tensor` of shape `[B, T, C]`, integer): Delayed codes, padding in the free slots.
         pad_token_id (`int`): Token of a free slot.
 
     Returns:
-        `int`: Frames before the first that has a free slot anywhere.
+        `int`: Frames before the first free slot.
     """
     is_complete = (delayed != pad_token_id).all(dim=-1).all(dim=0)
     return int(is_complete.cumprod(0).sum())
@@ -116,13 +116,13 @@ def num_prompt_frames(delayed: torch.Tensor, pad_token_id: int) -> int:
 def num_valid_frames(
     delayed: torch.Tensor, delay_pattern: Sequence[int], eos_token_id: int, pad_token_id: int
 ) -> torch.Tensor:
-    """Count each row's leading frames of speech: complete in all channels, before channel 0's end of speech.
+    """Count each row's valid frames: complete in all channels, before channel 0's end of speech.
 
     Args:
         delayed (`torch.Tensor` of shape `[B, T, C]`, integer): Delayed codes without a prompt: generated ones.
         delay_pattern (`Sequence[int]` of length C): Frames of delay.
-        eos_token_id (`int`): Token by which channel 0 ends.
-        pad_token_id (`int`): Token of a row that was stopped, in any channel.
+        eos_token_id (`int`): End of speech in channel 0.
+        pad_token_id (`int`): Padding after a row has ended, in any channel.
 
     Returns:
         `torch.LongTensor` of shape `[B]`: Frames in time, as `revert_delay` returns them.

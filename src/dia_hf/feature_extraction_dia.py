@@ -1,6 +1,6 @@
-"""Any audio to what DAC takes: mono float32 at the codec's rate, padded to whole frames, and, given the codec, codes.
+"""Feature extractor: any audio to mono float32 at the codec's rate, padded to whole frames, and to codes.
 
-Knows nothing of text, tokens or the delay pattern; called by `DiaProcessor`.
+This file does not depend on text, tokens or the delay pattern; called by `DiaProcessor`.
 
 Legend: B clips, N samples, T frames, C codebooks.
 """
@@ -23,13 +23,13 @@ from .audio.io import FAR_BEYOND_FULL_SCALE, read_audio, resample
 
 __all__ = ["DiaFeatureExtractor", "as_clips"]
 
-# More channels than any microphone has: a longer axis is time.
+# The most channels of a recording: a longer axis is time.
 _MAX_AUDIO_CHANNELS = 8
 
 
 def _to_mono(samples: np.ndarray) -> np.ndarray:
-    """Average the channels of `[channels, N]` or `[N, channels]`; `[N]` stays as it is. float32."""
-    if samples.dtype in (np.int16, np.int32):  # PCM, whose full scale the dtype tells
+    """Average the channels of `[channels, N]` or `[N, channels]` to `[N]`, float32."""
+    if samples.dtype in (np.int16, np.int32):  # PCM, whose full scale follows from the dtype
         samples = samples / -float(np.iinfo(samples.dtype).min)
     elif samples.dtype.kind != "f":
         raise ValueError(f"audio has the dtype {samples.dtype}; give floats in [-1, 1], or PCM as int16 or int32.")
@@ -45,7 +45,7 @@ def _to_mono(samples: np.ndarray) -> np.ndarray:
 
 
 def as_clips(raw_audio: Any) -> list[Any]:
-    """Return the list of clips, be it one clip or a batch; see `DiaFeatureExtractor.load_waveforms` for the forms."""
+    """Return a list of clips for one clip or a batch; see `DiaFeatureExtractor.load_waveforms` for the forms."""
     # Any sequence, such as a column of a `datasets.Dataset`.
     if isinstance(raw_audio, Sequence) and not isinstance(raw_audio, (str, bytes)):
         is_one_clip = len(raw_audio) > 0 and (isinstance(raw_audio[0], Real) or _is_pair(raw_audio))
@@ -55,7 +55,7 @@ def as_clips(raw_audio: Any) -> list[Any]:
 
 
 def _is_pair(clip: Any) -> bool:
-    """Whether a clip is samples with their rate: `(rate, array)`, as Gradio has it, or `(array, rate)`, soundfile's."""
+    """Return whether a clip is a pair: `(rate, array)`, as in Gradio, or `(array, rate)`, as in soundfile."""
     if not isinstance(clip, (tuple, list)) or len(clip) != 2:
         return False
     rate, samples = clip if isinstance(clip[0], Integral) else reversed(clip)
@@ -104,26 +104,26 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
         self.hop_length = hop_length
 
     def load_waveforms(self, raw_audio: Any, sampling_rate: int | None = None) -> list[np.ndarray]:
-        """Turn any audio into mono waveforms at `self.sampling_rate`.
+        """Convert any audio to mono waveforms at `self.sampling_rate`.
 
         Args:
             raw_audio: One clip or a list of clips. A clip is a numpy array, a torch tensor or a list of floats, of
                 shape `[N]`, `[channels, N]` or `[N, channels]`; a path, or the bytes of a file; a dictionary of
-                `array` and `sampling_rate`, or of `bytes` and `path`, or a decoder, as `datasets` gives them; a pair
-                of rate and array, as Gradio gives it. A 3-D array or tensor `[B, channels, N]` is a batch, and so is
+                `array` and `sampling_rate`, or of `bytes` and `path`, or a decoder, as in `datasets`; a pair of
+                rate and array, as in Gradio. A 3-D array or tensor `[B, channels, N]` is a batch, and so is
                 a column of a `datasets.Dataset`.
-            sampling_rate (`int`, *optional*): Rate in hertz of the clips that do not carry their own.
+            sampling_rate (`int`, *optional*): Rate in hertz of clips without a rate of their own.
 
         Returns:
             `list[np.ndarray]`, each `[N_i]`, float32.
 
         Raises:
-            ValueError: If a rate cannot be known or contradicts the clip's own, or a clip is empty (or would be at
-                `self.sampling_rate`), holds NaN or infinity, is of an integer dtype or of an impossible shape.
-            FileNotFoundError: If a path leads nowhere.
+            ValueError: If a rate is unknown or contradicts the clip's own, or a clip is empty (before or after
+                resampling), has NaN or infinite samples, another integer dtype or another shape.
+            FileNotFoundError: If there is no such file.
 
         Warns:
-            UserWarning: If floats go far beyond ±1, as integers do that were not scaled.
+            UserWarning: If floats are far beyond ±1, like integers without scaling.
         """
         clips = as_clips(raw_audio)
         if not clips:
@@ -203,9 +203,8 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             truncation (`bool`, defaults to `False`): Whether to cut clips at `max_length`.
             max_length (`int`, *optional*): In samples at `self.sampling_rate`.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`; lists of arrays unless given.
-            sampling_rate (`int`, *optional*): Rate in hertz of the clips that do not carry their own. Where it is
-                missing for such a clip, `self.sampling_rate` is assumed, with a warning, as transformers' examples
-                leave it out.
+            sampling_rate (`int`, *optional*): Rate in hertz of clips without a rate of their own. If it is
+                missing, `self.sampling_rate` is assumed, with a warning, because transformers' examples omit it.
             audio_tokenizer (*optional*): A codec or its network (see `as_codec`); with it, `audio_codes` are returned,
                 too.
 
@@ -230,7 +229,7 @@ class DiaFeatureExtractor(SequenceFeatureExtractor):
             ]
         waveforms = self.load_waveforms(clips, sampling_rate)
         mono = copy.copy(self)
-        mono.feature_size = 1  # whatever the file says, the channels are averaged by now
+        mono.feature_size = 1  # the channels are averaged, regardless of the config
         padded = mono.pad(
             BatchFeature({"input_values": waveforms}),
             padding=True if padding is None else padding,

@@ -1,6 +1,6 @@
-"""Names of checkpoints: what is a folder and what a name on the Hub, and whether the Hub can be asked at all.
+"""Names of checkpoints: folders, names on the Hub, and checks before loading.
 
-Called before anything is loaded by name, so that a missing folder is called that and a missing network, too.
+The checks run before anything is loaded by name, so that the error tells a missing folder from a missing network.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .text_files import is_deep, shortened
 __all__ = ["check_model", "is_hub_id", "looks_like_path"]
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_SECONDS = 4.0  # to wait for the Hub
+_SECONDS = 4.0  # time to wait for the Hub
 _MAX_JSON = 2**26  # bytes
 _COUNT, _NUMBER, _OBJECT = (int, "a whole number"), ((int, float), "a number"), (dict, "an object")
-# The files of a checkpoint that hold JSON, and what their fields must be.
+# JSON files of a checkpoint, and the types of their fields.
 _FIELDS: dict[str, dict[str, tuple[Any, str]]] = {
     "config.json": {},
     "generation_config.json": {
@@ -44,26 +44,26 @@ _FIELDS: dict[str, dict[str, tuple[Any, str]]] = {
 
 
 def looks_like_path(name: str | os.PathLike) -> bool:
-    """Whether a name can only be one on disk: it begins with ".", "/" or "~", has several slashes, or is there."""
+    """Return whether a name can only be a path: it begins with ".", "/" or "~", has several slashes, or exists."""
     text = os.fspath(name)
     return not _HUB_NAME.fullmatch(text) or text.startswith((".", "/", "~")) or os.path.exists(text)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of one on the Hub, owner and repository, and is no folder here."""
+    """Return whether a name has the form of a Hub id, owner and repository, and is no local folder."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not os.path.isdir(name)
 
 
 def check_model(name: str | os.PathLike) -> None:
-    """Make sure that a checkpoint is on disk, or that the Hub can be asked for it.
+    """Check that a checkpoint is on disk, or that the Hub can be reached.
 
     Args:
         name (`str` or `os.PathLike`): Folder, file or Hub id.
 
     Raises:
         ValueError: If a file of the folder is nested too deeply, or a field of it has a wrong type.
-        FileNotFoundError: If it looks like a path that leads nowhere; the Hub is never asked then.
-        OSError: If it is neither here nor downloaded and the Hub does not answer within seconds, or must not be asked.
+        FileNotFoundError: If it looks like a path and does not exist; the Hub is not asked then.
+        OSError: If it is neither local nor downloaded, and the Hub does not answer within seconds or is disabled.
 
     Example:
     ```python
@@ -100,7 +100,7 @@ def check_model(name: str | os.PathLike) -> None:
 
 
 def _check_json(file: Path) -> None:
-    """Refuse what transformers' readers would stumble over; of what is no JSON they say so themselves."""
+    """Check nesting and field types, which transformers' readers do not; they report invalid JSON themselves."""
     try:
         if not file.is_file() or file.stat().st_size > _MAX_JSON:
             return
@@ -121,17 +121,17 @@ def _check_json(file: Path) -> None:
 
 
 def _ask_hub() -> str | None:
-    """Say why the Hub does not answer, or `None` if it does, with whatever."""
+    """Return the reason why the Hub does not answer, or `None` if it does, with any status."""
     outcome: list[str | None] = []
 
     def ask() -> None:
         try:
             get_session().head(constants.ENDPOINT, timeout=_SECONDS)
             outcome.append(None)
-        except Exception as error:  # of whichever library this release of huggingface_hub speaks through
+        except Exception as error:  # of the HTTP library of this release of huggingface_hub
             outcome.append(" ".join(str(error).split())[:200] or type(error).__name__)
 
-    thread = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
+    thread = threading.Thread(target=ask, daemon=True)  # a DNS lookup has no time limit
     thread.start()
     thread.join(_SECONDS)
     return outcome[0] if outcome else f"no answer in {_SECONDS:.0f} s"

@@ -1,9 +1,9 @@
-"""The loss of all channels: cross-entropy, weighted by channel, in chunks that bound the memory of the logits.
+"""Loss of all channels: cross-entropy, weighted by channel, in chunks that bound the memory of the logits.
 
 At 1.6B a second of audio has 797,000 logits, 3.2 MB in float32, and a loss over all of them at once holds several
-copies. `fused_linear_cross_entropy` takes the gradients of a chunk while its logits are there;
-`channel_sums_in_chunks`, for heads that are more than a matrix, computes them again in the backward pass. Imports torch
-only; called by `DiaForConditionalGeneration`.
+copies. `fused_linear_cross_entropy` computes the gradients of a chunk together with its logits;
+`channel_sums_in_chunks`, for heads that are more than a matrix, recomputes the logits in the backward pass. Used by
+`DiaForConditionalGeneration`.
 
 Legend: P positions (frames of all samples), C channels, V vocabulary, H hidden.
 """
@@ -45,12 +45,12 @@ class ChannelSums(NamedTuple):
 
 
 def channel_sums(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> ChannelSums:
-    """Add up each channel's cross-entropies.
+    """Sum each channel's cross-entropies.
 
     Args:
-        logits (`torch.Tensor` of shape `[P, C, V]`): Of any floating dtype; computed with in float32.
-        labels (`torch.LongTensor` of shape `[P, C]`): -100 where none counts.
-        label_smoothing (`float`, defaults to 0.0): Share of the probability that all V tokens are to have alike
+        logits (`torch.Tensor` of shape `[P, C, V]`): Any floating dtype; the loss is computed in float32.
+        labels (`torch.LongTensor` of shape `[P, C]`): -100 is ignored.
+        label_smoothing (`float`, defaults to 0.0): Probability mass that is spread over all V tokens
             (Szegedy et al., Rethinking the Inception Architecture, 2016).
 
     Returns:
@@ -77,12 +77,12 @@ def channel_sums_in_chunks(
     chunk_size: int,
     label_smoothing: float = 0.0,
 ) -> ChannelSums:
-    """Do the same from what the head reads, with the logits of `chunk_size` positions in memory at a time.
+    """Sum each channel's cross-entropies with the logits of `chunk_size` positions in memory at a time.
 
     Args:
         hidden_states (`torch.Tensor` of shape `[P, H]`): The network's last states.
-        head (`Callable`): Maps states `[p, H]` to logits `[p, C, V]`; called again in the backward pass.
-        labels (`torch.LongTensor` of shape `[P, C]`): -100 where none counts.
+        head (`Callable`): Maps states `[p, H]` to logits `[p, C, V]`; recomputed in the backward pass.
+        labels (`torch.LongTensor` of shape `[P, C]`): -100 is ignored.
         chunk_size (`int`): Positions at a time, at least 1.
         label_smoothing (`float`, defaults to 0.0): See `channel_sums`.
 
@@ -102,7 +102,7 @@ def channel_sums_in_chunks(
 
 
 class _FusedLinearCrossEntropy(torch.autograd.Function):
-    """Cross-entropies of a linear head, weighted and added up; see `fused_linear_cross_entropy`."""
+    """Weighted sum of the cross-entropies of a linear head; see `fused_linear_cross_entropy`."""
 
     @staticmethod
     def forward(
@@ -127,7 +127,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
             logits = (states[at] @ matrix.mT).unflatten(-1, (num_channels, vocab_size)).float()
             right, best = logits.gather(-1, labels[at]), logits.amax(-1, keepdim=True)
             mean = logits.mean(-1, keepdim=True) if label_smoothing else 0.0
-            # From here on in place: the logits become their softmax, and that the gradient.
+            # In place from here on: the logits become their softmax, and then the gradient.
             powers = logits.sub_(best).exp_()
             total = powers.sum(-1, keepdim=True)
             loss = best + total.log() - (1 - label_smoothing) * right - label_smoothing * mean
@@ -161,22 +161,22 @@ def fused_linear_cross_entropy(
     channel_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, ChannelSums]:
-    """Add up all cross-entropies of a head that is one matrix, with the logits of `chunk_size` positions in memory.
+    """Sum the cross-entropies of a head that is one matrix, with the logits of `chunk_size` positions in memory.
 
-    A cross-entropy's gradient, softmax less label, is nearly done when its value is. It is taken at once, chunk by
-    chunk, through the head to the states; the backward pass only scales it. That takes three products with the matrix
-    and one softmax, where logits that are computed again take four and two.
+    The gradient of a cross-entropy, softmax minus label, follows from its value with little work. It is computed in the
+    forward pass, chunk by chunk, through the head to the states; the backward pass only scales it. This takes three
+    matrix products and one softmax, where recomputed logits take four and two.
 
     Args:
         hidden_states (`torch.Tensor` of shape `[P, H]`): The network's last states.
-        weight (`torch.Tensor` of shape `[C·V, H]`): The head. Under autocast the products are in its dtype.
-        labels (`torch.LongTensor` of shape `[P, C]`): -100 where none counts.
+        weight (`torch.Tensor` of shape `[C·V, H]`): The head. Under autocast the products use autocast's dtype.
+        labels (`torch.LongTensor` of shape `[P, C]`): -100 is ignored.
         chunk_size (`int`): Positions at a time, at least 1.
         channel_weights (`Sequence[float]`, *optional*): See `weighted_sum`.
         label_smoothing (`float`, defaults to 0.0): See `channel_sums`.
 
     Returns:
-        `tuple`: The weighted sum, which has a gradient, and `ChannelSums`, which has none here.
+        `tuple`: The weighted sum, with a gradient, and `ChannelSums`, without one.
     """
     weights = torch.tensor(channel_weights or [1.0] * labels.shape[1], dtype=torch.float32)
     weights = (weights / weights.mean()).to(hidden_states.device)
@@ -187,7 +187,7 @@ def fused_linear_cross_entropy(
 
 
 def weighted_sum(losses: torch.Tensor, weights: Sequence[float] | None) -> torch.Tensor:
-    """Add up the channels' losses `[C]`, each times its weight; only the weights' ratios count, their mean being 1."""
+    """Sum the channels' losses `[C]`, each weighted by its weight divided by the mean weight."""
     if weights is None:
         return losses.sum()
     mean = sum(weights) / len(weights)

@@ -60,13 +60,13 @@ __all__ = ["DiaForConditionalGeneration", "DiaModel", "DiaOutput", "DiaPreTraine
 
 @dataclass
 class DiaOutput(Seq2SeqLMOutput):
-    """What `DiaForConditionalGeneration` returns; given labels, with each channel's part in the loss, detached.
+    """Output of `DiaForConditionalGeneration`; with labels, including detached statistics of each channel.
 
     Attributes:
         channel_losses (`torch.FloatTensor` of shape `[C]`, *optional*): Mean cross-entropy of each channel's labels,
             without weights; 0 where a channel has none.
-        channel_accuracies (`torch.FloatTensor` of shape `[C]`, *optional*): Share of them that had the best logit.
-        channel_counts (`torch.LongTensor` of shape `[C]`, *optional*): Their number.
+        channel_accuracies (`torch.FloatTensor` of shape `[C]`, *optional*): Share of labels that had the best logit.
+        channel_counts (`torch.LongTensor` of shape `[C]`, *optional*): Number of labels that count.
     """
 
     channel_losses: torch.Tensor | None = None
@@ -84,7 +84,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend in plain torch: the reference for the other kernels, and the only one that returns the weights.
+    """Compute attention in plain torch: the reference for other kernels, and the only one that returns the weights.
 
     Args:
         module (`nn.Module`): The attention layer.
@@ -122,14 +122,14 @@ class DiaRMSNorm(nn.RMSNorm):
 
 
 class DiaAttention(nn.Module):
-    """Grouped-query attention at scale 1.0, over the sequence itself or over the encoder's states.
+    """Grouped-query attention at scale 1.0: self-attention, or cross-attention to the encoder's states.
 
     Args:
-        config (`DiaEncoderConfig` or `DiaDecoderConfig`): Names the attention implementation.
-        layer_idx (`int`): Place in the cache.
-        num_heads, num_key_value_heads, head_dim (`int`): Heads and their width.
-        key_value_size (`int`, *optional*): Width of the states attended to; that of the sequence itself unless given.
-        is_causal (`bool`, defaults to `False`): Whether a position sees only those before it.
+        config (`DiaEncoderConfig` or `DiaDecoderConfig`): Configuration; selects the attention implementation.
+        layer_idx (`int`): Index of the layer in the cache.
+        num_heads, num_key_value_heads, head_dim (`int`): Numbers of heads, and their width.
+        key_value_size (`int`, *optional*): Width of the encoder's states; `hidden_size` unless given.
+        is_causal (`bool`, defaults to `False`): Whether a position attends only to earlier ones.
     """
 
     def __init__(
@@ -169,17 +169,17 @@ class DiaAttention(nn.Module):
         cache: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend.
+        """Compute attention.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `[B, T, H]`): Where queries come from.
-            attention_mask (`torch.Tensor`, *optional*): In the form of the attention implementation.
+            hidden_states (`torch.Tensor` of shape `[B, T, H]`): Input of the queries.
+            attention_mask (`torch.Tensor`, *optional*): Mask in the format of the attention implementation.
             rotary (`tuple`, *optional*): Cosine and sine of the positions of `hidden_states`; no rotation unless given.
             key_rotary (`tuple`, *optional*): In cross-attention, those of the positions of `encoder_hidden_states`.
-            encoder_hidden_states (`torch.Tensor` of shape `[B, S, key_value_size]`, *optional*): Where keys and values
-                come from in cross-attention.
-            cache (`EncoderDecoderCache`, *optional*): Holds the keys and values of earlier frames, and
-                those of the encoder's states once they are computed.
+            encoder_hidden_states (`torch.Tensor` of shape `[B, S, key_value_size]`, *optional*): Input of keys and
+                values in cross-attention.
+            cache (`EncoderDecoderCache`, *optional*): Keys and values of earlier frames, and of the
+                encoder's states after the first step.
 
         Returns:
             `tuple`: Output `[B, T, H]`, and weights `[B, A, T, S]` from the eager implementation, else `None`.
@@ -214,7 +214,7 @@ class DiaAttention(nn.Module):
 
 
 class DiaMLP(nn.Module):
-    """SwiGLU (Shazeer, GLU Variants Improve Transformer, 2020); one matrix holds both projections: [gate; up]."""
+    """SwiGLU (Shazeer, GLU Variants Improve Transformer, 2020) with both projections in one matrix: [gate; up]."""
 
     def __init__(self, config: DiaEncoderConfig | DiaDecoderConfig) -> None:
         super().__init__()
@@ -308,7 +308,11 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
 
 
 class DiaPreTrainedModel(PreTrainedModel):
-    """What all Dia networks share: loading, saving, initialization and the list of supported kernels."""
+    """Base class of the Dia networks: loading, saving, initialization and the supported kernels.
+
+    `attn_implementation` applies to the reference path. "sdpa", the default, is what the fast path computes; with any
+    other, registered functions included, `generate()` uses the reference path.
+    """
 
     config: DiaConfig
     config_class = DiaConfig
@@ -322,7 +326,7 @@ class DiaPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as transformers does; warn where transformers' own Dia would read another model.
+        """Save as transformers does, with a warning where transformers' own Dia would load another model.
 
         Args:
             save_directory (`str` or `os.PathLike`): Folder.
@@ -340,11 +344,11 @@ class DiaPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """Resize the byte embedding, for tokens that were added to the tokenizer; codes and the head stay.
+        """Resize the byte embedding for tokens that were added to the tokenizer; the embedding of codes stays.
 
         Args:
-            new_num_tokens (`int`, *optional*): Number of text ids; as it is unless given.
-            pad_to_multiple_of (`int`, *optional*): What the number is rounded up to a multiple of.
+            new_num_tokens (`int`, *optional*): Number of text ids; unchanged unless given.
+            pad_to_multiple_of (`int`, *optional*): Multiple to which the number is rounded up.
             mean_resizing (`bool`, defaults to `True`): Whether new rows are drawn around the mean of the old ones.
 
         Returns:
@@ -397,10 +401,10 @@ class DiaEncoder(DiaPreTrainedModel):
             input_ids (`torch.LongTensor` of shape `[B, S]`): Bytes, padded on the right.
             attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep.
             sequence_ids (`torch.LongTensor` of shape `[B, S]`, *optional*): Number of the text within its row where a
-                row holds several, 0 for padding; stands in for the mask.
+                row holds several, 0 for padding; replaces the mask.
 
         Returns:
-            `BaseModelOutput` with `last_hidden_state` `[B, S, H]`; padded positions hold no meaning.
+            `BaseModelOutput` with `last_hidden_state` `[B, S, H]`; padded positions are undefined.
         """
         hidden_states = self.embedding(input_ids)
         position_ids = _positions(input_ids.shape[1], sequence_ids, input_ids.device)
@@ -417,7 +421,7 @@ class DiaEncoder(DiaPreTrainedModel):
 
 
 def _positions(num_positions: int, sequence_ids: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Count positions from 0, `[1, T]`; anew in each of the packed sequences whose numbers are given, `[B, T]`."""
+    """Count positions from 0, `[1, T]`; with packed sequences from 0 in each, `[B, T]`."""
     places = torch.arange(num_positions, device=device)[None]
     if sequence_ids is None:
         return places
@@ -426,19 +430,19 @@ def _positions(num_positions: int, sequence_ids: torch.Tensor | None, device: to
 
 
 def _same_sequence(query_ids: torch.Tensor | None, key_ids: torch.Tensor | None) -> Callable | None:
-    """Let a position see its own one of the sequences in its row; padding (0) sees all, because it must see some."""
+    """Return a mask function that limits attention to the same packed sequence; padding (0) attends to all."""
     if query_ids is None or key_ids is None:
         return None
 
-    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def is_visible(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         own = query_ids[batch, query]
         return (own == key_ids[batch, key]) | (own == 0)
 
-    return sees
+    return is_visible
 
 
 class DiaMultiChannelEmbedding(nn.Module):
-    """One table for the tokens of all channels; a frame's embedding is the sum over its channels."""
+    """Embedding of frames: one table for the tokens of all channels, summed over the channels."""
 
     def __init__(self, config: DiaDecoderConfig) -> None:
         super().__init__()
@@ -490,16 +494,16 @@ class DiaDecoder(DiaPreTrainedModel):
 
         Args:
             input_ids (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes.
-            position_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Frame positions; they go on from the cache
-                unless given.
+            position_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Frame positions; by default they continue
+                from the cache.
             attention_mask (`torch.LongTensor` of shape `[B, cached + T]`, or 4-D as made by transformers, *optional*):
                 1 = keep.
             encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_hidden_size]`): From the encoder.
             encoder_attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep.
-            cache (`EncoderDecoderCache`, *optional*): Filled and read; `past_key_values` means the same.
+            cache (`EncoderDecoderCache`, *optional*): Read and filled; `past_key_values` is another name.
             sequence_ids, encoder_sequence_ids (`torch.LongTensor` of shape `[B, T]` and `[B, S]`, *optional*): Number
-                of the clip within its row where a row holds several, and of its text, 0 for padding; they stand in
-                for the masks.
+                of the clip within its row where a row holds several, and of its text, 0 for padding; they replace the
+                masks.
 
         Returns:
             `BaseModelOutputWithPastAndCrossAttentions` with `last_hidden_state` `[B, T, H]`.
@@ -546,17 +550,17 @@ class DiaDecoder(DiaPreTrainedModel):
         )
 
     def _cache_of_layers(self, cache: EncoderDecoderCache | None) -> EncoderDecoderCache | None:
-        """Leave the cache out where gradient checkpointing computes a layer twice, as it would be written twice.
+        """Return no cache under gradient checkpointing, which computes layers twice and would write the cache twice.
 
-        transformers does so, too, but under names of arguments that change, and up to 5.23 without gradients as well.
+        transformers does the same, but by argument names that change, and up to 5.23 also without gradients.
         """
-        is_replayed = self.training and torch.is_grad_enabled() and self.layers[0].gradient_checkpointing
-        if cache is None or not is_replayed:
+        is_recomputed = self.training and torch.is_grad_enabled() and self.layers[0].gradient_checkpointing
+        if cache is None or not is_recomputed:
             return cache
         if cache.get_seq_length():
             raise ValueError(
                 f"a cache of {cache.get_seq_length()} frames cannot be read under gradient checkpointing, which would "
-                "write into it twice; pass the whole sequence, or call `model.eval()`."
+                "write to it twice; pass the whole sequence, or call `model.eval()`."
             )
         logger.warning_once("Gradient checkpointing is on, so no cache is filled.")
         return None
@@ -566,7 +570,7 @@ class DiaModel(DiaPreTrainedModel):
     """Encoder and decoder without a head.
 
     Args:
-        config (`DiaConfig`): The shape.
+        config (`DiaConfig`): Sizes, delay pattern and token ids.
     """
 
     _keys_to_ignore_on_load_unexpected = (r"logits_dense",)
@@ -578,7 +582,7 @@ class DiaModel(DiaPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """Return the byte embedding, which is where the model's `input_ids` go."""
+        """Return the byte embedding, which embeds `input_ids`."""
         return self.encoder.embedding
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
@@ -612,7 +616,7 @@ class DiaModel(DiaPreTrainedModel):
             decoder_attention_mask (`torch.LongTensor` of shape `[B, cached + T]`, *optional*): 1 = keep.
             encoder_outputs (`BaseModelOutput` or `tuple`, *optional*): The encoder's output, instead of `input_ids`.
             cache (`EncoderDecoderCache`, *optional*): Keys and values of earlier frames; `past_key_values`, its name
-                before transformers 5.24, means the same.
+                before transformers 5.24, is accepted as well.
             use_cache (`bool`, *optional*): Whether to make a cache where none is given.
             sequence_ids, decoder_sequence_ids (`torch.LongTensor` of shape `[B, S]` and `[B, T]`, *optional*): Where a
                 row holds several clips (packing, see `DiaDataCollator`), which of them a position belongs to, counted
@@ -623,8 +627,8 @@ class DiaModel(DiaPreTrainedModel):
             `Seq2SeqModelOutput` with `last_hidden_state` `[B, T, H]`.
 
         Raises:
-            ValueError: If neither `input_ids` nor `encoder_outputs` is given; or of `sequence_ids` and
-                `decoder_sequence_ids` only one, or both with a cache or a kernel that cannot keep clips apart.
+            ValueError: If neither `input_ids` nor `encoder_outputs` is given; if only one of `sequence_ids` and
+                `decoder_sequence_ids` is given, or both with a cache or a kernel that cannot separate clips.
         """
         self._check_packing(sequence_ids, decoder_sequence_ids, cache is not None or bool(use_cache))
         if encoder_outputs is None:
@@ -679,27 +683,27 @@ class DiaModel(DiaPreTrainedModel):
         if sequence_ids is None or decoder_sequence_ids is None:
             raise ValueError("packed clips need both `sequence_ids` and `decoder_sequence_ids`; only one is given.")
         if has_cache:
-            raise ValueError("packed clips are for training; they cannot be given together with a cache.")
+            raise ValueError("packed clips are for training and cannot be combined with a cache; leave out the cache.")
         for config in (self.encoder.config, self.decoder.config):
             if config._attn_implementation not in _PACKING_KERNELS:
                 raise ValueError(
-                    f"the attention implementation {config._attn_implementation!r} cannot keep packed clips apart; use "
+                    f"the attention implementation {config._attn_implementation!r} cannot separate packed clips; use "
                     f"one of {', '.join(_PACKING_KERNELS)}: `model.set_attn_implementation({_PACKING_KERNELS[0]!r})`."
                 )
 
 
 class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
-    """Dia with its head: text and delayed codes in, logits (and a loss) out; `generate` speaks.
+    """Dia with its output head: maps text and delayed codes to logits and a loss, and generates codes by `generate`.
 
     Args:
-        config (`DiaConfig`): The shape.
+        config (`DiaConfig`): Sizes, delay pattern and token ids.
 
     Attributes:
-        loss_chunk_size (`int`, *optional*): Set to a number, calls with labels compute logits, loss and its gradient of
-            that many frames at a time, and return no logits: their memory no longer grows with the batch. `None`
-            unless set; not saved.
-        label_smoothing (`float`): Share of the probability that all tokens are to have alike, in the loss of calls in
-            training mode. 0 unless set; not saved.
+        loss_chunk_size (`int`, *optional*): Frames whose logits, loss and gradient are computed at a time in calls with
+            labels. Such calls return no logits, and their memory for logits does not grow with the batch. `None`
+            computes all at once. Not saved.
+        label_smoothing (`float`, defaults to 0.0): Probability mass that is spread over all tokens, in the loss of
+            calls in training mode. Not saved.
 
     Example:
     ```python
@@ -730,10 +734,10 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         self.post_init()
 
     def train(self, mode: bool = True) -> DiaForConditionalGeneration:
-        """Set the mode; for training, put the codec's special tokens back where a tokenizer's were written over them.
+        """Set the mode; for training, restore the codec's special tokens where a tokenizer's have replaced them.
 
-        transformers' `Trainer` writes the ids of its `processing_class` into the model when it begins to train, whoever
-        wraps the model, and calls this method before the first step. Saved so, the model would no longer know its end.
+        transformers' `Trainer` writes the ids of its `processing_class` into the model before training, and calls this
+        method before the first step. Saved with them, the model would not recognize its end of speech.
         """
         if mode:
             self._restore_token_ids()
@@ -741,7 +745,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
 
     def _restore_token_ids(self) -> None:
         config, decoder = self.config, self.config.decoder_config
-        # Releases differ in where they write: on the whole, or on the part that speaks.
+        # Releases differ in where they write: in the whole config, or in the decoder's.
         above = {name: getattr(config, name) for name in _TOKEN_IDS if getattr(config, name) is not None}
         found = {name: getattr(decoder, name) for name in _TOKEN_IDS} | above
         is_overwritten = bool(above)
@@ -759,7 +763,7 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             if self.generation_config is not None:
                 setattr(self.generation_config, name, kept[name])
         warnings.warn(
-            f"the model's special tokens were set to {found}, as `Trainer` does by its `processing_class`; those are "
+            f"the model's special tokens were set to {found}, as `Trainer` does from its `processing_class`; those are "
             f"the tokenizer's, and the codec's are put back: {kept}.",
             stacklevel=3,
         )
@@ -782,11 +786,11 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             write_model_card(save_directory, self.config._name_or_path or "")
 
     def get_output_embeddings(self) -> nn.Linear:
-        """Return the head of all channels."""
+        """Return the output head of all channels."""
         return self.logits_dense
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the head."""
+        """Replace the output head."""
         self.logits_dense = new_embeddings
 
     @network_arguments
@@ -812,18 +816,16 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
         """Compute logits, and the loss where labels are given.
 
         Args:
-            labels (`torch.LongTensor` of shape `[B·C, T]` or `[B, T, C]`, *optional*): The token to follow each
-                position, -100 where none counts; 0 is a code like any other. The loss is the mean cross-entropy over
-                all that count, in all channels, each channel times its `config.channel_loss_weights`, whose mean is
-                taken for 1.
+            labels (`torch.LongTensor` of shape `[B·C, T]` or `[B, T, C]`, *optional*): The token that follows each
+                position; -100 is ignored, and 0 is a code like any other. The loss is the mean cross-entropy over all
+                labels that count, each channel weighted by `config.channel_loss_weights` divided by their mean.
             logits_to_keep (`int` or `torch.LongTensor`, defaults to 0): Compute logits of this many last positions
                 only, or of these positions; 0 means all, which labels need.
-            num_items_in_batch (`torch.Tensor` or `int`, *optional*): What to divide the sum of the losses by instead
-                of the number of labels that count here: that of all batches whose gradients are added up, which
-                `Trainer` passes.
-            return_logits (`bool`, defaults to `False`): Return logits with the loss even if `loss_chunk_size` is set.
-            input_ids, attention_mask, decoder_input_ids, decoder_position_ids, decoder_attention_mask,
-                encoder_outputs, cache, use_cache, sequence_ids, decoder_sequence_ids: See `DiaModel.forward`.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*): Divisor of the summed loss, instead of the number
+                of labels here: the number of labels in all batches of an optimizer step, which `Trainer` passes.
+            input_ids, attention_mask, decoder_input_ids, decoder_position_ids: See `DiaModel.forward`.
+            decoder_attention_mask, encoder_outputs, cache, use_cache: See `DiaModel.forward`.
+            sequence_ids, decoder_sequence_ids: See `DiaModel.forward`.
 
         Returns:
             `DiaOutput` with `logits` `[B·C, T, V]` (row b·C + c is channel c of sample b); with labels also `loss` and
@@ -837,10 +839,10 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             self._check_labels(labels, decoder_input_ids, logits_to_keep)
         elif num_items_in_batch is not None and self.training:
             warnings.warn(
-                "`num_items_in_batch` came without `labels`: `Trainer` takes the labels for a loss of its own where "
-                "`label_smoothing_factor` or `compute_loss_func` is set. Its label smoothing does not know channels: "
-                "set `model.label_smoothing` instead, or train with `DiaTrainer`. A `compute_loss_func` gets logits of "
-                "rows, [B · C, T, V].",
+                "`num_items_in_batch` came without `labels`: `Trainer` keeps the labels for a loss of its own where "
+                "`label_smoothing_factor` or `compute_loss_func` is set. Its label smoothing does not support "
+                "channels: set `model.label_smoothing` instead, or train with `DiaTrainer`. A `compute_loss_func` "
+                "receives logits of rows, [B · C, T, V].",
                 stacklevel=2,
             )
         outputs: Seq2SeqModelOutput = self.model(
@@ -886,11 +888,11 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
             raise ValueError("`labels` need `decoder_input_ids`; `DiaProcessor(..., output_labels=True)` makes both.")
         if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
             raise ValueError(
-                f"`logits_to_keep` is {logits_to_keep}, but a loss takes the logits of all positions; leave out "
+                f"`logits_to_keep` is {logits_to_keep}, but a loss needs the logits of all positions; leave out "
                 "`logits_to_keep` or `labels`."
             )
         if self.loss_chunk_size is not None and self.loss_chunk_size < 1:
-            raise ValueError(f"`loss_chunk_size` is {self.loss_chunk_size}; give 1 or more, or None for no slices.")
+            raise ValueError(f"`loss_chunk_size` is {self.loss_chunk_size}; give 1 or more, or None for no chunks.")
         batch_size = len(codes) if codes.ndim == 3 else len(codes) // self.num_channels
         shapes = [[batch_size, codes.shape[1], self.num_channels], [batch_size * self.num_channels, codes.shape[1]]]
         if list(labels.shape) not in shapes:
@@ -906,14 +908,14 @@ class DiaForConditionalGeneration(DiaPreTrainedModel, DiaGenerationMixin):
     def _sum_losses(
         self, hidden_states: torch.Tensor, logits: torch.Tensor | None, labels: torch.Tensor
     ) -> tuple[torch.Tensor, ChannelSums]:
-        """Add up the losses of `[P, C]` labels, from logits `[B, T, C, V]` or, in slices, from states `[P, H]`."""
+        """Sum the losses of `[P, C]` labels, from logits `[B, T, C, V]` or, in chunks, from states `[P, H]`."""
         smoothing, weights = self.label_smoothing if self.training else 0.0, self.config.channel_loss_weights
         if logits is not None:
             sums = channel_sums(logits.flatten(0, 1), labels, smoothing)
         else:
             assert self.loss_chunk_size is not None
             weight = getattr(self.logits_dense, "weight", None)
-            # An adapter or a quantized matrix is no plain one; without gradients there is nothing to be saved.
+            # The fused loss needs a plain matrix, without adapter or quantization, and helps only with gradients.
             if torch.is_grad_enabled() and type(self.logits_dense) is nn.Linear and type(weight) is nn.Parameter:
                 return fused_linear_cross_entropy(
                     hidden_states, weight, labels, self.loss_chunk_size, weights, smoothing

@@ -1,7 +1,7 @@
-"""Text and audio to model inputs and labels; generated codes to waveforms.
+"""Processor: text and audio to model inputs and labels, generated codes to waveforms.
 
-Puts the tokenizer, the feature extractor, the codec and the delay pattern together. Token ids and delay pattern come
-from the checkpoint's `DiaConfig`. Knows nothing of the network; called by users, by `pipeline` and by `speech/`.
+Combines tokenizer, feature extractor, codec and delay pattern. Token ids and delay pattern come from the checkpoint's
+`DiaConfig`. This file does not depend on the network; called by users, by `pipeline` and by `speech/`.
 
 Legend: B batch, S text bytes, T frames, D the largest delay, C channels, N samples.
 """
@@ -46,12 +46,12 @@ _STRATEGIES = {
 
 
 def _is_codes(clip: Any) -> bool:
-    """Whether a clip is codes `[T, C]`: int64, which no sound is (PCM is int16 or int32)."""
+    """Return whether a clip is codes `[T, C]`: int64, which is no dtype of sound (PCM is int16 or int32)."""
     return isinstance(clip, (torch.Tensor, np.ndarray)) and clip.ndim == 2 and clip.dtype in (torch.int64, np.int64)
 
 
 def _find_file(checkpoint: str | os.PathLike, name: str, **hub_options: Any) -> str | None:
-    """Return the path of a checkpoint's file, fetched if need be, or `None` where the checkpoint has no such file."""
+    """Return the path of a checkpoint's file, downloaded if needed, or `None` if the checkpoint has no such file."""
     return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False, **hub_options)
 
 
@@ -71,7 +71,7 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
     subfolder = os.path.join(hub_options.get("subfolder", ""), _CODEC_FOLDER)
     if _find_file(checkpoint, "config.json", **{**hub_options, "subfolder": subfolder}) is not None:
         codec = load_network(checkpoint, **{**hub_options, "subfolder": subfolder}, **options)
-        # transformers notes the checkpoint's name, under which there is no codec alone.
+        # transformers sets the checkpoint's name, under which there is no codec alone.
         name = (reference or {}).get("audio_tokenizer_name_or_path", "")
         codec.name_or_path = name if is_hub_id(name) else ""
         if hasattr(codec, "config"):
@@ -98,25 +98,25 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
             "inside it or here; write the codec's folder or its name on the Hub there, or pass one: "
             "`DiaProcessor.from_pretrained(..., audio_tokenizer=DacModel.from_pretrained(...))`."
         )
-    # The named codec is another repository: where *this* one is cut (revision, subfolder) says nothing about it.
+    # The named codec is another repository: `revision` and `subfolder` of this one do not apply to it.
     elsewhere = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
     return load_network(name, kind, **elsewhere, **options)
 
 
 def write_codec_reference(folder: Path, name: str, network: str = "DacModel") -> None:
-    """Name a checkpoint's codec, Hub id or path, in the file that transformers' own processor follows."""
+    """Write the Hub id or path of a checkpoint's codec to the file that transformers' own processor reads."""
     reference = {"audio_tokenizer_class": network, "audio_tokenizer_name_or_path": name}
     (folder / _CODEC_REFERENCE).write_text(json.dumps(reference, indent=2) + "\n", "utf-8")
 
 
 class DiaProcessor(ProcessorMixin):
-    """Everything between people and `DiaForConditionalGeneration`.
+    """Processor of Dia: tokenizer, feature extractor, codec and delay pattern in one object.
 
     Args:
         feature_extractor (`DiaFeatureExtractor`): For audio.
         tokenizer (`DiaTokenizer`): For text.
         audio_tokenizer (`DacModel`, `dac.DAC` or a network that `register_codec` knows, *optional*): The codec;
-            without it, audio can neither be read nor returned.
+            without it, audio can be neither encoded nor decoded.
         config (`DiaConfig`, *optional*): Token ids and delay pattern; the published ones unless given.
 
     Raises:
@@ -133,7 +133,7 @@ class DiaProcessor(ProcessorMixin):
     ```
     """
 
-    # Defaults of a call's arguments, which a subclass may set.
+    # Defaults of the arguments of a call; a subclass may change them.
     text_kwargs: dict[str, Any] = {"padding": True, "truncation": False}  # noqa: RUF012
     audio_kwargs: dict[str, Any] = {"generation": True}  # noqa: RUF012
 
@@ -170,27 +170,27 @@ class DiaProcessor(ProcessorMixin):
         """Prepare model inputs, and labels for training.
 
         Args:
-            text (`str` or `Sequence[str]`): What to say, with speaker tags; for a voice prompt, its transcript first.
+            text (`str` or `Sequence[str]`): Texts with speaker tags; with a voice prompt, its transcript comes first.
             audio (*optional*): One clip a text: sound, see `DiaFeatureExtractor.load_waveforms`, or its codes, int64
-                `[T, C]`. With `generation=True` a voice prompt, `None` in a list meaning none; with
-                `generation=False` what is to be learned.
+                `[T, C]`. With `generation=True` a voice prompt, `None` in a list for none; with
+                `generation=False` the training target.
             output_labels (`bool`, defaults to `False`): Whether to return labels; needs `generation=False`.
-            generation (`bool`, defaults to `True`): Whether the audio is a beginning to go on from (no end of speech)
-                or a whole (with end of speech).
-            sampling_rate (`int`, *optional*): Rate in hertz of clips that do not carry theirs. If it is missing for
-                such a clip, the codec's is assumed, with a warning, as transformers' examples leave it out.
+            generation (`bool`, defaults to `True`): Whether the audio is a prompt to continue (without end of speech)
+                or complete (with end of speech).
+            sampling_rate (`int`, *optional*): Rate in hertz of clips without a rate of their own. If it is missing, the
+                codec's is assumed, with a warning, because transformers' examples omit it.
             padding (`bool` or `str`, defaults to `True`): Of text, on the right: to the longest, or `"max_length"`.
-            truncation (`bool`, defaults to `False`): Whether to cut over-long text instead of raising.
+            truncation (`bool`, defaults to `False`): Whether to truncate long text instead of raising.
             max_length (`int`, *optional*): Of text, in bytes, for truncation or padding.
-            return_tensors (`str`, defaults to `"pt"`): Nothing else is supported.
-            text_kwargs, audio_kwargs (`dict`, *optional*): transformers' way to address the arguments above
+            return_tensors (`str`, defaults to `"pt"`): The only supported value.
+            text_kwargs, audio_kwargs (`dict`, *optional*): The arguments above, in the form of transformers
                 (`text_kwargs={"truncation": True}`, `audio_kwargs={"sampling_rate": 48000}`).
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` (int64 `[B, S]`), `decoder_input_ids` (int32
-            `[B, 1 + T + D, C]`: delayed, padding in the free slots, shorter clips padded on the left by beginnings)
+            `[B, 1 + T + D, C]`: delayed, with padding in free positions; shorter clips are padded on the left with BOS)
             and `decoder_attention_mask` (int64 `[B, 1 + T + D]`, 1 = keep); one frame more with `generation=False`;
-            with labels one less, and `labels` (int64 `[B·C, T]`, -100 where no token counts).
+            with labels one less, and `labels` (int64 `[B·C, T]`, -100 at ignored positions).
 
         Raises:
             ValueError: If text is empty or too long, text and audio differ in number, audio is missing in training,
@@ -237,7 +237,7 @@ class DiaProcessor(ProcessorMixin):
             raise ValueError(f"`text` is {shortened(text)}; it must be a string or a list of strings.")
         for index, item in enumerate(texts):
             if not item.strip():
-                raise ValueError(f"text {index} is empty; give something to say, such as '[S1] Hello.'.")
+                raise ValueError(f"text {index} is empty; give a text, such as '[S1] Hello.'.")
         clips = [None] * len(texts) if audio is None else as_clips(audio)
         if len(clips) != len(texts):
             raise ValueError(f"{len(texts)} texts but {len(clips)} audio clips; give one clip (or None) for each text.")
@@ -268,7 +268,7 @@ class DiaProcessor(ProcessorMixin):
         return BatchFeature(model_inputs)
 
     def _encode_clips(self, clips: list[Any], sampling_rate: int | None) -> list[torch.Tensor]:
-        """Encode clips to codes `[T_i, C]`, none to `[0, C]`."""
+        """Encode clips to codes `[T_i, C]`, `None` to `[0, C]`."""
         decoder = self.config.decoder_config
         codes = [torch.as_tensor(clip).cpu() if _is_codes(clip) else None for clip in clips]
         for clip in codes:
@@ -295,7 +295,7 @@ class DiaProcessor(ProcessorMixin):
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Describe the processor; weights are not part of it."""
+        """Return the processor's description, without weights."""
         codec = self.audio_tokenizer
         return {
             "processor_class": type(self).__name__,
@@ -305,12 +305,12 @@ class DiaProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of what `__call__` returns, labels aside."""
+        """Names of the outputs of `__call__`, without labels."""
         return ["input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"]
 
     @property
     def codec(self) -> Codec:
-        """The codec with its geometry: one object for as long as `audio_tokenizer` is the same network.
+        """Codec of the processor; the same object as long as `audio_tokenizer` is the same network.
 
         Raises:
             ValueError: If there is none.
@@ -322,7 +322,7 @@ class DiaProcessor(ProcessorMixin):
         return self._codec
 
     def _make_decoder_inputs(self, codes: list[torch.Tensor], with_eos: bool) -> dict[str, torch.Tensor]:
-        """Frame codes by beginning (and end), align them on the right, and delay them."""
+        """Add BOS (and EOS) to codes, align them on the right, and delay them."""
         decoder = self.config.decoder_config
         num_frames = 1 + max(len(clip) for clip in codes) + with_eos
         frames = torch.full((len(codes), num_frames, decoder.num_channels), decoder.bos_token_id, dtype=torch.int)
@@ -338,7 +338,7 @@ class DiaProcessor(ProcessorMixin):
     def _make_labels(
         self, decoder_input_ids: torch.Tensor, decoder_attention_mask: torch.Tensor, **kwargs: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Cut inputs and labels from the same frames: each position's label is the next position's token."""
+        """Make inputs and labels from the same frames: each position's label is the token of the next one."""
         decoder = self.config.decoder_config
         following = decoder_input_ids[:, 1:].long()
         counts = (following != decoder.pad_token_id) & (following != decoder.bos_token_id)
@@ -349,7 +349,7 @@ class DiaProcessor(ProcessorMixin):
         }
 
     def get_audio_prompt_len(self, decoder_attention_mask: torch.Tensor) -> int:
-        """Return the frames before the first generated one, for `batch_decode`.
+        """Return the number of frames before the first generated one, for `batch_decode`.
 
         Args:
             decoder_attention_mask (`torch.Tensor` of shape `[B, 1 + T + D]`): As `__call__` returned it.
@@ -360,24 +360,24 @@ class DiaProcessor(ProcessorMixin):
         return decoder_attention_mask.shape[1] - self.config.max_delay
 
     def batch_decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> list[torch.Tensor]:
-        """Turn generated codes into waveforms.
+        """Decode generated codes to waveforms.
 
         Args:
             decoder_input_ids (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes, as `generate` returns them.
-            audio_prompt_len (`int`, *optional*): Frames to leave out at the beginning
-                (`get_audio_prompt_len`); a voice prompt is returned together with what follows it unless given.
+            audio_prompt_len (`int`, *optional*): Frames to omit at the beginning (`get_audio_prompt_len`);
+                unless given, the waveform includes the voice prompt.
 
         Returns:
             `list[torch.Tensor]`, each `[N_i]`, float32, at the codec's rate, on the CPU; of 0 samples where nothing
-            was said. Frames that generation did not complete in all channels are left out.
+            was generated. Frames that are incomplete in a channel are omitted.
 
         Raises:
-            ValueError: If there is no codec, or the codes are of another shape or no codes.
+            ValueError: If there is no codec, or the codes have another shape or are out of range.
         """
         return self.codec.decode(self.extract_codes(decoder_input_ids, audio_prompt_len))
 
     def extract_codes(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> list[torch.Tensor]:
-        """Cut the codes of speech out of generated tokens: without delay, special tokens and incomplete frames.
+        """Extract codes from generated tokens: revert the delay, cut special tokens and incomplete frames.
 
         Args:
             decoder_input_ids, audio_prompt_len: See `batch_decode`.
@@ -393,7 +393,7 @@ class DiaProcessor(ProcessorMixin):
         return [row[begin:].cpu() for row, begin in zip(codes, begins.tolist(), strict=True)]
 
     def decode(self, decoder_input_ids: torch.Tensor, audio_prompt_len: int | None = None) -> torch.Tensor:
-        """Turn the codes of one sample, `[1, T, C]`, into its waveform `[N]`; see `batch_decode`.
+        """Decode the codes of one sample, `[1, T, C]`, to its waveform `[N]`; see `batch_decode`.
 
         Raises:
             ValueError: If there is more than one sample; and as `batch_decode` does.
@@ -408,11 +408,11 @@ class DiaProcessor(ProcessorMixin):
         saving_path: str | os.PathLike | Sequence[str | os.PathLike],
         sampling_rate: int | None = None,
     ) -> None:
-        """Write waveforms to files whose endings choose the format: wav, flac, mp3 or ogg.
+        """Write waveforms to files; the endings choose the format: wav, flac, mp3 or ogg.
 
         Args:
             audio: One waveform (`[N]` or `[channels, N]`) or a list of them.
-            saving_path: One path or a list of as many; missing folders are made.
+            saving_path: One path or a list of as many; missing folders are created.
             sampling_rate (`int`, *optional*): In hertz; the codec's unless given.
 
         Raises:
@@ -430,12 +430,12 @@ class DiaProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> DiaProcessor:
         """Load tokenizer, feature extractor, config and codec of a checkpoint.
 
-        The codec inside the checkpoint is preferred to one that the checkpoint names, so that a folder can be moved
-        and used without a network.
+        A codec inside the checkpoint takes precedence over one that the checkpoint names, so that a folder can be
+        moved and used without a network.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
-            kwargs: `audio_tokenizer` (such as a `DacModel`), to use another codec; `load_codec=False`, to use none;
+            kwargs: `audio_tokenizer` (such as a `DacModel`), for another codec; `load_codec=False` for none;
                 `device_map` and `dtype` of the codec; transformers' options for the Hub (`revision`, `token`,
                 `cache_dir`, …).
 
@@ -473,31 +473,31 @@ class DiaProcessor(ProcessorMixin):
         """Save all parts, the codec included, in the layout of the published checkpoints.
 
         Args:
-            save_directory (`str` or `os.PathLike`): Folder; made if missing. A `config.json` that is there already
-                (the model's) is left alone.
-            push_to_hub (`bool`, defaults to `False`): Whether to upload the processor, too.
+            save_directory (`str` or `os.PathLike`): Folder; created if missing. An existing `config.json` (the
+                model's) is left unchanged.
+            push_to_hub (`bool`, defaults to `False`): Whether to upload the processor as well.
             kwargs: For `push_to_hub` (`repo_id`, `token`, …).
 
         Returns:
-            `list[str]`: The files written in the folder itself.
+            `list[str]`: Files in the folder itself.
 
         Raises:
-            ValueError: If the codec is descript's own, which has no layout of ours.
+            ValueError: If the codec is a `dac.DAC`, which has no folder layout.
         """
         folder = Path(save_directory)
         if self.audio_tokenizer is not None:
             self.codec.save(folder / _CODEC_FOLDER)
         folder.mkdir(parents=True, exist_ok=True)
-        # AutoProcessor finds the class by this entry of the tokenizer's file.
+        # AutoProcessor finds the class by this entry in the tokenizer's file.
         self.tokenizer._set_processor_class(type(self).__name__)
         self.feature_extractor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if not self._is_for_hub and not (folder / "config.json").exists():
             self.config.save_pretrained(folder)
         if self.audio_tokenizer is not None:
-            # transformers' own processor knows no codec inside a checkpoint; it follows this name. A codec from the Hub
-            # keeps its id, which every machine knows; a folder, of this machine or another, is not passed on. What goes
-            # to the Hub holds no path of this machine: there the name is that inside the checkpoint.
+            # transformers' own processor reads this reference, not a codec inside a checkpoint. A codec from the
+            # Hub keeps its id; the path of a folder is replaced by the new one. A checkpoint for the Hub has no path of
+            # this machine: its reference is the name inside the checkpoint.
             name = getattr(self.audio_tokenizer, "name_or_path", "")
             if not is_hub_id(name):
                 name = _CODEC_FOLDER if self._is_for_hub else str((folder / _CODEC_FOLDER).absolute())
@@ -507,24 +507,24 @@ class DiaProcessor(ProcessorMixin):
         return sorted(str(path) for path in folder.iterdir() if path.is_file())
 
     def for_hub(self) -> DiaProcessor:
-        """Return a copy whose `save_pretrained` writes what may be published: no path of this machine, no config.
+        """Return a copy whose `save_pretrained` writes a form for the Hub: no path of this machine, no config.
 
-        The codec inside is then named as it lies in the checkpoint, which this package reads and transformers' own
-        processor refuses; a codec from the Hub keeps its id. `push_to_hub` and `DiaTrainer` use it.
+        A codec inside is then referenced by its place in the checkpoint, which this package reads and transformers' own
+        processor refuses; a codec from the Hub keeps its id. Used by `push_to_hub` and `DiaTrainer`.
         """
         published = copy.copy(self)
         published._is_for_hub = True
         return published
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload all parts, the codec included, but for `config.json`, which is the model's.
+        """Upload all parts, including the codec, except `config.json`, which is the model's.
 
         Args:
-            repo_id (`str`): Repository; made if missing.
+            repo_id (`str`): Repository; created if missing.
             kwargs: As in transformers: `commit_message`, `private`, `token`, `revision`, `create_pr`, …
 
         Returns:
-            `str`: Address of the commit.
+            `str`: URL of the commit.
         """
         if self._is_for_hub:
             return super().push_to_hub(repo_id, **kwargs)

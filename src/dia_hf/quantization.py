@@ -1,11 +1,10 @@
-"""Fewer bits for the weights that every frame reads: int8, int4 or fp8, through torchao.
+"""Quantization of the weights that every frame reads, to int8, int4 or fp8, through torchao.
 
-Quantized are the linear layers of the decoder's transformer layers. What is read once a text (the encoder, keys and
-values of cross-attention) stays as it is, for it costs no time; embedding, norms and head stay, as guidance magnifies
-the head's error. Activations are bfloat16 throughout.
+The linear layers of the decoder's transformer layers are quantized. Weights that are read once a text (the encoder,
+keys and values of cross-attention) stay as they are, because they cost no time; embedding, norms and head stay, because
+guidance amplifies the head's error. Activations are bfloat16.
 
-Knows which weights, not how they are multiplied (`engine/linear.py`). Called by `Dia.from_pretrained`,
-`Dia.from_local`, and by users.
+The products are computed in `engine/linear.py`. Called by `Dia.from_pretrained`, `Dia.from_local`, and by users.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ SCHEMES = {"int8": ("cpu", "cuda"), "int4": ("cpu", "cuda"), "fp8": ("cuda",)}
 """Schemes, and the devices that have kernels for each."""
 
 GROUP_SIZE = 32
-"""Weights of int4 that share a scale and a zero: the smallest group there is, for the smallest error."""
+"""Weights of int4 that share a scale and a zero: the smallest supported group, for the smallest error."""
 
-_INT4_ROWS = 16  # the int4 kernels take outputs by so many
+_INT4_ROWS = 16  # the int4 kernels need a multiple of this many outputs
 
 _EVERY_FRAME = (
     "self_attention.q_proj",
@@ -46,19 +45,19 @@ _ONCE_A_TEXT = ["model.encoder", "logits_dense", *(rf"model.decoder.layers.\d+.c
 def check_scheme(
     scheme: str, device: str | torch.device, dtype: str | torch.dtype = "auto", name: str = "compute_dtype"
 ) -> torch.dtype:
-    """Say in which dtype a quantized model computes, or why it cannot be had.
+    """Check that a scheme is available, and return the dtype in which a quantized model computes.
 
     Args:
         scheme (`str`): "int8", "int4" or, on a GPU, "fp8".
-        device (`str` or `torch.device`): Where the model is to run.
-        dtype (`str` or `torch.dtype`, defaults to `"auto"`): What the caller asked for, if anything.
-        name (`str`, defaults to `"compute_dtype"`): What the caller calls it.
+        device (`str` or `torch.device`): Device of the model.
+        dtype (`str` or `torch.dtype`, defaults to `"auto"`): The caller's dtype.
+        name (`str`, defaults to `"compute_dtype"`): Name of the dtype argument in errors.
 
     Returns:
         `torch.dtype`: `torch.bfloat16`.
 
     Raises:
-        ValueError: If the scheme is unknown, the device has no kernels for it, or the dtype is another.
+        ValueError: If the scheme is unknown, the device has no kernels for it, or the dtype is not bfloat16.
         ImportError: If torchao is missing or too old.
 
     Example:
@@ -85,14 +84,14 @@ def check_scheme(
 
 
 def quantize_model(model: DiaForConditionalGeneration, scheme: str) -> DiaForConditionalGeneration:
-    """Quantize, in place, the weights that are read for every frame.
+    """Quantize in place the weights that every frame reads.
 
     int8 has a scale for each output of a layer, int4 a scale and a zero for each 32 weights of one, fp8 (e4m3) one for
-    each layer. To transformers the result is a model that its torchao quantizer has made: it can be saved and loaded,
-    but for int4 on a CPU.
+    each layer. To transformers the result is a model of its torchao quantizer: it can be saved and loaded, except
+    int4 on a CPU.
 
     Args:
-        model (`DiaForConditionalGeneration`): In bfloat16, on the device that it is to run on; adapters come after.
+        model (`DiaForConditionalGeneration`): Model in bfloat16, on its final device, without adapters.
         scheme (`str`): "int8", "int4" or, on a GPU, "fp8".
 
     Returns:
@@ -100,7 +99,7 @@ def quantize_model(model: DiaForConditionalGeneration, scheme: str) -> DiaForCon
 
     Raises:
         ValueError: If the scheme is unknown or not for this device, the model is in another dtype, is quantized
-            already, has adapters, or has sizes that the kernels do not take. Then nothing has been changed.
+            already, has adapters, or has sizes that the kernels do not support. The model is then unchanged.
         ImportError: If torchao is missing or too old.
 
     Example:
@@ -142,7 +141,7 @@ def quantize_model(model: DiaForConditionalGeneration, scheme: str) -> DiaForCon
 
 
 def _config(scheme: str, device: torch.device) -> Any:
-    """Say it in torchao's words."""
+    """Return torchao's configuration of a scheme."""
     try:
         from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
         from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig
@@ -150,7 +149,7 @@ def _config(scheme: str, device: torch.device) -> Any:
         raise ImportError(
             f'quantization needs torchao 0.18 or newer: pip install "dia-hf[quantize]" ({error}).'
         ) from error
-    # torchao would set options of torch.compile for the whole process.
+    # Without this argument torchao sets options of torch.compile for the whole process.
     if scheme == "int8":
         return Int8WeightOnlyConfig(set_inductor_config=False)
     if scheme == "fp8":
@@ -166,21 +165,21 @@ def _check_layer(name: str, linear: Any, scheme: str) -> None:
     kind = type(linear)
     if kind is not nn.Linear:
         raise ValueError(
-            f"{name} is a {kind.__module__}.{kind.__name__}, not a plain nn.Linear; quantize before adapters come."
+            f"{name} is a {kind.__module__}.{kind.__name__}, not a plain nn.Linear; quantize before adding adapters."
         )
     width, outputs = linear.in_features, linear.out_features
     if scheme == "int4" and (width % GROUP_SIZE or outputs % _INT4_ROWS):
         raise ValueError(
-            f"{name} maps {width} to {outputs}, but int4 takes inputs by {GROUP_SIZE} and outputs by {_INT4_ROWS}; "
-            "use 'int8'."
+            f"{name} maps {width} to {outputs}, but int4 needs inputs in multiples of "
+            f"{GROUP_SIZE} and outputs in multiples of {_INT4_ROWS}; use 'int8'."
         )
 
 
 class _PackedQuantizer(TorchAoHfQuantizer):
-    """transformers' quantizer of weights in the layout of this machine's CPU, which is not one to keep in a file."""
+    """transformers' quantizer of weights in the layout of this machine's CPU, which cannot be saved."""
 
     def is_serializable(self) -> NoReturn:
-        """Refuse: `save_pretrained` asks first of all."""
+        """Raise an error: `save_pretrained` calls this first."""
         raise ValueError(
             "int4 weights on a CPU are packed for that CPU and cannot be saved; save the model before it is quantized, "
             "or use 'int8'."

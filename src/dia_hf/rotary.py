@@ -1,6 +1,4 @@
-"""Rotary position embedding: pairs of a head's numbers turn with their position.
-
-Called by the network and by the fast loop's step, which must turn alike. Imports torch alone.
+"""Rotary position embedding, shared by the reference path (`modeling_dia.py`) and the fast path (`engine/decoder.py`).
 
 Legend: B batch, T positions, A heads, D head width.
 """
@@ -15,7 +13,7 @@ __all__ = ["apply_rotary", "rotary_embedding"]
 def rotary_embedding(position_ids: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute cosine and sine of the angles of rotary embedding (Su et al., RoFormer, 2021, eq. 15).
 
-    They are computed anew in every pass, in fp32: a buffer would be rounded by `model.to(torch.bfloat16)`.
+    They are computed in every forward pass, in fp32: a buffer would be rounded by `model.to(torch.bfloat16)`.
 
     Args:
         position_ids (`torch.Tensor` of shape `[B, T]`, integer): Positions.
@@ -23,8 +21,8 @@ def rotary_embedding(position_ids: torch.Tensor, head_dim: int, theta: float) ->
         theta (`float`): Base of the wavelengths.
 
     Returns:
-        `tuple` of two `torch.Tensor` of shape `[B, 1, T, D]`, float32, to be broadcast over heads: the cosine of each
-        number's angle, and what its partner in the pair is multiplied by, minus the sine or the sine.
+        `tuple` of two `torch.Tensor` of shape `[B, 1, T, D]`, float32, which broadcast over heads: the cosine of each
+        element's angle, and the signed sine that multiplies its partner in the pair.
     """
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
     angles = position_ids[:, None, :, None].float() * (1.0 / theta**exponents)

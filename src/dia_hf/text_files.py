@@ -1,7 +1,4 @@
-"""Text and JSON files: strict readers whose errors name the file, and excerpts of values for error messages.
-
-Used wherever a file of the user's, or of a checkpoint, is read.
-"""
+"""Readers of text and JSON files, with errors that name the file, and excerpts of values for error messages."""
 
 from __future__ import annotations
 
@@ -12,18 +9,17 @@ from typing import Any
 
 __all__ = ["decode_text", "first_line", "is_deep", "read_json", "read_text", "shortened"]
 
-_MAX_JSON = 256 * 2**20  # bytes: in memory they are about ten times as many
+_MAX_JSON = 256 * 2**20  # bytes: in memory it takes about ten times as many
 
 
 def read_text(path: str | os.PathLike) -> str:
-    r"""Read a text file in UTF-8, with or without a byte order mark; line ends of any kind become one.
+    r"""Read a text file in UTF-8, with or without a byte order mark; line ends become `"\n"`.
 
     Args:
         path (`str` or `os.PathLike`): The file.
 
     Raises:
-        ValueError: If it is in another encoding; the error names the file, the encoding that it looks like, and what
-            would do.
+        ValueError: If it is in another encoding; the error names the file, the probable encoding and a remedy.
         OSError: If it cannot be read.
 
     Example:
@@ -43,14 +39,14 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    r"""Read a JSON file that holds one object, as all of those do that we and transformers write.
+    r"""Read a JSON file that holds one object, as those of this package and of transformers do.
 
     Args:
         path (`str` or `os.PathLike`): The file, in UTF-8.
 
     Raises:
-        ValueError: If it is no JSON, holds something else than an object, is nested too deeply or too large; in one
-            line that names the file.
+        ValueError: If it is no JSON, holds something else than an object, is nested too deeply or too large; the error
+            names the file in one line.
         OSError: If it cannot be read.
 
     Example:
@@ -85,7 +81,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def is_deep(content: object, most: int = 60) -> bool:
-    """Whether what JSON held has more levels than anybody writes, and than some readers survive."""
+    """Return whether parsed JSON has more levels than `most`, at which some readers fail."""
     level = [content]
     for _ in range(most):
         inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
@@ -95,18 +91,18 @@ def is_deep(content: object, most: int = 60) -> bool:
 
 
 def first_line(said: object, longest: int = 200) -> str:
-    """Return the first line of what somebody else says, such as an error of a library, and not more than so much."""
+    """Return the first line of a text or an error, cut to `longest` characters."""
     line = next((line.strip() for line in str(said).splitlines() if line.strip()), type(said).__name__)
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def shortened(value: object, longest: int = 100) -> str:
-    """Return how a value is written in Python, for an error that names it, cut where it is long."""
+    """Return the `repr` of a value for an error message, cut to `longest` characters."""
     return first_line(repr(value), longest)
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """Decode what a text file holds, as `read_text` does; `name` is what errors call it.
+    """Decode the content of a text file, as `read_text` does; errors refer to it by `name`.
 
     Raises:
         ValueError: If it is in another encoding.

@@ -1,6 +1,7 @@
-"""The command `dia-hf`, up to where it can be heard: Ctrl-C while PyTorch and transformers are imported is one line.
+"""The command `dia-hf`: arguments first, then the imports, then the work.
 
-A package of its own, because whatever lies in `dia_hf` is there only when all of that has been imported.
+A package of its own, because importing any module of `dia_hf` imports PyTorch and transformers, which takes seconds.
+`--help`, `--version` and a wrong argument need neither, and Ctrl-C during the imports ends in one line.
 """
 
 import os
@@ -18,7 +19,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _flush(status: int) -> int:
-    """Write what standard output still holds, if there is one; Python would end in a traceback where nobody reads."""
+    """Write out standard output, if there is one; at exit Python would print a traceback where that fails."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -29,8 +30,14 @@ def _flush(status: int) -> int:
     return status
 
 
-def main() -> int:
-    """Import the command and run it; return its exit status, as `dia_hf.cli.main` does.
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit status, as `dia_hf.cli.main` does.
+
+    Args:
+        argv (`list[str]`, *optional*): Arguments without the program's name; those of the process unless given.
+
+    Raises:
+        SystemExit: From argparse, after `--help`, `--version` or a wrong argument.
 
     Example:
     ```python
@@ -43,13 +50,20 @@ def main() -> int:
     is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored
     if is_heard:
         signal.signal(signal.SIGINT, _leave)
-    from dia_hf import cli
+    from .imports import import_cli
+    from .parser import make_parser
 
-    if is_heard:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        status = _flush(cli.main())
+        args = make_parser().parse_args(argv)
+        cli = import_cli(args)
+    except SystemExit as end:
+        raise SystemExit(_flush(int(end.code or 0))) from None
     finally:
         if is_heard:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, and has been told
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status = _flush(cli.run(args))
+    finally:
+        if is_heard:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, and its result printed
     return status

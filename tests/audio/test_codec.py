@@ -64,7 +64,7 @@ def test_another_kind_of_codec_in_a_checkpoint(processor, tmp_path):
 
 
 def test_another_kind_of_codec_in_the_processor(processor, config):
-    """Codes, prompts and sound went through what only a DAC has."""
+    """Encoding, prompts and decoding used attributes that only a DAC has."""
     (codes,) = processor.feature_extractor(SPEECH, sampling_rate=8000, audio_tokenizer=processor.audio_tokenizer)[
         "audio_codes"
     ]
@@ -81,7 +81,7 @@ def test_another_kind_of_codec_in_the_processor(processor, config):
 
 
 def test_a_stream_of_another_kind_of_codec():
-    """A stream kept or awaited as many frames as a DAC needs, and clicked where this one needs others."""
+    """A stream used the margins of a DAC, and clicked with a codec of other margins."""
     codec, codes = as_codec(toy_codec.ToyNetwork()), random_codes(50)
     stream, portions = codec.stream(), []
     for chunk in codes.split([1, 1, 3, 20, 25]):
@@ -101,7 +101,7 @@ def test_a_stream_of_another_kind_of_codec():
 
 
 def test_dia_speaks_through_another_kind_of_codec(dia, tmp_path):
-    """The last steps, from codes to a file's samples, held a network's own attributes."""
+    """`Dia` used attributes of a DAC network between codes and samples."""
     dia.model.save_pretrained(tmp_path)
     dia.processor.save_pretrained(tmp_path)
     with warnings.catch_warnings():
@@ -117,7 +117,7 @@ def test_dia_speaks_through_another_kind_of_codec(dia, tmp_path):
 
 
 def test_the_table_of_codecs():
-    """A network without a codec failed somewhere inside the first encoding."""
+    """A network of an unknown class failed inside the first encoding."""
     assert codec_class("DacModel") is codec_class("DAC") is DacCodec
     assert codec_class("ToyNetwork") is toy_codec.ToyCodec
     with pytest.raises(ValueError, match=r"'EncodecModel'; known are 'DacModel', 'DAC'"):
@@ -134,7 +134,7 @@ def test_the_table_of_codecs():
 
 
 def test_a_codec_that_lacks_a_method():
-    """A codec without `save` lost its network with the first checkpoint."""
+    """A codec without `save` was missing in the first checkpoint."""
 
     class Half(Codec):
         def __init__(self, model):

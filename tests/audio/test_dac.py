@@ -16,7 +16,7 @@ RATIOS = {"even": [2, 4], "odd": [3, 5]}  # with odd strides a clip has fewer sa
 
 
 def small_dac(ratios):
-    """Make a codec whose sound and codes hang on every weight: untrained ones whisper, and their biases are zero."""
+    """Make a codec whose output depends on every weight: default ones give small outputs and zero biases."""
     generator = torch.Generator().manual_seed(0)
     sizes = {"encoder_hidden_size": 4, "decoder_hidden_size": 4 * 2 ** len(ratios), "n_codebooks": 3}
     dac = DacModel(DacConfig(downsampling_ratios=ratios, codebook_size=64, **sizes)).eval()
@@ -37,7 +37,7 @@ SMALL = {name: small_dac(ratios) for name, ratios in RATIOS.items()}
 
 @torch.no_grad()
 def encode_alone(dac, wave):
-    """Encode by the network's own functions: one clip, whole."""
+    """Encode one whole clip by the network's own functions."""
     wave = nn.functional.pad(wave, (0, -len(wave) % dac.config.hop_length)).to(dac.dtype)
     return dac.encode(wave[None, None]).audio_codes[0].T
 
@@ -71,7 +71,7 @@ def codec(dac):
 
 
 def test_geometry_comes_from_the_codec(codec):
-    """A hop length written down twice goes wrong with the second codec."""
+    """A hop length in two places was wrong for the second codec."""
     assert (codec.sampling_rate, codec.hop_length, codec.num_codebooks, codec.codebook_size) == (44100, 512, 9, 1024)
     assert codec.frame_rate == pytest.approx(86.13, abs=0.01)
 
@@ -112,7 +112,7 @@ def test_no_frames(codec):
 
 @pytest.mark.parametrize(("code", "message"), [(1024, "0 to 1023"), (-1, "-1")])
 def test_what_is_no_code_raises(codec, code, message):
-    """Special tokens mapped to code 0 are clicks that nobody can explain."""
+    """Special tokens were mapped to code 0, and were audible as clicks."""
     codes = torch.zeros(4, 9, dtype=torch.long)
     codes[2, 3] = code
     with pytest.raises(ValueError, match=message):
@@ -146,7 +146,7 @@ def codec_with(dac, num_extra_frames):
 
 
 def test_small_networks_can_fail_these_tests():
-    """A codec that is silent, saturated or of one code only passes any test of equality."""
+    """A codec that is silent, saturated or of a single code passes any test of equality."""
     for dac in SMALL.values():
         assert 0.1 < decode_alone(dac, random_codes(100)).std() < 0.8
         assert all(len(channel.unique()) > 10 for channel in encode_alone(dac, random_wave(100 * 15)).T)
@@ -155,7 +155,7 @@ def test_small_networks_can_fail_these_tests():
 @settings(max_examples=30)
 @given(networks, st.lists(st.integers(0, 500), max_size=6))
 def test_any_batch_encodes_as_its_clips_alone(name, lengths):
-    """What the layers make of the padding leaks back over a shorter clip's end through every convolution."""
+    """Padding, as changed by the layers, leaked over a shorter clip's end through each convolution."""
     waves = [random_wave(length) for length in lengths]
     before = copy.deepcopy(waves)
     codes = DacCodec(SMALL[name]).encode(waves)
@@ -168,7 +168,7 @@ def test_any_batch_encodes_as_its_clips_alone(name, lengths):
 @settings(max_examples=30)
 @given(networks, st.lists(st.integers(0, 60), max_size=6))
 def test_any_batch_decodes_as_its_clips_alone(name, lengths):
-    """A clip beside a longer one ended in a click, and came back longer or in another's place."""
+    """A clip in a batch with a longer one ended in a click, or had the wrong length or position."""
     codes = [random_codes(length) for length in lengths]
     before = copy.deepcopy(codes)
     for wave, clip, same in zip(DacCodec(SMALL[name]).decode(codes), codes, before, strict=True):
@@ -179,7 +179,7 @@ def test_any_batch_decodes_as_its_clips_alone(name, lengths):
 @settings(max_examples=40)
 @given(networks, st.integers(1, 150), num_extra_frames)
 def test_windows_encode_as_the_whole_clip(name, num_frames, num_extra_frames):
-    """A seam between two windows has other codes than the clip has there."""
+    """Codes at the border of two windows differed from those of the whole clip."""
     codec = codec_with(SMALL[name], num_extra_frames)
     wave = random_wave(num_frames * codec.hop_length - 2)
     assert torch.equal(codec.encode([wave])[0], encode_alone(SMALL[name], wave))
@@ -188,7 +188,7 @@ def test_windows_encode_as_the_whole_clip(name, num_frames, num_extra_frames):
 @settings(max_examples=40)
 @given(networks, st.integers(1, 150), num_extra_frames)
 def test_windows_decode_as_the_whole_clip(name, num_frames, num_extra_frames):
-    """A seam between two windows clicks; with odd strides it slips by a sample, or the clip's end is cut off."""
+    """The border of two windows clicked; with odd strides it was shifted by a sample, or the end was cut."""
     codes = random_codes(num_frames)
     (wave,) = codec_with(SMALL[name], num_extra_frames).decode([codes])
     assert_same_sound(wave, decode_alone(SMALL[name], codes))
@@ -197,7 +197,7 @@ def test_windows_decode_as_the_whole_clip(name, num_frames, num_extra_frames):
 @settings(max_examples=20)
 @given(networks, st.lists(st.integers(0, 100), max_size=5), num_extra_frames)
 def test_windows_of_many_clips_share_passes(name, lengths, num_extra_frames):
-    """Windows came back sorted by length, and so in another order than the clips."""
+    """Windows were returned sorted by length instead of in the order of the clips."""
     codec = codec_with(SMALL[name], num_extra_frames)
     waves = [random_wave(length * codec.hop_length) for length in lengths]
     for clip, wave in zip(codec.encode(waves), waves, strict=True):
@@ -210,7 +210,7 @@ def test_windows_of_many_clips_share_passes(name, lengths, num_extra_frames):
 @settings(max_examples=20)
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=12))
 def test_passes_are_bounded(lengths):
-    """Ten minutes of sound in one pass ran out of memory; so did many short clips padded to a long one."""
+    """Ten minutes of audio in one batch ran out of memory, as did many short clips padded to a long one."""
     dac = copy.deepcopy(SMALL["even"])
     passes = []
     dac.decoder.conv1.register_forward_pre_hook(lambda _, inputs: passes.append(inputs[0].shape))
@@ -232,7 +232,7 @@ def test_clips_of_one_length_share_a_pass():
 
 
 def test_a_clip_that_fits_is_not_cut():
-    """A clip just as long as a pass went through in two, its margins twice."""
+    """A clip as long as a batch was computed in two windows, with its margins twice."""
     dac = copy.deepcopy(SMALL["even"])
     passes = []
     dac.decoder.conv1.register_forward_pre_hook(lambda _, inputs: passes.append(inputs[0].shape[-1]))
@@ -241,14 +241,14 @@ def test_a_clip_that_fits_is_not_cut():
 
 
 def test_a_pass_holds_a_frame_and_its_margins():
-    """Windows of no frames never end."""
+    """Windows of 0 frames made an endless loop."""
     with pytest.raises(ValueError, match=r"is 38; .* takes 39"):
         DacCodec(SMALL["even"], max_frames_per_batch=38)
     DacCodec(SMALL["even"], max_frames_per_batch=39)
 
 
 def test_a_codec_of_the_published_size(codec, dac):
-    """Four blocks of strides 2, 4, 8 and 8 meet edges that two blocks do not."""
+    """Four blocks of strides 2, 4, 8 and 8 have edge cases that two blocks have not."""
     codes = [random_codes(length, 9, 1024) for length in (50, 23, 49, 1)]
     windowed = DacCodec(dac, max_frames_per_batch=30)
     for batch in (codec.decode(codes), windowed.decode(codes)):
@@ -264,7 +264,7 @@ def test_a_codec_of_the_published_size(codec, dac):
 
 
 def test_margins_of_the_published_codec():
-    """The documentation promises these; a stream waits for as many frames before its first sound."""
+    """The documentation states these margins, which set the latency of a stream."""
     with torch.device("meta"):
         codec = DacCodec(DacModel(DacConfig()))
     assert (codec.encoder_margin, codec.decoder_margin) == (8, 10)
@@ -272,7 +272,7 @@ def test_margins_of_the_published_codec():
 
 @pytest.mark.parametrize("ratios", [[2, 4], [3, 5], [2, 4, 8, 8]], ids=str)
 def test_margins_are_sufficient_and_necessary(ratios):
-    """A margin that is too small clicks; one that is too large makes every stream late."""
+    """A margin that is too small causes clicks; one that is too large delays each stream."""
     # In float64, as an edge of the receptive field is worth little. The network's own functions, undivided.
     dac = small_dac(ratios).double()
     codec = DacCodec(dac)
@@ -309,7 +309,7 @@ def test_margins_are_sufficient_and_necessary(ratios):
 @settings(max_examples=40)
 @given(networks, st.lists(st.integers(0, 40), max_size=8), num_extra_frames, st.data())
 def test_a_stream_is_the_clip_in_portions(name, chunks, num_extra_frames, data):
-    """Seams between portions clicked, and with odd strides the sound drifted against the codes."""
+    """Borders of portions clicked, and with odd strides samples were shifted against the codes."""
     codes = random_codes(sum(chunks))
     codec = codec_with(SMALL[name], num_extra_frames)
     stream = codec.stream()
@@ -332,7 +332,7 @@ def test_a_stream_is_the_clip_in_portions(name, chunks, num_extra_frames, data):
 @settings(max_examples=15)
 @given(networks, st.lists(st.integers(0, 50), min_size=1, max_size=5), st.data())
 def test_streams_popped_together_are_popped_alone(name, lengths, data):
-    """A clip that has less to say than its neighbors took over their sound."""
+    """A clip shorter than the others of its batch ended with their samples."""
     codec = DacCodec(SMALL[name])
     streams, portions = [codec.stream() for _ in lengths], [[] for _ in lengths]
     codes = [random_codes(length) for length in lengths]
@@ -350,7 +350,7 @@ def test_streams_popped_together_are_popped_alone(name, lengths, data):
 
 
 def test_all_but_the_margin_is_ready():
-    """A stream that waits for one frame too many is late; for one too few, it clicks."""
+    """One frame too many delays a stream; one too few causes clicks."""
     codec = DacCodec(SMALL["even"])
     stream = codec.stream()
     stream.push(random_codes(codec.decoder_margin))
@@ -362,7 +362,7 @@ def test_all_but_the_margin_is_ready():
 
 
 def test_a_stream_keeps_what_it_needs():
-    """A stream of an hour held an hour of codes, if only as the storage behind a slice."""
+    """A stream of an hour kept an hour of codes, as the storage behind a slice."""
     codec = DacCodec(SMALL["even"])
     stream = codec.stream()
     for _ in range(20):
@@ -373,7 +373,7 @@ def test_a_stream_keeps_what_it_needs():
 
 
 def test_a_stream_keeps_codes_of_its_own():
-    """The caller's buffer was filled with the next codes before the stream had sounded the last."""
+    """The stream kept the caller's buffer, which was overwritten with the next codes."""
     codec = DacCodec(SMALL["even"])
     codes, stream = random_codes(30), codec.stream()
     buffer = codes.clone()
@@ -394,7 +394,7 @@ def test_an_empty_stream(name):
 
 
 def test_misuse_of_a_stream_raises_and_changes_nothing():
-    """Frames that were never pushed sounded as silence, and a failed pop lost the other clips' sound."""
+    """Missing frames were decoded as silence, and a failed pop lost samples of the other clips."""
     codec = DacCodec(SMALL["even"])
     stream, other = codec.stream(), codec.stream()
     stream.push(random_codes(30))
@@ -426,7 +426,7 @@ def test_misuse_of_a_stream_raises_and_changes_nothing():
     ("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.005)], ids=str
 )
 def test_any_dtype_of_the_codec(dtype, atol):
-    """A half-precision codec failed on float32 audio, or gave half-precision sound that nothing can play."""
+    """A half-precision codec failed on float32 audio, or returned half-precision samples."""
     dac = copy.deepcopy(SMALL["odd"]).to(dtype)
     codec = codec_with(dac, 20)
     waves = [random_wave(length).to(kind) for length, kind in ((1200, torch.float64), (300, torch.bfloat16))]
@@ -440,7 +440,7 @@ def test_any_dtype_of_the_codec(dtype, atol):
 
 
 def test_weight_norm_works_by_itself():
-    """A codec in training has parametrized convolutions, which have other class names and children of their own."""
+    """Convolutions with weight norm are parametrized: other class names, and children."""
     dac = copy.deepcopy(SMALL["odd"])
     dac.apply_weight_norm()
     codes = [random_codes(30), random_codes(24)]
@@ -456,7 +456,7 @@ def test_a_waveform_has_one_dimension(num_dims):
 
 
 def test_codes_are_integers():
-    """Fractions were cut off without a word."""
+    """Floats were truncated silently."""
     with pytest.raises(ValueError, match=r"float32; expected integers"):
         DacCodec(SMALL["even"]).decode([torch.full((4, 3), 0.5)])
 
@@ -465,7 +465,7 @@ def test_codes_are_integers():
     "layer", [nn.GELU(), nn.Conv1d(4, 4, 3, padding=1, padding_mode="reflect")], ids=["GELU", "reflect"]
 )
 def test_an_unknown_layer_raises(layer):
-    """A layer that is called in the wrong way sounds almost right."""
+    """An unknown layer, called wrongly, gave a small error that is hard to notice."""
     dac = copy.deepcopy(SMALL["even"])
     dac.decoder.block[1].snake1 = layer
     with pytest.raises(TypeError, match=f"not known here, {type(layer).__name__}"):
@@ -473,7 +473,7 @@ def test_an_unknown_layer_raises(layer):
 
 
 def test_two_threads_share_a_codec():
-    """The lengths of one thread's clips, kept on the model, cut the other's."""
+    """Lengths of one thread's clips, stored on the model, truncated those of another."""
     codec = DacCodec(SMALL["odd"])
     batches = [[random_codes(n) for n in (40, 37, 31)], [random_codes(n) for n in (29, 23, 30)]]
     expected = [codec.decode(batch) for batch in batches]
@@ -497,7 +497,7 @@ def test_two_threads_share_a_codec():
 
 
 def test_the_fingerprint_tells_codebooks_apart():
-    """A voice made with another codec speaks gibberish; one made in bfloat16 is still the same voice."""
+    """A voice of another codec was accepted, or one of the same codec in bfloat16 refused."""
     fingerprint = DacCodec(SMALL["odd"]).fingerprint
     assert len(fingerprint) == 16 and set(fingerprint) <= set("0123456789abcdef")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -509,7 +509,7 @@ def test_the_fingerprint_tells_codebooks_apart():
 
 
 def test_the_fingerprint_stays(codec):
-    """A release that computes it otherwise refuses every voice that was saved before."""
+    """A release with another computation would refuse all saved voices."""
     assert codec.fingerprint == "72d0d2aa3b384a02"
 
 
@@ -549,7 +549,7 @@ def _edit(change):
     ],
 )
 def test_a_damaged_codec(tmp_path, name, damage, message):
-    """Tensors that a codec lacked were drawn at random, with a log entry, and it spoke noise."""
+    """Missing tensors were initialized at random, with a log entry only, and the output was noise."""
     SMALL["even"].save_pretrained(tmp_path)
     assert DacCodec(load_dac(tmp_path)).fingerprint == DacCodec(SMALL["even"]).fingerprint
     damage(tmp_path / name)
@@ -559,7 +559,7 @@ def test_a_damaged_codec(tmp_path, name, damage, message):
 
 
 def test_a_codec_without_config(tmp_path):
-    """The published sizes took the place of the missing file."""
+    """Default sizes were used instead of the missing file."""
     SMALL["even"].save_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(OSError, match=r"config\.json"):

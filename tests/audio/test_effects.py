@@ -51,14 +51,14 @@ def loudness_by_the_standard(waveform: np.ndarray) -> float:
 
 
 def test_the_standards_own_example():
-    """A meter with other filters, or a mean of the wrong thing: a full-scale 997 Hz sine in one channel reads -3.01."""
+    """By the standard, a full-scale 997 Hz sine in one channel measures -3.01; other filters give other values."""
     assert measure_loudness(sine(997, 5, 48000), 48000) == pytest.approx(-3.01, abs=0.005)
     assert measure_loudness(sine(997, 5, 44100), 44100) == pytest.approx(-3.01, abs=0.01)
 
 
 @pytest.mark.parametrize("seconds", [0.4, 0.46, 0.5, 1.73, 3.999])
 def test_loudness_is_that_of_the_standard(seconds):
-    """Where the package departs from the standard (filters, a last block that is not full), so would our numbers."""
+    """pyloudnorm deviates from the standard (filters, incomplete last block), and results with it."""
     generator = np.random.default_rng(0)
     loud = generator.normal(0, 0.1, round(seconds * 48000)) * np.linspace(0.01, 1, round(seconds * 48000)) ** 2
     loud = loud.astype(np.float32)
@@ -66,7 +66,7 @@ def test_loudness_is_that_of_the_standard(seconds):
 
 
 def test_pauses_do_not_count():
-    """A plain mean takes 3 dB off a recording that is half pauses, and the voice comes out too loud."""
+    """An ungated mean is 3 dB too low for a recording with half pauses, and the voice becomes too loud."""
     voice = sine(440, 4, 48000, 0.1)
     half = np.concatenate([voice, np.zeros_like(voice)])
     assert measure_loudness(half, 48000) == pytest.approx(measure_loudness(voice, 48000), abs=0.2)
@@ -86,7 +86,7 @@ def test_channels_add_up():
 @pytest.mark.parametrize("shape", [(), (1,), (2,)])
 @pytest.mark.parametrize(("amplitude", "target"), [(0.01, -16), (0.9, -30), (0.9, np.float64(-23))])
 def test_the_target_is_reached(shape, amplitude, target):
-    """Two songs of one album, two voices of one dialogue: what is normalized is equally loud."""
+    """Normalized waveforms were not equally loud."""
     waveform = np.broadcast_to(sine(440, 1, 44100, amplitude), (*shape, 44100))
     result = normalize_loudness(waveform, 44100, target)
     assert result.shape == waveform.shape and result.dtype == np.float32
@@ -94,7 +94,7 @@ def test_the_target_is_reached(shape, amplitude, target):
 
 
 def test_a_peak_goes_before_the_target():
-    """A gain that lifts a cough above full scale is heard as a crack after the 16-bit file."""
+    """A gain that lifts a peak above full scale was audible as clipping in a 16-bit file."""
     waveform = sine(440, 1, 44100, 0.01)
     waveform[20000] = 0.5
     with pytest.warns(UserWarning, match=r"-16 LUFS would lift the peak above -1\.0 dBFS") as caught:
@@ -107,7 +107,7 @@ def test_a_peak_goes_before_the_target():
 
 @pytest.mark.parametrize("waveform", [np.zeros(44100), np.full((2, 44100), 1e-6)], ids=["zero", "hiss"])
 def test_silence_stays_silence(waveform):
-    """The gain from -inf to a target is infinite, and silence becomes NaN; that of hiss makes a waterfall of it."""
+    """The gain from -inf to a target is infinite: silence became NaN, and hiss loud noise."""
     waveform = waveform.astype(np.float32)
     assert measure_loudness(waveform, 44100) == -math.inf
     with pytest.warns(UserWarning, match="silent"):
@@ -116,7 +116,7 @@ def test_silence_stays_silence(waveform):
 
 @pytest.mark.parametrize("num_samples", [0, 1, 17639])
 def test_what_is_too_short_for_loudness(num_samples):
-    """One "Yes." in a batch must not lose the batch, nor pass for measured."""
+    """One short clip failed a batch, or was taken for measured."""
     waveform = np.full(num_samples, 0.5, dtype=np.float32)
     with pytest.warns(UserWarning, match=r"too short for loudness, which needs 0\.4 s"):
         assert normalize_loudness(waveform, 44100, -16) is waveform
@@ -132,7 +132,7 @@ def test_what_is_too_short_for_loudness(num_samples):
     peak=st.floats(-60, 0),
 )
 def test_never_nan_and_never_above_the_peak(waveform, target, peak):
-    """One NaN in a file is a click in the best player and silence in the others."""
+    """A result had NaN samples, or exceeded the peak."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         result = normalize_loudness(waveform, 8000, target, peak)
@@ -143,7 +143,7 @@ def test_never_nan_and_never_above_the_peak(waveform, target, peak):
 
 
 def test_a_peak_is_lowered_and_never_lifted():
-    """A limiter that normalizes makes every breath as loud as a shout."""
+    """A quiet waveform was scaled up."""
     loud, quiet = sine(440, 0.1, 8000, 0.9), sine(440, 0.1, 8000, 0.1)
     limited = limit_peak(loud, -6)
     assert peak_of(limited) == pytest.approx(-6, abs=1e-5) and limited.dtype == np.float32
@@ -155,7 +155,7 @@ def test_a_peak_is_lowered_and_never_lifted():
 @pytest.mark.parametrize("speed", [0.5, 0.8, 1.25, 2.0])
 @pytest.mark.parametrize("shape", [(), (1,), (2,)])
 def test_speed_keeps_the_pitch(shape, speed):
-    """Resampling instead of stretching makes a faster voice a mouse's; a wrong direction makes it slower."""
+    """Resampling changes the pitch; an inverted factor makes the speech slower."""
     waveform = np.broadcast_to(sine(220, 2, 44100, 0.3), (*shape, 88200))
     result = change_speed(waveform, 44100, speed)
     assert result.dtype == np.float32 and result.shape[:-1] == shape
@@ -167,14 +167,14 @@ def test_speed_keeps_the_pitch(shape, speed):
 
 
 def test_speed_keeps_the_order_of_things():
-    """Chunks that are stretched one by one drift: what came at two thirds comes at two thirds."""
+    """Stretching in parts shifted positions within the waveform."""
     waveform = np.concatenate([0 * sine(220, 2, 44100), sine(220, 1, 44100, 0.3)])
     result = change_speed(waveform, 44100, 1.25)
     assert np.flatnonzero(np.abs(result) > 0.1)[0] / len(result) == pytest.approx(2 / 3, abs=0.01)
 
 
 def test_speed_one_changes_nothing(monkeypatch):
-    """A vocoder run for nothing costs quality, and a package that is not needed."""
+    """Speed 1 needed pedalboard, and lost quality."""
     monkeypatch.setitem(sys.modules, "pedalboard", None)
     waveform = sine(220, 1, 44100)
     assert change_speed(waveform, 44100, 1.0) is waveform
@@ -182,14 +182,14 @@ def test_speed_one_changes_nothing(monkeypatch):
 
 @pytest.mark.parametrize("num_samples", [0, 1, 100, 4409])
 def test_what_is_too_short_to_stretch(num_samples):
-    """Of a few milliseconds Rubber Band makes silence, or nothing, without a word."""
+    """Rubber Band returns silence, or nothing, for a few milliseconds."""
     waveform = np.full(num_samples, 0.5, dtype=np.float32)
     with pytest.warns(UserWarning, match=r"too short to change speed, which needs 0\.1 s"):
         assert change_speed(waveform, 44100, 2.0) is waveform
 
 
 def test_silence_goes_at_the_ends_only():
-    """A cut at every pause runs the words together."""
+    """Pauses between words were removed."""
     voice, silence = sine(220, 1, 16000, 0.3), np.zeros(8000, dtype=np.float32)
     waveform = np.concatenate([silence, voice, silence, voice, silence])
     result = trim_silence(waveform, 16000)
@@ -198,14 +198,14 @@ def test_silence_goes_at_the_ends_only():
 
 
 def test_what_begins_and_ends_loud_stays_whole():
-    """A margin that reaches beyond the ends wraps around, and cuts everything."""
+    """A margin beyond the ends wrapped around, and everything was cut."""
     for num_samples in (2, 159, 160, 161, 16001):
         waveform = np.resize(np.float32([0.5, -0.5]), num_samples)
         np.testing.assert_array_equal(trim_silence(waveform, 16000), waveform)
 
 
 def test_wholly_silent_is_empty():
-    """A recording of nothing, handed on as a voice prompt, makes the clone gibber: the caller has to see it."""
+    """A silent recording was returned unchanged, and used as a voice prompt."""
     hiss = np.random.default_rng(0).normal(0, 0.001, 16000).astype(np.float32)
     assert trim_silence(hiss, 16000).shape == (0,)
     assert trim_silence(np.stack([hiss, hiss]), 16000).shape == (2, 0)
@@ -216,7 +216,7 @@ def test_wholly_silent_is_empty():
 @pytest.mark.parametrize("offset", [0.0034, -0.01, 0.3])
 @pytest.mark.parametrize("threshold", [-50.0, -60.0])
 def test_a_constant_offset_is_no_sound(offset, threshold):
-    """The offset of a cheap microphone, 0.0034, kept all silence, and a recording of nothing else became a voice."""
+    """A constant offset of 0.0034 was taken for sound, and no silence was trimmed."""
     silence, voice = np.zeros(32000, dtype=np.float32), sine(220, 1.5, 16000, 0.3)
     waveform = np.concatenate([silence, voice, silence]) + np.float32(offset)
     trimmed = trim_silence(waveform, 16000, threshold)
@@ -227,14 +227,14 @@ def test_a_constant_offset_is_no_sound(offset, threshold):
 
 
 def test_an_offset_of_a_part_is_no_sound():
-    """Digital silence that an editor put around a recording with an offset is another offset, and as silent."""
+    """Digital silence around a recording with an offset was taken for sound."""
     nothing, offset = np.zeros(48000, dtype=np.float32), np.full(16000, 0.01, dtype=np.float32)
     waveform = np.concatenate([nothing, offset, offset[:8000] + sine(220, 0.5, 16000, 0.3), offset, nothing])
     assert len(trim_silence(waveform, 16000)) / 16000 == pytest.approx(0.6, abs=0.01)
 
 
 def test_one_channel_that_speaks_is_enough():
-    """The mean of a voice and a dead channel is half as loud, and its soft ends are cut off."""
+    """The mean of a voice and a silent channel is half as loud, and soft ends were cut."""
     voice = sine(220, 1, 16000, 0.005)
     padded = np.pad(voice, 8000)
     assert trim_silence(np.stack([padded, 0 * padded]), 16000, keep=0).shape == (2, 16000)
@@ -246,7 +246,7 @@ def test_one_channel_that_speaks_is_enough():
     keep=st.floats(0, 0.1),
 )
 def test_trimming_is_that_of_a_slow_loop(levels, extra, keep):
-    """An end that falls between two windows."""
+    """Ends between two windows were cut at the wrong sample."""
     waveform = np.append(np.repeat(levels, 80), np.full(extra, 0.5)).astype(np.float32)
     waveform[1::2] *= -1
     loud = [i for i in range(0, len(waveform), 80) if np.std(waveform[i : i + 80]) >= 10 ** (-50 / 20)]
@@ -282,7 +282,7 @@ SECOND = np.full(8000, 0.5, dtype=np.float32)
     ],
 )
 def test_what_cannot_be(call, message):
-    """A forgotten minus sign blew up the ears; a NaN went through to the file."""
+    """A missing minus sign gave dangerous levels; NaN was written to the file."""
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -296,7 +296,7 @@ def test_what_cannot_be(call, message):
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, call):
-    """`No module named 'pyloudnorm'` does not say what to install to get what we tested with."""
+    """`No module named 'pyloudnorm'` did not name the extra to install."""
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'`{package}`.*pip install "dia-hf\[audio\]"'):
         call()
@@ -342,7 +342,7 @@ def test_samples_are_checked_once(monkeypatch, call):
     ],
 )
 def test_one_sample_that_is_no_number(call, value):
-    """It went through, and the whole of what came out was none."""
+    """It was accepted, and the whole result was NaN."""
     waveform = SECOND.copy()
     waveform[50] = value
     for samples in (waveform, np.stack([SECOND, waveform])):

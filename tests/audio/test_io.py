@@ -22,7 +22,7 @@ JSON = st.recursive(
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
 def test_every_format_comes_back(tmp_path, tone, suffix):
-    """An ending that is written as another format is unreadable for who trusts the ending."""
+    """A file had another format than its ending."""
     wave = tone(0.5, 44100)
     path = tmp_path / "missing" / f"sound{suffix}"
     write_audio(path, wave, 44100)
@@ -36,20 +36,20 @@ def test_every_format_comes_back(tmp_path, tone, suffix):
 
 
 def test_channels_first(tmp_path):
-    """Soundfile counts samples first; [channels, N] written as it is has N channels."""
+    """soundfile takes [N, channels]; [channels, N] was written with N channels."""
     stereo = np.stack([np.full(100, 0.5), np.full(100, -0.5)]).astype(np.float32)
     write_audio(tmp_path / "s.wav", stereo, 8000)
     np.testing.assert_allclose(read_audio(tmp_path / "s.wav")[0], stereo, atol=1e-4)
 
 
 def test_unknown_ending():
-    """Libsndfile would have raised after the generation, with its own words."""
+    """libsndfile raised after the generation, without a remedy."""
     with pytest.raises(ValueError, match=r"\.wav, \.flac, \.mp3, \.ogg"):
         audio_format("speech.aac")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, tone):
-    """A format that refuses the rate left an empty file, or destroyed the one that was there."""
+    """A rate that the format refuses left an empty file, or destroyed the existing one."""
     path = tmp_path / "kept.mp3"
     path.write_bytes(b"precious")
     with pytest.raises(ValueError, match="12345 Hz"):
@@ -59,14 +59,14 @@ def test_a_failed_write_leaves_nothing(tmp_path, tone):
 
 
 def test_written_files_have_ordinary_permissions(tmp_path, tone):
-    """A temporary file's 0600 stayed on, and nobody else could read the result."""
+    """The mode 0600 of a temporary file was kept, and the result was readable by its owner alone."""
     (tmp_path / "plain").touch()
     write_audio(tmp_path / "s.wav", tone(0.1, 8000), 8000)
     assert (tmp_path / "s.wav").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_what_is_no_audio(tmp_path):
-    """A traceback from the audio library says nothing about which file it was."""
+    """The traceback of the audio library did not name the file."""
     (tmp_path / "text.wav").write_text("no audio at all")
     with pytest.raises(ValueError, match=r"text\.wav.*cannot be read as audio"):
         read_audio(tmp_path / "text.wav")
@@ -76,7 +76,7 @@ def test_what_is_no_audio(tmp_path):
 
 @pytest.mark.parametrize(("rate", "target"), [(48000, 44100), (16000, 44100), (44100, 16000)])
 def test_resampling_keeps_the_pitch(tone, rate, target):
-    """Samples taken as if they were at another rate change pitch and speed."""
+    """Samples at another rate changed pitch and speed."""
     wave = resample(tone(1.0, rate), rate, target)
     assert wave.dtype == np.float32 and abs(len(wave) - target) <= 1
     spectrum = np.abs(np.fft.rfft(wave))
@@ -84,7 +84,7 @@ def test_resampling_keeps_the_pitch(tone, rate, target):
 
 
 def test_equal_rates_change_nothing(tone):
-    """A filter run for nothing would cost the equality with the reference."""
+    """A filter at equal rates changed the samples."""
     wave = tone(0.1, 44100)
     assert resample(wave, 44100, 44100) is wave
 
@@ -97,7 +97,7 @@ def test_rates_must_be_positive():
 
 @pytest.mark.parametrize("rate", [1, 999, 1_000_001, float("nan"), float("inf"), True, "16000", None])
 def test_rates_that_no_sound_has(tmp_path, tone, rate):
-    """A second at 1 Hz, made 44100 of, took 40 s; a rate read from the wrong field is told as that."""
+    """Resampling from 1 Hz took 40 s; an implausible rate was accepted."""
     for call in (
         lambda: resample(np.zeros(10, dtype=np.float32), rate, 44100),
         lambda: resample(np.zeros(10, dtype=np.float32), 44100, rate),
@@ -109,7 +109,7 @@ def test_rates_that_no_sound_has(tmp_path, tone, rate):
 
 
 def test_a_rate_that_is_no_whole_number(tmp_path):
-    """Half a hertz was cut off on the way into the header."""
+    """A fractional rate was truncated in the header."""
     with pytest.raises(ValueError, match=r"22050\.5 Hz; a file holds whole numbers"):
         write_audio(tmp_path / "s.wav", np.zeros(10, dtype=np.float32), 22050.5)
     write_audio(tmp_path / "s.wav", np.zeros(10, dtype=np.float32), np.float64(22050))
@@ -127,14 +127,14 @@ def test_a_rate_that_is_no_whole_number(tmp_path):
     ],
 )
 def test_what_cannot_be_resampled(waveform, message):
-    """[channels, N] was resampled across its channels: two samples of 50 channels each, without a word."""
+    """[channels, N] was silently resampled along the channels."""
     for target in (44100, 16000):
         with pytest.raises(ValueError, match=message):
             resample(waveform, 16000, target)
 
 
 def test_half_precision_is_resampled(tone):
-    """Soxr knows no float16, and said so in its own words."""
+    """soxr does not support float16."""
     wave = tone(0.1, 16000)
     again = resample(wave.astype(np.float16), 16000, 44100)
     assert again.dtype == np.float32
@@ -160,7 +160,7 @@ def test_half_precision_is_resampled(tone):
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_what_is_no_sound_is_not_written(tmp_path, suffix, metadata, waveform, message):
-    """A flac or mp3 of 0 bytes that no program opens; a NaN that one format made silence of, and another noise."""
+    """Empty files were written that no program opens; NaN became silence in one format and noise in another."""
     path = tmp_path / f"kept{suffix}"
     path.write_bytes(b"precious")
     with pytest.raises(ValueError, match=message) as caught:
@@ -171,7 +171,7 @@ def test_what_is_no_sound_is_not_written(tmp_path, suffix, metadata, waveform, m
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
 def test_louder_than_full_scale_is_clipped_in_every_format(tmp_path, tone, suffix):
-    """The 16-bit formats clipped, ogg kept the peaks, and the same sound was another in each."""
+    """16-bit formats clipped and ogg kept the peaks: the same audio differed between formats."""
     wave = 8 * tone(0.5, 44100)
     assert np.abs(wave).max() > 1.5
     before = wave.copy()
@@ -184,7 +184,7 @@ def test_louder_than_full_scale_is_clipped_in_every_format(tmp_path, tone, suffi
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int16, np.int32])
 def test_other_types_of_samples_are_written(tmp_path, tone, dtype):
-    """The encoder knows no float16; PCM, whose full scale its type tells, is written as it is."""
+    """float16 failed in the encoder; integer PCM was refused or scaled."""
     wave = tone(0.1, 16000)
     full_scale = -float(np.iinfo(dtype).min) if dtype in (np.int16, np.int32) else 1.0
     samples = (full_scale * wave).astype(dtype)
@@ -194,7 +194,7 @@ def test_other_types_of_samples_are_written(tmp_path, tone, dtype):
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
 def test_a_part_of_a_file(tmp_path, tone, suffix):
-    """The first 0.3 s of a segment of an mp3 were noise: its frames need what earlier ones hold."""
+    """The first 0.3 s of a segment of an mp3 were noise: frames depend on earlier ones."""
     path, swell = tmp_path / f"s{suffix}", np.sin(np.arange(160_000) / 5000, dtype=np.float32)
     write_audio(path, swell * np.stack([tone(10, 16000), tone(10, 16000, 153.0)]), 16000)
     whole, _ = read_audio(path)
@@ -206,7 +206,7 @@ def test_a_part_of_a_file(tmp_path, tone, suffix):
 
 
 def test_a_header_that_promises_more_than_the_file_holds(tmp_path, tone):
-    """Half a terabyte was asked of the memory for a file of 132 bytes, and the program ended without saying which."""
+    """A damaged file of 132 bytes led to an allocation of half a terabyte, and the error did not name it."""
     path = tmp_path / "s.flac"
     write_audio(path, np.zeros(16000, np.float32), 16000)
     content = bytearray(path.read_bytes())
@@ -224,7 +224,7 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path, tone):
 @given(place=st.integers(4, 150), value=st.sampled_from([b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff", b"\0\0\0\xff"]))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_headers(tone, capfd, form, place, value):
-    """Whatever stands in a header, it is sound or one error in words: no MemoryError, no traceback of a library."""
+    """A damaged header led to a MemoryError or a traceback of a library."""
     file = io.BytesIO()
     sf.write(file, tone(0.1, 16000), 16000, format=form)
     content = bytearray(file.getvalue())
@@ -235,7 +235,7 @@ def test_damaged_headers(tone, capfd, form, place, value):
 
 
 def test_seconds_by_the_header(tmp_path, tone):
-    """As for `read_audio`: which file it was, and what would do."""
+    """The error named neither the file nor a remedy."""
     write_audio(tmp_path / "s.flac", tone(0.5, 8000), 8000)
     assert audio_seconds(tmp_path / "s.flac") == 0.5 == audio_seconds((tmp_path / "s.flac").read_bytes())
     (tmp_path / "text.wav").write_text("no audio at all")
@@ -246,7 +246,7 @@ def test_seconds_by_the_header(tmp_path, tone):
 
 
 def test_memory_is_for_the_samples_that_are_there(tmp_path, monkeypatch):
-    """A header that promises what a file of its size might just hold still asked for gigabytes."""
+    """A header with a barely possible number of samples led to an allocation of gigabytes."""
     monkeypatch.setattr("dia_hf.audio.io._SAMPLES_PER_READ", 1000)
     write_audio(tmp_path / "s.wav", np.linspace(-1, 1, 3500, dtype=np.float32), 16000)
     np.testing.assert_array_equal(
@@ -255,7 +255,7 @@ def test_memory_is_for_the_samples_that_are_there(tmp_path, monkeypatch):
 
 
 def test_what_fills_a_byte_most_is_read(tmp_path):
-    """The limit must not refuse what an encoder makes of an hour of silence."""
+    """The limit refused an encoded hour of silence."""
     sf.write(tmp_path / "s.flac", np.zeros(8000 * 600, np.int16), 8000)
     assert read_audio(tmp_path / "s.flac")[0].shape == (1, 8000 * 600)
 
@@ -264,7 +264,7 @@ def test_what_fills_a_byte_most_is_read(tmp_path):
 @given(metadata=st.dictionaries(st.text(), JSON, max_size=5))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_metadata_comes_back(tmp_path, tone, suffix, metadata):
-    """A comment in the wrong encoding: mp3 garbled every é, and the sound could not be made again from its file."""
+    """mp3 garbled non-ASCII characters of the metadata."""
     path = tmp_path / f"s{suffix}"
     write_audio(path, tone(0.05, 8000), 8000, metadata)
     assert read_metadata(path) == metadata
@@ -275,7 +275,7 @@ def test_metadata_comes_back(tmp_path, tone, suffix, metadata):
     "text", ["a" * 2047, "[S1] Grüße, 世界! " * 2000, "\U0001f600" * 30_000], ids=["2k", "34k", "360k"]
 )
 def test_long_metadata_comes_back_whole(tmp_path, tone, suffix, text):
-    """Libsndfile drops a comment of 2 kB when it reads wav, and one of 64 kB when it writes it, without a word."""
+    """libsndfile silently drops wav comments of 2 kB on reading, and of 64 kB on writing."""
     path, wave = tmp_path / f"s{suffix}", tone(0.5, 44100)
     write_audio(path, wave, 44100, {"text": text, "seed": 7})
     assert read_metadata(path) == {"text": text, "seed": 7}
@@ -285,7 +285,7 @@ def test_long_metadata_comes_back_whole(tmp_path, tone, suffix, text):
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
 def test_other_programs_find_the_metadata(tmp_path, tone, suffix):
-    """A record that only we can find is lost with us: the comment is JSON, and the wav is a wav to the last byte."""
+    """Metadata was not readable by other programs, or broke the wav file."""
     path = tmp_path / f"s{suffix}"
     write_audio(path, tone(0.1, 8000), 8000, {"text": "Grüße"})
     with sf.SoundFile(path) as file:
@@ -298,7 +298,7 @@ def test_other_programs_find_the_metadata(tmp_path, tone, suffix):
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
 def test_without_metadata_there_is_none(tmp_path, tone, suffix):
-    """Another program's comment, or a list of markers in a wav, taken for ours."""
+    """The comment of another program, or a list of markers, was taken for metadata."""
     path = tmp_path / f"s{suffix}"
     write_audio(path, tone(0.1, 8000), 8000)
     assert read_metadata(path) == {}
@@ -309,7 +309,7 @@ def test_without_metadata_there_is_none(tmp_path, tone, suffix):
 
 
 def test_metadata_is_found_behind_other_chunks(tmp_path, tone):
-    """A wav that an editor has been at: markers before, and lengths that are odd."""
+    """Metadata was not found in a wav with markers or chunks of odd length."""
     write_audio(tmp_path / "s.wav", tone(0.1, 8000), 8000, {"seed": 7})
     content = (tmp_path / "s.wav").read_bytes()
     markers = b"LIST\x14\0\0\0adtllabl\x07\0\0\0\x01\0\0\0ab\0\0" + b"junk\x03\0\0\0abc\0"
@@ -319,7 +319,7 @@ def test_metadata_is_found_behind_other_chunks(tmp_path, tone):
 
 
 def test_metadata_that_was_cut(tmp_path, tone):
-    """Half a record must not pass for none: the file was made by us, and somebody has been at it."""
+    """Truncated metadata was taken for none."""
     path = tmp_path / "s.flac"
     with sf.SoundFile(path, "w", 8000, 1) as file:
         file.comment = '{"dia-hf": {"text": "[S1] He'
@@ -329,7 +329,7 @@ def test_metadata_that_was_cut(tmp_path, tone):
 
 
 def test_metadata_of_what_is_no_audio(tmp_path):
-    """As for `read_audio`: which file it was, and what would do."""
+    """The error named neither the file nor a remedy."""
     (tmp_path / "text.wav").write_text("no audio at all")
     with pytest.raises(ValueError, match=r"text\.wav.*cannot be read as audio"):
         read_metadata(tmp_path / "text.wav")
@@ -339,21 +339,21 @@ def test_metadata_of_what_is_no_audio(tmp_path):
 
 @pytest.mark.parametrize("metadata", [{"path": object()}, {"rate": float("nan")}, "text", 7, ["a"]])
 def test_metadata_that_is_no_json(tmp_path, tone, metadata):
-    """`NaN` is written by Python and read by nobody else; and no file is written for a record that cannot be."""
+    """Python writes `NaN`, which is invalid JSON; and a file was written in spite of the error."""
     with pytest.raises(ValueError, match=r"`metadata` cannot be written as JSON.*give a dict"):
         write_audio(tmp_path / "s.wav", tone(0.1, 8000), 8000, metadata)
     assert not list(tmp_path.iterdir())
 
 
 def test_metadata_beyond_what_a_format_holds(tmp_path, tone):
-    """A flac holds 16 MiB; the library's words for more are about its decoder."""
+    """Metadata above flac's 16 MiB gave an unrelated error of the library."""
     with pytest.raises(ValueError, match=r"s\.flac' cannot be written as FLAC.*with 17000\d\d\d bytes of metadata"):
         write_audio(tmp_path / "s.flac", tone(0.1, 8000), 8000, {"text": "a" * 17_000_000})
     assert not list(tmp_path.iterdir())
 
 
 def test_metadata_that_a_library_cuts(tmp_path, tone, monkeypatch):
-    """Another build of libsndfile with a limit of its own: better an error than a record that is not whole."""
+    """Another build of libsndfile with a lower limit truncated metadata silently."""
     chunk = struct.pack("<4sI", b"ICMT", 8) + b'{"dia-hf'
     monkeypatch.setattr("dia_hf.audio.io._chunk", lambda name, body: chunk)
     with pytest.raises(ValueError, match=r"bytes of metadata do not fit into .*s\.wav"):
@@ -363,7 +363,7 @@ def test_metadata_that_a_library_cuts(tmp_path, tone, monkeypatch):
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
 def test_a_full_disk_is_told(tmp_path, tone, suffix):
-    """Libsndfile left half an ogg and said nothing. Here a file of more than 3 kB is too much for the disk."""
+    """libsndfile left half an ogg on a full disk without an error. Here the disk holds 3 kB."""
     resource = pytest.importorskip("resource")
     path = tmp_path / f"kept{suffix}"
     path.write_bytes(b"precious")
@@ -380,7 +380,7 @@ def test_a_full_disk_is_told(tmp_path, tone, suffix):
 
 
 def test_a_disk_that_is_full_only_when_it_is_asked(tmp_path, tone, monkeypatch):
-    """A disk on a network takes the bytes and says later that there was no room; the old file was gone by then."""
+    """A network disk reports a lack of space late; the old file had been replaced by then."""
 
     def fsync(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -396,7 +396,7 @@ def test_a_disk_that_is_full_only_when_it_is_asked(tmp_path, tone, monkeypatch):
 
 @pytest.mark.parametrize("suffix", AUDIO_FORMATS)
 def test_written_in_parts_as_in_one(tmp_path, tone, suffix):
-    """Minutes of ogg in one go crash libsndfile; parts that were put together wrongly click."""
+    """libsndfile crashes on minutes of ogg at once; parts in a wrong order click."""
     wave = tone(2, 44100)
     write_audio(tmp_path / f"s{suffix}", wave, 44100)
     once = io.BytesIO()
@@ -409,6 +409,6 @@ def test_written_in_parts_as_in_one(tmp_path, tone, suffix):
 
 
 def test_minutes_of_ogg(tmp_path, tone):
-    """The process died of a stack that overflowed."""
+    """The process crashed with a stack overflow."""
     write_audio(tmp_path / "s.ogg", tone(300, 8000), 8000)
     assert sf.info(tmp_path / "s.ogg").frames == 300 * 8000

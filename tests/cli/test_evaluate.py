@@ -106,7 +106,7 @@ def test_another_recognizer(sentences, monkeypatch, capsys):
         (["--sentences", "clips", *ASR], "holds no prepared clips"),
         (["--sentences", "zorg.txt", *ASR], "does not have 'zorg'"),
         (["--sentences", "table.csv", *ASR, "--vocabulary", "few.txt"], "lacks 2 words of the sentences, which could"),
-        (["--sentences", "table.csv", *ASR, "--vocabulary", "twice.txt"], "line 3: 'one' stands there twice"),
+        (["--sentences", "table.csv", *ASR, "--vocabulary", "twice.txt"], "line 3: 'one' occurs twice"),
         (["--sentences", "table.csv", "--asr", "someone/ears", "--vocabulary", "few.txt"], "is for --asr pocketsphinx"),
         (["--sentences", "table.csv", *ASR, "--output", "clips"], "is a folder"),
         (["--sentences", "table.csv", *ASR, "--output", "table.csv"], "is what --sentences 'table.csv' reads"),
@@ -130,3 +130,19 @@ def test_what_is_wrong_shows_before_the_work(sentences, args, error, capsys, mon
     assert run("evaluate", *args) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "error: " in last and error in last
+
+
+def test_a_result_for_programs(sentences, capsys):
+    """A script had to read the word error rate in a table made for people."""
+    assert run("evaluate", "--sentences", sentences, *ASR, *FAST, "--json", "--quiet", "-o", "report.json") == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    metrics = json.loads(Path("report.json").read_text("utf-8"))["metrics"]
+    assert captured.err == ""
+    assert result == {
+        "path": "report.json",
+        "seconds": metrics["end"]["seconds"],
+        "seed": 1,
+        "speed": metrics["speed"]["real_time"],
+        "word_error_rate": metrics["word_errors"]["model"]["rate"],
+    }

@@ -131,3 +131,13 @@ def test_data_of_two_models(tmp_path, data, monkeypatch, capsys):
     Path(other, "prepared.json").write_text(json.dumps({**about, "model": "miniature"}))
     assert run(data, other, tmp_path / "run") == 2
     assert "several models (one that is not noted, miniature); give --model" in capsys.readouterr().err
+
+
+def test_a_result_for_programs(tmp_path, data, capsys):
+    """Lines of the Trainer among the JSON of the result."""
+    assert run(data, tmp_path / "run", *QUICK, "--json", "--quiet") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    result = json.loads(captured.out)
+    assert set(result) == {"path", "steps", "seconds", "train_loss", "eval_loss"}
+    assert result["path"] == str(tmp_path / "run") and result["steps"] > 0 and result["train_loss"] > 0

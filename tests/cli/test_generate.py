@@ -23,8 +23,8 @@ from dia_hf.asr.wer import words_of
 from dia_hf.assets import miniature_vocabulary
 from dia_hf.audio.effects import measure_loudness
 from dia_hf.audio.io import read_metadata
-from dia_hf.cli.generate import _unknown_words
 from dia_hf.speech.dialogue import Dialogue
+from dia_hf.speech.doubts import unknown_words
 from dia_hf.speech.voices import Voice
 
 
@@ -88,8 +88,8 @@ def test_its_words_are_known_however_they_are_written(words, data):
         for word in words
     ]
     place = data.draw(st.integers(0, len(words)))
-    assert _unknown_words(" ".join(written)) == []
-    assert _unknown_words(" ".join([*written[:place], "Xyzzy,", *written[place:], "42"])) == ["xyzzy", "42"]
+    assert unknown_words(" ".join(written)) == []
+    assert unknown_words(" ".join([*written[:place], "Xyzzy,", *written[place:], "42"])) == ["xyzzy", "42"]
 
 
 def test_each_word_of_the_vocabulary_is_one():
@@ -440,7 +440,7 @@ def test_a_closed_pipe_while_streaming(tmp_path, checkpoint):
     errors = process.stderr.read().decode()
     process.stderr.close()
     assert process.wait(timeout=60) == 2
-    assert "nobody reads from standard output" in errors and "Traceback" not in errors and "Exception" not in errors
+    assert "standard output has closed it" in errors and "Traceback" not in errors and "Exception" not in errors
 
 
 def test_a_player(tmp_path, monkeypatch):
@@ -586,3 +586,40 @@ def test_a_voice_that_is_missing_shows_before_the_model_is_loaded(library, tmp_p
     monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", None)
     assert run("generate", "[S1] Hi.", *voice, "-o", str(tmp_path / "a.wav")) == 2
     assert voice[1] in capsys.readouterr().err
+
+
+def test_a_result_for_programs(tmp_path, capsys):
+    """A script had to find seconds and seed in a sentence made for people."""
+    out = tmp_path / "a.wav"
+    assert run("generate", "[S1] Hello.", "-o", str(out), "--json", *FAST) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert set(result) == {"path", "seconds", "seed", "speed"}
+    assert (result["path"], result["seed"]) == (str(out), 1)
+    assert result["seconds"] == pytest.approx(sf.info(out).duration) and result["speed"] > 0
+    assert not {"quiet", "json"} & set(read_metadata(out)["arguments"])
+
+
+def test_quiet(tmp_path, capsys, monkeypatch):
+    """A note, a bar and a line in the log of each of a thousand calls; but a warning is no note."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run("generate", "[S1] Hello.", "-o", str(tmp_path / "a.wav"), "--quiet", "--seed", "1") == 0
+    assert capsys.readouterr() == ("", "")
+    assert run("generate", "[S1] Zebra.", "-o", str(tmp_path / "b.wav"), "--quiet", "--json", *FAST) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["seed"] == 1
+    assert all(line.startswith("dia-hf: warning: ") for line in captured.err.splitlines()) and "zebra" in captured.err
+
+
+def test_one_standard_output_for_one_thing(capsys):
+    """JSON behind the samples of `--output -`."""
+    assert run("generate", "[S1] Hello.", "--output", "-", "--json") == 2
+    assert "--json and --output -" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strict", [[], ["--strict"]])
+def test_unknown_words_are_told_once(tmp_path, capsys, strict):
+    """The command and `Dia` both warn of unknown words; that alone is not what --strict is for."""
+    out = str(tmp_path / "a.wav")
+    assert run("generate", "[S1] Hello, zebra.", "-o", out, "--seed", "1", "--max-seconds", "20", *strict) == 0
+    assert capsys.readouterr().err.count("was not taught") == 1

@@ -145,3 +145,11 @@ def test_what_was_rejected_is_a_file_for_programs(recordings):
         (line,) = map(json.loads, file)
     expected = {"source": "metadata.csv", "row": 3, "id": "2", "code": "empty_text"}
     assert {name: line[name] for name in expected} == expected
+
+
+def test_a_result_for_programs(recordings, capsys):
+    """A script had to find the number of clips in a summary made for people."""
+    assert run("recordings", "prepared", "--json", "--quiet") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert json.loads(captured.out) == {"path": "prepared", "clips": 2, "rejected": 1, "seconds": 3.0}

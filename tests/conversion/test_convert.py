@@ -447,3 +447,14 @@ def test_a_config_is_no_source(tmp_path):
     """A config.json given as SOURCE was opened as weights."""
     with pytest.raises(ValueError, match=r"config.json' is a config without weights; give its folder"):
         convert_checkpoint(Path(MINIATURE, "config.json"), tmp_path / "out")
+
+
+def test_a_result_for_programs(tmp_path, capsys):
+    """A script had to find in a sentence whether anything was written."""
+    for options, written in (["--dry-run"], False), ([], True):
+        assert cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--json", "--quiet", *options]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        result = json.loads(captured.out)
+        assert (result["path"], result["written"]) == (str(tmp_path / "dest"), written)
+        assert "parameters" in result["summary"]

@@ -1,4 +1,4 @@
-"""`FrameDecoder` against the model's own forward pass, how old it may be, and what a step costs."""
+"""`FrameDecoder` against the model's own forward pass, its renewal after changes, and the cost of a step."""
 
 import gc
 import importlib.util
@@ -51,7 +51,7 @@ def draw_text(draw, lengths):
 @settings(max_examples=40)
 @torch.inference_mode()
 def test_steps_are_the_models_own(seed, is_first_release, is_guided, samples, text_lengths, spare):
-    """A position, mask, head or row that is not the forward pass's; rows of other lengths that leak into each other."""
+    """A wrong position, mask, head or row; rows of different lengths that leak into each other."""
     model = make_model(seed, is_first_release)
     decoder, draw, num_steps = model.config.decoder_config, torch.Generator().manual_seed(seed), 3
     text_of, prompt_lengths = (torch.tensor(column) for column in zip(*samples, strict=True))
@@ -59,7 +59,7 @@ def test_steps_are_the_models_own(seed, is_first_release, is_guided, samples, te
     num_frames = int(prompt_lengths.max()) + num_steps - 1
     frames = torch.randint(0, decoder.vocab_size, (len(samples), num_frames, decoder.num_channels), generator=draw)
 
-    # As the slow loop has it: twice the batch, the second half with zeros for a text under the same mask.
+    # As the reference path has it: twice the batch, the second half with zeros for a text under the same mask.
     halves = (1, 0) if is_guided else (1,)
     expected = model(
         input_ids=torch.cat([ids[text_of] * half for half in halves]),
@@ -94,7 +94,7 @@ def test_steps_are_the_models_own(seed, is_first_release, is_guided, samples, te
 @pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
 def test_the_unconditional_branch_is_constant(seed, is_first_release):
-    """All that guidance saves rests on this: zeros are encoded to one vector, and attended to as one."""
+    """The constant unconditional branch is valid only if all zero bytes are encoded to one vector."""
     model = make_model(seed, is_first_release)
     ids, mask = draw_text(torch.Generator().manual_seed(seed), [1, 6, 9])
     network = FrameDecoder(model)
@@ -112,8 +112,8 @@ def test_the_unconditional_branch_is_constant(seed, is_first_release):
 
 
 @torch.inference_mode()
-def test_rows_that_are_copied_speak_on():
-    """A sample that moved to another place went on with another's keys, text or length."""
+def test_copied_rows_continue():
+    """A sample that moved to another slot continued with another's keys, text or length."""
     model = make_model(0)
     network, draw, num_channels = FrameDecoder(model), torch.Generator().manual_seed(0), 9
     ids, mask = draw_text(draw, [7, 4, 7])
@@ -141,7 +141,7 @@ def test_rows_that_are_copied_speak_on():
 @pytest.mark.parametrize("is_guided", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_of_a_sample(is_guided, dtype):
-    """A batch that was said to fit, and does not."""
+    """A wrong memory estimate admits a batch that does not fit."""
     network = FrameDecoder(make_model(0).to(dtype))
     cache = network.new_cache(1, is_guided, 50, 30)
     tensors = [*cache.keys, *cache.values, *cache.text_keys, *cache.text_values]
@@ -213,7 +213,7 @@ CHANGES = [
 GREEDY = {"do_sample": False, "guidance_scale": 3.0, "top_k": 5, "max_new_tokens": 30}
 
 
-def assert_fast_is_slow(model, seed=0, use_fast_path=True, **options):
+def assert_fast_is_reference(model, seed=0, use_fast_path=True, **options):
     config = model.config
     draw = torch.Generator().manual_seed(seed)
     decoder = config.decoder_config
@@ -227,16 +227,16 @@ def assert_fast_is_slow(model, seed=0, use_fast_path=True, **options):
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_weights_that_have_changed_are_prepared_anew(change):
-    """After a step of training, or an adapter merged, the fast loop spoke with the old weights."""
+    """After a training step, or a merged adapter, the fast path used stale weights."""
     model = make_model(3).double()
-    before = assert_fast_is_slow(model)
+    before = assert_fast_is_reference(model)
     change(model)
-    assert not torch.equal(assert_fast_is_slow(model, use_fast_path=None), before)
+    assert not torch.equal(assert_fast_is_reference(model, use_fast_path=None), before)
 
 
 @pytest.mark.parametrize("change", CHANGES[:8], ids=lambda change: change.__name__)
 def test_a_network_is_as_old_as_its_weights(change):
-    """A change that leaves little trace, seen by luck because something else changed with it."""
+    """A change with little trace was detected only because something else changed with it."""
     model = make_model(3)
     with torch.no_grad():
         network = make_frame_decoder(model)
@@ -248,18 +248,18 @@ def test_a_network_is_as_old_as_its_weights(change):
 
 
 def test_a_weight_in_another_layout():
-    """A transposed weight, as some checkpoints keep it, is changed by way of `.data` and no one sees it."""
+    """A transposed weight, as in some checkpoints, that is changed through `.data` was not detected."""
     model = make_model(3).double()
     weight = model.model.decoder.layers[0].self_attention.q_proj.weight
     weight.data = weight.data.t().contiguous().t()
-    before = assert_fast_is_slow(model)
+    before = assert_fast_is_reference(model)
     weight.data.mul_(-3)
-    assert not torch.equal(assert_fast_is_slow(model), before)
+    assert not torch.equal(assert_fast_is_reference(model), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_weight_within_a_larger_tensor(dtype):
-    """A weight that begins at an odd place, as optimizers with flat buffers leave it, cannot be read as integers."""
+    """A weight at an odd offset, as optimizers with flat buffers leave it, cannot be read as integers."""
     model = make_model(3).to(dtype)
     weight = model.logits_dense.weight
     flat = torch.zeros(weight.numel() + 1, dtype=dtype)
@@ -282,20 +282,20 @@ def by_forward(module, call):
 @pytest.mark.parametrize("change", [by_hook, by_forward], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("name", ["logits_dense", "model.decoder.layers.0.mlp", "model.decoder.layers.0.mlp.down_proj"])
 def test_what_is_put_before_a_module_later(change, name):
-    """A hook, or a forward of someone's own, that comes after the first call and is never called."""
+    """A hook or a replaced forward that is added after the first call was never called."""
     model = make_model(3).double()
-    before = assert_fast_is_slow(model)
+    before = assert_fast_is_reference(model)
     module = model.get_submodule(name)
     change(module, module.forward)
-    assert not torch.equal(assert_fast_is_slow(model, use_fast_path=None), before)
+    assert not torch.equal(assert_fast_is_reference(model, use_fast_path=None), before)
 
 
 @torch.no_grad()
 def test_a_call_changes_no_weights():
-    """Packed and fused again at every call: seconds, for a model of 1.6 billion weights."""
+    """Weights packed and fused again in every call cost seconds in a model of 1.6 billion."""
     model = make_model(3)
     network = make_frame_decoder(model)
-    assert_fast_is_slow(model)
+    assert_fast_is_reference(model)
     model.train().eval()
     model.requires_grad_(False)
     assert make_frame_decoder(model) is network
@@ -303,7 +303,7 @@ def test_a_call_changes_no_weights():
 
 @torch.no_grad()
 def test_another_dtype_is_another_network():
-    """A model cast to bfloat16 multiplied with float32 copies."""
+    """A model cast to bfloat16 computed with float32 copies."""
     model = make_model(3)
     make_frame_decoder(model)
     assert make_frame_decoder(model.to(torch.bfloat16)).dtype == torch.bfloat16
@@ -311,9 +311,9 @@ def test_another_dtype_is_another_network():
 
 @torch.no_grad()
 def test_a_network_goes_with_its_model():
-    """Each model that was ever loaded stays in memory as copies of its weights."""
+    """Copies of the weights of every loaded model stayed in memory."""
     model = make_model(3)
-    assert_fast_is_slow(model)
+    assert_fast_is_reference(model)
     network = weakref.ref(make_frame_decoder(model))
     del model
     gc.collect()
@@ -321,7 +321,7 @@ def test_a_network_goes_with_its_model():
 
 
 def test_old_copies_are_freed_before_new_ones_are_made(monkeypatch):
-    """Two copies of the weights at a time, where one fits."""
+    """Two copies of the weights were held at a time, where one fits."""
     model = make_model(3)
     with torch.no_grad():
         old = weakref.ref(make_frame_decoder(model))
@@ -339,7 +339,7 @@ def test_old_copies_are_freed_before_new_ones_are_made(monkeypatch):
 
 
 def test_threads_share_a_network():
-    """Two first calls at once prepare the weights twice, in twice the memory."""
+    """Two concurrent first calls prepared the weights twice, in twice the memory."""
     model, got = make_model(3), []
     start = threading.Barrier(4)
 
@@ -372,34 +372,34 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
     ids="-".join,
 )
 def test_adapters_count(targets):
-    """An adapter that the slow loop hears and the fast one does not."""
+    """An adapter applied on the reference path and not on the fast path."""
     model = make_model(3).double()
-    plain = assert_fast_is_slow(model)
+    plain = assert_fast_is_reference(model)
     adapted_model = adapted(model, *targets)
-    with_adapter = assert_fast_is_slow(model)
+    with_adapter = assert_fast_is_reference(model)
     assert not torch.equal(with_adapter, plain)
     adapted_model.merge_adapter()
-    assert torch.equal(assert_fast_is_slow(model), with_adapter)
+    assert torch.equal(assert_fast_is_reference(model), with_adapter)
     adapted_model.unmerge_adapter()
-    assert_fast_is_slow(model)
-    assert torch.equal(assert_fast_is_slow(adapted_model.unload()), plain)
+    assert_fast_is_reference(model)
+    assert torch.equal(assert_fast_is_reference(adapted_model.unload()), plain)
 
 
 @pytest.mark.parametrize("targets", [ATTENTION, ("gate_up_proj", "down_proj")], ids="-".join)
 @pytest.mark.parametrize("compile_config", [None, CompileConfig(backend="eager")], ids=["as it is", "compiled"])
 def test_adapters_that_are_switched_off_and_on(targets, compile_config):
-    """Adapters are switched without a change of weights: what was computed of them, or compiled, stayed."""
+    """Adapters are switched without a change of weights, and stale or compiled copies were used."""
     model, options = make_model(3).double(), {"compile_config": compile_config}
-    plain = assert_fast_is_slow(model)
+    plain = assert_fast_is_reference(model)
     adapted_model = adapted(model, *targets)
-    with_adapter = assert_fast_is_slow(model, **options)
+    with_adapter = assert_fast_is_reference(model, **options)
     with adapted_model.disable_adapter():
-        assert torch.equal(assert_fast_is_slow(model, **options), plain)
+        assert torch.equal(assert_fast_is_reference(model, **options), plain)
     adapted_model.add_adapter("other", LoraConfig(target_modules=list(targets), r=2, init_lora_weights=False))
     adapted_model.set_adapter("other")
-    assert not torch.equal(assert_fast_is_slow(model, **options), with_adapter)
+    assert not torch.equal(assert_fast_is_reference(model, **options), with_adapter)
     adapted_model.set_adapter("default")
-    assert torch.equal(assert_fast_is_slow(model, **options), with_adapter)
+    assert torch.equal(assert_fast_is_reference(model, **options), with_adapter)
 
 
 # --- attention kernels and kernels of the Hub ---
@@ -429,12 +429,12 @@ def test_a_registered_attention_kernel_is_called(counted_kernel):
     model = make_model(3).double()
     model.set_attn_implementation("counting_attention")
     layers, encoder_layers = len(model.model.decoder.layers), len(model.model.encoder.layers)
-    codes = assert_fast_is_slow(model, use_fast_path=None)
+    codes = assert_fast_is_reference(model, use_fast_path=None)
     num_steps = codes.shape[1] - 4  # the prompt has a beginning and three frames
     # Two calls, in each the encoder's layers once, and for each step self- and cross-attention.
     assert len(calls) >= 2 * (encoder_layers + 2 * layers * (num_steps - 1))
     with pytest.raises(ValueError, match="`attn_implementation` is 'counting_attention'"):
-        assert_fast_is_slow(model)
+        assert_fast_is_reference(model)
 
 
 @torch.no_grad()
@@ -442,20 +442,20 @@ def test_an_attention_kernel_in_the_place_of_sdpa_is_called(counted_kernel):
     """A function registered under the name of a kernel that the fast path implements is another kernel."""
     calls, kernel = counted_kernel
     model = make_model(3).double()
-    assert_fast_is_slow(model)
+    assert_fast_is_reference(model)
     ALL_ATTENTION_FUNCTIONS["sdpa"] = kernel
-    assert_fast_is_slow(model, use_fast_path=None)
+    assert_fast_is_reference(model, use_fast_path=None)
     assert calls
     with pytest.raises(ValueError, match="`attn_implementation` is 'sdpa'"):
-        assert_fast_is_slow(model)
+        assert_fast_is_reference(model)
 
 
 def test_eager_attention_is_obeyed(monkeypatch):
-    """A user who avoids PyTorch's kernel by "eager" got it all the same."""
+    """A user who avoids PyTorch's kernel by "eager" got that kernel."""
     model = make_model(3).double()
     model.set_attn_implementation("eager")
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **kwargs: pytest.fail("called"))
-    assert_fast_is_slow(model, use_fast_path=None)
+    assert_fast_is_reference(model, use_fast_path=None)
 
 
 def test_another_kernel_of_the_encoder_alone(counted_kernel):
@@ -463,7 +463,7 @@ def test_another_kernel_of_the_encoder_alone(counted_kernel):
     calls, _ = counted_kernel
     model = make_model(3).double()
     model.set_attn_implementation({"encoder_config": "counting_attention"})
-    assert_fast_is_slow(model)
+    assert_fast_is_reference(model)
     assert calls
 
 
@@ -471,10 +471,10 @@ def test_another_kernel_of_the_encoder_alone(counted_kernel):
 def test_what_is_put_before_the_encoder_later(change):
     """The unconditional text's state is computed once for a model; a hook on the encoder changes it."""
     model = make_model(3).double()
-    before = assert_fast_is_slow(model)
+    before = assert_fast_is_reference(model)
     norm = model.model.encoder.norm
     change(norm, norm.forward)
-    assert not torch.equal(assert_fast_is_slow(model), before)
+    assert not torch.equal(assert_fast_is_reference(model), before)
 
 
 def hub_kernel(calls):
@@ -489,16 +489,18 @@ def hub_kernel(calls):
 
 
 def test_kernels_of_the_hub_run_on_both_paths(monkeypatch):
-    """`use_kernels=True` was taken without a word, replaced nothing, and `model.use_kernels` said True."""
+    """`use_kernels=True` replaced nothing, without a warning, and `model.use_kernels` was True."""
     model = make_model(3).double()
-    plain = assert_fast_is_slow(model)
+    plain = assert_fast_is_reference(model)
     calls = []
 
     def kernelize(model, mode=None):
-        """As the package `kernels` does, for the layers that transformers' decorator has marked."""
+        """As the package `kernels` does for marked layers: a kernel, or for want of one the layer's own function."""
         for module in model.modules():
             if getattr(type(module), "kernel_layer_name", None) == "RMSNorm":
                 module.forward = MethodType(hub_kernel(calls).forward, module)
+            elif module in (layer.mlp.activation for layer in model.model.decoder.layers):
+                module.forward = MethodType(type(module).forward, module)
         model._use_kernels = True
 
     monkeypatch.setattr("transformers.modeling_utils.kernelize", kernelize)
@@ -507,7 +509,7 @@ def test_kernels_of_the_hub_run_on_both_paths(monkeypatch):
     # Without the package `kernels`, transformers' decorator marks nothing.
     monkeypatch.setattr(DiaRMSNorm, "kernel_layer_name", "RMSNorm", raising=False)
     model.use_kernels = True
-    changed = assert_fast_is_slow(model)  # with `use_fast_path=True`
+    changed = assert_fast_is_reference(model)  # with `use_fast_path=True`
     assert not torch.equal(changed, plain)
     num_norms = sum(isinstance(module, nn.RMSNorm) for module in model.modules())
     assert num_norms == 2 * len(model.model.encoder.layers) + 3 * len(model.model.decoder.layers) + 2
@@ -562,7 +564,7 @@ def with_two_devices(model):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_cannot_be_taken_apart(change, reason):
-    """A hook that is never called, or weights that cannot be multiplied; each has a reason that a user can read."""
+    """A model that the fast path cannot prepare is given to the reference path, with a readable reason."""
     model = make_model(3)
     assert unsupported_reason_of(model) is None
     change(model)
@@ -570,8 +572,8 @@ def test_what_cannot_be_taken_apart(change, reason):
         model.generate(torch.ones(1, 3, dtype=torch.long), use_fast_path=True, max_new_tokens=20)
 
 
-def test_autocast_is_left_to_the_slow_loop():
-    """Fused weights under autocast compute in a dtype that the caches do not have."""
+def test_autocast_is_left_to_the_reference_path():
+    """Fused weights under autocast compute in another dtype than the caches'."""
     model = make_model(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert unsupported_reason_of(model) == "autocast is on"
@@ -583,7 +585,7 @@ def test_autocast_is_left_to_the_slow_loop():
 
 
 class Operators(TorchDispatchMode):
-    """Notes each operator, the sizes of what it makes, and whether it is given something as large as a cache."""
+    """Record of each operator, the sizes of its outputs, and whether an input is as large as a cache."""
 
     def __init__(self, cache):
         super().__init__()
@@ -606,7 +608,7 @@ class Operators(TorchDispatchMode):
 
 
 def step_in_a_cache_of(network, capacity, num_frames, watch):
-    """Take a step that sees `num_frames` frames and bytes of a larger cache, under `watch(cache)`."""
+    """Run a step that reads `num_frames` frames and bytes of a larger cache, under `watch(cache)`."""
     cache = network.new_cache(2, True, capacity, capacity)
     cache.text_mask[..., :num_frames] = True
     tokens = torch.zeros(2, network.config.num_channels, dtype=torch.long)
@@ -622,7 +624,7 @@ def step_in_a_cache_of(network, capacity, num_frames, watch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_a_step_costs_what_it_sees(seed, dtype):
-    """Caches copied whole, or keys repeated for each query head of their group: the time of a step, doubled."""
+    """Caches copied whole, or keys repeated for each query head, double the time of a step."""
     heads = {"num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 8}
     cross = {"cross_num_attention_heads": 12, "cross_num_key_value_heads": 2, "cross_head_dim": 8}
     network = FrameDecoder(make_model(seed, bool(seed % 2), **heads, **cross).to(dtype))
@@ -635,7 +637,7 @@ def test_a_step_costs_what_it_sees(seed, dtype):
 
 @torch.inference_mode()
 def test_a_prompt_is_read_no_further_than_it_is_needed():
-    """The last layer's attention and feed-forward, of every frame of a prompt, for nobody."""
+    """The last layer's attention and feed-forward were computed for prompt frames, and not used."""
     network = FrameDecoder(make_model(3))
     cache = network.new_cache(1, True, 5, 3)
     network.layers[-1].self_out = network.layers[-1].down = None
@@ -646,7 +648,7 @@ def test_a_prompt_is_read_no_further_than_it_is_needed():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_no_kernel_copies_a_cache(dtype):
-    """`scatter_` on a CPU, in half precision, copies all that it writes into; no operator shows that."""
+    """`scatter_` on a CPU in half precision copies its whole target, which no operator shows."""
     network = FrameDecoder(make_model(0).to(dtype))
     allocated = []
     for capacity in (64, 4096):

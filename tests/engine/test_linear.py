@@ -41,7 +41,7 @@ def one_by_one(layers, states):
 )
 @settings(max_examples=50)
 def test_dense_layers(sizes, width, shape, pack, dtype):
-    """Outputs in another order, or of another shape, where the sizes are not round."""
+    """Outputs in another order or shape for uneven sizes."""
     layers, states = make_layers(sizes, width, dtype), make_states(*shape, width, dtype=dtype)
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else BFLOAT16
     output = fused_linear(layers, pack=pack)(states)
@@ -58,7 +58,7 @@ def test_one_dense_layer_is_no_copy():
 
 
 def test_packed_weights_take_any_layout():
-    """The packed kernel given a transposed input, as attention leaves it."""
+    """The packed kernel received a transposed input, as attention returns it."""
     layers = make_layers([64], 32, torch.bfloat16)
     states = make_states(32, 3, dtype=torch.bfloat16).T
     torch.testing.assert_close(fused_linear(layers, pack=True)(states), one_by_one(layers, states), **BFLOAT16)
@@ -79,7 +79,7 @@ def test_dense_layers_compile():
 )
 @settings(max_examples=60)
 def test_quantized_layers(config, sizes, width, shape):
-    """Packed blocks of one layer that run into the next, scales in another order, many rows by another way."""
+    """Packed blocks that overlap the next layer, scales in another order, or a wrong path for many rows."""
     layers = make_layers(sizes, width, torch.bfloat16, config)
     states = make_states(*shape, width, dtype=torch.bfloat16)
     torch.testing.assert_close(fused_linear(layers)(states), one_by_one(layers, states), **BFLOAT16)
@@ -90,7 +90,7 @@ def test_quantized_layers(config, sizes, width, shape):
     [(INT8, torch, "_weight_int8pack_mm"), (INT4, torch.ops.aten, "_weight_int4pack_mm_for_cpu")],
 )
 def test_quantized_layers_are_one_call_of_the_kernel(monkeypatch, config, owner, kernel):
-    """torchao's names change, nothing is recognized, and decoding is ten times slower but right."""
+    """If torchao renames its classes, nothing is recognized, and decoding is ten times slower."""
     layers, calls = make_layers([64, 64], 32, torch.bfloat16, config), []
     compute = getattr(owner, kernel)
     monkeypatch.setattr(owner, kernel, lambda *args: calls.append(len(args[0])) or compute(*args))
@@ -105,7 +105,7 @@ def test_quantized_layers_are_one_call_of_the_kernel(monkeypatch, config, owner,
 @pytest.mark.parametrize("num_rows", [1, 16, 17, 256, 257])
 @pytest.mark.parametrize("config", [INT8, INT4])
 def test_a_layer_of_its_own(config, num_rows):
-    """`QuantizedLinear` in place of a layer, in what computes module by module, must change nothing."""
+    """`QuantizedLinear` called as a module must return what torchao's layer returns."""
     (layer,) = make_layers([128], 96, torch.bfloat16, config)
     own = QuantizedLinear(layer.weight)
     assert list(own.state_dict()) == ["weight"]
@@ -115,7 +115,7 @@ def test_a_layer_of_its_own(config, num_rows):
 
 
 def test_a_layer_of_its_own_given_float32():
-    """The bfloat16 kernel handed float32, as under an autocast that ends too early, raises from within."""
+    """The bfloat16 kernel raises on float32, which an autocast that ends too early passes."""
     (layer,) = make_layers([128], 96, torch.bfloat16, INT8)
     states = make_states(3, 96)
     assert torch.equal(QuantizedLinear(layer.weight)(states), layer(states))
@@ -124,8 +124,8 @@ def test_a_layer_of_its_own_given_float32():
 @pytest.mark.skipif(linear._int4_block() is None, reason="this CPU packs int4 in a way of its own")
 @pytest.mark.parametrize(("size", "slice_size"), [(128, 2**22), (320, 2**13)])
 def test_many_rows_of_int4(monkeypatch, size, slice_size):
-    """Weights taken out of their packing in another order than the kernel reads them, or slices that overlap."""
-    monkeypatch.setattr(linear, "_SLICE", slice_size)
+    """Weights unpacked in another order than the kernel's, or chunks that overlap."""
+    monkeypatch.setattr(linear, "_CHUNK", slice_size)
     (layer,) = make_layers([size], 64, torch.bfloat16, INT4)
     dense = layer(torch.eye(64, dtype=torch.bfloat16)).T
     monkeypatch.setattr(linear, "_INT4_ROWS", 0)
@@ -175,7 +175,7 @@ def dynamic(layers):
 )
 @torch.no_grad()
 def test_anything_else_is_called_as_it_is(change, pack):
-    """An adapter, hook or foreign quantizer that fused weights pass over without a word."""
+    """An adapter, hook or other quantizer was ignored by fused weights."""
     layers = make_layers([16, 32], 32, torch.bfloat16)
     states = make_states(3, 32, dtype=torch.bfloat16)
     change(layers)
@@ -184,13 +184,13 @@ def test_anything_else_is_called_as_it_is(change, pack):
 
 
 def test_a_width_that_the_int8_kernel_does_not_take():
-    """The kernel reads beyond the end of a row of 24 weights, and the process dies."""
+    """The kernel reads beyond the end of a row of 24 weights, and the process crashes."""
     layers, states = make_layers([16], 24, torch.bfloat16, INT8), make_states(2, 24, dtype=torch.bfloat16)
     assert torch.equal(fused_linear(layers)(states), one_by_one(layers, states))
     assert torch.equal(QuantizedLinear(layers[0].weight)(states), one_by_one(layers, states))
 
 
 def test_quantized_layers_of_float32():
-    """The kernels of float32 are ten times slower than the dense layer; they are not to be chosen."""
+    """The float32 kernels are ten times slower than the dense layer and must not be chosen."""
     layers, states = make_layers([16, 16], 32, torch.float32, INT8), make_states(2, 32)
     assert torch.equal(fused_linear(layers)(states), one_by_one(layers, states))

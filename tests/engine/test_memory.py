@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 
 
 class Report:
-    """Stands in for `/proc/meminfo`."""
+    """Substitute for `/proc/meminfo`."""
 
     def __init__(self, text):
         self.text = text
@@ -33,18 +33,18 @@ class Report:
     ids=["Linux", "an old Linux", "elsewhere"],
 )
 def test_free_memory_of_a_cpu(monkeypatch, report, expected):
-    """Kilobytes taken for bytes; or a machine without this report cannot generate at all."""
+    """Kilobytes read as bytes; or an error on a machine without this report."""
     monkeypatch.setattr(memory, "Path", Report(report))
     assert free_memory(CPU) == expected
 
 
-def test_nobody_tells_of_other_devices():
-    """The host's free memory taken for an accelerator's."""
+def test_free_memory_of_other_devices_is_unknown():
+    """The host's free memory was used as an accelerator's."""
     assert free_memory(torch.device("meta")) is None
 
 
 def test_free_memory_of_a_gpu(monkeypatch):
-    """Memory that torch keeps for itself counted as taken: the second call is told that little fits."""
+    """Memory cached by torch counted as used, so that little fits in the second call."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500)
@@ -55,7 +55,7 @@ def test_free_memory_of_a_gpu(monkeypatch):
     ("free", "expected"), [(None, 64), (0, 1), (99, 1), (1000, 6), (10**9, 64)], ids=lambda value: str(value)
 )
 def test_how_many_fit(monkeypatch, free, expected):
-    """A batch of none, of all the memory there is, or without end."""
+    """A batch of 0 samples, of all the memory, or without a limit."""
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     monkeypatch.setattr(memory, "_SHARE", 0.6)
     assert num_fitting(100, CPU) == expected

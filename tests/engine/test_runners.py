@@ -1,4 +1,4 @@
-"""How steps are launched, where no GPU is needed; the loop over them is in `test_scheduler.py`."""
+"""Launching of steps without a GPU; the scheduler is tested in `test_scheduler.py`."""
 
 import gc
 import weakref
@@ -31,7 +31,7 @@ RULES = SamplingSpec(
 
 
 class Elsewhere:
-    """A network whose weights are on a GPU, as far as the choice of steps can see."""
+    """A network that reports a GPU as its device."""
 
     def __init__(self, config):
         self.config = config
@@ -48,12 +48,12 @@ def network():
     ("compile_options", "kind"), [(None, EagerRunner), ({}, CompiledRunner), ({"backend": "eager"}, CompiledRunner)]
 )
 def test_choice_on_a_cpu(network, compile_options, kind):
-    """Compiled without being asked to, which takes a minute; or not, when asked."""
+    """Compiled without a request, which takes a minute; or not compiled on request."""
     assert type(make_runner(network, RULES, compile_options)) is kind
 
 
 def test_choice_on_a_gpu(monkeypatch):
-    """Steps launched operator by operator take as long as the host takes to launch them."""
+    """Steps launched operator by operator are bound by the host's launch time."""
     compiled = []
     monkeypatch.setattr(runners, "_compiled", lambda *args: compiled.append(args[2]) or "compiled")
     arange = torch.arange
@@ -67,15 +67,15 @@ def test_choice_on_a_gpu(monkeypatch):
 
 @pytest.mark.parametrize(("number", "places"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (64, 64), (65, 128)])
 def test_places(network, number, places):
-    """A graph for every number of samples there ever was."""
-    assert StaticRunner(network, RULES).num_places(number) == places
-    assert EagerRunner(network, RULES).num_places(number) == number
+    """A graph was captured for every number of samples."""
+    assert StaticRunner(network, RULES).num_slots(number) == places
+    assert EagerRunner(network, RULES).num_slots(number) == number
 
 
 @pytest.mark.parametrize("capacity", [256, 512, 1280, 3072])
 @torch.inference_mode()
 def test_lengths_are_few_and_long_enough(network, capacity):
-    """A length that cuts off the newest frames, runs out of the cache, or is another for each step."""
+    """A length that cuts off the newest frames, exceeds the cache, or changes at each step."""
     steps = StaticRunner(network, RULES)
     room = network.new_cache(1, True, capacity + getattr(runners, "_SPARE", 0), 128)
     state = type("State", (), {"cache": room})
@@ -87,7 +87,7 @@ def test_lengths_are_few_and_long_enough(network, capacity):
 
 
 def test_a_program_for_each_rules(network):
-    """Compiled at every call; or one call's rules in another's program."""
+    """Compiled in every call; or one call's spec used in another's program."""
     options = {"backend": "eager"}
     first = runners._compiled(network, RULES, options)
     assert runners._compiled(network, replace(RULES), options) is first
@@ -97,7 +97,7 @@ def test_a_program_for_each_rules(network):
 
 @torch._dynamo.config.patch(recompile_limit=2)
 def test_more_programs_than_torch_keeps():
-    """After eight calls with other rules, torch.compile gives up and runs step by step, or fails."""
+    """After eight calls with different specs, torch.compile falls back to eager mode, or fails."""
     model = random_model(random_config(2))
     ids = torch.ones(1, 3, dtype=torch.long)
     for top_k in (3, 4, 5, 6):
@@ -107,7 +107,7 @@ def test_more_programs_than_torch_keeps():
 
 
 def test_a_program_serves_all_lengths():
-    """The frames so far compiled in as a number: a minute of compiling at each power of two."""
+    """The number of frames compiled in as a constant costs a minute at each power of two."""
     model = random_model(random_config(2))
     torch._dynamo.reset()
     counted = torch._dynamo.testing.CompileCounter()
@@ -120,7 +120,7 @@ def test_a_program_serves_all_lengths():
 
 
 def test_programs_and_batches_go_with_the_model():
-    """A program holds its network, and the network all weights, for as long as Python runs."""
+    """A compiled program kept its network, and all weights, until the process ended."""
     model = random_model(random_config(2))
     ids = torch.ones(1, 3, dtype=torch.long)
     model.generate(ids, compile_config=CompileConfig(backend="eager"), max_new_tokens=12)

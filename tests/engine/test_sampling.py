@@ -1,4 +1,4 @@
-"""`SamplingSpec` and `take_step` against the slow loop's processors and transformers' warpers, run sample by sample.
+"""`SamplingSpec` and `take_step` against the reference path's processors and transformers' warpers, sample by sample.
 
 Where two tokens are so close that rounding decides, either is right; such rows are left out.
 """
@@ -40,7 +40,7 @@ def make_config(delay_pattern, vocab_size=V, eos_token_id=EOS):
 
 
 def make_rules(wanted, delay_pattern=(0, 1, 2), **options):
-    """Translate settings of samples as a call of `generate()` does."""
+    """Translate sampling parameters as a call of `generate()` does."""
     names = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
     options = {"do_sample": True, "sample_from_guided": False, "eos_logit_scale": 1.0} | options
     minimum = options.pop("min_frames", 0)
@@ -64,7 +64,7 @@ def make_rules(wanted, delay_pattern=(0, 1, 2), **options):
 
 
 def oracle_scores(logits, one, num_new, is_guided, num_channels, **options):
-    """What the slow loop draws from, or takes the best of: scores `[C, V]` of one sample's logits `[1 or 2, C, V]`."""
+    """Compute the reference path's scores `[C, V]` of one sample's logits `[1 or 2, C, V]`."""
     rules = LogitsProcessorList()
     if is_guided:
         decoder = make_config(range(num_channels)).decoder_config
@@ -83,7 +83,7 @@ def oracle_scores(logits, one, num_new, is_guided, num_channels, **options):
 
 
 def is_clear(logits, one, is_guided, options):
-    """Whether rounding cannot decide which tokens of each channel are candidates, `[C]`."""
+    """Return whether the candidates of each channel do not depend on rounding, `[C]`."""
     if not is_guided or one["guidance_scale"] in (None, 1) or not one["top_k"] or one["top_k"] >= V:
         return torch.ones(logits.shape[1], dtype=torch.bool)
     cond, uncond = logits
@@ -110,7 +110,7 @@ ENDS = ("as drawn", "best", "second", "a tie with the best", "far behind")
 
 
 def draw_logits(seed, rows, num_channels, end, special, grid):
-    """Logits `[rows, C, V]`; channel 0's end of speech in a certain place, special tokens best if wished."""
+    """Draw logits `[rows, C, V]` with a given rank of channel 0's EOS, and special tokens on top if requested."""
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(rows, num_channels, V, generator=generator)
     if grid:
@@ -138,8 +138,8 @@ def noise_like(seed, *shape):
     num_channels=st.sampled_from([1, 3]),
 )
 @settings(max_examples=150)
-def test_greedy_choices_are_the_slow_loops(wanted, options, seed, end, special, num_channels):
-    """A rule in another order, for another sample, or with another idea of when channel 0 ends."""
+def test_greedy_choices_are_the_reference_paths(wanted, options, seed, end, special, num_channels):
+    """A rule applied in another order, to another sample, or with another end of channel 0."""
     options = options | {"do_sample": False}
     rules, frame_settings = make_rules(wanted, range(num_channels), **options)
     logits = draw_logits(seed, (1 + rules.is_guided) * len(wanted), num_channels, end, special, grid=False)
@@ -165,8 +165,8 @@ def test_greedy_choices_are_the_slow_loops(wanted, options, seed, end, special, 
     special=st.booleans(),
 )
 @settings(max_examples=150)
-def test_draws_are_the_slow_loops(wanted, options, seed, end, special):
-    """With the same noise the token is the best of p / q, as `torch.multinomial` draws it; here from another p."""
+def test_draws_are_the_reference_paths(wanted, options, seed, end, special):
+    """With the same noise, the argmax of p / q was computed from another p than the reference path's."""
     rules, frame_settings = make_rules(wanted, **options)
     logits = draw_logits(seed, (1 + rules.is_guided) * len(wanted), 3, end, special, grid=False)
     noise = noise_like(seed, len(wanted), 3, V)
@@ -190,8 +190,8 @@ def test_draws_are_the_slow_loops(wanted, options, seed, end, special):
     special=st.booleans(),
 )
 @settings(max_examples=150)
-def test_ties_are_broken_as_in_the_slow_loop(wanted, num_samples, options, do_sample, seed, end, special):
-    """Logits of bfloat16 weights tie often: an end beside an equal code, or the last of equals instead of the first."""
+def test_ties_are_broken_as_in_the_reference_path(wanted, num_samples, options, do_sample, seed, end, special):
+    """Logits of bfloat16 weights tie often: EOS against an equal code, or the last of equals chosen."""
     options = options | {"do_sample": do_sample}
     wanted = [wanted] * num_samples
     rules, frame_settings = make_rules(wanted, **options)
@@ -225,7 +225,7 @@ def test_ties_are_broken_as_in_the_slow_loop(wanted, num_samples, options, do_sa
     end="as drawn",
 )
 def test_candidates_are_the_general_rules(wanted, options, do_sample, seed, end):
-    """The short way, over the candidates alone, where all samples filter, chose other tokens than the long one."""
+    """The shortcut over candidates only, for batches where all samples filter, chose other tokens."""
     options = options | {"do_sample": do_sample, "sample_from_guided": False}
     wanted = [one | {"guidance_scale": one["guidance_scale"] or 2.0, "top_k": one["top_k"] or 7} for one in wanted]
     wanted = [one | {"guidance_scale": 2.0 if one["guidance_scale"] == 1 else one["guidance_scale"]} for one in wanted]
@@ -249,7 +249,7 @@ def test_candidates_are_the_general_rules(wanted, options, do_sample, seed, end)
 @pytest.mark.parametrize("scale", [None, 2.0], ids=["unguided", "guided"])
 @pytest.mark.parametrize("neighbor", [None, 2.0], ids=["beside unguided", "beside guided"])
 def test_draws_follow_the_distribution(scale, neighbor):
-    """Noise used twice, or for another token than its own, favors some tokens (chi-square over 20,000 draws)."""
+    """Noise used twice, or for another token, biases the draw (chi-square over 20,000 draws)."""
     one = {"guidance_scale": scale, "temperature": 1.3, "top_k": 9, "top_p": 0.9}
     other = {"guidance_scale": neighbor, "temperature": 0.7, "top_k": 4, "top_p": None}
     num_draws = 10_000
@@ -274,7 +274,7 @@ def test_draws_follow_the_distribution(scale, neighbor):
 @pytest.mark.parametrize("scale", [None, 2.0], ids=["all tokens", "candidates"])
 @pytest.mark.parametrize(("top_p", "num_kept"), [(0.5, 2), (0.75, 3), (1.0, 4), (0.0, 1)])
 def test_the_edge_of_the_nucleus(scale, top_p, num_kept):
-    """A probability that is reached exactly, as by logits that tie, lets a token too many in."""
+    """A cumulative probability that is reached exactly, by ties, admitted one token too many."""
     one = {"guidance_scale": scale, "temperature": None, "top_k": 9 if scale else None, "top_p": top_p}
     rules, frame_settings = make_rules([one, one | {"top_p": 0.9}])
     frame_settings = frame_settings.select(torch.zeros(V, dtype=torch.long))
@@ -292,7 +292,7 @@ def test_the_edge_of_the_nucleus(scale, top_p, num_kept):
 
 
 class Script:
-    """A network that predicts what is written: frame n's logits are `frames[n]`, `[R, C, V]`."""
+    """Network substitute: the logits of frame n are `frames[n]`, `[R, C, V]`."""
 
     def __init__(self, frames):
         self.frames = frames
@@ -336,8 +336,8 @@ def free_slots(num_samples, num_channels):
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=150)
-def test_frames_are_completed_as_in_the_slow_loop(delays, num_samples, num_forced, limits, min_frames, seed):
-    """An end said a frame late, twice, by a channel whose slot is given, or in the frame that the limit cuts off."""
+def test_frames_are_completed_as_in_the_reference_path(delays, num_samples, num_forced, limits, min_frames, seed):
+    """An EOS a frame late, twice, over a forced token, or in the frame after the limit."""
     draw = torch.Generator().manual_seed(seed)
     num_channels, num_frames, limits = len(delays), max(limits[:num_samples]), limits[:num_samples]
     wanted = [{"guidance_scale": None, "top_k": None, "top_p": None, "temperature": None} for _ in limits]
@@ -373,7 +373,7 @@ def test_frames_are_completed_as_in_the_slow_loop(delays, num_samples, num_force
 
 
 def test_a_sample_carried_on_writes_into_its_own_places():
-    """Steps beyond the room there is write into a neighbor, or fail on a GPU far from here."""
+    """Steps beyond the capacity write into a neighbor, or fail later on a GPU."""
     rules, frame_settings = make_rules([{"guidance_scale": None, "top_k": None, "top_p": None, "temperature": None}])
     rules = replace(rules, do_sample=False)
     state = make_state(rules, frame_settings, free_slots(1, 3), [0, 1, 2], 2)
@@ -386,7 +386,7 @@ def test_a_sample_carried_on_writes_into_its_own_places():
 
 
 def take_one_step(frame, forced=None, end=NEVER, num_new=None, delays=(0, 1, 2), **wanted):
-    """Take a step of one sample that predicts `frame`; return its tokens and whether it is broken."""
+    """Run a step of one sample that predicts `frame`; return its tokens and whether it is broken."""
     one = {"guidance_scale": 2.0, "top_k": 1, "top_p": None, "temperature": None} | wanted
     rules, frame_settings = make_rules([one], delays)
     forced = free_slots(1, len(delays)) if forced is None else forced
@@ -400,7 +400,7 @@ def take_one_step(frame, forced=None, end=NEVER, num_new=None, delays=(0, 1, 2),
 
 
 def best_tokens(*tokens):
-    """Logits `[C, V]` whose best tokens are these."""
+    """Make logits `[C, V]` with these best tokens."""
     return 5 * torch.nn.functional.one_hot(torch.tensor(tokens), V).float()
 
 
@@ -409,7 +409,7 @@ def best_tokens(*tokens):
 @pytest.mark.parametrize("scale", [None, 2.0])
 @pytest.mark.parametrize("channel", [0, 2])
 def test_what_cannot_be_drawn_from_is_noted(value, top_k, scale, channel):
-    """Weights that have overflowed speak noise without a word; the slow loop raises."""
+    """Overflowed weights generated noise without an error; the reference path raises."""
     frame = torch.randn(3, V, generator=torch.Generator().manual_seed(0))
     assert not take_one_step(frame, guidance_scale=scale, top_k=top_k)[1]
     frame[channel, 4] = value
@@ -418,7 +418,7 @@ def test_what_cannot_be_drawn_from_is_noted(value, top_k, scale, channel):
 
 
 def test_a_step_that_was_broken_stays_noted():
-    """The host looks every few steps; what was broken in between, and drawn all the same, goes by."""
+    """The host polls every few steps, and missed a step that was broken in between."""
     one = {"guidance_scale": None, "top_k": None, "top_p": None, "temperature": None}
     rules, frame_settings = make_rules([one])
     state = make_state(rules, frame_settings, free_slots(1, 3), [0, 1, 2], 9, noise_like(0, 1, 3, V))
@@ -431,37 +431,37 @@ def test_a_step_that_was_broken_stays_noted():
 
 
 def test_a_filter_leaves_a_code():
-    """A filter of one token that left a special one failed most texts."""
+    """A filter of one token that kept a special token failed for most texts."""
     frame = best_tokens(3, 3, PAD)
     frame[2, 7] = 2.0
     assert take_one_step(frame) == ([3, 3, 7], False)
 
 
 def test_an_end_is_something_to_draw():
-    """With `top_k=1`, the end of speech is the one candidate: speech could never end without an error."""
+    """With `top_k=1`, EOS is the only candidate, and every end was an error."""
     assert take_one_step(best_tokens(EOS, 3, 3)) == ([EOS, 3, 3], False)
 
 
 def test_a_given_slot_needs_no_draw():
-    """With `top_k=1`, a model that predicts the given beginning of speech rightly failed at the first step."""
+    """With `top_k=1`, a model that predicts the forced beginning of speech failed at the first step."""
     given = torch.cat((free_slots(1, 3), free_slots(1, 3)), dim=1)
     given[0, 0, 1:] = EOS + 2
     assert take_one_step(best_tokens(3, EOS + 2, EOS + 2), given) == ([3, EOS + 2, EOS + 2], False)
 
 
 def test_a_delayed_end_needs_no_draw():
-    """With `top_k=1`, a channel whose turn it is to end fails for want of a code."""
+    """With `top_k=1`, a channel with a delayed end failed because no code was left."""
     assert take_one_step(best_tokens(3, EOS, 3), end=0) == ([PAD, EOS, 3], False)
 
 
 def test_a_sample_that_has_ended_needs_no_draw():
-    """A sample that is over, and is carried on until the host looks, made its neighbors' call fail."""
+    """An ended sample that stays in the batch until the host polls made the call fail."""
     assert take_one_step(best_tokens(PAD, PAD, PAD), num_new=12, end=4) == ([PAD, PAD, PAD], False)
 
 
 @pytest.mark.parametrize("top_k", [None, 5])
 def test_greedy_choices_are_tokens_whatever_the_logits(top_k):
-    """NaN made a token of 2**62: an index far outside of the embedding, after which a GPU is lost to the process."""
+    """NaN gave the token 2**62, an index outside the embedding, after which the CUDA context is unusable."""
     one = {"guidance_scale": 2.0, "top_k": top_k, "top_p": None, "temperature": None}
     rules, frame_settings = make_rules([one], do_sample=False)
     logits = torch.full((2, 3, V), float("nan"))
@@ -470,7 +470,7 @@ def test_greedy_choices_are_tokens_whatever_the_logits(top_k):
 
 
 def test_equal_calls_have_equal_rules():
-    """Rules that differ in what programs do not depend on compile and capture everything anew."""
+    """Specs that differ in irrelevant values caused compilation and capture in every call."""
     one = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9, "temperature": 1.2}
     rules, _ = make_rules([one])
     assert isinstance(rules, SamplingSpec)

@@ -1,6 +1,6 @@
-"""The loop: who is in the batch and when, whatever launches the steps and however late the host hears of them.
+"""Scheduling: admission to slots, polling of ends and reuse of batches, with every runner and any delay of the reads.
 
-All in float64, where a batch is not rounded so that two tokens change places.
+All in float64, where rounding in a batch does not change the order of tokens.
 """
 
 import threading
@@ -44,9 +44,9 @@ def kind(request, monkeypatch):
     return request.param
 
 
-def be_late(monkeypatch, most_waiting):
-    """Let the host hear of the device so many reads late, as on a GPU."""
-    monkeypatch.setattr(scheduler, "AsyncReads", lambda receive, **kwargs: AsyncReads(receive, most_waiting))
+def delay_reads(monkeypatch, max_pending):
+    """Delay the reads of the host by a number of polls, as on a GPU."""
+    monkeypatch.setattr(scheduler, "AsyncReads", lambda receive, **kwargs: AsyncReads(receive, max_pending))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def make_inputs(config, numbers=range(7)):
 
 @pytest.fixture(scope="module")
 def alone(model):
-    """What the slow loop says to each request alone."""
+    """Codes of each request alone on the reference path."""
     return [
         model.generate(**make_inputs(model.config, [n]), max_new_tokens=LIMITS[n], use_fast_path=False, **GREEDY)[0]
         for n in range(7)
@@ -75,11 +75,11 @@ def assert_answers(answers, alone, config):
         assert_same_speech(answer, single, config)
 
 
-@pytest.mark.parametrize("most_waiting", [0, 1, 3])
+@pytest.mark.parametrize("max_pending", [0, 1, 3])
 @pytest.mark.parametrize("max_batch_size", [1, 2, 3, 7, None])
-def test_requests_that_wait_are_answered_as_if_alone(monkeypatch, model, alone, kind, max_batch_size, most_waiting):
-    """A request that took the place of one that had ended, and its text, length, settings or last frames with it."""
-    be_late(monkeypatch, most_waiting)
+def test_requests_that_wait_are_answered_as_if_alone(monkeypatch, model, alone, kind, max_batch_size, max_pending):
+    """A request admitted to a freed slot kept the slot's text, length, parameters or last frames."""
+    delay_reads(monkeypatch, max_pending)
     answers = model.generate(
         **make_inputs(model.config), max_new_tokens=LIMITS, max_batch_size=max_batch_size, use_fast_path=True, **GREEDY
     )
@@ -88,7 +88,7 @@ def test_requests_that_wait_are_answered_as_if_alone(monkeypatch, model, alone, 
 
 @pytest.mark.parametrize("max_batch_size", [2, None])
 def test_compiled_steps_answer_as_if_alone(monkeypatch, model, alone, max_batch_size):
-    """A length or a batch that the compiled step took for a constant."""
+    """A length or a batch size was compiled in as a constant."""
     set_steps(monkeypatch, "compiled")
     answers = model.generate(
         **make_inputs(model.config), max_new_tokens=LIMITS, max_batch_size=max_batch_size, **GREEDY
@@ -99,8 +99,8 @@ def test_compiled_steps_answer_as_if_alone(monkeypatch, model, alone, max_batch_
 @pytest.mark.parametrize("options", [{}, {"guidance_scale": None}], ids=["guided", "unguided"])
 @pytest.mark.parametrize("seed", range(1, 8))
 def test_other_models(monkeypatch, seed, options, kind):
-    """Other delays, among them none at all, where the end comes sooner than the host looks."""
-    be_late(monkeypatch, seed % 3)
+    """Other delays, including none, where the end comes before the host polls."""
+    delay_reads(monkeypatch, seed % 3)
     model = random_model(random_config(seed), seed).double()
     inputs, options = make_inputs(model.config), GREEDY | options
     limits = [limit + max(model.config.delay_pattern) for limit in LIMITS]
@@ -113,21 +113,21 @@ def test_other_models(monkeypatch, seed, options, kind):
 @pytest.mark.parametrize("limits", [LIMITS, [20] * 7], ids=["one by one", "together"])
 @pytest.mark.parametrize("max_batch_size", [1, 2, 3])
 def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size, limits):
-    """Places that stay empty while requests wait: the same answers, in a multiple of the time."""
-    make_room, take, num_full, sizes = FrameScheduler._make_room, STEPS[kind].take, [], []
+    """Slots that stay empty while requests are queued multiply the time."""
+    make_room, take, num_full, sizes = FrameScheduler._refill, STEPS[kind].take, [], []
 
     def watched(self, state):
         had_waiting = bool(self.waiting)
         state = make_room(self, state)
         if had_waiting and self.waiting:
-            num_full.append(sum(place is not None for place in self.places))
+            num_full.append(sum(slot is not None for slot in self.slots))
         return state
 
     def counted(self, state, view):
         sizes.append(state.num_samples)
         take(self, state, view)
 
-    monkeypatch.setattr(FrameScheduler, "_make_room", watched)
+    monkeypatch.setattr(FrameScheduler, "_refill", watched)
     monkeypatch.setattr(STEPS[kind], "take", counted)
     options = GREEDY | {"min_new_tokens": min(limits) - 7}
     model.generate(**make_inputs(model.config), max_new_tokens=limits, max_batch_size=max_batch_size, **options)
@@ -138,8 +138,8 @@ def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size, limits):
     assert (sizes[0], sizes[-1]) == (largest, 1)
 
 
-def test_nobody_is_computed_who_is_complete(monkeypatch, model, alone):
-    """Steps taken for samples that have reached their limit, or whose end the host has seen."""
+def test_complete_samples_are_not_computed(monkeypatch, model, alone):
+    """Steps were computed for samples at their limit, or whose end is known."""
     sizes, take = [], EagerRunner.take
 
     def counted(self, state, view):
@@ -155,11 +155,11 @@ def test_nobody_is_computed_who_is_complete(monkeypatch, model, alone):
     assert sum(spoken) <= sum(sizes) <= sum(spoken) + 8 * 7
 
 
-@pytest.mark.parametrize("most_waiting", [0, 2])
+@pytest.mark.parametrize("max_pending", [0, 2])
 @pytest.mark.parametrize("source", ["global", "generator", "generators"])
-def test_draws_are_the_slow_loops(monkeypatch, model, kind, source, most_waiting):
-    """A padded batch, or one that has shrunk, that draws other noise for its samples than the whole would."""
-    be_late(monkeypatch, most_waiting)
+def test_draws_are_the_reference_paths(monkeypatch, model, kind, source, max_pending):
+    """A padded or shrunk batch drew other noise for its samples than the whole batch."""
+    delay_reads(monkeypatch, max_pending)
     config, numbers = model.config, [0, 2, 4]
 
     def run(use_fast_path):
@@ -182,7 +182,7 @@ def test_draws_are_the_slow_loops(monkeypatch, model, kind, source, most_waiting
 
 @pytest.mark.parametrize("max_batch_size", [1, 2, 3])
 def test_a_generator_of_ones_own(model, kind, max_batch_size):
-    """A seed that gives another result to a request that had to wait."""
+    """A seed gave another result for a queued request."""
     generators = [torch.Generator().manual_seed(n) for n in range(7)]
     answers = model.generate(
         **make_inputs(model.config),
@@ -203,7 +203,7 @@ def test_a_generator_of_ones_own(model, kind, max_batch_size):
 
 
 class Record(BaseStreamer):
-    """Keeps what is put; calls `then` at one of the steps."""
+    """Streamer that keeps frames, and calls `then` at one of the steps."""
 
     def __init__(self, at=None, then=None):
         self.frames, self.has_ended, self.at, self.then = [], False, at, then
@@ -217,10 +217,10 @@ class Record(BaseStreamer):
         self.has_ended = True
 
 
-@pytest.mark.parametrize("most_waiting", [0, 1, 8])
-def test_a_streamer_hears_every_frame_once(monkeypatch, model, kind, most_waiting):
-    """Frames lost on their way, handed on twice, in another order, or beyond the last end."""
-    be_late(monkeypatch, most_waiting)
+@pytest.mark.parametrize("max_pending", [0, 1, 8])
+def test_a_streamer_receives_every_frame_once(monkeypatch, model, kind, max_pending):
+    """Frames were lost, delivered twice, out of order, or after the last end."""
+    delay_reads(monkeypatch, max_pending)
     inputs, records = make_inputs(model.config), {}
     for use_fast_path in (True, False):
         records[use_fast_path] = Record()
@@ -234,11 +234,11 @@ def test_a_streamer_hears_every_frame_once(monkeypatch, model, kind, most_waitin
     assert not fast.frames[-1].is_inference()  # what a consumer in another thread could not change
 
 
-@pytest.mark.parametrize("most_waiting", [0, 1])
+@pytest.mark.parametrize("max_pending", [0, 1])
 @pytest.mark.parametrize("seed", [0, 2, 3])
-def test_a_call_ends_with_its_last_sample(monkeypatch, kind, seed, most_waiting):
-    """A frame too many, of padding alone, in the codes or for a streamer, when all have ended before the limit."""
-    be_late(monkeypatch, most_waiting)
+def test_a_call_ends_with_its_last_sample(monkeypatch, kind, seed, max_pending):
+    """An extra frame of padding in the codes or the streamer, when all samples end before the limit."""
+    delay_reads(monkeypatch, max_pending)
     model = random_model(random_config(seed), seed).double()
     decoder = model.config.decoder_config
     head = model.logits_dense.weight.data.unflatten(0, (decoder.num_channels, decoder.vocab_size))
@@ -262,7 +262,7 @@ def cancel_after(number):
 
 @pytest.mark.parametrize("number", [0, 1, 5, 20])
 def test_a_canceled_call_returns_what_there_is(model, kind, number):
-    """Frames that were not spoken, or the call goes on to the limit."""
+    """Frames that were not generated were returned, or the call continued to its limit."""
     inputs = make_inputs(model.config, [0, 2])
     whole = model.generate(**inputs, max_new_tokens=44, **GREEDY)
     part = model.generate(
@@ -276,15 +276,15 @@ def test_a_canceled_call_returns_what_there_is(model, kind, number):
 
 
 def test_a_canceled_call_with_requests_that_wait(model):
-    """Those that have not had their turn are empty; an error instead takes the others' frames along."""
+    """An error for queued requests at cancellation lost the frames of the others."""
     criteria = StoppingCriteriaList([DiaCancelStoppingCriteria(cancel_after(40))])
     inputs = make_inputs(model.config)
     answers = model.generate(**inputs, max_new_tokens=30, max_batch_size=1, stopping_criteria=criteria, **GREEDY)
     assert len(answers) == 7
 
 
-def test_whoever_cancels_is_heard(model):
-    """A streamer whose consumer has gone, beside a criterion of the caller's that says no."""
+def test_cancellation_by_a_streamer_or_a_criterion(model):
+    """Cancellation by a streamer was overruled by a criterion of the caller's."""
     streamer = DiaCodesStreamer(model.config)
     streamer.cancel()
     criteria = StoppingCriteriaList([DiaCancelStoppingCriteria(lambda: False)])
@@ -294,24 +294,24 @@ def test_whoever_cancels_is_heard(model):
 
 
 @pytest.mark.parametrize("at", [6, 28])
-@pytest.mark.parametrize("most_waiting", [0, 1])
-def test_weights_that_break_in_the_middle(monkeypatch, kind, most_waiting, at):
-    """NaN is drawn from without a word, in the last frames, say; or the call fails, and every call after it."""
-    be_late(monkeypatch, most_waiting)
+@pytest.mark.parametrize("max_pending", [0, 1])
+def test_weights_that_break_in_the_middle(monkeypatch, kind, max_pending, at):
+    """NaN in the last frames was sampled from without an error; or all later calls failed, too."""
+    delay_reads(monkeypatch, max_pending)
     model = random_model(random_config(0)).double()
     inputs = make_inputs(model.config, [0, 1])
     before = model.generate(**inputs, max_new_tokens=30, **GREEDY)
     norm = model.model.decoder.layers[0].pre_sa_norm.weight
     sound = norm.detach().clone()
     streamer = Record(at=at, then=lambda: norm.data.fill_(float("nan")))
-    with pytest.raises(ValueError, match="no token to draw: the logits hold NaN"):
+    with pytest.raises(ValueError, match="no token could be sampled: the logits hold NaN"):
         model.generate(**inputs, max_new_tokens=30, min_new_tokens=23, streamer=streamer, **SAMPLED)
     norm.data.copy_(sound)
     assert torch.equal(model.generate(**inputs, max_new_tokens=30, **GREEDY), before)
 
 
 def test_a_broken_call_leaves_nothing_to_the_next(kind):
-    """NaN of one call stays in memory that the next one uses; masked, it is multiplied by 0 and still NaN."""
+    """NaN of one call stayed in reused memory, and a mask of 0 does not remove it."""
     model = random_model(random_config(0)).double()
     model.model.encoder.embedding.weight.data[7] = float("nan")
     sound = as_inputs(model.config, [b"abc"], [torch.zeros(0, 9, dtype=torch.long)])
@@ -322,13 +322,13 @@ def test_a_broken_call_leaves_nothing_to_the_next(kind):
         return model.generate(**sound, **options, generator=torch.Generator().manual_seed(0), **kwargs)
 
     expected = run(use_fast_path=False)
-    with pytest.raises(ValueError, match="no token to draw"):
+    with pytest.raises(ValueError, match="no token could be sampled"):
         model.generate(**broken, **options)
     assert torch.equal(run(), expected)
 
 
 def test_greedy_search_over_nan(kind):
-    """A token far outside of the vocabulary: on a CPU an IndexError, on a GPU the end of the process' device."""
+    """A token outside the vocabulary is an IndexError on a CPU, and breaks the CUDA context."""
     broken = random_model(random_config(0)).double()
     broken.logits_dense.weight.data[0] = float("nan")
     inputs = make_inputs(broken.config, [0])
@@ -343,7 +343,7 @@ def test_greedy_search_over_nan(kind):
 
 @pytest.mark.parametrize("hole", [slice(0, 3), slice(2, 5)], ids=["on the left", "inside"])
 def test_masked_bytes_inside_a_text(model, kind, hole):
-    """Bytes that are masked, but not behind the text's end, are attended to."""
+    """Masked bytes inside a text were attended to."""
     ids = torch.randint(1, 256, (2, 8), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[:, hole] = 0
@@ -354,7 +354,7 @@ def test_masked_bytes_inside_a_text(model, kind, hole):
 
 @pytest.mark.parametrize("options", [{"min_length": 40}, {"max_new_tokens": 60, "min_new_tokens": 50}])
 def test_as_many_positions_as_the_limit_asks_for(kind, options):
-    """The slowest channel ends behind the model's last position: by default, whenever speech runs to the limit."""
+    """The slowest channel ends after the model's last position whenever speech runs to the limit."""
     config = random_config(0)
     config.decoder_config.max_position_embeddings = 40
     model = random_model(config).double()
@@ -380,7 +380,7 @@ def test_a_text_longer_than_the_decoders_positions(kind):
 
 @pytest.fixture
 def batches(monkeypatch):
-    """Notes which batches are taken, made and given back, and that none is used by two calls at once."""
+    """Record of the batches that are taken, made and released; fails if two calls use one at once."""
     taken, busy, lock, seen = [], set(), threading.Lock(), []
     adopt, release = StaticRunner.adopt, StaticRunner.release
 
@@ -406,7 +406,7 @@ def batches(monkeypatch):
 
 
 def test_a_batch_serves_the_next_call(batches):
-    """Memory allocated, and graphs captured, at every call."""
+    """Memory was allocated, and graphs captured, in every call."""
     model = random_model(random_config(0)).double()
     inputs = make_inputs(model.config, [0])
     first, second = (model.generate(**inputs, max_new_tokens=30, **GREEDY) for _ in range(2))
@@ -418,7 +418,7 @@ def test_a_batch_serves_the_next_call(batches):
 
 
 def test_a_batch_remembers_nothing(batches, alone, model):
-    """The last call's text, codes, ends or given slots in the next call of the same size."""
+    """The text, codes, ends or forced tokens of a call remained in the next of the same size."""
     del model
     model = random_model(random_config(0)).double()
     for n in (4, 0, 2, 1, 6, 3, 5):
@@ -428,7 +428,7 @@ def test_a_batch_remembers_nothing(batches, alone, model):
 
 
 def test_another_delay_pattern(kind):
-    """The delays of the call before, in a batch that stayed."""
+    """The delays of the previous call remained in a reused batch."""
     model = random_model(random_config(0)).double()
     for _ in range(2):
         inputs = make_inputs(model.config, [0, 1])
@@ -438,7 +438,7 @@ def test_another_delay_pattern(kind):
 
 
 def test_few_batches_stay(batches):
-    """Every length and size of a batch that ever was stays in memory."""
+    """Batches of every length and size stayed in memory."""
     model = random_model(random_config(0)).double()
     for numbers in ([0], [0, 1], [0, 1, 2], range(7)):
         for limit in (20, 300):
@@ -451,11 +451,11 @@ def test_few_batches_stay(batches):
     with torch.no_grad():
         idle = runners._IDLE._of[make_frame_decoder(model)]
     assert len(idle) == runners._MOST_IDLE
-    assert [batch.size.num_places for batch in idle[-2:]] == [8, 8]  # the last ones
+    assert [batch.size.num_slots for batch in idle[-2:]] == [8, 8]  # the last ones
 
 
 def test_threads_have_batches_of_their_own(batches, model, alone):
-    """Two calls that write into one cache."""
+    """Two calls wrote to one cache."""
     answers, start = {}, threading.Barrier(3)
 
     def run(n):
@@ -474,7 +474,7 @@ def test_threads_have_batches_of_their_own(batches, model, alone):
 
 
 def test_a_batch_is_not_used_again_after_an_error(monkeypatch):
-    """What a call has left half done, or full of NaN, in the next call."""
+    """A state left unfinished or full of NaN by an error was reused by the next call."""
     model = random_model(random_config(0)).double()
     set_steps(monkeypatch, "static")
     options = GREEDY | {"max_new_tokens": 30}
@@ -482,14 +482,14 @@ def test_a_batch_is_not_used_again_after_an_error(monkeypatch):
     with torch.no_grad():
         network = make_frame_decoder(model)
     idle = {batch.num_samples for batch in runners._IDLE._of[network]}
-    monkeypatch.setattr(FrameScheduler, "_look", lambda self, state: 1 / 0)
+    monkeypatch.setattr(FrameScheduler, "_poll", lambda self, state: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.generate(**make_inputs(model.config, [0, 1, 2]), **options)
     assert {batch.num_samples for batch in runners._IDLE._of[network]} == idle - {4}
 
 
 def test_a_batch_that_was_given_back_is_not_given_back_again(monkeypatch):
-    """When a smaller batch cannot be had, the larger one, which may serve another call already, is given away twice."""
+    """A batch was released twice when allocating a smaller one failed."""
     model = random_model(random_config(0)).double()
     set_steps(monkeypatch, "static")
     adopt, held = StaticRunner.adopt, []

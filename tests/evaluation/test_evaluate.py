@@ -227,7 +227,7 @@ def test_a_recording_and_its_codes(dia, tone):
         ("[S1] Hello.", {}, "list of texts"),
         (["[S1] (laughs)"], {}, "has no words"),
         (TEXTS, {"batch_size": 0}, "`batch_size` is 0"),
-        (TEXTS, {"max_seconds": 1e9}, "in one go"),
+        (TEXTS, {"max_seconds": 1e9}, "in one call"),
         (TEXTS, {"max_seconds": 1e-9}, "a frame lasts"),
         ([Sentence("Hi.", codes=torch.ones(3, 77).long())], {}, "sentence 1 are 1 to 1 in 77 codebooks"),
         ([TEXTS[0], Sentence("Hi.", codes=torch.full((3, 9), 9999))], {}, "sentence 2 are 9999 to 9999 in 9"),

@@ -1,4 +1,4 @@
-"""The fast loop as `generate()` takes it: the slow loop is its oracle."""
+"""The fast path through `generate()`, with the reference path as its oracle."""
 
 import threading
 from contextlib import contextmanager
@@ -67,15 +67,15 @@ def make(seed, era="0626"):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("era", ["0626", "v0.1"])
 @pytest.mark.parametrize("call", CALLS)
-def test_codes_are_those_of_the_slow_loop(call, era, seed):
-    """A step that leaves out a rule, or reads another row's cache, says something else: greedy and from a seed."""
+def test_codes_are_those_of_the_reference_path(call, era, seed):
+    """A step that omits a rule, or reads another row's cache, gives other codes: greedy and from a seed."""
     model, inputs = make(seed, era)
     fast = speak(model, inputs, CALLS[call], use_fast_path=True)
     assert torch.equal(fast, speak(model, inputs, CALLS[call], use_fast_path=False))
 
 
-def test_a_generator_draws_as_in_the_slow_loop():
-    """Draws that depend on the loop break every seed that somebody has written down."""
+def test_a_generator_draws_as_in_the_reference_path():
+    """Draws that depend on the path make recorded seeds useless."""
     model, inputs = make(1)
     for generators in (
         lambda: torch.Generator().manual_seed(3),
@@ -96,7 +96,7 @@ class OwnCriterion(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
-OBSTACLES = {
+UNSUPPORTED = {
     "logits_processor": ({"logits_processor": [OwnRule()]}, "`logits_processor`"),
     "stopping_criteria": ({"stopping_criteria": [OwnCriterion()]}, "OwnCriterion"),
     "rule": ({"repetition_penalty": 1.2}, "RepetitionPenalty"),
@@ -109,19 +109,19 @@ OBSTACLES = {
 }
 
 
-@pytest.mark.parametrize("name", OBSTACLES)
-def test_what_it_cannot_express_goes_to_the_slow_loop(name, monkeypatch):
-    """A rule of the caller's that the fast loop does not know would be dropped without a word."""
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_it_cannot_express_goes_to_the_reference_path(name, monkeypatch):
+    """A caller's rule that the fast path does not implement would be dropped silently."""
     model, inputs = make(0)
-    options, reason = OBSTACLES[name]
+    options, reason = UNSUPPORTED[name]
     with pytest.raises(ValueError, match=f"`use_fast_path` is True, but .*{reason}"):
         speak(model, inputs, options, use_fast_path=True)
-    monkeypatch.setattr(FrameScheduler, "run", lambda self: pytest.fail("the fast loop took it"))
+    monkeypatch.setattr(FrameScheduler, "run", lambda self: pytest.fail("the fast path took it"))
     speak(model, inputs, options)
 
 
 def test_a_dictionary_of_codes_alone():
-    """`pipeline("text-to-speech")` asks for a dictionary, reads its codes, and took the slow loop for it."""
+    """`pipeline("text-to-speech")` requests a dictionary, and ran on the reference path for it."""
     model, inputs = make(0)
     options = {"do_sample": True, **GUIDED}
     expected = speak(model, inputs, options, use_fast_path=False)
@@ -248,7 +248,7 @@ def test_a_subclass_of_transformers_criteria_is_found(monkeypatch):
 
 
 def test_the_reason_for_the_reference_path_is_told_once(monkeypatch, caplog):
-    """A call that ran at half the speed said so at DEBUG, which nobody reads, and then in every call."""
+    """The reason for a call at half the speed was logged at DEBUG only, and in every call."""
     monkeypatch.setattr(fast_path, "_TOLD", set())
     caplog.set_level("INFO", logger="dia_hf")
     model, inputs = make(0)
@@ -271,8 +271,8 @@ def test_a_choice_of_the_reference_path_is_not_told(monkeypatch, caplog):
     assert not [record for record in caplog.records if "reference path" in record.getMessage()]
 
 
-def test_a_cache_or_states_of_the_callers_go_to_the_slow_loop():
-    """A cache that is passed is to be filled; encoder states that are passed are to be read."""
+def test_a_cache_or_states_of_the_callers_go_to_the_reference_path():
+    """A cache that is passed must be filled; encoder states that are passed must be read."""
     model, inputs = make(0)
     encoded = model.get_encoder()(inputs["input_ids"], attention_mask=inputs["attention_mask"])
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}
@@ -283,8 +283,8 @@ def test_a_cache_or_states_of_the_callers_go_to_the_slow_loop():
         speak(model, inputs, {CACHE_NAME: cache, "do_sample": False}, use_fast_path=True)
 
 
-def test_a_delayed_first_channel_goes_to_the_slow_loop():
-    """The fast loop ends channels counting from channel 0's end of speech, which must then be on time."""
+def test_a_delayed_first_channel_goes_to_the_reference_path():
+    """The fast path counts delayed ends from channel 0's, which must not be delayed itself."""
     model, inputs = make(0)
     model.config.delay_pattern[0] = 2
     with pytest.raises(ValueError, match="channel 0 is delayed"):
@@ -293,7 +293,7 @@ def test_a_delayed_first_channel_goes_to_the_slow_loop():
 
 
 def test_frames_beyond_the_positions():
-    """The delay ends a full-length text beyond the last position: a table of angles may be too short there."""
+    """With the delay a full-length text ends beyond the last position, and the rotary table was too short."""
     model, inputs = make(0)
     model.config.decoder_config.max_position_embeddings = 30
     options = {"do_sample": False, "min_new_tokens": 30}
@@ -312,8 +312,8 @@ def test_settings_of_a_saved_config_count():
         speak(model, inputs, {"generation_config": config})
 
 
-def count_looks(monkeypatch):
-    """Count host synchronizations of the loop alone, from its first step to its last."""
+def count_syncs(monkeypatch):
+    """Count host synchronizations from the first step to the last."""
     counter, run = HostSyncCounter(), FrameScheduler._take_step
     steps = []
 
@@ -327,7 +327,7 @@ def count_looks(monkeypatch):
     return counter, steps
 
 
-class Deaf(BaseStreamer):
+class SilentStreamer(BaseStreamer):
     def put(self, value):
         pass
 
@@ -335,14 +335,14 @@ class Deaf(BaseStreamer):
         pass
 
 
-@pytest.mark.parametrize("streamer", [None, Deaf()])
+@pytest.mark.parametrize("streamer", [None, SilentStreamer()])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("call", ["greedy guided", "sampled guided", "v0.1"])
-def test_the_host_looks_once_in_eight_frames(call, batch_size, streamer, monkeypatch):
-    """A question to the device in every step leaves a GPU idle for as long as the step takes."""
+def test_the_host_synchronizes_once_in_eight_frames(call, batch_size, streamer, monkeypatch):
+    """A synchronization in every step leaves a GPU idle while the host launches the next."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
     text = torch.randint(1, 200, (batch_size, 20))
-    counter, steps = count_looks(monkeypatch)
+    counter, steps = count_syncs(monkeypatch)
     options = CALLS[call] | {"max_new_tokens": 96, "min_new_tokens": 80}
     try:
         model.generate(text, **options, use_fast_path=True, streamer=streamer)
@@ -353,8 +353,8 @@ def test_the_host_looks_once_in_eight_frames(call, batch_size, streamer, monkeyp
     assert counter.total <= len(steps) / 8 + 1, counter.counts
 
 
-def test_the_detector_sees_the_slow_loop():
-    """A detector that sees nothing would let any loop pass."""
+def test_the_detector_sees_the_reference_path():
+    """A counter that counts nothing would pass any loop."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE)
     with HostSyncCounter() as counter:
         model.generate(torch.ones(1, 5, dtype=torch.long), max_new_tokens=40, min_new_tokens=24, use_fast_path=False)
@@ -384,7 +384,7 @@ def short_steps():
 
 
 def test_the_compiled_step_says_the_same():
-    """Inductor's own fusions must not change what is said (greedy, float32)."""
+    """Inductor's fusions must not change the codes (greedy, float32)."""
     model, inputs = make(3)
     options = {"do_sample": False, **GUIDED}
     compiled = speak(model, inputs, options, compile_config=CompileConfig(), use_fast_path=True)
@@ -392,7 +392,7 @@ def test_the_compiled_step_says_the_same():
 
 
 def test_threads_share_a_model():
-    """State that the network keeps between steps would be one call's in another's."""
+    """State kept in the network between steps would leak between calls."""
     model, inputs = make(2)
     options = {"do_sample": True, **GUIDED}
     alone = [
@@ -414,7 +414,7 @@ def test_threads_share_a_model():
 
 
 def test_waiting_requests_are_not_encoded_before_their_time(monkeypatch):
-    """Encoding a thousand texts at once takes the memory that the batch was cut down for."""
+    """Encoding all queued texts at once takes the memory that a small batch was to save."""
     model, inputs = make(4)
     sizes = []
     model.model.encoder.register_forward_pre_hook(
@@ -425,7 +425,7 @@ def test_waiting_requests_are_not_encoded_before_their_time(monkeypatch):
 
 
 def test_the_batch_follows_the_memory_at_hand(monkeypatch):
-    """A list of requests that does not fit into memory must be spoken in turns, not end in an error."""
+    """A list of requests that does not fit into memory must be queued, not end in an error."""
     model, inputs = make(4)
     whole = speak(model, inputs, {"do_sample": False})
     sizes = []
@@ -445,15 +445,15 @@ def test_a_batch_size_below_one_is_an_error():
         speak(model, inputs, {"max_batch_size": 0})
 
 
-def test_a_streamer_hears_all_at_once():
-    """A batch size beside a streamer would be ignored, and the memory run out that it was to save."""
+def test_a_streamer_receives_all_samples_at_once():
+    """`max_batch_size` with a streamer would be ignored, and memory could run out."""
     model, inputs = make(0)
     with pytest.raises(ValueError, match="`max_batch_size` is 1, but a streamer"):
-        speak(model, inputs, {"max_batch_size": 1}, streamer=Deaf())
+        speak(model, inputs, {"max_batch_size": 1}, streamer=SilentStreamer())
 
 
 def test_a_layer_of_ones_own_counts():
-    """A subclass that changes a layer would be passed by, without a word."""
+    """A subclass that changes a layer would be ignored silently."""
     model, inputs = make(0)
     mlp = model.model.decoder.layers[0].mlp
 
@@ -467,7 +467,7 @@ def test_a_layer_of_ones_own_counts():
 
 
 def test_other_angles_count():
-    """Angles are computed once for a model; with another base they are others."""
+    """Rotary angles are computed once for a model, and were stale after a change of the base."""
     model, inputs = make(0)
     options = {"do_sample": False}
     speak(model, inputs, options)
@@ -478,7 +478,7 @@ def test_other_angles_count():
 
 
 def test_nothing_of_the_call_stays_on_the_model():
-    """A setting or cache that stays on the model is another thread's problem, and goes into its checkpoints."""
+    """A setting or cache left on the model leaks into other threads and into checkpoints."""
     model, inputs = make(0)
     before = {name: id(value) for name, value in vars(model).items()}
     config = model.generation_config.to_dict()
@@ -494,7 +494,7 @@ def test_what_is_returned_is_an_ordinary_tensor():
     assert not codes.is_inference()
     streamed = []
 
-    class Listener(Deaf):
+    class Listener(SilentStreamer):
         def put(self, value):
             streamed.append(value)
 
@@ -502,8 +502,8 @@ def test_what_is_returned_is_an_ordinary_tensor():
     assert not any(tokens.is_inference() for tokens in streamed)
 
 
-def test_a_published_config_takes_the_fast_loop():
-    """The defaults that everyone uses must not meet an unsupported_reason."""
+def test_a_published_config_takes_the_fast_path():
+    """The published defaults must be supported by the fast path."""
     config = DiaConfig()
     config.encoder_config.num_hidden_layers = config.decoder_config.num_hidden_layers = 1
     for part in (config.encoder_config, config.decoder_config):

@@ -35,7 +35,7 @@ def part(tensors, name):
 @pytest.mark.parametrize("cache", [None, "static"])
 @pytest.mark.parametrize("name", ["text", "prompt"])
 def test_greedy_codes_of_the_reference_pack(pack, pack_model, expected, name, cache):
-    """One wrong rule, position or mask and the codes part from transformers' within a few frames."""
+    """One wrong rule, position or mask, and the codes differ from transformers' within a few frames."""
     options = json.loads((pack / "inputs.json").read_text())["generate"]
     codes = pack_model.generate(**part(expected, name), **options, cache_implementation=cache)
     assert torch.equal(codes, expected[f"{name}.generated"])
@@ -85,7 +85,7 @@ def test_random_configurations_equal_transformers(seed, options):
 @pytest.mark.parametrize("cache", [None, "static"])
 @pytest.mark.parametrize("guidance_scale", [None, 3.0])
 def test_a_batch_gives_what_its_members_give_alone(seed, cache, guidance_scale):
-    """Padding of texts or prompts that leaks into attention changes what a neighbor says."""
+    """Padding of texts or prompts that leaks into attention changes the codes of other samples."""
     model = tiny.random_model(tiny.random_config(seed), seed, scale=0.5)
     texts, prompts = draw_requests(model.config, seed)
     options = GREEDY | {"guidance_scale": guidance_scale, "top_k": 5, "cache_implementation": cache}
@@ -145,7 +145,7 @@ def test_the_checkpoints_limit_counts_the_prompt(model):
 
 
 class Record(LogitsProcessor):
-    """A user's rule that looks on."""
+    """Logits processor that records the history."""
 
     def __init__(self):
         self.ids, self.scores = [], []
@@ -157,7 +157,7 @@ class Record(LogitsProcessor):
 
 
 def test_forced_tokens_are_kept_at_every_step(model):
-    """The history that rules and streamers see held predictions in the place of beginnings and prompt codes."""
+    """The history of processors and streamers held predictions instead of beginnings and prompt codes."""
     record = Record()
     prompt = torch.arange(27).reshape(3, 9)
     inputs = as_inputs(model.config, [b"Hi"], [prompt])
@@ -170,7 +170,7 @@ def test_forced_tokens_are_kept_at_every_step(model):
 
 
 def test_the_users_rules_run(model):
-    """transformers' own Dia drops `logits_processor` without a word."""
+    """transformers' own Dia drops `logits_processor` silently."""
 
     class Only(LogitsProcessor):
         def __call__(self, input_ids, scores):
@@ -252,7 +252,7 @@ def test_several_samples_of_one_text(model):
 
 
 def test_a_generator_makes_a_call_independent(model):
-    """Whatever drew from the global generator before, or between, changed the codes."""
+    """Draws from the global generator before or during the call changed the codes."""
     ids, options = torch.tensor([[72]]), SAMPLING | {"max_new_tokens": 30}
     calls = []
     for noise in (1, 2):
@@ -262,7 +262,7 @@ def test_a_generator_makes_a_call_independent(model):
 
 
 def test_scores_of_seeded_sampling_are_the_distribution(model):
-    """Asked for scores, a call with a generator gave the draw: one token at 0, the rest at minus infinity."""
+    """With a generator, the returned scores were those of the drawn token: 0, and minus infinity elsewhere."""
     options = SAMPLING | {"max_new_tokens": 20, "return_dict_in_generate": True, "output_scores": True}
     torch.manual_seed(5)
     by_global = model.generate(torch.tensor([[72]]), **options)
@@ -388,7 +388,7 @@ def test_stopping_criteria_end_one_sample(model):
 
 
 def test_a_sample_stopped_early_can_be_decoded(model, processor):
-    """The padding behind an early stop reached the codec, which knows no such code."""
+    """The padding after an early stop reached the codec, which has no such code."""
 
     class AtThirty(StoppingCriteria):
         def __call__(self, input_ids, scores, **kwargs):
@@ -402,7 +402,7 @@ def test_a_sample_stopped_early_can_be_decoded(model, processor):
 
 
 def test_min_new_tokens(model):
-    """End of speech that comes at once leaves nothing to hear."""
+    """End of speech in the first frame leaves no audio."""
     ids = torch.tensor([[72]])
 
     class EndAtOnce(LogitsProcessor):
@@ -424,7 +424,7 @@ def test_min_new_tokens(model):
 
 
 def test_prefix_allowed_tokens(model):
-    """transformers' own Dia drops `prefix_allowed_tokens_fn` without a word."""
+    """transformers' own Dia drops `prefix_allowed_tokens_fn` silently."""
     seen = set()
 
     def allowed(row, tokens):
@@ -468,7 +468,7 @@ def test_two_threads_give_what_each_gives_alone(model):
 
 
 def test_generation_leaves_no_trace_on_the_model(model):
-    """A call's settings that stay on the model are the next call's bug."""
+    """Settings of a call that stay on the model change the next call."""
     before, config = dict(vars(model)), model.generation_config.to_dict()
     model.generate(torch.tensor([[72]]), max_new_tokens=20, **SAMPLING)
     assert vars(model) == before
@@ -478,7 +478,7 @@ def test_generation_leaves_no_trace_on_the_model(model):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("options", [GREEDY, SAMPLING], ids=["greedy", "sampled"])
 def test_half_precision_runs(dtype, options):
-    """A float32 mask or cache beside half-precision weights raises in the middle of a sentence."""
+    """A float32 mask or cache with half-precision weights raises in the middle of generation."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=dtype)
     texts, prompts = draw_requests(model.config)
     codes = model.generate(**as_inputs(model.config, texts, prompts), max_new_tokens=24, **options)
@@ -486,7 +486,7 @@ def test_half_precision_runs(dtype, options):
 
 
 def test_without_a_cache(model):
-    """`use_cache=False` reads the whole history at every step and must say the same."""
+    """`use_cache=False` reads the whole history at every step and must give the same codes."""
     texts, prompts = draw_requests(model.config)
     inputs = as_inputs(model.config, texts, prompts)
     options = GREEDY | {"max_new_tokens": 20}
@@ -494,7 +494,7 @@ def test_without_a_cache(model):
 
 
 def test_dictionary_output(model):
-    """Scores and attentions were promised and missing, or of twice the batch that was asked for."""
+    """Requested scores and attentions were missing, or of twice the batch size."""
     model.set_attn_implementation("eager")
     outputs = [
         model.generate(
@@ -564,7 +564,7 @@ def test_what_cannot_be_done_raises(model, options, message):
     ],
 )
 def test_what_is_no_tensor_or_number(model, options, message):
-    """It ended in somebody else's error, such as "'list' object has no attribute 'ndim'"."""
+    """A wrong type ended in an unrelated error, such as "'list' object has no attribute 'ndim'"."""
     with pytest.raises(TypeError, match=message):
         model.generate(torch.tensor([[72]]), **{"max_new_tokens": 18} | options)
 
@@ -595,14 +595,14 @@ def test_none_is_the_default(model, use_fast_path):
 
 @pytest.mark.parametrize("temperature", [1e-46, 1e39, [1e39]])
 def test_a_temperature_beyond_float32(model, temperature):
-    """Logits became NaN, and the fast loop said token 1027."""
+    """Logits became NaN, and the fast path generated token 1027."""
     with pytest.raises(ValueError, match=r"`temperature` is .*beyond float32"):
         model.generate(torch.tensor([[72]]), max_new_tokens=18, do_sample=True, temperature=temperature)
 
 
 @pytest.mark.parametrize("use_fast_path", [False, None])
 def test_the_smallest_filter(model, use_fast_path):
-    """Where guidance likes a special token best, nothing was left to draw, and most texts failed."""
+    """Where a special token is best under guidance, no token was left, and most texts failed."""
     options = {"do_sample": True, "guidance_scale": 3.0, "top_k": 1, "use_fast_path": use_fast_path}
     codes = model.generate(torch.tensor([[72]]), max_new_tokens=40, **options)
     assert int(codes.max()) <= model.config.decoder_config.bos_token_id

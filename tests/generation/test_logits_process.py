@@ -1,4 +1,4 @@
-"""Each rule alone, on logits written by hand."""
+"""Each processor alone, on logits written by hand."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def equal(scores, rows):
 
 
 def test_the_filter_keeps_what_may_be_said():
-    """With a small `top_k` special tokens alone were kept, and nothing was left to draw."""
+    """With a small `top_k` only special tokens were kept, and no token was left to sample."""
     cond = torch.tensor([[1.0, 2.0, 3.0, 9.0], [1.0, 2.0, 3.0, 9.0]])  # 2 ends; two channels of one sample
     filtered = DiaGuidanceTopKLogitsProcessor(1.0, 1, eos_token_id=2, num_channels=2)(
         NO_IDS, torch.cat([cond, 0 * cond])
@@ -94,7 +94,7 @@ def test_top_k_must_be_positive():
 
 
 def test_channel_filter():
-    """Only channel 0 may end, exactly when it wants to most; other special tokens are nobody's."""
+    """EOS is permitted in channel 0 only, and only as the argmax; other special tokens are masked."""
     scores = torch.tensor(
         [
             [1.0, 2.0, 0.0, 3.0, 9.0, 9.0],  # sample 0, channel 0: end is the best of what it may say
@@ -142,7 +142,7 @@ def test_scaled_end_of_speech():
 
 
 def speak(rule, first_channel_ends_at, num_frames, delay_pattern, length=0):
-    """Run a rule frame by frame on scores that say 1, but 'end' in channel 0 at one frame; return the frames."""
+    """Run a processor frame by frame on scores for token 1, and EOS in channel 0 at one frame; return the frames."""
     ids = torch.ones(len(delay_pattern), length, dtype=torch.long)
     for frame in range(length, num_frames):
         scores = torch.tensor([[0.0, 1.0, 0.0, 0.5, -INF, -INF]]).repeat(len(delay_pattern), 1)
@@ -160,7 +160,7 @@ def test_delayed_end():
 
 
 def test_end_in_time_for_the_limit():
-    """A limit without a forced end cuts the slow channels off mid-sound."""
+    """A limit without a forced end truncates the slow channels."""
     ends = speak(DiaEOSDelayPatternLogitsProcessor([0, 2, 3], EOS, max_length=8), None, 8, [0, 2, 3])
     assert [row.index(1) for row in ends] == [4, 6, 7]
 
@@ -232,9 +232,9 @@ def test_seeded_draw_equals_the_global_generator():
     ids=["guidance", "top-k", "channel filter", "delayed end", "scaled end", "given"],
 )
 def test_no_rule_waits_for_the_device(make_rule, monkeypatch):
-    """A look at the data, or a list copied to the device, stops the queue of the GPU at every frame.
+    """A read of the data, or a list copied to the device, synchronizes with the GPU at every frame.
 
-    Tensors without data ("meta") allow just what needs no look at the data.
+    Tensors without data ("meta") permit only operations that do not read data.
     """
     rule = make_rule()
     rows = 8 if isinstance(rule, DiaClassifierFreeGuidanceLogitsProcessor) else 4
@@ -255,7 +255,7 @@ def test_no_guidance_beside_guided_neighbors():
 
 
 class Look(LogitsProcessor):
-    """Add a number; note what was seen."""
+    """Processor that adds a number and records its input."""
 
     def __init__(self, number):
         self.number = number
@@ -268,7 +268,7 @@ class Look(LogitsProcessor):
 
 @pytest.mark.parametrize("halves", [1, 2])
 def test_each_sample_its_own_rule(halves):
-    """A rule made for one sample saw another's rows, or was asked twice."""
+    """A processor for one sample received another's rows, or was called twice."""
     first, second = Look(10), Look(20)
     ids = torch.arange(6)[:, None]
     scores = torch.arange(6 * halves)[:, None].float()
@@ -289,7 +289,7 @@ def test_limits_of_each_sample():
 
 
 def test_a_generator_for_each_sample():
-    """A sample's draws depended on how many neighbors drew before it."""
+    """A sample's draws depended on the number of samples before it."""
     scores = torch.randn(6, 30)
 
     def draw(seeds, rows):

@@ -1,4 +1,4 @@
-"""Requests as a server gets them: batched at random, each answered as if it had come alone.
+"""Requests in random batches, as in a server, each with the same codes as alone.
 
 In float32 a batch is rounded in another way than its members, and of the 45,000 choices that 100 requests make, a few
 are between tokens whose scores differ by less than that. So a request that comes out different must come out the same
@@ -46,7 +46,7 @@ def run(model, requests, seeds, do_sample):
 
 @pytest.fixture(scope="module")
 def alone(model):
-    """What each request says alone, computed once, by single values instead of lists."""
+    """Codes of each request alone, computed once, with single values instead of lists."""
     answers = {}
     for seed in range(NUM_REQUESTS):
         request = draw_request(seed)

@@ -42,9 +42,9 @@ def test_samples_of_one_value_share_a_rule():
         made.append(temperature)
         return TemperatureLogitsWarper(temperature)
 
-    rule = make_settings({"temperature": [0.5, 2.0, 0.5]}, 3).make_rule(make, "temperature")
+    rule = make_settings({"temperature": [0.5, 2.0, 0.5]}, 3).make_processor(make, "temperature")
     scores = rule(torch.zeros(6, 1), torch.ones(6, 4))
     assert scores[:, 0].tolist() == [2.0, 2.0, 0.5, 0.5, 2.0, 2.0]
-    single = make_settings({}, 3, temperature=4.0).make_rule(make, "temperature")
+    single = make_settings({}, 3, temperature=4.0).make_processor(make, "temperature")
     assert isinstance(single, TemperatureLogitsWarper)
     assert made == [0.5, 2.0, 4.0]

@@ -49,7 +49,7 @@ def test_under_guidance_both_halves_shrink():
 
 
 def test_the_last_is_not_dropped():
-    """A batch of nothing has no shape."""
+    """A batch of 0 samples has no shape."""
     running = RunningSamples(3, 2, (EOS, PAD), is_guided=False)
     running.drop_ended(frames(EOS, EOS), cache_of(2))
     assert running.samples is None
@@ -64,7 +64,7 @@ def test_a_static_cache_keeps_its_shape():
 
 
 def test_what_goes_into_the_network_and_what_comes_back():
-    """Scores of one sample stood in another's rows."""
+    """Scores of one sample were in another's rows."""
     running = RunningSamples(3, 2, (EOS, PAD), is_guided=True)
     everything = frames(7, EOS, 9)
     kwargs = {

@@ -25,7 +25,7 @@ class Say(StoppingCriteria):
     ],
 )
 def test_one_channel_ends_its_sample(said, expected):
-    """A channel was padded while the others of its sample went on without it."""
+    """A channel was padded while the others of its sample continued."""
     assert DiaSampleStoppingCriteria(Say(torch.tensor(said)), 3)(IDS, None).tolist() == expected
 
 
@@ -36,7 +36,7 @@ def test_one_word_for_all(said):
 
 
 def test_cancel():
-    """A canceled stream is asked once a step, and ends all samples."""
+    """Cancellation is polled once a step, and ends all samples."""
     answers = iter([False, True])
     criterion = DiaCancelStoppingCriteria(lambda: next(answers))
     assert criterion(IDS, None).tolist() == [False] * 6

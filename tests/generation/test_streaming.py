@@ -1,4 +1,4 @@
-"""Streamers against `batch_decode` of the whole, and at their ends: early, slow, late and broken."""
+"""Streamers against `batch_decode` of the whole, with early, slow, late and failing consumers."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def prompt_len(inputs):
 
 @pytest.mark.parametrize("chunks", [(1, 1), (1, 64), (5, 5), (40, 100), (300, 300)])
 def test_chunks_are_the_whole(model, processor, chunks):
-    """Chunks decoded without their neighbors click at every boundary, and lose the end."""
+    """Chunks decoded without context click at every boundary, and lose the end."""
     inputs = processor("[S1] Hello there.")
     options = GREEDY | {"max_new_tokens": 120, "min_new_tokens": 104}
     (whole,) = processor.batch_decode(model.generate(**inputs, **options), audio_prompt_len=1)
@@ -45,7 +45,7 @@ def test_lengths_of_the_chunks(model, processor):
 
 
 def test_a_batch_with_and_without_prompts(model, processor, tone):
-    """Samples that end earlier than their neighbors, and prompts of other lengths, shifted or lost their sound."""
+    """Samples that end earlier than others, or have prompts of other lengths, had shifted or lost audio."""
     inputs = processor(
         ["[S1] One.", "[S1] A tone. [S2] Two.", "[S2] And three."],
         audio=[None, {"array": tone(0.4, 44100), "sampling_rate": 44100}, None],
@@ -60,7 +60,7 @@ def test_a_batch_with_and_without_prompts(model, processor, tone):
 
 
 class CountSteps(LogitsProcessor):
-    """Notes which step is being computed, and can wait or fail there."""
+    """Processor that counts steps, and can wait or fail at one."""
 
     def __init__(self, seconds_per_step=0.0, fails_at=None):
         self.num_steps = 0
@@ -76,7 +76,7 @@ class CountSteps(LogitsProcessor):
 
 
 def test_the_first_chunk_comes_as_soon_as_it_can(model, processor):
-    """The first sound waited for more than the delay and the decoder's margin."""
+    """The first chunk waited for more than the delay and the decoder's margin."""
     streamer = DiaAudioStreamer(processor)
     assert streamer.num_steps_before_sound == 1 + processor.codec.decoder_margin + 15
     codes = torch.randint(0, 1024, (1, 60, 9))
@@ -96,7 +96,7 @@ def test_the_first_chunk_comes_as_soon_as_it_can(model, processor):
 
 
 def test_a_consumer_that_stops_early_ends_the_generation(model, processor):
-    """Nobody listens, and the GPU works on to the limit."""
+    """Generation continued to its limit after the consumer had stopped."""
     steps = CountSteps(seconds_per_step=0.01)
     options = GREEDY | {"max_new_tokens": 3000, "min_new_tokens": 2900}
     chunks = DiaAudioStreamer(processor).listen(
@@ -112,7 +112,7 @@ def test_a_consumer_that_stops_early_ends_the_generation(model, processor):
 
 
 def test_python_can_end_in_the_middle_of_a_stream():
-    """A thread in the middle of a step when Python ends takes the process down with it (Python 3.13: SIGABRT)."""
+    """A thread in the middle of a step at exit crashes the process (Python 3.13: SIGABRT)."""
     code = """
 from dia_hf import Dia
 stream = Dia.from_pretrained(device="cpu").stream("[S1] Hello.", seed=1)
@@ -140,7 +140,7 @@ def test_cancel_from_another_thread(model, processor):
 
 
 def test_a_slow_consumer_loses_nothing(model, processor):
-    """A full queue dropped chunks, or held the generation up."""
+    """A full queue dropped chunks, or blocked generation."""
     inputs, options = processor("[S1] Hello."), GREEDY | {"max_new_tokens": 60, "min_new_tokens": 44}
     (whole,) = processor.batch_decode(model.generate(**inputs, **options), audio_prompt_len=1)
     streamer = DiaAudioStreamer(processor, 1, 4)
@@ -157,7 +157,7 @@ def test_a_slow_consumer_loses_nothing(model, processor):
 
 @pytest.mark.parametrize("by_hand", [False, True], ids=["listen", "a thread of the user's"])
 def test_an_error_of_the_generating_thread_reaches_the_consumer(model, processor, by_hand):
-    """The generating thread died, and the consumer waited for ever."""
+    """The generating thread failed, and the consumer waited forever."""
     inputs, streamer = processor("[S1] Hello."), DiaAudioStreamer(processor, 1, 1)
     rules = LogitsProcessorList([CountSteps(fails_at=40)])
     options = GREEDY | {"max_new_tokens": 60, "min_new_tokens": 44, "logits_processor": rules}
@@ -186,7 +186,7 @@ def test_an_error_before_the_first_step(model, processor):
 
 
 def test_a_wait_that_takes_too_long(model, processor):
-    """Without a timeout a consumer whose producer was never started waits for ever."""
+    """Without a timeout a consumer waits forever if `generate` was never started."""
     streamer = DiaAudioStreamer(processor, timeout=0.05)
     with pytest.raises(TimeoutError, match=r"0\.05 s"):
         next(streamer)
@@ -214,7 +214,7 @@ def test_several_consumers_share_the_chunks(model, processor):
 
 
 def test_a_streamer_serves_one_call(model, processor):
-    """A second call went on in the middle of the first one's frames."""
+    """A second call continued after the first one's frames."""
     inputs, options = processor("[S1] Hello."), GREEDY | {"max_new_tokens": 20}
     streamer = DiaAudioStreamer(processor)
     model.generate(**inputs, **options, streamer=streamer)
@@ -230,7 +230,7 @@ def test_lengths_that_make_no_chunk(processor, lengths):
 
 
 def delayed_rows(clips, pattern):
-    """What `generate` puts for these codes `[T_b, C]`, step by step: delayed, ended by channel 0's word, padded."""
+    """Rows that `generate` puts for codes `[T_b, C]`, step by step: delayed, ended by channel 0's EOS, padded."""
     longest = max(map(len, clips))
     steps = torch.full((longest + 1 + max(pattern), len(clips), len(pattern)), PAD)
     for b, clip in enumerate(clips):

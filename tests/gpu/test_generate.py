@@ -241,7 +241,7 @@ def test_broken_logits_are_named_and_leave_nothing():
         return model.generate(**sound, **options, generator=torch.Generator("cuda").manual_seed(0))
 
     before = run()
-    with pytest.raises(ValueError, match="no token to draw: the logits hold NaN"):
+    with pytest.raises(ValueError, match="no token could be sampled: the logits hold NaN"):
         model.generate(**{name: value.cuda() for name, value in broken.items()}, **options)
     assert torch.equal(run(), before)
 

@@ -90,7 +90,7 @@ def test_no_step_waits_for_the_device(monkeypatch, kind, source, is_first_releas
 
     monkeypatch.setattr(kind, "take", refuse_to_wait(kind.take, is_ready))
     monkeypatch.setattr(FrameScheduler, "_fill_noise", refuse_to_wait(FrameScheduler._fill_noise, lambda *args: True))
-    monkeypatch.setattr(FrameScheduler, "_everyone", refuse_to_wait(FrameScheduler._everyone, lambda *args: True))
+    monkeypatch.setattr(FrameScheduler, "_all_tokens", refuse_to_wait(FrameScheduler._all_tokens, lambda *args: True))
     model = make_model(0, is_first_release)
     inputs = make_inputs(model.config, [0, 4, 2])
     generator = {
@@ -175,13 +175,13 @@ def test_threads_capture_and_replay_at_once(captures):
 def test_late_reads_keep_order_and_value():
     """A value read before it has arrived, or after the next step has written over it."""
     got = []
-    reads = AsyncReads(lambda value: got.append(value.tolist()), most_waiting=8)
+    reads = AsyncReads(lambda value: got.append(value.tolist()), max_pending=8)
     value, weight = torch.zeros(2, device="cuda"), torch.randn(2048, 2048, device="cuda")
     for number in range(100):
         weight = weight @ weight * 0  # keeps the device busy
         value.fill_(number)
         reads.send(value)
-        assert len(reads._waiting) <= 8
+        assert len(reads._pending) <= 8
     reads.flush()
     assert got == [[number, number] for number in range(100)]
 

@@ -23,7 +23,7 @@ def dia(checkpoint) -> Dia:
 
 
 def test_the_same_seed_says_the_same(dia):
-    """nari-labs/dia has no seed: a result could not be had twice."""
+    """nari-labs/dia has no seed: results were not reproducible."""
     torch.manual_seed(0)
     first = dia.generate("[S1] Hello.", seed=3, max_seconds=0.3)
     torch.manual_seed(1)
@@ -32,7 +32,7 @@ def test_the_same_seed_says_the_same(dia):
 
 
 def test_equals_the_three_steps_it_stands_for(dia):
-    """An argument that is dropped on the way to `generate` changes nothing, and nobody notices."""
+    """An argument was lost on the way to `generate`."""
     wave = dia.generate("[S1] Hi.", 40, 2.0, 0.9, 0.8, cfg_filter_top_k=20, seed=1)
     inputs = dia.processor("[S1] Hi.")
     codes = dia.model.generate(
@@ -50,14 +50,14 @@ def test_equals_the_three_steps_it_stands_for(dia):
 
 
 def test_temperature_zero_is_greedy(dia):
-    """nari-labs/dia takes a temperature of 0 for the best token; a division by it gives NaN."""
+    """Temperature 0 means greedy decoding in nari-labs/dia; a division by it gives NaN."""
     waves = [dia.generate("[S1] Hi.", temperature=0, max_seconds=0.3, seed=seed) for seed in (1, 2)]
     assert np.array_equal(*waves)
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 0.7])
 def test_max_seconds_counts_audio(dia, seconds):
-    """The delay's 15 frames were taken out of the time asked for."""
+    """The 15 frames of the delay were subtracted from the limit."""
     wave = dia.generate("[S1] Hello.", max_seconds=seconds, seed=0)
     assert seconds - FRAME < len(wave) / dia.sampling_rate <= seconds
 
@@ -76,7 +76,7 @@ def test_a_batch(dia, tmp_path, tone):
 
 
 def test_verbose_shows_seconds_of_audio(dia, capsys):
-    """A bar in steps says nothing to who waits for seconds of speech."""
+    """The progress bar counted steps instead of seconds of audio."""
     dia.generate("[S1] Hello.", max_seconds=0.4, verbose=True, seed=0)
     assert "0.4/0.4 s of audio" in capsys.readouterr().err
     dia.generate("[S1] Hello.", max_seconds=0.2, seed=0)
@@ -103,7 +103,7 @@ def test_dtype_and_device(tmp_path):
     ],
 )
 def test_unusable_places(options, message):
-    """Device and dtype errors came after minutes of loading, in the words of CUDA."""
+    """Device and dtype errors came after minutes of loading, as errors of CUDA."""
     with pytest.raises(ValueError, match=message):
         Dia.from_pretrained(**options)
 
@@ -115,7 +115,7 @@ def test_unusable_places(options, message):
         ({"text": "x" * 2000}, "2000 ids"),
         ({"text": "[S1] a", "max_seconds": 0.001}, "a frame lasts 0.012 s"),
         ({"text": "[S1] a", "max_seconds": 1.0, "max_tokens": 50}, "give one"),
-        ({"text": "[S1] a", "max_seconds": 40.0}, r"at most 35\.5 s in one go"),
+        ({"text": "[S1] a", "max_seconds": 40.0}, r"at most 35\.5 s in one call"),
         ({"text": ["[S1] a"], "seed": [1, 2]}, "list of 2"),
         ({"text": "[S1] a", "audio_prompt": np.zeros(0, dtype=np.float32)}, "0 samples"),
         ({"text": "[S1] a", "audio_prompt": np.full(600, np.nan, dtype=np.float32)}, "NaN"),
@@ -123,7 +123,7 @@ def test_unusable_places(options, message):
 )
 @pytest.mark.filterwarnings("ignore:audio without")
 def test_unusable_requests(dia, options, message):
-    """nari-labs/dia cuts, maps to zero or prints, and goes on."""
+    """nari-labs/dia truncates, replaces or prints, and continues."""
     with pytest.raises(ValueError, match=message):
         dia.generate(**options)
 
@@ -136,7 +136,7 @@ def test_without_codec():
 
 
 def test_the_stream_is_what_generate_says(dia):
-    """The stream of a text said something else than the text at once."""
+    """The stream of a text differed from `generate`."""
     options = {"seed": 5, "max_seconds": 0.6, "cfg_scale": 2.0, "temperature": 0.9}
     chunks = list(dia.stream("[S1] Hello.", **options))
     assert len(chunks) > 3 and all(chunk.dtype == np.float32 for chunk in chunks)
@@ -153,7 +153,7 @@ def test_the_stream_of_a_list_gives_lists(dia, texts):
 
 
 def test_leaving_the_stream_ends_its_thread(dia):
-    """A `break` left the generation running for nobody."""
+    """A `break` left the generation running."""
     before = threading.active_count()
     for _ in dia.stream("[S1] Hello.", seed=1):
         break
@@ -166,7 +166,7 @@ def make_voice(dia, tone, transcript, seconds=3.2):
 
 
 def test_a_voice_is_prompt_and_transcript(dia, tone, tmp_path):
-    """A voice's transcript left out, or under another speaker's tag, makes the clone gibber."""
+    """The transcript of a voice was omitted, or under another speaker's tag, and the speech was unintelligible."""
     voice = make_voice(dia, tone, "[S1] My words.")
     voice.save(tmp_path / "voice.safetensors")
     options = {"temperature": 0, "max_seconds": 0.3}
@@ -190,7 +190,7 @@ def test_voices_of_a_batch(dia, tone):
 
 
 def test_one_voice_of_both_speakers(dia, tone):
-    """A recording of a conversation keeps its tags."""
+    """The tags of a recording with two speakers were lost."""
     voice = make_voice(dia, tone, "[S1] Hello. [S2] Good day.")
     options = {"temperature": 0, "max_seconds": 0.2}
     expected = dia.generate("[S1] Hello. [S2] Good day. [S1] On.", audio_prompt=voice.codes, **options)
@@ -198,7 +198,7 @@ def test_one_voice_of_both_speakers(dia, tone):
 
 
 def test_unusable_voices(dia, tone):
-    """A voice that cannot speak was noticed in the middle of the work, or not at all."""
+    """An unusable voice was noticed late, or not at all."""
     voice = make_voice(dia, tone, "My words.")
     other = dataclasses.replace(voice, codec="0123456789abcdef")
     for options, message in [
@@ -238,7 +238,7 @@ def test_the_older_names_of_nari_labs(dia, tone, tmp_path):
 
 @pytest.mark.parametrize("release", ["nari-0626", "nari-v0.1"])
 def test_from_local(release, tmp_path):
-    """nari-labs' files had to be converted first, which takes the disk once more."""
+    """nari-labs' files had to be converted first, which needs disk space."""
     folder = REFERENCE / release
     (weights,) = {*folder.glob("model.safetensors"), *folder.glob("*.pth")}
     codec = REFERENCE / "transformers-4.53" / "dac_44khz"
@@ -251,7 +251,7 @@ def test_from_local(release, tmp_path):
 
 
 def test_settings_of_each_text(dia):
-    """Requests of different people could share a batch in `generate` of the model alone."""
+    """Per-sample parameters were available in the model's `generate` only."""
     texts = ["[S1] One.", "[S2] Two, three."]
     settings = {
         "cfg_scale": [1.5, 3.0],
@@ -269,7 +269,7 @@ def test_settings_of_each_text(dia):
 
 
 def test_metadata(dia, tmp_path):
-    """What was told to `save_audio` about the sound was not in the file."""
+    """The metadata of `save_audio` was not in the file."""
     wave = dia.generate("[S1] Hi.", max_seconds=0.2, seed=7)
     dia.save_audio(tmp_path / "a.mp3", wave, metadata={"text": "[S1] Hi.", "seed": 7})
     assert read_metadata(tmp_path / "a.mp3") == {"text": "[S1] Hi.", "seed": 7}
@@ -277,7 +277,7 @@ def test_metadata(dia, tmp_path):
 
 @pytest.mark.parametrize("release", ["nari-0626", "nari-v0.1"])
 def test_folders_of_nari_labs(release, tmp_path):
-    """Their own `Dia.from_pretrained(folder)` ended in a table of mismatched tensors, or in no file of a name."""
+    """`Dia.from_pretrained(folder)` of their layout raised a list of mismatched tensors, or a missing file."""
     folder = tmp_path / release
     shutil.copytree(REFERENCE / release, folder, ignore=shutil.ignore_patterns("expected*", "inputs*"))
     with pytest.raises(OSError, match=r"nari-labs' layout.*`Dia\.from_local"):
@@ -292,7 +292,7 @@ def test_folders_of_nari_labs(release, tmp_path):
 
 
 def test_names_of_nari_labs():
-    """Scripts around the original ask it where and by what it computes."""
+    """Scripts for nari-labs/dia read `device` and `compute_dtype`."""
     dia = Dia.from_pretrained(compute_dtype=ComputeDtype.BFLOAT16, device="cpu")
     assert dia.device == torch.device("cpu") and dia.config is dia.model.config
     assert dia.compute_dtype == ComputeDtype.BFLOAT16.to_dtype() == torch.bfloat16
@@ -300,7 +300,7 @@ def test_names_of_nari_labs():
 
 
 def test_an_adapter_is_no_model(tmp_path):
-    """PEFT's folder loaded by way of another model, and then had no codec."""
+    """PEFT's folder was loaded through its base model, and had no codec."""
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"is an adapter, not a complete model; .*merge_adapter"):
@@ -321,13 +321,13 @@ def test_an_index_without_metadata(tmp_path):
 
 @pytest.mark.parametrize("text", ["[S1] " + "ä" * 600, ["[S1] Hi.", "[S2] " + "long " * 300]])
 def test_a_text_that_is_too_long(dia, text):
-    """The advice was `truncation=True`, which `Dia.generate` does not take."""
-    with pytest.raises(ValueError, match=r"ids .* at most 1024 in one go; `Dia.dialogue`"):
+    """The error recommended `truncation=True`, which `Dia.generate` does not take."""
+    with pytest.raises(ValueError, match=r"ids .* at most 1024 in one call; `Dia.dialogue`"):
         dia.generate(text)
 
 
 def test_codes_with_the_sound(dia):
-    """The evaluation, which needs the codes, called what is private and spoke by a way of its own."""
+    """The evaluation needs codes, and called private methods instead of `generate`."""
     options = {"seed": 5, "max_seconds": 0.3, "temperature": 0.9}
     speech = dia.generate("[S1] Hello there.", **options)
     again, codes = dia.generate("[S1] Hello there.", **options, return_codes=True)
@@ -345,13 +345,13 @@ def test_codes_with_the_sound(dia):
 
 
 def test_the_most_frames(dia):
-    """The evaluation counted the frames that a limit leaves by itself, and said which sentences were cut by it."""
+    """The evaluation computed the limit in frames by itself."""
     config, rate = dia.config, dia.processor.codec.frame_rate
     assert dia.max_frames(0.3) == int(0.3 * rate)
     assert dia.max_frames() == dia.model.generation_config.max_length - 2
     longest = config.decoder_config.max_position_embeddings - 2 - max(config.delay_pattern)
     assert dia.max_frames((longest + 0.5) / rate) == longest
-    with pytest.raises(ValueError, match="in one go"):
+    with pytest.raises(ValueError, match="in one call"):
         dia.max_frames((longest + 1.5) / rate)
     with pytest.raises(ValueError, match="give a number of seconds"):
         dia.max_frames(float("nan"))

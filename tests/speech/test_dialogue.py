@@ -25,7 +25,7 @@ EOS = 1024
 
 
 class EndAfter(LogitsProcessor):
-    """Make channel 0 end so many frames after the prompt: by itself, the random model never does."""
+    """Make channel 0 end a number of frames after the prompt: a random model never does."""
 
     def __init__(self, num_frames, fails_in_call=None):
         self.num_frames = num_frames
@@ -70,7 +70,7 @@ def make_voice(dia, num_frames, transcript, seed=0):
 
 
 def record_inputs(dia, monkeypatch):
-    """Note what goes into the processor: text and prompt of every chunk."""
+    """Record the text and prompt of every chunk."""
     seen = []
     original = type(dia.processor).__call__
 
@@ -83,7 +83,7 @@ def record_inputs(dia, monkeypatch):
 
 
 def test_one_chunk_is_what_generate_says(dia):
-    """A short script spoken as a dialogue came out as another speech than by `generate`."""
+    """A dialogue of a short script differed from `generate`."""
     text, options = "[S1] Hello. [S2] Hi!", {"seed": 7, "max_seconds": 0.5}
     dialogue = dia.dialogue(text, **options)
     assert len(dialogue.chunks) == 1
@@ -92,7 +92,7 @@ def test_one_chunk_is_what_generate_says(dia):
 
 @pytest.mark.parametrize("max_length", [None, 3072, 1000, 700, 400])
 def test_chunks_fit_what_the_model_says_in_one_go(dia, monkeypatch, max_length):
-    """A checkpoint that was trained on 12 s was given chunks of 15, and said the rest of them as noise."""
+    """A checkpoint trained on 12 s got chunks of 15 s, whose ends were noise."""
     monkeypatch.setattr(dia.model.generation_config, "max_length", max_length)
     monkeypatch.setattr(dia.model.config.decoder_config, "max_position_embeddings", 3072)
     chunks = Dialogue(dia.model, dia.processor, make_script(7), seed=7).chunks
@@ -105,7 +105,7 @@ def test_chunks_fit_what_the_model_says_in_one_go(dia, monkeypatch, max_length):
 
 
 def test_every_chunk_is_prompted_with_what_each_speaker_said_last(dia, monkeypatch):
-    """Without prompts each chunk has voices of its own."""
+    """Without prompts the voices change with each chunk."""
     seen = record_inputs(dia, monkeypatch)
     script = "[S1] The first one says this. [S2] The second one says that. [S1] And I say this again."
     dialogue = make_dialogue(dia, script)
@@ -121,7 +121,7 @@ def test_every_chunk_is_prompted_with_what_each_speaker_said_last(dia, monkeypat
 
 
 def test_every_chunk_begins_with_the_language(dia, monkeypatch):
-    """A language's tag taken for a speaker's is lost, or stands before the first chunk alone."""
+    """A language tag was taken for a speaker's, or put before the first chunk only."""
     processor = copy.copy(dia.processor)
     processor.tokenizer = DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[nl]"])
     dutch = Dia(dia.model, processor)
@@ -140,7 +140,7 @@ def test_every_chunk_begins_with_the_language(dia, monkeypatch):
 
 
 def test_voices_are_prompts_of_their_speakers(dia, monkeypatch):
-    """A voice given to a speaker was used once, and drifted away with the chunks."""
+    """A given voice was used for the first chunk only, and drifted."""
     seen = record_inputs(dia, monkeypatch)
     voices = {"[S1]": make_voice(dia, 40, "My words.", 1), "[S2]": make_voice(dia, 50, "[S1] Mine.", 2)}
     dialogue = make_dialogue(dia, make_script(6), voices=voices)
@@ -152,7 +152,7 @@ def test_voices_are_prompts_of_their_speakers(dia, monkeypatch):
 
 
 def test_one_voice_of_two_speakers(dia, monkeypatch):
-    """A recording of a conversation is a prompt for both, once."""
+    """A recording of two speakers was used twice as a prompt."""
     seen = record_inputs(dia, monkeypatch)
     voice = make_voice(dia, 40, "[S1] Hello. [S2] Good day.")
     make_dialogue(dia, make_script(4), voices=voice).generate()
@@ -160,7 +160,7 @@ def test_one_voice_of_two_speakers(dia, monkeypatch):
 
 
 def test_joins_do_not_click(dia):
-    """Chunks put side by side as waveforms jump where they meet."""
+    """Waveforms of chunks, concatenated, have steps at their joins."""
     waveform = make_dialogue(dia, make_script(12)).generate()
     steps = np.abs(np.diff(waveform))
     joins = np.arange(30 * 512, len(waveform), 30 * 512)
@@ -172,7 +172,7 @@ def test_joins_do_not_click(dia):
 
 
 def test_the_stream_is_the_whole(dia):
-    """Chunks of the stream that are not those of the whole."""
+    """The stream differed from the whole."""
     script = make_script(8)
     chunks = list(make_dialogue(dia, script).stream(first_chunk_frames=2, chunk_frames=16))
     assert [len(chunk) // 512 for chunk in chunks[:5]] == [2, 4, 8, 16, 16]
@@ -181,7 +181,7 @@ def test_the_stream_is_the_whole(dia):
 
 
 def test_it_tells_how_long_its_chunks_are(dia, tmp_path):
-    """Where chunks meet stood in kept files only; spoken twice, they were counted twice."""
+    """The joins were known from files only, and counted twice after a second call."""
     dialogue = make_dialogue(dia, make_script(8), folder=tmp_path)
     for _ in range(2):  # the second time from the folder
         waveform = dialogue.generate()
@@ -190,7 +190,7 @@ def test_it_tells_how_long_its_chunks_are(dia, tmp_path):
 
 
 def test_a_stream_that_is_left_ends_its_chunk(dia):
-    """The generating thread of a chunk went on after the listener had gone."""
+    """The generating thread of a chunk continued after the stream was closed."""
     before = threading.active_count()
     chunks = make_dialogue(dia, make_script(8)).stream()
     next(chunks)
@@ -199,7 +199,7 @@ def test_a_stream_that_is_left_ends_its_chunk(dia):
 
 
 def test_seeds(dia):
-    """The same seed in every chunk makes them all begin alike; none at all makes each run another."""
+    """With the same seed, all chunks begin alike; without one, runs are not reproducible."""
     script = make_script(6)
     first, again, other = (make_dialogue(dia, script, seed=seed).generate() for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -209,7 +209,7 @@ def test_seeds(dia):
 
 
 def test_every_chunk_draws_for_itself(dia, monkeypatch):
-    """With one seed for all, each chunk begins with the same draws, and pauses and breaths repeat."""
+    """With one seed for all chunks, each begins with the same random numbers."""
     seeds, generate = [], dia.model.generate
 
     def record(*args, generator, **kwargs):
@@ -222,20 +222,20 @@ def test_every_chunk_draws_for_itself(dia, monkeypatch):
 
 
 def test_a_limit_of_the_whole(dia):
-    """`max_seconds` was taken for each chunk."""
+    """`max_seconds` was applied to each chunk."""
     waveform = make_dialogue(dia, make_script(8), max_seconds=1.0).generate()
     assert len(waveform) == int(1.0 * 44100 / 512) * 512
 
 
 def test_a_chunk_that_does_not_end(dia):
-    """A prompt took the checkpoint's limit away, and a chunk that does not end went on for half a minute."""
+    """With a prompt, the checkpoint's limit was ignored, and a chunk without EOS lasted half a minute."""
     voice = make_voice(dia, 40, "A voice.")
     waveform = Dialogue(dia.model, dia.processor, "[S1] Hello.", voice, seed=1).generate()
     assert len(waveform) == dia.model.generation_config.max_length * 512
 
 
 def test_a_chunk_that_fails_keeps_those_before_it(dia, tmp_path):
-    """An hour of speech was lost with its last sentence."""
+    """An error in the last chunk lost all speech before."""
     script = make_script(8)
     whole = make_dialogue(dia, script).generate()
     failing = EndAfter(30, fails_in_call=3)
@@ -257,7 +257,7 @@ def test_a_chunk_that_fails_keeps_those_before_it(dia, tmp_path):
 
 
 def test_a_folder_of_somebody_elses(dia, tmp_path):
-    """Files that were called like chunks were spoken, and then removed with them."""
+    """Foreign files with names of chunks were used, and then removed."""
     folder = tmp_path / "kept"
     folder.mkdir()
     (folder / "chunk-00001.safetensors").write_text("mine")
@@ -277,7 +277,7 @@ make_dialogue(dia, make_script(24), folder={folder!r}).generate()
 
 
 def test_killed_midway_and_resumed(dia, tmp_path):
-    """A crash in the middle of a file leaves half a chunk that is read as a whole one."""
+    """A crash during writing left half a chunk, which was read as a whole one."""
     folder = tmp_path / "kept"
     path = [path for path in sys.path if path] + [__file__.rsplit("/", 1)[0]]
     code = KILLED.format(path=path, model=dia.model.name_or_path, folder=str(folder))
@@ -304,7 +304,7 @@ def replace_weights(dia):
 
 
 def test_a_voice_that_says_something_else_is_another(dia, tmp_path):
-    """The same recording with its transcript corrected went on with the old one's chunks."""
+    """A voice with a corrected transcript resumed from chunks of the old one."""
     voices = [make_voice(dia, 20, words) for words in ("A voice.", "Another voice.")]
     make_dialogue(dia, make_script(4), folder=tmp_path, voices=voices[0])
     with pytest.raises(ValueError, match="differs in voices"):
@@ -313,7 +313,7 @@ def test_a_voice_that_says_something_else_is_another(dia, tmp_path):
 
 @pytest.mark.parametrize("content", ["[]", "null", "{", '{"seed": "x"}', "[" * 10**5])
 def test_a_damaged_plan(dia, tmp_path, content):
-    """It ended in an AttributeError of `None`."""
+    """It raised an AttributeError of `None`."""
     make_dialogue(dia, make_script(4), folder=tmp_path)
     (tmp_path / "dialogue.json").write_text(content)
     with pytest.raises(ValueError, match=r"dialogue.json' (is damaged|is nested|has the `seed`)"):
@@ -324,7 +324,7 @@ def test_a_damaged_plan(dia, tmp_path, content):
     "codes", [torch.zeros(5, 9), torch.zeros(5, 4, dtype=torch.int16), torch.full((5, 9), 1024).short()]
 )
 def test_a_chunk_that_holds_no_codes(dia, tmp_path, codes):
-    """It failed at the codec, after the chunks before it had been spoken."""
+    """It failed in the codec, after the generation of the chunks before."""
     make_dialogue(dia, make_script(4), folder=tmp_path).generate()
     save_file({"codes": codes}, tmp_path / "chunk-00001.safetensors")
     with pytest.raises(ValueError, match=r"chunk-00001.safetensors' is damaged"):
@@ -333,7 +333,7 @@ def test_a_chunk_that_holds_no_codes(dia, tmp_path, codes):
 
 @pytest.mark.parametrize("change", ["script", "seed", "closing_tag", "max_frames", "voices", "options", "weights"])
 def test_another_dialogue_does_not_go_on_in_the_folder(dia, tmp_path, change):
-    """Chunks of two dialogues, mixed without a word."""
+    """Chunks of two dialogues were mixed silently."""
     make_dialogue(dia, make_script(4), folder=tmp_path / "kept")
     changed = {
         "seed": {"seed": 8},
@@ -351,7 +351,7 @@ def test_another_dialogue_does_not_go_on_in_the_folder(dia, tmp_path, change):
 
 
 def test_a_damaged_chunk(dia, tmp_path):
-    """A file cut off by something else was an error without a name."""
+    """The error of a truncated file did not name it."""
     make_dialogue(dia, make_script(4), folder=tmp_path).generate()
     (tmp_path / "chunk-00001.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match="chunk-00001"):
@@ -359,7 +359,7 @@ def test_a_damaged_chunk(dia, tmp_path):
 
 
 def test_what_looks_wrong_in_a_script_is_told(dia):
-    """A tag that is misspelt is read out, and nobody knows why."""
+    """A misspelled tag was read aloud without a warning."""
     with pytest.warns(UserWarning, match=r"line 2, column 1: .*\[S7\]"):
         dia.dialogue("[S1] Hello.\n[S7] Hi!")
     with warnings.catch_warnings():
@@ -368,7 +368,7 @@ def test_what_looks_wrong_in_a_script_is_told(dia):
 
 
 def test_a_prompt_without_room_is_told_once(dia):
-    """A voice that changes for want of room, or a warning for every chunk."""
+    """A voice changed for lack of room without a warning, or with one for every chunk."""
     dialogue = make_dialogue(dia, make_script(8))
     dialogue.frame_limit, dialogue.max_prompt_frames = 100, 25
     with pytest.warns(UserWarning, match="voice may change") as caught:
@@ -377,7 +377,7 @@ def test_a_prompt_without_room_is_told_once(dia):
 
 
 def test_the_closing_tag(dia, monkeypatch):
-    """The advice against an end that is cut off, for each chunk."""
+    """The closing tag against truncated ends was missing in a chunk."""
     seen = record_inputs(dia, monkeypatch)
     make_dialogue(dia, make_script(4), closing_tag=True).generate()
     assert len(seen) > 2
@@ -397,7 +397,7 @@ def test_the_closing_tag(dia, monkeypatch):
 )
 @pytest.mark.filterwarnings("ignore")
 def test_what_cannot_be_spoken_raises(dia, script, voices, message):
-    """Impossible requests failed in the middle of the work."""
+    """Invalid arguments failed in the middle of the generation."""
     if voices is not None:
         voices = {tag: make_voice(dia, frames, "Words.") for tag, frames in voices.items()}
     with pytest.raises(ValueError, match=message):
@@ -405,13 +405,13 @@ def test_what_cannot_be_spoken_raises(dia, script, voices, message):
 
 
 def test_no_time(dia):
-    """A limit below one frame gave no sound and no word."""
+    """A limit below one frame gave empty audio without an error."""
     with pytest.raises(ValueError, match=r"0\.012 s"):
         make_dialogue(dia, "[S1] Hi.", max_seconds=0.001)
 
 
 def test_a_voice_of_another_codec(dia):
-    """Another codec's codes are noise."""
+    """Codes of another codec are decoded to noise."""
     other = Voice(torch.zeros(20, 9, dtype=torch.long), "Words.", "0123456789abcdef", 24000, 320)
     with pytest.raises(ValueError, match="0123456789ab"):
         make_dialogue(dia, "[S1] Hi.", voices=other)

@@ -1,4 +1,4 @@
-"""What is told of a sound that cannot be right."""
+"""Warnings for implausible audio."""
 
 import random
 import warnings
@@ -9,7 +9,7 @@ import pytest
 from dia_hf import Dia
 from dia_hf.assets import miniature_vocabulary
 from dia_hf.speech import SpeechWarning
-from dia_hf.speech.doubts import SpeechStats, find_doubt
+from dia_hf.speech.doubts import SpeechStats, UnknownWordsWarning, find_doubt, warn_unknown_words
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def listen(seconds, amplitude=0.3, chunk=777):
         (0.1, 1e-3, 2.0, 0, None, "is silent"),
         (0.1, 0.3, 2.0, 0, None, "words are missing"),
         (0.02, 0.3, 6.0, 5.0, None, "words are missing"),
-        (6.1, 0.3, 120.0, 0, None, "6.1 s long without its silence; by its text some 120.0 s"),
+        (6.1, 0.3, 120.0, 0, None, "6.1 s long without its silence; about 120.0 s are expected for its text"),
         (4.0, 0.3, 32.0, 0, "`max_seconds` (4): 1 of 8 chunks", r"cut at `max_seconds` \(4\): 1 of 8 chunks"),
         (20.0, 0.3, 1.0, 0, None, "something else"),
         (1.1, 0.3, 2.0, 0, None, None),
@@ -42,7 +42,7 @@ def listen(seconds, amplitude=0.3, chunk=777):
     ],
 )
 def test_what_is_told(seconds, amplitude, expected, prompt, cut_at, message):
-    """0.1 s of near silence, 6.1 s for 300 words, and one of eight chunks were written without a word."""
+    """0.1 s of near silence, 6.1 s for 300 words, and one of eight chunks were written without a warning."""
     doubt = find_doubt(listen(seconds, amplitude), expected, prompt, cut_at)
     if message is None:
         assert doubt is None
@@ -52,7 +52,7 @@ def test_what_is_told(seconds, amplitude, expected, prompt, cut_at, message):
 
 
 def test_the_miniature_is_not_doubted(miniature):
-    """A warning that comes with sentences that were said well is not read any more."""
+    """Correct speech caused a warning."""
     draw, words = random.Random(1), miniature_vocabulary()
     texts = ["[S1] a", "[S1] I", "[S1] Hello, I am Dia. [S2] Welcome, Dia."]
     texts += ["[S1] " + " ".join(draw.choices(words, k=number)) + "." for number in [1] * 12 + [2] * 5 + [4, 7] * 3]
@@ -64,7 +64,7 @@ def test_the_miniature_is_not_doubted(miniature):
 @pytest.mark.parametrize("option", [{"max_seconds": 0.3}, {"max_tokens": 20}])
 @pytest.mark.parametrize("way", ["generate", "stream", "list"])
 def test_a_limit_is_named(miniature, option, way):
-    """What was cut in the middle of a word looked whole."""
+    """Audio cut in the middle of a word caused no warning."""
     text = ["[S1] Hello. [S2] Welcome, Dia."] * 2 if way == "list" else "[S1] Hello. [S2] Welcome, Dia."
     with pytest.warns(SpeechWarning, match=f"cut at `{next(iter(option))}`") as told:
         list((miniature.stream if way == "stream" else miniature.generate)(text, seed=1, **option))
@@ -72,14 +72,45 @@ def test_a_limit_is_named(miniature, option, way):
 
 
 def test_the_models_own_limit_is_told(checkpoint):
-    """A model that does not end by itself was cut at `max_length` without a word."""
+    """A model without EOS was cut at `max_length` without a warning."""
     with pytest.warns(SpeechWarning, match="cut at the checkpoint's `max_length`"):
         Dia.from_pretrained(checkpoint, device="cpu").generate("[S1] Hello, here is a longer text.", seed=1)
 
 
 def test_a_dialogue_that_is_cut(miniature):
-    """A script of eight chunks under a limit of 4 s gave 4 s, and nothing was said."""
+    """A script of eight chunks with a limit of 4 s gave 4 s without a warning."""
     script = " ".join(f"[S{1 + i % 2}] the boy and the girl drink milk in the garden." for i in range(8))
     dialogue = miniature.dialogue(script, seed=1, max_seconds=1, chunk_length_s=(2, 4))
     with pytest.warns(SpeechWarning, match=r"cut at `max_seconds` \(\S+\): 1 of 8 chunks"):
         dialogue.generate()
+
+
+@pytest.mark.parametrize("method", ["generate", "generate a list", "stream", "dialogue"])
+def test_the_miniature_warns_of_unknown_words(miniature, method):
+    """`Dia.from_pretrained()` spoke gibberish for words that it does not know, without a warning."""
+    options = {"seed": 1, "max_seconds": 0.2}
+    text = "[S1] Hello, zebra. [S2] A zebra?"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if method == "generate a list":
+            miniature.generate([text, "[S1] The quokka."], **options)
+        elif method == "stream":
+            list(miniature.stream(text, **options))
+        else:
+            getattr(miniature, method)(text, **options)
+    told = [warning for warning in caught if issubclass(warning.category, UnknownWordsWarning)]
+    assert len(told) == 1
+    assert issubclass(UnknownWordsWarning, SpeechWarning)
+    assert told[0].filename == __file__
+    names = "'zebra', 'quokka'" if method == "generate a list" else "'zebra'"
+    assert f"not taught {names}, and" in str(told[0].message)
+
+
+def test_other_checkpoints_do_not_warn_of_words(checkpoint, miniature):
+    """A warning about the miniature's words for a model that has others; or for a text of words that it knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnknownWordsWarning)
+        Dia.from_pretrained(checkpoint, device="cpu").generate("[S1] A zebra.", max_seconds=0.2)
+        Dia(miniature.model, miniature.processor).generate("[S1] A zebra.", max_seconds=0.2)
+        miniature.generate("[S1] Hello, Dia.", max_seconds=0.2)
+        warn_unknown_words(["[S1] Hello.", "[S2] Welcome."], stacklevel=1)

@@ -55,7 +55,7 @@ limits = st.tuples(
     ],
 )
 def test_a_prefix_is_no_speakers(text, prefix):
-    """A speaker taken for a language stands before every chunk; and places in warnings must stay where they are."""
+    """A speaker tag was taken for a language, or the prefix shifted the places in warnings."""
     found, rest = split_prefix(text, ["[S1]", "[S2]", "[nl]", "[slow]"])
     assert found == prefix
     assert len(rest) == len(text)
@@ -78,7 +78,7 @@ def rendered_chunks(script, *args, **kwargs):
 
 
 def speech(num_characters):
-    """One sentence without any clause, of so many characters."""
+    """One sentence of one clause with a number of characters."""
     return ("abcd " * num_characters)[: num_characters - 2] + "e."
 
 
@@ -86,21 +86,21 @@ def speech(num_characters):
 
 
 def test_turns_have_speaker_text_and_place():
-    """Warnings and errors further on name the place; a column counted from the wrong line's start misleads."""
+    """Warnings named a wrong line or column."""
     turns = parse_script("[S1] Hello.  [S2] Hi!\n\n  [S1] How\nare\tyou? ")
     assert turns == [Turn("[S1]", "Hello."), Turn("[S2]", "Hi!"), Turn("[S1]", "How are you?")]
     assert [(turn.line, turn.column) for turn in turns] == [(1, 1), (1, 14), (3, 3)]
 
 
 def test_text_before_the_first_tag_is_the_first_speakers():
-    """A script without tags, or with a title above them, lost its beginning."""
+    """Text before the first tag was lost."""
     assert parse_script("\n Hello. [S2] Hi!") == [Turn("[S1]", "Hello."), Turn("[S2]", "Hi!")]
     assert (parse_script("\n Hello.")[0].line, parse_script("\n Hello.")[0].column) == (2, 2)
 
 
 @pytest.mark.parametrize("script", ["", " \n", "[S1]", "[S1] [S2]\n"])
 def test_scripts_that_say_nothing(script):
-    """An empty turn became a chunk of its own, which Dia fills with noise."""
+    """An empty turn became a chunk, which is generated as noise."""
     assert parse_script(script) == []
     assert plan_chunks(parse_script(script)) == []
     assert render([]) == render([Turn("[S1]", " ")]) == ""
@@ -108,7 +108,7 @@ def test_scripts_that_say_nothing(script):
 
 @pytest.mark.parametrize("script", ["[[S1]] a", "a[S2]b", "[S1][S2]c", "[s1] [S 1] [S3] d", "[S1]\u2028e"])
 def test_tags_are_those_of_the_tokenizer(script):
-    """Text that only we take for a tag, or only the tokenizer does, is said by another speaker than planned."""
+    """Script and tokenizer found different tags."""
     ids = TOKENIZER(script)["input_ids"]
     tags = [f"[S{i}]" for i in ids if i in (1, 2)]
     before = [] if script.startswith("[S1]") else ["[S1]"]
@@ -117,7 +117,7 @@ def test_tags_are_those_of_the_tokenizer(script):
 
 
 def test_further_speakers():
-    """The tags of fine-tunes were read out as text; and of two tags that begin alike the shorter won."""
+    """Tags of fine-tunes were taken for text; of two tags with a common beginning the shorter one won."""
     tokens = ("[S1]", "[S2]", "[S3]", "<x>", "<x>y")
     assert [turn.speaker for turn in parse_script("[S3] a <x> b <x>y c", tokens)] == ["[S3]", "<x>", "<x>y"]
     assert check_script("[S3] a <x> b", tokens) == []
@@ -149,22 +149,22 @@ def test_impossible_speaker_tokens_raise(tokens):
                 "such as (laughs)"
             ],
         ),
-        ("[S1] a S2] b", ["line 1, column 10: ] without its partner; known speaker tags are [S1], [S2]"]),
-        ("[S1] a [S2 b", ["line 1, column 8: [ without its partner; known speaker tags are [S1], [S2]"]),
+        ("[S1] a S2] b", ["line 1, column 10: ] is not paired; known speaker tags are [S1], [S2]"]),
+        ("[S1] a [S2 b", ["line 1, column 8: [ is not paired; known speaker tags are [S1], [S2]"]),
         ("\n Title\n[S1] a", ["line 2, column 2: text before the first speaker tag; it becomes [S1]'s"]),
         ("Hello", ["line 1, column 1: text before the first speaker tag; it becomes [S1]'s"]),
-        ("[S1] a\n[S1] b", ["line 2, column 1: [S1] twice running; the two turns become one"]),
-        ("[S1] a [S2]\n[S1] b", ["line 1, column 8: [S2] says nothing; the turn is left out"]),
-        ("[S1] a [S1]", ["line 1, column 8: [S1] says nothing; the turn is left out"]),
-        ("[S1]", ["line 1, column 1: [S1] says nothing; the turn is left out"]),
+        ("[S1] a\n[S1] b", ["line 2, column 1: [S1] is repeated; the two turns become one"]),
+        ("[S1] a [S2]\n[S1] b", ["line 1, column 8: [S2] has no text; the turn is left out"]),
+        ("[S1] a [S1]", ["line 1, column 8: [S1] has no text; the turn is left out"]),
+        ("[S1]", ["line 1, column 1: [S1] has no text; the turn is left out"]),
         (
             "[S1] a ] b [S1] c",
             [
-                "line 1, column 8: ] without its partner; known speaker tags are [S1], [S2]",
-                "line 1, column 12: [S1] twice running; the two turns become one",
+                "line 1, column 8: ] is not paired; known speaker tags are [S1], [S2]",
+                "line 1, column 12: [S1] is repeated; the two turns become one",
             ],
         ),
-        ("[S1] [S1] b", ["line 1, column 1: [S1] says nothing; the turn is left out"]),
+        ("[S1] [S1] b", ["line 1, column 1: [S1] has no text; the turn is left out"]),
         (
             "[S1] (Laughs) a (sniff-s)",
             [
@@ -189,7 +189,7 @@ def test_impossible_speaker_tokens_raise(tokens):
     ],
 )
 def test_warnings_name_what_and_where(script, warnings):
-    """Each of these is read out, said by the wrong voice or refused only after minutes of generation."""
+    """These mistakes were read aloud, in the wrong voice, or refused after minutes of generation."""
     assert check_script(script) == warnings
 
 
@@ -204,20 +204,20 @@ def test_warnings_name_what_and_where(script, warnings):
     ],
 )
 def test_no_false_alarms(script):
-    """Warnings that are mostly wrong are not read."""
+    """Correct scripts caused warnings."""
     assert check_script(script) == []
 
 
 @given(st.lists(st.sampled_from(["Hello.", "(laughs)", "How are you (if I may ask you)?", "Ja – „gut“!"]), min_size=1))
 def test_what_we_render_is_well_formed(speeches):
-    """The closing tag that `render` writes was warned of as an empty turn."""
+    """The closing tag of `render` caused a warning of an empty turn."""
     turns = [Turn(f"[S{1 + i % 2}]", text) for i, text in enumerate(speeches)]
     assert check_script(render(turns, closing_tag=True)) == []
 
 
 @pytest.mark.parametrize("code", range(10))
 def test_control_characters_are_those_the_tokenizer_refuses(code):
-    """With more speakers more bytes are taken."""
+    """Control characters of additional speakers were not found."""
     tokens = ["[S1]", "[S2]", "[S3]"]
     try:
         DiaTokenizer(speaker_tokens=tokens)(chr(code))
@@ -228,14 +228,14 @@ def test_control_characters_are_those_the_tokenizer_refuses(code):
 
 
 def test_long_finds_are_shortened():
-    """A bracket that is closed pages further down filled the screen."""
+    """A bracket that is closed much later filled the screen."""
     (warning,) = check_script(f"[S1] [{'la ' * 1000}]")
     assert len(warning) < 200
 
 
 @given(scripts)
 def test_every_warning_has_a_place(script):
-    """A crash of the check, or a place that is not in the script, would be worse than no check."""
+    """The check raised an error, or named a place outside the script."""
     lines = script.split("\n")
     for warning in check_script(script):
         line, column = map(int, re.match(r"line (\d+), column (\d+): \S", warning).groups())
@@ -257,7 +257,7 @@ def test_every_warning_has_a_place(script):
     ],
 )
 def test_estimate(text, seconds):
-    """Counted in bytes, Chinese was planned at a third of the length that Latin letters of the same sound have."""
+    """The duration of Chinese text was underestimated by a factor of three."""
     assert estimate_seconds(text) == seconds
 
 
@@ -265,7 +265,7 @@ def test_estimate(text, seconds):
 
 
 def test_a_script_that_fits_is_one_chunk():
-    """A seam in a script that needs none."""
+    """A script that fits was split."""
     script = f"[S1] {speech(150)} [S2] {speech(100)} [S1] {speech(50)}"
     assert rendered_chunks(script) == [script]
     assert len(rendered_chunks(script + "a")) == 2
@@ -273,7 +273,7 @@ def test_a_script_that_fits_is_one_chunk():
 
 
 def test_cuts_are_at_ends_of_turns_where_possible():
-    """Greedy filling cut the turn that happened to stand at the limit."""
+    """Greedy splitting cut the turn at the limit."""
     turns = [Turn(f"[S{1 + i % 2}]", f"{speech(90)} {speech(89)}") for i in range(7)]  # 12 s each
     assert plan_chunks(turns) == [[turn] for turn in turns]
 
@@ -293,7 +293,7 @@ def test_cuts_are_at_ends_of_turns_where_possible():
     ],
 )
 def test_a_turn_that_must_be_cut_is_cut_at_the_best_place(text, parts):
-    """Sentences were cut although a turn has several, or words although there was a comma."""
+    """Sentences were split between words although a better place was available."""
     chunks = plan_chunks([Turn("[S2]", text, 7, 8), Turn("[S1]", speech(290))])
     cut = [turn for turns in chunks for turn in turns][:-1]
     assert sorted(turn.text for turn in cut) == sorted(part.strip() for part in parts)
@@ -310,7 +310,7 @@ def test_a_turn_that_must_be_cut_is_cut_at_the_best_place(text, parts):
     ],
 )
 def test_no_tiny_rest(text, seam):
-    """The last chunk was "Yes.", which comes out as noise; an end of the turn before has to join it."""
+    """The last chunk was "Yes.", too short to be generated well."""
     rest = Turn("[S2]", "Yes.")
     (first,), (second, third) = plan_chunks([Turn("[S1]", text), rest])
     assert third == rest and min(seconds_of([first]), seconds_of([second, rest])) >= 5
@@ -320,7 +320,7 @@ def test_no_tiny_rest(text, seam):
 
 
 def test_limits_are_exact():
-    """Counting the space at a cut, or a tag that is not there, refused what fits and cut it once more."""
+    """The space at a split, or a missing tag, was counted, and fitting text was split."""
     assert rendered_chunks(f"[S1] {speech(300)} {speech(200)}") == [f"[S1] {speech(300)}", f"[S1] {speech(200)}"]
 
     sentences = "é" * 29 + "e.", "É" * 29 + "e."  # of 60 bytes each; 4 more are the tags
@@ -335,13 +335,13 @@ def test_limits_are_exact():
 
 
 def test_chunks_are_even():
-    """Greedy filling made 18, 18 and 6 seconds out of 42."""
+    """Greedy splitting made chunks of 18, 18 and 6 s from 42 s."""
     turns = [Turn(f"[S{1 + i % 2}]", speech(45)) for i in range(14)]
     assert sorted(seconds_of(turns) for turns in plan_chunks(turns)) == [12.0, 15.0, 15.0]
 
 
 def test_languages():
-    """English rules cut German after an ordinal number's point."""
+    """English rules split German text after an ordinal number."""
     script = f"[S1] {'abc ' * 35}am 3. Mai kam er{' abc' * 38}."
     assert rendered_chunks(script, language="en")[0].endswith("am 3.")
     assert not rendered_chunks(script, language="de")[0].endswith("am 3.")
@@ -349,7 +349,7 @@ def test_languages():
 
 
 def test_hand_made_turns():
-    """Turns that nobody parsed may hold line ends, or nothing."""
+    """Turns that were not parsed had line ends, or no text."""
     turns = [Turn("[S1]", " a\nb "), Turn("[S2]", "\n"), Turn("[S1]", "c")]
     assert plan_chunks(turns) == [[Turn("[S1]", "a b"), Turn("[S1]", "c")]]
 
@@ -365,14 +365,14 @@ def test_hand_made_turns():
     ],
 )
 def test_impossible_limits_raise(limits, message):
-    """A limit below one sound can be kept by no plan."""
+    """A limit below one sound made planning impossible."""
     with pytest.raises(ValueError, match=message):
         plan_chunks([Turn("[S1]", "a")], **limits)
 
 
 @given(scripts, limits)
 def test_nothing_is_lost_and_limits_hold(script, limits):
-    """A word lost at a seam, a chunk that the encoder refuses, half a sound: each ruins an hour's generation."""
+    """A plan lost words, exceeded a limit, or split a sound."""
     max_seconds, fraction, max_bytes = limits
     turns = parse_script(script)
     chunks = plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes)
@@ -412,7 +412,7 @@ def test_nothing_is_lost_and_limits_hold(script, limits):
     )
 )
 def test_words_stay_whole(speeches):
-    """Text came back with a space missing between two sentences, or one too many inside a word."""
+    """A space was missing between sentences, or added inside a word."""
     turns = [Turn(f"[S{1 + i // 9 % 2}]", text) for i, text in enumerate(speeches)]
     parts = [turn for turns in plan_chunks(merge(turns), max_seconds=10, min_seconds=2) for turn in turns]
     assert merge(parts) == merge(turns)
@@ -420,7 +420,7 @@ def test_words_stay_whole(speeches):
 
 @given(scripts, st.sampled_from([10.0, 20.0]), st.sampled_from([0.1, 0.25, 0.375]))
 def test_short_chunks_are_avoided(script, max_seconds, fraction):
-    """Chunks of a second or two come out as noise."""
+    """Plans had chunks of one or two seconds, which are generated as noise."""
     turns = parse_script(script)
     chunks = plan_chunks(turns, max_seconds, fraction * max_seconds, max_bytes=10**6)
     if len(chunks) > 1:
@@ -429,7 +429,7 @@ def test_short_chunks_are_avoided(script, max_seconds, fraction):
 
 @given(st.lists(st.integers(2, 75), min_size=1, max_size=10), st.sampled_from([0.0, 3.0, 9.0]))
 def test_plan_is_the_best_of_all(lengths, min_seconds):
-    """An error in the dynamic program shows only as plans somewhat worse than need be."""
+    """The dynamic program did not find the best plan."""
     turns = [Turn(f"[S{1 + i % 2}]", speech(length)) for i, length in enumerate(lengths)]
 
     def cost(chunks):
@@ -453,19 +453,19 @@ def test_plan_is_the_best_of_all(lengths, min_seconds):
 @pytest.mark.parametrize("letter", ["e\u0301", "कि", "👍🏽", "👩🏽\u200d🚀", "❤\ufe0f"])
 @pytest.mark.parametrize("offset", range(10))
 def test_letters_keep_their_accents(letter, offset):
-    """A chunk began with an accent whose letter ended the one before."""
+    """A split separated a letter and its accent."""
     parts = [turn.text for turns in plan_chunks([Turn("[S1]", "a" * offset + letter * 300)]) for turn in turns]
     assert len(parts) > 1 and all(part.lstrip("a").replace(letter, "") == "" for part in parts)
 
 
 def test_a_pile_of_accents_is_cut():
-    """Kept with its letter at any cost, a pile of accents fits into no chunk."""
+    """A letter with many accents did not fit into a chunk."""
     parts = plan_chunks([Turn("[S1]", "e" + "\u0301" * 1000)])
     assert all(seconds_of(turns) <= 20 for turns in parts)
 
 
 def test_time_is_linear():
-    """A plan in quadratic time takes hours for a book."""
+    """Planning took quadratic time."""
     script = "\n".join(f"[S{1 + i % 2}] {'Well, that is so. ' * (i % 12)}Yes." for i in range(10_000))
     start = time.perf_counter()
     chunks = plan_chunks(parse_script(script))
@@ -477,12 +477,12 @@ def test_time_is_linear():
 
 
 def test_neighbors_of_one_speaker_share_a_tag():
-    """Dia was not trained on a tag twice running."""
+    """A tag was repeated for adjacent turns of one speaker."""
     assert render([Turn("[S1]", "a"), Turn("[S1]", "b"), Turn("[S2]", "c")]) == "[S1] a b [S2] c"
 
 
 def test_closing_tag():
-    """nari-labs' advice names the second-to-last speaker, who is not always the other of two."""
+    """The closing tag was not that of the second-to-last speaker."""
     turns = [Turn("[S3]", "a"), Turn("[S1]", "b"), Turn("[S2]", "c"), Turn("[S2]", "d")]
     assert render(turns, closing_tag=True) == "[S3] a [S1] b [S2] c d [S1]"
     assert render(turns[2:], closing_tag=True) == "[S2] c d"
@@ -491,6 +491,6 @@ def test_closing_tag():
 
 @given(scripts, st.booleans())
 def test_rendering_reads_back(script, closing_tag):
-    """A transcript written for the next chunk's prompt has to say what was said."""
+    """Rendered turns were not parsed back to the same turns."""
     turns = parse_script(script)
     assert parse_script(render(turns, closing_tag)) == merge(turns)

@@ -53,7 +53,7 @@ names = st.text(
 
 
 def test_from_a_recording(processor, tone):
-    """A voice that says what is in the recording, in the codec's own codes, and knows whose they are."""
+    """Codes, transcript or fingerprint of a voice differed from those of recording and codec."""
     recording = tone(4.0, RATE)
     voice = Voice.from_audio(recording, "This is me.", processor, sampling_rate=RATE)
     (expected,) = processor.codec.encode([torch.from_numpy(trim_silence(recording, RATE))])
@@ -65,7 +65,7 @@ def test_from_a_recording(processor, tone):
 
 
 def test_any_clip_will_do(processor, tone, tmp_path):
-    """Stereo, another rate, a path: what a prompt may be, a voice may be made of."""
+    """Forms of audio that are valid as a prompt were refused for a voice."""
     write_audio(tmp_path / "voice.flac", np.stack([tone(4.0, 22050)] * 2), 22050)
     from_path = Voice.from_audio(tmp_path / "voice.flac", "Hello.", processor)
     array = {"array": tone(4.0, 22050), "sampling_rate": 22050}
@@ -78,7 +78,7 @@ def test_any_clip_will_do(processor, tone, tmp_path):
 
 
 def test_silence_around_the_speech_is_cut_off(processor, tone):
-    """A prompt that ends in silence makes the model go on in silence."""
+    """A prompt that ends in silence was continued in silence."""
     silence = np.zeros(3 * RATE, dtype=np.float32)
     padded = np.concatenate([silence, tone(4.0, RATE), silence])
     voice = Voice.from_audio(padded, "Hello.", processor, sampling_rate=RATE)
@@ -86,20 +86,20 @@ def test_silence_around_the_speech_is_cut_off(processor, tone):
 
 
 def test_a_silent_recording(processor):
-    """A muted microphone gave a voice of noise."""
+    """A silent recording became a voice."""
     with pytest.raises(ValueError, match=r"silent for all of its 5\.0 s"):
         Voice.from_audio(np.zeros(5 * RATE, dtype=np.float32), "Hello.", processor, sampling_rate=RATE)
 
 
 def test_a_recording_of_nothing_but_an_offset(processor):
-    """A muted microphone whose samples are all 0.0034 passed for speech."""
+    """A recording with a constant offset of 0.0034 was taken for speech."""
     with pytest.raises(ValueError, match=r"silent for all of its 3\.0 s"):
         Voice.from_audio(np.full(3 * RATE, 0.0034, np.float32), "Hello.", processor, sampling_rate=RATE)
 
 
 @pytest.mark.parametrize("seconds", [1.0, 16.0])
 def test_an_unwise_length_warns(processor, tone, seconds):
-    """Too short a prompt is no voice, too long a one leaves no room to speak; both look as if the model failed."""
+    """A prompt that is too short or too long was accepted without a warning."""
     with pytest.warns(UserWarning, match=rf"{seconds:.1f} s .* 5 to 10 s") as caught:
         Voice.from_audio(tone(seconds, RATE), "Hello.", processor, sampling_rate=RATE)
     assert caught[0].filename == __file__, "the warning points at the caller"
@@ -108,26 +108,26 @@ def test_an_unwise_length_warns(processor, tone, seconds):
 @pytest.mark.parametrize("seconds", [3.5, 14.5])
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_a_good_length_does_not_warn(processor, tone, seconds):
-    """Warnings that come always are read by nobody."""
+    """A good recording caused a warning."""
     Voice.from_audio(tone(seconds, RATE), "Hello, this is what I said in it, all of it.", processor, sampling_rate=RATE)
 
 
 @pytest.mark.parametrize("transcript", ["", " \n", "[S1]", " [S1] [S2] "])
 def test_without_words(processor, tone, transcript):
-    """Without a transcript the model takes the prompt's words for the text's first ones, and drops those."""
+    """A voice without a transcript was accepted, and the first words of texts were lost."""
     with pytest.raises(ValueError, match="`transcribe`"):
         Voice.from_audio(tone(4.0, RATE), transcript, processor, sampling_rate=RATE)
 
 
 def test_several_clips(processor, tone):
-    """Of a list only the first became the voice, silently."""
+    """The first clip of a list was used silently."""
     clip = {"array": tone(4.0, RATE), "sampling_rate": RATE}
     with pytest.raises(ValueError, match="2 clips"):
         Voice.from_audio([clip, clip], "Hello.", processor)
 
 
 def test_unknown_rate(processor, tone):
-    """A voice is kept: a guess of its rate would be wrong for good."""
+    """The rate of a recording was guessed."""
     with pytest.raises(ValueError, match="`sampling_rate`"):
         Voice.from_audio(tone(4.0, RATE), "Hello.", processor)
 
@@ -140,19 +140,19 @@ def test_unknown_rate(processor, tone):
         ({"codes": torch.zeros(2, 9)}, "float32"),
         ({"codes": torch.full((2, 9), -1)}, "from -1 to -1"),
         ({"codes": torch.full((2, 9), 2**15)}, "0 to 32767"),
-        ({"transcript": "[S1]"}, "without a word"),
+        ({"transcript": "[S1]"}, "has no words"),
         ({"sampling_rate": 0}, "0 Hz"),
         ({"hop_length": -1}, "-1 samples"),
     ],
 )
 def test_what_is_no_voice(fields, message):
-    """Codes that do not fit the file's int16 came back as other codes."""
+    """Codes beyond int16 were saved as other codes."""
     with pytest.raises(ValueError, match=message):
         Voice(**{**vars(make_voice()), **fields})
 
 
 def test_voices_are_compared_and_shown():
-    """The comparison that dataclasses make asks a tensor for its truth; their repr prints all codes."""
+    """A dataclass compares tensors by truth value, and prints all codes."""
     assert make_voice() == make_voice()
     assert make_voice() != make_voice(num_frames=430)
     assert make_voice() != make_voice(transcript="[S1] Hallo.")
@@ -162,7 +162,7 @@ def test_voices_are_compared_and_shown():
 
 
 def test_another_codec(processor):
-    """Codes of one codec are noise to another, at 24 kHz or 44."""
+    """A voice of another codec was accepted."""
     voice = make_voice()
     with pytest.raises(ValueError, match=r"0123456789abcdef at 44100 Hz") as caught:
         voice.check(processor.codec)
@@ -172,7 +172,7 @@ def test_another_codec(processor):
 
 
 def test_a_voice_goes_through_the_codec(processor, tone):
-    """Codes in another order of axes decode to noise, or not at all."""
+    """The axes of codes were exchanged."""
     voice = Voice.from_audio(tone(4.0, RATE), "Hello.", processor, sampling_rate=RATE)
     (waveform,) = processor.codec.decode([voice.codes])
     assert len(waveform) / RATE == pytest.approx(voice.seconds, abs=0.02)
@@ -194,14 +194,14 @@ def test_a_voice_goes_through_the_codec(processor, tone):
     ],
 )
 def test_one_speaker_can_be_any(transcript, speakers, as_second):
-    """A voice recorded as [S1] that is to be [S2] spoke with two voices, or lost its tag."""
+    """A voice recorded as [S1] and used for [S2] kept its tag, or lost it."""
     voice = make_voice(transcript)
     assert voice.speakers == speakers
     assert voice.transcript_as("[S2]") == as_second
 
 
 def test_a_dialogue_is_nobody_in_particular():
-    """Under one tag, two people's words would make one voice that changes in the middle."""
+    """A transcript of two speakers was put under one tag."""
     voice = make_voice("[S2] Hello. [S1] Hi. [S2] So.")
     assert voice.speakers == ("[S2]", "[S1]")
     with pytest.raises(ValueError, match=r"2 speakers \(\[S2\], \[S1\]\).*as it is"):
@@ -210,7 +210,7 @@ def test_a_dialogue_is_nobody_in_particular():
 
 @pytest.mark.parametrize("speaker", ["S1", "1", "[S1] ", "", "[s1]", "[S]"])
 def test_only_a_tag_is_a_speaker(speaker):
-    """Another word in a tag's place is spoken aloud."""
+    """A word that is no tag was accepted as a speaker."""
     with pytest.raises(ValueError, match=r"give a tag, such as '\[S1\]'"):
         make_voice().transcript_as(speaker)
 
@@ -221,7 +221,7 @@ def test_only_a_tag_is_a_speaker(speaker):
 @shared_folder
 @given(codes=codes, transcript=transcripts, rate=st.integers(1, 10**6), hop=st.integers(1, 10**4))
 def test_what_is_saved_is_loaded(tmp_path, codes, transcript, rate, hop):
-    """A transcript with an emoji, a line break or a NUL, or codes beyond int16's sign, came back changed."""
+    """Transcripts with emoji, line breaks or NUL, or large codes, changed in a file."""
     try:
         voice = Voice(codes, transcript, "ab" * 8, rate, hop)
     except ValueError:
@@ -234,14 +234,14 @@ def test_what_is_saved_is_loaded(tmp_path, codes, transcript, rate, hop):
 
 
 def test_a_view_is_saved(tmp_path):
-    """Safetensors refuses codes that are not contiguous, which transposed ones are not."""
+    """safetensors refuses non-contiguous codes, such as transposed ones."""
     voice = Voice(torch.arange(18).reshape(9, 2).T, "Hello.", "ab", RATE, 512)
     voice.save(tmp_path / "voice.safetensors")
     assert Voice.load(tmp_path / "voice.safetensors") == voice
 
 
 def test_the_file_is_small_and_plain(tmp_path, monkeypatch):
-    """Ten seconds are 15 kB; safetensors' own 0600 would let nobody else read them."""
+    """A file was large, or had safetensors' mode 0600."""
     monkeypatch.chdir(tmp_path)
     umask = os.umask(0o027)
     try:
@@ -255,7 +255,7 @@ def test_the_file_is_small_and_plain(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_keeps_the_old_voice(tmp_path):
-    """Half a file in place of the only copy of a voice."""
+    """A failed write destroyed an existing voice."""
     resource = pytest.importorskip("resource")
     path = tmp_path / "voice.safetensors"
     make_voice().save(path)
@@ -271,14 +271,14 @@ def test_a_full_disk_keeps_the_old_voice(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    """Safetensors' own error did not name the path; a folder gave an error of the operating system."""
+    """The error of safetensors did not name the path; a folder raised an OSError."""
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(FileNotFoundError, match=path.name):
             Voice.load(path)
 
 
 def write_altered(path, **changes):
-    """Write a voice's file with other metadata or tensors; `None` drops an entry."""
+    """Write the file of a voice with other metadata or tensors; `None` removes an entry."""
     voice = make_voice()
     entries = {
         "codes": voice.codes.short(),
@@ -296,7 +296,7 @@ def write_altered(path, **changes):
 
 
 def test_the_format_is_what_it_was(tmp_path):
-    """A change of the format that keeps its version makes everybody's voices unreadable."""
+    """A change of the format without a new version made saved voices unreadable."""
     write_altered(tmp_path / "voice.safetensors")
     assert Voice.load(tmp_path / "voice.safetensors") == make_voice()
 
@@ -317,7 +317,7 @@ def test_the_format_is_what_it_was(tmp_path):
     ],
 )
 def test_other_safetensors(tmp_path, changes, message):
-    """A checkpoint taken for a voice ended in a KeyError; a newer version's meaning was guessed."""
+    """A checkpoint raised a KeyError; a newer version was read as the current one."""
     path = tmp_path / "voice.safetensors"
     write_altered(path, **changes)
     with pytest.raises(ValueError, match=message) as caught:
@@ -326,14 +326,14 @@ def test_other_safetensors(tmp_path, changes, message):
 
 
 def test_a_checkpoint_is_no_voice():
-    """A model's own weights, which have no metadata to speak of."""
+    """Weights of a model, without metadata, were taken for a voice."""
     with pytest.raises(ValueError, match="no voice: it holds"):
         Voice.load(os.path.join(MINIATURE, "model.safetensors"))
 
 
 @pytest.mark.parametrize("num_bytes", [0, 5, 40, 600, -1])
 def test_a_truncated_file(tmp_path, num_bytes):
-    """A download that broke off is told by the path, not by a traceback of a parser."""
+    """An incomplete download raised a parser's error without the path."""
     path = tmp_path / "voice.safetensors"
     make_voice().save(path)
     path.write_bytes(path.read_bytes()[:num_bytes])
@@ -344,7 +344,7 @@ def test_a_truncated_file(tmp_path, num_bytes):
 
 @pytest.mark.parametrize("content", [b"[S1] Hello.\n" * 9, b"RIFF\x00\x00\x00\x00WAVEfmt " * 4])
 def test_another_kind_of_file(tmp_path, content):
-    """The transcript or the recording given where the voice is wanted."""
+    """The error for a transcript or a recording in place of a voice gave no remedy."""
     (tmp_path / "voice").write_bytes(content)
     with pytest.raises(ValueError, match="another kind of file"):
         Voice.load(tmp_path / "voice")
@@ -359,7 +359,7 @@ def library(tmp_path) -> VoiceLibrary:
 
 
 def test_add_get_list_remove(library):
-    """The order of a folder is nobody's order; a voice under another's name speaks with another's voice."""
+    """The library was unsorted, or returned another voice."""
     assert list(library) == [] and library.list() == {}
     voices = {name: make_voice(num_frames=n) for n, name in enumerate(["Zoë", "anna", "m.c-2_b", "मीरा", "李"], 1)}
     for name, voice in voices.items():
@@ -374,7 +374,7 @@ def test_add_get_list_remove(library):
 @shared_folder
 @given(name=names)
 def test_any_name_is_found_again(tmp_path, name):
-    """A name that the file system or Unicode spells in another way was lost."""
+    """A name in another Unicode form or case was not found."""
     library = VoiceLibrary(tmp_path / "any")
     library.add(name, make_voice(name))
     for form in ("NFC", "NFD"):
@@ -386,7 +386,7 @@ def test_any_name_is_found_again(tmp_path, name):
 @shared_folder
 @given(name=st.text(max_size=60))
 def test_a_name_is_a_file_in_the_folder_or_nothing(tmp_path, name):
-    """A name with a separator writes elsewhere."""
+    """A name with a path separator was written outside the library."""
     library = VoiceLibrary(tmp_path / "outer" / "voices")
     try:
         path = library.add(name, make_voice(), force=True)
@@ -405,20 +405,20 @@ def test_a_name_is_a_file_in_the_folder_or_nothing(tmp_path, name):
     ],
 )
 def test_names_that_cannot_be(library, name):
-    """A name that is an option, a path or a hidden file cannot be typed, found or removed."""
+    """A name like an option, a path or a hidden file was accepted."""
     with pytest.raises(ValueError, match="cannot be called"):
         library.add(name, make_voice())
     assert not library.folder.exists()
 
 
 def test_the_longest_name(library):
-    """Four bytes a letter: 255 bytes a file name are soon full."""
+    """A name of 4-byte letters exceeded the limit of 255 bytes."""
     library.add("𠀀" * 50, make_voice())
     assert library.get("𠀀" * 50) == make_voice()
 
 
 def test_nothing_is_replaced_unasked(library):
-    """A second "anna" was the end of the first."""
+    """A second voice of a name replaced the first one silently."""
     library.add("anna", make_voice())
     with pytest.raises(ValueError, match=r"already a voice 'anna'.*`force=True`"):
         library.add("anna", make_voice("[S1] New."))
@@ -428,7 +428,7 @@ def test_nothing_is_replaced_unasked(library):
 
 
 def test_two_add_one_name(library, monkeypatch):
-    """Both looked, found the name free, and wrote: one voice was lost, and its owner was told that it was kept."""
+    """Two processes added one name at once, and one voice was lost."""
     save, started = Voice.save, threading.Event()
 
     def save_late(self, path):
@@ -449,7 +449,7 @@ def test_two_add_one_name(library, monkeypatch):
 
 @pytest.mark.parametrize(("name", "same"), [("Anna", "aNNa"), ("Zo\u00eb", "Zoe\u0308"), ("Zoe\u0308", "ZO\u00cb")])
 def test_the_same_name_on_some_file_system(library, name, same):
-    """Two voices on Linux, copied to a Mac, are one: the other is lost."""
+    """Names that differ in case collide on other file systems."""
     library.add(name, make_voice())
     assert library.get(same) == make_voice()
     with pytest.raises(ValueError, match="already a voice"):
@@ -461,7 +461,7 @@ def test_the_same_name_on_some_file_system(library, name, same):
 
 
 def test_files_put_there_by_hand(library):
-    """A copied file has the name it has; what is alike but for its case is told apart where the file system does."""
+    """Files that were copied by hand, with names that differ in case, were not distinguished."""
     make_voice().save(library.folder / "my voice.safetensors")
     make_voice().save(library.folder / "._anna.safetensors")  # a Mac's shadow of a file
     (library.folder / "notes.txt").write_text("Anna is me.")
@@ -476,7 +476,7 @@ def test_files_put_there_by_hand(library):
 
 
 def test_a_broken_file_hides_nothing(library):
-    """One bad file, and the list of all voices was an error."""
+    """One damaged file made the list of all voices fail."""
     library.add("anna", make_voice())
     (library.folder / "bert.safetensors").write_bytes(b"bad")
     library.add("zoe", make_voice())
@@ -491,7 +491,7 @@ def test_a_broken_file_hides_nothing(library):
 
 @pytest.mark.parametrize("look_up", ["get", "remove"])
 def test_an_unknown_name(library, look_up):
-    """A slip of the finger; what was meant is among what there is."""
+    """The error for an unknown name did not list the existing ones."""
     with pytest.raises(ValueError, match=r"no voice 'ana' in the library.*it is empty"):
         getattr(library, look_up)("ana")
     for name in ("bert", "Anna", "zoe"):
@@ -505,7 +505,7 @@ def test_an_unknown_name(library, look_up):
 
 
 def test_where_the_library_is(tmp_path, monkeypatch):
-    """A test, or a guest, that writes among the user's own voices."""
+    """The folder of the library was not configurable."""
     monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "elsewhere"))
     assert VoiceLibrary().folder == tmp_path / "elsewhere"
     assert VoiceLibrary(tmp_path).folder == tmp_path
@@ -523,7 +523,7 @@ def test_where_the_library_is(tmp_path, monkeypatch):
 
 
 def test_a_voice_from_wherever_it_is(tmp_path, monkeypatch):
-    """The same word may be a name or a file: what it is must not depend on luck."""
+    """A string that may be a name or a file was resolved inconsistently."""
     monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "voices"))
     (tmp_path / "desk").mkdir()
     monkeypatch.chdir(tmp_path / "desk")
@@ -549,7 +549,7 @@ def test_a_voice_from_wherever_it_is(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make_recognizer(tmp_path):
-    """An untrained recognizer that hears `letter` whatever is said, or (`"<pad>"`) nothing."""
+    """Untrained recognizer that returns `letter` for any audio, or nothing (`"<pad>"`)."""
 
     def make(letter: str) -> str:
         vocabulary = {"<pad>": 0, "<unk>": 1, "|": 2, "H": 3, "I": 4}
@@ -586,7 +586,7 @@ def make_recognizer(tmp_path):
 
 
 def test_the_recognizer_writes_the_transcript(make_recognizer, tone, tmp_path):
-    """The words as a plain string, from an array as from a file."""
+    """A transcript from an array differed from that of a file."""
     model = make_recognizer("H")
     assert transcribe(tone(0.5, 16000), model, sampling_rate=16000) == "H"
     write_audio(tmp_path / "voice.wav", tone(0.5, RATE), RATE)
@@ -594,7 +594,7 @@ def test_the_recognizer_writes_the_transcript(make_recognizer, tone, tmp_path):
 
 
 def test_the_recognizer_hears_its_own_rate(make_recognizer, tone, monkeypatch):
-    """The pipeline resamples with torchaudio alone; without, 44.1 kHz are an error, or speech in slow motion."""
+    """The pipeline resamples only with torchaudio; without it, 44.1 kHz failed or was taken for another rate."""
     heard = []
     forward = Wav2Vec2ForCTC.forward
 
@@ -608,9 +608,9 @@ def test_the_recognizer_hears_its_own_rate(make_recognizer, tone, monkeypatch):
 
 
 def test_nothing_heard(make_recognizer, tone):
-    """An empty transcript makes a clone that gibbers."""
+    """An empty transcript was returned, and used for a voice."""
     model = make_recognizer("<pad>")
-    with pytest.raises(ValueError, match=r"hears no words in the recording of 0\.5 s"):
+    with pytest.raises(ValueError, match=r"recognizes no words in the recording of 0\.5 s"):
         transcribe(tone(0.5, RATE), model, sampling_rate=RATE)
 
 
@@ -625,20 +625,20 @@ def test_what_cannot_be_transcribed(make_recognizer, tone):
 
 
 def test_no_such_recognizer(tone, tmp_path):
-    """A model that is not there is an error that names it."""
+    """The error for a missing model did not name it."""
     with pytest.raises(OSError, match="nowhere"):
         transcribe(tone(0.5, RATE), tmp_path / "nowhere", sampling_rate=RATE)
 
 
 @pytest.mark.parametrize("transcript", ["Hi.", "This is far too much to be said. " * 10])
 def test_a_transcript_of_another_recording(processor, tone, transcript):
-    """A voice with the wrong transcript was kept without a word, and gibbers; `prepare` refuses such a clip."""
+    """A voice with a wrong transcript was saved without a warning; `prepare` rejects such a clip."""
     with pytest.warns(UserWarning, match="characters for each of the 5.0 s"):
         Voice.from_audio(tone(5.0, 44100), transcript, processor, sampling_rate=44100)
 
 
 def test_a_recording_is_no_voice(tmp_path):
-    """A recording given as a voice was "damaged, cut off, or another kind of file"."""
+    """The error for a recording in place of a voice was "damaged, cut off, or another kind of file"."""
     (tmp_path / "anna.wav").write_bytes(b"RIFF    WAVE")
     with pytest.raises(ValueError, match=r"is a recording and no voice; make one of it, `dia-hf voices add NAME"):
         load_voice(str(tmp_path / "anna.wav"))

@@ -1,8 +1,7 @@
-"""Speech recognizers behind one method.
+"""Speech recognizers with a common interface.
 
-Two kinds: pocketsphinx with a closed vocabulary, which is small, works offline and gives the same
-answer each time; and any recognizer of transformers' pipeline. Knows nothing of models that speak; called by `speech/`
-for transcripts, by `training/` while a model learns, and by `evaluation/` when it has.
+Two kinds: pocketsphinx with a closed vocabulary, which is small, works offline and is deterministic; and any recognizer
+of transformers' pipeline. Used by `speech/` for transcripts, by `training/` during a run, and by `evaluation/`.
 
 Legend: N samples.
 """
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .._extras import import_extra
 from ..audio.io import resample
 from ..hub import check_model
 from .wer import words_of
@@ -30,22 +30,22 @@ __all__ = [
 ]
 
 POCKETSPHINX = "pocketsphinx"
-"""The name by which `load_recognizer` knows it."""
+"""Name of pocketsphinx for `load_recognizer`."""
 
 _DICTIONARY = "en-us/cmudict-en-us.dict"
 
 
 class Recognizer(Protocol):
-    """Writes down what is said.
+    """Interface of a speech recognizer.
 
     Attributes:
-        sampling_rate (`int`): The rate in hertz at which it listens; what comes at another is resampled.
+        sampling_rate (`int`): Rate of its input in hertz; audio at another rate is resampled.
     """
 
     sampling_rate: int
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        """Write down what is heard in `[N]` samples, float32 in [-1, 1], at a rate in hertz; "" if nothing is."""
+        """Transcribe `[N]` samples, float32 in [-1, 1], at a rate in hertz; returns "" without speech."""
         ...
 
 
@@ -58,18 +58,17 @@ def load_recognizer(
     """Load a speech recognizer.
 
     Args:
-        asr (`str` or `os.PathLike`): "pocketsphinx", with its own model of American English at 16 kHz, which hears
-            `words` in any order, each equally likely, and nothing else; or folder or Hub id of a model for
+        asr (`str` or `os.PathLike`): "pocketsphinx", with its own model of American English at 16 kHz, which
+            recognizes `words` in any order, each equally likely, and no others; or folder or Hub id of a model for
             transformers' pipeline "automatic-speech-recognition", such as "openai/whisper-small".
-        words (`Sequence[str]`, *optional*): What pocketsphinx can hear, such as `vocabulary_of(texts)`.
-        pronunciations (`Mapping[str, str]`, *optional*): How words are pronounced, in ARPAbet without stress:
-            `{"dia": "D IY AH"}`. A pronunciation that is given is the only one; all others are those of pocketsphinx's
-            dictionary.
-        device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Where a model of transformers runs; pocketsphinx
+        words (`Sequence[str]`, *optional*): Vocabulary of pocketsphinx, such as `vocabulary_of(texts)`.
+        pronunciations (`Mapping[str, str]`, *optional*): Pronunciations in ARPAbet without stress:
+            `{"dia": "D IY AH"}`. They replace those of pocketsphinx's dictionary, which has those of other words.
+        device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Device of a transformers model; pocketsphinx
             runs on the CPU.
 
     Returns:
-        `Recognizer`: Its answers depend on the sound alone, not on what it heard before.
+        `Recognizer`: Its transcripts depend on the audio alone, not on earlier calls.
 
     Raises:
         ValueError: If there are no words for pocketsphinx, one is not a single word, is not in its dictionary, or has a
@@ -99,13 +98,13 @@ def load_recognizer(
 
 
 class _Pipeline:
-    """A recognizer of transformers."""
+    """Recognizer of transformers' pipeline."""
 
     def __init__(self, asr: str | os.PathLike, device: Any) -> None:
         from transformers import pipeline
 
         self._recognize = pipeline("automatic-speech-recognition", model=str(asr), device=device)
-        # The pipeline resamples only where torchaudio is installed; so it is given its own rate.
+        # The pipeline resamples only with torchaudio, so audio is resampled before.
         self.sampling_rate: int = self._recognize.feature_extractor.sampling_rate
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
@@ -116,25 +115,18 @@ class _Pipeline:
 
 
 class _Pocketsphinx:
-    """pocketsphinx, with a language model in which every word is as likely as any other, and so is the end.
+    """pocketsphinx with a language model in which all words, and the end, are equally likely.
 
-    A grammar of one state says the same of words, but is searched without a tree of what they begin with: with 248 of
-    them it took 500 times as long.
+    A grammar of one state is equivalent, but its search does not share common beginnings of words: with 248 words it
+    took 500 times as long.
     """
 
     sampling_rate = 16000
 
     def __init__(self, words: Sequence[str] | None, pronunciations: Mapping[str, str]) -> None:
-        try:
-            import pocketsphinx
-        except ImportError as error:
-            raise ImportError(
-                "the recognizer 'pocketsphinx' is not installed: `pip install \"dia-hf[evaluate]\"` brings it."
-            ) from error
+        pocketsphinx = import_extra("pocketsphinx")
         if isinstance(words, str) or not words:
-            raise ValueError(
-                f"`words` is {words!r}; pocketsphinx hears a closed vocabulary: give a list of the words that it may."
-            )
+            raise ValueError(f"`words` is {words!r}; pocketsphinx has a closed vocabulary: give a list of the words.")
         known = _read_dictionary(pocketsphinx.get_model_path(_DICTIONARY))
         vocabulary = _pronounce(words, pronunciations, known)
         self._decoder = pocketsphinx.Decoder(lm=None, dict=None, samprate=self.sampling_rate, loglevel="FATAL")
@@ -151,9 +143,9 @@ class _Pocketsphinx:
         """See `Recognizer`."""
         samples = resample(np.asarray(waveform, dtype=np.float32), sampling_rate, self.sampling_rate)
         samples = np.rint(samples.clip(-1, 1) * 32767).astype("<i2")
-        if not samples.any():  # of nothing but zeros, its features are no numbers and its answer any word
+        if not samples.any():  # the features of zeros are NaN, and the result would be a random word
             return ""
-        # Or the noise that it believes to know, from what it heard before, colors what it hears next.
+        # Reset the noise estimate, which would carry over from the previous call.
         self._decoder.reinit_feat()
         self._decoder.start_utt()
         self._decoder.process_raw(samples.tobytes(), full_utt=True)
@@ -163,7 +155,7 @@ class _Pocketsphinx:
 
 
 def _language_model(words: Sequence[str]) -> str:
-    """Return unigrams in ARPA's format, all alike; the beginning of a sentence is never drawn."""
+    """Return equal unigrams in ARPA format; the beginning of a sentence is never predicted."""
     same = -math.log10(len(words) + 1)
     lines = ["\\data\\", f"ngram 1={len(words) + 2}", "", "\\1-grams:", "-99 <s>"]
     return "\n".join([*lines, *(f"{same:.6f} {word}" for word in ["</s>", *words]), "", "\\end\\", ""])
@@ -181,7 +173,7 @@ def _read_dictionary(path: str) -> dict[str, list[str]]:
 def _pronounce(
     words: Sequence[str], pronunciations: Mapping[str, str], known: Mapping[str, list[str]]
 ) -> dict[str, list[str]]:
-    """Return all pronunciations of each word, by what `words_of` writes for it."""
+    """Return all pronunciations of each word, keyed by its form in `words_of`."""
     phones = {phone for ways in known.values() for way in ways for phone in way.split()}
     given = {_single_word(word): " ".join(way.split()) for word, way in pronunciations.items()}
     for word, way in given.items():
@@ -191,7 +183,7 @@ def _pronounce(
             raise ValueError(
                 f"the pronunciation of {word!r} is {way!r}{which}; write it with {' '.join(sorted(phones))}."
             )
-    plain: dict[str, list[str]] = {}  # as a word without its apostrophe may be found, too
+    plain: dict[str, list[str]] = {}  # words may be given without their apostrophe
     for word, ways in known.items():
         if "'" in word:
             plain.setdefault(word.replace("'", ""), []).extend(ways)
@@ -218,5 +210,5 @@ def _single_word(spelled: str) -> str:
     words = words_of(spelled)
     if len(words) != 1:
         listed = f": {', '.join(words)}" if words else ""
-        raise ValueError(f"{spelled!r} stands where a single word should; it has {len(words)}{listed}.")
+        raise ValueError(f"{spelled!r} is no single word; it has {len(words)} words{listed}.")
     return words[0]

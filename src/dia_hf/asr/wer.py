@@ -7,19 +7,19 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import ModuleType
 
+from .._extras import import_extra
 from ..text_files import read_text
 
-__all__ = ["WordErrors", "import_jiwer", "read_vocabulary", "vocabulary_of", "word_errors", "words_of"]
+__all__ = ["WordErrors", "read_vocabulary", "vocabulary_of", "word_errors", "words_of"]
 
-# What is not said: speaker tags, "(laughs)", and the "[Music]" of recognizers.
+# Text that is not spoken: speaker tags, "(laughs)", and "[Music]" of recognizers.
 _NOT_SAID = re.compile(r"\[[^\]]*\]|\([^)]*\)")
 _APOSTROPHES = re.compile(r"['’]")
 
 
 def _spelled_words(text: str) -> list[str]:
-    """Return the words that are heard of a text, with the apostrophes in them."""
+    """Return the spoken words of a text, with their apostrophes."""
     said = _APOSTROPHES.sub("'", _NOT_SAID.sub(" ", unicodedata.normalize("NFKC", text).casefold()))
     words = "".join(
         letter if letter == "'" or unicodedata.category(letter)[0] in "LMN" else " " for letter in said
@@ -28,7 +28,7 @@ def _spelled_words(text: str) -> list[str]:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words that are heard of a text: without tags, "(laughs)", punctuation and capitals.
+    """Return the spoken words of a text: without tags, "(laughs)", punctuation and capitals.
 
     Example:
     ```python
@@ -42,29 +42,29 @@ def words_of(text: str) -> list[str]:
 
 
 def vocabulary_of(texts: Iterable[str]) -> list[str]:
-    """Return the words of some texts, each once, for a recognizer that is to know no others.
+    """Return the words of some texts, each once, as the vocabulary of a recognizer.
 
     Args:
-        texts (`Iterable[str]`): What is to be said, with speaker tags.
+        texts (`Iterable[str]`): Texts with speaker tags.
 
     Returns:
-        `list[str]`: In the order of the alphabet, with the apostrophes that tell "we'll" from "well".
+        `list[str]`: In alphabetical order, with apostrophes, which distinguish "we'll" from "well".
     """
     return sorted({word for text in texts for word in _spelled_words(text)})
 
 
 def read_vocabulary(file: str | os.PathLike) -> tuple[list[str], dict[str, str]]:
-    """Read the words that a recognizer is to know, as `load_recognizer` takes them.
+    """Read the vocabulary of a recognizer from a file, in the form of `load_recognizer`.
 
     Args:
-        file (`str` or `os.PathLike`): UTF-8 text, a word a line, perhaps with its pronunciation: "dia D IY AH". Blank
-            lines, and those that begin with "#", are passed over.
+        file (`str` or `os.PathLike`): UTF-8 text, one word a line, optionally with its pronunciation: "dia D IY AH".
+            Blank lines, and those that begin with "#", are ignored.
 
     Returns:
-        `tuple[list[str], dict[str, str]]`: The words in the file's order, and the pronunciations that stand there.
+        `tuple[list[str], dict[str, str]]`: The words in the order of the file, and their pronunciations.
 
     Raises:
-        ValueError: If a word stands there twice, or the file is not in UTF-8.
+        ValueError: If a word occurs twice, or the file is not in UTF-8.
         OSError: If there is no such file.
     """
     words: dict[str, str] = {}
@@ -72,20 +72,20 @@ def read_vocabulary(file: str | os.PathLike) -> tuple[list[str], dict[str, str]]
         if line.strip() and not line.lstrip().startswith("#"):
             word, *phones = line.split()
             if word in words:
-                raise ValueError(f"{str(file)!r}, line {number}: {word!r} stands there twice; keep one.")
+                raise ValueError(f"{str(file)!r}, line {number}: {word!r} occurs twice; keep one.")
             words[word] = " ".join(phones)
     return list(words), {word: phones for word, phones in words.items() if phones}
 
 
 @dataclass(frozen=True)
 class WordErrors:
-    """How what was heard differs from what was to be said.
+    """Word errors of a transcript.
 
     Args:
-        substitutions (`int`): Words that were heard as others.
-        deletions (`int`): Words that were not heard.
-        insertions (`int`): Words that were heard beyond those.
-        words (`int`): Words that were to be said.
+        substitutions (`int`): Words recognized as others.
+        deletions (`int`): Words not recognized.
+        insertions (`int`): Additional words in the transcript.
+        words (`int`): Words of the reference.
     """
 
     substitutions: int
@@ -95,31 +95,16 @@ class WordErrors:
 
     @property
     def errors(self) -> int:
-        """All that is wrong together."""
+        """Sum of all errors."""
         return self.substitutions + self.deletions + self.insertions
 
 
-def import_jiwer() -> ModuleType:
-    """Import jiwer, which comes with an extra.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    try:
-        import jiwer
-    except ImportError as error:
-        raise ImportError(
-            'word errors are counted by jiwer: `pip install "dia-hf[train]"` or `"dia-hf[evaluate]"` brings it.'
-        ) from error
-    return jiwer
-
-
 def word_errors(said: str, heard: str) -> WordErrors:
-    """Count the words that are wrong, missing or too many, in the alignment that has the fewest.
+    """Count substitutions, deletions and insertions in the alignment with the fewest errors.
 
     Args:
-        said (`str`): What was to be said, with speaker tags.
-        heard (`str`): What a recognizer wrote down.
+        said (`str`): Reference text, with speaker tags.
+        heard (`str`): Transcript of a recognizer.
 
     Raises:
         ImportError: If jiwer is missing.
@@ -133,8 +118,8 @@ def word_errors(said: str, heard: str) -> WordErrors:
     ```
     """
     reference, hypothesis = words_of(said), words_of(heard)
-    jiwer = import_jiwer()
-    if not reference:  # of which jiwer makes an error
+    jiwer = import_extra("jiwer")
+    if not reference:  # jiwer raises for an empty reference
         return WordErrors(0, 0, len(hypothesis), 0)
     alignment = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
     return WordErrors(alignment.substitutions, alignment.deletions, alignment.insertions, len(reference))

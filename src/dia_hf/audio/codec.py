@@ -1,8 +1,8 @@
 """Codecs: waveforms to codes and back, the table of the known ones, and clips that are decoded while they grow.
 
-`Codec` lists what every codec gives. A codec of another kind is a file beside `dac.py` with a subclass of it, and an
-entry in `_CODECS`; everything else asks the codec for rate, hop length, codebooks and margins. Knows nothing of the
-delay pattern, special tokens or text; called by the feature extractor, the processor, the streamers and `data/`.
+`Codec` is the interface of every codec. A codec of another kind is a file beside `dac.py` with a subclass of it, and an
+entry in `_CODECS`; all other files take rate, hop length, codebooks and margins from the codec. This file does not
+depend on the delay pattern, special tokens or text.
 
 Legend: B batch, N samples, T frames (one every `hop_length` samples), C codebooks.
 """
@@ -62,7 +62,7 @@ class Codec(Protocol):
 
     @abstractmethod
     def encode(self, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Turn waveforms into codes, each clip as if it were alone.
+        """Turn waveforms into codes, with the result of each clip alone.
 
         Args:
             waveforms (`Sequence[torch.Tensor]`, each of shape `[N_i]`): Mono, at `sampling_rate`, of any floating
@@ -77,7 +77,7 @@ class Codec(Protocol):
 
     @abstractmethod
     def decode(self, codes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Turn codes into waveforms, each clip as if it were alone.
+        """Turn codes into waveforms, with the result of each clip alone.
 
         Args:
             codes (`Sequence[torch.Tensor]`, each of shape `[T_i, C]`, integer): Codes; T_i may be 0.
@@ -92,9 +92,9 @@ class Codec(Protocol):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """16 hexadecimal digits, the same for two codecs if and only if their codes mean the same sounds.
+        """16 hexadecimal digits, equal for two codecs exactly if their codes have the same meaning.
 
-        The dtype and device of the network must not count.
+        It must not depend on the dtype and device of the network.
         """
 
     @classmethod
@@ -150,7 +150,7 @@ class Codec(Protocol):
             spans: Clips of shape `[T_i, C]`, and for each the first frame wanted and the one after the last.
 
         Returns:
-            `list[torch.Tensor]`, each of shape `[N_i]`, float32, on the CPU: what `decode` of the whole clip has there.
+            `list[torch.Tensor]`, each of shape `[N_i]`, float32, on the CPU: the part of `decode` of the whole clip.
         """
         firsts = [max(start - self.decoder_context, 0) for _, start, _ in spans]
         pieces = [
@@ -162,7 +162,7 @@ class Codec(Protocol):
         ]
 
     def stream(self) -> DecoderStream:
-        """Begin a clip that is decoded while it grows."""
+        """Create a clip that is decoded while it grows."""
         return DecoderStream(self)
 
     @torch.no_grad()
@@ -286,19 +286,19 @@ def load_network(name: str | os.PathLike, network: str | None = None, **options:
             with open(cached_file(name, "config.json", **hub_options) or "", encoding="utf-8") as file:
                 network = next((kind for kind in json.load(file)["architectures"] if kind in _CODECS), network)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            pass  # `load` says what is wrong with it
+            pass  # `load` raises an error that names the reason
     return codec_class(network).load(name, **options)
 
 
 class DecoderStream:
-    """One clip that is decoded while it grows, of which the end is not known yet. `Codec.stream` makes it.
+    """Clip that is decoded while it grows. Created by `Codec.stream`.
 
-    Codes are pushed as they come, and waveforms popped as far as no later code can change them. All that is popped, in
-    whatever portions, is the waveform that `Codec.decode` makes of all that was pushed. Keeps only the codes that
-    are still needed. To pop several clips in one batch, see `Codec.pop_many`.
+    Codes are pushed as they arrive, and samples popped as soon as no later code can change them. The popped samples,
+    concatenated, are those of `Codec.decode` on all pushed codes. Only codes that are still needed are kept. To pop
+    several clips in one batch, see `Codec.pop_many`.
 
     Args:
-        codec (`Codec`): Decodes.
+        codec (`Codec`): Codec of the codes.
 
     Example:
     ```python

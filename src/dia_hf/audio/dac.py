@@ -1,14 +1,15 @@
 """Waveforms to codes and back, over a Descript Audio Codec: transformers' `DacModel` or descript's own `dac.DAC`.
 
-Whatever goes through the network together, and in however many pieces, comes out as each clip alone and whole:
+Clips are computed in batches and in windows, with the result of computing each clip alone and whole:
 
-- Clips of different lengths share a pass, padded on the right. A convolution would see beyond a clip's end what the
-  layers before it made of the padding, where the lone clip has zeros; so that is set to zero before each convolution.
-- A long clip is cut into windows of whole frames, each given a margin of its neighbors' frames.
+- Clips of different lengths share a batch, padded on the right. Beyond a clip's end, the layers before a convolution
+  turn the padding into other values than the zeros that the clip alone would have there; they are set to zero before
+  each convolution.
+- A long clip is cut into windows of whole frames, each with a margin of neighboring frames.
 
-Both follow from one plan of a network: its layers in order, each with its kernel, stride and padding. The codec's own
-config is the one truth for sampling rate, hop length and number of codebooks. Knows nothing of the delay pattern,
-special tokens or text; called by the feature extractor, the processor and the streamers.
+Both follow from one plan of a network: its layers in order, each with its kernel, stride and padding. Sampling rate,
+hop length and number of codebooks come from the codec's config alone. This file does not depend on the delay pattern,
+special tokens or text.
 
 Legend: B batch, N samples, T frames (one every `hop_length` samples), C codebooks.
 """
@@ -34,7 +35,7 @@ from .codec import Codec
 
 __all__ = ["DacCodec", "check_codebooks", "load_dac"]
 
-# transformers' and descript's names for the same few things.
+# Class names of transformers and of descript-audio-codec.
 _POINTWISE = {"Snake1d", "Tanh"}
 _RESIDUAL_UNITS = {"DacResidualUnit", "ResidualUnit"}
 _SEQUENCES = {
@@ -45,16 +46,16 @@ _SEQUENCES = {
 
 @dataclass(frozen=True)
 class _Step:
-    """One layer of a plan. The defaults make it pointwise: an output for each input, which sees nothing else."""
+    """One layer of a plan. The defaults describe a pointwise layer: each output depends on one input."""
 
     layer: nn.Module
-    reach: int = 0  # from the first to the last input that an output sees: dilation · (kernel size - 1)
+    reach: int = 0  # from the first to the last input of an output: dilation · (kernel size - 1)
     stride: int = 1
     padding: int = 0
     output_padding: int = 0
     is_transposed: bool = False
-    opens: bool = False  # a residual unit begins: its input is kept,
-    closes: bool = False  # and ends: what was kept is added
+    opens: bool = False  # first layer of a residual unit, whose input is kept
+    closes: bool = False  # last layer of a residual unit, to whose output the kept input is added
 
     def num_outputs(self, num_inputs: int) -> int:
         if self.is_transposed:
@@ -70,7 +71,7 @@ class _Step:
 
 
 def _make_plan(module: nn.Module) -> list[_Step]:
-    """List the layers of a network in order: that of their registration, which is the order of their calls."""
+    """List the layers of a network in the order of their registration, which is the order of their calls."""
     name = type(module).__name__
     if name in _POINTWISE:
         return [_Step(module)]
@@ -98,15 +99,15 @@ def _make_plan(module: nn.Module) -> list[_Step]:
 def _run_plan(
     plan: Sequence[_Step], hidden: torch.Tensor, lengths: Sequence[int]
 ) -> tuple[torch.Tensor, Sequence[int]]:
-    """Call the layers on a right-padded batch, each row as if it were alone.
+    """Call the layers on a right-padded batch, with the result of each row alone.
 
     Args:
         plan (`Sequence[_Step]`): The network.
-        hidden (`torch.Tensor` of shape `[B, channels, positions]`): Its input; written to beyond the rows' lengths.
-        lengths (`Sequence[int]` of length B): Positions of each row that are no padding.
+        hidden (`torch.Tensor` of shape `[B, channels, positions]`): Input; modified beyond the rows' lengths.
+        lengths (`Sequence[int]` of length B): Valid positions of each row.
 
     Returns:
-        `tuple`: The output `[B, channels, positions]`, and its lengths. Beyond these the output means nothing.
+        `tuple`: The output `[B, channels, positions]`, and its lengths. Values beyond these are undefined.
     """
     kept = hidden
     for step in plan:
@@ -124,7 +125,7 @@ def _run_plan(
 
 
 def _margin(plan: Sequence[_Step], inputs_per_frame: int, outputs_per_frame: int) -> int:
-    """Count the frames beside a frame that its outputs depend on, on the side that has more of them."""
+    """Return the frames on either side of a frame that its outputs depend on, the larger of both sides."""
     first, last = 0, outputs_per_frame - 1
     for step in reversed(plan):
         first, last = step.inputs_of(first, last)
@@ -132,7 +133,7 @@ def _margin(plan: Sequence[_Step], inputs_per_frame: int, outputs_per_frame: int
 
 
 class _Window(NamedTuple):
-    """Frames `start` to `stop` of clip number `clip`, which the network computes from the frames `first` to `last`."""
+    """Frames `start` to `stop` of clip number `clip`, computed from the frames `first` to `last`."""
 
     clip: int
     start: int
@@ -146,13 +147,13 @@ class _Window(NamedTuple):
 
 
 def check_codebooks(number: Any) -> None:
-    """Raise `ValueError` if a codec cannot have so many codebooks, which would be made one by one."""
+    """Raise `ValueError` if a number of codebooks is out of range: each is allocated separately."""
     if not isinstance(number, int) or not 1 <= number <= 1024:
         raise ValueError(f"`n_codebooks` is {shortened(number)}; a codec has 1 to 1024")
 
 
 def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
-    """Load a `DacModel` of which nothing was drawn at random: such a codec speaks noise.
+    """Load a `DacModel`, and refuse one with randomly initialized tensors, whose output would be noise.
 
     Args:
         name (`str` or `os.PathLike`): Folder or Hub id.
@@ -174,7 +175,7 @@ def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
     """
     told = repr(os.path.join(name, options.get("subfolder", "")).rstrip("/"))
     hub_options = {key: value for key, value in options.items() if key not in ("device_map", "dtype")}
-    # Without a config, or with that of another model, transformers would build the published sizes and draw the rest.
+    # Without a config, or with that of another model, transformers would use the default sizes and random weights.
     file = cached_file(name, "config.json", **hub_options)
     if file is None:
         raise OSError(f"the codec {told} has no file `config.json`, without which its sizes are unknown.")
@@ -192,7 +193,7 @@ def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
         codec, report = DacModel.from_pretrained(name, output_loading_info=True, **options)
     except (OSError, ImportError):
         raise
-    except Exception as error:  # whatever a wrong size or type leads to
+    except Exception as error:  # of any kind, caused by a wrong size or type
         raise ValueError(f"the codec {told} cannot be loaded: {error}") from error
     for kind, words in (("missing_keys", "lacks"), ("unexpected_keys", "has, beyond those of a DacModel,")):
         if names := sorted(report[kind]):
@@ -201,15 +202,15 @@ def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
 
 
 class DacCodec(Codec):
-    """A codec seen as two functions on clips, `encode` and `decode`, whoever wrote its network.
+    """Descript Audio Codec, over transformers' `DacModel` or descript's `dac.DAC`.
 
-    Clips go through the network in batches, long ones in windows, and every result is that of the clip alone and
-    whole, to the rounding of the arithmetic: that of the network's dtype, on CUDA TF32's unless that is switched off.
+    Clips are computed in batches, long ones in windows. Each result equals that of the clip alone and whole, up to the
+    rounding of the network's dtype (on CUDA that of TF32, unless it is disabled).
 
     Args:
-        model (`DacModel` or `dac.DAC`): The network; stays where it is, on its device and in its dtype.
-        max_frames_per_batch (`int`, defaults to 1024): Frames that go through the network at once, padding and margins
-            included. In float32 the published 44.1 kHz codec takes about 2 MB of memory for each.
+        model (`DacModel` or `dac.DAC`): Network; it stays on its device and in its dtype.
+        max_frames_per_batch (`int`, defaults to 1024): Frames to compute at once, padding and margins included. In
+            float32 the published 44.1 kHz codec needs about 2 MB of memory for each.
 
     Attributes:
         sampling_rate (`int`): In hertz.
@@ -219,13 +220,12 @@ class DacCodec(Codec):
         encoder_margin (`int`): Frames before a frame, and as many after it, whose samples its codes depend on.
         decoder_margin (`int`): Frames before a frame, and as many after it, whose codes its samples depend on.
 
-    The margins are the network's receptive field, followed through kernels, strides and paddings from one frame of
-    output back to the input and rounded up to whole frames; where the two sides differ, as they may with odd strides,
-    the larger counts. The published 44.1 kHz codec (decoder rates 8, 8, 4, 2) has a decoder margin of 10 frames and an
-    encoder margin of 8.
+    The margins are the receptive field of the network, derived from kernels, strides and paddings and rounded up to
+    whole frames; where the two sides differ, as with odd strides, the larger one is used. The
+    published 44.1 kHz codec (decoder rates 8, 8, 4, 2) has a decoder margin of 10 frames and an encoder margin of 8.
 
     Raises:
-        TypeError: If the model is neither, or has a layer of a kind that neither has.
+        TypeError: If the model is neither of these classes, or has a layer of an unknown kind.
         ValueError: If `max_frames_per_batch` is too small for a frame between its margins.
 
     Example:
@@ -269,10 +269,10 @@ class DacCodec(Codec):
 
     @property
     def fingerprint(self) -> str:
-        """What tells codecs apart whose codes mean different things: 16 hexadecimal digits.
+        """Identifier of the codebooks: 16 hexadecimal digits.
 
-        The beginning of the SHA-256 of the signs of all codebook entries, as packed bits. The signs outlive rounding,
-        so a codec's copies in bfloat16 and float16, or as another class, have the same fingerprint.
+        The first digits of the SHA-256 of the signs of all codebook entries, as packed bits. Rounding does not change
+        signs, so copies of a codec in bfloat16 or float16, or of the other class, have the same fingerprint.
         """
         codebooks = [quantizer.codebook.weight.flatten() for quantizer in self.model.quantizer.quantizers]
         signs = torch.signbit(torch.cat(codebooks)).cpu().numpy()
@@ -324,7 +324,7 @@ class DacCodec(Codec):
         return [torch.cat([torch.zeros(0), *part]) for part in parts]
 
     def _encode_pieces(self, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Turn frames of samples, each `[T_i, hop_length]`, into codes, each `[T_i, C]`, in one pass."""
+        """Turn frames of samples, each `[T_i, hop_length]`, into codes, each `[T_i, C]`, in one batch."""
         parameter = next(self.model.parameters())
         frames = nn.utils.rnn.pad_sequence(
             [piece.to(parameter.device, parameter.dtype) for piece in pieces], batch_first=True
@@ -335,7 +335,7 @@ class DacCodec(Codec):
         return [row[:length] for row, length in zip(codes, lengths, strict=True)]
 
     def _decode_pieces(self, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Turn codes, each `[T_i, C]`, into samples, each `[N_i]`, in one pass."""
+        """Turn codes, each `[T_i, C]`, into samples, each `[N_i]`, in one batch."""
         device = next(self.model.parameters()).device
         codes = nn.utils.rnn.pad_sequence([piece.to(device, torch.long) for piece in pieces], batch_first=True)
         hidden = self.model.quantizer.from_codes(codes.mT)[0]
@@ -350,13 +350,13 @@ class DacCodec(Codec):
         outputs_per_frame: int,
         spans: Sequence[tuple[torch.Tensor, int, int]],
     ) -> list[list[torch.Tensor]]:
-        """Compute the outputs of some frames of each clip: cut into windows, run in passes, crop, put in order.
+        """Compute the outputs of some frames of each clip: cut into windows, run in batches, crop, put in order.
 
         Args:
-            compute_pieces: The network: frames of some pieces to the outputs of each.
+            compute_pieces: Function from the frames of some pieces to the outputs of each.
             margin: Frames that an output depends on, on either side of its own.
             outputs_per_frame: Outputs of a frame; a clip's last may have fewer.
-            spans: Clips of shape `[T_i, ...]`, and of each the first frame that is wanted and the one after the last.
+            spans: Clips of shape `[T_i, ...]`, and for each the first frame wanted and the one after the last.
 
         Returns:
             The outputs, in one or more parts, of each clip; no part where no frame is wanted.
@@ -385,7 +385,7 @@ class DacCodec(Codec):
 
 
 def _group(windows: Sequence[_Window], max_frames: int) -> list[list[_Window]]:
-    """Share windows out to passes of at most `max_frames`, of which at most a quarter of each row is padding."""
+    """Group windows into batches of at most `max_frames`, with at most a quarter of each row as padding."""
     batches: list[list[_Window]] = []
     for window in sorted(windows, key=lambda window: window.num_frames, reverse=True):
         longest = batches[-1][0].num_frames if batches else 0

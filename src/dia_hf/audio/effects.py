@@ -1,26 +1,27 @@
-"""What changes a waveform: loudness, peak, speed, and silence at its ends.
+"""Audio effects: loudness, peak, speed, and trimming of silence.
 
 Waveforms are numpy arrays of float32 in [-1, 1], mono `[N]` or `[channels, N]`. A waveform that is too short or too
-silent for what is asked comes back as it is, with a warning: by then somebody has waited for it. Loudness and speed
-need the packages of `pip install "dia-hf[audio]"`. Knows nothing of files, codecs or models; called by `speech/` and by
-users.
+silent for an effect is returned unchanged, with a warning instead of an error, so that generated audio is not lost.
+Loudness and speed need the packages of `pip install "dia-hf[audio]"`. This file does not depend on files, codecs or
+models.
 
 Legend: N samples.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import warnings
 from types import ModuleType
 
 import numpy as np
 
+from .._extras import import_extra
+
 __all__ = ["change_speed", "limit_peak", "measure_loudness", "normalize_loudness", "trim_silence"]
 
-_LOUDNESS_BLOCK = 0.4  # seconds: what BS.1770 measures at least
-_SHORTEST_STRETCH = 0.1  # seconds: below, Rubber Band's window reaches from end to end, and little comes out
+_LOUDNESS_BLOCK = 0.4  # seconds: the shortest that BS.1770 measures
+_SHORTEST_STRETCH = 0.1  # seconds: a shorter waveform fits into Rubber Band's window, and most of it is lost
 _SILENCE_WINDOW = 0.01  # seconds
 
 
@@ -28,7 +29,7 @@ def measure_loudness(waveform: np.ndarray, sampling_rate: int) -> float:
     """Measure the integrated loudness by ITU-R BS.1770-4, with pyloudnorm.
 
     Pauses do not count: blocks below -70 LUFS, and those 10 LU below the mean of the others, are left out. Channels add
-    up, as the standard has it: the same on two channels is 3 LU louder than on one.
+    up, as in the standard: the same signal on two channels is 3 LU louder than on one.
 
     Args:
         waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): At least 0.4 s; up to five channels, in the order
@@ -40,7 +41,7 @@ def measure_loudness(waveform: np.ndarray, sampling_rate: int) -> float:
 
     Raises:
         ImportError: If pyloudnorm is not installed.
-        ValueError: If the waveform is shorter, has more channels or another form, or the rate is lower.
+        ValueError: If the waveform is shorter, has more channels or another shape, or the rate is lower.
 
     Example:
     ```python
@@ -52,45 +53,45 @@ def measure_loudness(waveform: np.ndarray, sampling_rate: int) -> float:
 
     ```
     """
-    pyloudnorm = _optional("pyloudnorm")
+    pyloudnorm = import_extra("pyloudnorm")
     seconds = _seconds(waveform, sampling_rate)
     _peak(waveform)
     return _measure(pyloudnorm, waveform, sampling_rate, seconds)
 
 
 def _measure(pyloudnorm: ModuleType, waveform: np.ndarray, sampling_rate: int, seconds: float) -> float:
-    """Measure the loudness of a waveform whose form and samples have been checked."""
+    """Measure the loudness of a checked waveform."""
     if sampling_rate < 8000:
         raise ValueError(f"`sampling_rate` is {sampling_rate} Hz; loudness is measured at 8000 Hz and above.")
     if seconds < _LOUDNESS_BLOCK:
         raise ValueError(f"{seconds:.3f} s are too short for loudness, which needs {_LOUDNESS_BLOCK} s.")
     if waveform.ndim == 2 and len(waveform) > 5:
         raise ValueError(f"the waveform has {len(waveform)} channels; loudness is defined for 5 at most.")
-    # Blocks begin every 0.1 s. pyloudnorm counts a last one that is not full as if silence filled it; the standard
-    # leaves it out.
+    # Blocks begin every 0.1 s. pyloudnorm pads an incomplete last block with silence; the standard leaves it
+    # out.
     num_tenths = 10 * waveform.shape[-1] // sampling_rate
     whole = waveform[..., : math.ceil(num_tenths * sampling_rate / 10)].astype(np.float64)
-    # The filters that pyloudnorm calls "DeMan" are those of the standard; its default ones read 0.04 LU less.
+    # pyloudnorm's filters named "DeMan" are those of the standard; its default ones measure 0.04 LU less.
     return float(pyloudnorm.Meter(sampling_rate, filter_class="DeMan").integrated_loudness(whole.T))
 
 
 def normalize_loudness(waveform: np.ndarray, sampling_rate: int, target: float, peak: float = -1.0) -> np.ndarray:
-    """Bring a waveform to a loudness, unless its peaks forbid it.
+    """Scale a waveform to a loudness, within a limit of its peaks.
 
     Args:
         waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): As `measure_loudness` takes it. If it is shorter or
-            silent, it comes back as it is, with a warning.
+            silent, it is returned unchanged, with a warning.
         sampling_rate (`int`): In hertz, at least 8,000.
         target (`float`): Integrated loudness in LUFS, from -70 to 0: -16 is usual for podcasts, -23 for broadcast.
-        peak (`float`, defaults to -1.0): What no sample may exceed, in dBFS, at most 0. Where the target would need
-            more, the gain is reduced, and a warning says which loudness is reached instead.
+        peak (`float`, defaults to -1.0): Limit of all samples in dBFS, at most 0. Where the target would exceed
+            it, the gain is reduced, and a warning names the loudness that is reached instead.
 
     Returns:
         `np.ndarray` of the same shape and dtype.
 
     Raises:
         ImportError: If pyloudnorm is not installed.
-        ValueError: If target, peak, rate or the form of the waveform are out of range.
+        ValueError: If target, peak, rate or the shape of the waveform are out of range.
 
     Example:
     ```python
@@ -108,13 +109,13 @@ def normalize_loudness(waveform: np.ndarray, sampling_rate: int, target: float, 
     seconds, highest = _seconds(waveform, sampling_rate), _peak(waveform)
     if seconds < _LOUDNESS_BLOCK:
         warnings.warn(
-            f"{seconds:.3f} s are too short for loudness, which needs {_LOUDNESS_BLOCK} s; they stay as they are.",
+            f"{seconds:.3f} s are too short for loudness, which needs {_LOUDNESS_BLOCK} s; they are left unchanged.",
             stacklevel=2,
         )
         return waveform
-    loudness = _measure(_optional("pyloudnorm"), waveform, sampling_rate, seconds)
+    loudness = _measure(import_extra("pyloudnorm"), waveform, sampling_rate, seconds)
     if loudness == -math.inf:
-        warnings.warn("the waveform is silent (below -70 LUFS throughout); it stays as it is.", stacklevel=2)
+        warnings.warn("the waveform is silent (below -70 LUFS throughout); it is left unchanged.", stacklevel=2)
         return waveform
     gain = float(10 ** ((target - loudness) / 20))
     if gain * highest > limit:
@@ -156,21 +157,21 @@ def limit_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
 
 
 def change_speed(waveform: np.ndarray, sampling_rate: int, speed: float) -> np.ndarray:
-    """Speak faster or slower at the same pitch, with Rubber Band through pedalboard.
+    """Change the speed at the same pitch, with Rubber Band through pedalboard.
 
     Peaks may rise a little, and the first and last 20 ms fade: set the loudness afterwards.
 
     Args:
-        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): Below 0.1 s it comes back as it is, with a warning.
+        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): Below 0.1 s it is returned unchanged, with a warning.
         sampling_rate (`int`): In hertz.
         speed (`float`): From 0.5 to 2; 1.25 is a quarter faster.
 
     Returns:
-        `np.ndarray` of as many channels and N / speed samples, float32; the input itself at speed 1.
+        `np.ndarray` with as many channels and N / speed samples, float32; the input itself at speed 1.
 
     Raises:
         ImportError: If pedalboard is not installed.
-        ValueError: If speed, rate or the form of the waveform are out of range.
+        ValueError: If speed, rate or the shape of the waveform are out of range.
 
     Example:
     ```python
@@ -187,10 +188,10 @@ def change_speed(waveform: np.ndarray, sampling_rate: int, speed: float) -> np.n
     _peak(waveform)
     if speed == 1:
         return waveform
-    pedalboard = _optional("pedalboard")
+    pedalboard = import_extra("pedalboard")
     if seconds < _SHORTEST_STRETCH:
         warnings.warn(
-            f"{seconds:.3f} s are too short to change speed, which needs {_SHORTEST_STRETCH} s; they stay as they are.",
+            f"{seconds:.3f} s are too short to change speed, which needs {_SHORTEST_STRETCH} s; they stay unchanged.",
             stacklevel=2,
         )
         return waveform
@@ -199,26 +200,26 @@ def change_speed(waveform: np.ndarray, sampling_rate: int, speed: float) -> np.n
 
 
 def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -50.0, keep: float = 0.05) -> np.ndarray:
-    """Cut silence off both ends; pauses within stay.
+    """Trim silence at both ends; pauses inside are kept.
 
-    Silence is where the level (RMS over 10 ms around their mean, of the loudest channel) is below a threshold. It is a
-    level of its own and not relative to the waveform's peak: measured by its own peak, a recording of nothing but hiss
-    would never be silent. Around the mean, because a constant offset, as cheap microphones have it, is not heard.
+    Silence is where the level (RMS over 10 ms around their mean, of the loudest channel) is below a threshold. The
+    threshold is absolute: relative to its own peak, a recording of hiss would never be silent. The mean is subtracted
+    because a constant offset, as of cheap microphones, is inaudible.
 
     Args:
         waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): Of any length.
         sampling_rate (`int`): In hertz.
         threshold (`float`, defaults to -50.0): In dBFS, at most 0. For a quiet recording, lower it or set the loudness
             first.
-        keep (`float`, defaults to 0.05): How many seconds of silence stay before and after, where there are as many:
+        keep (`float`, defaults to 0.05): Seconds of silence to keep before and after, as far as there are as many:
             soft beginnings and ends of words are below the threshold.
 
     Returns:
-        `np.ndarray`: A view of the samples that stay, of shape `[M]` or `[channels, M]`. Of a waveform that is silent
-        throughout none do: `size` is 0.
+        `np.ndarray`: A view of the remaining samples, of shape `[M]` or `[channels, M]`. If the whole waveform is
+        silent, `size` is 0.
 
     Raises:
-        ValueError: If threshold, keep, rate or the form of the waveform are out of range.
+        ValueError: If threshold, keep, rate or the shape of the waveform are out of range.
 
     Example:
     ```python
@@ -253,14 +254,14 @@ def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -5
 
 
 def _amplitude(decibels: float, name: str = "peak") -> float:
-    """Turn a level in dBFS into an amplitude: 0 dBFS is 1."""
+    """Convert a level in dBFS to an amplitude: 0 dBFS is 1."""
     if not -math.inf < decibels <= 0:
         raise ValueError(f"`{name}` is {decibels} dBFS; it is 0 (full scale) or below.")
     return float(10 ** (decibels / 20))
 
 
 def _seconds(waveform: np.ndarray, sampling_rate: int) -> float:
-    """Return the duration of a waveform, whose form is checked, but not its samples."""
+    """Return the duration of a waveform; checks its shape, not its samples."""
     _check_form(waveform)
     if sampling_rate <= 0:
         raise ValueError(f"`sampling_rate` is {sampling_rate} Hz; it must be positive.")
@@ -276,7 +277,7 @@ def _check_form(waveform: np.ndarray) -> None:
 
 
 def _peak(waveform: np.ndarray) -> float:
-    """Return the largest amplitude; one scan finds it, and whether all samples are finite."""
+    """Return the largest amplitude, and check in the same scan that all samples are finite."""
     highest = np.maximum(waveform.max(initial=0), -waveform.min(initial=0))
     _check_finite(highest)
     return float(highest)
@@ -286,11 +287,3 @@ def _check_finite(result: np.ndarray) -> None:
     """Raise `ValueError` if a result shows that a sample was NaN or infinite."""
     if not np.isfinite(result).all():
         raise ValueError("the waveform has samples that are NaN or infinite.")
-
-
-def _optional(name: str) -> ModuleType:
-    """Import a package of the extra `audio`."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f'`{name}` cannot be imported ({error}); `pip install "dia-hf[audio]"` brings it.') from error

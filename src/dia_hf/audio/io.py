@@ -1,7 +1,7 @@
-"""Audio files and sampling rates: read, resample, write, and the record inside a file that says how it was made.
+"""Audio files and sampling rates: reading, resampling, writing, and metadata inside a file on how it was made.
 
-Waveforms are numpy arrays of float32 in [-1, 1], mono `[N]` or `[channels, N]`. Knows nothing of codecs or models, nor
-of what a record says; called by the feature extractor, the processor, `speech/` and `training/`.
+Waveforms are numpy arrays of float32 in [-1, 1], mono `[N]` or `[channels, N]`. This file does not depend on codecs
+or models, nor on the content of metadata.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ AUDIO_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG"}
 """File ending → libsndfile's name of the format."""
 
 FAR_BEYOND_FULL_SCALE = 10.0
-"""What no sample of sound exceeds whose full scale is 1: above, they are integers that nobody scaled."""
+"""Limit of samples whose full scale is 1: larger ones are integers without scaling."""
 
 SAMPLING_RATES = (1000, 1_000_000)
-"""The least and the greatest rate in hertz that sound is taken at. Outside, the number is something else."""
+"""The lowest and the highest sampling rate in hertz that is accepted."""
 
 _SOFTWARE = "dia-hf"
-# A comment that begins like this is ours: a JSON object of one entry, which holds the metadata.
+# Beginning of a comment written here: a JSON object of one entry, the metadata.
 _RECORD_BEGINS = f'{{"{_SOFTWARE}": '
 _SAMPLES_PER_READ = 1 << 20  # of all channels
-# What a decoder has to be given before a segment: the first frames of an mp3 after a jump lack what earlier ones hold.
+# Samples to decode before a segment: the first frames of an mp3 after a seek depend on earlier ones.
 _SAMPLES_BEFORE = 1 << 15
-# Of a channel. The most that any format gets out of a byte is what FLAC makes of silence, some 4,700.
+# Of a channel. The densest format is FLAC on silence, with some 4,700 samples a byte.
 _MAX_SAMPLES_PER_BYTE = 8192
 
 
 class _Content(io.BytesIO):
-    """What a file holds. Where a damaged header leads before its beginning, soundfile would print a traceback."""
+    """Content of a file. A seek before its beginning, by a damaged header, would make soundfile print a traceback."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         with suppress(ValueError):
@@ -64,7 +64,7 @@ class _Content(io.BytesIO):
 
 @contextmanager
 def _reading(source: str | os.PathLike | bytes) -> Iterator[Any]:
-    """Give what soundfile opens, and name the file in what goes wrong while it is read."""
+    """Yield a source for soundfile, and name the file in errors of reading."""
     if not isinstance(source, bytes) and not os.path.isfile(source):
         raise FileNotFoundError(f"there is no audio file at {shortened(str(source), 300)}.")
     try:
@@ -86,16 +86,16 @@ def read_audio(
     """Read an audio file of any format that libsndfile knows (wav, flac, mp3, ogg, aiff, …).
 
     Args:
-        source (`str`, `os.PathLike` or `bytes`): The file, or what it holds.
-        begin (`float`, defaults to 0.0): From which second on.
-        end (`float`, *optional*): Up to which second; to the end unless given, or if the file ends before.
+        source (`str`, `os.PathLike` or `bytes`): The file, or its content.
+        begin (`float`, defaults to 0.0): First second.
+        end (`float`, *optional*): Last second; the end of the file unless given, or if the file ends before.
 
     Returns:
         `tuple[np.ndarray, int]`: Waveform `[channels, N]`, float32, and sampling rate in hertz.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no audio, or says that it has more samples than a file of its size can hold.
+        ValueError: If the file is no audio, or its header claims more samples than a file of its size can hold.
     """
     with _reading(source) as file, sf.SoundFile(file) as sound:
         num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
@@ -109,7 +109,7 @@ def read_audio(
         if first > unwanted:
             sound.seek(first - unwanted)
         left = sound.frames if end is None else max(0, round(end * sound.samplerate) - first) + unwanted
-        # In parts: memory is for the samples that are there, not for those that the header speaks of.
+        # In parts, so that memory is allocated for existing samples, not for those that the header claims.
         parts = [np.zeros((0, sound.channels), dtype=np.float32)]
         at_once = max(1, _SAMPLES_PER_READ // sound.channels)
         while len(part := sound.read(min(left, at_once), dtype="float32", always_2d=True)):
@@ -120,7 +120,7 @@ def read_audio(
 
 
 def audio_seconds(source: str | os.PathLike | bytes) -> float:
-    """Return how long an audio file is by its header, without reading the samples.
+    """Return the duration of an audio file in seconds by its header, without reading the samples.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -135,12 +135,12 @@ def resample(waveform: np.ndarray, sampling_rate: float, target_rate: float) -> 
 
     Args:
         waveform (`np.ndarray` of shape `[N]`): Mono samples.
-        sampling_rate (`int`): Its rate in hertz.
-        target_rate (`int`): The rate wanted, in hertz.
+        sampling_rate (`int`): Rate of the waveform in hertz.
+        target_rate (`int`): Rate of the result in hertz.
 
     Returns:
         `np.ndarray` of shape `[about N · target_rate / sampling_rate]`, float32; the input itself at equal rates. A
-        handful of samples can become none.
+        few samples can become none.
 
     Raises:
         ValueError: If a rate is outside `SAMPLING_RATES`, or the waveform is not `[N]` or holds no floats.
@@ -172,7 +172,7 @@ def _check_rate(sampling_rate: float) -> None:
 
 
 def audio_format(path: str | os.PathLike) -> str:
-    """Return libsndfile's name for the format that the ending of `path` asks for.
+    """Return libsndfile's name of the format for the ending of `path`.
 
     Raises:
         ValueError: If the ending is none of `AUDIO_FORMATS`.
@@ -188,22 +188,22 @@ def audio_format(path: str | os.PathLike) -> str:
 def write_audio(
     path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int, metadata: dict[str, Any] | None = None
 ) -> None:
-    """Write a waveform to a file, whole or not at all; the format follows the ending, missing folders are made.
+    """Write a waveform to a file atomically; the ending chooses the format, missing folders are created.
 
     Args:
         path (`str` or `os.PathLike`): Ends in .wav (16-bit), .flac (16-bit), .mp3 or .ogg (Vorbis).
         waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): float32 in [-1, 1], at least one sample. Louder
-            ones are clipped to that, in every format alike; `dia_hf.audio.effects.limit_peak` scales instead. PCM of
-            int16 or int32 is written as it is.
+            samples are clipped in every format; `dia_hf.audio.effects.limit_peak` scales instead. PCM of int16 or
+            int32 is written unchanged.
         sampling_rate (`int`): In hertz.
-        metadata (`dict`, *optional*): How the sound was made, for `read_metadata`: text, seed, model, whatever JSON can
-            carry, which turns keys into strings and tuples into lists. It stands in the file's comment.
+        metadata (`dict`, *optional*): How the sound was made, for `read_metadata`: text, seed, model, or any JSON
+            values (keys become strings, tuples lists). It is written to the file's comment.
 
     Raises:
         ValueError: If the ending is unknown; the waveform has no samples, another shape or dtype, or samples that
             are NaN, infinite or beyond ±`FAR_BEYOND_FULL_SCALE`; the format does not take the sampling rate; or the
             metadata is no JSON or longer than the format can hold (in flac 16 MiB).
-        OSError: If the file cannot be written, as on a full disk. What was there before is still there.
+        OSError: If the file cannot be written, as on a full disk; an existing file is left unchanged.
 
     Example:
     ```python
@@ -226,7 +226,7 @@ def write_audio(
     comment = None if metadata is None else _as_comment(metadata)
     try:
         encoded = _encode(waveform, sampling_rate, file_format, comment)
-        # Libraries differ in how much they hold, and some cut without a word.
+        # Libraries differ in the length of a comment, and some truncate silently.
         whole = comment is None or _read_comment(io.BytesIO(encoded)) == comment
     except sf.LibsndfileError as error:
         load = "" if comment is None else f" with {len(comment)} bytes of metadata"
@@ -241,13 +241,13 @@ def write_audio(
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """Read what `write_audio` was given as `metadata`.
+    """Read the `metadata` that `write_audio` wrote.
 
     Args:
         path (`str` or `os.PathLike`): An audio file of any format that `read_audio` reads.
 
     Returns:
-        `dict`: The metadata; empty if the file has none, or only another program's.
+        `dict`: Metadata; empty if the file has none, or only that of another program.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -265,7 +265,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _writable(waveform: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """Return the samples as encoders take them; refuse, before they see it, what would be no sound."""
+    """Return the samples in the form that encoders accept; raise `ValueError` if they are no sound."""
     if not isinstance(waveform, np.ndarray) or (
         waveform.dtype.kind != "f" and waveform.dtype not in (np.int16, np.int32)
     ):
@@ -283,7 +283,7 @@ def _writable(waveform: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     if waveform.dtype.kind != "f":
         return waveform
     samples = waveform.astype(np.float32, copy=False)
-    highest = np.maximum(samples.max(), -samples.min())  # the one scan of what is in order; NaN if a sample is
+    highest = np.maximum(samples.max(), -samples.min())  # NaN if a sample is
     if not np.isfinite(highest):
         num_wrong = np.count_nonzero(~np.isfinite(samples))
         raise ValueError(
@@ -300,7 +300,7 @@ def _writable(waveform: np.ndarray, path: str | os.PathLike) -> np.ndarray:
 
 
 def _as_comment(metadata: dict[str, Any]) -> str:
-    """Write metadata as JSON in ASCII: the comment of an mp3 garbles everything else."""
+    """Write metadata as JSON in ASCII: other characters are lost in the comment of an mp3."""
     try:
         return json.dumps({_SOFTWARE: dict(metadata)}, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -317,22 +317,22 @@ def _encode(waveform: np.ndarray, sampling_rate: int, file_format: str, comment:
     with sf.SoundFile(buffer, "w", int(sampling_rate), num_channels, format=file_format) as sound:
         if comment is not None and file_format != "WAV":
             sound.comment, sound.software = comment, _SOFTWARE
-        # In parts: libvorbis puts what it is given on the stack, and minutes in one go crash the process.
+        # In parts: libvorbis copies its input to the stack, and minutes at once crash the process.
         for start in range(0, waveform.shape[-1], 1 << 14):
             sound.write(waveform[..., start : start + (1 << 14)].T)
     if comment is not None and file_format == "WAV":
-        # libsndfile reads no comment above 2 kB, and writes none above 64.
+        # libsndfile reads no comment above 2 kB, and writes none above 64 kB.
         entries = _chunk(b"ICMT", comment.encode() + b"\0") + _chunk(b"ISFT", _SOFTWARE.encode() + b"\0")
         buffer.seek(0, io.SEEK_END)
         buffer.write(_chunk(b"LIST", b"INFO" + entries))
-        length = buffer.tell() - 8  # of all that follows the length itself
+        length = buffer.tell() - 8  # of everything after the length field
         buffer.seek(4)
         buffer.write(struct.pack("<I", length))
     return buffer.getvalue()
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:
-    """Make a RIFF chunk: name, length, body, and a byte of padding where the length is odd."""
+    """Build a RIFF chunk: name, length, body, and a byte of padding where the length is odd."""
     return struct.pack("<4sI", name, len(body)) + body + b"\0" * (len(body) % 2)
 
 
@@ -347,7 +347,7 @@ def _read_comment(file: BinaryIO) -> str:
         if name == b"ICMT":
             return file.read(length).rstrip(b"\0").decode("utf-8", "replace")
         if name == b"LIST":
-            file.seek(4, io.SEEK_CUR)  # step in: what a list holds are chunks again
+            file.seek(4, io.SEEK_CUR)  # a list contains chunks
         else:
             file.seek(length + length % 2, io.SEEK_CUR)
     return ""

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from .._extras import import_extra
 from ..atomic_write import atomic_write
 from .parity import ParityReport
 from .speed import Speed, SpeedReport
@@ -195,13 +196,10 @@ def plot_steps(path: str | os.PathLike, report: SpeedReport) -> None:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("`plot_steps` (--plot) needs matplotlib: `pip install matplotlib`.") from error
+    figure_class = import_extra("matplotlib.figure").Figure
     ran = [(speed.name, speed.step, speed.limit_ms) for speed in report.candidates]
     bars = [(name, step, limit) for name, step, limit in ran if step is not None and limit is not None]
-    figure = Figure(figsize=(7, 1.6 + 0.6 * len(bars)), layout="constrained")
+    figure = figure_class(figsize=(7, 1.6 + 0.6 * len(bars)), layout="constrained")
     axes = figure.subplots()
     for place, (_, step, limit) in enumerate(bars):
         whiskers = [[step.median - step.p10], [step.p90 - step.median]]

@@ -1,12 +1,14 @@
-"""The command `dia-hf`: verbs over the rooms below, heavy imports inside the verb.
+"""The verbs of the command `dia-hf`: a file each, over the packages below; `arguments.py` has the shared checks.
 
-Each verb is a file of its own, which adds its parser and does its work; `arguments.py` holds what they share.
-An error of the user's ends in one line on standard error and status 2.
+The arguments are defined in `dia_hf_command`, which imports neither PyTorch nor transformers. A user error ends in one
+line on standard error and status 2.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import logging
 import os
 import signal
 import sys
@@ -14,63 +16,48 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from . import bench, convert, evaluate, finetune, generate, prepare, voices
+from dia_hf_command.parser import make_parser, one_line
+
 from .arguments import find_miniature
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 _TRACEBACK = "DIA_HF_TRACEBACK"
 
-
-_LONGEST = 480  # characters of a message; what is given in it, such as a text, may be of any length
-
-
-def _one_line(message: object) -> str:
-    """Join lines, and leave out the middle of what nobody would read."""
-    line = " ".join(str(message).split("\n"))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 + 3 :]}"
-
-
-class _Parser(argparse.ArgumentParser):
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        args = sys.argv[1:] if args is None else list(args)
-        for argument in takewhile(lambda argument: argument != "--", args):
-            if argument.startswith("--") and argument.endswith("=--"):  # a list without a value, to argparse
-                self.error(f"argument {argument[:-3]}: the value is '--'")
-        return super().parse_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        super().error(_one_line(message))
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="dia-hf", description="Dia: text to dialogue.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in (generate, voices, convert, finetune, bench, prepare, evaluate):
-        verb.add_parser(verbs)
-    return parser
+# Libraries whose warnings say nothing that a user of the command could act on.
+_QUIET = ("torch", "torchao", "transformers", "accelerate", "datasets", "peft")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, 2 for an error, 130 when interrupted.
+    """Parse arguments and run the command; return its exit status: 0, 2 for an error, 130 when interrupted.
 
-    3 is `generate --strict` where the sound that was written cannot be right.
+    3 is `generate --strict` where the audio that was written cannot be right.
 
     Args:
-        argv (`list[str]`, *optional*): Arguments without the program's name; the process's own unless given.
+        argv (`list[str]`, *optional*): Arguments without the program's name; those of the process unless given.
+
+    Raises:
+        SystemExit: From argparse, after `--help`, `--version` or a wrong argument.
     """
-    with warnings.catch_warnings(), _noted_interrupts() as interrupts:
+    return run(make_parser().parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a verb; return its exit status, as `main` does.
+
+    Args:
+        args (`argparse.Namespace`): From `dia_hf_command.parser`.
+    """
+    with warnings.catch_warnings(), _quiet_libraries(), _noted_interrupts() as interrupts:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            args = _make_parser().parse_args(argv)
             if hasattr(args, "model"):
                 args.model = find_miniature(args.model)
-            status: int | None = args.run(args)
+            status: int | None = importlib.import_module(f".{args.verb}", __name__).run(args)
         except KeyboardInterrupt as error:
             return _end_interrupted(str(error))
         except Exception as error:
@@ -83,6 +70,20 @@ def main(argv: list[str] | None = None) -> int:
                 "the environment it is told where)"
             )
     return status or 0
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep log lines below ERROR of other libraries off the screen; warnings of this package are Python warnings."""
+    loggers = [logging.getLogger(name) for name in _QUIET]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -117,10 +118,10 @@ def _fail(message: str) -> int:
     """Say in one line what is wrong, after the traceback where that is asked for."""
     if os.environ.get(_TRACEBACK, "0") not in ("", "0"):
         traceback.print_exc()
-    print("dia-hf: error:", _one_line(message), file=sys.stderr)
+    print("dia-hf: error:", one_line(message), file=sys.stderr)
     return 2
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
     if issubclass(category, UserWarning):
-        print("dia-hf: warning:", _one_line(message), file=sys.stderr)
+        print("dia-hf: warning:", one_line(message), file=sys.stderr)

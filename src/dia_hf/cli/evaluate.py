@@ -10,54 +10,16 @@ from typing import TYPE_CHECKING
 
 from ..assets import MINIATURE
 from ..atomic_write import find_held
-from .arguments import DTYPES, add_model, add_sampling, check_apart, check_writable, count, positive, sampling_of, seed
+from .arguments import check_apart, check_writable, print_result, sampling_of
 
 if TYPE_CHECKING:
     from ..evaluation import Sentence
 
-__all__ = ["add_parser"]
+__all__ = ["run"]
 
 
-def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add `dia-hf evaluate`."""
-    evaluate = verbs.add_parser(
-        "evaluate",
-        help="measure how well a model speaks",
-        description="Let a model say sentences, and a speech recognizer judge them; with references also the "
-        "recordings, and what the codec leaves of them (dia-hf[evaluate]).",
-    )
-    evaluate.set_defaults(run=_evaluate)
-    add_model(evaluate)
-    evaluate.add_argument(
-        "--sentences",
-        required=True,
-        metavar="F",
-        help=".txt, a text a line; .jsonl, .csv or .tsv with text and perhaps audio (.jsonl: codes); or a folder of "
-        "`dia-hf prepare`",
-    )
-    evaluate.add_argument(
-        "--asr",
-        required=True,
-        metavar="MODEL",
-        help="pocketsphinx, which knows the words of the sentences alone, or a model such as openai/whisper-small",
-    )
-    evaluate.add_argument(
-        "--vocabulary",
-        metavar="F",
-        help="what pocketsphinx knows: a word a line, perhaps with its pronunciation (dia D IY AH), # for comments; "
-        "default: the words of the sentences",
-    )
-    evaluate.add_argument("--output", "-o", metavar="F", help="write all of it there, as JSON")
-    evaluate.add_argument("--keep", metavar="DIR", help="keep what was said there, as WAV")
-    evaluate.add_argument("--batch-size", type=count, default=8, metavar="N", help="sentences at once (8)")
-    evaluate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of a sentence")
-    evaluate.add_argument("--seed", type=seed, default=0, metavar="N", help="of the noise (0)")
-    evaluate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
-    evaluate.add_argument("--dtype", choices=DTYPES, help="default: that of the checkpoint")
-    add_sampling(evaluate)
-
-
-def _evaluate(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Run `dia-hf evaluate`."""
     if args.output is not None:
         check_writable("--output", Path(args.output))
         check_apart("--output", args.output, {"--sentences": args.sentences, "--vocabulary": args.vocabulary})
@@ -70,8 +32,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from transformers.utils import logging
 
+    from .._extras import import_extra
     from ..asr.recognizers import POCKETSPHINX, load_recognizer
-    from ..asr.wer import import_jiwer
     from ..evaluation import evaluate, read_sentences
     from ..evaluation.evaluate import check_folder
     from ..speech import Dia
@@ -80,7 +42,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.keep is not None:
         check_folder(args.keep)
     logging.disable_progress_bar()
-    import_jiwer()
+    import_extra("jiwer")
     device = resolve_device(args.device)
     sentences = read_sentences(args.sentences)
     if args.output is not None:
@@ -102,13 +64,22 @@ def _evaluate(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         max_seconds=args.max_seconds,
         folder=args.keep,
-        verbose=True,
+        verbose=not args.quiet,
     )
     model = "miniature" if args.model == MINIATURE else args.model
     report.settings.update(model=model, sentences=args.sentences, asr=args.asr, vocabulary=args.vocabulary)
-    print(report.table())
+    metrics = report.metrics()
+    result = {
+        "path": args.output,
+        "seconds": metrics["end"]["seconds"],
+        "seed": args.seed,
+        "speed": metrics["speed"]["real_time"],
+        "word_error_rate": metrics["word_errors"]["model"]["rate"],
+    }
+    print_result(args, report.table(), result)
     if args.output is not None:
         report.save(args.output)
+    if args.output is not None and not args.quiet:
         print(f"{args.output}: all figures, and what was heard of each sentence", file=sys.stderr)
 
 

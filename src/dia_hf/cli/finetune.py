@@ -5,60 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
-from typing import Any
 
-from ..assets import MINIATURE
-from .arguments import REAL_MODEL, find_miniature
+from .arguments import find_miniature, print_result
 
-__all__ = ["add_parser"]
-
-
-def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add `dia-hf finetune`."""
-    finetune = verbs.add_parser(
-        "finetune",
-        help="train on prepared data",
-        description="Train on prepared data, as a recipe says, and write a checkpoint that is complete by itself. Also "
-        "under `accelerate launch --no_python`.",
-    )
-    finetune.set_defaults(run=_finetune)
-    finetune.add_argument("data", nargs="+", metavar="DATA", help="folders of `dia-hf prepare`")
-    finetune.add_argument(
-        "output", metavar="OUTPUT", help="a new folder for the result, and for all that the run keeps"
-    )
-    finetune.add_argument(
-        "--recipe", metavar="NAME|FILE", help="lora (default), full or scratch, or a file like theirs"
-    )
-    finetune.add_argument(
-        "--model", metavar="DIR|ID", help=f"start from it; default: what DATA was prepared for, or {REAL_MODEL}"
-    )
-    finetune.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe: training.learning_rate=1e-4, lora.r=16, eval_fraction=0.1; more than once",
-    )
-    finetune.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT, by its own recipe")
-    finetune.add_argument(
-        "--show",
-        action=_Show,
-        metavar="NAME",
-        help="print the recipe lora, full or scratch, or the configuration ddp or fsdp2 for `accelerate launch`; exit",
-    )
-
-
-class _Show(argparse.Action):
-    """Prints a file that comes with the package, to be kept and changed."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
-        folders = [Path(MINIATURE).parent / name for name in ("recipes", "accelerate")]
-        files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-        if str(values) not in files:
-            parser.error(f"argument --show: there is no {values!r}; choose from {', '.join(sorted(files))}")
-        print(files[values].read_text("utf-8"), end="")
-        parser.exit()
+__all__ = ["run"]
 
 
 def _model_of(folders: list[str]) -> str | None:
@@ -72,7 +24,8 @@ def _model_of(folders: list[str]) -> str | None:
     return next(iter(names))
 
 
-def _finetune(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Run `dia-hf finetune`."""
     from dataclasses import replace
 
     from transformers.utils import logging
@@ -94,8 +47,23 @@ def _finetune(args: argparse.Namespace) -> None:
     model = args.model or (_model_of(args.data) if is_open else None)
     paths = {"data": args.data, "output": args.output, **({"model": find_miniature(model)} if model else {})}
     recipe = replace(recipe, **paths).change(changes)
-    metrics = finetune(recipe, resume=args.resume, say=lambda line: print(line, file=sys.stderr, flush=True))
+
+    def say(line: str) -> None:
+        if not args.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    with open(os.devnull, "w") as nowhere, ExitStack() as stack:
+        if args.quiet or args.json:  # the Trainer prints its metrics on standard output
+            stack.enter_context(redirect_stdout(nowhere if args.quiet else sys.stderr))
+        metrics = finetune(recipe, resume=args.resume, say=say)
     if os.environ.get("RANK", "0") == "0":
         losses = {"training": metrics.get("train_loss"), "evaluation": metrics.get("eval_loss")}
         said = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
-        print(f"{args.output}: {metrics['step']} steps; loss: {said}")
+        result = {
+            "path": args.output,
+            "steps": metrics["step"],
+            "seconds": metrics.get("train_runtime"),
+            "train_loss": losses["training"],
+            "eval_loss": losses["evaluation"],
+        }
+        print_result(args, f"{args.output}: {metrics['step']} steps; loss: {said}", result)

@@ -14,86 +14,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..asr.wer import words_of
-from ..assets import MINIATURE, miniature_vocabulary
+from dia_hf_command.options import REAL_MODEL
+
+from ..assets import MINIATURE
 from ..audio.io import audio_format
 from ..hub import check_model
 from ..text_files import decode_text, read_text
-from .arguments import (
-    DTYPES,
-    MINIATURE_NOTE,
-    REAL_MODEL,
-    add_model,
-    add_sampling,
-    check_apart,
-    check_writable,
-    positive,
-    sampling_of,
-    seed,
-)
+from .arguments import MINIATURE_NOTE, check_apart, check_writable, print_result, sampling_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..speech.dialogue import Dialogue
 
-__all__ = ["add_parser"]
-
-
-def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add `dia-hf generate`."""
-    generate = verbs.add_parser("generate", help="say a text", description="Say a text and write it to an audio file.")
-    generate.set_defaults(run=_generate)
-    generate.add_argument(
-        "text", nargs="?", metavar="TEXT", help='such as "[S1] Hello. [S2] Hi!"; - reads it from stdin'
-    )
-    generate.add_argument("--text-file", metavar="F", help="read the text from a file (UTF-8); - for stdin")
-    generate.add_argument(
-        "--output",
-        "-o",
-        default="output.wav",
-        metavar="F",
-        help="ends in .wav, .flac, .mp3 or .ogg; - for raw PCM on standard output while it is spoken",
-    )
-    add_model(generate)
-    generate.add_argument(
-        "--seed", type=seed, metavar="N", help="make the result reproducible; default: drawn, and told"
-    )
-    generate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
-    generate.add_argument("--dtype", choices=DTYPES, help="default: that of the checkpoint")
-    generate.add_argument("--quantize", choices=["int8", "int4"], help="smaller weights (dia-hf[quantize])")
-    generate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of the new audio")
-    generate.add_argument("--stream", action="store_true", help="play it while it is spoken (dia-hf[player])")
-    generate.add_argument(
-        "--force", action="store_true", help="begin anew where OUTPUT.chunks holds chunks of an interrupted run"
-    )
-    generate.add_argument(
-        "--strict",
-        action="store_true",
-        help="exit status 3 if the sound is empty, silent, cut or far from its text's length; the file is written",
-    )
-    voice = generate.add_argument_group("voice")
-    voice.add_argument(
-        "--voice",
-        action="append",
-        default=[],
-        metavar="[SPEAKER=]NAME",
-        help="a voice of `dia-hf voices`, or its file; S1=anna gives each speaker one",
-    )
-    voice.add_argument("--audio-prompt", metavar="F", help="a recording whose voice to go on with (5 to 10 s)")
-    voice.add_argument("--prompt-text", metavar="TEXT", help="its transcript; without it, TEXT begins with it")
-    voice.add_argument("--transcribe", metavar="MODEL", help="let a speech recognizer write it (openai/whisper-small)")
-    script = generate.add_argument_group("long scripts", "what is too long for one chunk is spoken in several")
-    script.add_argument("--language", default="en", metavar="L", help="by which sentences are found (en)")
-    script.add_argument(
-        "--closing-tag", action="store_true", help="end each chunk with the other speaker's tag, against cut-off ends"
-    )
-    sound = generate.add_argument_group("sound", "of the file; --loudness and --speed need dia-hf[audio]")
-    sound.add_argument("--loudness", type=float, metavar="LUFS", help="by BS.1770, such as -16")
-    sound.add_argument("--peak", type=float, metavar="DBFS", help="limit of the samples (-1 with --loudness)")
-    sound.add_argument("--speed", type=positive, metavar="X", help="1.25 is a quarter faster, at the same pitch")
-    sound.add_argument("--trim-silence", action="store_true", help="cut silence off both ends")
-    add_sampling(generate)
+__all__ = ["run"]
 
 
 def _read_text(args: argparse.Namespace) -> str:
@@ -107,16 +41,6 @@ def _read_text(args: argparse.Namespace) -> str:
     else:
         text = args.text if args.text is not None else read_text(args.text_file)
     return text.strip()
-
-
-def _unknown_words(text: str) -> list[str]:
-    """Return the words of a text that the miniature was not taught, each once; it was taught none in CAPITALS."""
-    known = {word for line in miniature_vocabulary() for word in words_of(line)}
-    said = dict.fromkeys(words_of(text))
-    capitals = [word for word in re.findall(r"[^\W\d_]{2,}", text) if word.isupper() and word.casefold() in said]
-    return [word for word in said if word not in known] + [
-        word for word in dict.fromkeys(capitals) if word.casefold() in known
-    ]
 
 
 def _check_voice(args: argparse.Namespace) -> None:
@@ -196,13 +120,19 @@ def _kept_chunks(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
 @contextmanager
 def _counted_doubts() -> Iterator[list[str]]:
     """Collect what is told of a sound that cannot be right, in the command line's words."""
-    from ..speech.doubts import SpeechWarning
+    from ..speech.doubts import SpeechWarning, UnknownWordsWarning
 
     doubts: list[str] = []
     show = warnings.showwarning
+    has_shown_words = False
 
     def count(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-        if issubclass(category, SpeechWarning):
+        nonlocal has_shown_words
+        if issubclass(category, UnknownWordsWarning):  # before the model is loaded, and by `Dia` once more
+            if has_shown_words:
+                return
+            has_shown_words = True
+        elif issubclass(category, SpeechWarning):
             message = re.sub(r"`max_seconds`", "--max-seconds", str(message))
             doubts.append(message)
         show(message, category, *place, **options)
@@ -212,7 +142,8 @@ def _counted_doubts() -> Iterator[list[str]]:
         yield doubts
 
 
-def _generate(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run `dia-hf generate`; return the exit status."""
     written: list[Path] = []
     with _counted_doubts() as doubts:
         try:
@@ -235,6 +166,8 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
         raise ValueError(
             f"{', '.join(changes)} and --trim-silence need the whole; --output - sounds while it is spoken."
         )
+    if is_pcm and args.json:
+        raise ValueError("--json and --output - both write to standard output; give --output a file.")
     if not is_pcm:
         audio_format(output)
         check_writable("--output", output)
@@ -247,6 +180,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
 
     from ..speech import Dia
     from ..speech.dialogue import remove_chunks
+    from ..speech.doubts import warn_unknown_words
     from ..speech.playback import import_sounddevice, open_player, open_stdout
     from ..speech.voices import Voice
 
@@ -258,15 +192,10 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
 
     voices = _load_voices(args)
     logging.disable_progress_bar()
-    if args.model == MINIATURE:
+    if args.model == MINIATURE and not args.quiet:
         print(MINIATURE_NOTE, file=sys.stderr)
-        if unknown := _unknown_words(text):
-            warnings.warn(
-                f"the miniature was not taught {', '.join(map(repr, unknown))}, and something else will be heard; "
-                f"the {len(miniature_vocabulary())} words that it was taught are in "
-                f"{str(Path(MINIATURE, 'vocabulary.txt'))!r}.",
-                stacklevel=1,
-            )
+    if args.model == MINIATURE:
+        warn_unknown_words([text], stacklevel=1)
         if args.voice or args.audio_prompt is not None:
             warnings.warn(
                 "the miniature was not trained for voice prompts: it goes on from the recording in one of its own two "
@@ -306,7 +235,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
         keeping, seed, stream = (
             _kept_chunks(dialogue, written),
             dialogue.seed,
-            dialogue.stream(verbose=sys.stderr.isatty()),
+            dialogue.stream(verbose=sys.stderr.isatty() and not args.quiet),
         )
 
     start = time.perf_counter()
@@ -326,15 +255,18 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
             written.append(output)
             num_samples = len(waveform)  # of the file
     seconds = num_samples / dia.sampling_rate
-    print(
-        f"{output}: {seconds:.2f} s of audio in {elapsed:.1f} s ({seconds / elapsed:.2f} × real time), seed {seed}",
-        file=sys.stderr if is_pcm else sys.stdout,
-    )
+    line = f"{output}: {seconds:.2f} s of audio in {elapsed:.1f} s ({seconds / elapsed:.2f} × real time), seed {seed}"
+    if not is_pcm:
+        result = {"path": args.output, "seconds": seconds, "seed": seed, "speed": round(seconds / elapsed, 3)}
+        print_result(args, line, result)
+    elif not args.quiet:
+        print(line, file=sys.stderr)
 
 
 def _describe(args: argparse.Namespace, text: str, seed: int) -> dict[str, Any]:
     """Say how to make the file again."""
-    not_said = {"run", "verb", "text", "text_file", "output", "seed", "model", "stream", "device", "strict", "force"}
+    not_said = {"verb", "text", "text_file", "output", "seed", "model", "stream", "device", "strict", "force"}
+    not_said |= {"quiet", "json"}
     arguments = {
         name: value
         for name, value in vars(args).items()

@@ -5,29 +5,13 @@ from __future__ import annotations
 import argparse
 
 from ..atomic_write import LOCK, remove_stale_lock
-from .arguments import add_model
 
-__all__ = ["add_parser"]
+__all__ = ["run"]
 
 
-def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Add `dia-hf voices`."""
-    voices = verbs.add_parser("voices", help="keep voices", description="Keep voices under names.")
-    voices_verbs = voices.add_subparsers(dest="voices_verb", required=True, metavar="VERB")
-    add = voices_verbs.add_parser("add", help="make a voice of a recording")
-    add.set_defaults(run=_add_voice)
-    add.add_argument("name", metavar="NAME")
-    add.add_argument("recording", metavar="RECORDING", help="5 to 10 seconds of speech")
-    transcript = add.add_mutually_exclusive_group(required=True)
-    transcript.add_argument("--transcript", metavar="TEXT", help="what the recording says, word for word")
-    transcript.add_argument("--transcribe", metavar="MODEL", help="let a speech recognizer write it")
-    add_model(add)
-    add.add_argument("--force", action="store_true", help="replace a voice of this name")
-    show = voices_verbs.add_parser("list", help="show the voices there are")
-    show.set_defaults(run=_list_voices)
-    remove = voices_verbs.add_parser("remove", help="remove a voice")
-    remove.set_defaults(run=_remove_voice)
-    remove.add_argument("name", metavar="NAME")
+def run(args: argparse.Namespace) -> None:
+    """Run `dia-hf voices`."""
+    {"add": _add_voice, "list": _list_voices, "remove": _remove_voice}[args.voices_verb](args)
 
 
 def _add_voice(args: argparse.Namespace) -> None:

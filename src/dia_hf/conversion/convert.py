@@ -69,13 +69,15 @@ def _split(targets: list[Target], bytes_per_value: int, limit: int) -> list[list
     return shards
 
 
-def _write_weights(source: Checkpoint, targets: list[Target], folder: Path, dtype: torch.dtype, limit: int) -> None:
+def _write_weights(
+    source: Checkpoint, targets: list[Target], folder: Path, dtype: torch.dtype, limit: int, verbose: bool
+) -> None:
     shards = _split(targets, dtype.itemsize, limit)
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     total, index = 0, {}
-    with tqdm(total=len(targets), desc="converting", unit=" tensors") as bar:
+    with tqdm(total=len(targets), desc="converting", unit=" tensors", disable=not verbose) as bar:
         for name, shard in zip(names, shards, strict=True):
             tensors = {}
             for target in shard:
@@ -187,6 +189,7 @@ def convert_checkpoint(
     to: str = "huggingface",
     force: bool = False,
     dry_run: bool = False,
+    verbose: bool = True,
 ) -> str:
     """Convert a checkpoint of any known layout to a complete one.
 
@@ -202,6 +205,7 @@ def convert_checkpoint(
         to (`str`, defaults to `"huggingface"`): Output layout, "huggingface" or "nari-0626" (for nari-labs' code).
         force (`bool`, defaults to `False`): Whether to replace a `dest` that is not empty.
         dry_run (`bool`, defaults to `False`): Whether to check only, without writing.
+        verbose (`bool`, defaults to `True`): Whether to show a progress bar.
 
     Returns:
         `str`: Table of all tensors and a summary.
@@ -252,6 +256,6 @@ def convert_checkpoint(
             _write_rest(opened, processor, folder, dest, target_dtype)
             inside = processor.audio_tokenizer is not None
             codec_fact = "included, in `audio_tokenizer/`" if inside else "named in `audio_tokenizer_config.json`"
-        _write_weights(opened, targets, folder, target_dtype, limit)
+        _write_weights(opened, targets, folder, target_dtype, limit, verbose)
         _write_card(source, opened, folder, to, dtype_name, codec_fact)
     return "\n".join([*rows, summary, f"{dest} was written."])

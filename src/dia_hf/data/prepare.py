@@ -23,6 +23,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from .._extras import import_extra
 from ..assets import MINIATURE
 from ..atomic_write import LOCK, atomic_write, find_held, is_leftover, locked
 from ..processing_dia import DiaProcessor
@@ -32,7 +33,7 @@ from .encoding import Cache, Pending, Recording, encode_rows
 from .prepare_report import Clip, Issue, PrepareReport, plot_report, write_jsonl
 from .prepared import CACHE_MARK, VERSION
 from .rows import Row, RowError
-from .sources import import_datasets, open_source
+from .sources import open_source
 from .transcripts import TAG_HINT, Texts
 
 __all__ = ["prepare_dataset"]
@@ -206,7 +207,7 @@ def prepare_dataset(
 
     ```
     """
-    import_datasets()
+    import_extra("datasets")
     settings = settings if settings is not None else PrepareConfig()
     if num_proc < 1:
         raise ValueError(f"`num_proc` is {num_proc}; it must be 1 or more.")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._extras import import_extra
 from ..text_files import first_line, read_json
-from .sources import import_datasets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -131,7 +131,7 @@ def _check_fields(
 
 def _open_clips(folder: Path, names: Sequence[str] | None) -> Dataset:
     """Open the named data files, or else those of state.json, and check their content."""
-    datasets = import_datasets()
+    datasets = import_extra("datasets")
     state_file = folder / "state.json"
     state = read_json(state_file)
     _check_fields(state_file, state, _STATE_FIELDS)

@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from .._extras import import_extra
 from ..text_files import first_line, read_text
 from .clips import AUDIO_SUFFIXES, file_of, find_clip
 from .rows import Row, RowError, is_missing
 from .segments import Segment
 
-__all__ = ["RowSource", "import_datasets", "open_file", "open_source"]
+__all__ = ["RowSource", "open_file", "open_source"]
 
 # Lower case, in order of preference. None for language: a language tag is added only on request.
 _USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -68,21 +68,6 @@ class _Table:
     root: Path | None = None  # base of ids
     id_prefix: str = ""
     audio_column: str | None = None  # the column whose feature type is audio
-
-
-def import_datasets() -> ModuleType:
-    """Import `datasets`, which an extra installs.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f'`datasets` cannot be imported ({error}); install it with `pip install "dia-hf[train]"`.'
-        ) from error
-    return datasets
 
 
 def open_source(
@@ -152,7 +137,7 @@ def _open_folder(folder: Path, given: set[str], split: str | None) -> list[_Tabl
         raise ValueError(f"{str(folder)!r} is a prepared dataset; give its source instead.")
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         with _reading(folder, "a dataset"):
-            loaded = import_datasets().load_from_disk(str(folder))
+            loaded = import_extra("datasets").load_from_disk(str(folder))
         return [_open_dataset(loaded, folder.resolve().name, split)]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     tables = [path for path in files if path.name in {f"metadata{suffix}" for suffix in _TABLES if suffix != ".txt"}]
@@ -197,7 +182,7 @@ def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) ->
     name = path.relative_to(root).as_posix()
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        import_datasets()  # pyarrow is one of its dependencies
+        import_extra("datasets")  # pyarrow is one of its dependencies
         from pyarrow import parquet
 
         with _reading(path, "parquet"):
@@ -362,7 +347,7 @@ def _split_lines(text: str, delimiter: str) -> Iterator[list[str]]:
 def _open_hub(name: str, config: str | None, split: str | None) -> _Table:
     if not _HUB_NAME.fullmatch(name) or name.endswith(_TABLES):
         raise FileNotFoundError(f"there is no file or folder {name!r}.")
-    datasets = import_datasets()
+    datasets = import_extra("datasets")
     try:
         loaded = datasets.load_dataset(name, config, split=split)
     except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -373,7 +358,7 @@ def _open_hub(name: str, config: str | None, split: str | None) -> _Table:
 
 
 def _open_rows(rows: Any, split: str | None) -> _Table:
-    datasets = import_datasets()
+    datasets = import_extra("datasets")
     if isinstance(rows, (datasets.Dataset, datasets.IterableDataset, dict)):
         return _open_dataset(rows, getattr(getattr(rows, "info", None), "dataset_name", None) or "dataset", split)
     if split is not None:
@@ -389,7 +374,7 @@ def _open_rows(rows: Any, split: str | None) -> _Table:
 
 
 def _open_dataset(dataset: Any, name: str, split: str | None) -> _Table:
-    datasets = import_datasets()
+    datasets = import_extra("datasets")
     if isinstance(dataset, dict):
         if split is None and len(dataset) == 1:
             split = next(iter(dataset))

@@ -1,8 +1,9 @@
-"""The fast path of `generate()`: one frame for every sequence of a batch in a step, on preallocated memory.
+"""The fast path of `generate()`, which runs by default: one frame for every sequence of a batch in a step.
 
-Packed weights (`linear`), the decoder on them (`decoder`), sampling (`sampling`), a step of both (`step`), how it is
-launched (`runners`), and which requests are in the batch (`scheduler`). The reference path (`modeling_dia.py` under
-transformers' loop) is its oracle in the tests.
+Fused linear layers (`linear`), the decoder on preallocated memory (`decoder`), sampling (`sampling`), a step of both
+(`step`), launching of steps (`runners`), and continuous batching (`scheduler`). `generation/fast_path.py` translates
+calls for it. The reference path (`modeling_dia.py` and `generation/logits_process.py` under transformers' loop) is its
+oracle in the tests.
 """
 
 from .decoder import FrameDecoder, make_frame_decoder, max_frames, unsupported_reason_of

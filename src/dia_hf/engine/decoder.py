@@ -1,15 +1,15 @@
-"""The decoder of a model, prepared to compute the next frame of every row on memory that is there already.
+"""Decoder of the fast path: computes the next frame of every row on preallocated memory.
 
-The same weights as `modeling_dia`, another way through them: one position a row, keys and values written into
-preallocated caches at each row's own length, query heads of a group taken as query positions of their one key head (so
-that no key is repeated), layers that share their input computed as one, and, under guidance, unconditional rows that
-take a constant vector where the others attend to the text. `modeling_dia` is its oracle.
+`generate()` runs this decoder by default. It reads the weights of `modeling_dia.py`, which is its oracle
+(`tests/engine/test_decoder.py`), and computes the same in another order: one position a row; keys and values written
+into preallocated caches at each row's own length; the query heads of a group treated as query positions of their key
+head, so that no key is repeated; layers that share their input fused; and, under guidance, unconditional rows that add
+a constant vector instead of attending to the text.
 
-Why constant: all tokens of the unconditional text are the same, and position enters the encoder by rotation of queries
-and keys alone. So every state u of that text is one vector, whatever attention weighs them with, the sum is u, and
-cross-attention gives o_proj(v_proj(u)) for any query, any length and any mask, with rotary embedding (v0.1) or without.
-
-Knows nothing of text, of rules or of the loop.
+The vector is constant because all tokens of the unconditional text are equal, and positions enter the encoder only
+through rotation of queries and keys. Every encoder state u of that text is then the same vector, any weighted mean of
+them is u, and cross-attention returns o_proj(v_proj(u)) for every query, length and mask, with rotary embedding (v0.1)
+or without.
 
 Legend: B samples, R rows (B, or 2·B under guidance, conditional ones first), T frames, C channels, V vocabulary,
 H hidden, A query heads, K key-value heads, D head width, L capacity in frames, S text bytes.
@@ -40,11 +40,11 @@ _Rotary = tuple[torch.Tensor, torch.Tensor]
 
 _SWITCHES = ("active_adapters", "disable_adapters", "merged_adapters")
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_STRIDE = 251  # of the sample that a fingerprint takes of a weight; no power of two, so that it meets every column
+_STRIDE = 251  # of the elements that a fingerprint samples; no power of two, so that every column is sampled
 
 
 class _Heads(NamedTuple):
-    """A block of attention: query heads, key-value heads, width of a head."""
+    """Heads of an attention block: query heads, key-value heads, width of a head."""
 
     queries: int
     keys: int
@@ -53,7 +53,7 @@ class _Heads(NamedTuple):
 
 @dataclass
 class _Layer:
-    """What a step takes of one layer of the decoder."""
+    """The parts of one decoder layer that a step uses."""
 
     self_norm: nn.RMSNorm
     qkv: _Linear
@@ -63,22 +63,22 @@ class _Layer:
     cross_key: nn.Module
     cross_value: nn.Module
     cross_out: _Linear
-    cross_constant: torch.Tensor  # [H], what cross-attention gives an unconditional row
+    cross_constant: torch.Tensor  # [H], cross-attention output of an unconditional row
     mlp_norm: nn.RMSNorm
     gate_up: _Linear
     down: _Linear
-    mlp: Any  # for its activation, which may be replaced
+    mlp: Any  # read for its activation, which a user may replace
 
 
 @dataclass
 class FrameCache:
-    """Keys and values of the rows of a batch, all allocated beforehand.
+    """Preallocated keys and values of the rows of a batch.
 
     Attributes:
         keys, values (`list[torch.Tensor]` of shape `[R, K, L, D]`, one a layer): Of the frames so far.
         text_keys, text_values (`list[torch.Tensor]` of shape `[B, K, S, D]`, one a layer): Of the text; unconditional
             rows have none.
-        text_mask (`torch.BoolTensor` of shape `[B, 1, 1, S]`): True where there is a byte.
+        text_mask (`torch.BoolTensor` of shape `[B, 1, 1, S]`): True = keep.
     """
 
     keys: list[torch.Tensor]
@@ -88,7 +88,7 @@ class FrameCache:
     text_mask: torch.Tensor
 
     def select(self, rows: torch.Tensor, samples: torch.Tensor) -> FrameCache:
-        """Copy what belongs to some rows and samples, given by their places."""
+        """Copy the entries of some rows and samples, by index."""
         return FrameCache(
             [keys[rows] for keys in self.keys],
             [values[rows] for values in self.values],
@@ -98,7 +98,7 @@ class FrameCache:
         )
 
     def copy_rows(self, other: FrameCache, rows: torch.Tensor, samples: torch.Tensor) -> None:
-        """Take over all rows of another cache, which may be shorter, into these places."""
+        """Copy all rows of another cache, which may be shorter, into these indices."""
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             for to, source in zip(mine, theirs, strict=True):
                 to[rows, :, : source.shape[2]] = source
@@ -110,15 +110,15 @@ class FrameCache:
 
 
 class FrameDecoder:
-    """The decoder and head of a model, layer by layer, ready for steps.
+    """The decoder and head of a model, prepared for steps.
 
-    It holds no state of a call and can serve many at once. It keeps copies of weights (fused, packed), so it is as old
-    as the moment it was made: `make_frame_decoder` makes a new one when the weights have changed.
+    It holds no state of a call, so calls share it. It keeps copies of weights (fused, packed) that do not follow later
+    changes: `make_frame_decoder` makes a new one when the weights have changed.
 
     Args:
         model (`DiaForConditionalGeneration`): The model.
-        pack (`bool`, defaults to `False`): Whether to keep the weights in the layout that the CPU's kernels like best,
-            where there is one: faster, at the cost of a copy.
+        pack (`bool`, defaults to `False`): Whether to copy the weights into the layout of the CPU's kernels, where
+            there is one: faster, with more memory.
 
     Attributes:
         config (`DiaDecoderConfig`): Of the model.
@@ -139,7 +139,7 @@ class FrameDecoder:
         self.cross_heads = _Heads(
             config.cross_num_attention_heads, config.cross_num_key_value_heads, config.cross_head_dim
         )
-        # A static batch is rounded up.
+        # Lengths of a static batch are rounded up.
         self.axis = torch.arange(max_frames(config) + 512, device=self.device)
         self.rotary = self._make_rotary(config.head_dim)
         self.cross_rotary = self._make_rotary(config.cross_head_dim) if config.cross_attention_rope else None
@@ -147,12 +147,12 @@ class FrameDecoder:
         self.layers = [self._prepare(layer, constant, pack) for layer in decoder.layers]
 
     def _make_rotary(self, head_dim: int) -> torch.Tensor:
-        """Rotary embedding of every position, `[L, 2, 1, D]`, float32."""
+        """Compute the rotary embedding of every position, `[L, 2, 1, D]`, float32."""
         cos, sin = rotary_embedding(self.axis[None], head_dim, self.config.rope_parameters["rope_theta"])
         return torch.stack((cos[0, 0], sin[0, 0]), dim=1).unsqueeze(2)
 
     def _constant_text_state(self) -> torch.Tensor:
-        """The one vector, `[cross H]`, that all states of the unconditional text are: those of a single zero byte."""
+        """Compute the encoder state `[cross H]` of a zero byte, which all states of the unconditional text equal."""
         zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         return self.encoder(input_ids=zero).last_hidden_state[0, 0]
 
@@ -177,7 +177,7 @@ class FrameDecoder:
         )
 
     def bytes_of_sample(self, num_frames: int, num_bytes: int, is_guided: bool) -> int:
-        """Memory that the cache of one sample takes, in bytes."""
+        """Return the size of the cache of one sample in bytes."""
         rows, itemsize = 2 if is_guided else 1, self.dtype.itemsize
         frames = rows * num_frames * self.heads.keys * self.heads.width
         text = num_bytes * self.cross_heads.keys * self.cross_heads.width
@@ -186,7 +186,7 @@ class FrameDecoder:
     def new_cache(self, num_samples: int, is_guided: bool, num_frames: int, num_bytes: int) -> FrameCache:
         """Allocate a cache for `num_samples` of up to `num_frames` frames and `num_bytes` bytes of text."""
 
-        # Zeros, as what is masked is still multiplied: by a weight of 0, which does not undo a NaN.
+        # Zeros: masked values are multiplied by a weight of 0, which would keep a NaN.
         def zeros(num_rows: int, heads: _Heads, length: int) -> list[torch.Tensor]:
             shape = (num_rows, heads.keys, length, heads.width)
             return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers]
@@ -203,13 +203,13 @@ class FrameDecoder:
     def read_text(
         self, cache: FrameCache, input_ids: torch.Tensor, attention_mask: torch.Tensor, text_of: torch.Tensor
     ) -> None:
-        """Encode texts and write their keys and values.
+        """Encode texts, and write their keys and values to the cache.
 
         Args:
             cache (`FrameCache`): Of the B samples.
             input_ids (`torch.LongTensor` of shape `[texts, S]`): Bytes; S is the cache's.
             attention_mask (`torch.LongTensor` of shape `[texts, S]`): 1 = keep.
-            text_of (`torch.LongTensor` of shape `[B]`): Which text each sample says.
+            text_of (`torch.LongTensor` of shape `[B]`): Index of each sample's text.
         """
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[text_of]
         cache.text_mask.copy_(attention_mask[text_of, None, None].bool())
@@ -221,12 +221,12 @@ class FrameDecoder:
             values.copy_(layer.cross_value(states).unflatten(-1, (self.cross_heads.keys, -1)).transpose(1, 2))
 
     def read_frames(self, cache: FrameCache, frames: torch.Tensor, is_guided: bool) -> None:
-        """Write the keys and values of frames that are given, from position 0 on.
+        """Write the keys and values of prompt frames to the cache, from position 0 on.
 
         Args:
             cache (`FrameCache`): Of the B samples, their texts read.
-            frames (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes. What stands behind a shorter sample's last
-                frame is read, too, and overwritten by the steps that follow.
+            frames (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes. Padding after a shorter sample's last frame
+                is read as well, and overwritten by later steps.
             is_guided (`bool`): Whether there are unconditional rows.
         """
         num_samples, num_frames, _ = frames.shape
@@ -239,7 +239,7 @@ class FrameDecoder:
             cache.keys[index][:, :, :num_frames] = key.transpose(1, 2)
             cache.values[index][:, :, :num_frames] = value.transpose(1, 2)
             if index == len(self.layers) - 1:
-                return  # nobody reads what these frames predict
+                return  # the predictions of prompt frames are not used
             attended = F.scaled_dot_product_attention(
                 query.transpose(1, 2),
                 key.transpose(1, 2),
@@ -276,12 +276,12 @@ class FrameDecoder:
         is_ragged: bool,
         is_text_ragged: bool,
     ) -> torch.Tensor:
-        """Read one frame a sample, and predict the next.
+        """Read one frame of each sample, and predict the next.
 
         Args:
             cache (`FrameCache`): Of the rows; gets the frame's keys and values.
             tokens (`torch.LongTensor` of shape `[B, C]`): The frame.
-            lengths (`torch.LongTensor` of shape `[R]`): Frames of each row before this one, which are its position.
+            lengths (`torch.LongTensor` of shape `[R]`): Frames of each row before this one: its position.
             axis, num_bytes, is_ragged, is_text_ragged: See `FrameView`.
 
         Returns:
@@ -334,7 +334,7 @@ class FrameDecoder:
         return logits.unflatten(-1, (self.config.num_channels, self.config.vocab_size)).float()
 
     def _additive(self, mask: torch.Tensor) -> torch.Tensor:
-        """What is added to attention logits; SDPA would make it of the mask anew in every layer."""
+        """Convert a mask to what is added to attention logits, once, because SDPA would convert it in every layer."""
         return torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, -float("inf"))
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -344,11 +344,11 @@ class FrameDecoder:
     def _self_attention_heads(
         self, layer: _Layer, hidden: torch.Tensor, rotary: _Rotary
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Map `[..., H]` to turned queries `[..., A, D]`, turned keys and values `[..., K, D]`."""
+        """Map `[..., H]` to rotated queries `[..., A, D]`, rotated keys and values `[..., K, D]`."""
         heads = layer.qkv(layer.self_norm(hidden)).unflatten(-1, (-1, self.heads.width))
-        num_turned = self.heads.queries + self.heads.keys
-        turned = apply_rotary(heads[..., :num_turned, :], rotary)
-        return turned[..., : self.heads.queries, :], turned[..., self.heads.queries :, :], heads[..., num_turned:, :]
+        num_rotated = self.heads.queries + self.heads.keys
+        rotated = apply_rotary(heads[..., :num_rotated, :], rotary)
+        return rotated[..., : self.heads.queries, :], rotated[..., self.heads.queries :, :], heads[..., num_rotated:, :]
 
     def _mlp(self, layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
         gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
@@ -360,22 +360,22 @@ _PREPARING = threading.Lock()
 
 
 def max_frames(config: DiaDecoderConfig) -> int:
-    """Frames that a row may have: as many as there are positions, and as many again, for the delay and the bold."""
+    """Return the most frames of a row: twice the positions, for the delay and for calls beyond the trained length."""
     return 2 * config.max_position_embeddings
 
 
 def make_frame_decoder(model: nn.Module, pack: bool = True) -> FrameDecoder:
-    """Return the model's `FrameDecoder`, the one that there is while the weights stay what they are.
+    """Return the model's `FrameDecoder`: the same object until the weights change.
 
     Args:
         model (`DiaForConditionalGeneration`): The model.
-        pack (`bool`, defaults to `True`): See `FrameDecoder`; `torch.compile` takes no packed weights.
+        pack (`bool`, defaults to `True`): See `FrameDecoder`; `torch.compile` does not support packed weights.
     """
     with _PREPARING:
         fingerprint = _fingerprint(model)
         kept = _NETWORKS.setdefault(model, {})
         if pack not in kept or kept[pack][0] != fingerprint:
-            kept.pop(pack, None)  # its copies of weights make room for the new ones
+            kept.pop(pack, None)  # freed before the new copies are made
             kept[pack] = fingerprint, FrameDecoder(model, pack)
         return kept[pack][1]
 
@@ -404,7 +404,7 @@ def _fingerprint(model: Any) -> Any:
 
 
 def _split(rotary: torch.Tensor) -> _Rotary:
-    """Rotary embedding `[..., 2, 1, D]` as a pair of `[..., 1, D]`."""
+    """Split rotary embedding `[..., 2, 1, D]` into a pair of `[..., 1, D]`."""
     cos, sin = rotary.unbind(-3)
     return cos, sin
 
@@ -420,11 +420,13 @@ def unsupported_reason_of(model: Any) -> str | None:
     if ALL_ATTENTION_FUNCTIONS.get(kernel) is not sdpa_attention_forward:
         return f"`attn_implementation` is {kernel!r}, and the fast path implements transformers' 'sdpa'"
     parts = [model, model.model, model.logits_dense, *decoder.modules()]
+    activations = [layer.mlp.activation for layer in decoder.layers]
     for part in parts:
         if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
             return f"a {type(part).__name__} has a hook"
-        # Norms are called as modules, so a kernel that `use_kernels` puts into one runs here, too.
-        has_kernel = model.use_kernels and isinstance(part, nn.RMSNorm)
+        # Norms and activations are called as modules, so a kernel that `use_kernels` puts into one runs here, too.
+        is_called = isinstance(part, nn.RMSNorm) or any(part is activation for activation in activations)
+        has_kernel = model.use_kernels and is_called
         if "forward" in vars(part) and not has_kernel:
             return f"a {type(part).__name__} has another `forward`"
     blocks = [

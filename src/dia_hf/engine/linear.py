@@ -1,10 +1,10 @@
-"""Linear layers of one input, computed as one by the fastest kernel that their weights allow.
+"""Linear layers with the same input, fused and computed by the fastest kernel for their weights.
 
-A step of decoding is bound by reading weights, a few rows at a time: fewer and longer products, in the layout that the
-processor likes best, are most of its speed. Which kernel pays at how many rows was measured on two cores with AMX;
-`docs/quantization.md` has the figures.
+A decoding step is bound by reading weights for a few rows at a time: fewer and larger products, in the memory layout
+that the processor prefers, determine its speed. The numbers of rows at which each kernel pays were measured on two
+cores with AMX; see `docs/quantization.md`.
 
-Knows layers and weights, not what they are for. Called by `decoder.py`, and by `quantization.py` for its layers.
+Used by `decoder.py`, and by `quantization.py` for its layers.
 
 Legend: I width of the input, O width of a layer's output, G size of a group of weights that share a scale.
 """
@@ -23,20 +23,20 @@ __all__ = ["QuantizedLinear", "fused_linear"]
 
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 
-# The kernels of quantized weights take as many times longer as there are rows. From these numbers of rows on it is
-# faster to turn slices of the weights back into bfloat16, each slice small enough to stay in the cache (in weights).
+# The time of the kernels for quantized weights grows with the number of rows. From these numbers on it is faster to
+# dequantize the weights to bfloat16 in chunks that fit into the CPU's cache (size in weights).
 _INT8_ROWS = 16
 _INT4_ROWS = 256
-_SLICE = 4 * 2**20
+_CHUNK = 4 * 2**20
 
 
 def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False) -> _Linear:
-    """Make one function of several linear layers that take the same input.
+    """Fuse linear layers that take the same input into one function.
 
     Dense layers become one product with all their weights; so do layers that torchao has quantized to int8 or int4,
-    with bfloat16 inputs on a CPU, and skip its tensor class. Anything else (adapters, hooks, other quantizers, biases)
-    is called as it is. The function is as old as the weights that it was made of: it keeps copies where several were
-    put together or packed.
+    with bfloat16 inputs on a CPU, bypassing its tensor class. Anything else (adapters, hooks, other quantizers, biases)
+    is called as it is. The function keeps copies of weights where several were concatenated or packed, so it is stale
+    after the weights change.
 
     Args:
         modules (`Sequence[nn.Module]`): The layers, at least one, each from `[..., I]` to `[..., O]`.
@@ -44,8 +44,8 @@ def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False) -> _Linear
             kernels, where it has bfloat16 kernels.
 
     Returns:
-        `Callable`: From `[..., I]` to `[..., sum of O]`, the outputs behind each other, in the input's dtype. It waits
-        for no device.
+        `Callable`: From `[..., I]` to `[..., sum of O]`, the outputs concatenated, in the input's dtype. It does not
+        synchronize with the device.
 
     Example:
     ```python
@@ -70,10 +70,10 @@ def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False) -> _Linear
 
 
 class QuantizedLinear(nn.Linear):
-    """`nn.Linear` whose weight is a quantized one of torchao's, on a CPU; its product skips torchao's.
+    """`nn.Linear` with a weight quantized by torchao on a CPU; its product bypasses torchao's.
 
-    torchao turns the whole int8 weight back into bfloat16 at each call, for one row as for many: ten times the time of
-    the dense layer.
+    torchao dequantizes the whole int8 weight to bfloat16 at each call, even for one row: ten times the time of the
+    dense layer.
 
     Args:
         weight (`torch.Tensor` of shape `[O, I]`): torchao's tensor.
@@ -94,7 +94,7 @@ class QuantizedLinear(nn.Linear):
 
 
 def _is_bare(module: nn.Module) -> bool:
-    """Say whether a layer is its weight and nothing else."""
+    """Return whether a layer is its weight and nothing else."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     is_wrapped = any(hooks) or "forward" in vars(module) or hasattr(module, "_hf_hook")
     return type(module) in (nn.Linear, QuantizedLinear) and module.bias is None and not is_wrapped
@@ -107,7 +107,7 @@ def _one_by_one(modules: Sequence[nn.Module]) -> _Linear:
 
 
 def _joined(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """Put tensors behind each other; a single one is no copy."""
+    """Concatenate tensors; a single one is not copied."""
     return tensors[0].detach() if len(tensors) == 1 else torch.cat([tensor.detach() for tensor in tensors], dim)
 
 
@@ -124,44 +124,44 @@ def _has_bfloat16_kernels() -> bool:
 
 
 def _is_torchao(weight: Any, name: str) -> bool:
-    """Say whether this is a tensor of torchao's, for bfloat16 on a CPU, without importing torchao."""
+    """Return whether this is a torchao tensor for bfloat16 on a CPU, without importing torchao."""
     kind = type(weight)
     is_theirs = kind.__name__ == name and kind.__module__.startswith("torchao.")
     return is_theirs and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
 def _is_int8(weight: Any) -> bool:
-    """Say whether a weight has one scale a row and nothing beside, as the int8 kernel takes it."""
+    """Return whether a weight has one scale a row and nothing else, as the int8 kernel needs."""
     if not _is_torchao(weight, "Int8Tensor"):
         return False
     is_weight_only = weight.act_quant_kwargs is None and weight.act_pre_scale is None
-    # The kernel reads 16 weights at a time and does not look where a row ends.
+    # The kernel reads 16 weights at a time and does not check where a row ends.
     return is_weight_only and list(weight.block_size) == [1, weight.qdata.shape[1]] and weight.qdata.shape[1] % 16 == 0
 
 
 def _int8(weights: Sequence[Any]) -> _Linear:
     data = _joined([weight.qdata for weight in weights])
     scales = _joined([weight.scale.flatten() for weight in weights]).to(torch.bfloat16)
-    slices = data.split(max(1, _SLICE // data.shape[1]))
+    chunks = data.split(max(1, _CHUNK // data.shape[1]))
 
     def multiply(states: torch.Tensor) -> torch.Tensor:
         rows = states.flatten(0, -2).contiguous()
         if len(rows) <= _INT8_ROWS:
             output = torch._weight_int8pack_mm(rows, data, scales)
         else:
-            output = torch.cat([F.linear(rows, part.to(rows.dtype)) for part in slices], dim=1) * scales
+            output = torch.cat([F.linear(rows, part.to(rows.dtype)) for part in chunks], dim=1) * scales
         return output.unflatten(0, states.shape[:-1])
 
     return multiply
 
 
 def _is_int4(weight: Any) -> bool:
-    """Say whether a weight has scales and zeros of groups in the layout of the CPU's int4 kernel, and nothing else."""
+    """Return whether a weight has group scales and zeros in the layout of the CPU's int4 kernel, and nothing else."""
     return _is_torchao(weight, "Int4OpaqueTensor") and weight.act_mapping_type is None and weight.act_pre_scale is None
 
 
 def _can_join_int4(weights: Sequence[Any]) -> bool:
-    """Say whether packed weights may follow each other: rows are packed in blocks, whose number depends on the CPU."""
+    """Return whether packed weights can be concatenated: rows are packed in blocks whose size depends on the CPU."""
     is_whole = all(weight.qdata.shape[0] % 64 == 0 for weight in weights[:-1])
     return is_whole and len({weight.block_size[1] for weight in weights}) == 1
 
@@ -176,7 +176,7 @@ def _int4(weights: Sequence[Any]) -> _Linear:
         if len(rows) <= _INT4_ROWS or block is None or len(data) % block:
             output = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, data, group, scales)
         else:
-            step = max(1, _SLICE // (rows.shape[1] * block)) * block
+            step = max(1, _CHUNK // (rows.shape[1] * block)) * block
             starts = range(0, len(data), step)
             parts = ((data[start : start + step], scales[:, start : start + step]) for start in starts)
             output = torch.cat([F.linear(rows, _unpack_int4(*part, block)) for part in parts], dim=1)
@@ -186,10 +186,10 @@ def _int4(weights: Sequence[Any]) -> _Linear:
 
 
 def _unpack_int4(data: torch.Tensor, scales: torch.Tensor, block: int) -> torch.Tensor:
-    """Turn packed weights `[O, I / 2]` and scales and zeros `[I / G, O, 2]` into dense weights `[O, I]`, bfloat16.
+    """Unpack weights `[O, I / 2]` with scales and zeros `[I / G, O, 2]` into dense weights `[O, I]`, bfloat16.
 
-    A block holds, for each place of the input, the weights of its rows: two in a byte, one of the first and one of the
-    second half of the rows.
+    A block holds, for each input index, the weights of its rows: two in a byte, one of the first and one of the second
+    half of the rows.
     """
     num_blocks, width, num_groups = len(data) // block, 2 * data.shape[1], len(scales)
     halves = data.view(num_blocks, width, block // 2)
@@ -201,7 +201,7 @@ def _unpack_int4(data: torch.Tensor, scales: torch.Tensor, block: int) -> torch.
 
 @functools.cache
 def _int4_block() -> int | None:
-    """Find the number of rows that this CPU packs together, by packing known weights; `None` if it packs otherwise."""
+    """Find the number of rows in a block on this CPU by packing known weights; `None` if the layout is another."""
     codes = torch.randint(16, (64, 4), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     scales = torch.stack((torch.ones(1, 64), torch.full((1, 64), 8.0)), dim=-1)

@@ -1,4 +1,4 @@
-"""How many samples fit into the memory that is free."""
+"""The number of samples that fit into free memory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 
 __all__ = ["free_memory", "num_fitting"]
 
-# What the samples may take of the free memory. A batch is copied when it is set up and when it shrinks, and may be
-# rounded up to the next power of two; the rest is for activations, the codec and the neighbors.
+# Share of the free memory that samples may take. A batch is copied when it is set up and when it shrinks, and may be
+# rounded up to the next power of two; the rest is for activations, the codec and other processes.
 _SHARE = 0.15
-# Beyond this many samples a step takes longer by as much as there is more in it.
+# Beyond this number of samples a step's time grows in proportion.
 _MOST_SAMPLES = 64
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a device; `None` where nobody tells.
+    """Return the bytes that can still be allocated on a device; `None` if that is unknown.
 
     Args:
         device (`torch.device`): The device.
@@ -32,11 +32,11 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def num_fitting(bytes_of_sample: int, device: torch.device) -> int:
-    """Samples to compute at once: as many as fit, at least one and at most 64.
+    """Return the number of samples to compute at once: as many as fit, at least 1 and at most 64.
 
     Args:
-        bytes_of_sample (`int`): What one takes.
-        device (`torch.device`): Where.
+        bytes_of_sample (`int`): Memory of one sample.
+        device (`torch.device`): The device.
     """
     free = free_memory(device)
     if free is None:

@@ -1,9 +1,9 @@
-"""How steps are launched: one operator after another, as a compiled function, or as a CUDA graph.
+"""Launching of steps: one operator after another, as a compiled function, or as a CUDA graph.
 
-Compiled and captured steps want tensors that keep their shapes, and a graph also their places. So a batch then lives in
-one of a few sizes, padded with copies of its first sample; used lengths are rounded up, what is too much masked; and
-the memory, with the graphs captured on it, is kept for the next call of the same size. A graph is captured once a size
-and length, in the time of a few steps.
+Compiled and captured steps need tensors of fixed shapes, and a graph also of fixed addresses. A batch then has one of a
+few sizes, padded with copies of its first sample; lengths are rounded up, and the excess is masked; the memory, with
+the graphs captured on it, is kept for the next call of the same size. Capturing a graph, once a size and length, takes
+as long as a few steps.
 
 Legend: B samples, L capacity in frames, S text bytes.
 """
@@ -28,42 +28,42 @@ _Step = Callable[[FrameDecoder, SamplingSpec, FrameState, FrameView], None]
 
 _BYTES = 64  # Capacities of text are multiples of this, ...
 _FRAMES = 256  # ... capacities of frames of this, and lengths in use powers of two times this.
-_SPARE = 8  # Frames that no step looks at: a length equal to the capacity would be compiled in as a constant.
+_SPARE = 8  # Frames that no step reads: a length equal to the capacity would be compiled in as a constant.
 _MOST_IDLE = 4  # Idle batches that are kept.
 
 
 class EagerRunner:
-    """Steps one operator after another, on batches and lengths exactly as they are.
+    """Steps launched operator by operator, on batches and lengths as they are.
 
     Args:
         network (`FrameDecoder`): The weights.
-        spec (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): Sampling parameters that the samples share.
     """
 
     def __init__(self, network: FrameDecoder, spec: SamplingSpec) -> None:
         self.network = network
         self.spec = spec
 
-    def num_places(self, num_samples: int) -> int:
-        """Size of a batch that holds so many samples."""
+    def num_slots(self, num_samples: int) -> int:
+        """Return the size of a batch for this number of samples."""
         return num_samples
 
     def adopt(self, state: FrameState) -> FrameState:
-        """Take over samples; return them where the steps want them."""
+        """Return the samples in the memory that the steps need."""
         return state
 
     def take(self, state: FrameState, view: FrameView) -> None:
-        """Take a step."""
+        """Run a step."""
         take_step(self.network, self.spec, state, view)
 
     def release(self, state: FrameState) -> None:
-        """Give a batch back."""
+        """Return a batch that is no longer used."""
 
 
 class _Size(NamedTuple):
-    """What two batches must share to take each other's place."""
+    """Properties that two batches must share to use the same memory."""
 
-    num_places: int
+    num_slots: int
     num_frames: int
     num_bytes: int
     num_new: int
@@ -72,26 +72,26 @@ class _Size(NamedTuple):
 
 
 class StaticRunner(EagerRunner):
-    """Steps on batches of few sizes that stay where they are, taken by any function of a step.
+    """Steps on batches of a few sizes with fixed addresses, by any step function.
 
     Args:
         network (`FrameDecoder`): The weights.
-        spec (`SamplingSpec`): What the samples have in common.
-        step (`Callable`): As `take_step`, which it is unless given.
+        spec (`SamplingSpec`): Sampling parameters that the samples share.
+        step (`Callable`): Same signature as `take_step`, the default.
     """
 
     def __init__(self, network: FrameDecoder, spec: SamplingSpec, step: _Step = take_step) -> None:
         super().__init__(network, spec)
         self.step = step
 
-    def num_places(self, num_samples: int) -> int:
-        """The next power of two."""
+    def num_slots(self, num_samples: int) -> int:
+        """Round up to the next power of two."""
         return 1 << (num_samples - 1).bit_length()
 
     def adopt(self, state: FrameState) -> FrameState:
-        """Copy samples into a batch that stays; one that is there already, if one is idle."""
+        """Copy samples into a batch with fixed addresses: an idle one of this size if there is one."""
         size = _Size(
-            self.num_places(state.num_samples),
+            self.num_slots(state.num_samples),
             _round_up(state.cache.keys[0].shape[2], _FRAMES) + _SPARE,
             _round_up(state.cache.text_mask.shape[-1], _BYTES),
             _round_up(state.new.shape[1], _FRAMES),
@@ -99,25 +99,25 @@ class StaticRunner(EagerRunner):
             self.spec,
         )
         batch = _IDLE.take(self.network, size) or self._allocate(state, size)
-        places = torch.arange(size.num_places, device=state.tokens.device)
+        indices = torch.arange(size.num_slots, device=state.tokens.device)
         batch.is_broken.fill_(False)
         batch.delays.copy_(state.delays)
         batch.forced.fill_(self.spec.pad_token_id)
-        batch.copy_rows(state.select(places % state.num_samples), places)
+        batch.copy_rows(state.select(indices % state.num_samples), indices)
         return batch
 
     def _allocate(self, like: FrameState, size: _Size) -> FrameState:
-        everyone = torch.arange(size.num_places, device=like.tokens.device) % like.num_samples
-        batch = like.select(everyone)
-        batch.cache = self.network.new_cache(size.num_places, self.spec.is_guided, size.num_frames, size.num_bytes)
-        batch.new = batch.new.new_zeros(size.num_places, size.num_new, batch.new.shape[2])
-        batch.forced = batch.forced.new_zeros(size.num_places, size.num_forced, batch.forced.shape[2])
+        index = torch.arange(size.num_slots, device=like.tokens.device) % like.num_samples
+        batch = like.select(index)
+        batch.cache = self.network.new_cache(size.num_slots, self.spec.is_guided, size.num_frames, size.num_bytes)
+        batch.new = batch.new.new_zeros(size.num_slots, size.num_new, batch.new.shape[2])
+        batch.forced = batch.forced.new_zeros(size.num_slots, size.num_forced, batch.forced.shape[2])
         batch.is_broken, batch.delays = batch.is_broken.clone(), batch.delays.clone()
         batch.size = size
         return batch
 
     def take(self, state: FrameState, view: FrameView) -> None:
-        """Take a step that looks at the next rounded length, masked."""
+        """Run a step on the next rounded length, masked."""
         self.step(self.network, self.spec, state, self._round(state, view))
 
     def _round(self, state: FrameState, view: FrameView) -> FrameView:
@@ -133,11 +133,11 @@ class StaticRunner(EagerRunner):
 
 
 class CompiledRunner(StaticRunner):
-    """Steps by `torch.compile`, in one graph, which serves all lengths.
+    """Steps compiled by `torch.compile` into one graph for all lengths.
 
     Args:
         network (`FrameDecoder`): The weights.
-        spec (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): Sampling parameters that the samples share.
         options (`dict`, *optional*): For `torch.compile`.
     """
 
@@ -151,7 +151,7 @@ class CompiledRunner(StaticRunner):
 
 
 class CudaGraphRunner(StaticRunner):
-    """Steps as CUDA graphs: one launch a step, whatever is in it.
+    """Steps as CUDA graphs: one launch a step.
 
     Args:
         network, spec, step: See `StaticRunner`.
@@ -166,7 +166,7 @@ class CudaGraphRunner(StaticRunner):
         graph.replay()
 
     def _capture(self, state: FrameState, view: FrameView) -> Any:
-        """Capture a step, after a warm-up beside the current stream that leaves no trace in the batch."""
+        """Capture a step after a warm-up on a side stream; the batch is restored."""
         changing = (state.tokens, state.lengths, state.num_new, state.end, state.is_broken)
         with _CAPTURING:
             before = [tensor.clone() for tensor in changing]
@@ -177,7 +177,7 @@ class CudaGraphRunner(StaticRunner):
                     self.step(self.network, self.spec, state, view)
             torch.cuda.current_stream(self.network.device).wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            # Other threads, such as one that decodes audio, may go on meanwhile.
+            # Other threads, such as one that decodes audio, may run during the capture.
             pool = next((other.pool() for other in state.graphs.values()), None)
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self.step(self.network, self.spec, state, view)
@@ -187,11 +187,11 @@ class CudaGraphRunner(StaticRunner):
 
 
 def make_runner(network: FrameDecoder, spec: SamplingSpec, compile_options: dict[str, Any] | None) -> EagerRunner:
-    """Choose how to launch: graphs on CUDA, compiled where that is wished for, else eagerly.
+    """Choose the runner: graphs on CUDA, compiled if requested, else eager.
 
     Args:
         network (`FrameDecoder`): The weights.
-        spec (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): Sampling parameters that the samples share.
         compile_options (`dict` or `None`): For `torch.compile`; `None` does not compile.
     """
     if network.device.type != "cuda":
@@ -202,19 +202,19 @@ def make_runner(network: FrameDecoder, spec: SamplingSpec, compile_options: dict
 
 
 def _compiled(network: FrameDecoder, spec: SamplingSpec, options: dict[str, Any]) -> _Step:
-    """Compile a step for these weights and spec; the one that there is, if there is one."""
+    """Compile a step for these weights and this spec, or return the one that exists."""
     with _COMPILING:
         steps = _COMPILED.setdefault(network, {})
         key = (spec, repr(options))
         if key not in steps:
-            # torch.compile keeps at most eight programs a code object, so each pair has a code object of its own.
+            # torch.compile keeps at most eight programs a code object, so each key has a code object of its own.
             own = FunctionType(take_step.__code__.replace(), take_step.__globals__, "take_step")
             steps[key] = torch.compile(own, **options, fullgraph=True)
         return steps[key]
 
 
 class _IdleBatches:
-    """Batches that no call uses, the longest idle first; a batch belongs to one call at a time."""
+    """Batches that no call uses, longest idle first; a batch belongs to one call at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -230,7 +230,7 @@ class _IdleBatches:
             return found
 
     def give(self, network: FrameDecoder, batch: FrameState) -> None:
-        """Keep a batch; let the one go that has been idle longest if there are many."""
+        """Keep a batch; drop the one that has been idle longest if there are too many."""
         with self._lock:
             idle = self._of.setdefault(network, [])
             idle[:] = [*(one for one in idle if one is not batch), batch]

@@ -1,11 +1,14 @@
-"""The rules of `generation/logits_process` and the loop's own, as one function of tensors: logits in, a frame out.
+"""Sampling on the fast path: the rules of `generation/logits_process.py` as one function, from logits to a frame.
 
-Guidance, filter, end of speech, temperature, top-k, top-p, the draw, delayed ends and given slots, for samples each
-with settings of its own, without a question to the device. Draws are made of noise that the caller brings, so that a
-step has no generator inside: the best of p / q with q exponential is a draw from p, and `torch.multinomial`'s own way
-(the Gumbel-max trick; Maddison et al., A* Sampling, 2014). With the same noise the tokens are those of the slow loop.
+`generate()` runs this by default. The logits processors of the reference path are its oracle in
+`tests/engine/test_sampling.py`: a rule that is changed here must be changed there, too.
 
-Legend: B samples, C channels, V vocabulary, K candidates, G frames with given slots.
+Guidance, top-k filter, end of speech, temperature, top-k, top-p, the draw, delayed ends and forced tokens, for samples
+with parameters of their own, without synchronizing with the device. The caller passes the noise, so that a step has no
+generator inside: the argmax of p / q with q exponential is a draw from p, which is how `torch.multinomial` draws (the
+Gumbel-max trick; Maddison et al., A* Sampling, 2014). With the same noise the tokens equal the reference path's.
+
+Legend: B samples, C channels, V vocabulary, K candidates, G frames with forced tokens.
 """
 
 from __future__ import annotations
@@ -22,17 +25,17 @@ NEVER = 2**62
 
 @dataclass
 class SamplingParams:
-    """What each sample wants, as tensors that broadcast to `[B, C, V]`, or of shape `[B]` where that is said.
+    """Per-sample sampling parameters: tensors that broadcast to `[B, C, V]`, or of shape `[B]` where noted.
 
     Attributes:
         guidance_weight: 1 + s of cond + s · (cond − uncond), which is uncond + (1 + s) · (cond − uncond); 1 is no
             guidance.
-        filters (bool): Whether guidance only chooses the candidates, and the conditional logits decide among them.
+        filters (bool): Whether guidance only selects the candidates, and the conditional logits score them.
         temperature: Above 0.
         top_k (int64): Tokens to keep; V keeps all.
-        dropped_mass: 1 − top_p, the probability that the nucleus leaves out; 0 keeps all.
-        min_frames (int64 `[B]`): New frames before which nobody ends.
-        last_begin_of_end (int64 `[B]`): New frame in which channel 0 ends at the latest; negative: not by itself.
+        dropped_mass: 1 − top_p, the probability mass outside the nucleus; 0 keeps all.
+        min_frames (int64 `[B]`): New frames before which a sample cannot end.
+        last_begin_of_end (int64 `[B]`): Latest new frame in which channel 0 ends; negative: no limit.
     """
 
     guidance_weight: torch.Tensor
@@ -44,27 +47,27 @@ class SamplingParams:
     last_begin_of_end: torch.Tensor
 
     def select(self, samples: torch.Tensor) -> SamplingParams:
-        """Copy the settings of some samples, given by their places."""
+        """Copy the parameters of some samples, by index."""
         return SamplingParams(*(getattr(self, field.name)[samples] for field in fields(self)))
 
     def copy_rows(self, other: SamplingParams, samples: torch.Tensor) -> None:
-        """Take over other samples' settings into these places."""
+        """Copy other samples' parameters into these indices."""
         for field in fields(self):
             getattr(self, field.name)[samples] = getattr(other, field.name)
 
 
 @dataclass(frozen=True)
 class SamplingSpec:
-    """What the samples of a call have in common. Two calls with equal rules run the same program.
+    """Sampling parameters that the samples of a call share. Two calls with equal specs run the same program.
 
     Attributes:
         eos_token_id, pad_token_id (`int`): End of speech, below which are the codes; padding.
         is_guided (`bool`): Whether logits come twice, conditional ones first.
-        do_sample (`bool`): Whether to draw; the best token otherwise.
+        do_sample (`bool`): Whether to sample; argmax otherwise.
         max_top_k (`int`): The largest of the samples' `top_k`, at most V.
         same_top_k (`bool`): Whether they are all the same.
-        uses_top_k, uses_top_p (`bool`): Whether some sample's keeps less than all.
-        all_filter, any_filters (`bool`): Whether all, or some, of the samples' `filters` are set.
+        uses_top_k, uses_top_p (`bool`): Whether any sample's keeps less than all.
+        all_filter, any_filters (`bool`): Whether all, or any, of the samples' `filters` are set.
         eos_logit_scale (`float`): Factor on channel 0's logit of end of speech.
     """
 
@@ -83,24 +86,24 @@ class SamplingSpec:
     def choose(
         self, logits: torch.Tensor, params: SamplingParams, num_new: torch.Tensor, noise: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Choose each channel's token by the logits, as if no channel had ended and none were given.
+        """Choose each channel's token by the logits, before delayed ends and forced tokens.
 
         Args:
             logits (`torch.Tensor` of shape `[B, C, V]`, or `[2·B, C, V]` under guidance): float32.
             params (`SamplingParams`): Of the samples.
             num_new (`torch.LongTensor` of shape `[B]`): New frames so far.
-            noise (`torch.Tensor` of shape `[B, C, V]`, *optional*): Exponentially distributed; needed for a draw.
+            noise (`torch.Tensor` of shape `[B, C, V]`, *optional*): Exponentially distributed; needed for sampling.
 
         Returns:
-            `tuple`: Tokens `[B, C]`; whether channel 0 says end of speech, bool `[B]`; and the logit of each channel's
-            best token, `[B, C]`, which is NaN or -inf where there was nothing to choose from.
+            `tuple`: Tokens `[B, C]`; whether channel 0 ends, bool `[B]`; and the logit of each channel's best token,
+            `[B, C]`, which is NaN or -inf where no token was valid.
         """
         may_end = num_new >= params.min_frames
         if self.all_filter:
             tokens, scores = self._candidates(logits, params)
         else:
             tokens, scores = None, self._scores(logits, params)
-        scores, ends = self._settle_end(tokens, scores, may_end)
+        scores, ends = self._restrict_eos(tokens, scores, may_end)
         best = scores.amax(-1)
         if self.do_sample:
             chosen = self._draw(tokens, scores, params, noise)
@@ -114,16 +117,16 @@ class SamplingSpec:
         return chosen, ends, best
 
     def _guided(self, logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-        """Conditional and guided logits `[B, C, V]`."""
+        """Return conditional and guided logits `[B, C, V]`."""
         if not self.is_guided:
             return logits, logits
         cond, uncond = logits.chunk(2)
         return cond, torch.lerp(uncond, cond, params.guidance_weight)
 
     def _candidates(self, logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens `[B, C, K]` that are best under guidance, and their conditional logits.
+        """Return the tokens `[B, C, K]` that are best under guidance, and their conditional logits.
 
-        A small K may hold special tokens alone: the best token that may be said stands behind them then.
+        A small K may contain only special tokens; the best permitted token is then appended.
         """
         cond, guided = self._guided(logits, params)
         tokens = guided.topk(self.max_top_k, dim=-1, sorted=not self.same_top_k).indices
@@ -139,17 +142,17 @@ class SamplingSpec:
         return tokens, scores
 
     def _may_lack_codes(self, logits: torch.Tensor) -> bool:
-        """Whether special tokens could be all of some sample's candidates."""
+        """Return whether a sample's candidates could all be special tokens."""
         return not self.same_top_k or self.max_top_k <= logits.shape[-1] - self.eos_token_id
 
     def _best_permitted(self, guided: torch.Tensor) -> torch.Tensor:
-        """The best code, or in channel 0 end of speech, `[B, C, 1]`."""
+        """Return the best code, or in channel 0 end of speech, `[B, C, 1]`."""
         permitted = guided[..., : self.eos_token_id + 1].clone()
         permitted[:, 1:, self.eos_token_id] = _MINUS_INFINITY
         return permitted.argmax(-1, keepdim=True)
 
     def _scores(self, logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-        """Guided logits `[B, C, V]`, or for samples that filter the conditional ones of their candidates."""
+        """Return guided logits `[B, C, V]`; for samples with `filters`, the conditional logits of their candidates."""
         cond, guided = self._guided(logits, params)
         if not self.any_filters:
             return guided
@@ -162,10 +165,10 @@ class SamplingSpec:
             is_kept = is_kept.scatter(-1, self._best_permitted(guided), True)
         return torch.where(params.filters, cond.masked_fill(~is_kept, _MINUS_INFINITY), guided)
 
-    def _settle_end(
+    def _restrict_eos(
         self, tokens: torch.Tensor | None, scores: torch.Tensor, may_end: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Leave codes alone to be chosen; channel 0 ends if end of speech is its best token, beaten by no code."""
+        """Mask all but codes; channel 0 ends where EOS is its argmax."""
         ids = torch.arange(scores.shape[-1], device=scores.device) if tokens is None else tokens
         first_ids = ids if tokens is None else tokens[:, 0]
         end = scores[:, 0].masked_fill(first_ids != self.eos_token_id, _MINUS_INFINITY).amax(-1) * self.eos_logit_scale
@@ -179,7 +182,7 @@ class SamplingSpec:
         params: SamplingParams,
         noise: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Draw a token `[B, C]` of those with scores `[B, C, K]`, after temperature, top-k and top-p."""
+        """Sample tokens `[B, C]` from scores `[B, C, K]`, after temperature, top-k and top-p."""
         assert noise is not None
         scores = scores / params.temperature
         if tokens is None and self.uses_top_k:
@@ -194,8 +197,8 @@ class SamplingSpec:
             scores = scores.masked_fill(is_dropped, _MINUS_INFINITY)
         if tokens is None:
             return (scores.softmax(-1) / noise).argmax(-1)
-        place = (scores.softmax(-1) / noise.gather(-1, tokens)).argmax(-1, keepdim=True)
-        return tokens.gather(-1, place)[..., 0]
+        index = (scores.softmax(-1) / noise.gather(-1, tokens)).argmax(-1, keepdim=True)
+        return tokens.gather(-1, index)[..., 0]
 
     def complete(
         self,
@@ -205,7 +208,7 @@ class SamplingSpec:
         num_new: torch.Tensor,
         end: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put given tokens, delayed ends and padding in their slots.
+        """Insert forced tokens, delayed ends and padding.
 
         Args:
             chosen (`torch.LongTensor` of shape `[B, C]`): From `choose`.
@@ -216,12 +219,12 @@ class SamplingSpec:
             end (`torch.LongTensor` of shape `[B]`): New frame in which channel 0 ended, or `NEVER`.
 
         Returns:
-            `tuple`: Tokens `[B, C]`, and which of them are the chosen ones, bool `[B, C]`.
+            `tuple`: Tokens `[B, C]`, and whether each is the chosen one, bool `[B, C]`.
         """
         since = (num_new - end)[:, None]
         tokens = torch.where(since == delays, self.eos_token_id, chosen)
-        place = num_new.clamp(max=forced.shape[1] - 1)[:, None, None].expand(-1, 1, chosen.shape[1])
-        slot = forced.gather(1, place)[:, 0]
+        index = num_new.clamp(max=forced.shape[1] - 1)[:, None, None].expand(-1, 1, chosen.shape[1])
+        slot = forced.gather(1, index)[:, 0]
         is_forced = slot != self.pad_token_id
         tokens = torch.where(is_forced, slot, tokens)
         return torch.where(since > delays, self.pad_token_id, tokens), (since < delays) & ~is_forced

@@ -1,10 +1,10 @@
-"""The fast loop: requests go into a batch, step after step is taken, and who has ended makes room for who waits.
+"""Continuous batching: finished sequences free their slot in the batch for queued requests.
 
-The host launches steps and counts them. It looks at the device every few frames only, and still stops at the right one:
-once channel 0 has ended, the slowest channel ends `max(delay_pattern)` frames later, which is known that long before.
-Each sample stands in the batch at its own length, so that requests of any kind share it, none padded to the longest.
+The host launches steps and counts them. It reads from the device every few frames only, and still stops at the right
+frame: once channel 0 has ended, the slowest channel ends `max(delay_pattern)` frames later. Each sample has its own
+length in the batch, so requests with different prompts, texts and limits share a batch without padding to the longest.
 
-Knows nothing of logits, of text or of `generate()`, which makes the requests and takes the frames back.
+`generation/fast_path.py` makes the requests and receives the frames. This module reads neither logits nor text.
 
 Legend: M requests, B samples in the batch, S text bytes, T frames of the prompts, C channels, V vocabulary.
 """
@@ -25,23 +25,23 @@ from .step import FrameState, FrameView
 
 __all__ = ["AsyncReads", "FrameScheduler", "RequestBatch"]
 
-_FRAMES_BETWEEN_LOOKS = 8
+_POLL_INTERVAL = 8
 
 
 @dataclass
 class RequestBatch:
-    """What is to be said, request by request.
+    """The requests of one call.
 
     Attributes:
-        text_ids, text_mask (`torch.LongTensor` of shape `[texts, S]`): Bytes, and 1 where they count.
-        text_of (`list[int]` of length M): Which text a request says.
-        text_lengths (`list[int]` of length M): Bytes up to the last that counts.
-        prompts (`torch.LongTensor` of shape `[M, T, C]`): Delayed frames that the network may read, at least one each,
-            aligned on the right.
-        prompt_lengths (`list[int]` of length M): How many of them are the request's.
-        forced (`torch.LongTensor` of shape `[M, G, C]`): See `SamplingSpec.complete`.
+        text_ids, text_mask (`torch.LongTensor` of shape `[texts, S]`): Bytes, and 1 = keep.
+        text_of (`list[int]` of length M): Index of each request's text.
+        text_lengths (`list[int]` of length M): Bytes up to the last that is kept.
+        prompts (`torch.LongTensor` of shape `[M, T, C]`): Complete delayed frames, at least one each, padded on the
+            left.
+        prompt_lengths (`list[int]` of length M): Number of each request's prompt frames.
+        forced (`torch.LongTensor` of shape `[M, G, C]`): Forced tokens; see `SamplingSpec.complete`.
         params (`SamplingParams`): Of the M requests.
-        max_new (`list[int]` of length M): New frames after which a request is cut off, ended or not.
+        max_new (`list[int]` of length M): New frames after which a request stops, ended or not.
     """
 
     text_ids: torch.Tensor
@@ -60,14 +60,14 @@ class RequestBatch:
 
 @dataclass
 class _Slot:
-    """What the host knows of one sample of the batch.
+    """Host-side state of one sample in the batch.
 
     Attributes:
-        request (`int`): Which it is.
+        request (`int`): Index of the request.
         num_read (`int`): Frames in the cache.
-        num_bytes, num_kept (`int`): Length of its text, and how many of the bytes count.
+        num_bytes, num_kept (`int`): Length of its text, and the number of bytes that are kept.
         num_new (`int`): New frames so far.
-        stop (`int`): New frames at which it is complete, as far as is known.
+        stop (`int`): New frames after which it is complete, as far as the host knows.
     """
 
     request: int
@@ -79,23 +79,23 @@ class _Slot:
 
 
 class FrameScheduler:
-    """One call: all requests, from the first frame to the last.
+    """Scheduler of one call: runs all requests from the first frame to the last.
 
     Args:
-        steps (`EagerRunner`): How steps are launched; with network and spec.
+        runner (`EagerRunner`): Launches steps; holds the decoder and the `SamplingSpec`.
         delay_pattern (`Sequence[int]` of length C): Frames of delay; channel 0 has none.
-        requests (`RequestBatch`): What is to be said.
+        requests (`RequestBatch`): The requests.
         max_batch_size (`int`, *optional*): Samples to compute at once; as many as fit into free memory unless given.
-        generator (`torch.Generator` or a sequence of M, *optional*): Where draws come from; the global generator unless
+        generator (`torch.Generator` or a sequence of M, *optional*): Source of randomness; the global generator unless
             given.
-        on_frame (`Callable`, *optional*): Gets the tokens `[M, C]` of each new frame; all requests are then computed at
-            once.
-        is_canceled (`Callable`, *optional*): Asked before each step whether to stop.
+        on_frame (`Callable`, *optional*): Receives the tokens `[M, C]` of each new frame; all requests are then
+            computed at once.
+        is_canceled (`Callable`, *optional*): Called before each step; `True` stops.
     """
 
     def __init__(
         self,
-        steps: EagerRunner,
+        runner: EagerRunner,
         delay_pattern: Sequence[int],
         requests: RequestBatch,
         max_batch_size: int | None = None,
@@ -103,17 +103,17 @@ class FrameScheduler:
         on_frame: Callable[[torch.Tensor], None] | None = None,
         is_canceled: Callable[[], bool] | None = None,
     ) -> None:
-        self.steps = steps
-        self.network = steps.network
-        self.spec = steps.spec
+        self.runner = runner
+        self.network = runner.network
+        self.spec = runner.spec
         self.delay_pattern = list(delay_pattern)
         self.requests = requests
         self.generator = generator
         self.on_frame = on_frame
         self.is_canceled = is_canceled or (lambda: False)
         self.waiting = deque(range(len(requests)))
-        self.places: list[_Slot | None] = []
-        self.spoken: dict[int, torch.Tensor] = {}
+        self.slots: list[_Slot | None] = []
+        self.generated: dict[int, torch.Tensor] = {}
         self._num_kept = requests.text_mask.sum(-1).tolist()
         self.num_frames = max(
             length + limit for length, limit in zip(requests.prompt_lengths, requests.max_new, strict=True)
@@ -124,74 +124,74 @@ class FrameScheduler:
             size = self.network.bytes_of_sample(self.num_frames, max(requests.text_lengths), self.spec.is_guided)
             max_batch_size = num_fitting(size, self.network.device)
         self.max_batch_size = min(max_batch_size, len(requests))
-        # An end is seen before the sample is complete if nobody looks away for longer than the delay.
-        self.frames_between_looks = min(_FRAMES_BETWEEN_LOOKS, max(self.delay_pattern) + 1)
-        is_late = self.network.device.type == "cuda"
-        self._looks = AsyncReads(self._see_ends, most_waiting=1 if is_late else 0)
-        self._frames = AsyncReads(self._hand_on_frame, most_waiting=_FRAMES_BETWEEN_LOOKS if is_late else 0)
-        self._looked_at: deque[list[_Slot | None]] = deque()
+        # Polled at least once within the delay, an end is known before the sample is complete.
+        self.poll_interval = min(_POLL_INTERVAL, max(self.delay_pattern) + 1)
+        is_async = self.network.device.type == "cuda"
+        self._polls = AsyncReads(self._read_ends, max_pending=1 if is_async else 0)
+        self._frames = AsyncReads(self._emit_frame, max_pending=_POLL_INTERVAL if is_async else 0)
+        self._polled: deque[list[_Slot | None]] = deque()
 
     @torch.inference_mode()
     def run(self) -> list[torch.Tensor]:
-        """Say everything.
+        """Run all requests.
 
         Returns:
-            `list[torch.LongTensor]`, each of shape `[N, C]`: The new frames of each request, as many as it has.
+            `list[torch.LongTensor]`, each of shape `[N, C]`: New frames of each request.
 
         Raises:
-            ValueError: If there was nothing to draw from, because logits were NaN or all tokens were ruled out.
+            ValueError: If no token could be sampled, because logits were NaN or all tokens were masked.
         """
-        arrived, places = self._arrive(self._take_waiting(self.max_batch_size))
-        state = self._settle(arrived, places)
-        while self._speaking() and not self.is_canceled():
-            for _ in range(self._num_steps_to_next_look()):
+        prefilled, slots = self._prefill(self._pop_waiting(self.max_batch_size))
+        state = self._adopt(prefilled, slots)
+        while self._active() and not self.is_canceled():
+            for _ in range(self._num_steps_to_next_poll()):
                 self._take_step(state)
                 if self.on_frame is not None:
-                    self._frames.send(self._everyone(state))
+                    self._frames.send(self._all_tokens(state))
                 if self.is_canceled():
                     break
-            self._look(state)
-            state = self._make_room(state)
-        self._looks.flush()
+            self._poll(state)
+            state = self._refill(state)
+        self._polls.flush()
         self._frames.flush()
-        for index, place in enumerate(self.places):
-            if place is not None:
-                self._collect(state, index, place)
-        self.steps.release(state)  # not after an error: who knows what is in it
-        nothing = state.new[0, :0].clone()  # of those that still wait when everything is canceled
-        return [self.spoken.get(request, nothing) for request in range(len(self.requests))]
+        for index, slot in enumerate(self.slots):
+            if slot is not None:
+                self._collect(state, index, slot)
+        self.runner.release(state)  # after an error the state is undefined and is not reused
+        nothing = state.new[0, :0].clone()  # of requests that were still queued at cancellation
+        return [self.generated.get(request, nothing) for request in range(len(self.requests))]
 
     # --- the batch ---
 
-    def _speaking(self) -> list[_Slot]:
-        return [place for place in self.places if place is not None]
+    def _active(self) -> list[_Slot]:
+        return [slot for slot in self.slots if slot is not None]
 
-    def _take_waiting(self, number: int) -> list[int]:
+    def _pop_waiting(self, number: int) -> list[int]:
         return [self.waiting.popleft() for _ in range(min(number, len(self.waiting)))]
 
-    def _arrive(self, arrivals: list[int]) -> tuple[FrameState, list[_Slot]]:
-        """Read the texts and prompts of some requests, in a batch of their own."""
+    def _prefill(self, admitted: list[int]) -> tuple[FrameState, list[_Slot]]:
+        """Read the texts and prompts of some requests in a batch of their own."""
         requests, network, is_guided = self.requests, self.network, self.spec.is_guided
         device = network.device
-        index = torch.tensor(arrivals, device=device)
-        lengths = torch.tensor([requests.prompt_lengths[request] for request in arrivals], device=device)
-        num_read = max(requests.prompt_lengths[request] for request in arrivals)
+        index = torch.tensor(admitted, device=device)
+        lengths = torch.tensor([requests.prompt_lengths[request] for request in admitted], device=device)
+        num_read = max(requests.prompt_lengths[request] for request in admitted)
         num_bytes = max(requests.text_lengths)
 
         start = requests.prompts.shape[1] - lengths
-        slots = (start[:, None] + torch.arange(num_read, device=device)).clamp(max=requests.prompts.shape[1] - 1)
-        frames = requests.prompts[index].gather(1, slots[..., None].expand(-1, -1, requests.prompts.shape[2]))
-        cache = network.new_cache(len(arrivals), is_guided, self.num_frames, num_bytes)
-        texts = sorted({requests.text_of[request] for request in arrivals})
+        positions = (start[:, None] + torch.arange(num_read, device=device)).clamp(max=requests.prompts.shape[1] - 1)
+        frames = requests.prompts[index].gather(1, positions[..., None].expand(-1, -1, requests.prompts.shape[2]))
+        cache = network.new_cache(len(admitted), is_guided, self.num_frames, num_bytes)
+        texts = sorted({requests.text_of[request] for request in admitted})
         network.read_text(
             cache,
             requests.text_ids[texts, :num_bytes],
             requests.text_mask[texts, :num_bytes],
-            torch.tensor([texts.index(requests.text_of[request]) for request in arrivals], device=device),
+            torch.tensor([texts.index(requests.text_of[request]) for request in admitted], device=device),
         )
         if num_read > 1:
             network.read_frames(cache, frames[:, :-1], is_guided)
-        new_shape = (len(arrivals), max(requests.max_new), frames.shape[2])
+        new_shape = (len(admitted), max(requests.max_new), frames.shape[2])
         state = FrameState(
             cache=cache,
             params=requests.params.select(index),
@@ -202,10 +202,10 @@ class FrameScheduler:
             num_new=torch.zeros_like(lengths),
             end=torch.full_like(lengths, NEVER),
             new=torch.zeros(new_shape, dtype=torch.long, device=device),
-            noise=self._new_noise(len(arrivals)) if self.spec.do_sample else None,
+            noise=self._new_noise(len(admitted)) if self.spec.do_sample else None,
             is_broken=torch.zeros((), dtype=torch.bool, device=device),
         )
-        places = [
+        slots = [
             _Slot(
                 request=request,
                 num_read=requests.prompt_lengths[request] - 1,
@@ -214,134 +214,136 @@ class FrameScheduler:
                 num_new=0,
                 stop=requests.max_new[request],
             )
-            for request in arrivals
+            for request in admitted
         ]
-        return state, places
+        return state, slots
 
-    def _settle(self, state: FrameState, places: Sequence[_Slot | None]) -> FrameState:
-        """Let samples be the batch."""
-        state = self.steps.adopt(state)
-        self.places = [*places, *[None] * (state.num_samples - len(places))]
-        self._note_places()
+    def _adopt(self, state: FrameState, slots: Sequence[_Slot | None]) -> FrameState:
+        """Make these samples the batch."""
+        state = self.runner.adopt(state)
+        self.slots = [*slots, *[None] * (state.num_samples - len(slots))]
+        self._index_slots()
         return state
 
-    def _note_places(self) -> None:
-        """Note on the device who is in the batch, and where."""
-        taken = [(index, place.request) for index, place in enumerate(self.places) if place is not None]
-        self._in_batch = torch.tensor(taken, device=self.network.device, dtype=torch.long).view(-1, 2).T
+    def _index_slots(self) -> None:
+        """Copy the mapping from slots to requests to the device."""
+        taken = [(index, slot.request) for index, slot in enumerate(self.slots) if slot is not None]
+        self._slot_index = torch.tensor(taken, device=self.network.device, dtype=torch.long).view(-1, 2).T
 
-    def _make_room(self, state: FrameState) -> FrameState:
-        """Take the samples that are complete out of the batch, and let waiting requests in."""
+    def _refill(self, state: FrameState) -> FrameState:
+        """Remove complete samples from the batch, and admit queued requests."""
         complete = []
-        for index, place in enumerate(self.places):
-            if place is not None and place.num_new >= place.stop:
-                self._collect(state, index, place)
-                self.places[index] = None
+        for index, slot in enumerate(self.slots):
+            if slot is not None and slot.num_new >= slot.stop:
+                self._collect(state, index, slot)
+                self.slots[index] = None
                 complete.append(index)
         if not complete:
             return state
-        if arrivals := self._take_waiting(len(complete)):
-            arrived, places = self._arrive(arrivals)
-            state.copy_rows(arrived, torch.tensor(complete[: len(arrivals)], device=self.network.device))
-            for index, place in zip(complete, places, strict=False):
-                self.places[index] = place
-        staying = [index for index, place in enumerate(self.places) if place is not None]
-        if staying and self.steps.num_places(len(staying)) < state.num_samples:
+        if admitted := self._pop_waiting(len(complete)):
+            prefilled, slots = self._prefill(admitted)
+            state.copy_rows(prefilled, torch.tensor(complete[: len(admitted)], device=self.network.device))
+            for index, slot in zip(complete, slots, strict=False):
+                self.slots[index] = slot
+        staying = [index for index, slot in enumerate(self.slots) if slot is not None]
+        if staying and self.runner.num_slots(len(staying)) < state.num_samples:
             smaller = state.select(torch.tensor(staying, device=self.network.device))
-            self.steps.release(state)
-            return self._settle(smaller, [self.places[index] for index in staying])
-        self._note_places()
+            self.runner.release(state)
+            return self._adopt(smaller, [self.slots[index] for index in staying])
+        self._index_slots()
         return state
 
-    def _collect(self, state: FrameState, index: int, place: _Slot) -> None:
-        self.spoken[place.request] = state.new[index, : min(place.num_new, place.stop)].clone()
+    def _collect(self, state: FrameState, index: int, slot: _Slot) -> None:
+        self.generated[slot.request] = state.new[index, : min(slot.num_new, slot.stop)].clone()
 
     # --- the steps ---
 
-    def _num_steps_to_next_look(self) -> int:
-        return min(self.frames_between_looks, *(place.stop - place.num_new for place in self._speaking()))
+    def _num_steps_to_next_poll(self) -> int:
+        return min(self.poll_interval, *(slot.stop - slot.num_new for slot in self._active()))
 
     def _take_step(self, state: FrameState) -> None:
         if state.noise is not None:
             self._fill_noise(state.noise)
-        speaking = self._speaking()
-        read = [place.num_read for place in speaking]
-        num_bytes = max(place.num_bytes for place in speaking)
-        is_text_ragged = any(place.num_kept < num_bytes for place in speaking)
+        active = self._active()
+        read = [slot.num_read for slot in active]
+        num_bytes = max(slot.num_bytes for slot in active)
+        is_text_ragged = any(slot.num_kept < num_bytes for slot in active)
         view = FrameView(self.network.axis[: max(read) + 1], num_bytes, min(read) < max(read), is_text_ragged)
-        self.steps.take(state, view)
-        for place in speaking:
-            place.num_read += 1
-            place.num_new += 1
+        self.runner.take(state, view)
+        for slot in active:
+            slot.num_read += 1
+            slot.num_new += 1
 
-    def _look(self, state: FrameState) -> None:
-        """Ask the device, once, who has ended."""
-        self._looked_at.append(list(self.places))
-        self._looks.send(torch.cat((state.end, state.is_broken[None])))
+    def _poll(self, state: FrameState) -> None:
+        """Start an asynchronous read of the ends of all samples."""
+        self._polled.append(list(self.slots))
+        self._polls.send(torch.cat((state.end, state.is_broken[None])))
 
-    def _see_ends(self, seen: torch.Tensor) -> None:
-        *ends, is_broken = seen.tolist()
+    def _read_ends(self, values: torch.Tensor) -> None:
+        *ends, is_broken = values.tolist()
         if is_broken:
             raise ValueError(
-                "there was no token to draw: the logits hold NaN or infinity, or the spec left a channel no code. Are "
-                "the weights sound, and is the dtype wide enough for them (float16 ends at 65504)? `top_k` may be too "
-                "small, too."
+                "no token could be sampled: the logits hold NaN or infinity, or all codes of a channel were masked. "
+                "Check the weights and the dtype (float16 overflows at 65504); `top_k` may be too small."
             )
-        for place, end in zip(self._looked_at.popleft(), ends, strict=True):
-            if place is not None and end != NEVER:
-                place.stop = min(place.stop, end + max(self.delay_pattern) + 1)
+        for slot, end in zip(self._polled.popleft(), ends, strict=True):
+            if slot is not None and end != NEVER:
+                slot.stop = min(slot.stop, end + max(self.delay_pattern) + 1)
 
-    # --- the frames, for a listener ---
+    # --- streaming ---
 
-    def _everyone(self, state: FrameState) -> torch.Tensor:
-        """The tokens of the last frame of all requests, `[M, C]`; padding for those that have ended."""
-        everyone = state.tokens.new_full((len(self.requests), state.tokens.shape[1]), self.spec.pad_token_id)
-        places, requests = self._in_batch
-        return everyone.index_copy_(0, requests, state.tokens[places])
+    def _all_tokens(self, state: FrameState) -> torch.Tensor:
+        """Return the tokens of the last frame of all requests, `[M, C]`; padding for those that have ended."""
+        tokens_of_all = state.tokens.new_full((len(self.requests), state.tokens.shape[1]), self.spec.pad_token_id)
+        slots, requests = self._slot_index
+        return tokens_of_all.index_copy_(0, requests, state.tokens[slots])
 
-    def _hand_on_frame(self, tokens: torch.Tensor) -> None:
-        """Hand on a frame; none that was taken before the last end had been seen."""
+    def _emit_frame(self, tokens: torch.Tensor) -> None:
+        """Pass a frame to `on_frame`, except frames that were computed before the last end was known."""
         assert self.on_frame is not None
-        if not (self._frames.most_waiting and (tokens == self.spec.pad_token_id).all()):
+        if not (self._frames.max_pending and (tokens == self.spec.pad_token_id).all()):
             with torch.inference_mode(False):
                 self.on_frame(tokens.clone())
 
-    # --- the draws ---
+    # --- sampling noise ---
 
     def _new_noise(self, num_samples: int) -> torch.Tensor:
         config = self.network.config
         return torch.empty(num_samples, config.num_channels, config.vocab_size, device=self.network.device)
 
     def _fill_noise(self, noise: torch.Tensor) -> None:
-        """Draw as the slow loop does: for all samples of the call, also those that have ended, or for each its own."""
+        """Fill the noise in the reference path's order.
+
+        One generator draws for all samples of the call, ended ones included; with one a sample, each draws its own.
+        """
         if isinstance(self.generator, Sequence):
-            for place, rows in zip(self.places, noise, strict=True):
-                if place is not None:
-                    rows.exponential_(generator=self.generator[place.request])
+            for slot, rows in zip(self.slots, noise, strict=True):
+                if slot is not None:
+                    rows.exponential_(generator=self.generator[slot.request])
         elif len(noise) == len(self.requests) or self.max_batch_size < len(self.requests):
             noise.exponential_(generator=self.generator)
         else:
-            everyone = self._new_noise(len(self.requests)).exponential_(generator=self.generator)
-            places, requests = self._in_batch
-            noise.index_copy_(0, places, everyone[requests])
+            noise_of_all = self._new_noise(len(self.requests)).exponential_(generator=self.generator)
+            slots, requests = self._slot_index
+            noise.index_copy_(0, slots, noise_of_all[requests])
 
 
 class AsyncReads:
-    """A queue of small tensors between device and host.
+    """A queue of asynchronous copies of small tensors from device to host.
 
     Args:
-        receive (`Callable`): Gets each tensor, on the CPU, in the order in which they were sent.
-        most_waiting (`int`, defaults to 0): Tensors that may be on their way before the host waits for the oldest;
-            0 waits for each, which costs nothing where the tensors are on the CPU.
+        receive (`Callable`): Receives each tensor, on the CPU, in the order in which they were sent.
+        max_pending (`int`, defaults to 0): Copies that may be in flight before the host waits for the oldest; with 0
+            the host waits for each, which costs nothing where the tensors are on the CPU.
     """
 
-    def __init__(self, receive: Callable[[torch.Tensor], None], most_waiting: int = 0) -> None:
+    def __init__(self, receive: Callable[[torch.Tensor], None], max_pending: int = 0) -> None:
         self.receive = receive
-        self.most_waiting = most_waiting
-        self._waiting: deque[tuple[torch.Tensor, Any]] = deque()
+        self.max_pending = max_pending
+        self._pending: deque[tuple[torch.Tensor, Any]] = deque()
 
     def send(self, value: torch.Tensor) -> None:
-        """Send a copy of a tensor on its way, and hand on what has arrived."""
+        """Start a copy of a tensor, and deliver the copies that have arrived."""
         if value.device.type == "cuda":
             copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
             copy.copy_(value, non_blocking=True)
@@ -349,21 +351,21 @@ class AsyncReads:
             arrived.record()
         else:
             copy, arrived = value.clone() if value.device.type == "cpu" else value.cpu(), None
-        self._waiting.append((copy, arrived))
-        while self._waiting and (len(self._waiting) > self.most_waiting or self._has_arrived()):
-            self._hand_on()
+        self._pending.append((copy, arrived))
+        while self._pending and (len(self._pending) > self.max_pending or self._has_arrived()):
+            self._deliver()
 
     def flush(self) -> None:
-        """Wait for all that is on its way."""
-        while self._waiting:
-            self._hand_on()
+        """Wait for all copies, and deliver them."""
+        while self._pending:
+            self._deliver()
 
     def _has_arrived(self) -> bool:
-        event = self._waiting[0][1]
+        event = self._pending[0][1]
         return event is not None and event.query()
 
-    def _hand_on(self) -> None:
-        copy, event = self._waiting.popleft()
+    def _deliver(self) -> None:
+        copy, event = self._pending.popleft()
         if event is not None:
             event.synchronize()
         self.receive(copy)

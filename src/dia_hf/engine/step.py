@@ -1,9 +1,10 @@
-"""One step of a batch: a frame read, the next chosen and written down, all on tensors that stay where they are.
+"""One decoding step of a batch: read a frame, choose the next, and store it, all on preallocated tensors.
 
-What the host may know while the device works (how many frames there are, how long the texts are) comes in as plain
-numbers; everything else is in `FrameState`. Nothing here asks the device for a value.
+Values that the host knows while the device works (numbers of frames, lengths of texts) are passed as plain numbers;
+everything else is in `FrameState`. Nothing here synchronizes with the device.
 
-Legend: B samples, R rows (B, or 2·B under guidance), C channels, V vocabulary, N new frames, G frames with given slots.
+Legend: B samples, R rows (B, or 2·B under guidance), C channels, V vocabulary, N new frames, G frames with
+forced tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ __all__ = ["FrameState", "FrameView", "take_step"]
 
 
 class FrameView(NamedTuple):
-    """How much of the cache a step looks at: the used part of it, or somewhat more.
+    """The part of the cache that a step reads: the used part, or more.
 
     Attributes:
-        axis (`torch.LongTensor` of shape `[frames]`): 0, 1, 2 …; as many as frames to look at, the one that is read
-            included. A tensor's length, unlike a number, may change under `torch.compile`.
+        axis (`torch.LongTensor` of shape `[frames]`): 0, 1, 2 …, as many as frames to read, the new one
+            included. A tensor, because its length may change under `torch.compile` and a number may not.
         num_bytes (`int`): Bytes of text.
         is_ragged, is_text_ragged (`bool`): Whether some row has fewer frames, or some text fewer bytes.
     """
@@ -37,12 +38,12 @@ class FrameView(NamedTuple):
 
 @dataclass
 class FrameState:
-    """Samples on their way, as tensors on the device.
+    """State of the samples of a batch, as tensors on the device.
 
     Attributes:
         cache (`FrameCache`): Keys and values.
-        params (`SamplingParams`): What each sample wants.
-        forced (`torch.LongTensor` of shape `[B, G, C]`): See `SamplingSpec.complete`.
+        params (`SamplingParams`): Per-sample sampling parameters.
+        forced (`torch.LongTensor` of shape `[B, G, C]`): Forced tokens; see `SamplingSpec.complete`.
         delays (`torch.LongTensor` of shape `[C]`): Frames of delay.
         tokens (`torch.LongTensor` of shape `[B, C]`): The last frame, which the next step reads.
         lengths (`torch.LongTensor` of shape `[R]`): Frames of each row before it.
@@ -50,8 +51,8 @@ class FrameState:
         end (`torch.LongTensor` of shape `[B]`): New frame in which channel 0 ended, or `NEVER`.
         new (`torch.LongTensor` of shape `[B, N, C]`): The new frames.
         noise (`torch.Tensor` of shape `[B, C, V]` or `None`): For the next draw; exponentially distributed.
-        is_broken (`torch.BoolTensor` of shape `[]`): Whether some draw had nothing to choose from, or NaN.
-        size, graphs: Of a batch that stays where it is; see `runners.py`.
+        is_broken (`torch.BoolTensor` of shape `[]`): Whether some draw had no valid token, or NaN.
+        size, graphs: Of a batch with fixed addresses; see `runners.py`.
     """
 
     cache: FrameCache
@@ -74,12 +75,12 @@ class FrameState:
         return len(self.tokens)
 
     def rows_of(self, samples: torch.Tensor) -> torch.Tensor:
-        """Places of the rows of some samples."""
+        """Return the indices of the rows of some samples."""
         is_guided = len(self.lengths) > self.num_samples
         return torch.cat((samples, samples + self.num_samples)) if is_guided else samples
 
     def select(self, samples: torch.Tensor) -> FrameState:
-        """Copy some samples, given by their places."""
+        """Copy some samples, by index."""
         rows = self.rows_of(samples)
         return FrameState(
             self.cache.select(rows, samples),
@@ -96,7 +97,7 @@ class FrameState:
         )
 
     def copy_rows(self, other: FrameState, samples: torch.Tensor) -> None:
-        """Take over all samples of another state into these places."""
+        """Copy all samples of another state into these indices."""
         rows = self.rows_of(samples)
         self.cache.copy_rows(other.cache, rows, samples)
         self.params.copy_rows(other.params, samples)
@@ -110,22 +111,22 @@ class FrameState:
 
 
 def take_step(network: FrameDecoder, spec: SamplingSpec, state: FrameState, view: FrameView) -> None:
-    """Read the last frame of every sample, choose the next, and write it down.
+    """Read the last frame of every sample, choose the next, and store it.
 
     Args:
         network (`FrameDecoder`): The weights.
-        spec (`SamplingSpec`): What the samples have in common.
+        spec (`SamplingSpec`): Sampling parameters that the samples share.
         state (`FrameState`): The samples; changed in place.
-        view (`FrameView`): How much of the cache to look at.
+        view (`FrameView`): The part of the cache to read.
     """
     logits = network.step(state.cache, state.tokens, state.lengths, *view)
     chosen, ends, best = spec.choose(logits, state.params, state.num_new, state.noise)
     ends_now = (state.end == NEVER) & (ends | (state.num_new == state.params.last_begin_of_end))
     state.end.copy_(torch.where(ends_now, state.num_new, state.end))
     tokens, is_chosen = spec.complete(chosen, state.forced, state.delays, state.num_new, state.end)
-    # A sample that has ended may be carried along; it then writes over its own last frame and slot.
-    place = state.num_new.clamp(max=state.new.shape[1] - 1)[:, None, None].expand(-1, 1, tokens.shape[1])
-    state.new.scatter_(1, place, tokens[:, None])
+    # A sample that has ended may remain in the batch; it then overwrites its own last frame and slot.
+    index = state.num_new.clamp(max=state.new.shape[1] - 1)[:, None, None].expand(-1, 1, tokens.shape[1])
+    state.new.scatter_(1, index, tokens[:, None])
     state.tokens.copy_(tokens)
     state.num_new.add_(1)
     state.lengths.add_(1).clamp_(max=state.cache.keys[0].shape[2] - 1)

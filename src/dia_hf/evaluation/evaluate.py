@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .._extras import import_extra
 from ..asr.recognizers import Recognizer
-from ..asr.wer import import_jiwer, word_errors
+from ..asr.wer import word_errors
 from ..atomic_write import atomic_write, find_held, is_leftover
 from ..audio.codec import Codec
 from ..audio.io import resample, write_audio
@@ -87,7 +88,7 @@ def evaluate(
 
     ```
     """
-    import_jiwer()
+    import_extra("jiwer")
     if isinstance(sentences, str) or not sentences:
         raise ValueError(f"`sentences` is {sentences!r}; give a list of texts, such as ['[S1] Hello.'].")
     if batch_size < 1:

@@ -1,7 +1,9 @@
-"""From logits to delayed codes, and to sound while they come.
+"""`generate()`: hooks over transformers' `GenerationMixin`, and streaming of codes and audio.
 
-Rules (`logits_process`), ends (`stopping_criteria`, `running_samples`), streamers (`streaming`), and the hooks over
-`GenerationMixin` that put them together (`generation_dia`).
+`generation_dia` holds the hooks. By default they hand a call to the fast path (`fast_path`, `engine/`). The reference
+path is transformers' loop with the processors (`logits_process`, `running_samples`) and criteria (`stopping_criteria`)
+of this package. `arguments` checks calls, `per_sample` reads lists of parameters, `streaming` delivers codes and audio
+while they are generated.
 """
 
 from .generation_dia import DiaGenerationMixin

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DiaGenerationMixin"]
 
-
 # Dia's own fields of the generation config; the defaults are the 0626 release's.
 _OWN_DEFAULTS: dict[str, Any] = {
     "sample_from_guided": False,
@@ -269,22 +268,22 @@ class DiaGenerationMixin(GenerationMixin):
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Split the delayed prompt into complete frames, which the network reads first, and forced tokens."""
         decoder = self.config.decoder_config
-        given = model_kwargs.pop("decoder_input_ids", None)
+        delayed = model_kwargs.pop("decoder_input_ids", None)
         attention_mask = model_kwargs.pop("decoder_attention_mask", None)
-        if given is None:
+        if delayed is None:
             start = torch.full((batch_size, 1, decoder.num_channels), decoder.bos_token_id, device=device)
-            given = apply_delay(start, self.config.delay_pattern, decoder.bos_token_id, decoder.pad_token_id)
+            delayed = apply_delay(start, self.config.delay_pattern, decoder.bos_token_id, decoder.pad_token_id)
             attention_mask = None
-        num_frames = check_prompt(given, attention_mask, batch_size, decoder)
-        given = given.to(device, torch.long)
+        num_frames = check_prompt(delayed, attention_mask, batch_size, decoder)
+        delayed = delayed.to(device, torch.long)
         if attention_mask is None:
-            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=device)
+            attention_mask = torch.ones(delayed.shape[:2], dtype=torch.long, device=device)
         attention_mask = attention_mask[:, :num_frames].to(device, torch.long)
-        model_kwargs["decoder_forced_ids"] = given
+        model_kwargs["decoder_forced_ids"] = delayed
         model_kwargs["decoder_attention_mask"] = attention_mask
         # Positions of a row that is padded on the left start at its first frame.
         model_kwargs["decoder_position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        return given[:, :num_frames].transpose(1, 2).flatten(0, 1), model_kwargs
+        return delayed[:, :num_frames].transpose(1, 2).flatten(0, 1), model_kwargs
 
     def _expand_inputs_for_generation(
         self,
@@ -438,8 +437,8 @@ class DiaGenerationMixin(GenerationMixin):
         """
         call: DiaCall | None = model_kwargs.get("decoder_call")
         fast = FrameCall(self, call, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
-        wish = generation_config.use_fast_path
-        reason = "`use_fast_path` is False" if wish is False else fast.unsupported_reason()
+        requested = generation_config.use_fast_path
+        reason = "`use_fast_path` is False" if requested is False else fast.unsupported_reason()
         if synced_gpus:
             reason = "`synced_gpus` makes several processes take the same number of steps"
         if reason is None:
@@ -447,11 +446,11 @@ class DiaGenerationMixin(GenerationMixin):
             if generation_config.return_dict_in_generate:
                 return GenerateEncoderDecoderOutput(sequences=frames)
             return frames
-        if wish:
+        if requested:
             raise ValueError(
                 f"`use_fast_path` is True, but {reason}; leave `use_fast_path` out to generate on the reference path."
             )
-        if wish is None:
+        if requested is None:
             tell_once(reason)
         if generation_config.use_cache and model_kwargs.get(CACHE_NAME) is None:
             raise RuntimeError(

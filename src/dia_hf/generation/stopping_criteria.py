@@ -1,7 +1,7 @@
-"""When a sample ends before it says so itself: at a criterion of the user's, or because nobody listens any more.
+"""Stopping criteria that end whole samples: the user's, and cancellation by a streamer.
 
-Called by `generate()` with rows flattened as the rules of `logits_process` see them: row b·C + c is channel c of
-sample b.
+The reference path calls them in transformers' loop, with rows flattened as in `logits_process`: row b·C + c is channel
+c of sample b. The fast path supports cancellation only; another criterion makes the reference path run.
 
 Legend: B batch, C channels, N = B·C rows, L tokens so far.
 """
@@ -18,12 +18,12 @@ __all__ = ["DiaCancelStoppingCriteria", "DiaSampleStoppingCriteria"]
 
 
 class DiaSampleStoppingCriteria(StoppingCriteria):
-    """A criterion met in any channel ends the whole sample, and no other.
+    """End a whole sample where a criterion is met in any of its channels.
 
-    Ended by itself, a channel would be padded while the others went on without it.
+    transformers would pad the one channel and continue the others.
 
     Args:
-        criterion (`StoppingCriteria`): Of the user's, on rows.
+        criterion (`StoppingCriteria`): The user's criterion, on rows.
         num_channels (`int`): Channels.
     """
 
@@ -39,10 +39,10 @@ class DiaSampleStoppingCriteria(StoppingCriteria):
 
 
 class DiaCancelStoppingCriteria(StoppingCriteria):
-    """End every sample as soon as the caller says so, as a streamer does whose consumer has gone.
+    """End every sample on cancellation, for example by a streamer whose consumer has stopped.
 
     Args:
-        is_canceled (`Callable[[], bool]`): Asked once a step.
+        is_canceled (`Callable[[], bool]`): Called once a step.
     """
 
     def __init__(self, is_canceled: Callable[[], bool]) -> None:

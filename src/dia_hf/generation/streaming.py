@@ -1,12 +1,12 @@
-"""Codes and sound while `generate()` is at work, for another thread to iterate over.
+"""Streaming: codes and audio from a running call of `generate()`, for another thread to iterate over.
 
-A streamer stands between two threads: `generate()` puts tokens into it, a consumer takes chunks out. What is waiting is
-codes, a few bytes a frame, so that a slow consumer holds nobody up and loses nothing; the codec runs where the chunks
-are consumed. Knows nothing of text or of the network.
+A streamer connects two threads: `generate()` puts tokens into it, and a consumer takes chunks out. The queue holds
+codes, a few bytes a frame, so a slow consumer neither blocks generation nor loses data. The codec runs in the
+consumer's thread.
 
-When the first chunk can sound: frame t of the audio is complete when the slowest channel has said it, which is
-`max(delay_pattern)` (15) frames later; and its samples are settled when all frames have come that the codec's decoder
-looks ahead to, its margin (`Codec.decoder_margin`). So n frames of sound need n + margin + 15 steps.
+The first chunk: frame t is complete when the slowest channel has been generated, `max(delay_pattern)` (15) frames
+later; its samples are final when the codec's decoder has all frames of its lookahead (`Codec.decoder_margin`). So n
+frames of audio need n + margin + 15 steps.
 
 Legend: B batch, T frames, C channels, N samples of audio.
 """
@@ -31,16 +31,16 @@ __all__ = ["DiaAudioStreamer", "DiaCodesStreamer"]
 
 
 class DiaCodesStreamer(BaseStreamer):
-    """Codes in time, chunk by chunk, of one call of `generate()` that runs in another thread.
+    """Streamer of codes with the delay reverted, in chunks, from one call of `generate()` in another thread.
 
-    Chunks double in length from the first to `chunk_frames`: an early beginning, then little overhead. Played at once,
-    they leave no gap if frames come at twice the speed of sound; with both lengths equal, at the speed of sound.
+    Chunks double in length from the first to `chunk_frames`: low latency first, then low overhead. Played at once, they
+    leave no gap if frames are generated at twice real time; with both lengths equal, at real time.
 
     Args:
         config (`DiaConfig`): Delay pattern and token ids.
         first_chunk_frames (`int`, defaults to 1): Length of the first chunk in frames.
         chunk_frames (`int`, defaults to 64): Length of the later chunks in frames.
-        timeout (`float`, *optional*): Seconds to wait for a chunk; without end unless given.
+        timeout (`float`, *optional*): Seconds to wait for a chunk; no limit unless given.
 
     Raises:
         ValueError: If a length is below 1, or the later chunks are shorter than the first.
@@ -78,8 +78,8 @@ class DiaCodesStreamer(BaseStreamer):
         self._consuming = threading.RLock()
         # Between the threads, guarded by the condition:
         self._changed = threading.Condition()
-        self._num_samples = 0  # known with the prompt
-        self._delayed: list[torch.Tensor] = []  # tokens `[B, C]` of steps not taken yet
+        self._num_samples = 0  # set with the prompt
+        self._delayed: list[torch.Tensor] = []  # tokens `[B, C]` of steps not consumed yet
         self._has_ended = False
         self._error: BaseException | None = None
         self.is_canceled = False
@@ -87,11 +87,11 @@ class DiaCodesStreamer(BaseStreamer):
     # --- the generating thread ---
 
     def put(self, value: torch.Tensor) -> None:
-        """Take in the prompt, `[B·C, T₀]`, the first time, and the tokens of a frame, `[B·C]`, from then on."""
+        """Receive the prompt, `[B·C, T₀]`, at the first call, then the tokens of a frame, `[B·C]`."""
         num_channels = self.config.decoder_config.num_channels
         with self._changed:
             if self._has_ended:
-                raise RuntimeError("this streamer has served its call of `generate()`; make a new one for each call.")
+                raise RuntimeError("this streamer was used by a call of `generate()`; make a new one for each call.")
             if self._num_samples == 0:
                 self._num_samples = value.shape[0] // num_channels
             else:
@@ -99,13 +99,13 @@ class DiaCodesStreamer(BaseStreamer):
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Note that no further tokens will come."""
+        """Mark the end of the tokens."""
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Hand an exception of the generating thread on to the consumer, after the chunks before it."""
+        """Pass an exception of the generating thread to the consumer, which raises it after the earlier chunks."""
         with self._changed:
             self._error = error
         self.end()
@@ -115,7 +115,7 @@ class DiaCodesStreamer(BaseStreamer):
     def listen(self, generate: Callable[..., Any], **kwargs: Any) -> Generator[Any, None, None]:
         """Run `generate(**kwargs)` with this streamer in a thread of its own, and yield the chunks.
 
-        Whoever stops iterating ends the thread: close the iterator, or let it go.
+        Closing or dropping the iterator ends the thread.
 
         Args:
             generate (`Callable`): A model's `generate`.
@@ -137,7 +137,7 @@ class DiaCodesStreamer(BaseStreamer):
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        # An iterator that is still there when Python ends must not leave a thread in the middle of a step.
+        # An iterator that is still open at exit must not leave a thread in the middle of a step.
         atexit.register(stop)
         try:
             yield from self
@@ -146,7 +146,7 @@ class DiaCodesStreamer(BaseStreamer):
             stop()
 
     def cancel(self) -> None:
-        """End the iteration, and with its next step the call of `generate()`."""
+        """End the iteration, and the call of `generate()` at its next step."""
         with self._changed:
             self.is_canceled = True
             self._changed.notify_all()
@@ -171,7 +171,7 @@ class DiaCodesStreamer(BaseStreamer):
         Raises:
             StopIteration: At the end, or when canceled.
             TimeoutError: If no chunk came in time; the iteration can be continued.
-            BaseException: Whatever ended the generating thread.
+            BaseException: The exception that ended the generating thread.
         """
         with self._consuming:
             codes = self._take(self._next_frames)
@@ -184,12 +184,12 @@ class DiaCodesStreamer(BaseStreamer):
         return clips[0] if len(clips) == 1 else clips
 
     def _finish(self) -> None:
-        """Stop the iteration: by the generating thread's error, once, if there is one."""
+        """Stop the iteration; raise the generating thread's error, once, if there is one."""
         error, self._error = self._error, None
         raise error if error is not None else StopIteration
 
     def _take(self, num_frames: int) -> list[torch.Tensor]:
-        """Wait for that many frames in time, or the end; return codes of each sample, fewer where it has ended."""
+        """Wait for a number of frames, or the end; return codes of each sample, fewer where it has ended."""
         pattern, decoder = self.config.delay_pattern, self.config.decoder_config
         num_steps = num_frames + self.config.max_delay
         with self._changed:
@@ -204,7 +204,7 @@ class DiaCodesStreamer(BaseStreamer):
                 )
             if self.is_canceled:
                 raise StopIteration
-            if self._num_samples == 0:  # it failed before it began
+            if self._num_samples == 0:  # failed before the prompt was put
                 self._finish()
             is_last = self._has_ended and len(self._delayed) <= num_steps
             window = self._delayed[:num_steps]
@@ -214,19 +214,19 @@ class DiaCodesStreamer(BaseStreamer):
 
 
 class DiaAudioStreamer(DiaCodesStreamer):
-    """Waveforms, chunk by chunk, of one call of `generate()` that runs in another thread.
+    """Streamer of waveforms, in chunks, from one call of `generate()` in another thread.
 
-    The chunks of a sample, put together, are what `DiaProcessor.batch_decode` makes of the whole (without the prompt).
+    The concatenated chunks of a sample equal the output of `DiaProcessor.batch_decode` (without the prompt).
 
     Args:
-        processor (`DiaProcessor`): With its codec.
+        processor (`DiaProcessor`): Processor with a codec.
         first_chunk_frames (`int`, defaults to 1): Length of the first chunk in frames.
         chunk_frames (`int`, defaults to 64): Length of the later chunks in frames (64: 0.74 s at 86.13 frames/s).
-        timeout (`float`, *optional*): Seconds to wait for a chunk; without end unless given.
+        timeout (`float`, *optional*): Seconds to wait for a chunk; no limit unless given.
 
     Attributes:
-        sampling_rate (`int`): Of the chunks, in hertz.
-        num_steps_before_sound (`int`): Steps of `generate()` after which the first chunk can be had.
+        sampling_rate (`int`): Sampling rate of the chunks in hertz.
+        num_steps_before_sound (`int`): Steps of `generate()` after which the first chunk is ready.
 
     Raises:
         ValueError: If there is no codec; and as `DiaCodesStreamer` does.
@@ -273,7 +273,7 @@ class DiaAudioStreamer(DiaCodesStreamer):
         Raises:
             StopIteration: At the end, or when canceled.
             TimeoutError: If no chunk came in time; the iteration can be continued.
-            BaseException: Whatever ended the generating thread.
+            BaseException: The exception that ended the generating thread.
         """
         with self._consuming:
             if self.is_canceled:
@@ -292,7 +292,7 @@ class DiaAudioStreamer(DiaCodesStreamer):
             if not any(lengths):
                 self._finish()
             self._num_sounded += self._next_frames
-            # On a GPU the codec works beside the steps, not between them.
+            # On a GPU the codec runs on a stream of its own, concurrently with the steps.
             with nullcontext() if self._queue is None else torch.cuda.stream(self._queue):
                 waveforms = self.codec.pop_many(self._clips, lengths)
             return self._as_chunk([waveform.numpy() for waveform in waveforms])

@@ -1,4 +1,4 @@
-"""The application: text in, waveform out; at once, as a stream, as a dialogue of any length, in a voice that stays."""
+"""Speech generation: `Dia`, streaming, long dialogues, and saved voices."""
 
 from .dia import ComputeDtype, Dia
 from .dialogue import Dialogue, DialogueError

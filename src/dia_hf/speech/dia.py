@@ -1,7 +1,7 @@
-"""The whole job in one object, under the argument names of nari-labs/dia.
+"""`Dia`: model and processor in one object, with the argument names of nari-labs/dia.
 
-Knows nothing of networks and tokens: it hands text and audio to the processor, its outputs to `generate`, and the
-codes back. Called by users and by the command line.
+Passes text and audio to the processor, its outputs to the model's `generate`, and the codes to the codec. Called by
+users and by the command line.
 
 Legend: N samples.
 """
@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..text_files import shortened
 from .dialogue import Dialogue
-from .doubts import SpeechCheck, estimate_text
+from .doubts import SpeechCheck, estimate_text, warn_unknown_words
 from .loading import ComputeDtype, load_local, load_model, resolve_device
 from .options import generate_options
 from .progress import SpokenSeconds, spoken_bar
@@ -41,16 +42,16 @@ VoiceLike = Voice | str | os.PathLike
 
 
 class Dia:
-    """A model and its processor.
+    """Model and processor for speech generation.
 
     Args:
-        model (`DiaForConditionalGeneration`): The network, on the device and in the dtype to compute with.
-        processor (`DiaProcessor`): Its processor; with the codec, unless only codes are wanted. The codec is moved to
-            the model's device.
+        model (`DiaForConditionalGeneration`): Model, on its device and in its dtype.
+        processor (`DiaProcessor`): Its processor; with a codec, unless only codes are needed. The codec is moved to the
+            model's device.
 
     Attributes:
         sampling_rate (`int`): Rate in hertz of the waveforms that `generate` returns.
-        device, compute_dtype, config, dac_model: Those of the model, and the codec's network, by nari-labs' names.
+        device, compute_dtype, config, dac_model: Those of the model, and the codec's network, with nari-labs' names.
 
     Example:
     ```python
@@ -63,6 +64,8 @@ class Dia:
     ```
     """
 
+    _is_miniature = False  # loaded as the embedded checkpoint, which knows few words
+
     def __init__(self, model: DiaForConditionalGeneration, processor: DiaProcessor) -> None:
         self.model = model
         self.processor = processor
@@ -72,12 +75,12 @@ class Dia:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return self.model.device
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """What the model computes with."""
+        """Dtype of the model."""
         return self.model.dtype
 
     @property
@@ -104,13 +107,13 @@ class Dia:
 
         Args:
             model_name (`str` or `os.PathLike`, *optional*): Folder or Hub id, such as "nari-labs/Dia-1.6B-0626"; the
-                embedded miniature, which knows few words, unless given.
+                embedded miniature, which was trained on few words, unless given.
             compute_dtype (`str` or `torch.dtype`, *optional*): "float32", "bfloat16" or "float16"; that of the
                 checkpoint unless given, or bfloat16 with `quantization`. The codec stays in its own.
             device (`str` or `torch.device`, *optional*): A GPU if there is one, unless given.
             load_dac (`bool`, defaults to `True`): Whether to load the codec. Without it `generate` raises.
-            quantization (`str`, *optional*): "int8" or "int4", or "fp8" on a GPU: fewer bits for the decoder's weights;
-                see `quantize_model`.
+            quantization (`str`, *optional*): "int8" or "int4", or "fp8" on a GPU: scheme for the decoder's weights; see
+                `quantize_model`.
 
         Raises:
             OSError: If the checkpoint or a part of it does not exist.
@@ -118,7 +121,9 @@ class Dia:
                 contradicts its config; if the quantization is unknown or not for this device, dtype or size.
             ImportError: If `quantization` is given and torchao is missing: `pip install "dia-hf[quantize]"`.
         """
-        return cls(*load_model(model_name, compute_dtype, device, load_dac, quantization))
+        dia = cls(*load_model(model_name, compute_dtype, device, load_dac, quantization))
+        dia._is_miniature = Path(model_name) == Path(MINIATURE)
+        return dia
 
     @classmethod
     def from_local(
@@ -173,34 +178,33 @@ class Dia:
         max_batch_size: int | None = None,
         return_codes: bool = False,
     ) -> np.ndarray | list[np.ndarray] | tuple[Any, Any]:
-        """Speak.
+        """Generate speech.
 
-        What is left out is as the checkpoint's `generation_config.json` says; the published one says scale 3.0,
-        temperature 1.2, top-p 0.95, top-k 45, which are also nari-labs' defaults.
+        Sampling parameters default to the checkpoint's `generation_config.json`; the published one has scale 3.0,
+        temperature 1.2, top-p 0.95 and top-k 45, which are also nari-labs' defaults.
 
         Args:
-            text (`str` or `Sequence[str]`): What to say, with speaker tags. With an `audio_prompt`, its transcript
-                comes first.
-            max_tokens (`int`, *optional*): Limit of channel 0 in frames, the prompt included.
-            cfg_scale (`float`, *optional*): Guidance, above 0; 1 switches it off.
-            temperature (`float`, *optional*): Of sampling, above 0; 0 means the best token always (greedy).
-            top_p (`float`, *optional*): Nucleus, in (0, 1].
+            text (`str` or `Sequence[str]`): Text with speaker tags. With an `audio_prompt`, its transcript comes
+                first.
+            max_tokens (`int`, *optional*): Limit of channel 0 in frames, prompt included.
+            cfg_scale (`float`, *optional*): Classifier-free guidance scale, above 0; 1 disables guidance.
+            temperature (`float`, *optional*): Sampling temperature; 0 is greedy decoding.
+            top_p (`float`, *optional*): Nucleus sampling, in (0, 1].
             use_torch_compile (`bool`, defaults to `False`): Whether to compile the decoding step. The first call then
                 takes a minute; on a CPU it needs a C++ compiler.
-            cfg_filter_top_k (`int`, *optional*): Tokens that guidance lets pass.
-            audio_prompt (*optional*): A voice to go on with: a path, codes (`load_audio`), or whatever `DiaProcessor`
-                takes; for several texts a list of as many, `None` meaning none. It is not part of the result.
-            audio_prompt_path (*optional*): The older name of `audio_prompt`; deprecated.
+            cfg_filter_top_k (`int`, *optional*): Tokens that remain after guidance.
+            audio_prompt (*optional*): Recording of a voice to continue: a path, codes (`load_audio`), or any form that
+                `DiaProcessor` takes; for several texts a list of as many, `None` for none. The result excludes it.
+            audio_prompt_path (*optional*): Older name of `audio_prompt`; deprecated.
             use_cfg_filter (`bool`, *optional*): Without effect, as in nari-labs/dia; deprecated.
             verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
-            voice (`Voice`, path or name, *optional*): Instead of `audio_prompt`, a voice whose transcript is put before
-                the text; for several texts one for all, or a list of as many, `None` meaning none.
-            seed (`int`, *optional*): Makes sampling reproducible, whatever else runs; the global generator unless
-                given.
+            voice (`Voice`, path or name, *optional*): Voice, instead of `audio_prompt`; its transcript is put before
+                the text. For several texts one for all, or a list of as many, `None` for none.
+            seed (`int`, *optional*): Seed of the sampling; the global random generator is used unless given.
             max_seconds (`float`, *optional*): Limit of the new audio in seconds, instead of `max_tokens`.
-            max_batch_size (`int`, *optional*): Texts to speak at once; whoever has ended makes room for who waits. As
-                many as fit into the memory unless given; not with `verbose`, which hears all at once.
-            return_codes (`bool`, defaults to `False`): Whether to return the codes, too.
+            max_batch_size (`int`, *optional*): Slots for texts; finished texts free their slot for waiting ones. As
+                many as fit into the memory unless given; not with `verbose`.
+            return_codes (`bool`, defaults to `False`): Whether to return the codes as well.
 
         For several texts, `cfg_scale`, `temperature`, `top_p`, `cfg_filter_top_k` and `seed` may be lists of as many.
 
@@ -210,11 +214,13 @@ class Dia:
             list of them.
 
         Raises:
-            ValueError: If text, prompt or an option is unusable; each error says what would do.
+            ValueError: If text, prompt or an option is unusable; each error names a remedy.
 
         Warns:
-            SpeechWarning: Once, if the sound is empty, silent, cut at a limit, or far from what `estimate_seconds` says
-                of the text.
+            SpeechWarning: Once, if the audio is empty, silent, cut at a limit, or much shorter or longer than
+                `estimate_seconds` of the text.
+            UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
+                was not trained on.
         """
         if audio_prompt_path is not None:
             warnings.warn("`audio_prompt_path` is deprecated; use `audio_prompt`.", FutureWarning, stacklevel=2)
@@ -224,6 +230,8 @@ class Dia:
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed)
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
+        if self._is_miniature:
+            warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
         frame_rate, max_delay = self.processor.codec.frame_rate, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
@@ -255,38 +263,42 @@ class Dia:
         first_chunk_frames: int = 1,
         chunk_frames: int = 64,
     ) -> Iterator[Any]:
-        """Speak, and hear it while it is spoken.
+        """Generate speech, and yield it during generation.
 
-        The chunks, put together, are what `generate` returns. Generation runs in a thread of its own and ends with the
-        iterator, be it at its end, by `close()` or by a `break`.
+        The audio chunks, concatenated, equal the result of `generate`. Generation runs in its own thread, which ends
+        with the iterator: at its end, by `close()` or by `break`.
 
         Args:
-            text, max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k, audio_prompt, voice,
-                seed, max_seconds: See `generate`.
+            text, max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k: See `generate`.
+            audio_prompt, voice, seed, max_seconds: See `generate`.
             first_chunk_frames, chunk_frames (`int`): Lengths of the first chunk and of the later ones; see
                 `DiaAudioStreamer`.
 
         Returns:
             An iterator over `np.ndarray` of shape `[N]`, float32; where `text` is a list, over lists of them, of 0
-            samples where a text has been said.
+            samples for a finished text.
 
         Raises:
-            ValueError: If text, prompt or an option is unusable; each error says what would do.
+            ValueError: If text, prompt or an option is unusable; each error names a remedy.
 
         Warns:
-            SpeechWarning: Once, if the sound is empty, silent, cut at a limit, or far from what `estimate_seconds` says
-                of the text.
+            SpeechWarning: Once, if the audio is empty, silent, cut at a limit, or much shorter or longer than
+                `estimate_seconds` of the text.
+            UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
+                was not trained on.
         """
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed)
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
+        if self._is_miniature:
+            warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
         chunks = streamer.listen(self.model.generate, **inputs, **options)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
         return self._checked(chunks, check, is_list=not isinstance(text, str))
 
     def _checked(self, chunks: Generator[Any, None, None], check: SpeechCheck, is_list: bool) -> Iterator[Any]:
-        """Yield chunks, lists of them where `is_list`, and warn at the end of what is wrong with the whole."""
+        """Yield audio chunks, as lists if `is_list`, and warn at the end of implausible audio."""
         with closing(chunks):
             for chunk in chunks:
                 parts = chunk if isinstance(chunk, list) else [chunk]
@@ -302,7 +314,7 @@ class Dia:
         max_tokens: int | None,
         max_seconds: float | None,
     ) -> SpeechCheck:
-        """Make the check of a call's texts: the seconds to be expected of each, and the limit that can cut it."""
+        """Create the check of a call: the expected seconds of each text, and the limit that can cut it."""
         texts, frame_rate = [text] if isinstance(text, str) else list(text), self.processor.codec.frame_rate
         num_read = inputs["decoder_attention_mask"].sum(dim=-1).tolist()
         prompts = [max(self.model.config.frames_for_steps(number), 0) for number in num_read]
@@ -311,7 +323,7 @@ class Dia:
         else:
             name = "the checkpoint's `max_length`" if max_tokens is None else f"`max_tokens` ({max_tokens})"
             limit = max_tokens or self.model.generation_config.max_length or 0
-            # Without beginning and end of speech. What is no number is refused where it is used.
+            # Without BOS and EOS. Another type raises where it is used.
             limit = max(int(limit) - 2 - max(prompts), 1) if isinstance(limit, Integral) and limit else 10**9
         return SpeechCheck(
             expected=[estimate_text(words, self.processor.tokenizer.speaker_tokens) for words in texts],
@@ -324,7 +336,7 @@ class Dia:
         )
 
     def max_frames(self, max_seconds: float | None = None) -> int:
-        """Return the most frames that `generate` makes for a text without a prompt.
+        """Return the maximal number of frames of `generate` for a text without a prompt.
 
         Args:
             max_seconds (`float`, *optional*): Its limit; the checkpoint's `max_length` unless given.
@@ -336,7 +348,7 @@ class Dia:
         longest = config.max_generated_frames
         if max_seconds is None:
             max_length = self.model.generation_config.max_length
-            return longest if max_length is None else min(max_length - 2, longest)  # beginning and end of speech
+            return longest if max_length is None else min(max_length - 2, longest)  # BOS and EOS
         if not isinstance(max_seconds, Real) or not math.isfinite(max_seconds * frame_rate):
             raise ValueError(f"`max_seconds` is {shortened(max_seconds)}; give a number of seconds.")
         num_frames = int(max_seconds * frame_rate)
@@ -344,8 +356,8 @@ class Dia:
             raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / frame_rate:.3f} s.")
         if num_frames > longest:
             raise ValueError(
-                f"`max_seconds` is {max_seconds}, but this model says at most {longest / frame_rate:.1f} s in one go; "
-                "`dialogue` says more."
+                f"`max_seconds` is {max_seconds}, but this model generates at most {longest / frame_rate:.1f} s in one "
+                "call; use `dialogue` for more."
             )
         return num_frames
 
@@ -366,17 +378,20 @@ class Dia:
         seed: int | None = None,
         max_seconds: float | None = None,
     ) -> Dialogue:
-        """Plan a script of any length; `.generate()` or `.stream()` of the result speaks it.
+        """Plan a script of any length, for `.generate()` or `.stream()` of the result.
 
         Args:
-            script (`str`): What to say, with speaker tags.
-            voices (*optional*): A voice (or its path or name) for some or all speaker tags, `{"[S1]": "anna"}`; or one
-                whose transcript has the tags of all its speakers.
+            script (`str`): Text with speaker tags.
+            voices (*optional*): Voice (or its path or name) for some or all speaker tags, `{"[S1]": "anna"}`; or one
+                voice whose transcript has the tags of several speakers.
             chunk_length_s, language, closing_tag, folder, seed, max_seconds: See `Dialogue`.
             cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile: See `generate`.
 
         Raises:
-            ValueError: If the script, a voice, the folder or an option is unusable; each error says what would do.
+            ValueError: If the script, a voice, the folder or an option is unusable; each error names a remedy.
+
+        Warns:
+            UnknownWordsWarning: If the embedded miniature is given words that it was not trained on.
 
         Example:
         ```python
@@ -392,7 +407,7 @@ class Dia:
             loaded = {speaker: load_voice(voice) for speaker, voice in voices.items()}
         elif voices is not None:
             loaded = load_voice(voices)
-        return Dialogue(
+        dialogue = Dialogue(
             self.model,
             self.processor,
             script,
@@ -405,9 +420,12 @@ class Dia:
             max_seconds,
             self._options((cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile)),
         )
+        if self._is_miniature:
+            warn_unknown_words([script], stacklevel=2)
+        return dialogue
 
     def load_audio(self, audio_path: str | os.PathLike) -> torch.Tensor:
-        """Encode a recording, to be used as `audio_prompt` more than once.
+        """Encode a recording, for repeated use as `audio_prompt`.
 
         Args:
             audio_path (`str` or `os.PathLike`): The file.
@@ -423,17 +441,17 @@ class Dia:
         return features["audio_codes"][0]
 
     def save_audio(self, path: str | os.PathLike, audio: np.ndarray, metadata: dict[str, Any] | None = None) -> None:
-        """Write a waveform to a file whose ending chooses the format: wav, flac, mp3 or ogg.
+        """Write a waveform to a file; the ending chooses the format: wav, flac, mp3 or ogg.
 
         Args:
-            path (`str` or `os.PathLike`): The file; missing folders are made.
+            path (`str` or `os.PathLike`): The file; missing folders are created.
             audio (`np.ndarray` of shape `[N]`): From `generate`.
             metadata (`dict`, *optional*): How it was made, such as text, seed and arguments, for
                 `dia_hf.audio.io.read_metadata`.
 
         Raises:
             ValueError: If the ending is unknown.
-            OSError: If the file cannot be written; what was there before is still there.
+            OSError: If the file cannot be written; an existing file is left unchanged.
         """
         write_audio(path, np.asarray(audio, dtype=np.float32), self.sampling_rate, metadata)
 
@@ -450,12 +468,12 @@ class Dia:
         if max_tokens is not None:
             options["max_length"] = max_tokens
         if max_seconds is not None:
-            # Channel 0's end of speech follows the frames; the delay brings the slowest channel's.
+            # EOS of channel 0 follows the frames; the delay adds the steps of the slowest channel.
             options["max_new_tokens"] = self.model.config.steps_for_frames(self.max_frames(max_seconds))
         return options
 
     def _prepare(self, text: str | Sequence[str], audio_prompt: Any, voice: Any) -> BatchFeature:
-        """Make model inputs, the transcripts of voices put before the texts."""
+        """Make model inputs, with the transcripts of voices before the texts."""
         texts = [text] if isinstance(text, str) else list(text)
         if not all(isinstance(words, str) for words in texts):
             raise TypeError(f"`text` is {shortened(text)}; give a string, or a list of strings.")
@@ -475,9 +493,9 @@ class Dia:
         for words in texts:
             if (num_ids := tokenizer.count_ids(words)) > tokenizer.model_max_length:
                 raise ValueError(
-                    f"the text has {num_ids} ids (bytes, a speaker tag counting as one), and Dia reads at most "
-                    f"{tokenizer.model_max_length} in one go; `Dia.dialogue` and `dia-hf generate` speak texts of any "
-                    "length in chunks, and take a recording with its transcript apart: a `Voice`, or --prompt-text."
+                    f"the text has {num_ids} ids (bytes, a speaker tag counting as one), and Dia takes at most "
+                    f"{tokenizer.model_max_length} in one call; `Dia.dialogue` and `dia-hf generate` split texts of "
+                    "any length into chunks and take a recording and its transcript apart: a `Voice`, or --prompt-text."
                 )
         inputs = self.processor(text=texts, audio=audio_prompt)
         return inputs.to(self.model.device)
@@ -489,6 +507,6 @@ class Dia:
         prefix, spoken = split_prefix(text, tokens)
         turns = parse_script(spoken, tokens)
         if not turns:
-            raise ValueError("the text is empty; give something to say, such as '[S1] Hello.'.")
+            raise ValueError("the text is empty; give a text, such as '[S1] Hello.'.")
         transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
         return render([*parse_script(transcript, tokens), *turns], prefix=prefix)

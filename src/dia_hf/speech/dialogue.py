@@ -1,9 +1,8 @@
-"""Scripts of any length: spoken chunk by chunk, heard as one.
+"""Long-form generation: scripts of any length, generated in chunks and decoded as one clip.
 
-A chunk is a stretch of natural length. It is prompted with the last chunk in which each speaker spoke, or with the
-speaker's voice, so that voices carry over; only those chunks are kept. All chunks go through the codec as one growing
-clip: where two meet there is no more of a step than within them, and nothing to fade. Knows nothing of files of sound;
-called by `Dia`.
+Each chunk is prompted with the last chunk of every speaker, or with the speaker's voice, so that voices stay the same;
+only those chunks are kept in memory. All chunks are decoded as one growing clip of the codec, so that there is no step
+at a join and no fading is needed. Called by `Dia`.
 
 Legend: T frames, C channels, N samples.
 """
@@ -40,7 +39,7 @@ __all__ = ["Dialogue", "DialogueError", "remove_chunks"]
 
 
 def remove_chunks(folder: Path) -> None:
-    """Remove from a folder what a dialogue has put there, if one has, and the folder with it if that was all."""
+    """Remove a dialogue's files from a folder, and the folder if it is empty then."""
     dialogue = folder / "dialogue.json"
     if dialogue.is_file():
         for file in [*folder.glob("chunk-?????.safetensors"), dialogue]:
@@ -50,35 +49,35 @@ def remove_chunks(folder: Path) -> None:
 
 
 class DialogueError(RuntimeError):
-    """A chunk failed.
+    """Error in a chunk of a dialogue.
 
     Attributes:
-        waveform (`np.ndarray` of shape `[N]`): What was spoken before, float32.
+        waveform (`np.ndarray` of shape `[N]`): Audio generated before, float32.
     """
 
     waveform: np.ndarray
 
 
-# How much longer than estimated a chunk may well be; a prompt leaves room for that.
+# Factor by which a chunk may exceed its estimate; a prompt leaves room for that.
 _PACE_RESERVE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
-    """Speech that later chunks can be prompted with."""
+    """Speech as a prompt for later chunks."""
 
-    order: int  # voices below 0, chunks by their number
+    order: int  # voices: below 0; chunks: their index
     turns: list[Turn]
     codes: torch.Tensor
 
 
 def _seed_of_chunk(seed: int, index: int) -> int:
-    """Draw a seed for each chunk; the first keeps the dialogue's, as if it were all."""
+    """Derive a seed for each chunk; the first one has the dialogue's, as a single call would."""
     return seed if index == 0 else int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
 
 
 def _fingerprint(model: torch.nn.Module) -> str:
-    """Tell weights apart, by sixteen values of each, its dtype and its kind: two may have been kept under one name."""
+    """Return a fingerprint of the weights: sixteen values of each, dtype and class. A name does not identify them."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
         digest.update(f"{name} {type(weight.data).__name__} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -93,39 +92,39 @@ def _fingerprint_of_voice(voice: Voice) -> str:
 
 
 class Dialogue:
-    """A script, planned into chunks and ready to be spoken.
+    """Script, split into chunks and ready for generation.
 
     Args:
-        model (`DiaForConditionalGeneration`): The network.
+        model (`DiaForConditionalGeneration`): The model.
         processor (`DiaProcessor`): Its processor, with the codec.
-        script (`str`): What to say, with speaker tags. What looks wrong in it is told in warnings that name the place.
-        voices (`Mapping[str, Voice]` or `Voice`, *optional*): A voice for some or all speaker tags; or one whose
-            transcript has the tags of all its speakers.
-        chunk_length_s (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest chunk, as
-            `estimate_seconds` counts, which may be a third off: what comes out lasts 5 to 20 s. A script that fits into
-            the longest is one chunk. Of several, none is estimated to take more than half of what the model says in one
-            go (by its positions and the checkpoint's `max_length`), the other half being its prompt; where that is
-            less than the longest, both are shortened.
-        language (`str`, defaults to `"en"`): By which sentences are found.
+        script (`str`): Text with speaker tags. Warnings name the places of probable mistakes.
+        voices (`Mapping[str, Voice]` or `Voice`, *optional*): Voice for some or all speaker tags; or one voice
+            whose transcript has the tags of several speakers.
+        chunk_length_s (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest chunk in
+            seconds of `estimate_seconds`, which may be off by a third: generated chunks last 5 to 20 s. A script that
+            fits into the longest is one chunk. Otherwise a chunk takes at most half of a call's limit (positions of the
+            model and `max_length` of the checkpoint), and its prompt the other half; if that is less than the longest,
+            both lengths are reduced.
+        language (`str`, defaults to `"en"`): Language for splitting sentences.
         closing_tag (`bool`, defaults to `False`): Whether each chunk ends with the tag of its second-to-last speaker,
-            nari-labs' advice against an end that is cut off.
-        folder (`str` or `os.PathLike`, *optional*): Where to keep each chunk as soon as it is spoken. The same dialogue
-            with the same folder goes on where it was interrupted.
-        seed (`int`, *optional*): Makes sampling reproducible; drawn, or read in the folder, unless given.
-        max_seconds (`float`, *optional*): Limit of the whole.
+            which nari-labs recommends against truncated ends.
+        folder (`str` or `os.PathLike`, *optional*): Folder for the codes of finished chunks. The same dialogue with the
+            same folder resumes after an interruption.
+        seed (`int`, *optional*): Seed of the sampling; random, or that of the folder, unless given.
+        max_seconds (`float`, *optional*): Limit of the whole dialogue.
         options (`dict`, *optional*): Of `generate`.
 
     Attributes:
-        prefix (`str`): Tags that the script begins with and that are no speaker's, such as `[nl]`; each chunk begins
+        prefix (`str`): Tags at the beginning of the script that are no speaker's, such as `[nl]`; each chunk begins
             with them.
         chunks (`list[list[Turn]]`): The turns of each chunk.
-        seed (`int`): The one in force.
-        num_frames (`list[int]`): How long each chunk is that `stream` or `generate` has spoken or found in the folder,
-            since it was last called.
+        seed (`int`): Seed in use.
+        num_frames (`list[int]`): Frames of each chunk that the last call of `stream` or `generate` has generated or
+            loaded.
 
     Raises:
         ValueError: If the script is empty, `max_seconds` is shorter than a frame, a voice belongs to no speaker, to
-            another codec or is too long, or the folder holds another dialogue.
+            another codec or is too long, or the folder has another dialogue.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class Dialogue:
             warnings.warn(message, stacklevel=3)
         turns = parse_script(spoken, self.speaker_tokens)
         if not turns:
-            raise ValueError("the script is empty; give something to say, such as '[S1] Hello. [S2] Hi!'.")
+            raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
         self._has_warned = False
         self._voices = self._take_voices(voices)
         self.chunks = self._plan(turns, chunk_length_s, language)
@@ -172,7 +171,7 @@ class Dialogue:
             self._open_folder(script, voices, seed)
 
     def _take_voices(self, voices: Mapping[str, Voice] | Voice | None) -> dict[str, _Segment]:
-        """Make one segment a speaker; a voice of several speakers is the same segment for each."""
+        """Make one segment for each speaker; a voice of several speakers is the same segment for each."""
         if voices is None:
             return {}
         if isinstance(voices, Voice) and len(voices.speakers) < 2:
@@ -206,7 +205,7 @@ class Dialogue:
         seconds = sum(estimate_seconds(turn.text) for turn in turns)
         if seconds <= min(longest, in_one_go) and self._num_ids(turns) <= text_limit:
             return [turns]
-        # A model that says little in one go must leave half of it to the prompt; 2 s is the shortest plan there is.
+        # Half of a call's limit is for the prompt; `plan_chunks` takes 2 s at least.
         limit = max(in_one_go / 2, 2.0)
         if longest > limit:
             shortest, longest = shortest * limit / longest, limit
@@ -214,13 +213,13 @@ class Dialogue:
         return plan_chunks(turns, longest, min(shortest, longest), max_bytes, language)
 
     def _num_ids(self, turns: list[Turn]) -> int:
-        """Count the ids of the text that these turns make: bytes, a tag counting as one."""
+        """Count the token ids of the rendered turns: bytes, a tag counting as one."""
         return self.processor.tokenizer.count_ids(self._render(turns))
 
     def _render(self, turns: list[Turn]) -> str:
         return render(turns, self.closing_tag, self.prefix)
 
-    # --- chunks that are kept in the folder ---
+    # --- chunks in the folder ---
 
     def _open_folder(self, script: str, voices: Mapping[str, Voice] | Voice | None, seed: int | None) -> None:
         assert self.folder is not None
@@ -265,12 +264,12 @@ class Dialogue:
 
     @property
     def num_kept(self) -> int:
-        """Chunks in the folder, which will not be spoken again."""
+        """Number of chunks in the folder, which are not generated again."""
         files = (self._chunk_file(index) for index in range(len(self.chunks)))
         return sum(file is not None and file.exists() for file in files)
 
     def remove_kept(self) -> None:
-        """Remove from the folder what this dialogue has put there, and the folder with it if that was all."""
+        """Remove this dialogue's files from the folder, and the folder if it is empty then."""
         if self.folder is not None:
             remove_chunks(self.folder)
 
@@ -291,7 +290,7 @@ class Dialogue:
                 raise ValueError(f"codes from {codes.min()} to {codes.max()}; there are {self.codec.codebook_size}")
         except (SafetensorError, ValueError, OSError) as error:
             raise ValueError(
-                f"{str(file)!r} is damaged ({first_line(error)}); remove it to have it spoken again."
+                f"{str(file)!r} is damaged ({first_line(error)}); remove it to generate it again."
             ) from error
         return codes.long()
 
@@ -300,10 +299,10 @@ class Dialogue:
             with atomic_write(file) as beside:
                 beside.write_bytes(save({"codes": codes.to(torch.int16)}))
 
-    # --- speaking ---
+    # --- generation ---
 
     def _choose_prompt(self, index: int, last: dict[str, _Segment]) -> tuple[list[Turn], torch.Tensor | None]:
-        """Choose what each speaker said last, the coming chunk's speakers first, as far as there is room."""
+        """Choose the last segment of each speaker, the chunk's own speakers first, as far as there is room."""
         turns = self.chunks[index]
         seconds = _PACE_RESERVE * sum(estimate_seconds(turn.text) for turn in turns) + 1
         max_frames = max(self.max_prompt_frames, self.frame_limit - int(seconds * self.codec.frame_rate))
@@ -321,8 +320,8 @@ class Dialogue:
                 self._has_warned = True
                 warnings.warn(
                     f"chunk {index + 1}: what {speaker} said last ({len(segment.codes) / self.codec.frame_rate:.1f} s) "
-                    "does not fit into the prompt, and the voice may change; a voice for each speaker keeps it. This "
-                    "is said once a dialogue.",
+                    "does not fit into the prompt, and the voice may change; a voice for each speaker prevents that. "
+                    "Shown once a dialogue.",
                     stacklevel=5,
                 )
         if not chosen:
@@ -339,7 +338,7 @@ class Dialogue:
         inputs = self.processor(text=[text], audio=[prompt]).to(self.model.device)
         options = dict(self.options)
         if max_frames is not None or prompt is not None:
-            # The checkpoint's own limit is meant for what is new; how much can precede it, the positions say.
+            # `max_length` of the checkpoint limits new frames; the positions limit prompt and new frames together.
             room = self.frame_limit - 1 - (0 if prompt is None else len(prompt))
             limits = [room, max_frames, self.model.generation_config.max_length]
             num_frames = min(limit for limit in limits if limit is not None)
@@ -352,7 +351,7 @@ class Dialogue:
     def stream(
         self, first_chunk_frames: int = 1, chunk_frames: int = 64, verbose: bool = False
     ) -> Generator[np.ndarray, None, None]:
-        """Speak, and hear it while it is spoken.
+        """Generate speech, and yield it during generation.
 
         Args:
             first_chunk_frames, chunk_frames (`int`): See `DiaAudioStreamer`.
@@ -362,11 +361,11 @@ class Dialogue:
             `np.ndarray` of shape `[N]`, float32.
 
         Raises:
-            DialogueError: If a chunk fails, after all that was spoken before.
+            DialogueError: If a chunk fails, after the audio before it was yielded.
 
         Warns:
-            SpeechWarning: Once, if the whole or a chunk is empty, silent, far from what `estimate_seconds` says, or cut
-                at a limit.
+            SpeechWarning: Once, if the whole or a chunk is empty, silent, cut at a limit, or much shorter or longer
+                than `estimate_seconds`.
         """
         clip, last = self.codec.stream(), dict[str, _Segment]()
         next_frames, frame_rate = first_chunk_frames, self.codec.frame_rate
@@ -423,7 +422,7 @@ class Dialogue:
         tell(self._doubts(heard, is_cut), stacklevel=2)
 
     def _doubts(self, heard: SpeechStats, is_cut: bool) -> list[str]:
-        """Say why the whole, or a chunk, cannot be all of its text."""
+        """Describe why the whole, or chunks, are implausible for their text."""
         expected = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.chunks]
         number = len(self.chunks)
         limit = None
@@ -435,20 +434,20 @@ class Dialogue:
         if (max_length := self.model.generation_config.max_length) is not None:
             room = min(room, max_length - 2)
         if number == 1 and limit is None and self.num_frames[0] >= room:
-            limit = "what the model says in one go"
+            limit = "the limit of one call of the model"
         if (doubt := find_doubt(heard, sum(expected), cut_at=limit)) is not None:
             return [doubt]
         doubts = []
         for index, (num_frames, seconds) in enumerate(zip(self.num_frames, expected, strict=False)):
             one = SpeechStats(self.codec.sampling_rate)
             one.seconds = one.sounding = num_frames / self.codec.frame_rate
-            cut_at = "what the model says in one go" if num_frames >= room else None
+            cut_at = "the limit of one call of the model" if num_frames >= room else None
             if (doubt := find_doubt(one, seconds, cut_at=cut_at)) is not None:
                 doubts.append(f"chunk {index + 1} of {number}: {doubt}")
         return doubts
 
     def generate(self, verbose: bool = False) -> np.ndarray:
-        """Speak, and return the whole.
+        """Generate the whole dialogue.
 
         Args:
             verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
@@ -457,12 +456,12 @@ class Dialogue:
             `np.ndarray` of shape `[N]`, float32.
 
         Raises:
-            DialogueError: If a chunk fails; it holds what was spoken before.
+            DialogueError: If a chunk fails; its `waveform` is the audio before.
         """
         parts = [np.zeros(0, dtype=np.float32)]
         try:
             for part in self.stream(verbose=verbose):
-                parts.append(part)  # one by one: those before an error count
+                parts.append(part)  # one by one, to keep those before an error
         except DialogueError as error:
             error.waveform = np.concatenate(parts)
             raise

@@ -1,35 +1,53 @@
-"""Whether what was said can be what the text says: not empty, silent, much too short or long, or cut by a limit.
+"""Plausibility of generated audio for its text: not empty, silent, much too short or long, or cut at a limit.
 
-Listens to samples as they come and compares seconds; knows nothing of models and words. Called by `Dia` and `Dialogue`,
-and through them by the command line.
+Compares the duration of samples, added one after the other, with an estimate; does not recognize words. Called by `Dia`
+and `Dialogue`.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from ..asr.wer import words_of
+from ..assets import MINIATURE, miniature_vocabulary
 from ..audio.effects import trim_silence
 from .script import estimate_seconds, parse_script
 
-__all__ = ["SpeechCheck", "SpeechStats", "SpeechWarning", "estimate_text", "find_doubt", "tell"]
+__all__ = [
+    "SpeechCheck",
+    "SpeechStats",
+    "SpeechWarning",
+    "UnknownWordsWarning",
+    "estimate_text",
+    "find_doubt",
+    "tell",
+    "unknown_words",
+    "warn_unknown_words",
+]
 
-# In shares of the estimate, and seconds. A pace of 30 characters a second is nobody's. Seconds are for pauses, and for
-# words of a letter or with a quiet end: 218 utterances of the miniature, of 1 to 25 words, take 1.0 to 1.9 times the
-# estimate where that is above 1 s, and 0.2 to 0.6 s more than it below; a quarter of a second of that is silence.
+# In shares of the estimate, and seconds. Speech has fewer than 30 characters a second. The seconds are for pauses, and
+# for short words or quiet ends: 218 utterances of the miniature, of 1 to 25 words, take 1.0 to 1.9 times the estimate
+# where that is above 1 s, and 0.2 to 0.6 s more than it below; a quarter of a second of that is silence.
 _SHORTEST, _LESS = 0.5, 0.15
 _LONGEST, _MORE = 3.0, 2.0
 _SHORTEST_WORD = 0.05  # seconds; the miniature's "a", its shortest, sounds for 0.12
 
 
 class SpeechWarning(UserWarning):
-    """What was said cannot be what the text says."""
+    """Generated audio is implausible for its text."""
+
+
+class UnknownWordsWarning(SpeechWarning):
+    """A text has words that the embedded miniature was not trained on."""
 
 
 class SpeechStats:
-    """How long a sound is that comes in parts, and how much of it is not silence.
+    """Duration of audio that is added in parts, and of its part without silence.
 
     Args:
         sampling_rate (`int`): In hertz.
@@ -41,33 +59,33 @@ class SpeechStats:
         self.sounding = 0.0
 
     def add(self, samples: np.ndarray) -> None:
-        """Listen to the next samples, `[N]`."""
+        """Add the next samples, `[N]`."""
         self.seconds += len(samples) / self.sampling_rate
-        finite = np.nan_to_num(samples)  # what is not is refused where it is written
+        finite = np.nan_to_num(samples)  # `write_audio` refuses other samples
         self.sounding += len(trim_silence(finite, self.sampling_rate, keep=0)) / self.sampling_rate
 
 
 def estimate_text(text: str, speaker_tokens: Sequence[str]) -> float:
-    """Return the seconds that `estimate_seconds` gives a text with speaker tags."""
+    """Return the sum of `estimate_seconds` over the turns of a text with speaker tags."""
     return sum(estimate_seconds(turn.text) for turn in parse_script(text, speaker_tokens))
 
 
 def find_doubt(heard: SpeechStats, expected: float, prompt: float = 0.0, cut_at: str | None = None) -> str | None:
-    """Say why a sound cannot be all of a text.
+    """Describe why audio is implausible for a text.
 
-    It is told that the sound is empty; silent (below -50 dBFS throughout); cut at a limit; without its silence shorter
-    than half of the estimate (30 characters a second) less 0.15 s; or longer than three times the estimate
-    and 2 s. A slow speaker, pauses, and numbers in digits lie between.
+    It is implausible if it is empty; silent (below -50 dBFS throughout); cut at a limit; without silence shorter than
+    half of the estimate (30 characters a second) less 0.15 s; or longer than three times the estimate plus 2 s. Slow
+    speakers, pauses, and numbers in digits are within these limits.
 
     Args:
-        heard (`SpeechStats`): The sound.
+        heard (`SpeechStats`): Measured audio.
         expected (`float`): Seconds by `estimate_seconds`.
-        prompt (`float`, defaults to 0.0): Seconds of a recording whose transcript is part of the text, where it is not
-            known which part; half as much again is taken off the shortest.
-        cut_at (`str`, *optional*): The limit that ended it.
+        prompt (`float`, defaults to 0.0): Seconds of a recording whose transcript is an unknown part of the text; 1.5
+            times as much is subtracted from the estimate for the lower limit.
+        cut_at (`str`, *optional*): Name of the limit that cut the audio.
 
     Returns:
-        `str`, *optional*: What is wrong; `None` if nothing is.
+        `str`, *optional*: Description; `None` if the audio is plausible.
 
     Example:
     ```python
@@ -80,7 +98,7 @@ def find_doubt(heard: SpeechStats, expected: float, prompt: float = 0.0, cut_at:
 
     ```
     """
-    estimate = f"by its text some {expected:.1f} s were to be expected"
+    estimate = f"about {expected:.1f} s are expected for its text"
     if heard.seconds == 0:
         return f"the sound is empty; {estimate}"
     if heard.sounding == 0:
@@ -90,17 +108,17 @@ def find_doubt(heard: SpeechStats, expected: float, prompt: float = 0.0, cut_at:
     if heard.sounding < max(_SHORTEST * (expected - 1.5 * prompt) - _LESS, _SHORTEST_WORD):
         return f"the sound is {heard.sounding:.1f} s long without its silence; {estimate}: words are missing"
     if heard.seconds > _LONGEST * expected + _MORE:
-        return f"the sound is {heard.seconds:.1f} s long; {estimate}: it holds something else"
+        return f"the sound is {heard.seconds:.1f} s long; {estimate}: it contains something else"
     return None
 
 
 class SpeechCheck:
-    """Comparison of the sound of one or more texts with what is to be expected of them.
+    """Check of the audio of one or more texts.
 
     Args:
-        expected (`Sequence[float]`): Seconds to be expected of each text.
+        expected (`Sequence[float]`): Expected seconds of each text.
         prompts (`Sequence[float]`): Seconds of each prompt whose transcript is part of the text; see `find_doubt`.
-        sampling_rate (`int`): Of the sound, in hertz.
+        sampling_rate (`int`): Of the audio, in hertz.
         max_frames (`int`): Frames of a text at which it is cut.
         limit (`str`): Name of the limit that cuts there.
         frame_rate (`float`): Frames a second.
@@ -125,7 +143,7 @@ class SpeechCheck:
             stats.add(part)
 
     def warn(self, stacklevel: int) -> None:
-        """Warn once, with a `SpeechWarning`, if the sound of a text cannot be all of it."""
+        """Warn once, with a `SpeechWarning`, if the audio of a text is implausible."""
         doubts = []
         for index, (stats, expected, prompt) in enumerate(zip(self._stats, self.expected, self.prompts, strict=True)):
             is_cut = round(stats.seconds * self.frame_rate) >= self.max_frames
@@ -135,7 +153,46 @@ class SpeechCheck:
 
 
 def tell(doubts: Sequence[str], stacklevel: int) -> None:
-    """Warn once of all that is wrong; at most three of several are spelled out."""
+    """Warn once of all implausible audio; at most three descriptions are listed."""
     if doubts:
         more = f"; and {len(doubts) - 3} more" if len(doubts) > 3 else ""
         warnings.warn(f"{'; '.join(doubts[:3])}{more}.", SpeechWarning, stacklevel=stacklevel + 1)
+
+
+def unknown_words(text: str) -> list[str]:
+    """Return the words of a text that the miniature was not trained on, each once; it knows none in CAPITALS.
+
+    Example:
+    ```python
+    >>> from dia_hf.speech.doubts import unknown_words
+    >>> unknown_words("[S1] Hello, Dia. [S2] Is it a zebra? YES.")
+    ['zebra', 'YES']
+
+    ```
+    """
+    known = {word for line in miniature_vocabulary() for word in words_of(line)}
+    said = dict.fromkeys(words_of(text))
+    capitals = [word for word in re.findall(r"[^\W\d_]{2,}", text) if word.isupper() and word.casefold() in said]
+    return [word for word in said if word not in known] + [
+        word for word in dict.fromkeys(capitals) if word.casefold() in known
+    ]
+
+
+def warn_unknown_words(texts: Iterable[str], stacklevel: int) -> None:
+    """Warn once of all words that the miniature was not trained on.
+
+    Args:
+        texts (`Iterable[str]`): Texts for the miniature.
+        stacklevel (`int`): As for `warnings.warn`; 1 is the caller.
+
+    Warns:
+        UnknownWordsWarning: If there are such words.
+    """
+    if unknown := list(dict.fromkeys(word for text in texts for word in unknown_words(text))):
+        warnings.warn(
+            f"the miniature was not taught {', '.join(map(repr, unknown))}, and something else will be heard; "
+            f"the {len(miniature_vocabulary())} words that it was taught are in "
+            f"{str(Path(MINIATURE, 'vocabulary.txt'))!r}.",
+            UnknownWordsWarning,
+            stacklevel=stacklevel + 1,
+        )

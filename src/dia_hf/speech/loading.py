@@ -1,6 +1,6 @@
-"""Checkpoints to a model and its processor: devices, dtypes, layouts, quantization.
+"""Loading of a model and its processor: device, dtype, checkpoint layout, quantization.
 
-Called by `Dia`, and by the command line for the choice of a device. Knows nothing of text and sound.
+Called by `Dia`, and by the command line for the choice of a device.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ Loaded = tuple[DiaForConditionalGeneration, DiaProcessor]
 
 
 class ComputeDtype(str, Enum):
-    """nari-labs' names of the dtypes to compute with; plain strings and `torch.dtype` do as well."""
+    """Dtypes with nari-labs' names; strings and `torch.dtype` are accepted as well."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
 
     def to_dtype(self) -> torch.dtype:
-        """Return torch's."""
+        """Return the `torch.dtype`."""
         return getattr(torch, self.value)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Choose a device: the one named, or else the fastest there is.
+    """Choose a device: the given one, or the fastest available one.
 
     Args:
         device (`str` or `torch.device`, *optional*): Such as `"cpu"`, `"cuda:1"` or `"mps"`.
 
     Raises:
-        ValueError: If it is not available here.
+        ValueError: If it is not available.
     """
     if device is None:
         if torch.cuda.is_available():
@@ -71,7 +71,7 @@ def _resolve_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
 
 
 def _check_folder(model_name: str | os.PathLike) -> None:
-    """Say of a folder what transformers' errors do not: that it is an adapter, or has a damaged index."""
+    """Raise `ValueError` for an adapter or a damaged index, which transformers' errors do not name."""
     folder = Path(model_name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(
@@ -86,7 +86,7 @@ def _check_folder(model_name: str | os.PathLike) -> None:
 def _resolve_placement(
     compute_dtype: str | torch.dtype | None, device: Device, quantization: str | None
 ) -> tuple[str | torch.dtype, torch.device]:
-    """Check dtype, device and quantization before anything is loaded."""
+    """Check dtype, device and quantization before loading."""
     dtype, resolved = _resolve_dtype(compute_dtype), resolve_device(device)
     if quantization is not None:
         dtype = check_scheme(quantization, resolved, dtype)
@@ -119,7 +119,7 @@ def load_model(
     except (RuntimeError, SafetensorError, StrictDataclassError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{str(model_name)!r} cannot be loaded: {error}") from error
     if missing := sorted(report["missing_keys"]):
-        # transformers draws them at random, and warns.
+        # transformers would initialize them at random, with a warning.
         raise ValueError(
             f"{str(model_name)!r} lacks {len(missing)} of the model's tensors, such as {missing[0]!r}; it is "
             "incomplete, or no Dia checkpoint in the Hugging Face layout."
@@ -129,7 +129,7 @@ def load_model(
 
 
 def _load_nari(model_name: str | os.PathLike, dtype: str | torch.dtype, load_codec: bool) -> Loaded:
-    """Load a folder in a layout of nari-labs; its codec is the Hub's unless it lies inside."""
+    """Load a folder in a layout of nari-labs; its codec is the Hub's unless one is inside."""
     inside = os.path.join(model_name, "audio_tokenizer")
     codec = inside if os.path.isdir(inside) else "descript/dac_44khz"
     try:

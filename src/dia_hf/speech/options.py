@@ -1,4 +1,4 @@
-"""Arguments of `Dia` by the names of nari-labs/dia, translated for `DiaForConditionalGeneration.generate`."""
+"""Conversion of `Dia`'s arguments, named as in nari-labs/dia, to those of `DiaForConditionalGeneration.generate`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def generate_options(
     use_torch_compile: bool = False,
     seed: int | Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Translate sampling parameters; those that are `None` are left out, for the checkpoint's to apply.
+    """Convert sampling parameters; those that are `None` are omitted, so that the checkpoint's apply.
 
     Args:
         device (`torch.device`): Device of the random generators.

@@ -1,6 +1,6 @@
-"""Where a stream sounds: a player, or raw PCM on standard output.
+"""Outputs of a stream: an audio player, or raw PCM on standard output.
 
-Called by the command line with the chunks of `Dia.stream` or of a dialogue.
+Called by the command line with the audio chunks of `Dia.stream` or of a dialogue.
 
 Legend: N samples.
 """
@@ -15,6 +15,8 @@ from types import ModuleType
 
 import numpy as np
 
+from .._extras import import_extra
+
 __all__ = ["import_sounddevice", "open_player", "open_stdout"]
 
 
@@ -26,34 +28,31 @@ def import_sounddevice() -> ModuleType:
         OSError: If its library of the system, PortAudio, is missing.
     """
     try:
-        import sounddevice
-    except ImportError as error:
-        raise ImportError('live sound needs sounddevice: pip install "dia-hf[player]".') from error
+        return import_extra("sounddevice")
     except OSError as error:  # on Linux, the package does not bring PortAudio
-        raise OSError(f"there is nothing to play with here: {error}.") from error
-    return sounddevice
+        raise OSError(f"there is no audio output: {error}.") from error
 
 
 @contextmanager
 def open_player(sampling_rate: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """Open the machine's player through `sounddevice`.
+    """Open the default audio output through `sounddevice`.
 
     Args:
         sampling_rate (`int`): In hertz.
 
     Yields:
-        A function that plays samples, float32 `[N]`, and waits while the player is busy. The end of the block waits for
-        what is still to be heard.
+        A function that plays samples, float32 `[N]`, and blocks while the buffer is full. The end of the block waits
+        for the rest to be played.
 
     Raises:
         ImportError: If `sounddevice` is not installed.
-        OSError: If there is nothing to play with.
+        OSError: If there is no audio output.
     """
     sounddevice = import_sounddevice()
     try:
         player = sounddevice.OutputStream(samplerate=sampling_rate, channels=1, dtype="float32")
     except sounddevice.PortAudioError as error:
-        raise OSError(f"there is nothing to play with here: {error}.") from error
+        raise OSError(f"there is no audio output: {error}.") from error
     with player:
         yield lambda samples: player.write(samples[:, None])
 
@@ -66,16 +65,16 @@ def open_stdout() -> Iterator[Callable[[np.ndarray], None]]:
         A function that writes samples, float32 `[N]` in [-1, 1].
 
     Raises:
-        BrokenPipeError: If nobody reads any more.
+        BrokenPipeError: If the reader has closed the pipe.
     """
 
-    def write(samples: np.ndarray) -> None:  # as libsndfile makes 16 bits of floats
+    def write(samples: np.ndarray) -> None:  # converts floats to 16 bits as libsndfile does
         sys.stdout.buffer.write(np.floor(samples * np.float32(32768)).clip(-32768, 32767).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
 
     try:
         yield write
     except BrokenPipeError as error:
-        # Python would complain once more when it flushes at the end.
+        # Otherwise Python reports the error again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise BrokenPipeError("nobody reads from standard output any more; the rest was not spoken.") from error
+        raise BrokenPipeError("the reader of standard output has closed it; the rest was not generated.") from error

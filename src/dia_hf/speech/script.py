@@ -1,7 +1,7 @@
-"""Scripts of any length as data: read, checked, cut into chunks, written out.
+"""Scripts of any length as data: parsing, checks, splitting into chunks, rendering.
 
-A script is what Dia reads, "[S1] Hello. (laughs) [S2] Hi!", only longer than Dia can say in one chunk. Knows nothing of
-models, tokens and audio, so its seconds are estimates from the letters alone; called by `speech/dialogue.py`.
+A script is a text for Dia, "[S1] Hello. (laughs) [S2] Hi!", of any length. This file does not depend on models, tokens
+and audio, so durations are estimates from the characters; called by `speech/dialogue.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "split_prefix",
 ]
 
-# What nari-labs/dia's README lists, without the parentheses.
+# From nari-labs/dia's README, without the parentheses.
 NON_VERBAL_TAGS = (
     "laughs", "clears throat", "sighs", "gasps", "coughs", "singing", "sings", "mumbles", "beep", "groans", "sniffs",
     "claps", "screams", "inhales", "exhales", "applause", "burps", "humming", "sneezes", "chuckle", "whistles",
@@ -37,16 +37,16 @@ NON_VERBAL_TAGS = (
 
 # Conversational English has about 150 words a minute, each of six characters with the space after it.
 _CHARACTERS_PER_SECOND = 15
-# A Chinese or Japanese character is a syllable or two, said at about five a second.
+# A Chinese or Japanese character is one or two syllables, at about five characters a second.
 _CHARACTERS_PER_WIDE_CHARACTER = 3
 _SECONDS_PER_SOUND = 1
 
-# Makes one emoji of two.
+# Joins two emojis to one.
 _JOINER = "\u200d"
 
-# Costs of a chunk's end by what it cuts, in chunks: seven chunks more are better than one turn cut in two.
+# Costs of ending a chunk inside a turn, in chunks: seven more chunks are better than one split turn.
 _SENTENCE_COST, _CLAUSE_COST, _WORD_COST, _CHARACTER_COST = 10.0, 20.0, 40.0, 80.0
-# A chunk that is too short is worse than thousands of cuts.
+# A chunk that is too short costs more than thousands of splits.
 _SHORT_COST = 1e6
 
 _SOUND = rf"\((?:{'|'.join(NON_VERBAL_TAGS)})\)"
@@ -58,11 +58,11 @@ _CHARACTERS = re.compile(rf"(?:{_SOUND}|\S) ?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Turn:
-    """What one speaker says before another does. Turns that say the same are equal, wherever they stand.
+    """Text of one speaker before the next one. Turns of equal text are equal, regardless of their position.
 
     Args:
         speaker (`str`): The speaker's tag, such as "[S1]".
-        text (`str`): What is said, without the tag.
+        text (`str`): Text without the tag.
         line (`int`, defaults to 1): Line of the tag in the script, counted from 1.
         column (`int`, defaults to 1): Column of the tag in that line, in characters counted from 1.
     """
@@ -78,13 +78,13 @@ def _normalize(text: str) -> str:
 
 
 def _read(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str | None, str]]:
-    """Yield for every turn its position, its tag (None before the first) and its text, which may be empty."""
+    """Yield position, tag (None before the first) and text, possibly empty, of every turn."""
     if not speaker_tokens:
         raise ValueError("no speaker tokens; at least one is needed, such as '[S1]'.")
     for tag in speaker_tokens:
         if not tag or tag.split() != [tag]:
             raise ValueError(f"{tag!r} cannot be a speaker token; use a word without spaces, such as '[S1]'.")
-    # Like the tokenizer: tags count wherever they stand, and the longest wins.
+    # As in the tokenizer: tags are found anywhere, and the longest one wins.
     pattern = "|".join(re.escape(tag) for tag in sorted(speaker_tokens, key=len, reverse=True))
     tags = list(re.finditer(pattern, text))
     ends = [*(match.start() for match in tags), len(text)]
@@ -96,12 +96,12 @@ def _read(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str |
 
 
 def split_prefix(text: str, tags: Sequence[str]) -> tuple[str, str]:
-    """Split off what a script begins with and no speaker says: tags such as `[nl]`, of a language or a style.
+    """Split off tags of a language or a style, such as `[nl]`, at the beginning of a script.
 
     Args:
         text (`str`): The script.
-        tags (`Sequence[str]`): All that the tokenizer knows. Those that stand first, are not `[S1]`, `[S2]` and so on,
-            and are followed by another tag at once, are the prefix.
+        tags (`Sequence[str]`): All tags of the tokenizer. The prefix is those at the beginning that are not `[S1]`,
+            `[S2]` and so on, and are directly followed by another tag.
 
     Returns:
         `tuple[str, str]`: The prefix, with single spaces, and the script with spaces in its place.
@@ -123,7 +123,7 @@ def split_prefix(text: str, tags: Sequence[str]) -> tuple[str, str]:
 
 
 def _locator(text: str) -> Callable[[int], tuple[int, int]]:
-    """Make a function that turns a position in the text into a line and a column."""
+    """Return a function from a position in the text to line and column."""
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def locate(position: int) -> tuple[int, int]:
@@ -134,14 +134,14 @@ def _locator(text: str) -> Callable[[int], tuple[int, int]]:
 
 
 def parse_script(text: str, speaker_tokens: Sequence[str] = ("[S1]", "[S2]")) -> list[Turn]:
-    r"""Read a script into turns.
+    r"""Parse a script into turns.
 
-    Line ends and other white space inside a turn count as one space. Text before the first tag is the first speaker's,
-    and a tag followed by nothing is no turn; `check_script` warns of both.
+    Line ends and other white space inside a turn become one space. Text before the first tag belongs to the first
+    speaker, and a tag without text is no turn; `check_script` warns of both.
 
     Args:
         text (`str`): The script.
-        speaker_tokens (`Sequence[str]`, defaults to `("[S1]", "[S2]")`): The tags that the tokenizer knows.
+        speaker_tokens (`Sequence[str]`, defaults to `("[S1]", "[S2]")`): Tags of the tokenizer.
 
     Returns:
         `list[Turn]`: The turns in order, none of them empty; no two are merged.
@@ -179,9 +179,9 @@ def _check_turns(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int
         elif not speech:
             is_closing_tag = 0 < i == len(turns) - 1 and tag != previous_tag  # as `render` writes it
             if not is_closing_tag:
-                yield position, f"{tag} says nothing; the turn is left out"
+                yield position, f"{tag} has no text; the turn is left out"
         elif tag == previous_tag and previous_speech:
-            yield position, f"{tag} twice running; the two turns become one"
+            yield position, f"{tag} is repeated; the two turns become one"
 
 
 def _check_brackets(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -192,7 +192,7 @@ def _check_brackets(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[
         if match.group() in speaker_tokens:
             continue
         if len(match.group()) == 1:
-            message = f"{found} without its partner; known speaker tags are {known}"
+            message = f"{found} is not paired; known speaker tags are {known}"
         elif re.fullmatch(r"\[s\d+\]", word) or word in [tag.lower() for tag in speaker_tokens]:
             message = f"unknown speaker tag {found}; known are {known}"
         else:
@@ -203,7 +203,7 @@ def _check_brackets(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[
 def _check_sounds(text: str) -> Iterator[tuple[int, str]]:
     for match in re.finditer(r"\(([^()\[\]]*)\)", text):
         phrase, words = re.sub(r"\s+", " ", match.group(1)), match.group(1).split()
-        # Up to three words of letters alone are meant as a sound; whatever else is plain text.
+        # Up to three words of letters are taken for a sound, anything else for text.
         is_sound = 0 < len(words) <= 3 and all(word.replace("-", "").isalpha() for word in words)
         if not is_sound or phrase in NON_VERBAL_TAGS:
             continue
@@ -222,18 +222,18 @@ def _check_control_characters(text: str, speaker_tokens: Sequence[str]) -> Itera
 
 
 def check_script(text: str, speaker_tokens: Sequence[str] = ("[S1]", "[S2]")) -> list[str]:
-    """Look for what is probably not meant, or what Dia was not trained on.
+    """Find probable mistakes, and sounds that Dia was not trained on.
 
-    A parenthesis of at most three words, all of letters, is taken for a sound; whatever else stands in parentheses for
-    text. A lone tag at the end is fine if another speaker was last: see `closing_tag` of `render`.
+    A parenthesis of at most three words, all of letters, is taken for a sound, any other one for text. A tag at the
+    end is accepted after another speaker's turn: see `closing_tag` of `render`.
 
     Args:
         text (`str`): The script.
-        speaker_tokens (`Sequence[str]`, defaults to `("[S1]", "[S2]")`): The tags that the tokenizer knows.
+        speaker_tokens (`Sequence[str]`, defaults to `("[S1]", "[S2]")`): Tags of the tokenizer.
 
     Returns:
         `list[str]`: Warnings in the order of the script, each beginning with its line and column (in characters), both
-        counted from 1; empty if all is well.
+        counted from 1; empty if there are none.
 
     Raises:
         ValueError: If there are no speaker tokens, or one of them is empty or holds white space.
@@ -257,7 +257,7 @@ def check_script(text: str, speaker_tokens: Sequence[str] = ("[S1]", "[S2]")) ->
 
 
 def _num_characters(text: str) -> int:
-    """Count characters as the estimate weighs them; the text's white space is normal."""
+    """Count characters with the weights of the estimate; white space must be normalized."""
     rest, num_sounds = _SOUNDS.subn("", text) if "(" in text else (text, 0)
     num_wide = 0 if rest.isascii() else sum(unicodedata.east_asian_width(character) in "WF" for character in rest)
     return (
@@ -268,10 +268,10 @@ def _num_characters(text: str) -> int:
 
 
 def estimate_seconds(text: str) -> float:
-    """Estimate how long it takes to say a text.
+    """Estimate the duration of a text as speech.
 
-    Rough: 15 characters a second, a wide (East Asian) character counting as three; a second for each non-verbal tag
-    that Dia was trained on. A speaker's pace easily makes it a third more or less.
+    A rough estimate: 15 characters a second, a wide (East Asian) character counting as three; one second for each
+    non-verbal tag that Dia was trained on. The pace of a speaker changes it by a third or more.
 
     Args:
         text (`str`): Text without speaker tags.
@@ -302,7 +302,7 @@ def _cut_sentences(text: str, language: str) -> list[str]:
 
 
 def _cut_word(word: str, load: Callable[[str], float]) -> list[str]:
-    """Cut a word into pieces of at least 1/16 of a chunk; from 1/8 on even between a letter and its accent."""
+    """Split a word into pieces of at least 1/16 of a chunk; from 1/8 on even between a letter and its accent."""
     pieces, total = [""], 0.0
     for unit in _CHARACTERS.findall(word):
         category = unicodedata.category(unit[0])
@@ -317,10 +317,10 @@ def _cut_word(word: str, load: Callable[[str], float]) -> list[str]:
 
 
 def _cut_turn(text: str, language: str, load: Callable[[str], float]) -> list[tuple[str, float]]:
-    """Cut a turn into pieces, which join to it again, each with the cost of ending a chunk after it.
+    """Split a turn into pieces, each with the cost of ending a chunk after it; joined, they are the turn.
 
-    Cut are all sentences and all clauses; words and characters only where a piece would still fill more than a quarter
-    of a chunk (a `load` of 1). With pieces that small, short chunks can be avoided.
+    Sentences and clauses are always split; words and characters only where a piece would fill more than a quarter of a
+    chunk (a `load` of 1). With pieces that small, short chunks can be avoided.
     """
     pieces = [(text, 0.0)]
     for cost, largest, cut in (
@@ -339,7 +339,7 @@ def _cut_turn(text: str, language: str, load: Callable[[str], float]) -> list[tu
 
 
 class _Piece(NamedTuple):
-    """What is never cut; its place in the script is without the space after it."""
+    """Part of a turn that is not split; its place in the script excludes the space after it."""
 
     turn: int  # index
     text: str  # with the space after it, if there is one
@@ -366,7 +366,7 @@ def _cut_turns(turns: Sequence[Turn], language: str, load: Callable[[str], float
 
 
 def _plan_starts(pieces: Sequence[_Piece], max_seconds: float, min_seconds: float, max_bytes: int) -> list[int]:
-    """Find, for each number of pieces, where the last chunk begins when they are said at the least cost."""
+    """Find, for each number of pieces, the start of the last chunk in the plan of least cost."""
     costs, starts = [0.0], [0]
     for end, last in enumerate(pieces, start=1):
         costs.append(math.inf)
@@ -377,7 +377,7 @@ def _plan_starts(pieces: Sequence[_Piece], max_seconds: float, min_seconds: floa
             num_bytes = last.last_byte - first.first_byte + len("1 ") + len(" 2")
             if seconds > max_seconds or num_bytes > max_bytes:
                 break
-            # Squares are least when even; the 1 makes one chunk cheaper than two wherever it fits.
+            # The sum of squares is least for even chunks; the 1 makes one chunk cheaper than two.
             cost = costs[start] + 1 + (seconds / max_seconds) ** 2 + last.cut_cost
             if seconds < min_seconds:
                 cost += _SHORT_COST
@@ -394,24 +394,24 @@ def plan_chunks(
     max_bytes: int = 1024,
     language: str = "en",
 ) -> list[list[Turn]]:
-    """Group turns into chunks that Dia can say in one go.
+    """Split a script into chunks for one call of the model each.
 
-    A script that fits is one chunk. Otherwise turns are cut only where they must be, rather after a sentence than after
-    a clause, rather there than between words, and between characters as the last resort; never inside a non-verbal tag
-    that Dia was trained on. A turn that fits is cut all the same where this avoids a chunk below `min_seconds`. Among
-    the plans that are left, one of few and even chunks is chosen. The parts of a turn keep its speaker and its place.
+    A script that fits is one chunk. Otherwise turns are split only where needed: after a sentence if possible, then
+    after a clause, between words, and between characters as the last resort; never inside a non-verbal tag that Dia was
+    trained on. A turn that fits is split as well if this avoids a chunk below `min_seconds`. Among the remaining plans,
+    one of few and even chunks is chosen. The parts of a turn keep its speaker and its position.
 
     Args:
         turns (`Sequence[Turn]`): The script.
-        max_seconds (`float`, defaults to 20): The longest chunk, in seconds of `estimate_seconds`; at least 2. Longer
-            ones are spoken too fast.
-        min_seconds (`float`, defaults to 5): The shortest chunk wherever it can be avoided, in the same seconds, at
-            most `max_seconds`. Up to 3/8 of a `max_seconds` of at least 10 it always can, if the script lasts as long
+        max_seconds (`float`, defaults to 20): Longest chunk, in seconds of `estimate_seconds`; at least 2. The speech
+            of longer ones is too fast.
+        min_seconds (`float`, defaults to 5): Shortest chunk as far as possible, in the same seconds, at most
+            `max_seconds`. Up to 3/8 of a `max_seconds` of at least 10 it is always possible, if the script is that long
             and `max_bytes` leaves room.
-        max_bytes (`int`, defaults to 1024): The most bytes of a chunk as rendered with its closing tag, a tag counting
-            as one; at least 64. Pass less than the encoder reads to leave room for the transcript of a prompt.
-        language (`str`, defaults to `"en"`): The code by which `sentencex` finds sentences, such as "de". Codes that it
-            does not know, such as "de-AT", are taken for English.
+        max_bytes (`int`, defaults to 1024): Limit of bytes of a rendered chunk with its closing tag, a tag counting as
+            one; at least 64. A value below the encoder's limit leaves room for the transcript of a prompt.
+        language (`str`, defaults to `"en"`): Language code for `sentencex`, such as "de". Unknown codes, such as
+            "de-AT", are taken for English.
 
     Returns:
         `list[list[Turn]]`: The turns of every chunk, none of them empty; the same for the same arguments.
@@ -452,18 +452,18 @@ def plan_chunks(
 
 
 def render(turns: Sequence[Turn], closing_tag: bool = False, prefix: str = "") -> str:
-    """Write turns as the text that Dia reads.
+    """Render turns as text for Dia.
 
-    Neighbors of the same speaker stand under one tag, as Dia was not trained on a tag twice running.
+    Adjacent turns of the same speaker share one tag, because Dia was not trained on a repeated tag.
 
     Args:
         turns (`Sequence[Turn]`): Turns in order.
-        closing_tag (`bool`, defaults to `False`): Whether to append the tag of the second-to-last speaker, nari-labs'
-            advice against an end that is cut off. Where only one speaks there is none, and nothing is appended.
-        prefix (`str`, defaults to `""`): Tags of no speaker that come first; see `split_prefix`.
+        closing_tag (`bool`, defaults to `False`): Whether to append the tag of the second-to-last speaker, which
+            nari-labs recommends against truncated ends. With one speaker nothing is appended.
+        prefix (`str`, defaults to `""`): Tags at the beginning; see `split_prefix`.
 
     Returns:
-        `str`: The text. `parse_script` reads it back, neighbors of the same speaker as one turn.
+        `str`: The text. `parse_script` reads it back, adjacent turns of the same speaker as one.
 
     Example:
     ```python

@@ -1,8 +1,7 @@
-"""Voices: a recording's codes with its transcript, kept in one small file and found again by name.
+"""Saved voices: codes of a recording with its transcript, in one small file, found by name.
 
-Knows files, names and speaker tags. Does not know how a voice comes into a dialogue: it hands out codes and a
-transcript, which `DiaProcessor` takes for a clip and for the beginning of the text. Called by users, by `Dia` and by
-the command line.
+`DiaProcessor` takes the codes as a clip, and the transcript as the beginning of the text. Called by users, by `Dia` and
+by the command line.
 
 Legend: N samples, T frames, C codebooks.
 """
@@ -40,7 +39,7 @@ _FORMAT = "dia_hf voice"
 _VERSION = "1"
 _SUFFIX = ".safetensors"
 _MAX_CODE = torch.iinfo(torch.int16).max
-_MAX_NAME_LENGTH = 50  # of up to 4 bytes each, the ending and 255 bytes a file name in mind
+_MAX_NAME_LENGTH = 50  # of up to 4 bytes each; a file name has at most 255 bytes, ending included
 _SPEAKER_TAG = re.compile(r"\[S\d+\]")
 # Seconds. From nari-labs' advice (5 to 10 s); below and above these, users report noise and rushed speech.
 _SHORT_PROMPT, _LONG_PROMPT = 3.0, 15.0
@@ -49,13 +48,13 @@ _SHORT_PROMPT, _LONG_PROMPT = 3.0, 15.0
 def _check_transcript(transcript: str) -> None:
     if not transcript or not _SPEAKER_TAG.sub("", transcript).strip():
         raise ValueError(
-            f"the transcript is {transcript!r}, without a word; pass what the recording says, or what `transcribe` "
-            "hears in it."
+            f"the transcript is {transcript!r}, which has no words; give the words of the recording, or the "
+            "result of `transcribe`."
         )
 
 
 def _load_clip(audio: Any, extractor: DiaFeatureExtractor, sampling_rate: int | None) -> np.ndarray:
-    """Return the one clip that `audio` holds, `[N]`, at the extractor's rate."""
+    """Return the only clip of `audio`, `[N]`, at the extractor's rate."""
     waveforms = extractor.load_waveforms(audio, sampling_rate)
     if len(waveforms) != 1:
         raise ValueError(f"there are {len(waveforms)} clips; give one, and the others in calls of their own.")
@@ -64,12 +63,12 @@ def _load_clip(audio: Any, extractor: DiaFeatureExtractor, sampling_rate: int | 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Voice:
-    """A voice to speak with: codes, and what they say.
+    """Voice for generation: codes and their transcript.
 
     Args:
-        codes (`torch.LongTensor` of shape `[T, C]`): The recording, T at least 1.
-        transcript (`str`): What it says, with or without speaker tags.
-        codec (`str`): The fingerprint of the codec that made the codes (`Codec.fingerprint`).
+        codes (`torch.LongTensor` of shape `[T, C]`): Codes of the recording, T at least 1.
+        transcript (`str`): Transcript, with or without speaker tags.
+        codec (`str`): Fingerprint of the codec of the codes (`Codec.fingerprint`).
         sampling_rate (`int`): The codec's rate in hertz.
         hop_length (`int`): Samples a frame.
 
@@ -129,22 +128,22 @@ class Voice:
     def from_audio(
         cls, audio: Any, transcript: str, processor: DiaProcessor, sampling_rate: int | None = None
     ) -> Voice:
-        """Make a voice of a recording, whose silence at either end is cut off.
+        """Create a voice from a recording; silence at its ends is trimmed.
 
         Args:
-            audio: One clip, see `DiaFeatureExtractor.load_waveforms`; five to ten seconds do best.
-            transcript (`str`): What it says, word for word; `transcribe` can write it.
-            processor (`DiaProcessor`): With the codec of the model that will speak.
-            sampling_rate (`int`, *optional*): Rate of `audio` in hertz, needed where the clip does not carry it.
+            audio: One clip, see `DiaFeatureExtractor.load_waveforms`; five to ten seconds work best.
+            transcript (`str`): Its exact transcript; see `transcribe`.
+            processor (`DiaProcessor`): Processor, with the codec of the model.
+            sampling_rate (`int`, *optional*): Rate of `audio` in hertz, needed for a clip without a rate of its own.
 
         Raises:
             ValueError: If the transcript has no words, the recording is silent, there are several clips or no codec;
                 and as `load_waveforms` does.
-            FileNotFoundError: If a path leads nowhere.
+            FileNotFoundError: If there is no such file.
 
         Warns:
-            UserWarning: If less than 3 or more than 15 seconds are left, or the transcript is not of this recording by
-                its length: fewer than 3 or more than 40 characters a second, what `dia-hf prepare` refuses.
+            UserWarning: If less than 3 or more than 15 seconds remain, or the length of the transcript does not fit:
+                fewer than 3 or more than 40 characters a second, which `dia-hf prepare` rejects.
         """
         _check_transcript(transcript)
         codec, extractor = processor.codec, processor.feature_extractor
@@ -175,7 +174,7 @@ class Voice:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Voice:
-        """Read a file that `save` wrote.
+        """Load a file of `save`.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -219,13 +218,13 @@ class Voice:
             raise ValueError(f"{str(path)!r} is a damaged voice ({error}); make it again.") from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the voice to a file, whole or not at all; missing folders are made.
+        """Write the voice to a file atomically; missing folders are created.
 
         Args:
-            path (`str` or `os.PathLike`): Better ending in .safetensors; a file that is there is replaced.
+            path (`str` or `os.PathLike`): Should end in .safetensors; an existing file is replaced.
 
         Raises:
-            OSError: If it cannot be written, such as on a full disk; a file that was there is then as before.
+            OSError: If it cannot be written, as on a full disk; an existing file stays unchanged.
         """
         metadata = {
             "format": _FORMAT,
@@ -237,7 +236,7 @@ class Voice:
         }
         content = to_safetensors({"codes": self.codes.to("cpu", torch.int16).contiguous()}, metadata)
         with atomic_write(path) as beside:
-            beside.write_bytes(content)  # not by `save_file`, whose files nobody else may read
+            beside.write_bytes(content)  # not by `save_file`, whose files only their owner may read
 
     @property
     def seconds(self) -> float:
@@ -246,17 +245,17 @@ class Voice:
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """The speaker tags of the transcript, each once, in the order of their first turns."""
+        """Speaker tags of the transcript, each once, in order of first occurrence."""
         return tuple(dict.fromkeys(_SPEAKER_TAG.findall(self.transcript)))
 
     def transcript_as(self, speaker: str) -> str:
-        """Return the transcript as the words of one speaker.
+        """Return the transcript with the tag of one speaker.
 
         Args:
             speaker (`str`): A tag, such as "[S2]".
 
         Returns:
-            `str`: The transcript, beginning with the tag, which also stands where another's stood.
+            `str`: Transcript, beginning with the tag; another tag is replaced by it.
 
         Raises:
             ValueError: If `speaker` is no tag, or the transcript has several speakers.
@@ -272,7 +271,7 @@ class Voice:
         return transcript if transcript.startswith(speaker) else f"{speaker} {transcript}"
 
     def check(self, codec: Codec) -> None:
-        """Make sure that the voice was made with this codec; to another its codes mean other sounds.
+        """Check that the voice was made with this codec; in another, its codes have another meaning.
 
         Raises:
             ValueError: If it was not.
@@ -286,7 +285,7 @@ class Voice:
 
 
 def _key(name: str) -> str:
-    """Bring names that some file system cannot tell apart to one form: Unicode's canonical caseless matching, D145."""
+    """Normalize names that some file system cannot distinguish: Unicode's canonical caseless matching, D145."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -300,14 +299,14 @@ def _check_name(name: str) -> None:
 
 
 class VoiceLibrary:
-    """Voices by name: a folder with one file a voice.
+    """Library of voices by name: a folder with one file for each voice.
 
-    Names that differ in upper and lower case alone, or in how an accent is written in Unicode, are the same name, so
-    that a library can move between file systems; a voice keeps the spelling it was added under.
+    Names that differ only in case, or in the Unicode form of an accent, are equal, so that a library can move between
+    file systems; a voice keeps its spelling from `add`.
 
     Args:
-        folder (`str` or `os.PathLike`, *optional*): Where; unless given what the environment variable
-            `DIA_HF_VOICES` says, or else "voices" in the user's own data folder. Made by the first `add`.
+        folder (`str` or `os.PathLike`, *optional*): The folder; unless given, that of the environment variable
+            `DIA_HF_VOICES`, or "voices" in the user's data folder. Created by the first `add`.
 
     Example:
     ```python
@@ -330,7 +329,7 @@ class VoiceLibrary:
         self.folder = Path(folder).expanduser()
 
     def _files(self) -> dict[str, Path]:
-        """Map the names, sorted, to their files."""
+        """Return the files by name, sorted."""
         if not self.folder.is_dir():
             return {}
         files = {
@@ -343,11 +342,11 @@ class VoiceLibrary:
     def _find(self, name: str) -> Path | None:
         files = self._files()
         alike = [path for other, path in files.items() if _key(other) == _key(name)]
-        # Several are alike only where files were put there by hand.
+        # Several are equal only if files were added by hand.
         return files.get(unicodedata.normalize("NFC", name)) or next(iter(alike), None)
 
     def _file(self, name: str) -> Path:
-        """Return the file of a voice that there is."""
+        """Return the file of an existing voice."""
         if (path := self._find(name)) is not None:
             return path
         nearest = sorted(self, key=lambda other: -SequenceMatcher(None, _key(name), _key(other)).ratio())
@@ -361,18 +360,18 @@ class VoiceLibrary:
             name (`str`): At most 50 letters and digits of any script, '-', '_' and '.', not beginning with '-' or
                 '.'.
             voice (`Voice`): The voice.
-            force (`bool`, defaults to `False`): Whether to replace the voice that has the name.
+            force (`bool`, defaults to `False`): Whether to replace an existing voice.
 
         Returns:
             `Path`: Its file.
 
         Raises:
-            ValueError: If the name cannot be one, or is taken and `force` is not given.
+            ValueError: If the name is invalid, or exists and `force` is not given.
         """
         name = unicodedata.normalize("NFC", name)
         _check_name(name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / LOCK):  # two may add one name at once
+        with locked(self.folder / LOCK):  # two processes may add one name at once
             path = self._find(name)
             if path is not None and not force:
                 raise ValueError(
@@ -387,13 +386,13 @@ class VoiceLibrary:
         """Load a voice.
 
         Raises:
-            ValueError: If there is none of this name (the error lists those there are, the nearest first), or its
+            ValueError: If there is none of this name (the error lists the existing ones, the nearest first), or its
                 file is no voice.
         """
         return Voice.load(self._file(name))
 
     def list(self) -> dict[str, Voice | str]:
-        """Load all voices, sorted by name; where a file cannot be read, what is wrong with it stands in its place."""
+        """Load all voices, sorted by name; for an unreadable file, the error message takes its place."""
         voices: dict[str, Voice | str] = {}
         for name, path in self._files().items():
             try:
@@ -411,12 +410,12 @@ class VoiceLibrary:
         self._file(name).unlink()
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names, sorted."""
+        """Iterate over the names, sorted."""
         return iter(self._files())
 
 
 def load_voice(voice: Voice | str | os.PathLike) -> Voice:
-    """Load a voice from wherever it is.
+    """Load a voice by name or from a file.
 
     Args:
         voice (`Voice`, `str` or `os.PathLike`): A voice, which is returned as it is; a file: a `Path`, or a string that
@@ -439,21 +438,21 @@ def transcribe(
     sampling_rate: int | None = None,
     device: str | int | torch.device | None = None,
 ) -> str:
-    """Write down what a recording says, with a speech recognizer of your choice.
+    """Transcribe a recording with a speech recognizer.
 
     Args:
         audio: One clip, see `DiaFeatureExtractor.load_waveforms`.
         model (`str` or `os.PathLike`): Folder or Hub id of a model for transformers' pipeline
             "automatic-speech-recognition", such as "openai/whisper-small".
-        sampling_rate (`int`, *optional*): Rate of `audio` in hertz, needed where the clip does not carry it.
-        device (`str`, `int` or `torch.device`, *optional*): Where the recognizer runs; as transformers chooses unless
+        sampling_rate (`int`, *optional*): Rate of `audio` in hertz, needed for a clip without a rate of its own.
+        device (`str`, `int` or `torch.device`, *optional*): Device of the recognizer; transformers' default unless
             given.
 
     Returns:
-        `str`: The words as the recognizer writes them, without speaker tags. Dia wants them exact: read them over.
+        `str`: Transcript, without speaker tags. Dia needs an exact one: check it.
 
     Raises:
-        ValueError: If nothing is heard, or there are several clips; and as `load_waveforms` does.
+        ValueError: If no speech is recognized, or there are several clips; and as `load_waveforms` does.
         OSError: If there is no such model.
     """
     recognizer = load_recognizer(model, device=device)
@@ -462,7 +461,7 @@ def transcribe(
     text = recognizer.transcribe(waveform, rate)
     if not text:
         raise ValueError(
-            f"{str(model)!r} hears no words in the recording of {len(waveform) / rate:.1f} s; give one with speech in "
-            "it, another model, or the transcript."
+            f"{str(model)!r} recognizes no words in the recording of {len(waveform) / rate:.1f} s; give one with "
+            "speech in it, another model, or the transcript."
         )
     return text

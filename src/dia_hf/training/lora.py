@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._extras import import_extra
 from ..modeling_dia import DiaForConditionalGeneration
 from ..speech import Dia
 from ..text_files import read_json
@@ -31,14 +32,6 @@ pronunciation. It adds a quarter of the adapter parameters and little computatio
 the decoder's frames. Embeddings and head are not trained. For the decoder alone, give the regular expression
 `r".*\\.decoder\\..*_proj"`.
 """
-
-
-def _import_peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError('LoRA needs PEFT: pip install "dia-hf[train]"') from error
-    return peft
 
 
 @contextmanager
@@ -75,7 +68,7 @@ def attach_lora(model: DiaForConditionalGeneration, settings: Mapping[str, Any] 
 
     ```
     """
-    peft = _import_peft()
+    peft = import_extra("peft")
     settings = dict(settings or {})
     targets = settings.get("target_modules") or LORA_TARGET_MODULES
     config = peft.LoraConfig(
@@ -122,7 +115,7 @@ def merge_adapter(
 
     ```
     """
-    peft = _import_peft()
+    peft = import_extra("peft")
     file = Path(adapter) / "adapter_config.json"
     if not file.is_file():
         raise FileNotFoundError(f"there is no adapter in {os.fspath(adapter)!r}: it has no adapter_config.json.")

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .._extras import import_extra
 from ..asr.recognizers import Recognizer, load_recognizer
-from ..asr.wer import import_jiwer, word_errors, words_of
+from ..asr.wer import word_errors, words_of
 from ..processing_dia import DiaProcessor
 from ..speech.dia import Dia
 from ..speech.doubts import SpeechWarning
@@ -129,7 +130,7 @@ class SpeakCallback(TrainerCallback):
                 f"`max_seconds` is {max_seconds}; this model generates {1 / rate:.3f} to {longest:.1f} s in one call."
             )
         if asr is not None:
-            import_jiwer()
+            import_extra("jiwer")
         self.processor = processor
         self.sentences = list(sentences)
         self.folder = Path(folder)

@@ -7,18 +7,18 @@ from dia_hf.engine.scheduler import AsyncReads
 
 
 def test_on_a_cpu_nothing_waits():
-    """A CPU's host heard of each end some steps late for no reason."""
+    """On a CPU, values were delivered some steps late without need."""
     got = []
     reads = AsyncReads(got.append)
     reads.send(torch.tensor([1, 2]))
     assert [value.tolist() for value in got] == [[1, 2]]
 
 
-@given(most_waiting=st.integers(0, 4), moves=st.lists(st.sampled_from(["send", "flush"]), max_size=20))
-def test_all_arrive_in_order(most_waiting, moves):
-    """A value lost, doubled, overtaken, or waited for too early."""
+@given(max_pending=st.integers(0, 4), moves=st.lists(st.sampled_from(["send", "flush"]), max_size=20))
+def test_all_arrive_in_order(max_pending, moves):
+    """A value was lost, delivered twice, out of order, or waited for too early."""
     got, num_sent = [], 0
-    reads = AsyncReads(lambda value: got.append(int(value)), most_waiting)
+    reads = AsyncReads(lambda value: got.append(int(value)), max_pending)
     flushed = 0
     for move in moves:
         if move == "send":
@@ -27,15 +27,15 @@ def test_all_arrive_in_order(most_waiting, moves):
         else:
             reads.flush()
             flushed = num_sent
-        assert got == list(range(max(flushed, num_sent - most_waiting)))
+        assert got == list(range(max(flushed, num_sent - max_pending)))
     reads.flush()
     assert got == list(range(num_sent))
 
 
 def test_a_value_is_what_it_was_when_it_was_sent():
-    """The next step writes into the tensor while its copy is on its way."""
+    """The next step overwrites the tensor while its copy is in flight."""
     got, value = [], torch.zeros(2)
-    reads = AsyncReads(got.append, most_waiting=2)
+    reads = AsyncReads(got.append, max_pending=2)
     reads.send(value)
     value.fill_(7)
     reads.flush()
@@ -43,8 +43,8 @@ def test_a_value_is_what_it_was_when_it_was_sent():
 
 
 def test_an_error_of_the_receiver_is_raised():
-    """Broken logits are found by the receiver; kept to itself, the call would go on."""
-    reads = AsyncReads(lambda value: 1 / 0, most_waiting=1)
+    """The receiver detects broken logits; if its error is swallowed, the call continues."""
+    reads = AsyncReads(lambda value: 1 / 0, max_pending=1)
     reads.send(torch.zeros(1))
     with pytest.raises(ZeroDivisionError):
         reads.flush()

@@ -1,0 +1,48 @@
+"""The arguments of `dia-hf evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import DTYPES, add_model, add_result, add_sampling, count, positive, seed
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add `dia-hf evaluate`."""
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="measure how well a model speaks",
+        description="Let a model say sentences, and a speech recognizer judge them; with references also the "
+        "recordings, and what the codec leaves of them (dia-hf[evaluate]).",
+    )
+    add_model(evaluate)
+    evaluate.add_argument(
+        "--sentences",
+        required=True,
+        metavar="F",
+        help=".txt, a text a line; .jsonl, .csv or .tsv with text and perhaps audio (.jsonl: codes); or a folder of "
+        "`dia-hf prepare`",
+    )
+    evaluate.add_argument(
+        "--asr",
+        required=True,
+        metavar="MODEL",
+        help="pocketsphinx, which knows the words of the sentences alone, or a model such as openai/whisper-small",
+    )
+    evaluate.add_argument(
+        "--vocabulary",
+        metavar="F",
+        help="what pocketsphinx knows: a word a line, perhaps with its pronunciation (dia D IY AH), # for comments; "
+        "default: the words of the sentences",
+    )
+    evaluate.add_argument("--output", "-o", metavar="F", help="write all of it there, as JSON")
+    evaluate.add_argument("--keep", metavar="DIR", help="keep what was said there, as WAV")
+    evaluate.add_argument("--batch-size", type=count, default=8, metavar="N", help="sentences at once (8)")
+    evaluate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of a sentence")
+    evaluate.add_argument("--seed", type=seed, default=0, metavar="N", help="of the noise (0)")
+    evaluate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
+    evaluate.add_argument("--dtype", choices=DTYPES, help="default: that of the checkpoint")
+    add_sampling(evaluate)
+    add_result(evaluate, "path, seconds, seed, speed, word_error_rate")

@@ -1,0 +1,59 @@
+"""The arguments of `dia-hf prepare`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import add_model, add_result, count, not_negative, positive
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add `dia-hf prepare`."""
+    prepare = verbs.add_parser(
+        "prepare",
+        help="make training data of recordings",
+        description="Make a dataset of text and codes of recordings and their transcripts (dia-hf[train]).",
+    )
+    prepare.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder with metadata.csv or with a .txt beside each recording, table (csv, tsv, jsonl, parquet), dataset "
+        "saved to disk, or name on the Hub",
+    )
+    prepare.add_argument("dest", metavar="DEST", help="folder to be made, or brought up to date")
+    add_model(prepare)
+    prepare.add_argument("--split", metavar="NAME", help="of a dataset with several")
+    prepare.add_argument("--config", metavar="NAME", help="of a dataset on the Hub with several")
+    prepare.add_argument("--num-proc", type=count, default=1, metavar="N", help="processes that encode (1)")
+    prepare.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
+    columns = prepare.add_argument_group("columns", "found by their usual names unless given")
+    for role in ("audio", "text", "speaker", "id"):
+        columns.add_argument(f"--{role}-column", metavar="NAME")
+    columns.add_argument("--language-column", metavar="NAME", help="what it says becomes a tag before the text: [nl]")
+    tags = prepare.add_argument_group("tags")
+    tags.add_argument(
+        "--speaker-tag",
+        action="append",
+        default=[],
+        metavar="NAME=TAG",
+        help="anna=S1, once for each; default: S1 for all",
+    )
+    tags.add_argument("--extra-tag", action="append", default=[], metavar="TAG", help="that texts hold, such as S3")
+    sound = prepare.add_argument_group("sound")
+    loudness = sound.add_mutually_exclusive_group()
+    loudness.add_argument("--loudness", type=float, default=-23.0, metavar="LUFS", help="-23; needs dia-hf[audio]")
+    loudness.add_argument("--no-loudness", action="store_true", help="leave it as it is")
+    sound.add_argument("--no-trim", action="store_true", help="leave silence at both ends")
+    limits = prepare.add_argument_group("limits", "beyond which a clip is rejected")
+    limits.add_argument("--min-seconds", type=not_negative, default=0.5, metavar="S", help="(0.5)")
+    limits.add_argument("--max-seconds", type=positive, default=60.0, metavar="S", help="(60)")
+    limits.add_argument(
+        "--characters-per-second",
+        type=not_negative,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="(3 40)",
+    )
+    add_result(prepare, "path, clips, rejected, seconds")
