@@ -40,7 +40,7 @@ def test_from_data_to_a_voice(tmp_path, data, capsys):
     weights = load_file(Path(MINIATURE, "model.safetensors"))
     added = 32 * sum(sum(weight.shape) for name, weight in weights.items() if name.endswith("_proj.weight"))
     everything = added + sum(weight.numel() for weight in weights.values())
-    assert f"trains {added:,} of {everything:,} weights" in captured.err and "each step 2 clips" in captured.err
+    assert f"training {added:,} of {everything:,} weights" in captured.err and "2 clips per step" in captured.err
     assert "'loss_channel_0'" not in captured.out, "forty numbers a line hide the one that is looked for"
     Dia.from_pretrained(tmp_path / "run", device="cpu").generate("[S1] Hi.", max_seconds=0.2)
     kept = Recipe.load(tmp_path / "run" / "recipe.yaml")
@@ -94,7 +94,7 @@ def test_shows_what_it_ships(tmp_path, capsys, name):
         (["--recipe", "nowhere.yaml"], "one of full, lora, scratch"),
         (["--resume"], "no run to resume"),
         (["--show", "all"], "choose from ddp, fsdp2, full, lora, scratch"),
-        (["--model", MINIATURE, "--set", "training.optim=galore_adamw"], "pip install galore-torch"),
+        (["--model", MINIATURE, "--set", "training.optim=galore_adamw"], "install `galore_torch`"),
         (["--model", MINIATURE, "--set", "training.lr_scheduler_type=slow"], "slow"),
     ],
 )

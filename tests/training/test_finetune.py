@@ -262,7 +262,7 @@ def test_a_resumed_run_keeps_its_data(tmp_path, stop_at):
     stop_at(None)
     shutil.move(tmp_path / "data", tmp_path / "moved")
     write_prepared(tmp_path / "data", num_clips=5)
-    with pytest.raises(ValueError, match=r"began with \d+ clips for training; now there are 5"):
+    with pytest.raises(ValueError, match=r"was started with \d+ clips for training; now there are 5"):
         finetune(recipe, resume=True)
     recipe.data = [str(tmp_path / "moved")]
     finetune(recipe, resume=True)
@@ -354,7 +354,7 @@ def test_a_result_that_cannot_be_written(tmp_path, data, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(DiaProcessor, "save_pretrained", full)
-    with pytest.raises(OSError, match=r"could not be written.*No space left.*kept: --resume"):
+    with pytest.raises(OSError, match=r"could not be written.*No space left.*kept: use --resume"):
         finetune(quick_recipe(data, tmp_path / "run"))
     monkeypatch.undo()
     finetune(quick_recipe(data, tmp_path / "run"), resume=True)
@@ -751,7 +751,7 @@ def test_two_processes_train_as_one(tmp_path, configuration):
     recipe.change({"training.per_device_train_batch_size": 2}).save(tmp_path / "recipe.yaml")
     result = launch(configuration, data, tmp_path / "two", "--recipe", str(tmp_path / "recipe.yaml"))
     assert result.returncode == 0, result.stderr
-    assert "each step 4 clips" in result.stderr and "20 steps; loss: training" in result.stdout
+    assert "4 clips per step" in result.stderr and "20 steps; loss: training" in result.stdout
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(two) == 20
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), atol=1e-4, rtol=0)

@@ -113,7 +113,7 @@ def test_a_change_makes_another_recipe():
         ("training", 3, "`training` is 3; it must be a table of keys"),
         ("seed.first", 1, "has no keys"),
         ("seed", "[1", "is not valid YAML"),
-        ("speak.sentences", "[S1] Hello.", 'a text that begins with a bracket is quoted: "'),
+        ("speak.sentences", "[S1] Hello.", 'quote a text that begins with a bracket: "'),
         ("learning_rate", 1e-4, "did you mean 'training.learning_rate'"),
         ("training.optim", "adamw_torch_8bits", "did you mean 'adamw_torch_8bit'"),
         ("training.max_steps", 0, "at least 1, or -1"),

@@ -265,7 +265,7 @@ def test_a_single_speaker():
 @pytest.mark.parametrize(
     ("clips", "options", "message"),
     [
-        (prepared(["anna", None]), {"single_speaker": True}, r"names 1 \('anna', …\)"),
+        (prepared(["anna", None]), {"single_speaker": True}, r"names 1 speakers \('anna', …\)"),
         (prepared(["anna", "ben"]), {}, "none of the 2 clips can have a voice prompt"),
         (prepared(["anna", "anna"], [11, 12]), {}, "at most 10.0 s"),
         (prepared(["anna", "anna"], [9, 52]), {}, r"has 61 frames, more than Dia reads \(60\); add shorter ones"),

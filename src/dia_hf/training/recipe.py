@@ -287,6 +287,7 @@ class Recipe:
             for name, hint in hints.items():
                 if name in self.lora:
                     _check_type(f"lora.{name}", self.lora[name], hint)
+            _check_range("lora.r", self.lora.get("r"), 1, float("inf"))
             _check_range("lora.r", self.lora.get("r"), 1, 8192)  # above the width of any layer
             _check_range("lora.lora_dropout", self.lora.get("lora_dropout"), 0, 1)
         if self.speak is not None:
