@@ -219,3 +219,19 @@ def test_what_was_left_out_is_back_afterwards():
         print("fine")
     """)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_an_unknown_torch_is_imported_as_it_is():
+    """The stand-in for `torch._dynamo` would have met a later PyTorch that imports its parts in another way."""
+    done = python("""
+        import importlib.metadata, sys
+        version = importlib.metadata.version
+        importlib.metadata.version = lambda name: "99.0" if name == "torch" else version(name)
+        from dia_hf_command.imports import import_cli
+        from dia_hf_command.parser import make_parser
+
+        import_cli(make_parser().parse_args(["generate", "[S1] Hello."]))
+        assert "torch._dynamo.convert_frame" in sys.modules
+        print("fine")
+    """)
+    assert done.stdout.strip() == "fine", done.stderr

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.machinery
-import importlib.util
+import importlib.metadata
 import json
 import logging
 import os
@@ -28,6 +28,8 @@ from .options import MINIATURE
 __all__ = ["import_cli", "needs_all_packages", "quiet"]
 
 _OPTIONAL = ("torchao", "scipy", "accelerate")
+# Releases of PyTorch whose own imports are known: on any other all of it is imported, which takes longer.
+_KNOWN_TORCH = ("2.13.",)
 
 
 def import_cli(args: argparse.Namespace) -> ModuleType:
@@ -44,8 +46,9 @@ def import_cli(args: argparse.Namespace) -> ModuleType:
         stack.enter_context(_without_collection())
         if not needs_all_packages(args):
             stack.enter_context(_without_optional_packages())
-            stack.enter_context(_without_distributed())
-            stack.enter_context(_with_lazy_dynamo())
+            if importlib.metadata.version("torch").startswith(_KNOWN_TORCH):
+                stack.enter_context(_without_distributed())
+                stack.enter_context(_with_lazy_dynamo())
         from dia_hf import cli
     return cli
 
