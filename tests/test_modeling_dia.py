@@ -354,7 +354,7 @@ def test_packing_is_refused_where_clips_would_mix(model):
     for name in ("sequence_ids", "decoder_sequence_ids"):
         with pytest.raises(ValueError, match="need both"):
             model(**{key: value for key, value in together.items() if key != name})
-    with pytest.raises(ValueError, match="together with a cache"):
+    with pytest.raises(ValueError, match="cannot be combined with a cache"):
         model(**together, use_cache=True)
     for part in ("encoder", "decoder"):
         other = copy.deepcopy(model)
