@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-peer test-descript test-gpu fuzz docs notebooks check format clean
+.PHONY: demo test test-oldest test-peer test-wheel test-descript test-gpu fuzz docs notebooks check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
@@ -17,6 +17,14 @@ test-oldest: .venv-oldest/installed  ## the same with the oldest transformers th
 test-peer: .venv/installed-dev .venv-oldest/installed  ## transformers' common tests, on its own Dia and on this one
 	$(BIN)/python tests/peer/compare.py
 	.venv-oldest/bin/python tests/peer/compare.py
+
+test-wheel:  ## the README's quickstart with the wheel alone, outside the clone
+	rm -rf build/wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
+	cd "$$(mktemp -d)" && $(CURDIR)/.venv-wheel/bin/python $(CURDIR)/tests/quickstart.py
 
 fuzz: .venv/installed-dev  ## hostile inputs of all kinds, some hundred of each; see tests/fuzz/run.py
 	$(BIN)/python tests/fuzz/run.py --cases 100 --seed 1
@@ -53,7 +61,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-oldest .venv-descript build demo.wav
+	rm -rf .venv .venv-oldest .venv-wheel .venv-descript build demo.wav
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

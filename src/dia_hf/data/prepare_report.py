@@ -139,8 +139,9 @@ def find_outliers(clips: Sequence[Clip], count: int = 10) -> list[Outlier]:
     >>> from dia_hf.data.prepare_report import Clip, find_outliers
     >>> def clip(number, seconds):
     ...     return Clip(f"{number}", "[S1] Hello.", "metadata.csv", number, "", seconds, seconds, 10, 44100)
-    >>> [outlier.clip.id for outlier in find_outliers([clip(1, 4.0), clip(2, 4.4), clip(3, 40.0), clip(4, 3.7)],
-    count=1)] ['3']
+    >>> clips = [clip(1, 4.0), clip(2, 4.4), clip(3, 40.0), clip(4, 3.7)]
+    >>> [outlier.clip.id for outlier in find_outliers(clips, count=1)]
+    ['3']
 
     ```
     """
