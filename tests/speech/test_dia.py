@@ -83,9 +83,11 @@ def test_verbose_shows_seconds_of_audio(dia, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_dtype_and_device(tmp_path):
+def test_dtype_and_device(checkpoint, tmp_path):
     """`compute_dtype="float16"`, as nari-labs writes it, and a torch device."""
-    dia = Dia.from_pretrained(model_name=MINIATURE, compute_dtype="bfloat16", device=torch.device("cpu"), load_dac=True)
+    dia = Dia.from_pretrained(
+        model_name=checkpoint, compute_dtype="bfloat16", device=torch.device("cpu"), load_dac=True
+    )
     assert dia.model.dtype == torch.bfloat16
     assert dia.processor.audio_tokenizer.dtype == torch.float32, "the codec is delicate and cheap"
     wave = dia.generate("[S1] Hello.", max_seconds=0.2, use_torch_compile=True)

@@ -75,7 +75,7 @@ def _check_folder(model_name: str | os.PathLike) -> None:
     folder = Path(model_name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(
-            f"{str(model_name)!r} is an adapter and no whole model; merge it into the model that it was trained on: "
+            f"{str(model_name)!r} is an adapter, not a complete model; merge it into the model that it was trained on: "
             "`dia_hf.training.merge_adapter`."
         )
     index = folder / "model.safetensors.index.json"
