@@ -215,3 +215,16 @@ def assert_same_speech(batch_row, alone, config):
     shorter = min(len(row) for row in rows)
     assert torch.equal(rows[0][:shorter], rows[1][:shorter])
     assert all((row[shorter:] == decoder.pad_token_id).all() for row in rows)
+
+
+def assert_same_model(loaded, expected):
+    assert list(loaded.state_dict()) == list(expected.state_dict())
+    for (name, ours), theirs in zip(loaded.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert ours.dtype == theirs.dtype, name
+        assert torch.equal(ours, theirs), name
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in loaded.parameters())
+    configs = [model.config.to_dict() for model in (loaded, expected)]
+    assert [config.pop("_name_or_path") for config in configs] == [loaded.name_or_path, expected.name_or_path]
+    assert configs[0] == configs[1]
+    assert loaded.generation_config.to_dict() == expected.generation_config.to_dict()
+    assert loaded.training == expected.training

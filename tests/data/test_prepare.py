@@ -1,80 +1,29 @@
 """From recordings to a dataset of codes: what is kept, what is refused and why, and what a second run costs."""
 
-import csv
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
+from data.inputs import RATE, TEXT, sound, write_rows
 from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.audio.dac import DacCodec
-from dia_hf.audio.effects import measure_loudness
 from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
-from dia_hf.data.rows import RowError
-from dia_hf.data.transcripts import Texts
 from dia_hf.tokenization_dia import DiaTokenizer
 from kills import kill_everywhere, stunned
-from training.clips import write_prepared
 
-RATE = 44100
-TEXT = "This is what is said."
 COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row"]
-
-
-@pytest.fixture
-def make_source(tmp_path, tone):
-    """Write a folder of clips, each with its own pitch: `make_source(text_1, text_2, …)`; give and get rows."""
-
-    def make(*texts, name="recordings", seconds=1.2, header=("file_name", "text")):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        rows = []
-        for number, text in enumerate(texts):
-            sf.write(folder / f"{number:02d}.wav", tone(seconds, 16000, pitch=150 + 10 * number), 16000)
-            rows.append([f"{number:02d}.wav", *([text] if isinstance(text, str) else text)])
-        write_rows(folder, rows, header)
-        return folder
-
-    return make
-
-
-def write_rows(folder, rows, header=("file_name", "text")):
-    with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 def without_a_plot(*args):
     raise ImportError
-
-
-@pytest.fixture
-def num_encoded(monkeypatch):
-    """Count the clips that the codec gets: a list with one number."""
-    count = [0]
-    encode = DacCodec.encode
-
-    def counting(self, waveforms):
-        count[0] += len(waveforms)
-        return encode(self, waveforms)
-
-    monkeypatch.setattr(DacCodec, "encode", counting)
-    return count
-
-
-def sound(samples, rate=RATE):
-    return {"array": np.asarray(samples, dtype=np.float32), "sampling_rate": rate}
 
 
 def test_the_dataset(processor, make_source, tmp_path):
@@ -101,34 +50,6 @@ def test_the_dataset(processor, make_source, tmp_path):
     assert files <= {path.name for path in dest.iterdir()}
     assert json.loads((dest / "report.json").read_text()) == report.to_dict()
     assert not list(dest.glob(".*"))
-
-
-def test_codes_are_those_of_the_processor(processor, tone, tmp_path):
-    """A clip that is not touched has the codes that the processor makes of it: the same mono, the same resampling."""
-    wave = tone(1.0, 48000)
-    settings = PrepareConfig(loudness=None, keep_silence=None)
-    prepare_dataset(
-        [{"audio": sound(np.stack([wave, wave]), 48000), "text": TEXT}], tmp_path / "x", processor, settings
-    )
-    ours = load_prepared(tmp_path / "x")[0][0]["codes"]
-    (waveform,) = processor.feature_extractor.load_waveforms([wave], 48000)
-    (expected,) = processor.codec.encode([torch.from_numpy(waveform)])
-    assert torch.equal(torch.tensor(ours), expected)
-
-
-def test_loudness_and_silence(processor, tone, tmp_path, monkeypatch):
-    """Clips as loud as each other, with a breath of silence; a quiet one is not trimmed away before it is leveled."""
-    heard = []
-    encode = DacCodec.encode
-    monkeypatch.setattr(DacCodec, "encode", lambda self, waves: heard.extend(waves) or encode(self, waves))
-    padded = np.concatenate([np.zeros(RATE), 0.01 * tone(1.0, RATE), np.zeros(RATE)])
-    rows = [{"audio": sound(padded), "text": TEXT}, {"audio": sound(0.8 * tone(1.2, RATE)), "text": TEXT}]
-    report = prepare_dataset(rows, tmp_path / "x", processor)
-    assert [len(wave) / RATE for wave in heard] == pytest.approx([1.2, 1.2], abs=0.03)
-    for wave in heard:
-        assert measure_loudness(wave.numpy(), RATE) == pytest.approx(-23, abs=0.7)  # few blocks, at such a length
-    assert report.clips[0].seconds_before == pytest.approx(3.0)
-    assert report.clips[0].loudness == pytest.approx(report.clips[1].loudness - 38, abs=1)
 
 
 def test_without_pyloudnorm_it_warns_and_goes_on(processor, make_source, tmp_path, monkeypatch):
@@ -286,15 +207,6 @@ def test_segments_of_one_recording(processor, tone, tmp_path, num_encoded):
     assert prepare_dataset(tmp_path / "manifest.json", tmp_path / "x", processor, settings).num_encoded == 0
 
 
-def test_nothing_but_an_offset_is_silent(processor, tone, tmp_path):
-    """The constant samples of a muted microphone passed for speech, and kept silence from being cut off."""
-    padded = np.concatenate([np.zeros(RATE), tone(1.0, RATE), np.zeros(RATE)]) + 0.01
-    rows = [{"audio": sound(np.full(RATE, 0.0034)), "text": TEXT}, {"audio": sound(padded), "text": TEXT}]
-    report = prepare_dataset(rows, tmp_path / "x", processor)
-    assert [notice.code for notice in report.rejected] == ["silent"]
-    assert report.clips[0].seconds == pytest.approx(1.2, abs=0.03)
-
-
 def test_nothing_usable_is_an_error(processor, make_source, tmp_path):
     """An empty dataset fails hours later, in a trainer, without a word about why."""
     source = make_source("1", "2", "")
@@ -324,35 +236,6 @@ def test_a_second_run_encodes_only_what_is_new(processor, make_source, tmp_path,
     assert info["num_clips"] == 4
     assert dataset[0]["text"] == "[S1] It was this that was said."
     assert [list(row["codes"]) for row in dataset][:3] == before
-
-
-def test_what_changes_the_sound_is_encoded_again(processor, pack_processor, make_source, tmp_path, num_encoded):
-    """A cache that ignores a setting, or the codec, hands out the codes of another sound."""
-    source, dest = make_source(TEXT), tmp_path / "x"
-    for settings, expected in [
-        (PrepareConfig(), 1),
-        (PrepareConfig(max_seconds=30.0, extra_tags=["[S3]"]), 1),
-        (PrepareConfig(loudness=-20.0), 2),
-        (PrepareConfig(keep_silence=None), 3),
-        (PrepareConfig(), 3),
-    ]:
-        prepare_dataset(source, dest, processor, settings)
-        assert num_encoded == [expected]
-    sf.write(source / "00.wav", np.sin(np.arange(20000) / 9), 16000)
-    prepare_dataset(source, dest, processor)
-    assert num_encoded == [4]
-    prepare_dataset(source, dest, pack_processor)
-    assert num_encoded == [5]
-    assert load_prepared(dest)[1]["codec"]["fingerprint"] == pack_processor.codec.fingerprint
-
-
-def test_a_damaged_cache_is_repaired(processor, make_source, tmp_path, num_encoded):
-    """Half a file after a crash of the machine must not end every run from then on."""
-    source, dest = make_source(TEXT, TEXT), tmp_path / "x"
-    prepare_dataset(source, dest, processor)
-    path = next(dest.glob("cache/*/*.safetensors"))
-    path.write_bytes(path.read_bytes()[:50])
-    assert prepare_dataset(source, dest, processor).num_encoded == 1
 
 
 def test_goes_on_after_it_was_stopped(processor, make_source, tmp_path, monkeypatch, num_encoded):
@@ -484,34 +367,6 @@ def test_a_source_within_the_folder(processor, make_source, tmp_path):
     assert (dest / "rejected.jsonl").read_text() == row
 
 
-@pytest.mark.slow
-def test_processes_change_nothing(processor, make_source, tmp_path, monkeypatch):
-    """Results that come back in the order in which they are done shuffle texts and codes."""
-    monkeypatch.setattr("dia_hf.data.encoding._CLIPS_PER_JOB", 2)
-    source = make_source(*[TEXT] * 4, "", *[TEXT] * 4, "7")
-    (source / "03.wav").write_bytes(b"")
-    one = prepare_dataset(source, tmp_path / "one", processor)
-    two = prepare_dataset(source, tmp_path / "two", processor, num_proc=2, device="cpu")
-    assert one.to_dict() == two.to_dict()
-    assert [notice.row for notice in two.rejected] == [4, 5, 10]
-    assert load_prepared(tmp_path / "one")[0].to_list() == load_prepared(tmp_path / "two")[0].to_list()
-
-
-@pytest.mark.slow
-def test_a_script_that_begins_processes_while_imported_ends(make_source, tmp_path):
-    """Each process imports the script first; where that begins processes again, the first must not wait for ever."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from dia_hf import MINIATURE, DiaProcessor\n"
-        "from dia_hf.data.prepare import prepare_dataset\n"
-        "processor = DiaProcessor.from_pretrained(MINIATURE)\n"
-        f"prepare_dataset({str(make_source(TEXT))!r}, {str(tmp_path / 'x')!r}, processor, num_proc=2)\n"
-    )
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 1
-    assert 'under `if __name__ == "__main__":`' in ended.stderr.splitlines()[-1]
-
-
 def test_a_folder_of_somebody_elses_is_left_alone(processor, make_source, tmp_path):
     """DEST mistyped as the folder of the recordings."""
     source = make_source(TEXT)
@@ -580,134 +435,8 @@ def test_arguments_that_cannot_be_right(processor, tmp_path):
         prepare_dataset(rows, tmp_path / "x", processor, settings)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Hello.", "[S1] Hello."),
-        ("  Two\n lines\tand more ", "[S1] Two lines and more"),
-        ("Cafe\u0301", "[S1] Café"),
-        ("[S2] Hi. [S1] Oh.", "[S2] Hi. [S1] Oh."),
-        ("[x] Hello.", "[x] [S1] Hello."),
-        ("He counted 7.", "[S1] He counted 7."),
-        ("It is in readme.wav", "[S1] It is in readme.wav"),
-    ],
-)
-def test_texts(processor, text, expected):
-    """The same words are the same bytes, however somebody's editor wrote them."""
-    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[x]"]))
-    assert texts.make(text, None, None) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[s1] Hello there. [s2] Hi.", r"\[s1\] would be read as letters; .* write \[S1\]"),
-        ("[S1] Hello there. [s2] Hi.", r"\[s2\] would be read as letters; .* write \[S2\]"),
-        ("[s3] Hello there.", r"'\[s3\]' would be read as letters; replace it with one of \[S1\], \[S2\]"),
-        ("SPEAKER_00: Hello there.", r"'SPEAKER_00:' would be read as letters; .*--speaker-tag"),
-        ("[S1] Hello there. SPEAKER_01: Hi.", "'SPEAKER_01:'"),
-        ("Speaker 1: Hello there.\nSpeaker 2: Hi.", "'Speaker 1:'"),
-        ("[SPEAKER_00] Hello there.", r"'\[SPEAKER_00\]'"),
-        ("[SPEAKER_00]: Hello there.", r"'\[SPEAKER_00\]:'"),
-        ("[Speaker 1] Hello there.", r"'\[Speaker 1\]'"),
-        ("S1: Hello there.", "'S1:'"),
-        ("[S3] Hello there.", r"\[S3\] is not one of \[S1\], \[S2\]"),
-    ],
-)
-def test_what_other_programs_write_for_a_tag(processor, text, message):
-    """[S3] was refused, while [s1] and SPEAKER_00: were put behind a tag, to be read aloud by the model."""
-    texts = Texts(processor.tokenizer, PrepareConfig())
-    with pytest.raises(RowError, match=message) as caught:
-        texts.make(text, None, None)
-    assert caught.value.code == "unknown_tag"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "He has an S4: it is old.",
-        "The speaker 2: who?",
-        "Ends 5: yes.",
-        "[sigh] Well.",
-        "See s. 3: it is there.",
-        "Speaker: me.",
-    ],
-)
-def test_what_is_no_tag(processor, text):
-    """Words that only look like it in the middle of a sentence."""
-    assert Texts(processor.tokenizer, PrepareConfig()).make(text, None, None) == f"[S1] {text}"
-
-
-def test_a_tag_that_is_declared_is_one(processor):
-    """Whoever declares [s1] or [SPEAKER_00] means it."""
-    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[s1]", "[SPEAKER_00]"]))
-    assert texts.make("[s1] Hi. [SPEAKER_00] Oh.", None, None) == "[s1] [S1] Hi. [SPEAKER_00] Oh."
-
-
-@given(
-    text=st.text(st.sampled_from("aé \n[]S12x日.\3\ud800")),
-    language=st.sampled_from([None, "nl", "[de]", "x y"]),
-    speaker=st.sampled_from([None, "anna", "ben"]),
-)
-def test_texts_fit_the_tokenizer(processor, text, language, speaker):
-    """Whatever passes is read by the tokenizer, begins with a tag, and does not change when it is prepared again."""
-    texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[x]"]))
-    try:
-        made = texts.make(text, speaker, language)
-    except RowError:
-        return
-    ids = DiaTokenizer(speaker_tokens=texts.tags)(made)["input_ids"]
-    assert 1 <= ids[0] <= len(texts.tags)
-    assert any(tag in made for tag in texts.tags)
-    assert texts.make(made, speaker, language) == made
-
-
 def test_the_data_say_their_model(tmp_path):
     """`finetune` could not know what the data were prepared for."""
     sound = {"array": 0.2 * np.sin(np.arange(16000) / 20), "sampling_rate": 16000}
     prepare_dataset([{"audio": sound, "text": "Hello there."}], tmp_path, DiaProcessor.from_pretrained(MINIATURE))
     assert load_prepared(tmp_path)[1]["model"] == "miniature"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return write_prepared(tmp_path_factory.mktemp("damaged") / "data", num_clips=3)
-
-
-def _lack(column):
-    def rewrite(folder):
-        clips = datasets.load_from_disk(str(folder)).remove_columns([column])
-        path = next(folder.glob("*.arrow"))
-        shutil.rmtree(folder / "new", ignore_errors=True)
-        clips.save_to_disk(str(folder / "new"))
-        for file in (folder / "new").iterdir():
-            file.replace(folder / (path.name if file.suffix == ".arrow" else file.name))
-
-    return rewrite
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "match"),
-    [
-        *(
-            (name, lambda path, text=text: path.write_text(text), name)
-            for name in ("prepared.json", "state.json", "dataset_info.json")
-            for text in ("null", "[]", "", "[" * 100_000, '{"a": ')
-        ),
-        ("prepared.json", lambda path: path.write_text('{"version": 1}'), "`codec` is null"),
-        ("prepared.json", lambda path: path.write_text('{"version": [1]}'), "version"),
-        ("state.json", lambda path: path.write_text('{"_data_files": [1]}'), "`_data_files`"),
-        ("state.json", lambda path: path.write_text('{"_data_files": [{"filename": "../x"}]}'), "`_data_files`"),
-        ("data-00000-of-00001.arrow", Path.unlink, r"the file 'data-00000-of-00001.arrow' is missing"),
-        ("data-00000-of-00001.arrow", lambda path: path.write_bytes(path.read_bytes()[:700]), "cannot be read"),
-        (".", _lack("text"), "no column 'text'"),
-    ],
-)
-def test_a_damaged_prepared_folder(tmp_path, prepared, name, damage, match):
-    """`null` for prepared.json, a cut arrow file or a missing column ended in an error of somebody else's."""
-    folder = Path(shutil.copytree(prepared, tmp_path / "data"))
-    damage(folder / name)
-    with pytest.raises(ValueError, match=match) as refused:
-        load_prepared(folder)
-    assert str(tmp_path) in str(refused.value)
-    assert "\n" not in str(refused.value) and len(str(refused.value)) <= 500

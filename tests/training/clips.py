@@ -1,4 +1,4 @@
-"""Prepared folders made by hand, and recipes that take seconds."""
+"""Prepared folders made by hand, recipes that take seconds, and the error that stops a run."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,10 @@ from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.training.recipe import Recipe
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven"]
+
+
+class StoppedError(Exception):
+    """What ends a run in these tests."""
 
 
 def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]"), fingerprint=None, first=0):

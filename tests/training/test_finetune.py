@@ -1,12 +1,10 @@
 """A run from a recipe to a checkpoint: whole, interrupted, shared among processes."""
 
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
-import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 import transformers
 from huggingface_hub import ModelCard
 from packaging.version import Version
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dia_hf import MINIATURE, Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.assets import __file__ as assets
@@ -27,36 +25,9 @@ from dia_hf.training.lora import merge_adapter
 from dia_hf.training.recipe import Recipe
 from dia_hf.training.run_dir import newest_checkpoint
 from dia_hf.training.trainer import DiaTrainer
-from kills import die, stunned
-from training.clips import quick_recipe, write_prepared
+from training.clips import StoppedError, quick_recipe, write_prepared
 
 room = import_module("dia_hf.training.finetune")
-
-
-class StoppedError(Exception):
-    """What ends a run in these tests."""
-
-
-@pytest.fixture
-def data(tmp_path):
-    return write_prepared(tmp_path / "data")
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """`stop_at(step)` lets a run fail at a step; `stop_at(None)` lets it go on."""
-
-    def stop(step, error=StoppedError):
-        original = DiaTrainer.training_step
-
-        def training_step(self, *args, **kwargs):
-            if self.state.global_step == step:
-                raise error
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(DiaTrainer, "training_step", training_step)
-
-    return lambda step, *error: monkeypatch.undo() if step is None else stop(step, *error)
 
 
 def weights(folder):
@@ -253,57 +224,6 @@ def test_weights_that_break_in_the_last_step_are_not_saved(tmp_path, data, monke
     assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
-def test_a_resumed_run_keeps_its_data(tmp_path, stop_at):
-    """Prepared anew between two halves of a run, other clips went on in its place without a word."""
-    recipe = quick_recipe(write_prepared(tmp_path / "data"), tmp_path / "run")
-    stop_at(3)
-    with pytest.raises(StoppedError):
-        finetune(recipe)
-    stop_at(None)
-    shutil.move(tmp_path / "data", tmp_path / "moved")
-    write_prepared(tmp_path / "data", num_clips=5)
-    with pytest.raises(ValueError, match=r"was started with \d+ clips for training; now there are 5"):
-        finetune(recipe, resume=True)
-    recipe.data = [str(tmp_path / "moved")]
-    finetune(recipe, resume=True)
-
-
-def test_one_run_at_a_time(tmp_path, data, stop_at):
-    """Two commands at once trained into one folder, each over the other's checkpoints."""
-    recipe = quick_recipe(data, tmp_path / "run")
-    stop_at(3)
-    with pytest.raises(StoppedError):
-        finetune(recipe)
-    assert not (tmp_path / "run" / ".lock").exists()
-    with open(tmp_path / "run" / ".lock", "w") as lock:
-        pytest.importorskip("fcntl").flock(lock, 2)
-        with pytest.raises(ValueError, match="another process is training"):
-            finetune(recipe, resume=True)
-
-
-@pytest.mark.parametrize("moment", ["the lock", "the data", "the recipe"])
-def test_killed_before_it_began(tmp_path, data, monkeypatch, moment):
-    """What a run had left that was killed in its first second stood in the way of the same command for ever."""
-    from dia_hf.training import run_dir
-
-    with monkeypatch.context() as patch:
-        if moment == "the lock":
-            patch.setattr(room, "note_beginning", die)
-        elif moment == "the data":
-            patch.setattr(run_dir, "atomic_write", die)
-        else:
-            patch.setattr(Recipe, "save", die)
-        assert stunned(lambda: finetune(quick_recipe(data, tmp_path / "run")), math.inf)
-    assert (tmp_path / "run" / ".lock").exists()
-    assert finetune(quick_recipe(data, tmp_path / "run"))["step"] == 6
-    assert not list((tmp_path / "run").glob(".*"))
-    shutil.rmtree(tmp_path / "run")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "data.json").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty"):
-        finetune(quick_recipe(data, tmp_path / "run"))
-
-
 def test_a_run_that_came_first(tmp_path, data, monkeypatch):
     """Of two commands at once the second trained over the first one's result, had that ended meanwhile."""
     recipe = quick_recipe(data, tmp_path / "run")
@@ -360,64 +280,6 @@ def test_a_result_that_cannot_be_written(tmp_path, data, monkeypatch):
     finetune(quick_recipe(data, tmp_path / "run"), resume=True)
 
 
-@pytest.fixture(scope="module")
-def kept_run(tmp_path_factory):
-    """A run with the checkpoints 2 and 4, stopped before its sixth step."""
-    folder = tmp_path_factory.mktemp("kept")
-    recipe = quick_recipe(write_prepared(folder / "data"), folder / "run")
-
-    class Stops(DiaTrainer):
-        def training_step(self, *args, **kwargs):
-            if self.state.global_step == 5:
-                raise StoppedError
-            return super().training_step(*args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "DiaTrainer", Stops)
-        with pytest.raises(StoppedError):
-            finetune(recipe)
-    return folder
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[content.index(b"\x80\x02") + 30] ^= 16  # within the pickle: between the parts nothing counts
-    path.write_bytes(content)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-FILES = ["trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"]
-DAMAGES = [
-    *((name, Path.unlink) for name in FILES[1:]),
-    *((name, cut) for name in FILES),
-    *((name, flip) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")),
-    *((name, lambda path: torch.save([1], path)) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")),
-    *(
-        (FILES[0], lambda path, text=text: path.write_text(text))
-        for text in ("null", "[]", "{}", '{"global_step": "4", "log_history": []}', "[" * 100_000)
-    ),
-    (FILES[-1], lambda path: save_file({"a": torch.zeros(1)}, path)),
-]
-
-
-@pytest.mark.parametrize(("name", "damage"), DAMAGES)
-def test_a_damaged_checkpoint(tmp_path, kept_run, name, damage):
-    """A run went on without optimizer, schedule, chance or weights, or ended in an error of pickle's or of zip's."""
-    shutil.copytree(kept_run / "run", tmp_path / "run")
-    damage(tmp_path / "run" / "checkpoints" / "checkpoint-4" / name)
-    recipe = quick_recipe(str(kept_run / "data"), tmp_path / "run")
-    with pytest.raises(ValueError, match="can be resumed from checkpoint-2: move checkpoint-4 elsewhere") as refused:
-        finetune(recipe, resume=True)
-    assert name in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) <= 500
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-2")
-    if name == "scheduler.pt":
-        with pytest.raises(ValueError, match="No other checkpoint of the run can be used"):
-            finetune(recipe, resume=True)
-
-
 @pytest.mark.parametrize(
     ("owner", "method", "error"),
     [
@@ -457,23 +319,6 @@ def test_a_full_disk_while_a_checkpoint_is_saved(tmp_path, data, monkeypatch, er
     assert finetune(recipe, resume=True)["step"] == 6
 
 
-def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):
-    """By name, checkpoint-9 is newer than checkpoint-10."""
-    for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
-    assert newest_checkpoint(tmp_path).endswith("checkpoint-10")
-
-
-def test_the_best_model_makes_the_fewest_word_errors(tmp_path, data):
-    """More errors were taken for better; a resumed run had all its patience again."""
-    training = {"metric_for_best_model": "eval_speech_wer", "eval_strategy": "steps", "eval_steps": 2}
-    recipe = quick_recipe(data, tmp_path / "run", training, early_stopping_patience=2)
-    arguments = make_arguments(recipe, has_evaluation=True)
-    assert arguments.greater_is_better is False
-    assert arguments.restore_callback_states_from_checkpoint
-
-
 @pytest.mark.parametrize(("lora", "dtype"), [(None, torch.float32), ({"r": 2}, torch.bfloat16)])
 def test_bf16_computes_and_does_not_store(tmp_path, data, lora, dtype):
     """Weights in bfloat16 round small steps away: only frozen ones may be."""
@@ -500,53 +345,12 @@ def test_weights_of_the_channels_come_with_the_adapter(tmp_path, data):
     assert DiaConfig.from_pretrained(tmp_path / "run").channel_loss_weights == weights_of_channels
 
 
-def test_a_resumed_run_keeps_its_recipe(tmp_path, data, stop_at):
-    """Half a run at one rate and half at another is neither; the folder, though, may have been moved."""
-    recipe = quick_recipe(data, tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match="no run to resume"):
-        finetune(recipe, resume=True)
-    stop_at(3)
-    with pytest.raises(StoppedError):
-        finetune(recipe)
-    stop_at(None)
-    with pytest.raises(ValueError, match=r"`training.learning_rate` 0.001, but is to be resumed with 0.1"):
-        finetune(recipe.change({"training.learning_rate": 0.1}), resume=True)
-    (tmp_path / "run").rename(tmp_path / "moved")
-    kept = Recipe.load(tmp_path / "moved" / "recipe.yaml").change({"output": str(tmp_path / "moved")})
-    assert finetune(kept, resume=True)["step"] == 6
-
-
 @pytest.mark.parametrize(("step", "match"), [(1, "no checkpoint"), (3, "--resume")])
 def test_interrupted_by_hand(tmp_path, data, stop_at, step, match):
     """Ctrl-C is the usual end of a run; who is not told how to go on begins anew."""
     stop_at(step, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt, match=match):
         finetune(quick_recipe(data, tmp_path / "run"))
-
-
-def test_nothing_is_overwritten(tmp_path, data):
-    """A run into the folder of another, or of somebody's thesis, must not begin."""
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "thesis.tex").write_text("...")
-    (tmp_path / "file").write_text("...")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "recipe.yaml").write_text("{}")
-    for name, match in (("thesis", "is not empty"), ("file", "is a file"), ("run", "--resume")):
-        with pytest.raises(ValueError, match=match):
-            finetune(quick_recipe(data, tmp_path / name))
-    with pytest.raises(ValueError, match="give 9 weights, one for each channel"):
-        finetune(quick_recipe(data, tmp_path / "new", channel_loss_weights=[4, 1]))
-    assert not (tmp_path / "new").exists()
-    for name, match in (("data", "`data` is empty"), ("output", "`output` is empty")):
-        with pytest.raises(ValueError, match=match):
-            finetune(quick_recipe(data, tmp_path / "new").change({name: [] if name == "data" else '""'}))
-
-
-def test_a_mistake_leaves_no_folder(tmp_path, data):
-    """A folder that a failed attempt leaves behind stands in the way of the next one."""
-    with pytest.raises(ValueError, match="holds no prepared clips"):
-        finetune(quick_recipe(str(tmp_path), tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(find_spec("schedulefree") is not None, reason="the package is installed")
@@ -640,61 +444,6 @@ def test_evaluation_speech_and_an_early_end(tmp_path, data):
     assert all(torch.equal(weight, best[name]) for name, weight in weights(tmp_path / "run").items())
 
 
-def test_the_table_in_a_notebook_leaves_the_channels_out(tmp_path, data, monkeypatch):
-    """Eighteen columns of channels push the loss off the screen."""
-    shown = []
-
-    class NotebookProgressCallback(transformers.TrainerCallback):
-        def on_log(self, *args, logs=None, **kwargs):
-            shown.append(logs)
-
-        def on_evaluate(self, *args, metrics=None, **kwargs):
-            metrics.pop("eval_loss")  # as the real one does
-            shown.append(metrics)
-
-    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
-    training = {"max_steps": 1, "disable_tqdm": False, "eval_strategy": "steps", "eval_steps": 1}
-    metrics = finetune(quick_recipe(data, tmp_path / "run", training, eval_fraction=0.3))
-    assert any("loss" in logs for logs in shown)
-    assert any("eval_runtime" in logs for logs in shown)
-    assert not any("_channel_" in name for logs in shown for name in logs)
-    assert "eval_loss" in metrics
-
-
-def test_nothing_to_evaluate_with(tmp_path, data):
-    """A share of few clips may be none: the run goes on, and says what it will not do."""
-    recipe = Recipe.load("lora").change(
-        {
-            "model": MINIATURE,
-            "data": [data],
-            "output": str(tmp_path / "run"),
-            "eval_fraction": 0.001,
-            "training.num_train_epochs": 1,
-            "training.report_to": "none",
-            "training.disable_tqdm": True,
-            "training.use_cpu": True,
-        }
-    )
-    with pytest.warns(UserWarning, match="no clips for evaluation"):
-        finetune(recipe)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        make_arguments(quick_recipe(data, tmp_path / "quiet"), has_evaluation=False)
-
-
-def test_several_gpus_in_one_process(tmp_path, data, monkeypatch):
-    """`Trainer` would copy the model to all GPUs at every step, and gather what each channel says in its own way."""
-
-    class TwoGPUs(transformers.TrainingArguments):
-        def __post_init__(self):
-            super().__post_init__()
-            self._n_gpu = 2
-
-    monkeypatch.setattr("dia_hf.training.arguments.TrainingArguments", TwoGPUs)
-    with pytest.warns(UserWarning, match="2 GPUs were found, but only one is used.*accelerate launch"):
-        assert make_arguments(quick_recipe(data, tmp_path / "run"), has_evaluation=False).n_gpu == 1
-
-
 def test_weights_in_training_and_after(tmp_path, data, monkeypatch):
     """Small steps are rounded away in bfloat16: weights that are trained are float32, whatever they were stored in."""
     half = tmp_path / "half"
@@ -715,16 +464,6 @@ def test_weights_in_training_and_after(tmp_path, data, monkeypatch):
     for name, dtype in (("same", torch.bfloat16), ("full", torch.float32), ("lora", torch.bfloat16)):
         assert {weight.dtype for weight in weights(tmp_path / name).values()} == {dtype}
         assert Dia.from_pretrained(tmp_path / name, device="cpu").model.dtype == dtype
-
-
-def test_logs_for_tensorboard(tmp_path, data):
-    """What is logged lies inside the result, where it is looked for and goes along when that is moved."""
-    pytest.importorskip("tensorboard")
-    recipe = quick_recipe(["nowhere"], tmp_path / "run")
-    recipe.data, recipe.training["max_steps"] = data, 1  # by hand, and a folder as a string
-    del recipe.training["report_to"]
-    finetune(recipe)
-    assert [path.name.split(".")[0] for path in (tmp_path / "run" / "logs").iterdir()] == ["events"]
 
 
 def launch(configuration, data, output, *options):
