@@ -66,6 +66,21 @@ def test_interrupts_are_the_verbs_afterwards(monkeypatch):
     assert seen == [before]
 
 
+def test_interrupted_outside_of_the_verb(monkeypatch, capsys):
+    """Ctrl-C just after a file was written printed a traceback, and ended the process by the signal."""
+
+    def run(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dia_hf.cli.run", run)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert dia_hf_command.main(["bench"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "dia-hf: interrupted; no file is half-written.\n"
+
+
 @pytest.mark.parametrize(
     ("before", "status", "told"),
     [

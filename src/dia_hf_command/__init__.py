@@ -63,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = _flush(cli.run(args))
+    except KeyboardInterrupt:  # before or after the command's own handler
+        sys.stderr.write("dia-hf: interrupted; no file is half-written.\n")
+        status = 130
     finally:
         if is_heard:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, and its result printed

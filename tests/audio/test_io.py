@@ -3,6 +3,7 @@ import errno
 import io
 import json
 import os
+import signal
 import struct
 
 import numpy as np
@@ -412,3 +413,43 @@ def test_minutes_of_ogg(tmp_path, tone):
     """The process crashed with a stack overflow."""
     write_audio(tmp_path / "s.ogg", tone(300, 8000), 8000)
     assert sf.info(tmp_path / "s.ogg").frames == 300 * 8000
+
+
+class _Interrupting(io.BytesIO):
+    """Sends Control-C to this process at its third read or write."""
+
+    num_calls = 0
+
+    def _count(self):
+        self.num_calls += 1
+        if self.num_calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def write(self, content):
+        self._count()
+        return super().write(content)
+
+    def readinto(self, buffer):
+        self._count()
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "ogg"])
+def test_interrupted_while_it_is_encoded(tmp_path, monkeypatch, tone, ending):
+    """soundfile dropped the Control-C, and a cut or damaged mp3 was reported as written."""
+    path = tmp_path / f"out.{ending}"
+    monkeypatch.setattr("dia_hf.audio.io.io.BytesIO", _Interrupting)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        write_audio(path, tone(2.0, 44100), 44100, {"seed": 1})
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupted_while_it_is_read(tmp_path, monkeypatch, tone):
+    """A recording in memory was cut short where Control-C came, without an error."""
+    write_audio(tmp_path / "in.flac", tone(2.0, 44100), 44100)
+    content = (tmp_path / "in.flac").read_bytes()
+    monkeypatch.setattr("dia_hf.audio.io._Content", _Interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        read_audio(content)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,12 +65,34 @@ class _Content(io.BytesIO):
 
 
 @contextmanager
-def _reading(source: str | os.PathLike | bytes) -> Iterator[Any]:
-    """Yield a source for soundfile, and name the file in errors of reading."""
+def _held_interrupts() -> Iterator[list[Any]]:
+    """Hold Control-C back to the end; yield the list that it is noted in.
+
+    libsndfile reads and writes file objects by calling Python. soundfile 0.14 drops an exception in such a call, a
+    KeyboardInterrupt among others; the audio then ends there, in some formats without an error.
+    """
+    pending: list[Any] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield pending
+        return
+    signal.signal(signal.SIGINT, lambda *received: pending.append(received))
+    try:
+        yield pending
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pending:
+            before(*pending[0])
+
+
+@contextmanager
+def _reading(source: str | os.PathLike | bytes) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield a source for soundfile, and the list of held interrupts; name the file in errors of reading."""
     if not isinstance(source, bytes) and not os.path.isfile(source):
         raise FileNotFoundError(f"there is no audio file at {shortened(str(source), 300)}.")
     try:
-        yield _Content(source) if isinstance(source, bytes) else source
+        with _held_interrupts() as interrupts:
+            yield (_Content(source) if isinstance(source, bytes) else source), interrupts
     except sf.LibsndfileError as error:
         raise ValueError(
             f"{_name_of(source)} cannot be read as audio ({error.error_string.strip()}); give a wav, flac, mp3 or ogg "
@@ -97,7 +121,7 @@ def read_audio(
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no audio, or its header claims more samples than a file of its size can hold.
     """
-    with _reading(source) as file, sf.SoundFile(file) as sound:
+    with _reading(source) as (file, interrupts), sf.SoundFile(file) as sound:
         num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
         if sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes:
             raise ValueError(
@@ -112,7 +136,7 @@ def read_audio(
         # In parts, so that memory is allocated for existing samples, not for those that the header claims.
         parts = [np.zeros((0, sound.channels), dtype=np.float32)]
         at_once = max(1, _SAMPLES_PER_READ // sound.channels)
-        while len(part := sound.read(min(left, at_once), dtype="float32", always_2d=True)):
+        while not interrupts and len(part := sound.read(min(left, at_once), dtype="float32", always_2d=True)):
             parts.append(part)
             left -= len(part)
         sampling_rate = sound.samplerate
@@ -126,7 +150,7 @@ def audio_seconds(source: str | os.PathLike | bytes) -> float:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no audio.
     """
-    with _reading(source) as file, sf.SoundFile(file) as sound:
+    with _reading(source) as (file, _), sf.SoundFile(file) as sound:
         return sound.frames / sound.samplerate
 
 
@@ -227,7 +251,8 @@ def write_audio(
     try:
         encoded = _encode(waveform, sampling_rate, file_format, comment)
         # Libraries differ in the length of a comment, and some truncate silently.
-        whole = comment is None or _read_comment(io.BytesIO(encoded)) == comment
+        with _held_interrupts():
+            whole = comment is None or _read_comment(io.BytesIO(encoded)) == comment
     except sf.LibsndfileError as error:
         load = "" if comment is None else f" with {len(comment)} bytes of metadata"
         raise ValueError(
@@ -314,12 +339,17 @@ def _encode(waveform: np.ndarray, sampling_rate: int, file_format: str, comment:
     """Encode a whole file in memory: libsndfile does not always notice that a disk is full."""
     buffer = io.BytesIO()
     num_channels = 1 if waveform.ndim == 1 else len(waveform)
-    with sf.SoundFile(buffer, "w", int(sampling_rate), num_channels, format=file_format) as sound:
+    with (
+        _held_interrupts() as interrupts,
+        sf.SoundFile(buffer, "w", int(sampling_rate), num_channels, format=file_format) as sound,
+    ):
         if comment is not None and file_format != "WAV":
             sound.comment, sound.software = comment, _SOFTWARE
         # In parts: libvorbis copies its input to the stack, and minutes at once crash the process.
         for start in range(0, waveform.shape[-1], 1 << 14):
             sound.write(waveform[..., start : start + (1 << 14)].T)
+            if interrupts:
+                break
     if comment is not None and file_format == "WAV":
         # libsndfile reads no comment above 2 kB, and writes none above 64 kB.
         entries = _chunk(b"ICMT", comment.encode() + b"\0") + _chunk(b"ISFT", _SOFTWARE.encode() + b"\0")

@@ -206,7 +206,8 @@ class Dia:
                 many as fit into the memory unless given; not with `verbose`.
             return_codes (`bool`, defaults to `False`): Whether to return the codes as well.
 
-        For several texts, `cfg_scale`, `temperature`, `top_p`, `cfg_filter_top_k` and `seed` may be lists of as many.
+        For several texts, `cfg_scale`, `temperature` (above 0), `top_p`, `cfg_filter_top_k` and `seed` may be lists of
+        as many.
 
         Returns:
             `np.ndarray` of shape `[N]`, float32, or a list of them where `text` is a list.
@@ -227,7 +228,8 @@ class Dia:
             audio_prompt = audio_prompt_path
         if use_cfg_filter is not None:
             warnings.warn("`use_cfg_filter` has no effect; leave it out.", FutureWarning, stacklevel=2)
-        sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed)
+        num_texts = len(text) if isinstance(text, Sequence) and not isinstance(text, str) else 1
+        sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed, num_texts)
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
         if self._is_miniature:
@@ -287,7 +289,8 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
-        sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed)
+        num_texts = len(text) if isinstance(text, Sequence) and not isinstance(text, str) else 1
+        sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed, num_texts)
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
         if self._is_miniature:
