@@ -316,7 +316,7 @@ def make_state(rules, frame_settings, given, delays, num_frames, noise=None):
         end=torch.full((num_samples,), NEVER),
         new=torch.zeros(num_samples, num_frames, num_channels, dtype=torch.long),
         noise=noise,
-        is_broken=torch.zeros((), dtype=torch.bool),
+        is_broken=torch.zeros(num_samples, dtype=torch.bool),
     )
 
 
@@ -396,7 +396,7 @@ def take_one_step(frame, forced=None, end=NEVER, num_new=None, delays=(0, 1, 2),
     state.num_new.fill_(num_new or (0 if end == NEVER else end + 1))
     rows = 2 if rules.is_guided else 1
     take_step(Script(frame.expand(1, rows, *frame.shape)), rules, state, VIEW)
-    return state.tokens[0].tolist(), bool(state.is_broken)
+    return state.tokens[0].tolist(), bool(state.is_broken.any())
 
 
 def best_tokens(*tokens):
@@ -427,7 +427,7 @@ def test_a_step_that_was_broken_stays_noted():
     network = Script(frames)
     for _ in range(2):
         take_step(network, rules, state, VIEW)
-    assert state.is_broken
+    assert state.is_broken.any()
 
 
 def test_a_filter_leaves_a_code():

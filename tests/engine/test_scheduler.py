@@ -18,7 +18,7 @@ from transformers.generation import BaseStreamer
 from dia_hf.engine import make_frame_decoder, memory, runners, scheduler
 from dia_hf.engine.runners import CompiledRunner, EagerRunner, StaticRunner
 from dia_hf.engine.scheduler import AsyncReads, FrameScheduler
-from dia_hf.generation import DiaCodesStreamer, fast_path
+from dia_hf.generation import DiaCodesStreamer
 from dia_hf.generation.stopping_criteria import DiaCancelStoppingCriteria
 from tiny import as_inputs, assert_same_speech, random_config, random_model
 
@@ -37,7 +37,7 @@ LIMITS = [30, 12, 44, 9, 21, 37, 18]
 
 
 def set_steps(monkeypatch, kind):
-    monkeypatch.setattr(fast_path, "make_runner", lambda network, rules, options: STEPS[kind](network, rules))
+    monkeypatch.setattr(scheduler, "make_runner", lambda network, rules, options: STEPS[kind](network, rules))
 
 
 @pytest.fixture(params=["eager", "static"])
@@ -118,12 +118,12 @@ def test_the_batch_stays_full(monkeypatch, model, kind, max_batch_size, limits):
     """Slots that stay empty while requests are queued multiply the time."""
     make_room, take, num_full, sizes = FrameScheduler._refill, STEPS[kind].take, [], []
 
-    def watched(self, state):
-        had_waiting = bool(self.waiting)
-        state = make_room(self, state)
-        if had_waiting and self.waiting:
+    def watched(self):
+        (call,) = self.calls
+        had_waiting = bool(call.waiting)
+        make_room(self)
+        if had_waiting and call.waiting:
             num_full.append(sum(slot is not None for slot in self.slots))
-        return state
 
     def counted(self, state, view):
         sizes.append(state.num_samples)

@@ -11,7 +11,6 @@ from dia_hf.engine import make_frame_decoder, memory, runners, scheduler
 from dia_hf.engine.decoder import FrameDecoder
 from dia_hf.engine.runners import CudaGraphRunner, EagerRunner
 from dia_hf.engine.scheduler import AsyncReads, FrameScheduler
-from dia_hf.generation import fast_path
 from tiny import as_inputs, random_config, random_model
 
 pytestmark = pytest.mark.gpu
@@ -79,7 +78,7 @@ class Listener(BaseStreamer):
 @pytest.mark.parametrize("kind", [CudaGraphRunner, EagerRunner], ids=lambda kind: kind.__name__)
 def test_no_step_waits_for_the_device(monkeypatch, kind, source, is_first_release):
     """A number read off the device in every step: the device idles while the host prepares the next."""
-    monkeypatch.setattr(fast_path, "make_runner", lambda network, rules, options: kind(network, rules))
+    monkeypatch.setattr(scheduler, "make_runner", lambda network, rules, options: kind(network, rules))
     num_checked = []
 
     def is_ready(steps, state, view):

@@ -7,11 +7,15 @@ oracle in the tests.
 """
 
 from .decoder import FrameDecoder, make_frame_decoder, max_frames, unsupported_reason_of
+from .engine import Engine, EngineError
 from .runners import make_runner
 from .sampling import SamplingParams, SamplingSpec
-from .scheduler import FrameScheduler, RequestBatch
+from .scheduler import Call, FrameScheduler, RequestBatch
 
 __all__ = [
+    "Call",
+    "Engine",
+    "EngineError",
     "FrameDecoder",
     "FrameScheduler",
     "RequestBatch",

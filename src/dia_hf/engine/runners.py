@@ -56,6 +56,15 @@ class EagerRunner:
         """Run a step."""
         take_step(self.network, self.spec, state, view)
 
+    def select(self, state: FrameState, samples: torch.Tensor) -> FrameState:
+        """Copy some samples of a batch, by index."""
+        return state.select(samples)
+
+    def holds(self, state: FrameState, other: FrameState) -> bool:
+        """Return whether samples of another state fit into the slots of a batch."""
+        sizes = zip(_capacities(state), _capacities(other), strict=True)
+        return all(mine >= wanted for mine, wanted in sizes)
+
     def release(self, state: FrameState) -> None:
         """Return a batch that is no longer used."""
 
@@ -127,6 +136,18 @@ class StaticRunner(EagerRunner):
         length = min(length, state.cache.keys[0].shape[2] - _SPARE)
         return FrameView(self.network.axis[:length], state.cache.text_mask.shape[-1], True, True)
 
+    def select(self, state: FrameState, samples: torch.Tensor) -> FrameState:
+        """Copy some samples of a batch, without the spare frames."""
+        selected = state.select(samples)
+        for tensors in (selected.cache.keys, selected.cache.values):
+            tensors[:] = [tensor[:, :, :-_SPARE] for tensor in tensors]
+        return selected
+
+    def holds(self, state: FrameState, other: FrameState) -> bool:
+        """Return whether samples of another state fit into the slots of a batch, the spare frames left free."""
+        frames, *sizes = _capacities(state)
+        return all(mine >= wanted for mine, wanted in zip((frames - _SPARE, *sizes), _capacities(other), strict=True))
+
     def release(self, state: FrameState) -> None:
         """Keep the batch for the next call."""
         _IDLE.give(self.network, state)
@@ -184,6 +205,11 @@ class CudaGraphRunner(StaticRunner):
             for tensor, value in zip(changing, before, strict=True):
                 tensor.copy_(value)
         return graph
+
+
+def _capacities(state: FrameState) -> tuple[int, int, int, int]:
+    """Return frames, bytes, new frames and frames of forced tokens that a state has room for."""
+    return state.cache.keys[0].shape[2], state.cache.text_mask.shape[-1], state.new.shape[1], state.forced.shape[1]
 
 
 def make_runner(network: FrameDecoder, spec: SamplingSpec, compile_options: dict[str, Any] | None) -> EagerRunner:

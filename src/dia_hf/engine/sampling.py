@@ -13,7 +13,7 @@ Legend: B samples, C channels, V vocabulary, K candidates, G frames with forced 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -82,6 +82,23 @@ class SamplingSpec:
     all_filter: bool
     any_filters: bool
     eos_logit_scale: float = 1.0
+
+    def is_compatible(self, other: SamplingSpec) -> bool:
+        """Return whether samples of the two can be in one batch."""
+        names = ("eos_token_id", "pad_token_id", "is_guided", "do_sample", "eos_logit_scale")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    def merged(self, other: SamplingSpec) -> SamplingSpec:
+        """Return the spec of a batch of samples of the two, which must be compatible."""
+        return replace(
+            self,
+            max_top_k=max(self.max_top_k, other.max_top_k),
+            same_top_k=self.same_top_k and other.same_top_k and self.max_top_k == other.max_top_k,
+            uses_top_k=self.uses_top_k or other.uses_top_k,
+            uses_top_p=self.uses_top_p or other.uses_top_p,
+            all_filter=self.all_filter and other.all_filter,
+            any_filters=self.any_filters or other.any_filters,
+        )
 
     def choose(
         self, logits: torch.Tensor, params: SamplingParams, num_new: torch.Tensor, noise: torch.Tensor | None

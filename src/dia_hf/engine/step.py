@@ -9,7 +9,7 @@ forced tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -51,7 +51,7 @@ class FrameState:
         end (`torch.LongTensor` of shape `[B]`): New frame in which channel 0 ended, or `NEVER`.
         new (`torch.LongTensor` of shape `[B, N, C]`): The new frames.
         noise (`torch.Tensor` of shape `[B, C, V]` or `None`): For the next draw; exponentially distributed.
-        is_broken (`torch.BoolTensor` of shape `[]`): Whether some draw had no valid token, or NaN.
+        is_broken (`torch.BoolTensor` of shape `[B]`): Whether some draw had no valid token, or NaN.
         size, graphs: Of a batch with fixed addresses; see `runners.py`.
     """
 
@@ -93,7 +93,7 @@ class FrameState:
             self.end[samples],
             self.new[samples],
             None if self.noise is None else self.noise[samples],
-            self.is_broken,
+            self.is_broken[samples],
         )
 
     def copy_rows(self, other: FrameState, samples: torch.Tensor) -> None:
@@ -107,7 +107,36 @@ class FrameState:
         self.num_new[samples] = other.num_new
         self.end[samples] = other.end
         self.new[samples, : other.new.shape[1]] = other.new
-        self.is_broken |= other.is_broken
+        self.is_broken[samples] = other.is_broken
+
+    def widened(self, other: FrameState) -> FrameState:
+        """Return the same samples with room for as many frames, bytes and forced tokens as another state has."""
+
+        def pad(tensor: torch.Tensor, like: torch.Tensor, dim: int) -> torch.Tensor:
+            missing = like.shape[dim] - tensor.shape[dim]
+            if missing <= 0:
+                return tensor
+            return torch.cat((tensor, tensor.new_zeros((*tensor.shape[:dim], missing, *tensor.shape[dim + 1 :]))), dim)
+
+        mine, like = self.cache, other.cache
+        cache = FrameCache(
+            [pad(keys, like.keys[0], 2) for keys in mine.keys],
+            [pad(values, like.values[0], 2) for values in mine.values],
+            [pad(keys, like.text_keys[0], 2) for keys in mine.text_keys],
+            [pad(values, like.text_values[0], 2) for values in mine.text_values],
+            pad(mine.text_mask, like.text_mask, 3),
+        )
+        new, forced = pad(self.new, other.new, 1), pad(self.forced, other.forced, 1)
+        return replace(self, cache=cache, new=new, forced=forced, size=None, graphs={})
+
+    def clear(self, samples: torch.Tensor) -> None:
+        """Set the cache of some samples to zero."""
+        rows = self.rows_of(samples)
+        for tensor in (*self.cache.keys, *self.cache.values):
+            tensor[rows] = 0
+        for tensor in (*self.cache.text_keys, *self.cache.text_values):
+            tensor[samples] = 0
+        self.is_broken[samples] = False
 
 
 def take_step(network: FrameDecoder, spec: SamplingSpec, state: FrameState, view: FrameView) -> None:
@@ -131,4 +160,4 @@ def take_step(network: FrameDecoder, spec: SamplingSpec, state: FrameState, view
     state.num_new.add_(1)
     state.lengths.add_(1).clamp_(max=state.cache.keys[0].shape[2] - 1)
     if spec.do_sample:
-        state.is_broken.logical_or_((is_chosen & ~best.isfinite()).any())
+        state.is_broken.logical_or_((is_chosen & ~best.isfinite()).any(-1))

@@ -34,12 +34,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from ..engine import (
+    Call,
     FrameScheduler,
     RequestBatch,
     SamplingParams,
     SamplingSpec,
     make_frame_decoder,
-    make_runner,
     max_frames,
     unsupported_reason_of,
 )
@@ -247,18 +247,20 @@ class FrameCall:
             )
         sampler = self.model_kwargs.get("decoder_sampler")
         cancels = [one for one in self.criteria if isinstance(one, DiaSampleStoppingCriteria)]
-        scheduler = FrameScheduler(
-            make_runner(network, spec, compile_options),
-            self.model.config.delay_pattern,
+        call = Call(
+            spec,
             requests,
-            max_batch_size=self.config.max_batch_size,
             generator=None if sampler is None else sampler.generator,
             on_frame=None if streamer is None else lambda tokens: streamer.put(tokens.flatten()),
             is_canceled=lambda: any(one.criterion.is_canceled() for one in cancels),
+            max_batch_size=self.config.max_batch_size,
         )
-        generated = torch.nn.utils.rnn.pad_sequence(
-            scheduler.run(), batch_first=True, padding_value=self.decoder.pad_token_id
-        )
+        engine, delay_pattern = self.model_kwargs.get("decoder_engine"), self.model.config.delay_pattern
+        if engine is None:
+            frames = FrameScheduler(network, delay_pattern, compile_options).run(call)
+        else:
+            frames = engine.run(network, delay_pattern, call, compile_options)
+        generated = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True, padding_value=self.decoder.pad_token_id)
         if streamer is not None:
             streamer.end()
         return torch.cat((prompts, generated.to(prompts)), dim=1)

@@ -36,6 +36,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from .._compat import CACHE_NAME, rename_cache
 from ..configuration_dia import DiaConfig
 from ..delay_pattern import apply_delay
+from ..engine import Engine
 from .arguments import check_arguments, check_generation_config, check_prompt
 from .fast_path import DiaCall, FrameCall, tell_once
 from .logits_process import (
@@ -98,6 +99,7 @@ class DiaGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         streamer: BaseStreamer | None = None,
+        engine: Engine | None = None,
         **kwargs: Any,
     ) -> GenerateOutput | torch.Tensor:
         """Generate delayed codes, greedily or by sampling.
@@ -124,6 +126,8 @@ class DiaGenerationMixin(GenerationMixin):
                 With one generator for each returned sequence, a sample's draws do not depend on its batch.
             streamer (`BaseStreamer`, *optional*): Receives the prompt `[B·C, T₀]`, then the tokens of each frame
                 `[B·C]`. A `DiaAudioStreamer` turns them into audio, receives errors, and can end the call.
+            engine (`Engine`, *optional*): Computes the call in one batch with those of other threads. A call that needs
+                the reference path is computed by itself.
             kwargs: The processor's outputs, and any field of the generation config. `guidance_scale`, `temperature`,
                 `top_k`, `top_p` and `max_new_tokens` may be lists of one value a sample. `decoder_input_ids`
                 (`[B, T₀, C]`, delayed, padding in the free slots) and `decoder_attention_mask` (`[B, T₀]`) default
@@ -148,6 +152,8 @@ class DiaGenerationMixin(GenerationMixin):
         if generator is not None:
             sampler = DiaSeededSamplingLogitsProcessor(generator, self.config.decoder_config.num_channels)
             kwargs["decoder_sampler"] = sampler
+        if engine is not None:
+            kwargs["decoder_engine"] = engine
         if isinstance(streamer, DiaCodesStreamer):
             cancel = DiaCancelStoppingCriteria(lambda: streamer.is_canceled)
             stopping_criteria = StoppingCriteriaList([*(stopping_criteria or []), cancel])
@@ -476,6 +482,7 @@ class DiaGenerationMixin(GenerationMixin):
         decoder_running: RunningSamples | None = None,
         decoder_forced_ids: torch.Tensor | None = None,
         decoder_sampler: LogitsProcessor | None = None,
+        decoder_engine: Engine | None = None,
         decoder_call: DiaCall | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
