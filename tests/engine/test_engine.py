@@ -207,6 +207,32 @@ def test_long_requests_have_caches_of_their_own(model, monkeypatch):
     assert all(capacity < 2 * max(longest, 16) for capacity, longest in capacities)
 
 
+def test_no_kind_of_call_waits_for_ever(model, monkeypatch):
+    """Calls of a batch of their own waited until no call of the other kind was left."""
+    monkeypatch.setattr("dia_hf.engine.engine._SMALLEST_CAPACITY", 16)
+    none = torch.zeros(0, model.config.decoder_config.num_channels).long()
+    inputs, streamer, ended = as_inputs(model.config, TEXTS[:1], [none]), DiaCodesStreamer(model.config), []
+
+    def run(name, limit):
+        model.generate(**inputs, **GREEDY, max_new_tokens=limit, engine=engine)
+        ended.append(name)
+
+    with Engine(1) as engine, ThreadPoolExecutor(8) as threads:
+        first = threads.submit(
+            model.generate, **inputs, **GREEDY, max_new_tokens=180, min_new_tokens=170, streamer=streamer, engine=engine
+        )
+        next(iter(streamer))
+        calls = []
+        for number, (name, limit) in enumerate([("short", 12), ("long", 100), *[("short", 12)] * 3]):
+            calls.append(threads.submit(run, name, limit))
+            while engine.num_queued <= number:
+                threading.Event().wait(0.001)
+        streamer.cancel()
+        for call in (first, *calls):
+            call.result(60)
+    assert ended.index("long") == 1, ended
+
+
 def test_a_full_queue_and_a_closed_engine(model):
     """Requests piled up without a bound; a call after `close()` waited for ever."""
     inputs = as_inputs(model.config, TEXTS[:1], [torch.zeros(0, model.config.decoder_config.num_channels).long()])

@@ -7,10 +7,12 @@ and waits for it.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -65,6 +67,8 @@ class Engine:
         self._condition = threading.Condition()
         self._submitted: list[tuple[FrameScheduler, Call]] = []
         self._schedulers: list[FrameScheduler] = []
+        self._order: WeakKeyDictionary[Call, int] = WeakKeyDictionary()
+        self._numbers = itertools.count()
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -152,7 +156,14 @@ class Engine:
             found = (scheduler.network, scheduler.delay_pattern, scheduler.compile_options, scheduler.num_frames)
             if found == wanted and scheduler.takes(call):
                 return scheduler
-        return FrameScheduler(network, delay_pattern, options, num_frames=capacity, spec=call.spec)
+        return FrameScheduler(network, delay_pattern, options, capacity, call.spec, self._num_slots)
+
+    def _num_slots(self, scheduler: FrameScheduler) -> int:
+        """Return the slots that a scheduler may have now: it admits nothing while an older call waits elsewhere."""
+        waiting = [(self._order[call], one) for one in self._schedulers for call in one.calls if call.waiting]
+        if waiting and min(waiting, key=lambda pair: pair[0])[1] is not scheduler:
+            return scheduler.num_active
+        return self.max_batch_size - sum(other.num_active for other in self._schedulers if other is not scheduler)
 
     def _work(self) -> None:
         """Run until the engine is closed and nothing is left."""
@@ -166,10 +177,9 @@ class Engine:
                     if scheduler not in self._schedulers:
                         self._schedulers.append(scheduler)
                     scheduler.add(call)
+                    self._order[call] = next(self._numbers)
                 self._submitted.clear()
             for scheduler in self._schedulers:
-                others = sum(other.num_active for other in self._schedulers if other is not scheduler)
-                scheduler.max_batch_size = self.max_batch_size - others
                 try:
                     scheduler.advance()
                 except Exception as error:  # of the batch, not of one call: the callers get it

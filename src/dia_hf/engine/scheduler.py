@@ -162,10 +162,8 @@ class FrameScheduler:
         compile_options (`dict`, *optional*): For `torch.compile`; `None` does not compile.
         num_frames (`int`, defaults to 0): Frames that caches have room for at least.
         spec (`SamplingSpec`, *optional*): Of the first call, with which all must be compatible.
-
-    Attributes:
-        max_batch_size (`int` or `None`): Samples to compute at once; as many of a call as fit into free memory if it is
-            `None`.
+        max_slots (`Callable`, *optional*): Returns, for this scheduler, the samples that may be computed at once; as
+            many of each call as fit into free memory unless given.
     """
 
     def __init__(
@@ -175,12 +173,13 @@ class FrameScheduler:
         compile_options: dict[str, Any] | None = None,
         num_frames: int = 0,
         spec: SamplingSpec | None = None,
+        max_slots: Callable[[FrameScheduler], int] | None = None,
     ) -> None:
         self.network = network
         self.delay_pattern = list(delay_pattern)
         self.compile_options = compile_options
         self.num_frames = num_frames
-        self.max_batch_size: int | None = None
+        self.max_slots = max_slots
         self._first_spec = spec
         self.calls: list[Call] = []
         self.slots: list[_Slot | None] = []
@@ -315,13 +314,13 @@ class FrameScheduler:
         """Take queued requests, in the order of the calls, as many as may be computed now."""
         counts = Counter(slot.call for slot in self._active())
         room = len(self.slots) + sum(map(len, (call.requests for call in self.calls)))
-        if self.max_batch_size is not None:
-            room = self.max_batch_size - counts.total()
+        if self.max_slots is not None:
+            room = self.max_slots(self) - counts.total()
         taken = []
         for call in self.calls:
             assert call.max_batch_size is not None
             number = min(room, call.max_batch_size - counts[call], len(call.waiting))
-            if call.on_frame is not None and number < len(call.waiting) and counts.total():
+            if call.on_frame is not None and number < len(call.waiting):
                 break  # a call that is streamed starts whole
             if number > 0:
                 taken.append((call, [call.waiting.popleft() for _ in range(number)]))
