@@ -13,11 +13,11 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven"]
 
 
 class StoppedError(Exception):
-    """What ends a run in these tests."""
+    """The error that ends a run in these tests."""
 
 
 def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]"), fingerprint=None, first=0):
-    """Write what `prepare_dataset` would: random codes of the miniature's codec, 12 to 30 frames a clip."""
+    """Write the output of `prepare_dataset`: random codes of the miniature's codec, 12 to 30 frames a clip."""
     draw = np.random.default_rng(seed)
     rows = []
     for number in range(first, first + num_clips):
@@ -65,7 +65,7 @@ def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]")
 
 
 def quick_recipe(data, output, training=None, **settings) -> Recipe:
-    """A recipe of six steps on the miniature, quiet, on the CPU."""
+    """A recipe of six steps on the miniature, without progress output, on the CPU."""
     training = {
         "max_steps": 6,
         "per_device_train_batch_size": 2,

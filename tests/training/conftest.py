@@ -1,4 +1,4 @@
-"""Prepared data, and runs that are stopped, for tests of several files."""
+"""Fixtures for several files: prepared data, and runs that are stopped."""
 
 from importlib import import_module
 
@@ -18,7 +18,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """`stop_at(step)` lets a run fail at a step; `stop_at(None)` lets it go on."""
+    """Make a run fail at a step with `stop_at(step)`; let it continue with `stop_at(None)`."""
 
     def stop(step, error=StoppedError):
         original = DiaTrainer.training_step

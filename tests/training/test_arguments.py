@@ -13,7 +13,7 @@ from training.clips import quick_recipe
 
 
 def test_the_best_model_makes_the_fewest_word_errors(tmp_path, data):
-    """More errors were taken for better; a resumed run had all its patience again."""
+    """A higher word error rate was taken for better, and a resumed run began early stopping's patience anew."""
     training = {"metric_for_best_model": "eval_speech_wer", "eval_strategy": "steps", "eval_steps": 2}
     recipe = quick_recipe(data, tmp_path / "run", training, early_stopping_patience=2)
     arguments = make_arguments(recipe, has_evaluation=True)
@@ -22,7 +22,7 @@ def test_the_best_model_makes_the_fewest_word_errors(tmp_path, data):
 
 
 def test_nothing_to_evaluate_with(tmp_path, data):
-    """A share of few clips may be none: the run goes on, and says what it will not do."""
+    """With a small evaluation share no clip was left to evaluate; the run continues with a warning."""
     recipe = Recipe.load("lora").change(
         {
             "model": MINIATURE,
@@ -43,7 +43,7 @@ def test_nothing_to_evaluate_with(tmp_path, data):
 
 
 def test_several_gpus_in_one_process(tmp_path, data, monkeypatch):
-    """`Trainer` would copy the model to all GPUs at every step, and gather what each channel says in its own way."""
+    """`Trainer` copies the model to all GPUs at every step, and gathers the outputs of the channels wrongly."""
 
     class TwoGPUs(transformers.TrainingArguments):
         def __post_init__(self):

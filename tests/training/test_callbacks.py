@@ -8,7 +8,7 @@ from training.clips import quick_recipe
 
 
 def test_the_table_in_a_notebook_leaves_the_channels_out(tmp_path, data, monkeypatch):
-    """Eighteen columns of channels push the loss off the screen."""
+    """Eighteen columns of channel metrics left no room for the loss in a notebook's table."""
     shown = []
 
     class NotebookProgressCallback(transformers.TrainerCallback):
@@ -16,7 +16,7 @@ def test_the_table_in_a_notebook_leaves_the_channels_out(tmp_path, data, monkeyp
             shown.append(logs)
 
         def on_evaluate(self, *args, metrics=None, **kwargs):
-            metrics.pop("eval_loss")  # as the real one does
+            metrics.pop("eval_loss")  # as `NotebookProgressCallback` does
             shown.append(metrics)
 
     monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
@@ -29,7 +29,7 @@ def test_the_table_in_a_notebook_leaves_the_channels_out(tmp_path, data, monkeyp
 
 
 def test_logs_for_tensorboard(tmp_path, data):
-    """What is logged lies inside the result, where it is looked for and goes along when that is moved."""
+    """TensorBoard's logs were written outside the run's folder, and lost when it was moved."""
     pytest.importorskip("tensorboard")
     recipe = quick_recipe(["nowhere"], tmp_path / "run")
     recipe.data, recipe.training["max_steps"] = data, 1  # by hand, and a folder as a string

@@ -13,7 +13,7 @@ from training.clips import quick_recipe
 
 def flip(path):
     content = bytearray(path.read_bytes())
-    content[content.index(b"\x80\x02") + 30] ^= 16  # within the pickle: between the parts nothing counts
+    content[content.index(b"\x80\x02") + 30] ^= 16  # within the pickle: bytes between the records have no effect
     path.write_bytes(content)
 
 
@@ -37,7 +37,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("name", "damage"), DAMAGES)
 def test_a_damaged_checkpoint(tmp_path, kept_run, name, damage):
-    """A run went on without optimizer, schedule, chance or weights, or ended in an error of pickle's or of zip's."""
+    """A run continued without optimizer, schedule, RNG state or weights, or failed with an error of pickle or zip."""
     shutil.copytree(kept_run / "run", tmp_path / "run")
     damage(tmp_path / "run" / "checkpoints" / "checkpoint-4" / name)
     recipe = quick_recipe(str(kept_run / "data"), tmp_path / "run")

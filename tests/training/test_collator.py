@@ -105,7 +105,7 @@ def assert_equal(ours, expected):
 
 @given(batches())
 def test_a_batch_is_its_definition(batch):
-    """A label one step early or late, a code lost at the end, an end in all channels at once: each trains noise."""
+    """A label one step early or late, a lost last code, or an EOS in all channels at once trains noise."""
     config, clips, max_frames = batch
     collator = DiaDataCollator(processor_of(config), text_dropout=0.0, max_frames=max_frames)
     assert_equal(collator(clips), loop_collate(config, clips, max_frames))
@@ -113,7 +113,7 @@ def test_a_batch_is_its_definition(batch):
 
 @given(configs(), st.integers(1, 12), st.integers(0, 1000))
 def test_a_whole_clip_can_be_read_back(config, num_frames, seed):
-    """Delayed codes were cut at the clip's length: the last `delay` codes of each channel were never learned."""
+    """Delayed codes were cut at the clip's length: the last `delay` codes of each channel were never trained."""
     (clip,) = random_clips(config, [num_frames], seed)
     batch = DiaDataCollator(processor_of(config), text_dropout=0.0)([clip])
     codes, delays = torch.from_numpy(clip["codes"]).long(), config.delay_pattern
@@ -129,7 +129,7 @@ def test_a_whole_clip_can_be_read_back(config, num_frames, seed):
 
 @given(batches())
 def test_every_channel_has_equally_many_labels(batch):
-    """Clips cut in delayed time taught the slow channels less, and the end without what comes before it."""
+    """Clips cut in delayed time gave the delayed channels fewer labels, and EOS without the frames before it."""
     config, clips, max_frames = batch
     collator = DiaDataCollator(processor_of(config), max_frames=max_frames)
     counts = (collator(clips)["labels"] != -100).sum(dim=1)
@@ -140,7 +140,7 @@ def test_every_channel_has_equally_many_labels(batch):
 
 
 def test_a_cut_clip_hears_what_it_would_hear(processor):
-    """Padding in the inputs behind the cut, where inference hears codes, taught that padding means "go on"."""
+    """Padding in the inputs behind the cut, where inference has codes, trained that padding means more frames."""
     (clip,) = random_clips(processor.config, [60])
     whole = DiaDataCollator(processor, text_dropout=0.0)([clip])
     cut = DiaDataCollator(processor, text_dropout=0.0, max_frames=20)([clip])
@@ -152,7 +152,7 @@ def test_a_cut_clip_hears_what_it_would_hear(processor):
 
 
 def assert_same_rows(ours, theirs):
-    """Compare rows without their padding, which is on the left there and on the right here."""
+    """Compare rows without their padding, which is on the left in one and on the right in the other."""
     channels = ours["labels"].shape[-1]
     their_labels = theirs["labels"].unflatten(0, (-1, channels)).transpose(1, 2)
     assert torch.equal(ours["input_ids"], theirs["input_ids"])
@@ -167,7 +167,7 @@ def assert_same_rows(ours, theirs):
 
 @pytest.mark.parametrize("num_samples", [[600], [512, 5000], [3000, 20, 7777]])
 def test_labels_equal_transformers(pack, pack_processor, tone, num_samples):
-    """What is learned here and what transformers' own training learns must be the same."""
+    """The labels differed from those of transformers' own training."""
     codec = pack_processor.audio_tokenizer
     theirs = TheirProcessor(TheirFeatureExtractor.from_pretrained(pack), TheirTokenizer.from_pretrained(pack), codec)
     waves = [tone(1.0, RATE, 110 + 60 * i)[:n] for i, n in enumerate(num_samples)]
@@ -182,7 +182,7 @@ def test_labels_equal_transformers(pack, pack_processor, tone, num_samples):
 
 @given(configs(), st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 1000))
 def test_labels_equal_the_processors(config, num_frames, seed):
-    """Two ways to make labels in one package, and a model that was trained by one and evaluated by the other."""
+    """The processor and the collator made different labels for the same clip."""
     processor, clips = processor_of(config), random_clips(config, num_frames, seed)
     codes = [clip["codes"].astype(np.int64) for clip in clips]
     texts = [clip["text"] for clip in clips]
@@ -192,12 +192,12 @@ def test_labels_equal_the_processors(config, num_frames, seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_loss_is_transformers(seed):
-    """Padding on the right, where transformers pads on the left, must move nothing."""
+    """Padding on the right, where transformers pads on the left, changed the loss."""
     config = tiny.random_config(seed)
     model, processor = tiny.random_model(config, seed), processor_of(config)
     clips = random_clips(config, [9, 4, 12], seed)
     batch = DiaDataCollator(processor, text_dropout=0.0)(clips)
-    batch["labels"] = batch["labels"].transpose(1, 2).flatten(0, 1)  # the form that both read
+    batch["labels"] = batch["labels"].transpose(1, 2).flatten(0, 1)  # the form that both models read
     codes, texts = [clip["codes"].astype(np.int64) for clip in clips], [clip["text"] for clip in clips]
     expected = tiny.their_model(model)(**processor(texts, codes, generation=False, output_labels=True)).loss
     for network in (model, tiny.their_model(model)):
@@ -206,7 +206,7 @@ def test_the_loss_is_transformers(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_packing_leaves_the_loss(seed):
-    """A clip that hears the one before it in its row, or whose positions go on from there, learns something else."""
+    """A packed clip attended to the previous clip in its row, or continued its positions."""
     config = tiny.random_config(seed)
     model, clips = tiny.random_model(config, seed), random_clips(config, [9, 4, 12, 3, 7, 7], seed)
     alone, packed = (
@@ -220,7 +220,7 @@ def test_packing_leaves_the_loss(seed):
 
 @pytest.mark.parametrize("kind", [np.ndarray.tolist, torch.from_numpy, lambda codes: codes.astype(np.int64)])
 def test_codes_of_any_kind(processor, kind):
-    """`datasets` gives lists, arrays or tensors, as its format is set; without an id, dropout depended on the type."""
+    """`datasets` returns lists, arrays or tensors by its format; without an id, dropout depended on the type."""
     clips = random_clips(processor.config, [20, 30, 25, 4] * 4, id=None, text="ok")
     collator = DiaDataCollator(processor, text_dropout=0.5)
     collator.set_epoch(0)
@@ -247,7 +247,7 @@ def dropped(collator, clips, batch_size=16):
 @pytest.mark.parametrize("has_epoch", [True, False])
 @pytest.mark.parametrize("rate", [0.0, 0.15, 1.0])
 def test_text_is_dropped_clip_by_clip(processor, rate, has_epoch):
-    """Dropped batch by batch, most steps learn no unconditional speech, and the others nothing else."""
+    """With text dropped batch by batch, most steps have no unconditional clip, and the others nothing else."""
     torch.manual_seed(0)
     clips = random_clips(processor.config, [1] * 1600)
     collator = DiaDataCollator(processor, text_dropout=rate)
@@ -262,7 +262,7 @@ def test_text_is_dropped_clip_by_clip(processor, rate, has_epoch):
 
 
 def test_dropout_depends_on_epoch_seed_and_clip_alone(processor):
-    """A run that was resumed, or had another number of processes, dropped other texts and could not be compared."""
+    """A resumed run, or one with another number of processes, dropped other texts and was not comparable."""
     clips = random_clips(processor.config, [1] * 100)
     collator = DiaDataCollator(processor, text_dropout=0.3)
     collator.set_epoch(3)
@@ -284,7 +284,7 @@ def test_dropout_depends_on_epoch_seed_and_clip_alone(processor):
 
 @given(configs(), st.integers(1, 12), st.integers(0, 1000))
 def test_code_noise_changes_codes_of_the_input_alone(config, num_frames, seed):
-    """Noise on labels teaches slips; noise that is no code, or in a beginning or an end, shows what never comes."""
+    """Noise in labels trains errors; noise in special tokens, or ids that are no code, never occur at inference."""
     clips = random_clips(config, [num_frames], seed)
     clean, noisy = (DiaDataCollator(processor_of(config), text_dropout=0.0, code_noise=share) for share in (0.0, 1.0))
     for collator in (clean, noisy):
@@ -299,7 +299,7 @@ def test_code_noise_changes_codes_of_the_input_alone(config, num_frames, seed):
 
 
 def test_code_noise_is_a_share_of_each_clip_and_depends_on_epoch_seed_and_clip_alone(processor):
-    """As dropout; and with the same share in every clip, the model never sees a clean one."""
+    """Noise depended on more than epoch, seed and clip; with a constant share no clip is ever clean."""
     clips = random_clips(processor.config, [200] * 40)
     clean = DiaDataCollator(processor, text_dropout=0.0)(clips)["decoder_input_ids"]
 
@@ -321,7 +321,7 @@ def test_code_noise_is_a_share_of_each_clip_and_depends_on_epoch_seed_and_clip_a
 
 
 def test_dropout_is_the_same_on_every_machine(processor):
-    """Python's own `hash` of a string differs between processes: each rank dropped other texts."""
+    """Python's `hash` of a string differs between processes: each rank dropped other texts."""
     clips = random_clips(processor.config, [1] * 20)
     collator = DiaDataCollator(processor, text_dropout=0.3)
     collator.set_epoch(0)
@@ -329,7 +329,7 @@ def test_dropout_is_the_same_on_every_machine(processor):
 
 
 def test_without_an_epoch_dropout_follows_torchs_seed(processor):
-    """The plain `Trainer` tells no epoch: every epoch would drop the same texts."""
+    """The plain `Trainer` does not set an epoch: every epoch dropped the same texts."""
     clips = random_clips(processor.config, [1] * 100)
     collator = DiaDataCollator(processor, text_dropout=0.3)
     torch.manual_seed(0)
@@ -340,7 +340,7 @@ def test_without_an_epoch_dropout_follows_torchs_seed(processor):
 
 @pytest.mark.parametrize("kind", [lambda collator: collator, copy.deepcopy])
 def test_worker_processes_see_the_epoch(processor, kind):
-    """Workers that outlive an epoch kept its number, and dropped the same texts in each."""
+    """Persistent workers kept the number of the first epoch, and dropped the same texts in each."""
     clips = random_clips(processor.config, range(1, 25))
     collator = kind(DiaDataCollator(processor, text_dropout=0.5))
     loader = DataLoader(clips, batch_size=4, collate_fn=collator, num_workers=2, persistent_workers=True)
@@ -355,7 +355,7 @@ def test_worker_processes_see_the_epoch(processor, kind):
 
 
 def test_a_spawned_worker_shares_the_epoch(processor):
-    """Where workers are spawned, the collator is pickled, and the codec with it, once a worker."""
+    """A spawned worker gets a pickled collator: the epoch was not shared, and the codec was copied to each."""
     collator = DiaDataCollator(processor)
     assert len(pickle.dumps(collator)) < 100_000
     worker = pickle.loads(bytes(ForkingPickler.dumps(collator)))
@@ -366,7 +366,7 @@ def test_a_spawned_worker_shares_the_epoch(processor):
 
 @given(batches(), st.integers(1, 50))
 def test_packed_rows_unpack_to_the_clips(batch, frames_per_row):
-    """A clip lost or doubled, or codes that end up under another clip's number."""
+    """A packed clip was lost or duplicated, or its codes had the number of another clip."""
     config, clips, max_frames = batch
     options = {"text_dropout": 0.5, "max_frames": max_frames}
     alone, packed = (
@@ -402,8 +402,8 @@ def test_packed_rows_unpack_to_the_clips(batch, frames_per_row):
 
 
 def test_packing_is_first_fit_decreasing(processor):
-    """Clips packed in the order they come leave a third of each row empty."""
-    clips = random_clips(processor.config, [20, 40, 28, 84, 4])  # and 16 more for end and delay
+    """Clips packed in their given order leave a third of each row empty."""
+    clips = random_clips(processor.config, [20, 40, 28, 84, 4])  # and 16 more steps for EOS and delay
     batch = DiaDataCollator(processor, frames_per_row=100)(clips)
     numbers = batch["decoder_sequence_ids"]
     assert [row[row > 0].unique_consecutive(return_counts=True)[1].tolist() for row in numbers] == [
@@ -434,7 +434,7 @@ def test_packing_is_first_fit_decreasing(processor):
     ],
 )
 def test_unusable_clips(processor, changes, options, message):
-    """One bad row among thousands stopped a run by a shape error deep in the network, without its name."""
+    """One invalid row among thousands stopped a run with a shape error in the network that did not name it."""
     good = {"id": "good", "text": "[S1] Hi.", "codes": np.zeros((5, 9), np.int16)}
     collator = DiaDataCollator(processor, **options)
     with pytest.raises(ValueError, match=message):
@@ -442,7 +442,7 @@ def test_unusable_clips(processor, changes, options, message):
 
 
 def test_the_longest_clip(processor):
-    """A clip as long as generation can speak was refused, or one that is longer than any that it can."""
+    """A clip of the longest length that can be generated was refused, or a longer one was accepted."""
     clip = {"text": "[S1] Hi.", "codes": np.zeros((4000, 9), np.int16)}
     assert DiaDataCollator(processor, max_frames=3056)([clip])["labels"].shape == (1, 3071, 9)
     whole = {"text": "[S1] Hi.", "codes": np.zeros((3056, 9), np.int16)}
@@ -458,7 +458,7 @@ def test_the_longest_clip(processor):
     ],
 )
 def test_missing_columns(processor, clips, message):
-    """A KeyError in a worker process for a dataset that was not prepared."""
+    """A dataset that was not prepared caused a KeyError in a worker process."""
     with pytest.raises(ValueError, match=message):
         DiaDataCollator(processor)(clips)
 
@@ -475,7 +475,7 @@ def test_missing_columns(processor, clips, message):
     ],
 )
 def test_unusable_options(processor, options):
-    """15 for 15 % dropped every text."""
+    """A dropout of 15, meant as 15 %, dropped every text."""
     (name,) = options
     with pytest.raises(ValueError, match=f"`{name}` is {options[name]}"):
         DiaDataCollator(processor, **options)

@@ -1,4 +1,4 @@
-"""A run from a recipe to a checkpoint: whole, interrupted, shared among processes."""
+"""A run from a recipe to a checkpoint: complete, interrupted, distributed."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def losses(folder):
 
 
 def test_a_whole_run(tmp_path, data):
-    """The folder alone is what people keep, move and publish: it must be complete, and say how it was made."""
+    """A result without tokenizer, codec, recipe or metrics cannot be moved, published or reproduced."""
     recipe = quick_recipe(data, tmp_path / "run", {"gradient_checkpointing": True}, frames_per_row=80)
     said = []
     metrics = finetune(recipe, say=said.append)
@@ -76,7 +76,7 @@ def test_a_whole_run(tmp_path, data):
 
 
 def test_adapters(tmp_path, data):
-    """The merged checkpoint, which most people load, must be the adapter beside the published weights."""
+    """The merged checkpoint differed from the published weights with the adapter."""
     finetune(quick_recipe(data, tmp_path / "run", lora={"r": 4}))
     merged = merge_adapter(MINIATURE, tmp_path / "run" / "adapter").state_dict()
     saved = weights(tmp_path / "run")
@@ -93,7 +93,7 @@ def test_adapters(tmp_path, data):
 
 
 def test_random_weights(tmp_path, data):
-    """From scratch, only tokenizer and codec are the checkpoint's; the same seed draws the same weights."""
+    """A run from random weights loaded those of the checkpoint, or drew other weights with the same seed."""
     config = json.loads(Path(MINIATURE, "config.json").read_text("utf-8")) | {"use_cache": True}
     config["encoder_config"] |= {"num_hidden_layers": 1, "max_position_embeddings": 64}
     for name in ("a", "b"):
@@ -110,7 +110,7 @@ def test_random_weights(tmp_path, data):
 
 @pytest.mark.parametrize("kind", ["full", "lora", "muon"])
 def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, data, stop_at, kind):
-    """Order of clips, dropped texts, prompts, dropout, optimizer, schedule: what is drawn anew makes another run."""
+    """A resumed run drew clips, dropped texts, prompts or dropout anew, or lost the optimizer or the schedule."""
     lora = {"r": 4, "lora_dropout": 0.2} if kind == "lora" else None
     settings = {
         "training": {"gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 2},
@@ -135,7 +135,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, data, stop_at, ki
 
 
 def test_a_checkpoint_that_was_being_written(tmp_path, data, stop_at):
-    """A machine that goes down while it saves leaves a folder that looks like the newest checkpoint."""
+    """A machine that fails during a save leaves an incomplete folder that looks like the newest checkpoint."""
     recipe = quick_recipe(data, tmp_path / "run")
     stop_at(5)
     with pytest.raises(StoppedError):
@@ -150,7 +150,7 @@ def test_a_checkpoint_that_was_being_written(tmp_path, data, stop_at):
 
 
 def test_a_run_that_kept_nothing(tmp_path, data, stop_at):
-    """Memory that is full at the first step is mended and tried again; only a killed run cannot tidy up."""
+    """A run that ran out of memory at its first step left a folder that blocked the next attempt."""
     recipe = quick_recipe(data, tmp_path / "run")
     stop_at(1, torch.OutOfMemoryError("CUDA out of memory."))
     with pytest.raises(ValueError, match=r"CUDA out of memory\. Lower `training.per_device_train_batch_size`"):
@@ -162,7 +162,7 @@ def test_a_run_that_kept_nothing(tmp_path, data, stop_at):
 
 
 def test_a_chosen_checkpoint(tmp_path, data):
-    """Who wants the run as it was can go back; a folder that is no checkpoint is an error, not a new beginning."""
+    """A checkpoint could not be chosen, and a folder that is no checkpoint started the run from the beginning."""
     recipe = quick_recipe(data, tmp_path / "run")
     finetune(recipe)
     first = weights(tmp_path / "run")
@@ -171,7 +171,7 @@ def test_a_chosen_checkpoint(tmp_path, data):
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(FileNotFoundError, match="no checkpoint of a run"):
         finetune(recipe, resume=tmp_path)
-    (tmp_path / "run" / ".lock").touch()  # of a process that was killed when all was written
+    (tmp_path / "run" / ".lock").touch()  # of a process that was killed after everything was written
     with pytest.raises(ValueError, match="is finished"):
         finetune(recipe, resume=True)
     assert not (tmp_path / "run" / ".lock").exists()
@@ -200,7 +200,7 @@ def test_a_chosen_checkpoint(tmp_path, data):
     ],
 )
 def test_a_run_that_comes_to_nothing_is_an_error(tmp_path, data, training, match):
-    """Weights that are NaN, or the very ones that it began with, looked like a result with a loss of 0."""
+    """NaN weights, or weights identical to the initial ones, were saved as a result with a loss of 0."""
     recipe = quick_recipe(data, tmp_path / "run", {"save_strategy": "no", **training}, eval_fraction=0.3)
     with pytest.raises(ValueError, match=match):
         finetune(recipe)
@@ -208,7 +208,7 @@ def test_a_run_that_comes_to_nothing_is_an_error(tmp_path, data, training, match
 
 
 def test_weights_that_break_in_the_last_step_are_not_saved(tmp_path, data, monkeypatch):
-    """Nothing is logged after the last step: what it broke was saved."""
+    """Nothing is logged after the last step: NaN weights of that step were saved."""
     original = DiaTrainer.training_step
 
     def training_step(self, *args, **kwargs):
@@ -225,7 +225,7 @@ def test_weights_that_break_in_the_last_step_are_not_saved(tmp_path, data, monke
 
 
 def test_a_run_that_came_first(tmp_path, data, monkeypatch):
-    """Of two commands at once the second trained over the first one's result, had that ended meanwhile."""
+    """Of two concurrent commands the second overwrote the result of the first, if that had ended meanwhile."""
     recipe = quick_recipe(data, tmp_path / "run")
     load = room._load_model
 
@@ -241,7 +241,7 @@ def test_a_run_that_came_first(tmp_path, data, monkeypatch):
 
 
 def test_others_may_read_the_weights(tmp_path, data):
-    """The weights had the mode 600 whatever the umask, and a server under another user could not load them."""
+    """The weights had mode 600 whatever the umask, and a server under another user could not load them."""
     before = os.umask(0o022)
     try:
         finetune(quick_recipe(data, tmp_path / "run", lora={"r": 4}))
@@ -254,7 +254,7 @@ def test_others_may_read_the_weights(tmp_path, data):
 
 @pytest.mark.parametrize("where", ["data", "eval_data"])
 def test_a_folder_given_twice(tmp_path, data, where):
-    """Early stopping that watches the clips that are learned never stops."""
+    """With one folder for training and evaluation, early stopping evaluates on training clips and never stops."""
     recipe = quick_recipe(data, tmp_path / "run")
     setattr(recipe, where, [*getattr(recipe, where), f"{data}/../data"])
     with pytest.raises(ValueError, match="given twice"):
@@ -262,13 +262,13 @@ def test_a_folder_given_twice(tmp_path, data, where):
 
 
 def test_no_such_model(tmp_path, data):
-    """The first line of the error was about a codec."""
+    """The first line of the error for an unknown model was about a codec."""
     with pytest.raises(OSError, match="there is no model 'anne'"):
         finetune(quick_recipe(data, tmp_path / "run", model="anne"))
 
 
 def test_a_result_that_cannot_be_written(tmp_path, data, monkeypatch):
-    """A full disk at the very end left a traceback, and no word of the checkpoints that are kept."""
+    """A full disk at the end of a run caused a traceback that did not mention the saved checkpoints."""
 
     def full(self, *args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -288,7 +288,7 @@ def test_a_result_that_cannot_be_written(tmp_path, data, monkeypatch):
     ],
 )
 def test_errors_that_are_not_the_checkpoints(tmp_path, kept_run, monkeypatch, owner, method, error):
-    """A whole checkpoint was to be moved elsewhere because a package was missing or the disk of the logs was full."""
+    """A missing package, or a full disk for logs, was reported as a damaged checkpoint."""
     shutil.copytree(kept_run / "run", tmp_path / "run")
 
     def fail(*args, **kwargs):
@@ -302,7 +302,7 @@ def test_errors_that_are_not_the_checkpoints(tmp_path, kept_run, monkeypatch, ow
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")])
 def test_a_full_disk_while_a_checkpoint_is_saved(tmp_path, data, monkeypatch, error):
-    """Half a checkpoint was left, and torch's own error had neither the file's name nor a word of what to do."""
+    """A full disk left half a checkpoint, and torch's error named neither the file nor a remedy."""
     original = torch.save
 
     def save(content, file, *args, **kwargs):
@@ -321,7 +321,7 @@ def test_a_full_disk_while_a_checkpoint_is_saved(tmp_path, data, monkeypatch, er
 
 @pytest.mark.parametrize(("lora", "dtype"), [(None, torch.float32), ({"r": 2}, torch.bfloat16)])
 def test_bf16_computes_and_does_not_store(tmp_path, data, lora, dtype):
-    """Weights in bfloat16 round small steps away: only frozen ones may be."""
+    """Trained weights were stored in bfloat16, which rounds small steps away; only frozen ones may be."""
     recipe = quick_recipe(data, tmp_path / "run", {"bf16": True}, lora=lora)
     arguments = make_arguments(recipe, has_evaluation=False)
     assert room._load_model(recipe, room._load_processor(recipe), arguments).dtype == dtype
@@ -329,7 +329,7 @@ def test_bf16_computes_and_does_not_store(tmp_path, data, lora, dtype):
 
 @pytest.mark.parametrize("kernel", [None, "eager"])
 def test_the_attention_kernel_is_the_recipes(tmp_path, data, kernel):
-    """A setting that is read and forgotten, or that changes what nobody asked to be changed."""
+    """The recipe's attention kernel was ignored, or another setting changed with it."""
     recipe = quick_recipe(data, tmp_path / "run", attn_implementation=kernel)
     arguments = make_arguments(recipe, has_evaluation=False)
     model = room._load_model(recipe, room._load_processor(recipe), arguments)
@@ -339,7 +339,7 @@ def test_the_attention_kernel_is_the_recipes(tmp_path, data, kernel):
 
 
 def test_weights_of_the_channels_come_with_the_adapter(tmp_path, data):
-    """The merged checkpoint forgot how its loss was weighed, and went on otherwise."""
+    """The merged checkpoint lost its channel weights, and a further run used the defaults."""
     weights_of_channels = [4.0] + [1.0] * 8
     finetune(quick_recipe(data, tmp_path / "run", lora={"r": 2}, channel_loss_weights=weights_of_channels))
     assert DiaConfig.from_pretrained(tmp_path / "run").channel_loss_weights == weights_of_channels
@@ -347,7 +347,7 @@ def test_weights_of_the_channels_come_with_the_adapter(tmp_path, data):
 
 @pytest.mark.parametrize(("step", "match"), [(1, "no checkpoint"), (3, "--resume")])
 def test_interrupted_by_hand(tmp_path, data, stop_at, step, match):
-    """Ctrl-C is the usual end of a run; who is not told how to go on begins anew."""
+    """Ctrl-C ended a run without the command that resumes it."""
     stop_at(step, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt, match=match):
         finetune(quick_recipe(data, tmp_path / "run"))
@@ -355,15 +355,15 @@ def test_interrupted_by_hand(tmp_path, data, stop_at, step, match):
 
 @pytest.mark.skipif(find_spec("schedulefree") is not None, reason="the package is installed")
 def test_an_optimizer_without_its_package(tmp_path, data):
-    """The message names the package, as `Trainer` does, and no folder stands in the way of the next attempt."""
+    """The error for an optimizer did not name its missing package, and the folder blocked the next attempt."""
     with pytest.raises(ImportError, match="pip install schedulefree"):
         finetune(quick_recipe(data, tmp_path / "run", {"optim": "schedule_free_sgd"}))
     assert not (tmp_path / "run").exists()
 
 
-@torch.compiler.set_stance("force_eager")  # torchao compiles it, for a minute
+@torch.compiler.set_stance("force_eager")  # torchao compiles it, which takes a minute
 def test_an_8_bit_optimizer(tmp_path, data):
-    """An optimizer whose state is quantized must train, too, and near what float32 does."""
+    """An optimizer with quantized state did not train, or ended far from float32's result."""
     pytest.importorskip("torchao")
     for name in ("adamw_torch", "adamw_torch_8bit"):
         finetune(quick_recipe(data, tmp_path / name, {"max_steps": 6, "logging_steps": 1, "optim": name}))
@@ -372,7 +372,7 @@ def test_an_8_bit_optimizer(tmp_path, data):
 
 
 def test_missing_extra(tmp_path, data, monkeypatch):
-    """Without the extra, what is missing is a package and not an attribute somewhere inside."""
+    """A missing extra caused an AttributeError that did not name the package."""
     monkeypatch.setattr(room, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"accelerate and datasets and peft and tensorboard missing.*dia-hf\[train\]"):
         finetune(quick_recipe(data, tmp_path / "run", {"report_to": ["tensorboard"]}, lora={}))
@@ -386,7 +386,7 @@ def test_codes_of_another_codec(tmp_path):
 
 
 def test_tags_come_with_the_data(tmp_path):
-    """A tag that the tokenizer does not know is read as letters: trained so, and never again spoken so."""
+    """A tag that the tokenizer does not know was trained as letters, and generated as a tag afterwards."""
     tags = ["[S1]", "[S2]", "[de]"]
     plain = write_prepared(tmp_path / "plain")
     tagged = write_prepared(tmp_path / "tagged", speaker_tokens=tags, first=12)
@@ -404,7 +404,7 @@ def test_tags_come_with_the_data(tmp_path):
 
 
 def test_a_clip_stays_on_its_side(tmp_path):
-    """With data added, a clip that moves from training to evaluation makes that look better than it is."""
+    """With data added, a clip that moves from training to evaluation makes the evaluation loss too low."""
     few = write_prepared(tmp_path / "few", num_clips=20)
     more = write_prepared(tmp_path / "more", num_clips=20, seed=1, first=20)
     processor = DiaProcessor.from_pretrained(MINIATURE)
@@ -422,7 +422,7 @@ def test_a_clip_stays_on_its_side(tmp_path):
 
 
 def test_evaluation_speech_and_an_early_end(tmp_path, data):
-    """The best checkpoint is the one that is saved; what was heard on the way lies beside it."""
+    """The last checkpoint was saved in place of the best one, or the generated evaluation files were lost."""
     recipe = quick_recipe(
         data,
         tmp_path / "run",
@@ -445,7 +445,7 @@ def test_evaluation_speech_and_an_early_end(tmp_path, data):
 
 
 def test_weights_in_training_and_after(tmp_path, data, monkeypatch):
-    """Small steps are rounded away in bfloat16: weights that are trained are float32, whatever they were stored in."""
+    """Small steps are rounded away in bfloat16: trained weights must be float32, whatever dtype they were stored in."""
     half = tmp_path / "half"
     shutil.copytree(MINIATURE, half)
     DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=torch.bfloat16).save_pretrained(half)
@@ -467,7 +467,7 @@ def test_weights_in_training_and_after(tmp_path, data, monkeypatch):
 
 
 def launch(configuration, data, output, *options):
-    """Run the command in two processes on the CPU, as people launch it."""
+    """Run the command in two processes on the CPU, with a launcher."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no"]
     command += ["--config_file", str(Path(assets).parent / "accelerate" / f"{configuration}.yaml")]
@@ -478,10 +478,10 @@ def launch(configuration, data, output, *options):
 @pytest.mark.slow
 @pytest.mark.parametrize("configuration", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one(tmp_path, configuration):
-    """With another order, other dropped texts or a loss that is divided otherwise, more GPUs make another model."""
+    """Two processes had another order, other dropped texts or another divisor of the loss than one process."""
     data = write_prepared(tmp_path / "data", num_clips=24)
     training = {"max_steps": 20, "logging_steps": 1, "save_steps": 10, "per_device_train_batch_size": 4}
-    # The miniature's wide weights blow a rounding up to hundredths within ten steps; usual ones do not.
+    # The miniature's wide weights amplify a rounding to hundredths within ten steps; usual weights do not.
     config = json.loads(Path(MINIATURE, "config.json").read_text("utf-8"))
     for part in ("encoder_config", "decoder_config"):
         config[part]["initializer_range"] = 0.02
@@ -496,7 +496,7 @@ def test_two_processes_train_as_one(tmp_path, configuration):
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), atol=1e-4, rtol=0)
     if configuration == "ddp" and Version(transformers.__version__) < Version("5.23"):
         return  # transformers 5.17 resumes processes on CPUs with a device, "cpu:0", that torch.load does not know
-    # What was killed after the first checkpoint goes on to the same weights.
+    # A run killed after the first checkpoint continues to the same weights.
     whole = weights(tmp_path / "two")
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "checkpoint-20")
     (tmp_path / "two" / "model.safetensors").unlink()

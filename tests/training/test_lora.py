@@ -1,4 +1,4 @@
-"""Adapters beside frozen weights, and back to plain ones."""
+"""Adapters on frozen weights, merged and unmerged."""
 
 import json
 
@@ -14,7 +14,7 @@ SETTINGS = [{}, {"r": 4, "lora_alpha": 8, "use_rslora": True}, {"r": 2, "use_dor
 
 
 def make(seed=0, settings=None):
-    """Make a random model, its adapters away from zero, and a batch."""
+    """Make a random model whose adapters are not zero, and a batch."""
     torch.manual_seed(seed)
     config = random_config(seed)
     model = attach_lora(random_model(config, seed, scale=0.1), settings)
@@ -22,7 +22,7 @@ def make(seed=0, settings=None):
 
 
 def train(model, batch, num_steps=3):
-    """Take steps that are large enough to be seen."""
+    """Take steps that are large enough to be measured."""
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     model.train()
     for _ in range(num_steps):
@@ -46,7 +46,7 @@ def logits_of(model, batch):
     ],
 )
 def test_settings_reach_peft(settings, expected):
-    """A setting that is passed over, or given under another's name, trains what nobody asked for without a word."""
+    """A setting was ignored, or passed to PEFT under another's name."""
     config = make(settings=settings)[0].peft_config["default"]
     given = (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora, config.use_dora)
     assert given == expected
@@ -54,7 +54,7 @@ def test_settings_reach_peft(settings, expected):
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_only_adapters_change(settings):
-    """A base weight that moves makes the adapter useless beside the published weights."""
+    """A base weight changed in training, and the adapter no longer fit the published weights."""
     model, batch = make(settings=settings)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     train(model, batch)
@@ -65,7 +65,7 @@ def test_only_adapters_change(settings):
 
 
 def test_new_adapters_change_nothing():
-    """A run begins from the published model, not from a broken one."""
+    """New adapters changed the model's outputs, so a run did not begin from the published model."""
     config = random_config(1)
     model, batch = random_model(config, 1), random_batch(config, 1)
     expected = logits_of(model, batch)
@@ -73,7 +73,7 @@ def test_new_adapters_change_nothing():
 
 
 def test_every_matrix_has_an_adapter():
-    """A name that is left out, or that a new layer brings, would silently stay frozen."""
+    """A matrix with a name that is not listed, such as in a new layer, stayed frozen without a warning."""
     model, _ = make()
     adapted = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
     inside = model.base_model.model
@@ -88,7 +88,7 @@ def test_every_matrix_has_an_adapter():
 
 
 def test_the_decoder_alone():
-    """Who adapts a voice and not the reading can say so."""
+    """Adapters for the decoder alone were added to the encoder as well."""
     model, _ = make(settings={"target_modules": r".*\.decoder\..*_proj"})
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert names and all(".decoder." in name for name in names)
@@ -98,7 +98,7 @@ def test_the_decoder_alone():
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_merged_equals_unmerged(tmp_path, settings):
-    """What people load must be what was trained and evaluated."""
+    """The merged weights differed from those that were trained and evaluated."""
     model, batch = make(settings=settings)
     train(model, batch)
     expected = logits_of(model, batch)
@@ -111,7 +111,7 @@ def test_merged_equals_unmerged(tmp_path, settings):
 
 
 def test_adapters_survive_plain_peft(tmp_path):
-    """Whoever has PEFT needs nothing of ours to load an adapter."""
+    """An adapter could not be loaded with PEFT alone."""
     model, batch = make()
     train(model, batch).save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(random_model(model.config, 0, scale=0.1), tmp_path).eval()
@@ -120,7 +120,7 @@ def test_adapters_survive_plain_peft(tmp_path):
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing(use_reentrant):
-    """With frozen embeddings nothing that enters a layer requires gradients; in transformers' Dia none come out."""
+    """With frozen embeddings no layer's input requires gradients; in transformers' Dia all gradients are then lost."""
     gradients = []
     for checkpointing in (False, True):
         model, batch = make()
@@ -140,7 +140,7 @@ def test_gradient_checkpointing(use_reentrant):
 
 
 def test_from_an_adapter_alone_to_a_checkpoint(tmp_path):
-    """An adapter names the model that it belongs to; what is merged in bfloat16 would be rounded twice."""
+    """An adapter did not name its base model, or a merge in bfloat16 rounded its weights twice."""
     model = attach_lora(DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=torch.bfloat16), {"r": 2})
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -162,7 +162,7 @@ def test_from_an_adapter_alone_to_a_checkpoint(tmp_path):
 
 
 def test_a_model_in_half_precision_is_merged_in_float32(tmp_path):
-    """A small adapter is lost in the rounding of the weights that it is added to."""
+    """A small adapter was lost in the rounding of bfloat16 weights when it was merged."""
     model, _ = make(settings={"r": 2})
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -178,7 +178,7 @@ def test_a_model_in_half_precision_is_merged_in_float32(tmp_path):
 
 
 def test_what_is_no_adapter(tmp_path):
-    """The folder of a run is easily taken for its adapter."""
+    """The folder of a run was taken for its adapter."""
     with pytest.raises(FileNotFoundError, match="has no adapter_config"):
         merge_adapter(None, MINIATURE)
     model, _ = make()

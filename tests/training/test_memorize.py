@@ -1,4 +1,4 @@
-"""What was learned by heart comes back: training and generation agree about delay, shift and end, or it does not."""
+"""Memorized clips are generated again only if training and generation agree about delay, shift and EOS."""
 
 import csv
 
@@ -40,7 +40,7 @@ FIRST_RELEASE = ["config.decoder_config.cross_attention_rope=true", "frames_per_
 
 @pytest.mark.parametrize("settings", [[], FIRST_RELEASE], ids=["0626", "v0.1, packed, loss in slices"])
 def test_memorized_clips_are_repeated(data, checkpoint, tmp_path, settings):
-    """A label a frame late, a code lost at the end, an end in all channels at once, or an end never learned."""
+    """A label a frame late, a lost last code, an EOS in all channels at once, or an EOS that is never learned."""
     settings = [*settings, "text_dropout=0", "training.max_steps=160", "training.per_device_train_batch_size=8"]
     settings += ["training.save_strategy=no", "training.report_to=none"]
     command = ["finetune", str(data), str(tmp_path / "run"), "--recipe", "scratch", "--model", checkpoint]

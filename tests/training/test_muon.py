@@ -8,7 +8,7 @@ import tiny
 from dia_hf.training.muon import MuonBeside
 
 CONFIG = tiny.random_config(1)
-# Of Newton-Schulz' fifth degree; Jordan et al. (2024).
+# Coefficients of the Newton-Schulz iteration of degree five; Jordan et al. (2024).
 A, B, C = 3.4445, -4.775, 2.0315
 
 
@@ -28,7 +28,7 @@ def is_hidden(name, weight):
 
 
 def step_by_hand(weight, momentum, gradient):
-    """Muon with decay, in float64 by its formula, whose singular values stay what they are."""
+    """Muon with decay, in float64 by its formula, for a matrix whose singular values stay the same."""
     momentum = 0.95 * momentum + 0.05 * gradient
     left, values, right = torch.linalg.svd(0.05 * gradient + 0.95 * momentum, full_matrices=False)
     values = values / values.norm()
@@ -39,7 +39,7 @@ def step_by_hand(weight, momentum, gradient):
 
 
 def test_each_part_takes_its_steps():
-    """A matrix that both stepped on, or neither, or with an update of another size."""
+    """A matrix was updated by both optimizers, by neither, or with another step size."""
     model = tiny.random_model(CONFIG)
     before = copy.deepcopy(model)
     optimizer, adamw = make(model), torch.optim.AdamW(before.parameters(), lr=1e-2, betas=(0.9, 0.98), weight_decay=0.1)
@@ -57,14 +57,14 @@ def test_each_part_takes_its_steps():
                 expected[name] = weight.detach().double()
     assert sum(is_hidden(*item) for item in expected.items()) > 10
     for name, weight in model.named_parameters():
-        if is_hidden(name, weight):  # by bfloat16, whose error is a hundredth of a step
+        if is_hidden(name, weight):  # rounding of bfloat16, a hundredth of a step
             torch.testing.assert_close(weight.double(), expected[name], atol=0.05 * 3 * 2e-2 * 0.2, rtol=0, msg=name)
         else:
             torch.testing.assert_close(weight.double(), expected[name], atol=1e-7, rtol=1e-6, msg=name)
 
 
 def test_what_was_saved_goes_on():
-    """A resumed run lost momenta, or stepped with groups that schedulers no longer reach."""
+    """A resumed run lost momenta, or stepped with groups that the schedulers no longer reach."""
     model, other = tiny.random_model(CONFIG), tiny.random_model(CONFIG)
     first = make(model)
     put_gradients(model, 1)
@@ -82,7 +82,7 @@ def test_what_was_saved_goes_on():
 
 
 def test_a_closure_is_called_once():
-    """Asked by both parts, it would have computed the gradients twice."""
+    """The closure was called by both optimizers, which computed the gradients twice."""
     model, calls = tiny.random_model(CONFIG), []
 
     def closure():
@@ -95,7 +95,7 @@ def test_a_closure_is_called_once():
 
 
 def test_nothing_to_do():
-    """Frozen layers ended in an error of torch about an empty list."""
+    """Frozen layers caused an error of torch about an empty list."""
     model = tiny.random_model(CONFIG)
     model.model.requires_grad_(False)
     with pytest.raises(ValueError, match="no matrix of a layer is trained"):
@@ -103,7 +103,7 @@ def test_nothing_to_do():
 
 
 def test_an_old_torch(monkeypatch):
-    """An `AttributeError` does not say what to install."""
+    """An old torch caused an `AttributeError` that does not say what to install."""
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(ImportError, match=r"torch 2\.9"):
         make(tiny.random_model(CONFIG))

@@ -1,4 +1,4 @@
-"""A recipe's mistakes must show before the training does."""
+"""Mistakes in a recipe are reported before the training begins."""
 
 import json
 
@@ -17,7 +17,7 @@ SHIPPED = ["lora", "full", "scratch"]
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_go_through_a_file(tmp_path, name):
-    """What is kept beside a result must be what ran, and be readable by the next version of the same code."""
+    """The recipe saved with a result differed from the one that ran, or could not be read again."""
     recipe = Recipe.load(name)
     file = tmp_path / "new" / "recipe.yaml"
     recipe.save(file)
@@ -30,7 +30,7 @@ def test_shipped_recipes_go_through_a_file(tmp_path, name):
 
 
 def test_what_is_said_survives_the_file(tmp_path):
-    """Sentences in another script, None and floats must come back as they were."""
+    """Sentences in another script, None and floats changed when they were saved and loaded."""
     recipe = Recipe(
         data="a b/é",
         speak={"sentences": ["[S1] Grüß Gott — „ja“: nein #1."], "asr": "openai/whisper-small"},
@@ -45,14 +45,14 @@ def test_what_is_said_survives_the_file(tmp_path):
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_as_people_write_them(number):
-    """YAML 1.1 reads 1e-4 as a word, and a run that is told so would fail hours later, or train at another rate."""
+    """YAML 1.1 reads 1e-4 as a string: the run failed hours later, or trained at another rate."""
     for text in (repr(number), f"{number:.3e}", f"{number:E}", f"{number:.0e}"):
         changed = Recipe().change({"training.learning_rate": text})
         assert changed.training["learning_rate"] == float(text)
 
 
 def test_words_as_people_write_them():
-    """YAML 1.1 reads `no`, the name of a strategy, as false; `true` has to stay what it is."""
+    """YAML 1.1 reads `no`, the name of a strategy, as false; `true` must stay a bool."""
     recipe = Recipe.load("full").change(
         {
             "training.eval_strategy": "no",
@@ -69,13 +69,13 @@ def test_words_as_people_write_them():
 
 
 def test_an_absurd_rank():
-    """Adapters of a billion columns were allocated, and the error was the allocator's."""
+    """Adapters of a billion columns were allocated, and the error came from the allocator."""
     with pytest.raises(ValueError, match=r"`lora.r` is 2000000000; it must be between 1 and 8192"):
         Recipe(lora={"r": 2_000_000_000})
 
 
 def test_a_change_makes_another_recipe():
-    """A recipe that two runs share must not take over the one's changes in the other."""
+    """A change to one run's recipe changed the recipe of another run."""
     recipe = Recipe.load("lora")
     rate = recipe.training["learning_rate"]
     changed = recipe.change({"training.learning_rate": 1.0, "lora.r": 2})
@@ -122,13 +122,13 @@ def test_a_change_makes_another_recipe():
     ],
 )
 def test_mistakes(key, value, match):
-    """A key that is not known is one that has no effect; a value that does not fit fails when the model is loaded."""
+    """An unknown key had no effect without an error; an invalid value failed only when the model was loaded."""
     with pytest.raises(ValueError, match=match):
         Recipe().change({key: value})
 
 
 def test_a_shape_from_a_file(tmp_path):
-    """A checkpoint's config.json says the shape; with adapters on random weights nothing could be learned."""
+    """The shape of a checkpoint's config.json was ignored, or adapters on random weights were accepted."""
     recipe = Recipe(config=f"{MINIATURE}/config.json")
     shape = DiaConfig.from_pretrained(MINIATURE).decoder_config
     assert recipe.config["decoder_config"]["hidden_size"] == shape.hidden_size
@@ -157,7 +157,7 @@ def test_a_shape_from_a_file(tmp_path):
     ],
 )
 def test_files_that_are_no_recipes(tmp_path, text, error, match):
-    """The file is named, as several lie around."""
+    """The error for a file that is no recipe did not name the file."""
     if text is not None:
         (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(error, match=match):
@@ -165,7 +165,7 @@ def test_files_that_are_no_recipes(tmp_path, text, error, match):
 
 
 def test_the_configuration_for_sharding_names_our_layers():
-    """accelerate shards by the names of layers; one that is renamed would leave the model in one piece on each GPU."""
+    """accelerate shards by layer class; after a renaming each GPU would hold the whole model."""
     folder = assets.removesuffix("__init__.py")
     with open(f"{folder}/accelerate/fsdp2.yaml", encoding="utf-8") as file:
         settings = yaml.safe_load(file)["fsdp_config"]
@@ -174,14 +174,14 @@ def test_the_configuration_for_sharding_names_our_layers():
 
 
 def test_a_recipe_is_json_too():
-    """What goes to a tracker or a model card has to be plain data."""
+    """A recipe with values that JSON does not know cannot be sent to a tracker or a model card."""
     from dataclasses import asdict
 
     assert json.loads(json.dumps(asdict(Recipe.load("scratch")))) == asdict(Recipe.load("scratch"))
 
 
 def test_a_recipe_in_another_encoding(tmp_path):
-    """Python's words did not say which file it was, nor what would do."""
+    """Python's decoding error named neither the file nor a remedy."""
     (tmp_path / "recipe.yaml").write_text("data: Grüße\n", "utf-16")
     with pytest.raises(ValueError, match=r"recipe\.yaml' is not in UTF-8 .* save it as UTF-8"):
         Recipe.load(tmp_path / "recipe.yaml")
@@ -215,7 +215,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
     ],
 )
 def test_a_damaged_recipe_is_one_line(tmp_path, text, match):
-    """Lists of numbers, loops and anchors that multiply ended in a traceback, or filled the memory."""
+    """Lists of numbers, cycles and anchors that multiply caused a traceback, or exhausted the memory."""
     file = tmp_path / "recipe.yaml"
     file.write_text(text, "utf-8")
     with pytest.raises(ValueError, match=match) as refused:

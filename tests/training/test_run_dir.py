@@ -16,7 +16,7 @@ room = import_module("dia_hf.training.finetune")
 
 
 def test_nothing_is_overwritten(tmp_path, data):
-    """A run into the folder of another, or of somebody's thesis, must not begin."""
+    """A run wrote into the folder of another run, or into a folder of unrelated files."""
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("...")
     (tmp_path / "file").write_text("...")
@@ -34,14 +34,14 @@ def test_nothing_is_overwritten(tmp_path, data):
 
 
 def test_a_mistake_leaves_no_folder(tmp_path, data):
-    """A folder that a failed attempt leaves behind stands in the way of the next one."""
+    """A failed attempt left a folder that blocked the next attempt."""
     with pytest.raises(ValueError, match="holds no prepared clips"):
         finetune(quick_recipe(str(tmp_path), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_one_run_at_a_time(tmp_path, data, stop_at):
-    """Two commands at once trained into one folder, each over the other's checkpoints."""
+    """Two concurrent commands trained into one folder, and overwrote each other's checkpoints."""
     recipe = quick_recipe(data, tmp_path / "run")
     stop_at(3)
     with pytest.raises(StoppedError):
@@ -55,7 +55,7 @@ def test_one_run_at_a_time(tmp_path, data, stop_at):
 
 @pytest.mark.parametrize("moment", ["the lock", "the data", "the recipe"])
 def test_killed_before_it_began(tmp_path, data, monkeypatch, moment):
-    """What a run had left that was killed in its first second stood in the way of the same command for ever."""
+    """A run killed in its first second left files that blocked the same command from then on."""
     from dia_hf.training import run_dir
 
     with monkeypatch.context() as patch:
@@ -77,7 +77,7 @@ def test_killed_before_it_began(tmp_path, data, monkeypatch, moment):
 
 
 def test_a_resumed_run_keeps_its_recipe(tmp_path, data, stop_at):
-    """Half a run at one rate and half at another is neither; the folder, though, may have been moved."""
+    """A run was resumed with a changed recipe, or refused because its folder had been moved."""
     recipe = quick_recipe(data, tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="no run to resume"):
         finetune(recipe, resume=True)
@@ -93,7 +93,7 @@ def test_a_resumed_run_keeps_its_recipe(tmp_path, data, stop_at):
 
 
 def test_a_resumed_run_keeps_its_data(tmp_path, stop_at):
-    """Prepared anew between two halves of a run, other clips went on in its place without a word."""
+    """A run whose data were prepared again was resumed with other clips without an error."""
     recipe = quick_recipe(write_prepared(tmp_path / "data"), tmp_path / "run")
     stop_at(3)
     with pytest.raises(StoppedError):
@@ -108,7 +108,7 @@ def test_a_resumed_run_keeps_its_data(tmp_path, stop_at):
 
 
 def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):
-    """By name, checkpoint-9 is newer than checkpoint-10."""
+    """Sorted by name, checkpoint-9 is newer than checkpoint-10."""
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()

@@ -37,7 +37,7 @@ def callback(processor, tmp_path):
 
 @pytest.fixture
 def recognizer(monkeypatch):
-    """A recognizer that hears the words it is told to, one text a call; it notes how often it was loaded."""
+    """A recognizer that returns given transcripts, one a call, and counts how often it was loaded."""
     stand_in = SimpleNamespace(heard=[], loaded=[], clips=[])
 
     def listen(waveform):
@@ -50,7 +50,7 @@ def recognizer(monkeypatch):
         return type("Pipeline", (), {"__call__": lambda self, waveform: listen(waveform)} | vars(pipeline))()
 
     monkeypatch.setattr(transformers, "pipeline", load)
-    monkeypatch.setattr(recognizers, "check_model", lambda name: None)  # it is on no disk and no Hub
+    monkeypatch.setattr(recognizers, "check_model", lambda name: None)  # not on this disk and not on the Hub
     return stand_in
 
 
@@ -88,11 +88,11 @@ def logged(trainer, name):
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
-# --- what is spoken
+# --- generated files
 
 
 def test_files_and_journal(callback, model, processor):
-    """A run is heard by its files: which sentence, at which step, how long, cut or not."""
+    """A generated file could not be assigned to its sentence, step, length, or whether it was cut."""
     for step in (7, 100):
         metrics = callback.speak(model, step)
     lines = journal(callback)
@@ -110,7 +110,7 @@ def test_files_and_journal(callback, model, processor):
 
 
 def test_ended_by_itself(callback, model, monkeypatch):
-    """A sentence that runs on to the limit never ended: the first thing to look for in a bad model."""
+    """A sentence that ran to the limit was not reported as cut, which is the first sign of a bad model."""
     longest = int(0.2 * callback.processor.codec.frame_rate) * callback.processor.codec.hop_length
     waveforms = [np.zeros(longest, np.float32), np.zeros(longest - 512, np.float32)]
     monkeypatch.setattr(Dia, "generate", lambda *args, **kwargs: waveforms)
@@ -119,7 +119,7 @@ def test_ended_by_itself(callback, model, monkeypatch):
 
 
 def test_nothing_said_is_no_file(callback, model, monkeypatch):
-    """A file needs a sample: a model that says nothing yet must not end its training."""
+    """An audio file needs a sample: a model that generates no frames yet ended its training with an error."""
     waveforms = [np.zeros(0, np.float32), np.zeros(512, np.float32)]
     monkeypatch.setattr(Dia, "generate", lambda *args, **kwargs: waveforms)
     callback.speak(model, 1)
@@ -128,8 +128,8 @@ def test_nothing_said_is_no_file(callback, model, monkeypatch):
 
 
 def test_a_sentence_at_its_limit_has_not_ended(callback, processor, own_model):
-    """The limit brings an end of speech of its own, that looks like the model's."""
-    with torch.no_grad():  # its end of speech is never the best token
+    """The limit forces an EOS, which was counted as the model's own."""
+    with torch.no_grad():  # its EOS is never the best token
         own_model.logits_dense.weight[processor.config.decoder_config.eos_token_id] = 0
     callback.temperature = 0
     assert callback.speak(own_model, 1)["speech_ended"] == 0
@@ -137,7 +137,7 @@ def test_a_sentence_at_its_limit_has_not_ended(callback, processor, own_model):
 
 
 def test_the_same_noise_at_each_step(callback, model):
-    """Samples that differ by their noise say nothing about what the model has learned in between."""
+    """Samples of two steps differed by their noise, and were not comparable."""
     for step in (1, 2):
         torch.manual_seed(step)
         callback.speak(model, step)
@@ -148,7 +148,7 @@ def test_the_same_noise_at_each_step(callback, model):
 
 
 def test_a_voice(processor, model, tmp_path, monkeypatch):
-    """The voice's transcript was spoken, or its recording was part of the file."""
+    """The voice's transcript was generated again, or its recording was part of the file."""
     codes = torch.randint(0, 1024, (20, 9), generator=torch.Generator().manual_seed(0))
     codec = processor.codec
     voice = Voice(codes, "This is me.", codec.fingerprint, codec.sampling_rate, codec.hop_length)
@@ -164,7 +164,7 @@ def test_a_voice(processor, model, tmp_path, monkeypatch):
 
 
 def test_the_run_is_left_as_it_was(callback, own_model):
-    """Speaking drew from the training's random numbers and left the model in eval mode: a dropout that stopped."""
+    """Evaluation drew from the training's random numbers and left the model in eval mode, without dropout."""
     own_model.train()
     own_model.model.encoder.eval()
     modes = [module.training for module in own_model.modules()]
@@ -177,7 +177,7 @@ def test_the_run_is_left_as_it_was(callback, own_model):
 
 
 def test_dropout_is_silent(processor, own_model, tmp_path):
-    """Whoever speaks in training mode is heard through the adapters' dropout."""
+    """Generation in training mode applied the adapters' dropout."""
     lora = LoraConfig(r=4, lora_dropout=0.9, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     model = get_peft_model(own_model, lora)
     modes, spoken = [], {}
@@ -194,7 +194,7 @@ def test_dropout_is_silent(processor, own_model, tmp_path):
 
 
 def test_each_sentence_has_its_own_seed(processor, model, tmp_path, monkeypatch):
-    """With one seed for all, every sentence of a run has the same luck."""
+    """All sentences were sampled with one seed, so they had the same noise."""
     seeds = []
     generate = Dia.generate
     monkeypatch.setattr(
@@ -210,7 +210,7 @@ def test_each_sentence_has_its_own_seed(processor, model, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_training_is_the_same_with_and_without(processor, tmp_path, bf16):
-    """A run that is listened to must learn what it would have learned unheard."""
+    """Training with evaluation samples gave other weights than training without them."""
     losses = []
     for name in ("heard", "unheard"):
         callback = SpeakCallback(processor, SENTENCES[:1], tmp_path / name, max_seconds=0.1)
@@ -223,7 +223,7 @@ def test_training_is_the_same_with_and_without(processor, tmp_path, bf16):
 
 
 def test_adapters_are_heard(processor, tmp_path, own_model):
-    """The fast loop takes the layers apart: an adapter that it passes over is not heard, merged it is."""
+    """The fast path reads the weights of the layers directly: it ignored an unmerged adapter."""
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "gate_up_proj", "down_proj"], init_lora_weights=False)
 
@@ -243,11 +243,11 @@ def test_adapters_are_heard(processor, tmp_path, own_model):
     assert not all(np.array_equal(one, other) for one, other in zip(apart, plain, strict=True))
 
 
-# --- what is heard
+# --- transcripts
 
 
 def test_word_errors(processor, model, tmp_path, recognizer):
-    """Tags, punctuation and capitals counted as errors of the model's speech."""
+    """Tags, punctuation and capitals counted as word errors."""
     recognizer.heard = ["hello, HERE.", "Good good bye!"]
     callback = SpeakCallback(processor, SENTENCES, tmp_path, asr="any/recognizer", max_seconds=0.2)
     for step in (1, 2):
@@ -261,7 +261,7 @@ def test_word_errors(processor, model, tmp_path, recognizer):
 
 
 def test_silence_is_all_errors(processor, model, tmp_path, recognizer, monkeypatch):
-    """A model that ends at once was an error of the recognizer's, or no word wrong."""
+    """A generation that ends at once caused a recognizer's error, or counted as no word error."""
     recognizer.heard = ["hello there"]
     monkeypatch.setattr(Dia, "generate", lambda *args, **kwargs: [np.zeros(0, np.float32), np.zeros(4096, np.float32)])
     callback = SpeakCallback(processor, [SENTENCES[0]] * 2, tmp_path, asr="any/recognizer")
@@ -274,7 +274,7 @@ def test_silence_is_all_errors(processor, model, tmp_path, recognizer, monkeypat
 
 
 def test_metrics_reach_the_log(processor, own_model, tmp_path, recognizer):
-    """Metrics of a callback come after the log: no curve, and nothing to stop by."""
+    """Metrics of a callback were added after the log: they were not plotted, and early stopping could not use them."""
     recognizer.heard = ["hello there"]
     callback = SpeakCallback(processor, SENTENCES[:1], tmp_path, asr="any/recognizer", max_seconds=0.1)
     settings = {"max_steps": 9, "metric_for_best_model": "speech_wer", "greater_is_better": False}
@@ -289,7 +289,7 @@ def test_metrics_reach_the_log(processor, own_model, tmp_path, recognizer):
 
 
 def test_several_evaluation_sets(processor, own_model, tmp_path, callback):
-    """Spoken once for each set."""
+    """The sentences were generated once for each evaluation set."""
     trainer = make_trainer(tmp_path, own_model, processor, [callback])
     trainer.eval_dataset = {"a": trainer.eval_dataset, "b": trainer.eval_dataset[:1]}
     metrics = trainer.evaluate()
@@ -298,7 +298,7 @@ def test_several_evaluation_sets(processor, own_model, tmp_path, callback):
 
 
 def test_the_plain_trainer(processor, own_model, tmp_path, callback):
-    """The callback alone, in a script around `Trainer`."""
+    """The callback did not work without our trainer, in a script that uses `Trainer`."""
     settings = {"metric_for_best_model": "eval_speech_seconds", "greater_is_better": True}
     trainer = make_trainer(tmp_path, own_model, processor, [callback], Trainer, **settings)
     trainer.train()
@@ -306,11 +306,11 @@ def test_the_plain_trainer(processor, own_model, tmp_path, callback):
     assert trainer.state.best_metric > 0
 
 
-# --- what goes wrong
+# --- failures
 
 
 def test_a_recognizer_that_is_not_there(processor, own_model, tmp_path):
-    """A failed download ended a run of hours."""
+    """A failed download of the recognizer ended a run of hours."""
     callback = SpeakCallback(processor, SENTENCES, tmp_path, asr=tmp_path / "nowhere", max_seconds=0.1)
     settings = {"metric_for_best_model": "eval_speech_wer", "greater_is_better": False}
     trainer = make_trainer(tmp_path, own_model, processor, [callback], **settings)
@@ -323,7 +323,7 @@ def test_a_recognizer_that_is_not_there(processor, own_model, tmp_path):
 
 
 def test_a_model_that_cannot_speak(callback, processor, own_model, tmp_path, monkeypatch):
-    """Out of memory while speaking is no reason to lose the run, nor to leave the model in eval mode."""
+    """Running out of memory in generation ended the run, or left the model in eval mode."""
 
     def fail(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("no memory left")
@@ -347,19 +347,19 @@ def test_a_model_that_cannot_speak(callback, processor, own_model, tmp_path, mon
     ],
 )
 def test_what_cannot_be_asked_for(processor, tmp_path, arguments, message):
-    """A mistake in the recipe shows before the training, not at the first evaluation."""
+    """A mistake in the recipe was reported at the first evaluation and not before the training."""
     with pytest.raises(ValueError, match=message):
         SpeakCallback(**{"processor": processor, "sentences": SENTENCES, "folder": tmp_path} | arguments)
 
 
 def test_without_a_codec(tmp_path):
-    """A processor that was loaded for training alone cannot speak."""
+    """A processor loaded for training has no codec: generation failed without naming it."""
     with pytest.raises(ValueError, match="no codec"):
         SpeakCallback(DiaProcessor.from_pretrained(MINIATURE, load_codec=False), SENTENCES, tmp_path)
 
 
 def test_without_jiwer(processor, tmp_path, monkeypatch):
-    """The missing package shows before the training, with its name."""
+    """The missing package was not named before the training."""
     monkeypatch.setitem(__import__("sys").modules, "jiwer", None)
     with pytest.raises(ImportError, match=r'pip install "dia-hf\[train\]"'):
         SpeakCallback(processor, SENTENCES, tmp_path, asr="any/recognizer")

@@ -98,11 +98,11 @@ def sums_over(model, clips, weights=None):
     return float(loss), (losses / counts).tolist(), (correct / counts).tolist()
 
 
-# --- what is logged
+# --- logged metrics
 
 
 def test_channels_are_logged_beside_the_loss(tmp_path):
-    """Each log told of its last micro-batch only; a long clip counted as much as a short one."""
+    """Each log contained its last micro-batch only, and a long clip counted as much as a short one."""
     clips = make_clips(12)
     trainer = make_trainer(
         tmp_path,
@@ -122,7 +122,7 @@ def test_channels_are_logged_beside_the_loss(tmp_path):
 
 
 def test_each_log_begins_anew(tmp_path):
-    """A mean since the beginning hides that a channel has got worse; so did an evaluation that was added in."""
+    """Metrics averaged since the beginning hid that a channel got worse, and included those of evaluations."""
     clips = make_clips(8)
     settings = {"learning_rate": 0.0, "train_sampling_strategy": "sequential", "eval_strategy": "steps"}
     trainer = make_trainer(tmp_path, clips, clips[:3], max_steps=4, logging_steps=2, eval_steps=1, **settings)
@@ -134,7 +134,7 @@ def test_each_log_begins_anew(tmp_path):
 
 @pytest.mark.parametrize("weights", [None, [4.0] + [1.0] * (CHANNELS - 1)])
 def test_evaluation_is_exact(tmp_path, weights):
-    """`Trainer`'s `eval_loss` is a mean of means: a batch of short clips weighs as much as one of long ones."""
+    """`Trainer`'s `eval_loss` is a mean of means: a batch of short clips counts as much as one of long ones."""
     clips = make_clips(7)
     model = tiny.random_model(copy.deepcopy(CONFIG))
     model.config.channel_loss_weights = weights
@@ -148,7 +148,7 @@ def test_evaluation_is_exact(tmp_path, weights):
 
 
 def test_evaluation_hears_all_text_and_packs_nothing(tmp_path):
-    """Dropped texts made the evaluation of one epoch another than that of the next."""
+    """Text dropout made the evaluations of two epochs different."""
     clips = make_clips(6)
     trainer = make_trainer(tmp_path, clips, clips, dropout=1.0)
     trainer.data_collator.frames_per_row, trainer.data_collator.code_noise = 100, 1.0
@@ -160,7 +160,7 @@ def test_evaluation_hears_all_text_and_packs_nothing(tmp_path):
 
 
 def test_what_was_summed_before_does_not_count(tmp_path):
-    """An evaluation that broke off, or a call of one's own, was in the figures of the next."""
+    """Sums of an interrupted evaluation, or of a direct call, were added to the next metrics."""
     clips = make_clips(4)
     settings = {"max_steps": 1, "learning_rate": 0.0, "train_sampling_strategy": "sequential"}
     trainer = make_trainer(tmp_path, clips[:2], clips[:2], **settings)
@@ -175,7 +175,7 @@ def test_what_was_summed_before_does_not_count(tmp_path):
 
 
 def test_several_evaluation_sets(tmp_path):
-    """The sums of one set ran into those of the next."""
+    """The sums of one evaluation set were added to those of the next."""
     clips = make_clips(5)
     trainer = make_trainer(tmp_path, clips, {"a": clips[:2], "b": clips[2:]})
     metrics = trainer.evaluate()
@@ -185,7 +185,7 @@ def test_several_evaluation_sets(tmp_path):
 
 
 def test_stopping_by_a_channel(tmp_path):
-    """Metrics that come after the evaluation cannot choose the best model, or stop."""
+    """Metrics that are added after the evaluation cannot choose the best model, or stop early."""
     clips = make_clips(4)
     trainer = make_trainer(
         tmp_path,
@@ -207,7 +207,7 @@ def test_stopping_by_a_channel(tmp_path):
 
 
 class Notes:
-    """A data set that notes the epochs it is told of, and when it was asked for what."""
+    """A dataset that records the epochs it is given, and when each clip was requested."""
 
     def __init__(self, clips):
         self.clips, self.notes = clips, []
@@ -224,7 +224,7 @@ class Notes:
 
 
 def test_the_epoch_is_told_before_its_first_clip(tmp_path):
-    """Told after the loader had begun, the first batches of an epoch were drawn by the one before."""
+    """The epoch was set after the loader had begun: its first batches were drawn with the previous epoch."""
     clips = Notes(make_clips(4))
     trainer = make_trainer(tmp_path, clips, num_train_epochs=3, save_strategy="steps", save_steps=3)
     told = []
@@ -241,7 +241,7 @@ def test_the_epoch_is_told_before_its_first_clip(tmp_path):
 
 
 def test_an_epoch_left_before_its_end(tmp_path):
-    """The position in the run, rounded down, is the epoch that was left, not the one that begins."""
+    """The position in the run, rounded down, is the epoch that ended, not the one that begins."""
     clips = make_clips(8)
     trainer = make_trainer(tmp_path, clips, num_train_epochs=3)
 
@@ -258,7 +258,7 @@ def test_an_epoch_left_before_its_end(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_resuming_goes_on_with_the_same_numbers(tmp_path, num_workers):
-    """After a resume in the middle of an epoch other texts were dropped, so the curve had a step."""
+    """After a resume within an epoch other texts were dropped, and the loss curve had a step."""
     settings = {
         "max_steps": 6,
         "save_strategy": "steps",
@@ -283,7 +283,7 @@ def test_resuming_goes_on_with_the_same_numbers(tmp_path, num_workers):
 
 @pytest.mark.parametrize("kind", [Trainer, DiaTrainer])
 def test_accumulation_is_one_large_batch(tmp_path, kind):
-    """A mean of micro-batches' means gives the clips beside a short one too much weight."""
+    """A mean of the micro-batches' means gives the clips beside a short one too much weight."""
     clips = make_clips(12)
     models = []
     for size, accumulation in ((4, 1), (1, 4)):
@@ -310,7 +310,7 @@ def test_accumulation_is_one_large_batch(tmp_path, kind):
 
 
 def test_adapters(tmp_path):
-    """PEFT's wrapper hands the channels through; only the adapter learns."""
+    """PEFT's wrapper lost the channel metrics, or base weights were trained."""
     model = get_peft_model(tiny.random_model(CONFIG), LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
     frozen = {name: weight.clone() for name, weight in model.named_parameters() if not weight.requires_grad}
     clips = make_clips(6)
@@ -324,7 +324,7 @@ def test_adapters(tmp_path):
 
 
 def test_mixed_precision(tmp_path):
-    """Accelerate rebuilds the outputs in float32, of which the counts are no part."""
+    """Accelerate converts the outputs to float32, which must not include the counts."""
     clips = make_clips(6)
     trainer = make_trainer(tmp_path, clips, clips, max_steps=2, bf16=True, eval_strategy="steps", eval_steps=2)
     trainer.train()
@@ -333,7 +333,7 @@ def test_mixed_precision(tmp_path):
 
 
 def test_copies_on_several_devices(tmp_path):
-    """`DataParallel`, which `Trainer` takes where it sees several GPUs, made 18 channels of nine."""
+    """`DataParallel`, which `Trainer` uses with several GPUs, returned 18 channels in place of nine."""
     clips = make_clips(4)
     trainer = make_trainer(tmp_path, clips)
     model, collate = tiny.random_model(CONFIG), DiaDataCollator(PROCESSOR, text_dropout=0.0)
@@ -348,7 +348,7 @@ def test_copies_on_several_devices(tmp_path):
 
 
 def test_the_plain_trainer(tmp_path):
-    """Whoever has a script around `Trainer` needs nothing of ours but the collator."""
+    """A script with the plain `Trainer` needed more of this package than the collator."""
     clips = make_clips(6)
     settings = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "remove_unused_columns": False}
     trainer = make_trainer(tmp_path, clips, clips, kind=Trainer, dropout=0.5, **settings)
@@ -366,7 +366,7 @@ def test_columns_are_the_collators(tmp_path):
 
 
 def test_the_schedule_reaches_muon(tmp_path):
-    """Muon's rate stayed what it was, or the log showed it in place of the other."""
+    """The schedule did not change Muon's rate, or the log showed it in place of the other."""
     kind = partial(DiaTrainer, muon_learning_rate=0.02)
     trainer = make_trainer(tmp_path, make_clips(8), kind=kind, max_steps=4, lr_scheduler_type="linear")
     trainer.train()
@@ -376,23 +376,23 @@ def test_the_schedule_reaches_muon(tmp_path):
 
 
 def test_muon_takes_whole_matrices(tmp_path, monkeypatch):
-    """FSDP's and DeepSpeed's parts of matrices were taken for matrices."""
+    """Shards of matrices under FSDP and DeepSpeed were taken for matrices."""
     monkeypatch.setattr(Trainer, "is_fsdp_enabled", True, raising=False)
     monkeypatch.setattr(Trainer, "__init__", lambda self, *args, **kwargs: None)
     with pytest.raises(ValueError, match=r"0\.02, but FSDP and DeepSpeed"):
         DiaTrainer(muon_learning_rate=0.02)
 
 
-# --- what `Trainer` does for models of text
+# --- behavior of `Trainer` for text models
 
 
 @pytest.mark.parametrize("kind", [DiaTrainer, Trainer])
 @pytest.mark.parametrize("name", ["processor", "tokenizer"])
 def test_a_processing_class_leaves_the_codecs_ids(tmp_path, kind, name):
-    """`Trainer` wrote the tokenizer's padding, id 0, over the codec's: what was saved never ended, or did not load."""
+    """`Trainer` set the tokenizer's padding, id 0, in the config: saved models never ended, or did not load."""
     miniature = DiaProcessor.from_pretrained(MINIATURE)
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype="float32")
-    miniature.config = model.config  # as `resize_token_embeddings` has it
+    miniature.config = model.config  # as after `resize_token_embeddings`
     clips = [{"text": "[S1] Hello.", "codes": torch.full((length, 9), length)} for length in (3, 9, 5, 7)]
     trainer = kind(
         model,
@@ -421,7 +421,7 @@ def test_a_processing_class_leaves_the_codecs_ids(tmp_path, kind, name):
 
 @pytest.mark.filterwarnings("error:the model's special tokens")
 def test_a_models_own_ids_stay():
-    """Ids of a config that says otherwise than the published one were taken for a tokenizer's."""
+    """Ids of a config that differs from the published one were taken for a tokenizer's."""
     config = copy.deepcopy(CONFIG)
     decoder = config.decoder_config
     decoder.pad_token_id, decoder.bos_token_id = decoder.bos_token_id, decoder.pad_token_id
@@ -433,7 +433,7 @@ def test_a_models_own_ids_stay():
 
 
 def test_label_smoothing_of_the_arguments(tmp_path):
-    """`label_smoothing_factor` died of shapes in the first step, as `Trainer` takes the labels to itself."""
+    """`label_smoothing_factor` failed with a shape error in the first step, as `Trainer` removes the labels."""
     clips = make_clips(6)
     settings = {"max_steps": 1, "train_sampling_strategy": "sequential"}
     expected = tiny.random_model(CONFIG)
@@ -460,14 +460,14 @@ def test_label_smoothing_of_the_arguments(tmp_path):
 
 
 class MadeInTime(DiaTrainer):
-    """A trainer that is given how to make its model, as a search over settings is."""
+    """A trainer that is given a `model_init`, as a hyperparameter search is."""
 
     def __init__(self, model, *args, **kwargs):
         super().__init__(None, *args, **kwargs)
 
 
 def test_label_smoothing_under_the_plain_trainer(tmp_path):
-    """All that was said were two sizes that do not match; the model's own smoothing works under any trainer."""
+    """The error named only two sizes that do not match; the model's own smoothing works under any trainer."""
     clips = make_clips(4)
     settings = {"kind": Trainer, "max_steps": 1, "remove_unused_columns": False}
     trainer = make_trainer(tmp_path, clips, label_smoothing_factor=0.1, **settings)
@@ -482,9 +482,9 @@ def test_label_smoothing_under_the_plain_trainer(tmp_path):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_predictions_and_labels_pair(tmp_path, wrapped):
-    """Rows of channels were cut to the number of clips in the last batch, and had another shape than their labels."""
+    """Predictions were cut to the number of clips in the last batch, and their shape differed from the labels'."""
     clips, model = make_clips(5), tiny.random_model(CONFIG)
-    model.loss_chunk_size = 3  # which leaves no logits: metrics were passed over without a word
+    model.loss_chunk_size = 3  # leaves no logits: metrics were skipped without a warning
     if wrapped:
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
     seen = {}
@@ -532,7 +532,7 @@ def test_labels_of_rows_pair_with_predictions(tmp_path):
 
 
 def test_an_upload_holds_no_path_of_this_machine(tmp_path, monkeypatch):
-    """`Trainer` uploads the folder that it saved, in which the codec was named by its path here."""
+    """`Trainer` uploads the folder that it saved, which contained the local path of the codec."""
     monkeypatch.setattr(Trainer, "push_to_hub", lambda self: self.save_model(tmp_path / "upload"))
     trainer = make_trainer(tmp_path / "run", make_clips(2))
     trainer.processing_class = DiaProcessor.from_pretrained(MINIATURE)
@@ -542,7 +542,7 @@ def test_an_upload_holds_no_path_of_this_machine(tmp_path, monkeypatch):
 
 
 def test_predicting_with_generate(tmp_path):
-    """`predict_with_generate` died of padding after the first epoch; no error named it."""
+    """`predict_with_generate` failed in padding after the first epoch, with an error that did not name it."""
     clips = make_clips(2)
     settings = Seq2SeqTrainingArguments(
         str(tmp_path), predict_with_generate=True, report_to="none", use_cpu=True, remove_unused_columns=False
@@ -559,7 +559,7 @@ def test_predicting_with_generate(tmp_path):
 
 @pytest.mark.parametrize(("remainder", "num_new"), [(0, [2, 2]), (-1, [2, 2]), (1, [1, 0]), (3, [2, 1])])
 def test_clips_that_fill_up_the_last_batches(remainder, num_new):
-    """A set that fills all batches of all processes lost the labels of its last batches."""
+    """With all batches of all processes full, the labels of the last batches were lost."""
     state = SimpleNamespace(end_of_dataloader=True, remainder=remainder)
     batch = {"labels": torch.ones(2, 3, 1).long(), "attention_mask": torch.ones(2, 5)}
     kept = []
@@ -575,7 +575,7 @@ SENTENCES = ["[S1] Hello there.", "[S2] Bye."]
 
 
 def work_in_a_process(folder):
-    """What each of two processes does: it trains and evaluates its part, and speaks, with the weights shared out."""
+    """The work of each of two processes: train, evaluate its part, and generate with sharded weights."""
     clips = make_clips(12)
     trainer = make_trainer(
         folder / "run",
@@ -605,7 +605,7 @@ def work_in_a_process(folder):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """Folder and what each process logged in training and evaluation, and measured of its speech."""
+    """The folder, and the training, evaluation and generation metrics of each process."""
     folder = tmp_path_factory.mktemp("processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -630,7 +630,7 @@ def two_processes(tmp_path_factory):
 
 
 def test_channels_of_all_processes(two_processes):
-    """Each process told of its own half."""
+    """Each process logged the channel metrics of its own half only."""
     _, losses, accuracies = sums_over(tiny.random_model(CONFIG), make_clips(12))
     for training, *_ in two_processes[1:]:
         for channel in range(CHANNELS):
@@ -639,7 +639,7 @@ def test_channels_of_all_processes(two_processes):
 
 
 def test_evaluation_is_exact_in_two_processes(two_processes):
-    """Clips that fill up the last batch, so that both processes have as many, counted twice."""
+    """Clips that are repeated to fill the last batch of both processes counted twice."""
     loss, losses, accuracies = sums_over(tiny.random_model(CONFIG), make_clips(12)[:5])
     for _, evaluation, *_ in two_processes[1:]:
         assert evaluation["eval_loss"] == pytest.approx(loss, abs=1e-6)
@@ -649,7 +649,7 @@ def test_evaluation_is_exact_in_two_processes(two_processes):
 
 
 def test_speaking_with_weights_shared_out(two_processes):
-    """One process spoke while the other waited to be asked for its part of the weights, for ever."""
+    """One process generated while the other waited for its shards of the weights: a deadlock."""
     folder, (*_, whole, shared), (*_, other_whole, other_shared) = two_processes
     assert whole == other_whole == shared == other_shared
     assert whole["speech_seconds"] > 0

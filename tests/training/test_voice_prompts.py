@@ -44,7 +44,7 @@ def prepared(speakers, seconds=None):
 
 
 def prompt_of(clip, index):
-    """Read which clip goes before a clip of `prepared`, and check that everything tells the same one."""
+    """Read which clip precedes a clip of `prepared`, and check that all columns agree."""
     num_given, codes = clip["prompt_frames"], np.asarray(clip["codes"])
     assert clip["id"] == f"clip-{index}" and (codes[num_given:] == index).all() and len(codes) > num_given
     assert clip["seconds"] == len(codes)
@@ -61,7 +61,7 @@ def prompts_of(prompted):
 
 
 def loop_allowed(speakers, seconds, index):
-    """The definition: which clips may go before this one."""
+    """The definition: the clips that may precede this one."""
     others = [
         other
         for other in range(len(speakers))
@@ -76,7 +76,7 @@ def loop_allowed(speakers, seconds, index):
     st.integers(-2, 2),
 )
 def test_some_clip_has_a_prompt_or_all_is_refused(clips, num_spare):
-    """Voice prompts that no two clips are short enough for were left out without a word."""
+    """Where no two clips are short enough for a voice prompt, prompts were omitted without an error."""
     speakers, seconds = map(list, zip(*clips, strict=True))
     pairs = [(prompt, clip) for clip in range(len(clips)) for prompt in loop_allowed(speakers, seconds, clip)]
     assume(pairs)
@@ -93,7 +93,7 @@ def test_some_clip_has_a_prompt_or_all_is_refused(clips, num_spare):
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["anna", "ben", None]), st.integers(1, 12)), min_size=1, max_size=9))
 def test_prompts_are_by_the_same_speaker(clips):
-    """A prompt in another voice, or the clip itself as its own prompt, teaches to ignore prompts or to repeat them."""
+    """A prompt in another voice, or the clip itself as its prompt, trains to ignore prompts or to repeat them."""
     speakers, seconds = map(list, zip(*clips, strict=True))
     allowed = [loop_allowed(speakers, seconds, index) for index in range(len(clips))]
     if not any(allowed):
@@ -110,7 +110,7 @@ def test_prompts_are_by_the_same_speaker(clips):
 
 @pytest.mark.parametrize("probability", [1.0, 0.5])
 def test_all_prompts_are_equally_likely(probability):
-    """One number for whether and which, or a wrap-around that is off by one: some clips are never a prompt."""
+    """One random number for both decisions, or a wrap-around that is off by one: some clips are never a prompt."""
     speakers = ["anna", "ben", "anna", "anna", "ben", "anna", "anna"]
     prompted = add_voice_prompts(prepared(speakers), small_processor(), probability)
     for index, others in ((3, [0, 2, 5, 6]), (0, [2, 3, 5, 6]), (6, [0, 2, 3, 5]), (1, [4])):
@@ -126,7 +126,7 @@ def test_all_prompts_are_equally_likely(probability):
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("has_epoch", [True, False])
 def test_probability(probability, has_epoch):
-    """The share of clips with a prompt is what was asked for."""
+    """The share of clips with a prompt differed from the requested one."""
     torch.manual_seed(0)
     prompted = add_voice_prompts(prepared(["anna"] * 400), small_processor(), probability)
     if has_epoch:
@@ -136,7 +136,7 @@ def test_probability(probability, has_epoch):
 
 
 def test_the_same_again_after_a_resume():
-    """A run that was resumed joined other clips."""
+    """A resumed run joined other clips."""
     clips = prepared(["anna"] * 40)
     first = add_voice_prompts(clips, small_processor(), 0.5)
     chosen = []
@@ -154,7 +154,7 @@ def test_the_same_again_after_a_resume():
 
 
 def test_without_an_epoch_prompts_follow_torchs_seed():
-    """A loop of one's own that tells no epoch showed the same prompts for ever."""
+    """A training loop that does not set an epoch got the same prompts in each."""
     prompted = add_voice_prompts(prepared(["anna"] * 40), small_processor(), 0.5)
     torch.manual_seed(0)
     first, second = prompts_of(prompted), prompts_of(prompted)
@@ -163,7 +163,7 @@ def test_without_an_epoch_prompts_follow_torchs_seed():
 
 
 def test_text_is_dropped_whether_there_is_a_prompt_or_not():
-    """One number for both decisions: only clips with a prompt ever lost their text."""
+    """One random number for both decisions: only clips with a prompt lost their text."""
     prompted = add_voice_prompts(prepared(["anna"] * 400), small_processor(), 0.5)
     collator = DiaDataCollator(small_processor(), text_dropout=0.5)
     prompted.set_epoch(0)
@@ -175,7 +175,7 @@ def test_text_is_dropped_whether_there_is_a_prompt_or_not():
 
 
 def test_learning_begins_after_the_prompt():
-    """A prompt that is learned, too, weighs the same few clips more, and its end is where the clip must go on."""
+    """A prompt with labels counts few clips more often, and its end is where the clip must continue."""
     prompted = add_voice_prompts(prepared(["anna", "anna"], [5, 7]), small_processor(), 1.0)
     batch = DiaDataCollator(small_processor(), text_dropout=0.0)([prompted[0], prompted[1]])
     end = CONFIG.decoder_config.eos_token_id
@@ -195,7 +195,7 @@ def test_learning_begins_after_the_prompt():
     ],
 )
 def test_what_would_be_too_long_stays_alone(tokenizer, options, expected):
-    """A prompt that made the text longer than Dia reads stopped the run; one that fills the frames had the clip cut."""
+    """A prompt that made the text too long stopped the run; one that fills the frames had the clip cut."""
     clips = prepared(["anna", "anna", "ben", "ben"], [6, 6, 5, 6])
     prompted = add_voice_prompts(clips, small_processor(**tokenizer), 1.0, **options)
     assert prompts_of(prompted) == expected
@@ -203,7 +203,7 @@ def test_what_would_be_too_long_stays_alone(tokenizer, options, expected):
 
 @pytest.mark.parametrize(("num_frames", "expected"), [(54, [None, 0, 3, 2]), (55, [None, None, 3, 2])])
 def test_the_models_frames_are_the_limit(num_frames, expected):
-    """The positions that delay and end take were forgotten: 64 leave 60 frames."""
+    """The positions of delay and EOS were not counted: 64 positions hold 60 frames."""
     clips = prepared(["anna", "anna", "ben", "ben"], [6, num_frames, 5, 5])
     prompted = add_voice_prompts(clips, small_processor(), 1.0)
     assert prompts_of(prompted) == expected
@@ -212,7 +212,7 @@ def test_the_models_frames_are_the_limit(num_frames, expected):
 
 @pytest.mark.parametrize("kind", [None, "numpy", "torch"])
 def test_datasets_of_any_format(kind):
-    """`with_format("torch")` gave tensors where lists were joined by `+`, which adds them."""
+    """`with_format("torch")` returned tensors, which `+` adds where it joins lists."""
     clips = prepared(["anna", "anna", None]).with_format(kind)
     prompted = add_voice_prompts(clips, small_processor(), 1.0)
     prompted.set_epoch(0)
@@ -222,7 +222,7 @@ def test_datasets_of_any_format(kind):
 
 
 def test_indices_are_a_lists():
-    """The last clip by its negative index was taken for another, and a loop by index never ended."""
+    """The last clip by its negative index was another clip, and iteration by index never ended."""
     prompted = add_voice_prompts(prepared(["anna"] * 5), small_processor(), 1.0)
     prompted.set_epoch(0)
     assert prompted[-1]["text"] == prompted[4]["text"]
@@ -231,7 +231,7 @@ def test_indices_are_a_lists():
 
 
 def test_worker_processes_see_the_epoch():
-    """Workers that outlive an epoch joined the same clips in each."""
+    """Persistent workers joined the same clips in each epoch."""
     clips = prepared(["anna"] * 20)
     prompted = add_voice_prompts(clips, small_processor(), 0.5)
     collator = DiaDataCollator(small_processor(), text_dropout=0.5)
@@ -245,7 +245,7 @@ def test_worker_processes_see_the_epoch():
 
 
 def test_a_spawned_worker_shares_the_epoch():
-    """Where workers are spawned, the dataset is pickled."""
+    """A dataset that is pickled for a spawned worker did not share the epoch."""
     prompted = add_voice_prompts(prepared(["anna"] * 20), small_processor(), 0.5)
     worker = pickle.loads(bytes(ForkingPickler.dumps(prompted)))
     prompted.set_epoch(7)
@@ -253,7 +253,7 @@ def test_a_spawned_worker_shares_the_epoch():
 
 
 def test_a_single_speaker():
-    """A dataset without names gets no prompts unless someone says that they are sure."""
+    """Voice prompts were made from a dataset without speaker names, without explicit consent."""
     clips = prepared([None] * 4)
     for unnamed in (clips, clips.remove_columns("speaker")):
         with pytest.raises(ValueError, match="`single_speaker=True`"):
@@ -277,6 +277,6 @@ def test_a_single_speaker():
     ],
 )
 def test_unusable_requests(clips, options, message):
-    """Voice prompts that were asked for and silently left out show only in how the model speaks."""
+    """Voice prompts that were requested and omitted without an error show only in the generated speech."""
     with pytest.raises(ValueError, match=message):
         add_voice_prompts(clips, small_processor(), **{"probability": 1.0} | options)
