@@ -1,4 +1,4 @@
-"""Who is measured: the same weights, the same work, and nothing registered."""
+"""Candidates of a benchmark: the same weights and the same work; nothing is registered."""
 
 import sys
 import types
@@ -22,7 +22,7 @@ from dia_hf.bench import (
 
 @pytest.fixture
 def fake_quantization(monkeypatch):
-    """A scheme that can be seen: every weight of the head halved, in place."""
+    """A scheme that can be detected: every weight of the head is halved in place."""
     module = types.ModuleType("dia_hf.quantization")
 
     def quantize_model(model, scheme):
@@ -34,7 +34,7 @@ def fake_quantization(monkeypatch):
 
 
 def test_the_full_size_is_the_published_one():
-    """A benchmark of another shape compares with nobody's figures."""
+    """A benchmark of another shape is not comparable with the published model."""
     with torch.device("meta"):
         model = DiaForConditionalGeneration(make_config("full"))
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6) == 1611
@@ -43,7 +43,7 @@ def test_the_full_size_is_the_published_one():
 @pytest.mark.parametrize("size", ["toy", "mid"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_random_weights_are_of_a_sane_scale(size, dtype):
-    """Memory that nobody filled holds NaN or zeros, and both are faster or slower than numbers."""
+    """Uninitialized memory holds NaN or zeros, which compute faster or slower than other numbers."""
     config = make_config(size)
     model = make_model(config, dtype=dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
@@ -55,7 +55,7 @@ def test_random_weights_are_of_a_sane_scale(size, dtype):
 
 
 def test_the_twin_is_the_same_model_and_no_second_copy():
-    """At full size a second copy does not fit; and other weights are other work."""
+    """At full size a second copy does not fit, and other weights are other work."""
     config = make_config("toy")
     model = make_model(config)
     twin = transformers_twin(model)
@@ -69,7 +69,7 @@ def test_the_twin_is_the_same_model_and_no_second_copy():
 
 
 def test_candidates_do_the_same_work():
-    """The fastest way to generate is to generate something else."""
+    """A candidate that generates fewer or other frames looks faster."""
     config = make_config("toy")
     candidates = [c for c in make_candidates(make_model(config)) if c.unavailable is None]
     inputs = random_inputs(config, 2, 30)
@@ -81,7 +81,7 @@ def test_candidates_do_the_same_work():
 
 
 def test_what_cannot_run_here_says_so():
-    """A silent gap in a table reads as a result."""
+    """A candidate that cannot run here was omitted from the table without a reason."""
     candidates = make_candidates(make_model(make_config("toy")))
     assert {c.name for c in candidates} >= {"dia_hf", "transformers, eager", "transformers, static + compiled"}
     assert [c.unavailable for c in candidates if c.is_compiled] == ["not requested", "not on this device"]
@@ -91,7 +91,7 @@ def test_what_cannot_run_here_says_so():
 
 
 def test_quantizing_ours_leaves_the_baseline_alone(fake_quantization):
-    """They share tensors: a scheme that reached theirs would flatter ours."""
+    """The candidates share tensors: a scheme that quantized the baseline made ours look better."""
     model = make_model(make_config("toy"), dtype=torch.bfloat16)
     before = model.logits_dense.weight.clone()
     candidates = make_candidates(model, quantize="int8")
@@ -102,13 +102,13 @@ def test_quantizing_ours_leaves_the_baseline_alone(fake_quantization):
 
 
 def test_the_baseline_of_a_quantized_model_is_in_bfloat16(fake_quantization):
-    """Against float32 every quantization is fast."""
+    """The baseline of a quantized model was float32, against which every quantization looks fast."""
     with pytest.raises(ValueError, match="must be in bfloat16"):
         make_candidates(make_model(make_config("toy")), quantize="int8")
 
 
 def test_schemes():
-    """A misspelt scheme must not be measured as another one."""
+    """A misspelled scheme was measured as another one."""
     model = make_model(make_config("toy"))
     assert reduce_precision(model, "bfloat16").dtype == torch.bfloat16
     for make, what in ((reduce_precision, "scheme"), (lambda _, name: make_config(name), "size")):
@@ -120,14 +120,14 @@ def test_schemes():
 
 @pytest.mark.parametrize("codec", ["toy", "full"])
 def test_a_second_is_a_second_of_the_published_codec(codec):
-    """With the frames of another codec, such as the miniature's, every model is thrice as fast as it is."""
+    """With the frame rate of another codec, such as the miniature's, every model looks three times as fast."""
     processor = make_processor(make_config("toy"), codec)
     assert processor.codec.frame_rate == pytest.approx(86.13, abs=0.01)
     assert processor.feature_extractor.sampling_rate == processor.codec.sampling_rate == 44100
 
 
 def test_processor_has_the_model_s_config():
-    """Codes of one delay pattern, reverted by another, are noise."""
+    """Codes of one delay pattern that are reverted by another are noise."""
     config = make_config("mid")
     processor = make_processor(config, "toy")
     assert processor.config is config

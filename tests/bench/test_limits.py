@@ -10,7 +10,7 @@ from dia_hf.bench.limits import cache_bytes, read_bandwidth, weight_bytes
 
 
 def step_with_cache(model, inputs, num_frames):
-    """Read some frames, then one more; return the cache before it, and the modules that it called."""
+    """Decode some frames, then one more; return the cache before it, and the modules that it called."""
     frames = torch.zeros(len(inputs["input_ids"]), num_frames, 9, dtype=torch.long)
     first = model(input_ids=inputs["input_ids"], decoder_input_ids=frames, use_cache=True)
     called, cache = [], first[CACHE_NAME]
@@ -38,12 +38,12 @@ def test_bytes_are_those_of_the_modules_that_a_step_calls(size, dtype):
     model, inputs = make_model(config, dtype=dtype), random_inputs(config, 3, 20)
     (own, cross), called = step_with_cache(model, inputs, num_frames=7)
     assert weight_bytes(model) == sum(m.weight.numel() * m.weight.element_size() for m in called)
-    # Own keys and values of both halves under guidance, the text's of one.
+    # The keys and values of both halves under guidance, the text's of one.
     assert cache_bytes(config, 3, 7, 20, dtype) == 2 * sum(own) + sum(cross)
 
 
 def test_quantized_weights_count_as_they_are_stored():
-    """A quantized tensor calls itself bfloat16; at two bytes a weight its limit would be twice too slow."""
+    """A quantized tensor's dtype is bfloat16; at two bytes a weight its limit is twice too slow."""
     pytest.importorskip("torchao")
     model = make_model(make_config("mid"), dtype=torch.bfloat16)
     before, head = weight_bytes(model), model.logits_dense.weight.numel() * 2
@@ -61,5 +61,5 @@ def test_the_published_model_reads_what_was_computed_by_hand():
 
 
 def test_bandwidth_is_a_rate():
-    """Seconds taken for bytes, or a matrix of no rows, give nonsense that looks like a figure."""
+    """Seconds taken for bytes, or a matrix without rows, give a meaningless bandwidth."""
     assert read_bandwidth("cpu", num_bytes=2**22, repeats=2) > 0

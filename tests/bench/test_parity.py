@@ -1,4 +1,4 @@
-"""Figures of exactness, against plain loops and known answers."""
+"""Metrics of exactness, against plain loops and known results."""
 
 import copy
 
@@ -19,7 +19,7 @@ def inputs(toy):
 
 
 def test_a_model_agrees_with_itself(toy, inputs):
-    """A comparison whose two sides read different codes, or different halves of a batch, never comes to zero."""
+    """A comparison whose sides read different codes, or different halves of a batch, is never zero."""
     report = parity(toy, toy, inputs, num_frames=24)
     assert (report.num_texts, report.num_frames) == (2, 24)
     for error in (report.conditional, report.guided):
@@ -30,7 +30,7 @@ def test_a_model_agrees_with_itself(toy, inputs):
 
 
 def test_half_precision_shows(toy, inputs):
-    """A comparison of a model with itself under another name is perfect."""
+    """A model was compared with itself under another name, without a difference."""
     report = parity(toy, copy.deepcopy(toy).bfloat16(), inputs, num_frames=24, do_sample=True)
     assert 1e-4 < report.conditional.relative_rms < 0.1
     assert report.guided.mean_absolute > report.conditional.mean_absolute
@@ -39,7 +39,7 @@ def test_half_precision_shows(toy, inputs):
 
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_figures_are_those_of_a_plain_loop(toy, inputs, do_sample):
-    """A mask that is one frame off counts slots that the delay gives, which no model chooses."""
+    """A mask that is one frame off counts the positions before the delay, which no model chooses."""
     other = make_model(toy.config)
     with torch.no_grad():
         other.logits_dense.weight += 0.02 * torch.randn(other.logits_dense.weight.shape)
@@ -64,7 +64,7 @@ def test_figures_are_those_of_a_plain_loop(toy, inputs, do_sample):
                     agreements.append(float(expected.argmax() == given.argmax()))
                     chances = expected.softmax(0)
                     divergences.append(float((chances * (expected.log_softmax(0) - given.log_softmax(0))).sum()))
-            # 24 frames: the slowest channel's are 15 later, and each channel's last is the end.
+            # 24 frames: the slowest channel begins 15 later, and each channel's last position is EOS.
             assert len(agreements) == 2 * (24 - 16)
             assert report_kind.top1_agreement[channel] == pytest.approx(sum(agreements) / len(agreements))
             if kind == 0:
@@ -76,7 +76,7 @@ def test_figures_are_those_of_a_plain_loop(toy, inputs, do_sample):
 
 
 def test_where_greedy_codes_part(toy, inputs):
-    """A position counted with the prompt, or the first of all texts, sends people looking in the wrong place."""
+    """The position of the first difference was counted with the prompt, or was that of the first text."""
     reference = record_reference(toy, inputs, 24)
     begin = reference.greedy_codes.shape[1] - 24
     reference.greedy_codes[1, begin + 5, 0] += 1
@@ -87,7 +87,7 @@ def test_where_greedy_codes_part(toy, inputs):
 
 
 def test_texts_of_different_lengths(toy):
-    """A mask that is lost makes a short text's figures depend on its neighbor's length."""
+    """Without a mask, a short text's metrics depended on the length of the longest text in the batch."""
     one, two = random_inputs(toy.config, 1, 12), random_inputs(toy.config, 1, 5, seed=1)
     both = {name: torch.cat([one[name], two[name]]) for name in ("decoder_input_ids", "decoder_attention_mask")}
     for name in ("input_ids", "attention_mask"):
@@ -98,13 +98,13 @@ def test_texts_of_different_lengths(toy):
 
 
 def test_too_few_frames(toy, inputs):
-    """A channel of which nothing counts would be averaged to a perfect 0."""
+    """A channel without any counted position was averaged to a perfect 0."""
     with pytest.raises(ValueError, match="at least 17"):
         record_reference(toy, inputs, 16)
 
 
 def test_a_model_that_was_the_reference_speaks_in_its_new_precision(toy, inputs):
-    """What the fast loop made of the float32 weights must not speak for the rounded ones."""
+    """The fast path computed with cached float32 weights in place of the rounded ones."""
     reused, fresh = copy.deepcopy(toy), copy.deepcopy(toy)
     reference = record_reference(reused, inputs, 64)
     report = compare(reference, reused.bfloat16(), inputs)

@@ -1,4 +1,4 @@
-"""What is measured, and how; never how fast."""
+"""Content of a speed measurement; never the speed itself."""
 
 import math
 
@@ -28,7 +28,7 @@ def measure(candidates, batch_size=1, num_frames=20, **options):
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("do_sample", [True, False])
 def test_every_figure_is_there(toy, batch_size, do_sample):
-    """A column that is empty because of a typing error looks like one that does not apply."""
+    """A column was empty because of a mistyped name, as if it did not apply."""
     report = measure(make_candidates(toy), batch_size, do_sample=do_sample, repeats=2)
     ran = [result for result in report.candidates if result.unavailable is None]
     assert (ran[0].name, ran[-1].name) == ("dia_hf", "transformers, eager")
@@ -37,7 +37,7 @@ def test_every_figure_is_there(toy, batch_size, do_sample):
         figures = (result.ratio, result.first_frame_ms, result.call_seconds, result.codec_seconds, result.limit_ms)
         assert all(figure > 0 and math.isfinite(figure) for figure in figures)
         assert 0 < result.step.p10 <= result.step.median <= result.step.p90
-        # 20 new frames complete 4: the slowest channel begins 15 later, and the last frame is the end.
+        # 20 new frames complete 4: the slowest channel begins 15 later, and the last frame is EOS.
         assert result.audio_seconds == pytest.approx(batch_size * 4 / report.frame_rate)
         assert (result.first_chunk_ms is not None) == result.name.startswith("dia_hf")
         assert result.peak_memory_bytes is None
@@ -47,7 +47,7 @@ def test_every_figure_is_there(toy, batch_size, do_sample):
 
 
 def test_candidates_alternate(toy):
-    """Measured one after the other, a machine that slows down makes the second look worse."""
+    """With candidates measured one after the other, a machine that slows down makes the second look worse."""
     said = []
     baseline = Candidate("other", toy, is_ours=False)
     measure([Candidate("dia_hf", toy), baseline], repeats=2, say=said.append)
@@ -59,7 +59,7 @@ def test_candidates_alternate(toy):
 
 
 def test_a_baseline_that_fails_is_a_result(toy):
-    """One configuration of theirs that does not run must not cost the figures of the others; ours must not hide."""
+    """A baseline configuration that fails ended the measurement of the others; a failure of ours must not be hidden."""
     failing = {"cache_implementation": "no such cache"}
     report = measure([Candidate("dia_hf", toy), Candidate("other", toy, failing, is_ours=False)], repeats=1)
     assert report.candidates[1].unavailable.startswith("failed: ")
@@ -70,7 +70,7 @@ def test_a_baseline_that_fails_is_a_result(toy):
 
 
 def test_ratios_are_of_the_same_iteration():
-    """A machine that is twice as slow for one iteration leaves ratios within the iterations unchanged."""
+    """A machine that is twice as slow for one iteration must not change the ratios within the iterations."""
 
     def iteration(*steps):
         return speed._Iteration(list(steps), 0, 0, 0, 0, None)
@@ -81,7 +81,7 @@ def test_ratios_are_of_the_same_iteration():
 
 
 def test_steps_of_all_iterations_make_one_distribution():
-    """Percentiles of one iteration alone say nothing of the spread between iterations."""
+    """Percentiles of one iteration alone ignore the spread between iterations."""
     iterations = [
         speed._Iteration([1.0, 2.0, 3.0], 5, 6, 7, 8, None),
         speed._Iteration([101.0, 102.0, 103.0], 5, 6, 7, 8, None),
@@ -93,13 +93,13 @@ def test_steps_of_all_iterations_make_one_distribution():
 
 @pytest.mark.parametrize(("options", "match"), [({"num_frames": 19}, "at least 20"), ({"repeats": 0}, "one iteration")])
 def test_too_little_to_measure(toy, options, match):
-    """A median of no steps is NaN, and NaN is a figure that nobody notices."""
+    """The median of no steps is NaN, which was printed as a figure."""
     with pytest.raises(ValueError, match=match):
         measure([Candidate("dia_hf", toy)], **options)
 
 
 def test_the_global_settings_stay(toy):
-    """A benchmark that leaves another number of threads or another dtype behind spoils what runs after it."""
+    """A benchmark changed the number of threads or the default dtype for the code after it."""
     before = (torch.get_num_threads(), torch.get_default_dtype())
     measure([Candidate("dia_hf", toy)], repeats=1)
     assert (torch.get_num_threads(), torch.get_default_dtype()) == before

@@ -1,4 +1,4 @@
-"""Tables, files and plots of figures that are known."""
+"""Tables, files and plots of known figures."""
 
 import dataclasses
 import json
@@ -35,13 +35,13 @@ def values(table, line):
 
 
 def test_speed_table():
-    """A figure in the wrong row, or divided by the wrong seconds, is believed all the same."""
+    """A figure was in the wrong row, or divided by the wrong seconds."""
     table = tables.speed_table(make_speed_report())
     assert values(table, "step, ms (median)") == ["10.00", "25.00"]
     assert values(table, "p10 to p90") == ["9.00 to 12.00", "20.00 to 30.00"]
     assert values(table, "speedup, step") == ["2.50", "1.00"]
     assert values(table, "limit / step") == ["50.0%", "20.0%"]
-    # Two samples at 100 frames a second are 20 ms of sound a step.
+    # Two samples at 100 frames a second are 20 ms of audio a step.
     assert values(table, "× real time, steps") == ["2", "0.8"]
     assert values(table, "× real time, call") == ["2", "1.5"]
     assert values(table, "× real time, with codec") == ["1.5", "1"]
@@ -52,7 +52,7 @@ def test_speed_table():
 
 
 def test_noise_is_told():
-    """Ratios survive a machine that is busy throughout, not one that is busy now and then."""
+    """Load that varies within a measurement distorts the ratios, without a note in the table."""
     quiet = make_speed_report()
     assert "noisy" not in tables.speed_table(quiet)
     quiet.candidates[0].step.p90 = 27
@@ -60,14 +60,14 @@ def test_noise_is_told():
 
 
 def test_columns_are_aligned():
-    """A column that shifts is read as its neighbor."""
+    """Columns were not aligned with their headers."""
     table = tables.speed_table(make_speed_report()).split("\n\n")[1].splitlines()
     ends = {len(row) for row in table if not row.endswith("-")}
     assert len(ends) == 1
 
 
 def test_parity_table():
-    """Schemes in columns: a figure under the wrong one decides for the wrong one."""
+    """A figure was in the column of another scheme."""
     exact = make_parity_report()
     exact.greedy_differs_at, exact.kl_divergence = [None, None], [0.0, 0.0]
     table = tables.parity_table({"int4": make_parity_report(), "bfloat16": exact})
@@ -80,7 +80,7 @@ def test_parity_table():
 
 
 def test_json_holds_all_figures(tmp_path):
-    """A figure that only the screen has is gone tomorrow."""
+    """A figure of the table was missing in the JSON file."""
     speed, parity = make_speed_report(), {"int8": make_parity_report()}
     file = tmp_path / "new" / "bench.json"
     tables.write_json(file, tables.environment("cpu"), speed=speed, parity=parity)
@@ -94,7 +94,7 @@ def test_json_holds_all_figures(tmp_path):
 
 
 def test_plot(tmp_path):
-    """A picture with a bar for what did not run shows 0 ms, the fastest of all."""
+    """The plot had a bar of 0 ms, the fastest, for a candidate that did not run."""
     pytest.importorskip("matplotlib")
     file = tmp_path / "steps.svg"
     tables.plot_steps(file, make_speed_report())
@@ -102,7 +102,7 @@ def test_plot(tmp_path):
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):
-    """A missing package is told with what to do, and leaves no file."""
+    """A missing package was reported without a remedy, or left a file."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         tables.plot_steps(tmp_path / "steps.png", make_speed_report())

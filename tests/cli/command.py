@@ -1,4 +1,4 @@
-"""How tests run the command."""
+"""Run of the command in tests."""
 
 from dia_hf import cli
 

@@ -1,4 +1,4 @@
-"""What tests of several verbs share."""
+"""Fixtures for the tests of several verbs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`dia-hf bench`, as people run it."""
+"""`dia-hf bench`, run through `main`."""
 
 import json
 
@@ -18,7 +18,7 @@ FAST = ["bench", "--device", "cpu", "--frames", "20", "--text-bytes", "10"]
 
 
 def test_speed(tmp_path, capsys):
-    """A table on the screen, figures in a file, progress apart from both."""
+    """The table, the file of figures and the progress output were mixed, or a figure was missing."""
     pytest.importorskip("matplotlib")
     output, plot = tmp_path / "bench.json", tmp_path / "steps.png"
     options = ["--repeats", "1", "--output", str(output), "--plot", str(plot), "--dtype", "bfloat16"]
@@ -36,7 +36,7 @@ def test_speed(tmp_path, capsys):
 
 
 def test_a_checkpoint_against_nobody(capsys):
-    """Weights that are given must be those that run, without a baseline where none is wanted."""
+    """Random weights ran in place of the given ones, or a baseline ran without being requested."""
     assert cli.main([*FAST, "--model", MINIATURE, "--against", "none", "--repeats", "1"]) == 0
     captured = capsys.readouterr()
     assert f"loading {MINIATURE}" in captured.err
@@ -45,7 +45,7 @@ def test_a_checkpoint_against_nobody(capsys):
 
 @pytest.mark.parametrize("source", [[], ["--model", MINIATURE, "--text", "[S1] Hi.", "--text", "[S2] Hello, you."]])
 def test_parity(tmp_path, capsys, source):
-    """Each scheme starts from float32: what the first rounded must not be the second's beginning."""
+    """The second scheme quantized the rounded weights of the first one and not the float32 weights."""
     output = tmp_path / "parity.json"
     assert cli.main([*FAST, *source, "--parity", "bfloat16", "float16", "--output", str(output)]) == 0
     assert "float16" in capsys.readouterr().out
@@ -69,6 +69,6 @@ def test_parity(tmp_path, capsys, source):
     ],
 )
 def test_what_does_not_fit_together(capsys, options, match):
-    """An option that is silently ignored makes a figure of something else."""
+    """An option that has no effect in the chosen benchmark was ignored without an error."""
     assert cli.main([*FAST, *options]) == 2
     assert match in capsys.readouterr().err

@@ -9,7 +9,7 @@ PACK = REFERENCE / "nari-0626"
 
 
 def test_a_result_for_programs(tmp_path, capsys):
-    """A script had to find in a sentence whether anything was written."""
+    """A script had to parse a sentence to learn whether anything was written."""
     for options, written in (["--dry-run"], False), ([], True):
         assert cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--json", "--quiet", *options]) == 0
         captured = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""`dia-hf evaluate`, as somebody runs it who has trained a model."""
+"""`dia-hf evaluate`, run on a trained model."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ ASR = ["--asr", "pocketsphinx"]
 
 @pytest.fixture
 def sentences(tmp_path, tone, monkeypatch):
-    """A table of two sentences, one with a recording, in the folder where the command runs."""
+    """A table of two sentences, one with a recording, in the working directory."""
     monkeypatch.chdir(tmp_path)
     write_audio("clips/a.wav", tone(0.4, 16000), 16000)
     Path("table.csv").write_text("text,audio\n[S1] Hello there.,clips/a.wav\n[S2] Good bye!,\n", "utf-8")
@@ -21,7 +21,7 @@ def sentences(tmp_path, tone, monkeypatch):
 
 
 def test_evaluate(sentences, capsys):
-    """A table on the screen, all figures in a file, what was said as sound, progress apart from all of it."""
+    """The table, the file of figures, the generated audio and the progress output were mixed or incomplete."""
     args = ["--sentences", sentences, *ASR, *FAST, "--output", "new/report.json", "--keep", "kept"]
     assert run("evaluate", *args) == 0
     captured = capsys.readouterr()
@@ -42,7 +42,7 @@ def test_evaluate(sentences, capsys):
 
 
 def test_options_arrive(sentences):
-    """An option that is parsed and dropped is worse than none."""
+    """An option was parsed and had no effect."""
     Path("words.txt").write_text("hello\n\nthere DH EH R\ngood\nbye\nzorg  Z AO R G\n", "utf-8")
     args = ["--vocabulary", "words.txt", "--temperature", "0.7", "--top-p", "0.8", "--cfg-scale", "1.5"]
     args += ["--cfg-filter-top-k", "9", "--batch-size", "1", "--dtype", "bfloat16", "-o", "report.json"]
@@ -64,7 +64,7 @@ def test_options_arrive(sentences):
 
 
 def test_a_vocabulary_with_comments(sentences, monkeypatch):
-    """The miniature's own list was an error: "#" stood there twice."""
+    """The miniature's own vocabulary was refused: "#" occurs in it twice."""
     asked = []
     monkeypatch.setattr(
         "dia_hf.asr.recognizers.load_recognizer",
@@ -78,7 +78,7 @@ def test_a_vocabulary_with_comments(sentences, monkeypatch):
 
 
 def test_another_recognizer(sentences, monkeypatch, capsys):
-    """A model of transformers listens where the speaker is, and needs no vocabulary."""
+    """A recognizer of transformers was not loaded on the chosen device, or required a vocabulary."""
     asked = []
 
     class Ears:
@@ -121,7 +121,7 @@ def test_another_recognizer(sentences, monkeypatch, capsys):
     ],
 )
 def test_what_is_wrong_shows_before_the_work(sentences, args, error, capsys, monkeypatch):
-    """A typing error cost the time that it takes to load a model, or to speak a thousand sentences."""
+    """A typing error was reported after the model had been loaded, or after all sentences had been generated."""
     monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
     Path("link.csv").symlink_to("table.csv")
     Path("few.txt").write_text("hello\ngood\n", "utf-8")
@@ -133,7 +133,7 @@ def test_what_is_wrong_shows_before_the_work(sentences, args, error, capsys, mon
 
 
 def test_a_result_for_programs(sentences, capsys):
-    """A script had to read the word error rate in a table made for people."""
+    """A script had to parse the word error rate from a table."""
     assert run("evaluate", "--sentences", sentences, *ASR, *FAST, "--json", "--quiet", "-o", "report.json") == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)

@@ -1,4 +1,4 @@
-"""`dia-hf finetune`, as people run it."""
+"""`dia-hf finetune`, run through `main`."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def data(tmp_path):
 
 
 def test_from_data_to_a_voice(tmp_path, data, capsys):
-    """The shipped recipe is what most people run: two folders, and a checkpoint that speaks."""
+    """The shipped recipe did not make a checkpoint that generates."""
     assert run(data, tmp_path / "run", *QUICK) == 0
     captured = capsys.readouterr()
     assert "run: 4 steps; loss: training" in captured.out and "evaluation" in captured.out
@@ -48,7 +48,7 @@ def test_from_data_to_a_voice(tmp_path, data, capsys):
 
 
 def test_resuming_gives_the_same_weights(tmp_path, data, capsys, monkeypatch):
-    """The command that was interrupted, once more with --resume, is all that anyone remembers."""
+    """The interrupted command, repeated with --resume, gave other weights than an uninterrupted run."""
     full = [*QUICK, "--recipe", "full"]
     assert run(data, tmp_path / "whole", *full) == 0
     original = DiaTrainer.training_step
@@ -76,7 +76,7 @@ def test_resuming_gives_the_same_weights(tmp_path, data, capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", ["lora", "full", "scratch", "ddp", "fsdp2"])
 def test_shows_what_it_ships(tmp_path, capsys, name):
-    """A file inside a package is no file that people find, copy and change."""
+    """A recipe inside the package could not be listed, shown or copied."""
     assert run("--show", name) == 0
     shown = capsys.readouterr().out
     if name in ("lora", "full", "scratch"):
@@ -99,7 +99,7 @@ def test_shows_what_it_ships(tmp_path, capsys, name):
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, data, capsys, options, match):
-    """A traceback tells how the program is built, not what to change."""
+    """A mistake caused a traceback, which does not say what to change."""
     assert run(data, tmp_path / "run", *options) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("dia-hf") and match in error
@@ -111,9 +111,9 @@ def test_mistakes_end_in_one_line(tmp_path, data, capsys, options, match):
     [[], ["--recipe", "full"], ["--recipe", "full", "--resume"], ["--model", "other/model"], ["--set", "model=a/b"]],
 )
 def test_the_model_is_the_datas(tmp_path, data, monkeypatch, options):
-    """Data of one model were trained on the published one, unless the same option was given once more.
+    """Data of one model were trained on the published model unless `--model` was given again.
 
-    And the same command with --resume was refused: it was to go on with the published one.
+    With --resume the same command was refused, as if it had to resume with the published model.
     """
     about = json.loads(Path(data, "prepared.json").read_text())
     Path(data, "prepared.json").write_text(json.dumps({**about, "model": "miniature"}))
@@ -125,7 +125,7 @@ def test_the_model_is_the_datas(tmp_path, data, monkeypatch, options):
 
 
 def test_data_of_two_models(tmp_path, data, monkeypatch, capsys):
-    """One of the two was taken."""
+    """With data of two models, one of the two was taken without an error."""
     other = write_prepared(tmp_path / "other")
     about = json.loads(Path(other, "prepared.json").read_text())
     Path(other, "prepared.json").write_text(json.dumps({**about, "model": "miniature"}))
@@ -134,7 +134,7 @@ def test_data_of_two_models(tmp_path, data, monkeypatch, capsys):
 
 
 def test_a_result_for_programs(tmp_path, data, capsys):
-    """Lines of the Trainer among the JSON of the result."""
+    """Log lines of `Trainer` were printed between the JSON of the result."""
     assert run(data, tmp_path / "run", *QUICK, "--json", "--quiet") == 0
     captured = capsys.readouterr()
     assert captured.err == ""

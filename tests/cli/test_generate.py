@@ -1,4 +1,4 @@
-"""`dia-hf generate`, run as people run it: in a process of its own where that matters, otherwise through `main`."""
+"""`dia-hf generate`: in a process of its own where that matters, otherwise through `main`."""
 
 import io
 import json
@@ -29,7 +29,7 @@ from dia_hf.speech.voices import Voice
 
 
 def test_says_a_text(tmp_path, capsys, monkeypatch):
-    """The first thing a newcomer runs: one command, one file, one line that tells what came out."""
+    """A first command with a text wrote no file, or did not print the line that describes it."""
     out = tmp_path / "new" / "hello.wav"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run("generate", "[S1] Hello. [S2] Hi!", "--output", str(out), *FAST) == 0
@@ -44,7 +44,7 @@ def test_says_a_text(tmp_path, capsys, monkeypatch):
 
 
 def test_the_seed_that_is_told_reproduces_the_file(tmp_path, capsys):
-    """A seed that is drawn but not told, or told but not used, cannot be gone back to."""
+    """The random seed was not printed, or the printed one was not used, so a file could not be reproduced."""
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--max-seconds", "0.2") == 0
     seed = capsys.readouterr().out.split("seed ")[1].strip()
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "b.wav"), "--max-seconds", "0.2", "--seed", seed) == 0
@@ -52,7 +52,7 @@ def test_the_seed_that_is_told_reproduces_the_file(tmp_path, capsys):
 
 
 def warnings_of(text, capsys, *options):
-    """The words that a warning names for a text, at the end of all that comes before the model is loaded."""
+    """The unknown words that a warning names for a text, in the last output before the model is loaded."""
     assert run("generate", text, "--device", "warp", *options) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dia-hf: warning: ")]
     assert len(lines) <= 1 and all("vocabulary.txt" in line for line in lines)
@@ -70,18 +70,18 @@ def warnings_of(text, capsys, *options):
     ],
 )
 def test_words_that_the_miniature_does_not_know(capsys, text, unknown):
-    """A newcomer tries words of their own first, and takes the gibberish for Dia."""
+    """Words that the miniature does not know generate unintelligible speech, without a warning."""
     assert warnings_of(text, capsys) == unknown.split()
 
 
 def test_other_models_know_all_words(capsys, checkpoint):
-    """A warning about the miniature's words for a model that has others."""
+    """The warning about the miniature's words was printed for another model."""
     assert warnings_of("[S1] Turn 42.", capsys, "--model", checkpoint) == []
 
 
 @given(st.lists(st.sampled_from(miniature_vocabulary()), min_size=1), st.data())
 def test_its_words_are_known_however_they_are_written(words, data):
-    """A capital at the beginning of a sentence, or its full stop, made a word another one."""
+    """A capital letter or a full stop made a known word unknown."""
     written = [
         data.draw(st.sampled_from([word, word.capitalize(), word.lower()]))
         + data.draw(st.sampled_from(["", ",", ".", "?", "!", "...", " –", " (laughs)", " [S2]", "’"]))
@@ -93,7 +93,7 @@ def test_its_words_are_known_however_they_are_written(words, data):
 
 
 def test_each_word_of_the_vocabulary_is_one():
-    """A comment, a pronunciation or a word that stands twice among the words that are told to users."""
+    """A comment, a pronunciation or a duplicate was printed among the known words."""
     words = miniature_vocabulary()
     assert [words_of(word) for word in words] == [[word.lower()] for word in words]
     assert len(set(words)) == len(words) >= 200
@@ -102,7 +102,7 @@ def test_each_word_of_the_vocabulary_is_one():
 
 @pytest.mark.parametrize("source", ["file", "stdin", "stdin as file"])
 def test_text_from_elsewhere(tmp_path, source, monkeypatch):
-    """A text from a file or a pipe is another text than the same words as an argument: a newline more."""
+    """A text from a file or a pipe had a trailing newline, and generated other audio than as an argument."""
     direct, other = tmp_path / "a.wav", tmp_path / "b.wav"
     assert run("generate", "[S1] Héllo.", "-o", str(direct), *FAST) == 0
     (tmp_path / "text.txt").write_text("[S1] Héllo.\n", "utf-8")
@@ -114,7 +114,7 @@ def test_text_from_elsewhere(tmp_path, source, monkeypatch):
 
 @pytest.mark.parametrize("source", ["file", "stdin"])
 def test_text_of_an_editor_that_marks_its_files(tmp_path, source, monkeypatch):
-    """The byte order mark before [S1] was a turn of its own, with a sound of its own."""
+    """The byte order mark before [S1] was taken for text before the first turn."""
     direct, other = tmp_path / "a.wav", tmp_path / "b.wav"
     assert run("generate", "[S1] Héllo.\n[S2] Hi.", "-o", str(direct), *FAST) == 0
     content = "\ufeff[S1] Héllo.\r\n[S2] Hi.\r\n".encode()
@@ -128,7 +128,7 @@ def test_text_of_an_editor_that_marks_its_files(tmp_path, source, monkeypatch):
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
 @pytest.mark.parametrize("source", ["file", "stdin"])
 def test_text_in_another_encoding(tmp_path, source, encoding, monkeypatch, capsys):
-    """One line that names the file and what would do, before a model is loaded."""
+    """A text in another encoding was refused after the model was loaded, without the file's name or a remedy."""
     content = "[S1] Grüße!".encode(encoding)
     (tmp_path / "text.txt").write_bytes(content)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
@@ -148,7 +148,7 @@ RECORDINGS = {
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_voice_prompt_from_a_real_file(tmp_path, tone, checkpoint, name):
-    """transformers refuses 48 kHz and stereo; nobody's recordings are 44.1 kHz mono."""
+    """A prompt of 48 kHz or in stereo, which transformers refuses, was refused."""
     rate, channels, subtype = RECORDINGS[name]
     prompt, out = tmp_path / name, tmp_path / "out.wav"
     sf.write(prompt, np.stack([tone(0.8, rate)] * channels, axis=1), rate, subtype=subtype)
@@ -168,7 +168,7 @@ def make_voice_file(path, num_frames=20):
 
 
 def make_bad_input(kind, tmp_path, tone):
-    """Return arguments that cannot work, and a word that the error must hold."""
+    """Return invalid arguments, and a word that the error must contain."""
     text, prompt = "[S1] Hi.", tmp_path / "prompt.wav"
     if kind == "empty text":
         return [""], "empty"
@@ -298,7 +298,7 @@ def make_bad_input(kind, tmp_path, tone):
     ],
 )
 def test_bad_input_ends_in_one_line_and_no_file(tmp_path, tone, capsys, kind):
-    """A traceback, or half a file that looks like a result."""
+    """Invalid input caused a traceback, or left an incomplete file."""
     args, word = make_bad_input(kind, tmp_path, tone)
     before = sorted(tmp_path.rglob("*"))
     assert run("generate", "--output", str(tmp_path / "out" / "a.wav"), *args) == 2
@@ -311,7 +311,7 @@ def test_bad_input_ends_in_one_line_and_no_file(tmp_path, tone, capsys, kind):
 
 @pytest.mark.parametrize("target", ["a.aac", "a", "folder.wav", "file/a.wav"])
 def test_output_that_cannot_be_written(tmp_path, capsys, monkeypatch, target):
-    """The refusal came after the generation instead of before it."""
+    """An output that cannot be written was refused after the generation."""
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "file").touch()
     monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", None)
@@ -324,7 +324,7 @@ LONG = " ".join(f"[S{1 + i % 2}] Turn number {i} of this conversation is here to
 
 @pytest.mark.parametrize("spelling", ["S1={}", "[S1]={}", "{}"])
 def test_a_voice_by_name(library, tmp_path, spelling):
-    """`--voice` had no effect, or another than the same voice in Python."""
+    """`--voice` had no effect, or gave other audio than the same voice in Python."""
     make_voice_file(tmp_path / "voices" / "anna.safetensors")
     out, options = tmp_path / "a.wav", ["--temperature", "0", *FAST]
     assert run("generate", "[S1] Hi.", "--voice", spelling.format("anna"), "-o", str(out), *options) == 0
@@ -334,7 +334,7 @@ def test_a_voice_by_name(library, tmp_path, spelling):
 
 @pytest.mark.parametrize("temperature", ["0.9", "0"])
 def test_a_file_says_how_to_make_it_again(tmp_path, temperature):
-    """Among a hundred takes, the good one cannot be found again."""
+    """An audio file did not contain the settings that reproduce it."""
     out = tmp_path / "a.flac"
     options = ["--temperature", temperature, "--cfg-scale", "2", "--max-seconds", "0.3"]
     assert run("generate", "[S1] Héllo. [S2] Hi!", "-o", str(out), *options) == 0
@@ -346,7 +346,7 @@ def test_a_file_says_how_to_make_it_again(tmp_path, temperature):
 
 
 def test_sound_of_the_file(tmp_path, checkpoint):
-    """Loudness, speed and trimming told on the command line and not done."""
+    """Loudness, speed and trimming were reported and not applied."""
     options = ["--seed", "1", "--device", "cpu", "--max-seconds", "2", "--model", checkpoint]
     plain, changed = tmp_path / "a.wav", tmp_path / "b.wav"
     assert run("generate", "[S1] Hi.", "-o", str(plain), *options) == 0
@@ -360,7 +360,7 @@ def test_sound_of_the_file(tmp_path, checkpoint):
 
 
 def test_a_long_script_goes_on_where_it_was_interrupted(tmp_path, capsys, monkeypatch):
-    """Control-C in the last of twenty minutes threw all of them away."""
+    """Ctrl-C in the last of twenty minutes lost all chunks."""
     out, options = tmp_path / "a.wav", ["--device", "cpu", "--max-seconds", "7"]
     assert run("generate", LONG, "-o", str(tmp_path / "whole.wav"), "--seed", "3", *options) == 0
     assert not list(tmp_path.glob("*.chunks"))
@@ -381,7 +381,7 @@ def test_a_long_script_goes_on_where_it_was_interrupted(tmp_path, capsys, monkey
 
 
 def test_chunks_of_another_text(tmp_path, capsys):
-    """What an interrupted run had left was to be found and removed by hand before anything else could be said."""
+    """Chunks of an interrupted run blocked another text until they were removed by hand."""
     out, chunks = tmp_path / "a.wav", tmp_path / "a.wav.chunks"
     chunks.mkdir()
     (chunks / "dialogue.json").write_text('{"script": "[S1] Others.", "seed": 4}')
@@ -398,7 +398,7 @@ def test_chunks_of_another_text(tmp_path, capsys):
 
 
 def test_interrupted_when_the_file_is_written(tmp_path, capsys, monkeypatch):
-    """It said that nothing was written, or that chunks were kept, beside a file that was complete."""
+    """An interrupt during the write reported that nothing was written, beside a complete file."""
 
     def interrupt(self):
         monkeypatch.undo()
@@ -416,14 +416,14 @@ def command(*args):
 
 
 def test_raw_pcm_on_standard_output(tmp_path):
-    """Messages among the samples, or samples of another format than a player is told."""
+    """Messages were printed between the samples, or the sample format differed from the documented one."""
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), *FAST) == 0
     done = subprocess.run(
         command("[S1] Hi.", "--output", "-", "--max-seconds", "0.2"),
         capture_output=True,
         check=False,
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as here: with more, sums are rounded in another way
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as here: with more threads, sums are rounded differently
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.frombuffer(done.stdout, "<i2"), sf.read(tmp_path / "a.wav", dtype="int16")[0])
@@ -432,7 +432,7 @@ def test_raw_pcm_on_standard_output(tmp_path):
 
 
 def test_a_closed_pipe_while_streaming(tmp_path, checkpoint):
-    """`| head` ended in a traceback, or the generation went on for nobody."""
+    """`| head` caused a traceback, or the generation continued without a reader."""
     endless = command("[S1] Hi.", "--output", "-", "--model", checkpoint)
     process = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
     assert len(process.stdout.read(1000)) == 1000
@@ -498,7 +498,7 @@ def test_no_player(tmp_path, capsys, monkeypatch, missing):
 def test_what_an_option_needs_is_looked_for_before_the_model(
     tmp_path, tone, capsys, monkeypatch, options, missing, message
 ):
-    """A package that was missing was told after the model had been loaded, for minutes."""
+    """A missing package was reported after the model had been loaded."""
     loaded = []
     for kind in (DiaForConditionalGeneration, DiaProcessor):
         monkeypatch.setattr(kind, "from_pretrained", lambda *args, **kwargs: loaded.append(args))
@@ -513,7 +513,7 @@ def test_what_an_option_needs_is_looked_for_before_the_model(
 
 
 def test_disk_full_while_writing(tmp_path, checkpoint):
-    """Half a file in the place of the last take."""
+    """A full disk replaced the previous file by an incomplete one."""
     out = tmp_path / "a.wav"
     out.write_bytes(b"the last take")
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); from dia_hf import cli; "
@@ -528,7 +528,7 @@ def test_disk_full_while_writing(tmp_path, checkpoint):
 
 @pytest.mark.parametrize("option", ["--audio-prompt", "--voice", "--text-file"])
 def test_an_output_that_is_an_input(tmp_path, tone, capsys, option):
-    """`--audio-prompt voice.wav -o voice.wav` replaced the recording of the voice."""
+    """`--audio-prompt voice.wav -o voice.wav` overwrote the recording of the voice."""
     file, link = tmp_path / "voice.wav", tmp_path / "link.wav"
     sf.write(file, tone(1.0, 16000), 16000)
     link.symlink_to(file)
@@ -546,7 +546,7 @@ def test_an_output_that_is_an_input(tmp_path, tone, capsys, option):
 
 @pytest.mark.parametrize(("strict", "status"), [([], 0), (["--strict"], 3)])
 def test_a_sound_that_is_cut(tmp_path, capsys, strict, status):
-    """A script that was cut at --max-seconds looked whole, to people and to programs."""
+    """A script that was cut at --max-seconds was reported as complete."""
     out = tmp_path / "a.wav"
     assert run("generate", "[S1] Hello. [S2] Welcome, Dia.", "-o", str(out), *strict, *FAST) == status
     assert "warning: the sound is cut at --max-seconds (0.2), after 0.2 s" in capsys.readouterr().err
@@ -554,20 +554,20 @@ def test_a_sound_that_is_cut(tmp_path, capsys, strict, status):
 
 
 def test_strict_has_nothing_against_a_whole(tmp_path, capsys):
-    """A status of 3 for what was said well."""
+    """`--strict` returned status 3 for a complete generation."""
     assert run("generate", "[S1] Hello.", "-o", str(tmp_path / "a.wav"), "--strict", "--seed", "1") == 0
     assert "warning" not in capsys.readouterr().err
 
 
 def test_the_last_line_counts_the_file(tmp_path, capsys):
-    """Seconds were told that had been trimmed or sped away."""
+    """The printed seconds included audio that had been trimmed, or ignored the speed."""
     out = tmp_path / "a.wav"
     assert run("generate", "[S1] Hello.", "-o", str(out), "--trim-silence", "--speed", "1.5", "--seed", "1") == 0
     assert f"{sf.info(out).duration:.2f} s of audio" in capsys.readouterr().out
 
 
 def test_the_miniature_takes_no_voice(tmp_path, tone, capsys):
-    """A prompt to the embedded checkpoint was gone on from in another voice, without a word."""
+    """The embedded checkpoint continued a voice prompt in another voice without an error."""
     sf.write(tmp_path / "voice.wav", tone(0.5, 16000), 16000)
     prompt = ["--audio-prompt", str(tmp_path / "voice.wav")]
     assert run("generate", "[S1] Hello. [S1] Hello.", *prompt, "-o", str(tmp_path / "a.wav"), *FAST) == 0
@@ -575,21 +575,21 @@ def test_the_miniature_takes_no_voice(tmp_path, tone, capsys):
 
 
 def test_no_bar_without_a_terminal(tmp_path, capsys):
-    """Logs were full of what redraws itself on a terminal."""
+    """Logs contained the control characters of a progress bar."""
     assert run("generate", "[S1] Hello.", "-o", str(tmp_path / "a.wav"), "--seed", "1") == 0
     assert "s of audio [" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("voice", [["--voice", "nobody"], ["--audio-prompt", "nowhere.wav", "--prompt-text", "Hi."]])
 def test_a_voice_that_is_missing_shows_before_the_model_is_loaded(library, tmp_path, capsys, monkeypatch, voice):
-    """6 GB were loaded before it was said that there is no such voice."""
+    """6 GB of weights were loaded before a missing voice was reported."""
     monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", None)
     assert run("generate", "[S1] Hi.", *voice, "-o", str(tmp_path / "a.wav")) == 2
     assert voice[1] in capsys.readouterr().err
 
 
 def test_a_result_for_programs(tmp_path, capsys):
-    """A script had to find seconds and seed in a sentence made for people."""
+    """A script had to parse seconds and seed from a sentence."""
     out = tmp_path / "a.wav"
     assert run("generate", "[S1] Hello.", "-o", str(out), "--json", *FAST) == 0
     captured = capsys.readouterr()
@@ -601,7 +601,7 @@ def test_a_result_for_programs(tmp_path, capsys):
 
 
 def test_quiet(tmp_path, capsys, monkeypatch):
-    """A note, a bar and a line in the log of each of a thousand calls; but a warning is no note."""
+    """`--quiet` printed notes or progress, or suppressed a warning."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run("generate", "[S1] Hello.", "-o", str(tmp_path / "a.wav"), "--quiet", "--seed", "1") == 0
     assert capsys.readouterr() == ("", "")
@@ -612,14 +612,14 @@ def test_quiet(tmp_path, capsys, monkeypatch):
 
 
 def test_one_standard_output_for_one_thing(capsys):
-    """JSON behind the samples of `--output -`."""
+    """JSON was printed after the samples of `--output -`."""
     assert run("generate", "[S1] Hello.", "--output", "-", "--json") == 2
     assert "--json and --output -" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("strict", [[], ["--strict"]])
 def test_unknown_words_are_told_once(tmp_path, capsys, strict):
-    """The command and `Dia` both warn of unknown words; that alone is not what --strict is for."""
+    """The command and `Dia` both warned of unknown words; those alone must not fail `--strict`."""
     out = str(tmp_path / "a.wav")
     assert run("generate", "[S1] Hello, zebra.", "-o", out, "--seed", "1", "--max-seconds", "20", *strict) == 0
     assert capsys.readouterr().err.count("was not taught") == 1

@@ -1,4 +1,4 @@
-"""The command as a whole: how it is started, and how it ends."""
+"""The whole command: how it starts, and how it ends."""
 
 import re
 import signal
@@ -17,7 +17,7 @@ SOURCE = Path(dia_hf.__file__).parent
 
 
 def test_as_a_command(tmp_path):
-    """The entry point named in pyproject.toml, and the exit status that a shell sees."""
+    """The entry point of pyproject.toml was missing, or the exit status of the shell was wrong."""
     command = [sys.executable, "-m", "dia_hf.cli", "generate", "[S1] Hi.", "-o", str(tmp_path / "a.ogg"), *FAST]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -28,7 +28,7 @@ def test_as_a_command(tmp_path):
 
 
 def test_interrupted(tmp_path, capsys, monkeypatch):
-    """Control-C printed forty lines of stack; or nothing behind "interrupted;", an error being true without words."""
+    """Ctrl-C printed forty lines of traceback; or nothing after "interrupted;", for an exception without a message."""
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -47,7 +47,7 @@ def fail_with(monkeypatch, error):
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("two\nlines"), ValueError("two\nlines"), MemoryError()])
 def test_any_error_is_one_line(tmp_path, capsys, monkeypatch, error):
-    """What nobody had foreseen printed forty lines of stack and ended with the status 1."""
+    """An unexpected error printed forty lines of traceback and returned status 1."""
     monkeypatch.delenv("DIA_HF_TRACEBACK", raising=False)
     fail_with(monkeypatch, error)
     command = ["generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav")]
@@ -64,14 +64,14 @@ def test_any_error_is_one_line(tmp_path, capsys, monkeypatch, error):
 
 
 def test_a_closed_standard_input(capsys, monkeypatch):
-    """`<&-`, and some schedulers, close it: an AttributeError of None."""
+    """`<&-`, and some schedulers, close standard input: an AttributeError of None."""
     monkeypatch.setattr(sys, "stdin", None)
     assert run("generate", "-") == 2
     assert "standard input, which is closed" in capsys.readouterr().err
 
 
 def test_the_miniature_by_its_name(tmp_path, capsys, monkeypatch):
-    """`--model miniature`, which files name as their model, was asked of the Hub."""
+    """`--model miniature`, the model's name in written files, was looked up on the Hub."""
     asked = []
     monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda model, **kwargs: asked.append(model) or {}["x"])
     monkeypatch.chdir(tmp_path)
@@ -88,21 +88,21 @@ def test_install_hints_are_quoted():
 
 
 def test_messages_are_short(tmp_path, capsys):
-    """A text of a thousand characters was repeated in full by the error that it caused."""
+    """An error repeated a text of a thousand characters in full."""
     for command in (["voices", "remove", "x" * 2000], ["generate", "hi", "--seed", "x" * 2000], ["--" + "x" * 2000]):
         assert run(*command) == 2
         assert len(capsys.readouterr().err.splitlines()[-1]) <= 520
 
 
 def test_a_value_of_two_dashes(capsys):
-    """argparse makes an empty list of it, and the verb an AttributeError."""
+    """argparse parses "--" as a value to an empty list, which caused an AttributeError."""
     for option in ("--voice=--", "--output=--"):
         assert run("generate", "[S1] Hi.", option) == 2
         assert "the value is '--'" in capsys.readouterr().err
 
 
 def test_an_interrupt_that_a_library_swallows(capsys, monkeypatch):
-    """Ctrl-C while torch reads a file became an error about that file, and the status 2."""
+    """Ctrl-C while torch reads a file was reported as an error in that file, with status 2."""
 
     def swallow(*args, **kwargs):
         try:

@@ -1,4 +1,4 @@
-"""`dia-hf prepare`, as a newcomer runs it."""
+"""`dia-hf prepare`, run through `main`."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ SENTENCES = ["This is the first one.", "And here is another.", ""]
 
 @pytest.fixture
 def recordings(tmp_path, tone, monkeypatch):
-    """A folder "recordings" in the folder where the command runs."""
+    """A folder "recordings" in the working directory."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "recordings"
     folder.mkdir()
@@ -37,7 +37,7 @@ def run(*args: str) -> int:
 
 
 def test_prepares_a_folder(recordings, capsys):
-    """The first thing that somebody with recordings runs: it tells what was kept, what not and why."""
+    """The summary did not state how many clips were kept or rejected, or why."""
     assert run("recordings", "prepared") == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("2 of 3 clips kept, 3.0 s; 2 encoded in this run\n")
@@ -50,7 +50,7 @@ def test_prepares_a_folder(recordings, capsys):
 
 
 def test_prepares_a_folder_of_texts(tmp_path, tone, monkeypatch, capsys):
-    """`dia-hf prepare rec out`, as anybody writes it, found none of the clips: it looked for them in rec/rec."""
+    """`dia-hf prepare rec out` found none of the clips: it looked for them in rec/rec."""
     monkeypatch.chdir(tmp_path)
     Path("rec").mkdir()
     for number, text in enumerate(SENTENCES[:2]):
@@ -62,7 +62,7 @@ def test_prepares_a_folder_of_texts(tmp_path, tone, monkeypatch, capsys):
 
 
 def test_options_arrive(recordings):
-    """An option that is parsed and dropped is worse than none."""
+    """An option was parsed and had no effect."""
     args = ["recordings", "prepared", "--speaker-tag", "anna=S3", "--speaker-tag", "ben=[S1]", "--extra-tag", "S3"]
     args += [
         "--language-column",
@@ -120,7 +120,7 @@ def test_options_arrive(recordings):
     ],
 )
 def test_errors_end_in_a_line(recordings, args, error, capsys):
-    """A traceback sends people to the issue tracker."""
+    """A mistake caused a traceback."""
     assert run(*args) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "error: " in last and error in last
@@ -128,7 +128,7 @@ def test_errors_end_in_a_line(recordings, args, error, capsys):
 
 
 def test_an_interruption_says_what_is_kept(recordings, monkeypatch, capsys):
-    """Who believes that all is lost begins in another folder."""
+    """An interrupt did not report that the encoded clips are kept."""
 
     def stop(self, waveforms):
         raise KeyboardInterrupt
@@ -139,7 +139,7 @@ def test_an_interruption_says_what_is_kept(recordings, monkeypatch, capsys):
 
 
 def test_what_was_rejected_is_a_file_for_programs(recordings):
-    """One JSON object a line, with the file and the row."""
+    """Rejected rows were not written as one JSON object a line, with file and row."""
     assert run("recordings", "prepared") == 0
     with open("prepared/rejected.jsonl", encoding="utf-8") as file:
         (line,) = map(json.loads, file)
@@ -148,7 +148,7 @@ def test_what_was_rejected_is_a_file_for_programs(recordings):
 
 
 def test_a_result_for_programs(recordings, capsys):
-    """A script had to find the number of clips in a summary made for people."""
+    """A script had to parse the number of clips from a summary."""
     assert run("recordings", "prepared", "--json", "--quiet") == 0
     captured = capsys.readouterr()
     assert captured.err == ""

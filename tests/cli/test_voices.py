@@ -1,4 +1,4 @@
-"""`dia-hf voices`, as people run it."""
+"""`dia-hf voices`, run through `main`."""
 
 import pytest
 import soundfile as sf
@@ -28,7 +28,7 @@ def test_voices_come_and_go(library, tmp_path, tone, capsys):
 
 
 def test_a_lock_of_a_killed_process_goes(library, tmp_path, tone, capsys):
-    """Killed when the voice was written, `add` left a hidden lock that the same command, refused, never removed."""
+    """`add`, killed during the write, left a hidden lock that blocked the same command from then on."""
     sf.write(tmp_path / "anna.wav", tone(2, 44100), 44100)
     add = ["voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript", "These are my words."]
     assert run(*add) == 0
@@ -39,7 +39,7 @@ def test_a_lock_of_a_killed_process_goes(library, tmp_path, tone, capsys):
 
 
 def test_short_recordings_are_warned_of(library, tmp_path, tone, capsys):
-    """A prompt of a second turns into noise, and nobody says why."""
+    """A prompt of one second generates noise, without a warning."""
     sf.write(tmp_path / "anna.wav", tone(1.0, 16000), 16000)
     assert run("voices", "add", "anna", str(tmp_path / "anna.wav"), "--transcript", "Words.") == 0
     captured = capsys.readouterr()
@@ -48,7 +48,7 @@ def test_short_recordings_are_warned_of(library, tmp_path, tone, capsys):
 
 @pytest.mark.parametrize("missing", ["transcript", "words"])
 def test_a_voice_needs_a_transcript(library, tmp_path, tone, capsys, missing):
-    """A clone without a transcript gibbers."""
+    """A voice without a transcript, which generates unintelligible speech, was accepted."""
     sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
     transcript = [] if missing == "transcript" else ["--transcript", " "]
     assert run("voices", "add", "anna", str(tmp_path / "anna.wav"), *transcript) == 2
@@ -57,7 +57,7 @@ def test_a_voice_needs_a_transcript(library, tmp_path, tone, capsys, missing):
 
 
 def test_transcribe(library, tmp_path, tone, capsys, monkeypatch):
-    """The recognizer's words did not reach the voice."""
+    """The recognizer's transcript was not saved with the voice."""
     sf.write(tmp_path / "anna.wav", tone(3.5, 16000), 16000)
     monkeypatch.setattr("dia_hf.speech.voices.transcribe", lambda audio, model: f"What {model} hears.")
     recording = str(tmp_path / "anna.wav")

@@ -14,7 +14,7 @@ PACK = REFERENCE / "nari-0626"
 
 
 def test_a_source_that_does_not_exist(tmp_path, capsys):
-    """A mistyped path was looked up on the Hub, and the error spoke of repositories."""
+    """A mistyped path was looked up on the Hub, and the error was about repositories."""
     assert cli.main(["convert", str(tmp_path / "nowhere"), str(tmp_path / "dest")]) == 2
     assert "nowhere" in capsys.readouterr().err
 
@@ -26,7 +26,7 @@ def test_a_config_is_no_source(tmp_path):
 
 
 def test_a_mistyped_weight_file_is_not_looked_up(monkeypatch):
-    """`weights/dia.pth` has the form of a name on the Hub; the error spoke of repositories and passwords."""
+    """`weights/dia.pth` has the form of a repository's name: the error was about repositories and tokens."""
     monkeypatch.setattr(checkpoint_module, "snapshot_download", lambda *args, **kwargs: pytest.fail("looked up"))
     for path in ("weights/dia-v0_1.pth", "weights/model.safetensors", "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"there is no checkpoint at '{path}'"):
@@ -34,7 +34,7 @@ def test_a_mistyped_weight_file_is_not_looked_up(monkeypatch):
 
 
 def test_unknown_dtype(sources):
-    """An integer dtype would have emptied the weights."""
+    """An integer dtype truncates the weights to zeros."""
     for dtype in ("int8", torch.int64, "auto"):
         with pytest.raises(ValueError, match=r"`dtype` is .*use one of float32, bfloat16, float16"):
             load_checkpoint(sources["nari-0626"], dtype=dtype)

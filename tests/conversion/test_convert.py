@@ -1,4 +1,4 @@
-"""What can go wrong in a conversion, each a clear error that leaves no trace."""
+"""Failures of a conversion: each is a clear error that leaves no files."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ DESCRIPT = REFERENCE / "descript-dac" / "weights.pth"
 
 
 class Code:
-    """A pickle that runs something when it is opened."""
+    """A pickle that runs code when it is loaded."""
 
     def __reduce__(self):
         return print, ("this must never be printed",)
@@ -43,7 +43,7 @@ def edit_config(folder, change):
 
 
 def break_source(kind, folder):
-    """Break a good source, and return what the error must name."""
+    """Damage a valid source, and return the text that the error must contain."""
     file = folder / "model.safetensors"
     if kind == "missing tensor":
         edit_weights(folder, lambda w: w.pop("decoder.layers.1.mlp.wo.weight"))
@@ -143,7 +143,7 @@ def break_source(kind, folder):
     ],
 )
 def test_bad_sources(tmp_path, capsys, kind):
-    """Weights drawn at random for what was missing, or half a folder that looks like a checkpoint."""
+    """Missing tensors were initialized at random, or an incomplete folder looked like a checkpoint."""
     source, place = tmp_path / "source", tmp_path / "place"
     shutil.copytree(PACK, source, ignore=shutil.ignore_patterns("expected*", "inputs*"))
     words = break_source(kind, source)
@@ -173,7 +173,7 @@ def test_destination_that_is_not_empty(tmp_path, capsys):
 
 
 def test_destination_that_is_a_file_or_empty(tmp_path, capsys):
-    """An empty folder is as good as none; a file is not to be replaced."""
+    """An empty destination was refused, or a file was replaced."""
     (tmp_path / "file").write_text("x")
     assert cli.main(["convert", str(PACK), str(tmp_path / "file")]) == 2
     (tmp_path / "empty").mkdir()
@@ -184,7 +184,7 @@ def test_destination_that_is_a_file_or_empty(tmp_path, capsys):
 @pytest.mark.parametrize("dest", ["models", "models/source", "link", "models/../link/source", "."])
 @pytest.mark.parametrize("kind", ["source", "file", "link to the weights", "codec"])
 def test_a_destination_that_holds_what_is_read(tmp_path, capsys, dest, kind):
-    """`dia-hf convert models/source models --force` removed its own source, and all that lay beside it."""
+    """`dia-hf convert models/source models --force` removed its own source, and every other file in the folder."""
     source, models = tmp_path / "models" / "source", tmp_path / "models"
     shutil.copytree(PACK, source, ignore=shutil.ignore_patterns("expected*", "inputs*"))
     (models / "precious.txt").write_text("mine")
@@ -211,7 +211,7 @@ def test_a_destination_that_holds_what_is_read(tmp_path, capsys, dest, kind):
 
 
 def test_a_codec_within_its_destination(tmp_path, capsys):
-    """A codec alone, converted over the folder that it lies in."""
+    """A codec was converted over the folder that contains it."""
     (tmp_path / "dac").mkdir()
     shutil.copy(REFERENCE / "descript-dac" / "weights.pth", tmp_path / "dac" / "weights.pth")
     assert cli.main(["convert", str(tmp_path / "dac" / "weights.pth"), str(tmp_path / "dac"), "--force"]) == 2
@@ -220,7 +220,7 @@ def test_a_codec_within_its_destination(tmp_path, capsys):
 
 
 def test_two_conversions_into_one_folder(tmp_path, capsys, monkeypatch):
-    """The second one was done, and the first one then failed over it with forty lines of stack."""
+    """The second conversion finished, and the first one then failed with forty lines of traceback."""
     statuses = []
 
     def save_both(*args, **kwargs):
@@ -251,7 +251,7 @@ def test_others_may_read_the_weights(tmp_path):
 
 
 def test_a_conversion_after_a_kill(tmp_path):
-    """Killed between the renames, `--force` had lost the folder; each kill left gigabytes under a hidden name."""
+    """`--force`, killed between the renames, lost the folder; each kill left gigabytes under a hidden name."""
     dest = tmp_path / "dest"
     convert_checkpoint(PACK, tmp_path / "undisturbed")
     wanted = {path.name: path.read_bytes() for path in (tmp_path / "undisturbed").iterdir()}
@@ -275,7 +275,7 @@ def test_a_conversion_after_a_kill(tmp_path):
 @pytest.mark.parametrize("failure", ["disk full", "disk full in safetensors", "interrupted"])
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_run_that_breaks_off(tmp_path, capsys, monkeypatch, failure, existing):
-    """A full disk or Control-C left half a folder, or had already deleted the one it was to replace."""
+    """A full disk or Ctrl-C left an incomplete folder, or had already deleted the one to be replaced."""
     dest = tmp_path / "dest"
     if existing:
         dest.mkdir()
@@ -300,7 +300,7 @@ def test_a_run_that_breaks_off(tmp_path, capsys, monkeypatch, failure, existing)
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EROFS, errno.ENAMETOOLONG, errno.EDQUOT])
 @pytest.mark.parametrize("who", ["system", "safetensors", "codec", "folder"])
 def test_a_write_error_is_one_line(tmp_path, capsys, monkeypatch, number, who):
-    """Only a full disk was told in words: any other error of writing was "not foreseen", or named a hidden folder."""
+    """Only a full disk had a clear error: others were reported as unexpected, or named a hidden folder."""
     dest = tmp_path / "dest"
     dest.mkdir()
     (dest / "old.txt").write_text("still here")
@@ -321,7 +321,7 @@ def test_a_write_error_is_one_line(tmp_path, capsys, monkeypatch, number, who):
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):
-    """A look before hours of downloads and gigabytes of writing."""
+    """`--dry-run` wrote files."""
     assert cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--dry-run", "--dtype", "bfloat16"]) == 0
     out = capsys.readouterr().out
     assert "logits_dense.weight  [9252, 24]  <-  decoder.logits_dense.weight" in out
@@ -335,13 +335,13 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     [({"dtype": "int8"}, "int8"), ({"max_shard_size": "big"}, "'big'"), ({"to": "onnx"}, "'onnx'")],
 )
 def test_unknown_options(tmp_path, options, word):
-    """A typo in an option was taken for the default."""
+    """A mistyped option was taken for the default."""
     with pytest.raises(ValueError, match=word):
         convert_checkpoint(PACK, tmp_path / "dest", **options)
 
 
 def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
-    """Only files of a checkpoint are to be fetched, and the card must name the repository, not a cache folder."""
+    """Files that belong to no checkpoint were downloaded, or the card named a cache folder and not the repository."""
     snapshot = tmp_path / "models--nari-labs--Dia-1.6B-0626" / "snapshots" / ("0" * 40)
     shutil.copytree(PACK, snapshot, ignore=shutil.ignore_patterns("expected*", "inputs*"))
     (snapshot.parent.parent / "refs").mkdir()
@@ -353,7 +353,7 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
         return str(snapshot)
 
     monkeypatch.setattr(checkpoint_module, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(checkpoint_module, "check_model", lambda name: None)  # whether the Hub is there
+    monkeypatch.setattr(checkpoint_module, "check_model", lambda name: None)  # the Hub is not asked
     assert constants.HF_HUB_OFFLINE
     convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
     assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"
@@ -361,7 +361,7 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
 
 
 def test_own_tokenizer_and_codec_come_along(tmp_path):
-    """A fine-tune's further speakers were replaced by the defaults."""
+    """A fine-tuned checkpoint's additional speaker tags were replaced by the defaults."""
     source = tmp_path / "source"
     shutil.copytree(MINIATURE, source)
     from dia_hf import DiaTokenizer
@@ -376,7 +376,7 @@ def test_own_tokenizer_and_codec_come_along(tmp_path):
 
 
 def test_sums_are_looked_at_once_per_file(tmp_path, monkeypatch):
-    """Each conversion read its weights and its codec several times for their sums."""
+    """Each conversion read its weights and its codec several times to compute checksums."""
     source = REFERENCE / "nari-v0.1" / "dia-v0_1.pth"
     checked = []
     original = zipfile.ZipFile.testzip

@@ -12,7 +12,7 @@ DESCRIPT = REFERENCE / "descript-dac" / "weights.pth"
 
 
 def test_codec_that_cannot_be_read(tmp_path, capsys):
-    """A broken codec was noticed after gigabytes of weights had been written."""
+    """A damaged codec was detected after gigabytes of weights had been written."""
     broken = tmp_path / "codec.pth"
     content = torch.load(REFERENCE / "descript-dac" / "weights.pth", weights_only=True)
     cases = {
@@ -41,7 +41,7 @@ def test_codec_that_cannot_be_read(tmp_path, capsys):
 
 
 def test_descript_tensors_that_contradict_each_other(tmp_path):
-    """Lengths of another shape than their directions went into the kernel that folds them."""
+    """Weight norms of another shape than their directions reached the kernel that folds them."""
     content = torch.load(REFERENCE / "descript-dac" / "weights.pth", weights_only=True)
     for name, shape in (("encoder.block.0.weight_g", (3, 1, 1)), ("encoder.block.0.weight_v", (1,)),
                         ("decoder.model.0.bias", ())):  # fmt: skip
@@ -52,7 +52,7 @@ def test_descript_tensors_that_contradict_each_other(tmp_path):
 
 
 def test_a_flipped_bit_in_a_codec(tmp_path):
-    """A codec of which one weight was damaged was put inside a checkpoint; each file is read for it once."""
+    """A codec with one damaged weight was written into a checkpoint; each file is read once for its checksum."""
     file = tmp_path / "codec.pth"
     content = torch.load(DESCRIPT, weights_only=True)
     torch.save(content, file)

@@ -27,7 +27,7 @@ def converted():
 
 @pytest.mark.parametrize("num_samples", [1, 511, 512, 20000, 44100])
 def test_the_converted_codec_is_descripts(theirs, converted, num_samples):
-    """A weight folded along the wrong dimension sounds almost right."""
+    """A weight that is folded along the wrong dimension changes the audio only slightly."""
     wave = torch.randn(num_samples, generator=torch.Generator().manual_seed(num_samples)) * 0.3
     (codes,) = DacCodec(theirs).encode([wave])
     assert torch.equal(codes, DacCodec(converted).encode([wave])[0])
@@ -36,7 +36,7 @@ def test_the_converted_codec_is_descripts(theirs, converted, num_samples):
 
 
 def test_both_backends_have_one_geometry(theirs, converted):
-    """A rate or hop read from the wrong attribute shifts everything downstream."""
+    """A sampling rate or hop length read from the wrong attribute shifts all frames."""
     geometry = [
         (codec.sampling_rate, codec.hop_length, codec.num_codebooks, codec.codebook_size, codec.frame_rate)
         for codec in (DacCodec(theirs), DacCodec(converted))
@@ -45,7 +45,7 @@ def test_both_backends_have_one_geometry(theirs, converted):
 
 
 def test_descripts_own_package_computes_the_pack(theirs):
-    """The pack was made by it; if this fails, the installation is not the reference."""
+    """The pack was made by this package; a failure here means that the installation is not the reference."""
     expected = load_file(REFERENCE / "descript-dac" / "expected.safetensors")
     codec = DacCodec(theirs)
     assert torch.equal(codec.encode([expected["wave_0"]])[0].T, expected["codes_0"])
@@ -67,7 +67,7 @@ def test_a_processor_speaks_through_descripts_codec(theirs, converted, tmp_path)
 
 @pytest.mark.parametrize("rates", [[2, 4, 8, 8], [3, 5]], ids=str)
 def test_batches_windows_and_streams_of_descripts_network(rates):
-    """Its nesting is another than transformers': layers called in another order sound almost right."""
+    """Descript's modules are nested differently: layers called in another order change the audio only slightly."""
     torch.manual_seed(0)
     sizes = {"encoder_dim": 4, "decoder_dim": 4 * 2 ** len(rates), "n_codebooks": 3, "codebook_size": 64}
     network = dac.DAC(encoder_rates=rates, decoder_rates=rates[::-1], **sizes).eval()

@@ -1,4 +1,4 @@
-"""A checkpoint of any layout, straight into a model: what `convert_checkpoint` and `from_pretrained` give together."""
+"""Loading of a checkpoint of any layout: the same model as by `convert_checkpoint` and `from_pretrained`."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ DESCRIPT = REFERENCE / "descript-dac" / "weights.pth"
     ["nari-0626", "nari-0626 as .bin", "nari-v0.1", "huggingface", "huggingface in shards of bfloat16"],
 )
 def test_loaded_as_if_converted(sources, tmp_path, name, dtype):
-    """Two ways to one model, of which one forgets the generation config, the dtype or `eval()`."""
+    """A loaded model lacked the generation config, the dtype or `eval()` of the converted one."""
     model, processor = load_checkpoint(sources[name], dtype=dtype, codec=DESCRIPT)
     told = None if dtype is None else str(dtype).removeprefix("torch.")
     convert_checkpoint(sources[name], tmp_path / "d", dtype=told, codec=DESCRIPT)
@@ -43,14 +43,14 @@ def test_loaded_as_if_converted(sources, tmp_path, name, dtype):
 
 @pytest.mark.parametrize("name", ["nari-0626", "nari-v0.1"])
 def test_the_originals_own_numbers(sources, name):
-    """Loading and converting could agree on the same mistake."""
+    """Loading and converting made the same mistake, so their comparison passed."""
     pack, (model, _) = Pack(name), load_checkpoint(sources[name])
     pack.check_logits(model, "cond")
     pack.check_greedy(model, 0, with_prompt=True)
 
 
 def test_a_loaded_model_can_be_saved(sources, tmp_path):
-    """A model that is not from a folder of its own must still become one."""
+    """A model that was loaded from another layout could not be saved."""
     model, processor = load_checkpoint(sources["nari-v0.1"], codec=DESCRIPT)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -59,7 +59,7 @@ def test_a_loaded_model_can_be_saved(sources, tmp_path):
 
 
 def test_no_codec_unless_given(sources):
-    """Whoever wants codes only should wait for no codec, and download none."""
+    """A codec was loaded or downloaded although only codes were requested."""
     for source in (sources["nari-0626"], MINIATURE):
         _, processor = load_checkpoint(source)
         assert processor.audio_tokenizer is None
@@ -67,7 +67,7 @@ def test_no_codec_unless_given(sources):
 
 
 def test_a_config_elsewhere(sources, tmp_path):
-    """nari-labs' `from_local` takes two paths: the config beside the weights, another model's, was read instead."""
+    """nari-labs' `from_local` takes two paths: the config beside the weights, of another model, was read instead."""
     weights, config = tmp_path / "weights" / "dia.pth", tmp_path / "settings" / "mine.json"
     weights.parent.mkdir()
     config.parent.mkdir()

@@ -17,7 +17,7 @@ PACK = REFERENCE / "nari-0626"
 
 @given(st.integers(1, 4), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 3))
 def test_tensor_rules_invert(num_sources, shape, num_in):
-    """There and back must be the same tensor, whatever the shape."""
+    """A tensor that was converted and converted back differed, or had another shape."""
     num_in = min(num_in, len(shape) - 1)
     sources = ("x",) if num_in else tuple("abcd"[:num_sources])
     rule = TensorRule("ours", sources, tuple(shape), num_in)
@@ -29,7 +29,7 @@ def test_tensor_rules_invert(num_sources, shape, num_in):
 
 @pytest.mark.parametrize("source", ["default", "pack"])
 def test_the_table_names_every_tensor(source):
-    """A layer or head that the table does not know would stay random."""
+    """A layer or head that is missing in the table stays random."""
     config = DiaConfig() if source == "default" else DiaConfig.from_pretrained(PACK)
     with torch.device("meta"):
         model = DiaForConditionalGeneration(config)
@@ -39,7 +39,7 @@ def test_the_table_names_every_tensor(source):
 
 
 def test_v0_1_settings_that_are_not_known():
-    """A timescale or padding value of another fine-tune, silently ignored, is another model."""
+    """An unknown timescale or padding value of a fine-tuned checkpoint was ignored."""
     values = json.loads((REFERENCE / "nari-v0.1" / "config.json").read_text())
     values["model"]["rope_min_timescale"] = 2
     with pytest.raises(ValueError, match="rope_min_timescale"):

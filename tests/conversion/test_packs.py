@@ -1,4 +1,4 @@
-"""Every layout in the wild, converted by the script alone, computes what its original computed."""
+"""Every published layout, converted by the script alone, computes the same as its original."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ PACKS = ["nari-0626", "nari-v0.1"]
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """Convert both packs by the script, move the results, and return where they are."""
+    """Convert both packs with the script, move the results, and return their folders."""
     places = {}
     for name in PACKS:
         folder = tmp_path_factory.mktemp(name)
@@ -59,12 +59,12 @@ def test_encoder_and_logits(pack, model, branch):
 @pytest.mark.parametrize("with_prompt", [False, True])
 @pytest.mark.parametrize("text", range(3))
 def test_greedy_codes(pack, model, text, with_prompt, cache):
-    """v0.1 draws from the guided logits and scales the end of speech: its files must say so, and generation obey."""
+    """v0.1 samples from the guided logits and scales EOS: its converted config did not state it, or was ignored."""
     pack.check_greedy(model, text, with_prompt, cache_implementation=cache)
 
 
 def test_a_batch_of_v0_1_gives_what_its_members_give_alone(converted):
-    """With rotary cross-attention absolute positions matter: a row padded on the left must count from its beginning."""
+    """With rotary cross-attention absolute positions matter: a left-padded row must count from its first token."""
     model = DiaForConditionalGeneration.from_pretrained(converted["nari-v0.1"])
     processor = AutoProcessor.from_pretrained(converted["nari-v0.1"])
     texts = ["[S1] Hello there, how are you?", "[S2] Yes."]
@@ -82,7 +82,7 @@ def test_a_batch_of_v0_1_gives_what_its_members_give_alone(converted):
 
 
 def test_the_codec_inside_is_descripts(converted):
-    """The published DAC weights, weight normalization folded in, encode and decode as descript's package does."""
+    """The converted DAC weights, weight normalization folded in, encode or decode unlike descript's package."""
     codec = AutoProcessor.from_pretrained(converted["nari-0626"]).codec
     expected = load_file(REFERENCE / "descript-dac" / "expected.safetensors")
     for index in range(4):
@@ -92,7 +92,7 @@ def test_the_codec_inside_is_descripts(converted):
 
 
 def test_descripts_file_by_itself(tmp_path):
-    """A codec alone, made into a folder that `DacModel` and `--codec` take."""
+    """A codec that was converted alone could not be loaded by `DacModel` and `--codec`."""
     script = [sys.executable, str(ROOT / "scripts" / "convert_checkpoint.py")]
     subprocess.run([*script, str(DESCRIPT), str(tmp_path / "dac")], check=True)
     codec = DacCodec(DacModel.from_pretrained(tmp_path / "dac"))
@@ -105,7 +105,7 @@ def test_descripts_file_by_itself(tmp_path):
 
 
 def test_a_converted_checkpoint_is_complete(converted):
-    """Text to waveform from a folder that was moved, without a network and without another word."""
+    """A converted folder that was moved needed the network or further options to generate."""
     for place in converted.values():
         processor = AutoProcessor.from_pretrained(place)
         model = DiaForConditionalGeneration.from_pretrained(place)
@@ -115,7 +115,7 @@ def test_a_converted_checkpoint_is_complete(converted):
 
 
 def test_settings_of_the_originals_generate(converted):
-    """The original's defaults stand in its code, not in its files; lost, v0.1 would be sampled like 0626."""
+    """The original's defaults are in its code and not in its files; without them v0.1 is sampled like 0626."""
     settings = {
         name: json.loads((Path(place) / "generation_config.json").read_text()) for name, place in converted.items()
     }
@@ -126,7 +126,7 @@ def test_settings_of_the_originals_generate(converted):
 
 
 def test_the_way_back_bit_for_bit(converted, tmp_path):
-    """Rounding or a lost tensor on the way there shows on the way back."""
+    """A tensor was rounded or lost in the conversion, which the way back shows."""
     convert_checkpoint(converted["nari-0626"], tmp_path / "back", to="nari-0626")
     original = load_file(REFERENCE / "nari-0626" / "model.safetensors")
     back = load_file(tmp_path / "back" / "model.safetensors")
@@ -140,14 +140,14 @@ def test_the_way_back_bit_for_bit(converted, tmp_path):
 
 
 def test_v0_1_has_no_way_to_0626(converted, tmp_path):
-    """Written as 0626, it would be read as another model."""
+    """v0.1 written as 0626 would be read as another model."""
     with pytest.raises(ValueError, match=r"v0\.1 model"):
         convert_checkpoint(converted["nari-v0.1"], tmp_path / "back", to="nari-0626")
     assert not list(tmp_path.iterdir())
 
 
 def test_transformers_own_dia_computes_the_same(converted, tmp_path):
-    """Converted files that only we can read would bind people to us; and theirs must convert, too."""
+    """transformers' own Dia could not read the converted files, or its files could not be converted."""
     ours = DiaForConditionalGeneration.from_pretrained(converted["nari-0626"])
     batch = tiny.random_batch(ours.config)
     expected = ours(**batch).logits
@@ -161,7 +161,7 @@ def test_transformers_own_dia_computes_the_same(converted, tmp_path):
 
 
 def test_a_published_checkpoint_becomes_self_contained(tmp_path):
-    """The Hugging Face layout itself, completed by its codec, in half precision and in shards."""
+    """The Hugging Face layout, in half precision and in shards, could not be completed by its codec."""
     source = REFERENCE / "transformers-4.53"
     convert_checkpoint(source, tmp_path / "d", codec=source / "dac_44khz", dtype="bfloat16", max_shard_size="300KB")
     assert len(list((tmp_path / "d").glob("model-*-of-*.safetensors"))) > 2
@@ -170,13 +170,13 @@ def test_a_published_checkpoint_becomes_self_contained(tmp_path):
     original = DiaForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), original.parameters(), strict=True))
     assert DiaProcessor.from_pretrained(tmp_path / "d").codec.num_codebooks == 9
-    # … and once more, from the shards, its codec coming along
+    # and once more, from the shards, with its codec
     convert_checkpoint(tmp_path / "d", tmp_path / "e")
     assert DiaProcessor.from_pretrained(tmp_path / "e").codec.num_codebooks == 9
 
 
 def test_saving_v0_1_warns(converted, tmp_path, caplog):
-    """transformers' own Dia reads a v0.1 file without complaint, as another model."""
+    """transformers' own Dia reads a v0.1 file without an error, as another model."""
     import logging
 
     model = DiaForConditionalGeneration.from_pretrained(converted["nari-v0.1"])
@@ -190,7 +190,7 @@ def test_saving_v0_1_warns(converted, tmp_path, caplog):
 
 
 def test_the_model_card(converted):
-    """Months later nobody knows from what, and how, a folder was made."""
+    """A converted folder did not state its source and how it was converted."""
     cards = {name: (Path(place) / "README.md").read_text("utf-8") for name, place in converted.items()}
     for name, card in cards.items():
         assert f"| layout of the source | {name} |" in card

@@ -15,7 +15,7 @@ from tiny import assert_same_model
 
 
 def test_a_pickle_is_mapped_now_and_then(sources, monkeypatch):
-    """Mapped once, it counts whole beside the model; mapped for each tensor, a codec took 6 seconds to load."""
+    """Mapped once, a pickle counts whole beside the model; mapped for each tensor, a codec took 6 seconds to load."""
     mapped, load_state_dict = [], weights_module._load_state_dict
 
     def watched(file):
@@ -41,7 +41,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("how", [*WRAPPED, "compiled safetensors"])
 def test_what_training_scripts_save(tmp_path, how):
-    """Weights under `model`, or behind the prefixes of `torch.compile` and `DataParallel`, were none of a Dia."""
+    """Weights under `model`, or behind the prefixes of `torch.compile` and `DataParallel`, were not recognized."""
     state = torch.load(REFERENCE / "nari-v0.1" / "dia-v0_1.pth", weights_only=True)
     if how == "compiled safetensors":
         file = tmp_path / "model.safetensors"
@@ -64,14 +64,14 @@ def test_what_training_scripts_save(tmp_path, how):
     ],
 )
 def test_tensors_that_are_no_weights(tmp_path, tensor, word):
-    """Sparse, complex and empty tensors failed inside torch, or lost their imaginary part without a word."""
+    """Sparse, complex and empty tensors failed inside torch, or lost their imaginary part without an error."""
     torch.save({"decoder.norm.weight": tensor}, tmp_path / "model.pth")
     with pytest.raises(ValueError, match=rf"model\.pth: 'decoder\.norm\.weight' is not a dense tensor .*{word}"):
         Weights([tmp_path / "model.pth"])
 
 
 def test_a_tensor_given_twice(tmp_path):
-    """The later one would win."""
+    """Of a tensor that a file contains twice, the later one was taken without an error."""
     torch.save({"a": torch.zeros(1), "module.a": torch.ones(1)}, tmp_path / "model.pth")
     with pytest.raises(ValueError, match=r"contains 'a' twice, once as 'module\.a'"):
         Weights([tmp_path / "model.pth"])
@@ -81,7 +81,7 @@ def test_a_tensor_given_twice(tmp_path):
     "content", ["null", "[]", "{", *(f'{{"weight_map": {value}}}' for value in ("null", "[]", "{}", '{"a": 1}'))]
 )
 def test_a_damaged_index(tmp_path, content):
-    """An index of nothing was a checkpoint of nothing, or an AttributeError."""
+    """An empty index was read as a checkpoint without weights, or caused an AttributeError."""
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json .*`weight_map`"):
         load_checkpoint(tmp_path)
@@ -91,7 +91,7 @@ def test_a_damaged_index(tmp_path, content):
 
 @pytest.mark.parametrize("link", ["nowhere", "model.safetensors"])
 def test_links_that_lead_nowhere(tmp_path, link):
-    """A link to a file that was deleted is as good as none."""
+    """A broken symbolic link was taken for a file."""
     shutil.copy(REFERENCE / "nari-0626" / "config.json", tmp_path)
     (tmp_path / "model.safetensors").symlink_to(link)
     with pytest.raises(ValueError, match="has no weights"):
@@ -99,11 +99,11 @@ def test_links_that_lead_nowhere(tmp_path, link):
 
 
 def test_a_pickle_with_wrong_instructions(tmp_path):
-    """Whatever its instructions ran into was shown, such as an IndexError."""
+    """A pickle with invalid instructions caused their own exception, such as an IndexError."""
     file = tmp_path / "model.pth"
     torch.save({"x": torch.zeros(2)}, file, _use_new_zipfile_serialization=False)
     content = bytearray(file.read_bytes())
-    content[2:4] = b"u."  # sets items of a dictionary that is not there
+    content[2:4] = b"u."  # sets items of a dictionary that does not exist
     file.write_bytes(bytes(content))
     with pytest.raises(ValueError, match=r"model.pth (cannot be read|is refused)"):
         Weights([file])
@@ -112,7 +112,7 @@ def test_a_pickle_with_wrong_instructions(tmp_path):
 @pytest.mark.parametrize("format", ["zip", "zip without sums", "before torch 1.6"])
 @pytest.mark.parametrize("is_flipped", [True, False])
 def test_a_flipped_bit_in_a_pickle(tmp_path, format, is_flipped):
-    """`torch.load` does not look at the sums of its files: one damaged weight was converted, and spoken from."""
+    """`torch.load` does not check the CRCs of its files: one damaged weight was converted."""
     file, dest = tmp_path / "model.pth", tmp_path / "dest"
     shutil.copy(REFERENCE / "nari-0626" / "config.json", tmp_path)
     weights = load_file(REFERENCE / "nari-0626" / "model.safetensors")

@@ -1,10 +1,10 @@
-"""A recognizer for tests, whose answers are known beforehand."""
+"""A recognizer for tests with given transcripts."""
 
 from collections.abc import Iterator
 
 
 class Ears:
-    """Hears what it is told to, one text a clip and again from the first; notes the clips and their rates."""
+    """Recognizer that returns given transcripts, one a clip, in a cycle; it records the clips and their rates."""
 
     sampling_rate = 16000
 

@@ -1,4 +1,4 @@
-"""A model judged: what is heard is what it says, and what it is compared with is what it should have said."""
+"""Evaluation of a model: its audio is transcribed, and compared with the right references."""
 
 import math
 import sys
@@ -28,7 +28,7 @@ def dia():
 
 @pytest.fixture
 def endless(processor):
-    """A model that never ends by itself."""
+    """A model that never emits EOS by itself."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE, dtype=torch.float32)
     with torch.no_grad():
         model.logits_dense.weight[processor.config.decoder_config.eos_token_id] = 0
@@ -36,7 +36,7 @@ def endless(processor):
 
 
 def say_codes(dia, text):
-    """Codes `[T, C]` that the model says greedily, the long way round."""
+    """Codes `[T, C]` that the model generates greedily, by the reference path."""
     inputs, config = dia.processor(text=[text]), dia.model.config
     decoder, rate = config.decoder_config, dia.processor.codec.frame_rate
     num_tokens = int(0.3 * rate) + 1 + max(config.delay_pattern)
@@ -45,11 +45,11 @@ def say_codes(dia, text):
     return revert_delay(delayed, config.delay_pattern)[0, 1:end]
 
 
-# --- what is said
+# --- generation
 
 
 def test_what_is_judged_is_what_generate_says(dia, tmp_path):
-    """Two ways to speak: the figures of one, and the sound of the other in the user's ears."""
+    """The evaluated audio differed from that of `Dia.generate`."""
     ears = Ears("hello there")
     report = evaluate(dia, TEXTS, ears, **SAMPLED, folder=tmp_path / "kept")
     options = {name: value for name, value in SAMPLED.items() if name != "seed"}
@@ -65,7 +65,7 @@ def test_what_is_judged_is_what_generate_says(dia, tmp_path):
 
 
 def test_nothing_said_is_no_file(dia, tmp_path, monkeypatch):
-    """A file needs a sample: one sentence of which nothing is said must not cost the evaluation."""
+    """An audio file needs a sample: one sentence without frames ended the evaluation with an error."""
     nothing = _Speech(torch.zeros(0, 9, dtype=torch.long), np.zeros(0, dtype=np.float32))
     monkeypatch.setitem(evaluate.__globals__, "_speak", lambda dia, texts, *args: [nothing] * len(texts))
     report = evaluate(dia, TEXTS, Ears(""), **SAMPLED, folder=tmp_path / "kept")
@@ -73,7 +73,7 @@ def test_nothing_said_is_no_file(dia, tmp_path, monkeypatch):
 
 
 def test_recordings_are_not_replaced(dia, tmp_path, tone):
-    """What was said was kept over recordings of the same names: the corpus, or what is compared with."""
+    """Generated files overwrote recordings of the same names: the corpus, or the references."""
     folder = tmp_path / "recordings"
     write_audio(folder / "0000.wav", tone(0.3, 16000), 16000)
     before = (folder / "0000.wav").read_bytes()
@@ -89,7 +89,7 @@ def test_recordings_are_not_replaced(dia, tmp_path, tone):
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_the_batch_does_not_matter(dia, batch_size):
-    """A sentence said otherwise in another batch, by its neighbors' noise."""
+    """The noise of a sentence depended on the other sentences in its batch."""
     together, apart = Ears("so"), Ears("so")
     evaluate(dia, TEXTS, together, **SAMPLED, batch_size=3)
     evaluate(dia, TEXTS, apart, **SAMPLED, batch_size=batch_size)
@@ -98,7 +98,7 @@ def test_the_batch_does_not_matter(dia, batch_size):
 
 
 def test_the_order_of_sentences(dia):
-    """Greedy speech has no seed, and a recognizer no memory: a list read backwards has the same figures."""
+    """With greedy decoding a list in reverse order had other metrics."""
     sentences = [Sentence(text, codes=say_codes(dia, text)) for text in TEXTS]
     recognizer = load_recognizer("pocketsphinx", ["hello", "there", "one", "two", "good", "bye"])
     forth, back = (evaluate(dia, some, recognizer, **GREEDY, batch_size=2) for some in (sentences, sentences[::-1]))
@@ -107,7 +107,7 @@ def test_the_order_of_sentences(dia):
 
 
 def test_settings_and_versions(dia):
-    """A figure without how it was made cannot be made again; what is left out is the checkpoint's."""
+    """The results lacked the settings and versions that reproduce them, or the checkpoint's defaults."""
     report = evaluate(dia, TEXTS[:1], Ears("so"), max_seconds=0.2, temperature=0)
     config, rate = dia.model.generation_config, dia.processor.codec.frame_rate
     expected = {
@@ -126,11 +126,11 @@ def test_settings_and_versions(dia):
     assert report.elapsed > 0
 
 
-# --- how it ends
+# --- end of a sentence
 
 
 def test_the_limit_is_no_end(endless):
-    """The limit brings an end of speech of its own, that looks like the model's."""
+    """The limit forces an EOS, which was counted as the model's own."""
     report = evaluate(endless, TEXTS, Ears("so"), **GREEDY)
     assert [line.ended for line in report.sentences] == [False] * 3
     frame_rate = endless.processor.codec.frame_rate
@@ -139,7 +139,7 @@ def test_the_limit_is_no_end(endless):
 
 @pytest.mark.parametrize("max_length", [20, None])
 def test_the_checkpoints_own_limit(endless, max_length):
-    """Without `max_seconds` the limit was another than that of `Dia.generate`, and nobody reached it."""
+    """Without `max_seconds` the limit was another than that of `Dia.generate`, and was never reached."""
     endless.model.config.decoder_config.max_position_embeddings = 60
     endless.model.generation_config.max_length = max_length
     report = evaluate(endless, TEXTS[:1], Ears("so"), temperature=0, cfg_scale=1)
@@ -153,7 +153,7 @@ def test_the_checkpoints_own_limit(endless, max_length):
 
 
 def test_an_end_of_its_own(dia, monkeypatch):
-    """A sentence that is over was one that was cut off; one that is over at once is all errors."""
+    """A complete sentence counted as cut; a sentence that ends at once counts as all errors."""
     eos, num_channels = dia.model.config.decoder_config.eos_token_id, dia.model.config.decoder_config.num_channels
 
     def end(**inputs):
@@ -168,7 +168,7 @@ def test_an_end_of_its_own(dia, monkeypatch):
     assert line.model.errors.deletions == 2
 
 
-# --- what it is compared with
+# --- references
 
 
 def test_reference_codes(dia):
@@ -192,7 +192,7 @@ def test_reference_codes(dia):
 
 
 def test_recordings(dia, tone):
-    """The recording is heard as it is; what the codec leaves of it is heard at the codec's rate, as long."""
+    """The recording was changed before it was transcribed, or its codec copy had another rate or length."""
     sound = {"array": np.stack([tone(0.5, 8000)] * 2), "sampling_rate": 8000}
     ears = Ears("hello there", "hello where", "good bye")
     (line,) = evaluate(dia, [Sentence(TEXTS[0], sound)], ears, **GREEDY).sentences
@@ -206,7 +206,7 @@ def test_recordings(dia, tone):
 
 
 def test_a_recording_and_its_codes(dia, tone):
-    """The codec's floor is that of the codes which the model learned, not of codes made once more."""
+    """The reference audio was encoded anew, and not decoded from the codes that the model was trained on."""
     codes = say_codes(dia, TEXTS[0])
     sound = {"array": tone(0.5, 8000), "sampling_rate": 8000}
     ears = Ears("so")
@@ -217,7 +217,7 @@ def test_a_recording_and_its_codes(dia, tone):
     assert line.same_codes is True
 
 
-# --- what goes wrong
+# --- failures
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_recording_and_its_codes(dia, tone):
     ],
 )
 def test_what_cannot_be_evaluated(dia, sentences, options, message):
-    """A mistake shows before the work, with the sentence."""
+    """A mistake was reported during the evaluation, without its sentence."""
     ears = Ears("so")
     with pytest.raises(ValueError, match=message):
         evaluate(dia, sentences, ears, **options)
@@ -247,7 +247,7 @@ def test_what_cannot_be_evaluated(dia, sentences, options, message):
 
 
 def test_without_jiwer(dia, monkeypatch):
-    """The missing package shows before the work."""
+    """The missing package was not named before the evaluation."""
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(ImportError, match=r"dia-hf\[evaluate\]"):
         evaluate(dia, TEXTS, Ears("so"))

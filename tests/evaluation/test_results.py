@@ -1,4 +1,4 @@
-"""Figures that are what the sentences say, in a table and in JSON."""
+"""Metrics computed from the sentences, in a table and in JSON."""
 
 import json
 import random
@@ -45,7 +45,7 @@ def heard(errors, text="one"):
 
 
 def test_metrics():
-    """Worked out by hand: word errors of all sentences together, lengths and codes of those with references."""
+    """Word errors were averaged by sentence, or lengths and codes included sentences without a reference."""
     lines = [
         make_line((1, 2, 0, 4), reference=heard((0, 0, 1, 4)), codec=heard((1, 0, 0, 4)), reference_seconds=1.5),
         make_line((0, 0, 0, 6), seconds=3.0, ended=False),
@@ -84,7 +84,7 @@ def test_metrics():
 
 @given(LINES, st.integers())
 def test_the_order_does_not_matter(lines, seed):
-    """A list in another order is the same list; its interval, too."""
+    """The metrics, or the interval, depended on the order of the sentences."""
     shuffled = random.Random(seed).sample(lines, len(lines))
     ours, theirs = (flatten(make_report(some).metrics()) for some in (lines, shuffled))
     assert ours == pytest.approx(theirs)
@@ -99,7 +99,7 @@ def flatten(metrics, prefix=""):
 
 @given(LINES)
 def test_an_interval_is_of_the_same_figures(lines):
-    """An interval beside its rate was drawn from something else."""
+    """The confidence interval was computed from other numbers than its rate."""
     row = make_report(lines).metrics()["word_errors"]["model"]
     rates = [line.model.errors.errors / line.model.errors.words for line in lines]
     assert min(rates) <= row["low"] <= row["high"] <= max(rates)
@@ -107,7 +107,7 @@ def test_an_interval_is_of_the_same_figures(lines):
 
 
 def test_more_sentences_make_a_narrower_interval():
-    """An interval that does not narrow resamples words, or nothing."""
+    """An interval that does not narrow with more sentences resamples words, or nothing."""
     few, many = (
         make_report([make_line((place % 2, 0, 0, 4)) for place in range(count)]).metrics()["word_errors"]["model"]
         for count in (10, 1000)
@@ -118,7 +118,7 @@ def test_more_sentences_make_a_narrower_interval():
 
 @given(LINES)
 def test_the_table(lines):
-    """A row for whatever was heard, in the same order always, short enough for a terminal."""
+    """A row was missing or out of order, or the table was too wide for a terminal."""
     report = make_report(lines)
     table = report.table().splitlines()
     rows = [line.split("|")[1].strip() for line in table if line.startswith("|")]
@@ -131,7 +131,7 @@ def test_the_table(lines):
 
 
 def test_the_file(tmp_path):
-    """What programs read: plain JSON, letters as they are, all of each sentence."""
+    """The file lacked a sentence's fields, or was ASCII-escaped or no plain JSON."""
     report = make_report([make_line((1, 0, 0, 4), reference=heard((0, 0, 0, 4), "grüße"), file="0.wav")])
     report.save(tmp_path / "new" / "report.json")
     text = (tmp_path / "new" / "report.json").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""What to say, out of files of every kind, and what a file is told that cannot be used."""
+"""Sentences from files of every kind, and the errors for files that cannot be used."""
 
 import json
 
@@ -29,7 +29,7 @@ def write(tmp_path):
 
 
 def test_a_text_a_line(write):
-    """A blank line at the end was a sentence without words; a byte-order mark was read aloud."""
+    """A blank line at the end was an empty sentence; a byte order mark was part of the text."""
     path = write("sentences.txt", "\ufeff[S1] Hello, you.\n\n  [S2] It’s: a, b | c\t; d.\n\n")
     sentences = read_sentences(path)
     assert [sentence.text for sentence in sentences] == ["[S1] Hello, you.", "[S2] It’s: a, b | c\t; d."]
@@ -38,7 +38,7 @@ def test_a_text_a_line(write):
 
 @pytest.mark.parametrize("separator", [",", "\t", ";"])
 def test_a_table(write, tmp_path, tone, separator):
-    """Recordings are found from the table's folder, not from where the command runs."""
+    """Recordings were looked for in the working directory and not in the table's folder."""
     write_audio(tmp_path / "clips" / "a.wav", tone(0.2, 8000), 8000)
     name = "table.tsv" if separator == "\t" else "table.csv"
     rows = [["text", "audio"], ["[S1] Hello.", "clips/a.wav"], ["[S2] Hi.", ""]]
@@ -51,7 +51,7 @@ def test_a_table(write, tmp_path, tone, separator):
 
 
 def test_relative_paths(write, tmp_path, tone, monkeypatch):
-    """A table that is given as a relative path lies in a folder of its own, too."""
+    """The folder of a table that is given as a relative path was not found."""
     write_audio(tmp_path / "clips" / "a.wav", tone(0.2, 8000), 8000)
     write("clips/table.jsonl", [{"text": "One.", "audio": "a.wav"}])
     monkeypatch.chdir(tmp_path)
@@ -60,7 +60,7 @@ def test_relative_paths(write, tmp_path, tone, monkeypatch):
 
 
 def test_a_segment_of_a_recording(write, tmp_path, tone):
-    """A sentence was compared with the whole of the recording that it is a part of."""
+    """A sentence was compared with the whole recording of which it is a segment."""
     write_audio(tmp_path / "a.wav", tone(2.0, 8000), 8000)
     path = write("table.jsonl", [{"text": "One.", "audio": "a.wav", "offset": 0.5, "duration": 0.25}])
     (sentence,) = read_sentences(path)
@@ -74,14 +74,14 @@ def test_a_segment_of_a_recording(write, tmp_path, tone):
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
 @pytest.mark.parametrize("name", ["sentences.txt", "table.csv"])
 def test_another_encoding(tmp_path, name, encoding):
-    """One error that names the file and what would do."""
+    """A decoding error named neither the file nor a remedy."""
     (tmp_path / name).write_text("text\nGrüße!\n", encoding)
     with pytest.raises(ValueError, match=rf"{name}' is not in UTF-8 .* save it as UTF-8"):
         read_sentences(tmp_path / name)
 
 
 def test_lines_of_json(write, tmp_path, tone):
-    """Codes and recordings, one or both or neither, row by row."""
+    """A row with codes, a recording, both or neither was read wrongly."""
     write_audio(tmp_path / "a.wav", tone(0.2, 8000), 8000)
     path = write(
         "table.jsonl",
@@ -98,7 +98,7 @@ def test_lines_of_json(write, tmp_path, tone):
 
 
 def test_prepared_data(tmp_path):
-    """What was made for training is good for judging, too, and says whose codes they are."""
+    """Prepared data could not be evaluated, or their codes lost the codec that they belong to."""
     sentences = read_sentences(write_prepared(tmp_path / "prepared", num_clips=3))
     assert len(sentences) == 3
     assert sentences[0].text.startswith("[S1] ") and sentences[1].text.startswith("[S2] ")
@@ -126,13 +126,13 @@ def test_prepared_data(tmp_path):
     ],
 )
 def test_what_cannot_be_said(write, name, content, message):
-    """A row that is passed over makes a figure of fewer sentences than one believes."""
+    """A row that was skipped without an error makes the metrics of fewer sentences."""
     with pytest.raises(ValueError, match=message):
         read_sentences(write(name, content))
 
 
 def test_no_such_file(tmp_path):
-    """A folder that is no prepared data, and a name with a typing error in it."""
+    """A folder that is no prepared data, or a mistyped name, had no clear error."""
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
         read_sentences(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match="dia-hf prepare"):
@@ -140,7 +140,7 @@ def test_no_such_file(tmp_path):
 
 
 def test_made_by_hand(tmp_path, tone):
-    """Programs have arrays and paths."""
+    """Arrays and paths were refused where a program passes them."""
     write_audio(tmp_path / "a.wav", tone(0.2, 8000), 8000)
     assert Sentence("Hello.", tmp_path / "a.wav").load_audio()[1] == 8000
     sound = {"array": tone(0.2, 8000), "sampling_rate": 8000}
