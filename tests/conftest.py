@@ -1,9 +1,9 @@
-"""What all tests share. No test needs a network, a GPU or the real weights."""
+"""Fixtures of all tests. No test needs a network, a GPU or the real weights."""
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a look-up that slips in fails at once
-os.environ["DIA_HF_VOICES"] = os.devnull  # nobody's own voices: a test that keeps some names a folder
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: an unexpected look-up fails at once
+os.environ["DIA_HF_VOICES"] = os.devnull  # no voices of the user: a test that saves some names a folder
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dia_hf import DiaForConditionalGeneration, DiaProcessor
 from tiny import write_random_checkpoint
 
 logging.disable_progress_bar()
-settings.register_profile("house", deadline=None)  # a busy machine is no failure
+settings.register_profile("house", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("house")
 torch.set_num_threads(1)  # one a worker: two jobs of two threads on two cores are several times slower
 
@@ -27,7 +27,7 @@ REFERENCE = Path(__file__).parent / "reference"
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small model of random weights, at the published rates, that never ends: the miniature, being trained, does."""
+    """A small model of random weights, at the published rates, that never emits EOS, unlike the trained miniature."""
     folder = tmp_path_factory.mktemp("checkpoint")
     write_random_checkpoint(folder)
     return str(folder)
@@ -45,7 +45,7 @@ def processor(checkpoint: str) -> DiaProcessor:
 
 @pytest.fixture(scope="session")
 def pack() -> Path:
-    """The checkpoint that transformers 4.53 saved, with what it computed."""
+    """The checkpoint that transformers 4.53 saved, with its outputs."""
     return REFERENCE / "transformers-4.53"
 
 
@@ -56,7 +56,7 @@ def pack_processor(pack: Path) -> DiaProcessor:
 
 @pytest.fixture
 def tone():
-    """A synthetic voice-like tone: `tone(seconds, rate)` gives float32 samples."""
+    """A synthetic tone similar to a voice: `tone(seconds, rate)` gives float32 samples."""
 
     def make(seconds: float, rate: int, pitch: float = 220.0) -> np.ndarray:
         time = np.arange(int(seconds * rate)) / rate

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["HostSyncCounter"]
 
-# Methods that read values. On a CPU some of them call no operator, so they are counted where they are called.
+# Methods that read values. On a CPU some of them call no operator, so their calls are counted.
 _FUNCTIONS = {
     "item": "item",
     "tolist": "tolist",
@@ -128,7 +128,7 @@ class HostSyncCounter:
 
 
 class _Functions(TorchFunctionMode):
-    """Counts calls of Python functions and methods."""
+    """Counter of calls of Python functions and methods."""
 
     def __init__(self, counter: HostSyncCounter) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
-    """Counts operators at the dispatcher, called from Python or C++."""
+    """Counter of operators at the dispatcher, called from Python or C++."""
 
     def __init__(self, counter: HostSyncCounter) -> None:
         super().__init__()

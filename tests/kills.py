@@ -1,4 +1,4 @@
-"""How tests kill: a process that dies just before one of its changes of the disk, one after the other."""
+"""Killing in tests: a process that ends just before one of its changes of the disk, for each change in turn."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def _is_change(event: str, args: tuple) -> bool:
 
 
 def killed(work: Callable[[], object], number: int) -> bool:
-    """Do work in a process of its own, which is killed before the change of this number; say whether it came so far."""
+    """Run the work in a child process that is killed before the change of this number; return whether it was killed."""
     pid = os.fork()
     if pid == 0:
         left = number
@@ -40,10 +40,10 @@ def killed(work: Callable[[], object], number: int) -> bool:
 
 
 class Dead(BaseException):
-    """What a thread sees that can change nothing any more."""
+    """The exception in a thread that can change nothing any more."""
 
 
-_num_left: list[float] = []  # one number while `stunned` works
+_num_left: list[float] = []  # one number while `stunned` runs
 
 
 def _stun(event: str, args: tuple) -> None:
@@ -69,7 +69,7 @@ def stunned(work: Callable[[], object], number: int) -> bool:
 
 
 def die(*args: object, **kwargs: object) -> NoReturn:
-    """Be killed here, in work that is done by `stunned`: nothing is changed any more, by no cleaning up either."""
+    """End work of `stunned` here: nothing is changed after this call, not by cleanup either."""
     _num_left[0] = 0
     raise Dead
 
@@ -77,7 +77,7 @@ def die(*args: object, **kwargs: object) -> NoReturn:
 def kill_everywhere(
     prepare: Callable[[], object], work: Callable[[], object], kill: Callable[..., bool] = killed
 ) -> Iterator[int]:
-    """Prepare, and kill the work at each of its changes in turn; after each, the caller looks at what is left."""
+    """Prepare, and kill the work at each of its changes in turn; after each, the caller checks the remaining files."""
     number = 0
     prepare()
     while kill(work, number):

@@ -1,4 +1,4 @@
-"""What nari-labs' two releases computed, and the ways to compute the same with a model of ours."""
+"""Outputs of nari-labs' two releases, and their computation with a model of ours."""
 
 import json
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Pack:
         torch.testing.assert_close(logits, expected[f"logits_{branch}"], rtol=0, atol=tolerance)
 
     def check_greedy(self, model: DiaForConditionalGeneration, text: int, with_prompt: bool, **options) -> None:
-        """Speak a text, after its prompt or without, and compare the codes."""
+        """Generate from a text, after its prompt or without, and compare the codes."""
         config, decoder = model.config, model.config.decoder_config
         ids = self.expected["input_ids"][text][self.expected["attention_mask"][text].bool()][None]
         prompt = torch.zeros(0, decoder.num_channels, dtype=torch.long)
@@ -61,7 +61,7 @@ class Pack:
             do_sample=False,
             guidance_scale=self.inputs["cfg_scale"],
             top_k=self.inputs["cfg_filter_top_k"],
-            # The original's limit counts the delay, and comes one frame later.
+            # The original's limit includes the delay, and is reached one frame later.
             max_length=self.inputs["max_tokens"] - max(config.delay_pattern) + 1,
             **options,
         )

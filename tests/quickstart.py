@@ -18,7 +18,7 @@ REAL = "nari-labs/Dia-1.6B-0626"
 
 
 def main() -> None:
-    """Run each block; the files that they write must be there afterwards."""
+    """Run each block; the files that it writes must exist afterwards."""
     assert README.parent not in Path(dia_hf.__file__).parents or "site-packages" in dia_hf.__file__, dia_hf.__file__
     section = README.read_text("utf-8").split("## Quickstart", 1)[1].split("\n## ", 1)[0]
     commands = Path(sys.executable).parent

@@ -1,4 +1,4 @@
-"""The laws of the house, read off the source."""
+"""The architecture's laws, checked in the source."""
 
 import ast
 from pathlib import Path
@@ -47,7 +47,7 @@ def room_of(path: Path) -> str:
 
 
 def imports_of(path: Path):
-    """Yield what a file imports: absolute names, and rooms of this package as `.room`."""
+    """Yield the imports of a file: absolute names, and modules of this package as `.room`."""
     package = path.relative_to(SOURCE).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -62,7 +62,7 @@ def imports_of(path: Path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_rooms_import_from_lower_floors_only(path):
-    """An import upwards makes a circle, and a network that cannot be used without the command line."""
+    """An import of a higher layer makes a cycle, and a network that cannot be used without the command line."""
     room = room_of(path)
     for name in imports_of(path):
         if name.startswith(".") and name[1:] != room:
@@ -72,14 +72,14 @@ def test_rooms_import_from_lower_floors_only(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_nothing_leans_on_transformers_own_dia(path):
-    """Law 1: a class borrowed from the peer is tested against itself."""
+    """A class imported from the peer would be tested against itself."""
     for name in imports_of(path):
         assert not name.startswith("transformers.models.dia")
         assert not name.startswith("transformers.Dia")
 
 
 def test_the_delay_pattern_needs_torch_alone():
-    """The delay as an object of its own can be read, tested and borrowed without the rest."""
+    """An import added to the delay pattern prevents its use without the rest of the package."""
     assert {name.split(".")[0] for name in imports_of(SOURCE / "delay_pattern.py")} <= {
         "__future__",
         "collections",

@@ -40,14 +40,14 @@ def test_auto_classes_give_ours(auto, name):
 
 
 def test_parts_of_the_processor_are_ours():
-    """A processor of ours around transformers' tokenizer has transformers' mistakes."""
+    """Our processor was built with transformers' own tokenizer and its errors."""
     processor = AutoProcessor.from_pretrained(MINIATURE)
     assert type(processor.tokenizer) is dia_hf.DiaTokenizer
     assert type(processor.feature_extractor) is dia_hf.DiaFeatureExtractor
 
 
 def test_a_checkpoint_that_transformers_wrote(pack):
-    """The published files, which name classes but no package."""
+    """The published files name classes without a package: another class was loaded."""
     assert type(AutoModelForTextToWaveform.from_pretrained(pack)) is dia_hf.DiaForConditionalGeneration
     assert type(AutoTokenizer.from_pretrained(pack)) is dia_hf.DiaTokenizer
 
@@ -73,7 +73,7 @@ def test_a_saved_pipeline(tmp_path):
 
 
 def test_transformers_own_classes_stay():
-    """Replacing them would change what other code imports."""
+    """Replacing transformers' own classes would change the imports of other code."""
     from transformers.models.dia.modeling_dia import DiaForConditionalGeneration
 
     assert transformers.DiaForConditionalGeneration is DiaForConditionalGeneration
@@ -108,7 +108,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_of_imports(order):
-    """Registration that waits for a name of the package would be missed by whoever imports in another order."""
+    """Registration that waits for a name of the package is missed with another order of imports."""
     program = """
         import sys
 
@@ -128,7 +128,7 @@ def test_every_order_of_imports(order):
 
 
 def test_works_without_transformers_own_dia():
-    """Law 1 of the house: `src/` stands on transformers' general parts alone."""
+    """Law 1: `src/` depends on the general parts of transformers alone."""
     program = """
         import sys
 
@@ -158,7 +158,7 @@ def test_works_without_transformers_own_dia():
 
 
 def test_a_checkpoint_by_its_name_on_the_hub(pack, tmp_path):
-    """The published checkpoint names its codec, another repository; `revision` of the one was asked of the other."""
+    """The published checkpoint's codec is in another repository; `revision` of the one was used for the other."""
 
     def cache(repo, source):
         snapshot = tmp_path / f"models--{repo.replace('/', '--')}" / "snapshots" / ("0" * 40)
@@ -174,7 +174,7 @@ def test_a_checkpoint_by_its_name_on_the_hub(pack, tmp_path):
     assert processor.codec.num_codebooks == 9
     model = dia_hf.DiaForConditionalGeneration.from_pretrained("nari-labs/Dia-1.6B-0626", cache_dir=tmp_path)
     assert model.generation_config.top_k == 45
-    # Saved beside each other, they need neither cache nor network, and still name the codec's repository.
+    # Saved together, they need neither cache nor network, and still name the codec's repository.
     processor.save_pretrained(tmp_path / "saved")
     reference = json.loads((tmp_path / "saved" / "audio_tokenizer_config.json").read_text())
     assert reference["audio_tokenizer_name_or_path"] == "descript/dac_44khz"
@@ -182,7 +182,7 @@ def test_a_checkpoint_by_its_name_on_the_hub(pack, tmp_path):
 
 
 def test_a_checkpoint_on_the_hub_with_its_codec_inside(tmp_path):
-    """Saved again, it named its own repository as the codec's, where transformers' own processor would find a Dia."""
+    """Saved again, the checkpoint named its own repository as the codec's, which contains a Dia."""
     snapshot = tmp_path / "models--someone--dia" / "snapshots" / ("0" * 40)
     shutil.copytree(MINIATURE, snapshot)
     (snapshot.parent.parent / "refs").mkdir()

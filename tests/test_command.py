@@ -37,20 +37,20 @@ def start(tmp_path, before: str) -> subprocess.CompletedProcess:
 
 
 def test_interrupted_while_it_imports(tmp_path):
-    """Ctrl-C in the first seconds printed forty lines of stack, or was swallowed by a library half imported."""
+    """Ctrl-C in the first seconds printed forty lines of traceback, or was swallowed by a half-imported library."""
     done = start(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)")
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "dia-hf: interrupted; nothing was written.\n"
 
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path):
-    """What runs behind `nohup` or `&` in a script must not be ended by the Ctrl-C that is for another."""
+    """A command behind `nohup` or `&` in a script was ended by a Ctrl-C for another process."""
     done = start(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)")
     assert (done.returncode, done.stdout, done.stderr) == (3, "begun\n", "")
 
 
 def test_interrupts_are_the_verbs_afterwards(monkeypatch):
-    """A verb that is interrupted tells what is kept, which nobody hears who has left at once."""
+    """The early handler stayed active: an interrupted verb ended at once, without reporting the kept files."""
     seen = []
 
     def run(args):
@@ -84,20 +84,20 @@ def test_interrupted_outside_of_the_verb(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("before", "status", "told"),
     [
-        ("sys.stdout = None", 3, ""),  # as Python has it where a shell closed it: dia-hf ... >&-
+        ("sys.stdout = None", 3, ""),  # as in Python after a shell closed it: dia-hf ... >&-
         ("import os; r, w = os.pipe(); os.close(r); os.dup2(w, 1)", 3, "Broken pipe"),
         ("import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)", 3, "No space left on device"),
     ],
 )
 def test_nobody_reads_what_is_printed(tmp_path, before, status, told):
-    """What was printed last ended in a traceback where standard output was closed, full, or not read to its end."""
+    """The last output caused a traceback where standard output was closed, full, or not read to its end."""
     done = start(tmp_path, f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {before}")
     assert done.returncode == status
     assert done.stderr == (f"dia-hf: error: standard output: {told}\n" if told else "")
 
 
 def test_the_entry_point_is_light():
-    """An entry point inside `dia_hf` imports all of PyTorch before it can hear anything."""
+    """An entry point inside `dia_hf` imports all of PyTorch before it can handle a signal."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
     project = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))
     assert project["project"]["scripts"]["dia-hf"] == "dia_hf_command:main"
@@ -140,7 +140,7 @@ def test_help_is_quick_and_quiet(args):
 
 
 def test_the_version(capsys):
-    """A bug report that cannot say which release it is about."""
+    """`--version` did not report the release, which a bug report needs."""
     with pytest.raises(SystemExit) as end:
         dia_hf_command.main(["--version"])
     assert end.value.code == 0
@@ -148,7 +148,7 @@ def test_the_version(capsys):
 
 
 def test_verbs_come_in_the_order_of_the_work(capsys):
-    """`bench` before `prepare`: an order that helps nobody to find the next step."""
+    """`--help` listed the verbs in alphabetical order and not in the order of use."""
     with pytest.raises(SystemExit):
         make_parser().parse_args(["--help"])
     lines = capsys.readouterr().out.splitlines()
@@ -157,7 +157,7 @@ def test_verbs_come_in_the_order_of_the_work(capsys):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell, capsys):
-    """A completion script that lacks verbs or options."""
+    """The completion script lacked verbs or options."""
     with pytest.raises(SystemExit) as end:
         make_parser().parse_args(["--print-completion", shell])
     assert end.value.code == 0
@@ -166,12 +166,12 @@ def test_completion(shell, capsys):
 
 
 def test_paths_agree():
-    """The default of `--model` is written down without an import of `dia_hf`."""
+    """The default of `--model`, written without an import of `dia_hf`, differed from the package's path."""
     assert MINIATURE == dia_hf.MINIATURE
 
 
 def test_commands_that_need_all_packages(tmp_path, checkpoint):
-    """A hidden torchao made `--quantize`, and models that were saved quantized, fail."""
+    """With torchao hidden, `--quantize` and saved quantized models failed."""
     quantized = tmp_path / "quantized"
     quantized.mkdir()
     (quantized / "config.json").write_text('{"quantization_config": {}}')
@@ -192,9 +192,9 @@ def test_commands_that_need_all_packages(tmp_path, checkpoint):
 
 
 def test_only_lines_of_ours_on_standard_error(tmp_path):
-    """torchao and torch print four lines while transformers imports them; imports that are left out change no sample.
+    """torchao and torch print four lines while transformers imports them; an omitted import must not change a sample.
 
-    The same file must come from `python -m dia_hf.cli`, which imports everything.
+    The same file must be generated by `python -m dia_hf.cli`, which imports everything.
     """
     files = {}
     for module in ("dia_hf_command", "dia_hf.cli"):
@@ -210,7 +210,7 @@ def test_only_lines_of_ours_on_standard_error(tmp_path):
 
 
 def test_what_was_left_out_is_back_afterwards():
-    """A package that stays hidden, or a torch.compile that fails, in a process that began with few imports."""
+    """After a start with few imports, a package stayed hidden, or torch.compile failed."""
     done = python("""
         import gc, importlib.util, logging, sys
         from dia_hf_command.imports import import_cli
@@ -237,7 +237,7 @@ def test_what_was_left_out_is_back_afterwards():
 
 
 def test_an_unknown_torch_is_imported_as_it_is():
-    """The stand-in for `torch._dynamo` would have met a later PyTorch that imports its parts in another way."""
+    """The stand-in for `torch._dynamo` was used with a later PyTorch that imports its parts in another way."""
     done = python("""
         import importlib.metadata, sys
         version = importlib.metadata.version

@@ -1,4 +1,4 @@
-"""What depends on the release of transformers that is installed."""
+"""Dependencies on the installed release of transformers."""
 
 import inspect
 
@@ -30,7 +30,7 @@ def networks(model):
 
 @pytest.mark.parametrize("name", CACHE_NAMES)
 def test_either_name_of_the_cache_is_read(small, batch, name):
-    """The other release's name vanished among the keyword arguments, and each frame saw only itself."""
+    """The other release's name was lost among the keyword arguments, and each frame attended to itself alone."""
     frames = batch.pop("decoder_input_ids")
     batch.pop("decoder_attention_mask", None)
     expected = small(**batch, decoder_input_ids=frames).logits[:, -1]
@@ -41,7 +41,7 @@ def test_either_name_of_the_cache_is_read(small, batch, name):
 
 
 def test_two_different_caches_are_refused(small, batch):
-    """One of them would be ignored."""
+    """Of two different caches, one was ignored."""
     caches = [small(**batch, use_cache=True)[CACHE_NAME] for _ in range(2)]
     with pytest.raises(ValueError, match="two names of one argument"):
         small(**batch, cache=caches[0], past_key_values=caches[1])
@@ -53,7 +53,7 @@ def test_two_different_caches_are_refused(small, batch):
 
 @pytest.mark.parametrize("name", ["whole", "base", "encoder", "decoder"])
 def test_unknown_arguments_are_refused(small, batch, name):
-    """An argument that a later transformers passes under a new name was dropped, and other codes came out."""
+    """An argument that a later transformers passes under a new name was dropped, and the codes changed."""
     network = networks(small)[name]
     inputs = batch
     if name == "encoder":
@@ -63,19 +63,19 @@ def test_unknown_arguments_are_refused(small, batch, name):
         inputs = {"input_ids": batch["decoder_input_ids"], "encoder_hidden_states": states}
     with pytest.raises(TypeError, match=rf"\['kv_store'\].*version {transformers.__version__}"):
         network(**inputs, kv_store=object())
-    network(**inputs, inputs_embeds=None)  # PEFT passes these
+    network(**inputs, inputs_embeds=None)  # passed by PEFT
 
 
 @pytest.mark.parametrize("name", ["whole", "base", "decoder"])
 def test_signatures_name_the_cache_as_this_release_does(small, name):
-    """`generate` and `Trainer` read signatures: under another name a caller's cache is an unused argument to them."""
+    """`generate` and `Trainer` read signatures: under another name a caller's cache counts as an unused argument."""
     parameters = inspect.signature(networks(small)[name].forward).parameters
     assert CACHE_NAME in parameters
     assert len(set(CACHE_NAMES) & set(parameters)) == 1
 
 
 def test_a_generate_that_passes_an_unknown_argument(small, monkeypatch):
-    """A release that has not been seen: it must end in words, never in other codes."""
+    """An unknown release that passes another argument changed the codes instead of raising an error."""
     inputs = tiny.as_inputs(small.config, [b"hello"], [torch.zeros(0, small.config.decoder_config.num_channels).long()])
     original = GenerationMixin.prepare_inputs_for_generation
 
@@ -90,7 +90,7 @@ def test_a_generate_that_passes_an_unknown_argument(small, monkeypatch):
 
 
 def test_a_generate_that_keeps_its_cache_elsewhere(small, monkeypatch):
-    """Without a cache under the known name the network would read one frame at a time and nothing before it."""
+    """Without a cache under the known name, the network would read each frame without those before it."""
     inputs = tiny.as_inputs(small.config, [b"hello"], [torch.zeros(0, small.config.decoder_config.num_channels).long()])
     original = GenerationMixin._prepare_cache_for_generation
 
@@ -103,7 +103,7 @@ def test_a_generate_that_keeps_its_cache_elsewhere(small, monkeypatch):
         small.generate(**inputs, max_new_tokens=30, use_fast_path=False)
 
 
-# Private parts of transformers that this package overrides or reads, and what it expects of them.
+# Private parts of transformers that this package overrides or reads, with their expected form.
 HOOKS = {
     "_prepare_generation_config": ["generation_config"],
     "_validate_generation_mode": ["generation_mode", "generation_config", "generation_mode_kwargs"],
@@ -118,20 +118,20 @@ HOOKS = {
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_hook_of_generate(name):
-    """A hook that is renamed is no longer called, and its part of Dia's rules silently missing."""
+    """A renamed hook is no longer called, and its part of Dia's rules is missing without an error."""
     parameters = inspect.signature(getattr(GenerationMixin, name)).parameters
     assert set(HOOKS[name]) <= set(parameters)
 
 
 def test_hook_that_encodes_the_text():
-    """Under guidance it doubles the texts; by a third name the unconditional half would be missing."""
+    """Under guidance it doubles the texts; under a third name the unconditional half would be missing."""
     names = ("_maybe_prepare_encoder_kwargs_for_generation", "_prepare_encoder_decoder_kwargs_for_generation")
     assert sum(hasattr(GenerationMixin, name) for name in names) == 1
     assert {GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE} <= set(GenerationMode)
 
 
 def test_tables_of_the_auto_classes():
-    """Registration takes Dia's rows out of these two, or `AutoProcessor` gives transformers' own class."""
+    """Registration removes Dia's rows from these two, or `AutoProcessor` returns transformers' own class."""
     from transformers.models.auto import feature_extraction_auto, processing_auto
 
     assert "whisper" in processing_auto.PROCESSOR_MAPPING_NAMES
@@ -139,19 +139,19 @@ def test_tables_of_the_auto_classes():
 
 
 def test_parts_of_the_tokenizer():
-    """The base class's way to encode, which raises here for text that is too long."""
+    """The base class's encoding method changed; ours raises there for text that is too long."""
     base = transformers.PreTrainedTokenizer
     for name in ("_set_processor_class", "prepare_for_model", "truncate_sequences", "added_tokens_encoder"):
         assert hasattr(base, name), name
 
 
 def test_parts_of_the_layers(small):
-    """The decoder asks its layers whether they are computed again for their gradients."""
+    """The decoder reads from its layers whether they use gradient checkpointing; the attribute changed."""
     tiny.checkpoint_gradients(small)
     assert small.model.decoder.layers[0].gradient_checkpointing is True
 
 
 def test_parts_of_the_trainer():
-    """`DiaTrainer` overrides these."""
+    """A method that `DiaTrainer` overrides was renamed."""
     for name in ("log", "get_eval_dataloader", "evaluate", "evaluation_loop", "prediction_step", "create_optimizer"):
         assert hasattr(Trainer, name), name

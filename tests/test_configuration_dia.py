@@ -16,7 +16,7 @@ from dia_hf import (
 
 
 def test_defaults_are_those_of_the_published_checkpoint():
-    """A default that drifts would build another model than the 1.6B one."""
+    """A changed default would build another model than the 1.6B one."""
     theirs, ours = TheirConfig().to_dict(), DiaConfig().to_dict()
     theirs.pop("transformers_version"), ours.pop("transformers_version")
     assert ours["decoder_config"].pop("cross_attention_rope") is False, "a field of ours, for v0.1"
@@ -25,7 +25,7 @@ def test_defaults_are_those_of_the_published_checkpoint():
 
 
 def test_reads_the_layout_of_4_53(pack):
-    """Token ids at the top level and `rope_theta` were read as nothing, and the decoder kept its defaults."""
+    """Token ids at the top level and `rope_theta` were ignored, and the decoder kept its defaults."""
     values = json.loads((pack / "config.json").read_text())
     values |= {"eos_token_id": 1000, "pad_token_id": 1003, "bos_token_id": 1002}
     values["decoder_config"]["rope_theta"] = 5000.0
@@ -86,7 +86,7 @@ def test_wrong_values_say_what_would_do(values, message):
     ],
 )
 def test_contradicting_token_ids_are_refused_where_they_are_used(values, message):
-    """A code taken for the end of speech, or an end that the network has no token for."""
+    """A code was taken for EOS, or an EOS id had no token in the network."""
     small = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16}
     config = DiaConfig(**{**values, "decoder_config": {**small, **values.get("decoder_config", {})}})
     config.encoder_config.num_hidden_layers = 1
@@ -97,7 +97,7 @@ def test_contradicting_token_ids_are_refused_where_they_are_used(values, message
 
 
 def test_a_vocabulary_can_be_overridden_at_load(tmp_path):
-    """The ids of the file were held against the new vocabulary before the new ids came, and so refused."""
+    """The ids of the file were checked against the new vocabulary before the new ids were set, and refused."""
     DiaConfig().save_pretrained(tmp_path)
     config = DiaConfig.from_pretrained(tmp_path, decoder_config={"vocab_size": 20})
     assert config.decoder_config.vocab_size == 20
@@ -123,13 +123,13 @@ def test_small_vocabulary_with_ids_at_the_top_level():
     ],
 )
 def test_values_of_another_type_are_refused(values):
-    """Annotations kept as strings are not checked: "tiny" went through and failed in the middle of a sentence."""
+    """Annotations kept as strings are not checked: "tiny" passed and failed during generation."""
     with pytest.raises(StrictDataclassFieldValidationError):
         DiaConfig(**values)
 
 
 def test_the_generating_part_is_the_decoder():
-    """Caches and generation configs were made from the encoder's sizes, or from nothing."""
+    """Caches and generation configs were made from the encoder's sizes, or from none."""
     config = DiaConfig()
     assert config.get_text_config(decoder=True) is config.decoder_config
     assert isinstance(config.decoder_config, DiaDecoderConfig)
@@ -149,7 +149,7 @@ def test_the_generating_part_is_the_decoder():
     ],
 )
 def test_a_file_that_is_no_config_of_a_dia(tmp_path, content, message):
-    """Another model's file gave a Dia of the published sizes, and a field of a wrong type an error without the file."""
+    """Another model's file gave a Dia of the published sizes; a wrong type, an error without the file."""
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message) as info:
         DiaConfig.from_pretrained(tmp_path)
@@ -168,14 +168,14 @@ def test_a_folder_without_config(tmp_path, link):
 @pytest.mark.parametrize("part", ["encoder_config", "decoder_config"])
 @pytest.mark.parametrize("name", ["num_hidden_layers", "num_attention_heads"])
 def test_more_parts_than_can_be_counted(part, name):
-    """A damaged number of layers was counted through for minutes, until the memory was full."""
+    """A damaged number of layers was looped over for minutes, until the memory was full."""
     with pytest.raises(ValueError, match=rf"`{name}` is 18000000000; it must be at most 4096"):
         DiaConfig(**{part: {name: 18_000_000_000}})
 
 
 @pytest.mark.parametrize(("num_frames", "num_steps"), [(0, 16), (1, 17), (3056, 3072)])
 def test_steps_for_frames_and_back(num_frames, num_steps):
-    """Eight places counted steps with constants of their own, and a limit was off by a frame in one of them."""
+    """Steps were counted in eight places with separate constants, one of which was off by a frame."""
     config = DiaConfig()
     assert config.max_delay == 15
     assert config.steps_for_frames(num_frames) == num_steps
@@ -183,7 +183,7 @@ def test_steps_for_frames_and_back(num_frames, num_steps):
 
 
 def test_the_most_frames():
-    """A clip or a limit that is one frame longer than the positions allow fails only in the middle of the work."""
+    """A clip or limit one frame longer than the positions allow was accepted, and failed later."""
     config = DiaConfig()
     positions = config.decoder_config.max_position_embeddings
     assert (config.max_training_frames, config.max_generated_frames) == (positions - 16, positions - 17)

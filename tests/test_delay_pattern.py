@@ -44,7 +44,7 @@ def test_revert_inverts_apply(delay_pattern, num_frames, seed):
 
 @given(delay_patterns, st.integers(1, 12))
 def test_given_frames_are_those_the_fastest_channel_fills(delay_pattern, num_frames):
-    """A frame with a free slot fed to the network would show it padding where it expects codes."""
+    """A frame with an unfilled slot was fed to the network, with padding where it expects codes."""
     delayed = apply_delay(draw_codes(delay_pattern, num_frames), delay_pattern, BOS, PAD)
     assert num_prompt_frames(delayed, PAD) == num_frames + min(delay_pattern)
 
@@ -82,7 +82,7 @@ def test_no_tensor_of_codes(codes):
     st.one_of(st.none(), st.integers(0, 25)),
 )
 def test_spoken_frames_are_those_complete_before_the_end(pattern, num_frames, num_cut, stopped_at):
-    """Frames with padding or end of speech in them reached the codec, or the last whole one was lost."""
+    """Frames with padding or EOS in them reached the codec, or the last complete one was lost."""
     pattern = [0, *pattern]
     eos, pad, num_steps = 100, 101, num_frames + 1 + max(pattern)
     delayed = torch.full((1, num_steps, len(pattern)), pad)
@@ -104,7 +104,7 @@ def test_spoken_frames_are_those_complete_before_the_end(pattern, num_frames, nu
 
 @given(delay_patterns, st.lists(st.integers(0, 8), min_size=1, max_size=4))
 def test_valid_codes_are_each_rows_frames(pattern, lengths):
-    """Reverting and cutting stood in four places; one that cuts a row at its neighbor's end loses or adds frames."""
+    """Delays were reverted in four places; a row cut at another row's EOS loses or gains frames."""
     pattern = [0, *pattern]
     eos, num_frames = 30, max(lengths) + 1
     codes = torch.randint(0, 20, (len(lengths), num_frames, len(pattern)))

@@ -21,8 +21,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 REAL = "nari-labs/Dia-1.6B-0626"
 
-# Limits that keep the examples quick. The pages do not show them: a reader who copies an example gets whole speech and
-# a whole training run.
+# Limits that keep the examples quick. The pages do not show them: a reader who copies an example gets complete
+# audio and a complete training run.
 SECONDS, DIALOGUE_SECONDS, FRAMES, STEPS = 1, 4, 60, 2
 SHELL_LIMITS = {
     "generate": {"--max-seconds": DIALOGUE_SECONDS},
@@ -45,7 +45,7 @@ def limited(function, limits: tuple[str, ...], value: float):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Set the limits for what the pages' Python calls."""
+    """Set the limits for the Python code of the pages."""
     in_seconds = ("max_tokens", "max_seconds")
     monkeypatch.setattr(Dia, "generate", limited(Dia.generate, in_seconds, SECONDS))
     monkeypatch.setattr(Dia, "stream", limited(Dia.stream, in_seconds, SECONDS))
@@ -65,7 +65,7 @@ def short(monkeypatch):
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch, tone):
-    """A folder to work in, with the recording and the checkpoints that the pages speak of."""
+    """A working directory with the recording and the checkpoints that the pages use."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "my-voices"))
     write_audio("voice.wav", tone(0.5, 44100), 44100)
@@ -92,7 +92,7 @@ def desk(tmp_path, monkeypatch, tone):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:the recording has")
 def test_code_runs(page, desk, short):
-    """A page whose example fails costs each reader an hour."""
+    """An example on a page failed."""
     names: dict = {"__name__": "__main__"}
     for language, code in BLOCK.findall(page.read_text("utf-8")):
         code = code.replace(REAL, MINIATURE)
@@ -106,7 +106,7 @@ def test_code_runs(page, desk, short):
 
 
 def run_line(line: str) -> None:
-    """Run `dia-hf …`; for `make …`, which the pages' reader runs and .ci/run too, check that there is such a target."""
+    """Run `dia-hf …`; for `make …`, which .ci/run runs too, check that there is such a target."""
     words = shlex.split(line, comments=True)
     if words[0] == "dia-hf":
         for option, value in SHELL_LIMITS.get(words[1], {}).items():
@@ -121,7 +121,7 @@ def run_line(line: str) -> None:
 
 
 def test_the_readme_begins_with_the_two_commands():
-    """A newcomer reads one screen."""
+    """The first lines of the README did not contain `make demo` and `make test`."""
     screen = "\n".join((ROOT / "README.md").read_text("utf-8").splitlines()[:25])
     assert "make demo" in screen
     assert "make test" in screen
@@ -129,14 +129,14 @@ def test_the_readme_begins_with_the_two_commands():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
-    """A page that was renamed leaves dead links behind."""
+    """A renamed page left broken links."""
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
 def test_every_file_is_on_the_architecture_page():
-    """A file that the map does not show is found by its author alone."""
+    """A new file was missing on the architecture page."""
     source = ROOT / "src" / "dia_hf"
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     tree = (ROOT / "README.md").read_text("utf-8")
@@ -148,12 +148,12 @@ def test_every_file_is_on_the_architecture_page():
         room += "/" if names else ""
         assert room in rooms, f"docs/architecture.md has no row for {room}"
         assert re.search(rf"^  {re.escape(room)} ", tree, re.MULTILINE), f"README's file tree has no line for {room}"
-        if names and room != "cli/":  # whose files are the commands
+        if names and room != "cli/":  # the files of `cli/` are the commands
             assert f"`{path.name}`" in rooms[room], f"docs/architecture.md does not name {room}{path.name}"
 
 
 def test_tests_named_in_the_source_exist():
-    """A comment that points to the test of a difference must not point nowhere."""
+    """A comment named a test that does not exist."""
     for path in (ROOT / "src").rglob("*.py"):
         for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text("utf-8")):
             assert f"def {test}(" in (ROOT / file).read_text("utf-8")

@@ -100,7 +100,7 @@ def test_what_carries_its_rate_needs_none(tmp_path, tone):
     expected = resample(wave, 16000, RATE)
     write_audio(tmp_path / "a.flac", wave, 16000)
 
-    class Decoder:  # as torchcodec's, which `datasets` hands out
+    class Decoder:  # like torchcodec's, which `datasets` returns
         def get_all_samples(self):
             from types import SimpleNamespace
 
@@ -129,7 +129,7 @@ def test_what_carries_its_rate_needs_none(tmp_path, tone):
             for loaded in EXTRACTOR.load_waveforms(given):
                 np.testing.assert_allclose(loaded, expected, atol=2e-3)
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # that a rate is missing
+                warnings.simplefilter("error")  # a warning of a missing rate
                 features = EXTRACTOR(given, return_tensors="np")
             np.testing.assert_allclose(features["input_values"][0, 0, : len(expected)], expected, atol=2e-3)
     assert len(EXTRACTOR.load_waveforms([str(tmp_path / "a.flac")] * 2)) == 2
@@ -182,7 +182,7 @@ def test_integers_that_were_not_scaled_are_told(tmp_path, tone, scale):
         np.testing.assert_array_equal(loaded, scale * wave)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        EXTRACTOR.load_waveforms(6 * wave, RATE)  # only loud
+        EXTRACTOR.load_waveforms(6 * wave, RATE)  # loud, but not unscaled
         EXTRACTOR.load_waveforms((32767 * wave).astype(np.int16), RATE)
 
 

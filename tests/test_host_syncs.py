@@ -1,4 +1,4 @@
-"""The detector that the fast loop is held to: what it misses there, a GPU waits for."""
+"""Tests of the counter that bounds the fast path's host synchronizations."""
 
 import threading
 
@@ -69,7 +69,7 @@ DOES_NOT_WAIT = {
 
 @pytest.mark.parametrize("name", WAITS)
 def test_each_wait_counts_once(name):
-    """A wait that is missed is a hole in the GPU's work that no test finds; one that counts twice is a false alarm."""
+    """A synchronization that is not counted stalls a GPU unnoticed; one that is counted twice is a false alarm."""
     call, expected = WAITS[name]
     with HostSyncCounter() as syncs:
         call()
@@ -79,20 +79,20 @@ def test_each_wait_counts_once(name):
 
 @pytest.mark.parametrize("name", DOES_NOT_WAIT)
 def test_what_does_not_wait_does_not_count(name):
-    """False alarms make people write slower code to silence them."""
+    """A call that does not synchronize was counted, which would require slower code to avoid it."""
     with HostSyncCounter() as syncs:
         DOES_NOT_WAIT[name]()
     assert dict(syncs.counts) == {}
 
 
 def test_counting_ends_with_the_block():
-    """A mode left on slows down, and counts, all that follows, even after an error."""
+    """A mode that stays active slows down, and counts, all later code, even after an error."""
     syncs = HostSyncCounter()
     with pytest.raises(IndexError), syncs:
         [][ONE.item()]
     ONE.item()
     assert syncs.total == 1
-    with syncs:  # it goes on counting
+    with syncs:  # the counts are kept
         ONE.item()
         with pytest.raises(RuntimeError, match="already"):
             syncs.__enter__()
@@ -100,7 +100,7 @@ def test_counting_ends_with_the_block():
 
 
 def test_results_are_unchanged():
-    """A detector that changes what it watches measures something else."""
+    """The counter changed the results of the code that it measures."""
     with HostSyncCounter():
         results = [VALUES[MASK], VALUES.tolist(), MASK.nonzero(), bool(MASK.any())]
     assert torch.equal(results[0], VALUES[3:])
@@ -110,7 +110,7 @@ def test_results_are_unchanged():
 
 
 def test_numbers_of_the_host_do_not_count_for_a_gpu():
-    """A loop that keeps a counter in a CPU tensor waits for nobody."""
+    """A loop counter in a CPU tensor, which needs no synchronization, was counted."""
     with HostSyncCounter("cuda") as syncs:
         for call, _ in WAITS.values():
             call()
@@ -118,7 +118,7 @@ def test_numbers_of_the_host_do_not_count_for_a_gpu():
 
 
 def test_a_copy_between_devices_counts():
-    """`.to(device)` of another device waits; `meta` stands in for it where there is only a CPU."""
+    """`.to(device)` of another device synchronizes; `meta` replaces it where there is only a CPU."""
     with HostSyncCounter() as syncs:
         VALUES.to("meta")
         torch.empty(6, device="meta").copy_(VALUES)
@@ -128,7 +128,7 @@ def test_a_copy_between_devices_counts():
 
 
 def test_other_threads_are_not_seen():
-    """Documented: whoever generates in a thread must count there."""
+    """Documented: calls in another thread must be counted in that thread."""
     with HostSyncCounter() as syncs:
         thread = threading.Thread(target=ONE.item)
         thread.start()
@@ -137,7 +137,7 @@ def test_other_threads_are_not_seen():
 
 
 def test_it_sees_a_whole_generation():
-    """In transformers' loop a streamer costs a copy to the host a step: what the detector must find in `generate`."""
+    """In transformers' loop a streamer costs a copy to the host a step, which the counter must find in `generate`."""
 
     class Deaf(BaseStreamer):
         def put(self, value):

@@ -19,7 +19,7 @@ def gradients(model, **batch):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("num_items", [None, 1000, torch.tensor(77)], ids=["mean", "a number", "a tensor"])
 def test_loss_and_gradients_equal_transformers(seed, num_items):
-    """Another mean, a shifted label or a wrong mask trains another model than transformers' numbers say."""
+    """Another mean, a shifted label or a wrong mask trains another model than transformers does."""
     ours = tiny.random_model(tiny.random_config(seed))
     batch = tiny.random_batch(ours.config, seed) | ({} if num_items is None else {"num_items_in_batch": num_items})
     output, mine = gradients(ours, **batch)
@@ -109,7 +109,7 @@ def test_the_loss_of_half_precision_is_float32(dtype):
     ],
 )
 def test_what_has_no_loss(arguments, slice_size, message):
-    """Errors of torch's, deep in a product or a loss, do not say which argument is to be changed."""
+    """An error of torch within a product or a loss did not name the wrong argument."""
     model = tiny.random_model(tiny.random_config(4))
     model.loss_chunk_size = slice_size
     batch = tiny.random_batch(model.config) | arguments
@@ -127,7 +127,7 @@ def test_what_has_no_loss(arguments, slice_size, message):
 )
 @settings(max_examples=60)
 def test_sums_are_those_of_a_loop(num_positions, num_channels, share, slice_size, weights, seed):
-    """Channels mixed up, ignored labels counted, or the best logit of another token taken for right."""
+    """Channels were mixed up, ignored labels counted, or the best logit of another token counted as correct."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(num_positions, num_channels, 7, generator=generator)
     labels = torch.randint(0, 7, (num_positions, num_channels), generator=generator)
@@ -224,7 +224,7 @@ def test_a_head_that_is_more_than_a_matrix_is_called():
 
 
 def test_weights_are_ratios():
-    """Weights 4, 1, 1 that quadruple the loss would be a higher learning rate in disguise."""
+    """Weights 4, 1, 1 that multiply the loss by four would act as a higher learning rate."""
     model = tiny.random_model(tiny.random_config(4))
     batch = tiny.random_batch(model.config)
     expected = model(**batch).loss
@@ -234,7 +234,7 @@ def test_weights_are_ratios():
 
 
 def test_a_channel_of_weight_zero_is_not_learned():
-    """A weight given to the wrong channel."""
+    """A weight was applied to the wrong channel."""
     model = tiny.random_model(tiny.random_config(4))
     model.config.channel_loss_weights = [0.0] + [1.0] * (model.num_channels - 1)
     gradient = gradients(model, **tiny.random_batch(model.config))[1]["logits_dense.weight"]
@@ -244,7 +244,7 @@ def test_a_channel_of_weight_zero_is_not_learned():
 
 
 def test_a_channel_without_labels_is_no_nan():
-    """0 / 0 in the figures of one channel spreads to the mean over an epoch."""
+    """0 / 0 in the metrics of one channel makes the mean of an epoch NaN."""
     model = tiny.random_model(tiny.random_config(4))
     batch = tiny.random_batch(model.config)
     batch["labels"].view(3, model.num_channels, -1)[:, 1] = IGNORE_INDEX

@@ -1,7 +1,7 @@
-"""The embedded miniature speaks: text, delay, loss, end of speech, guidance and codec agree from end to end.
+"""The embedded miniature generates: text, delay, loss, EOS, guidance and codec agree from end to end.
 
-`tests/reference/miniature.jsonl` holds the demo and the first six of the sentences that it is evaluated with, whose
-pairs of words were kept from its training, with the codes that flite's units have for them: what it was trained to say.
+`tests/reference/miniature.jsonl` holds the demo and the first six of its evaluation sentences, whose pairs of words
+were held out of its training, with the codes of flite's units for them: the training targets.
 """
 
 import json
@@ -35,7 +35,7 @@ def recognizer():
 
 
 def greedy_codes(model, processor, texts):
-    """Speak greedily; return each text's codes `[T, C]` in time, without end and delay."""
+    """Generate greedily; return each text's codes `[T, C]` in time, without EOS and delay."""
     inputs = processor(text=texts, padding=True, return_tensors="pt")
     delayed = model.generate(**inputs, do_sample=False, guidance_scale=1.0, max_length=300)
     config = model.config.decoder_config
@@ -49,7 +49,7 @@ def greedy_codes(model, processor, texts):
 
 
 def test_it_says_the_codes_that_it_was_taught(dia):
-    """A fault in delay, positions, masks or token ids of training or of generation, and it says other codes."""
+    """An error in delay, positions, masks or token ids of training or generation changes the codes."""
     texts = [reference["text"] for reference in REFERENCES]
     for codes, reference in zip(greedy_codes(dia.model, dia.processor, texts), REFERENCES, strict=True):
         taught = torch.tensor(reference["codes"])
@@ -58,7 +58,7 @@ def test_it_says_the_codes_that_it_was_taught(dia):
 
 
 def test_transformers_says_the_same():
-    """A checkpoint that only we can load is not Dia's layout."""
+    """A checkpoint that only this package can load does not have Dia's layout."""
     theirs = TheirModel.from_pretrained(MINIATURE)
     ours = DiaForConditionalGeneration.from_pretrained(MINIATURE)
     processor = DiaProcessor.from_pretrained(MINIATURE)
@@ -69,7 +69,7 @@ def test_transformers_says_the_same():
 
 @pytest.mark.parametrize("options", [GREEDY, {"seed": 7}], ids=["greedy", "as it comes"])
 def test_the_demo_is_understood(dia, recognizer, options):
-    """`make demo` wrote a file that nobody could understand, and all tests passed."""
+    """`make demo` wrote unintelligible speech, and all tests passed."""
     taught = next(reference["codes"] for reference in REFERENCES if reference["text"] == DEMO)
     (best,) = dia.processor.codec.decode([torch.tensor(taught)])
     errors = [
@@ -80,13 +80,13 @@ def test_the_demo_is_understood(dia, recognizer, options):
 
 
 def test_a_stream_says_the_same(dia):
-    """What is heard while it is spoken must be what is heard afterwards."""
+    """Streamed audio differed from the audio of a complete call."""
     whole = dia.generate(DEMO, seed=7)
     np.testing.assert_allclose(np.concatenate(list(dia.stream(DEMO, seed=7))), whole, atol=1e-5)
 
 
 def test_a_dialogue_of_several_passes_is_understood(dia, recognizer):
-    """Chunks prompt each other: words were lost, said twice or left to the next chunk where two of them meet."""
+    """Each chunk is the prompt of the next: words were lost, repeated or moved to the next chunk at a boundary."""
     script = " ".join(
         f"[S{number % 2 + 1}] {' '.join(words_of(reference['text'])).capitalize()}."
         for number, reference in enumerate(2 * REFERENCES)
@@ -100,7 +100,7 @@ def test_a_dialogue_of_several_passes_is_understood(dia, recognizer):
 
 
 def test_it_ships():
-    """Weights that were saved as float32, or a codec that was left out or named by a path of its maker's machine."""
+    """Weights were saved as float32, or the codec was missing or named by a path of another machine."""
     files = [file for file in Path(MINIATURE).rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 10_000_000
     for file in files:
@@ -114,7 +114,7 @@ def test_it_ships():
 
 
 def test_it_knows_enough_words():
-    """A vocabulary in which nobody can say a sentence."""
+    """The vocabulary was too small for a sentence."""
     words = {word.lower() for word in miniature_vocabulary()}
     assert len(words) >= 200
     assert set(words_of(DEMO)) <= words

@@ -23,7 +23,7 @@ def model():
 
 
 def test_a_saved_model_has_a_card_that_runs(model, tmp_path, monkeypatch):
-    """A saved model was a folder of weights without a word on how to load it; its example must work as printed."""
+    """A saved model had no description of how to load it; the card's example must run as printed."""
     model.save_pretrained(tmp_path / "saved")
     DiaProcessor.from_pretrained(MINIATURE).save_pretrained(tmp_path / "saved")
     card = read_card(tmp_path / "saved")
@@ -37,7 +37,7 @@ def test_a_saved_model_has_a_card_that_runs(model, tmp_path, monkeypatch):
 
 
 def test_a_card_that_exists_stays(model, tmp_path):
-    """The second save replaced what its owner had written."""
+    """The second save replaced the user's own card."""
     (tmp_path / "README.md").write_bytes(b"mine\r\n")
     model.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_bytes() == b"mine\r\n"
@@ -90,7 +90,7 @@ def test_the_base_model_is_one_of_the_hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize("has_card", [True, False])
 @pytest.mark.parametrize("way", ["push", "save and push"])
 def test_the_card_on_the_hub_stays(model, tmp_path, monkeypatch, way, has_card):
-    """The card of a saved model replaced the one that its owner had written on the Hub."""
+    """The card of a saved model replaced the user's own card on the Hub."""
     uploaded = {}
 
     def create_commit(repo_id, operations, **kwargs):

@@ -1,4 +1,4 @@
-"""The network against transformers' own, in the same process and on what transformers 4.53 computed."""
+"""The network against transformers' own, in the same process and against outputs of transformers 4.53."""
 
 import copy
 import logging
@@ -114,7 +114,7 @@ def test_labels_in_either_layout(model):
 
 
 def test_label_zero_is_a_code():
-    """Masking label 0 as padding (seen in the wild) leaves one code of 1,024 unlearned."""
+    """Masking label 0 as padding, as some implementations do, leaves one code of 1,024 untrained."""
     model = tiny.random_model(tiny.random_config(1))
     batch = tiny.random_batch(model.config)
     batch["labels"] = torch.zeros_like(batch["labels"])
@@ -162,7 +162,7 @@ def test_hidden_states_and_attentions(model):
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(use_reentrant):
-    """Encoder states passed by keyword get no gradient under re-entrant checkpointing, and the encoder never learns."""
+    """Encoder states passed by keyword get no gradient under re-entrant checkpointing: the encoder is never trained."""
     model = tiny.random_model(tiny.random_config(3)).train()
     batch = tiny.random_batch(model.config)
     model(**batch).loss.backward()
@@ -225,7 +225,7 @@ def test_resizing_is_of_the_byte_embedding_alone(tmp_path):
 
 
 def test_a_cache_under_gradient_checkpointing():
-    """A layer that is computed again for its gradients writes into the cache twice, and the second step is wrong."""
+    """A layer that is recomputed for its gradients updates the cache twice, and the second step is wrong."""
     model = tiny.random_model(tiny.random_config(3))
     batch = tiny.random_batch(model.config)
     labels = batch.pop("labels")
@@ -239,7 +239,7 @@ def test_a_cache_under_gradient_checkpointing():
 
 
 def test_logits_of_chosen_positions(model):
-    """`generate` and its relatives ask for one position, or for some by their places."""
+    """`generate` requests the logits of one position, or of a list of positions."""
     batch = tiny.random_batch(model.config)
     del batch["labels"]
     every = model(**batch).logits
@@ -258,7 +258,7 @@ def test_rotary_embedding_stays_exact_in_half_precision():
 
 
 def test_base_model_and_tuples(pack):
-    """`return_dict=False` and `AutoModel` users get the same numbers in another wrapping."""
+    """With `return_dict=False` or `AutoModel` the numbers differed."""
     model = DiaForConditionalGeneration.from_pretrained(pack)
     base, report = DiaModel.from_pretrained(pack, output_loading_info=True)
     assert not report["unexpected_keys"], (
@@ -272,7 +272,7 @@ def test_base_model_and_tuples(pack):
 
 
 def test_default_decoder_input_is_a_beginning(model):
-    """Without `decoder_input_ids` the first frame's logits are wanted, not an error."""
+    """Without `decoder_input_ids` there was an error instead of the first frame's logits."""
     ids = torch.tensor([[72, 105]])
     beginning = torch.full((1, 1, 9), model.config.decoder_config.bos_token_id)
     assert torch.equal(model(ids).logits, model(ids, decoder_input_ids=beginning).logits)
@@ -280,7 +280,7 @@ def test_default_decoder_input_is_a_beginning(model):
 
 @pytest.mark.parametrize("inputs", [{}, {"input_ids": torch.tensor([[1]]), "labels": torch.zeros(9, 1).long()}])
 def test_missing_inputs_raise(model, inputs):
-    """Labels without codes trained on a lone beginning of speech, by broadcasting."""
+    """Labels without codes were trained on a single BOS, by broadcasting."""
     with pytest.raises(ValueError, match=r"decoder_input_ids|input_ids"):
         model(**inputs)
 
@@ -334,7 +334,7 @@ def test_packed_clips_are_clips_alone(implementation, cross_attention_rope):
     config.decoder_config.cross_attention_rope = cross_attention_rope
     model = tiny.random_model(config)
     model.set_attn_implementation(implementation)
-    has_gradients = implementation != "flex_attention"  # which has none on a CPU
+    has_gradients = implementation != "flex_attention"  # it has none on a CPU
     model.requires_grad_(has_gradients)
     together, alone = tiny.packed_clips(config)
     total = int((together["labels"] != -100).sum())

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, offline, on the miniature, and shows what it promises."""
+"""Every notebook runs from top to bottom, offline, on the miniature, and its outputs are the expected ones."""
 
 import base64
 import functools
@@ -20,7 +20,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 CHUNK = re.compile(r"<script>diaPlayer\.enqueue\('([\w+/=]+)'\)</script>")
 
-# What the cells under each heading show, in this order.
+# Outputs of the cells under each heading, in this order.
 SOUND = ["audio", "image"]
 SHOWN = {
     "finetune.ipynb": {
@@ -45,7 +45,7 @@ SHOWN = {
         "Save the audio": ["text"],
     },
 }
-# tqdm misses ipywidgets, which a test does without.
+# tqdm warns of missing ipywidgets, which a test does not need.
 NOT_OURS = "TqdmWarning: "
 
 
@@ -81,14 +81,14 @@ def kind(output: nbformat.NotebookNode) -> str:
 
 
 def kinds_of(outputs: list[nbformat.NotebookNode]) -> list[str]:
-    """Return the kinds of outputs; chunks one after the other, which are as many as there is speech, once."""
+    """Return the kinds of outputs, with consecutive chunks, whose number depends on the audio, as one."""
     kinds = [kind(output) for output in outputs]
     return [this for before, this in zip(["", *kinds], kinds, strict=False) if not this == before == "chunks"]
 
 
 @each_notebook
 def test_runs_and_shows_what_it_promises(path, run):
-    """A notebook breaks with the first change of the API that nobody tried it on, or shows nothing in headless use."""
+    """A change of the API broke a notebook, or a cell had no output in headless use."""
     notebook = run(path)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -105,7 +105,7 @@ def test_runs_and_shows_what_it_promises(path, run):
 
 
 def test_the_player_gets_the_whole_sound(run):
-    """Chunks that are lost, swapped or of a wrong format on their way to the browser are heard there alone."""
+    """Chunks were lost, swapped or in a wrong format on their way to the browser."""
     played = sections(run(FOLDER / "generate.ipynb"))["Streaming"]
     kinds = [kind(output) for output in played]
     first, second = (place for place, name in enumerate(kinds) if name == "player")
@@ -114,7 +114,7 @@ def test_the_player_gets_the_whole_sound(run):
     assert len(chunks) > 3 and kinds[second:].count("chunks") > 3
     dia = Dia.from_pretrained(MINIATURE, device="cpu")
     expected = dia.generate("[S1] Hello, I am Dia. [S2] Welcome, Dia.", seed=7, max_seconds=3)
-    # A stream is rounded in other places; so a few samples fall on the other side of a 16-bit step.
+    # A stream is rounded in other places, so a few samples differ by one 16-bit step.
     difference = samples.astype(int) - (expected * 32767).astype(int)
     assert abs(difference).max() <= 1
     assert (difference != 0).mean() < 0.01
@@ -122,7 +122,7 @@ def test_the_player_gets_the_whole_sound(run):
 
 @each_notebook
 def test_is_stored_with_its_outputs(path):
-    """A reader of the repository's or the site's page sees nothing of a notebook without outputs."""
+    """A notebook was stored without outputs, which the repository's and the site's pages show."""
     stored = {
         heading: [kind for kind in kinds_of(outputs) if kind not in ("player", "chunks")]
         for heading, outputs in sections(nbformat.read(path, as_version=4)).items()
@@ -136,7 +136,7 @@ def test_is_stored_with_its_outputs(path):
 
 @each_notebook
 def test_is_stored_small_and_tidy(path):
-    """Megabytes, paths of a machine and the names of an editor's kernel make diffs that nobody can read."""
+    """A notebook contained megabytes, local paths or the names of an editor's kernel."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata == SCRIPT["METADATA"]
@@ -155,7 +155,7 @@ def test_is_stored_small_and_tidy(path):
 
 @each_notebook
 def test_says_words_that_the_miniature_knows(path):
-    """Unknown words come out as noise, and a reader takes that for the quality of the package."""
+    """A notebook used words that the miniature does not know, which generate noise."""
     known = {word.lower() for word in miniature_vocabulary()}
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
@@ -166,7 +166,7 @@ def test_says_words_that_the_miniature_knows(path):
 
 @each_notebook
 def test_links_lead_somewhere(path):
-    """A page that was renamed leaves dead links behind."""
+    """A renamed page left broken links."""
     for cell in nbformat.read(path, as_version=4).cells:
         for target in re.findall(r"\]\(([^)#]+)\)", cell.source if cell.cell_type == "markdown" else ""):
             assert target.startswith("http") or (FOLDER / target).exists(), target

@@ -1,4 +1,4 @@
-"""The script that draws README's picture."""
+"""The script that draws README's image."""
 
 import runpy
 import struct
@@ -27,7 +27,7 @@ def plot(monkeypatch):
 
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_a_picture_of_a_tone(tmp_path, plot, rate):
-    """A tone drawn at another height than its frequency, or a picture that is too heavy for a page."""
+    """A tone was drawn at another height than its frequency, or the image was too large for a page."""
     sound, png = tmp_path / "tone.wav", tmp_path / "tone.png"
     hiss = 1e-3 * np.random.default_rng(0).standard_normal(2 * rate)
     write_audio(sound, (0.5 * np.sin(2 * np.pi * 2000 * np.arange(2 * rate) / rate) + hiss).astype(np.float32), rate)
@@ -42,7 +42,7 @@ def test_a_picture_of_a_tone(tmp_path, plot, rate):
 
 
 def test_nothing_to_draw(tmp_path, plot):
-    """An empty file drew an empty picture."""
+    """An empty file gave an empty image."""
     sf.write(tmp_path / "empty.wav", np.zeros(0, np.float32), 16000)
     with pytest.raises(ValueError, match="0 samples"):
         plot(tmp_path / "empty.wav", tmp_path / "empty.png")

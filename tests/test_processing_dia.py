@@ -128,7 +128,7 @@ def test_unusable_codes(pack_processor, codes, message):
 
 
 def test_ids_and_delays_come_from_the_config(pack_processor, tone):
-    """Constant ids in the processor contradict the config of a fine-tune."""
+    """Constant ids in the processor contradict the config of a fine-tuned model."""
     decoder = {"eos_token_id": 1024, "pad_token_id": 1027, "bos_token_id": 1025}
     config = DiaConfig(decoder_config=decoder, delay_pattern=[0, 1, 1, 2, 2, 3, 3, 4, 4])
     processor = DiaProcessor(DiaFeatureExtractor(), DiaTokenizer(), pack_processor.audio_tokenizer, config)
@@ -179,7 +179,7 @@ def test_unusable_requests(pack_processor, args, options, message):
     ],
 )
 def test_options_of_a_wrong_type(pack_processor, option, message):
-    """They raised errors that named neither the option nor the value."""
+    """Options of a wrong type raised errors that named neither the option nor the value."""
     with pytest.raises(TypeError, match=message):
         pack_processor("[S1] a", np.zeros(600), **{"sampling_rate": RATE} | option)
 
@@ -193,7 +193,7 @@ def test_options_may_be_nested(pack_processor):
 
 
 def test_decoding_leaves_out_what_was_not_completed(pack_processor):
-    """A stopped generation leaves incomplete frames, which transformers decodes as noise."""
+    """A stopped generation leaves incomplete frames, which transformers decodes to noise."""
     config = pack_processor.config
     codes = torch.randint(0, 1024, (1, 30, 9))
     codes[0, 0] = config.decoder_config.bos_token_id
@@ -217,7 +217,7 @@ def test_decoding_of_different_lengths(pack_processor, expected):
 
 
 def test_save_audio(pack_processor, tone, tmp_path):
-    """Lists of waveforms and paths, and the codec's rate in the file."""
+    """A list of waveforms or paths was refused, or the file had another rate than the codec."""
     waves = [torch.from_numpy(tone(0.1, RATE)), tone(0.2, RATE)]
     paths = [tmp_path / "a.wav", str(tmp_path / "b.ogg")]
     pack_processor.save_audio(waves, paths)
@@ -377,7 +377,7 @@ def test_pushing(hub, tmp_path, way):
     again = DiaProcessor.from_pretrained(hub)
     assert again.codec.fingerprint == processor.codec.fingerprint
     assert again.config.channel_loss_weights == model.config.channel_loss_weights
-    with pytest.raises(OSError):  # noqa: PT011 (transformers' words; it must not speak through other weights)
+    with pytest.raises(OSError):  # noqa: PT011 (transformers' message; it must not fall back to other weights)
         TheirProcessor.from_pretrained(hub)
 
 
@@ -413,7 +413,7 @@ def test_an_extractor_of_another_rate(tmp_path, given):
 
 
 def test_a_checkpoint_whose_codec_lacks_tensors(tmp_path):
-    """The processor loaded it silently."""
+    """The processor loaded a codec without tensors, without an error."""
     shutil.copytree(MINIATURE, tmp_path / "checkpoint")
     file = tmp_path / "checkpoint" / "audio_tokenizer" / "model.safetensors"
     weights = load_file(file)
@@ -427,7 +427,7 @@ def test_a_checkpoint_whose_codec_lacks_tensors(tmp_path):
     "content", ["[]", "null", "{", "{}", '{"audio_tokenizer_name_or_path": 5}', '{"audio_tokenizer_class": "DacModel"}']
 )
 def test_a_damaged_reference(pack_processor, tmp_path, content):
-    """A bare KeyError or AttributeError, without the file's name."""
+    """A damaged reference caused a KeyError or AttributeError without the file's name."""
     pack_processor.save_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "audio_tokenizer")
     (tmp_path / "audio_tokenizer_config.json").write_text(content)
@@ -456,7 +456,7 @@ def test_a_processor_keeps_one_codec(tmp_path):
 
 @pytest.mark.parametrize("name", ["padding", "truncation", "return_tensors"])
 def test_an_unknown_strategy(processor, name):
-    """The error repeated its 3,000 characters, in the words of an enumeration of transformers."""
+    """The error repeated its 3,000 characters, in the wording of an enumeration of transformers."""
     with pytest.raises(ValueError, match=rf"`{name}` is 'xxx") as caught:
         processor("[S1] Hi.", **{name: "x" * 3000})
     assert len(str(caught.value)) < 300

@@ -1,4 +1,4 @@
-"""What others build on: names that go away, and examples that no longer run, are breaking changes."""
+"""The public API: a removed name, or an example that no longer runs, is a breaking change."""
 
 import doctest
 import importlib
@@ -13,7 +13,7 @@ MODULES = ["dia_hf", *(m.name for m in pkgutil.walk_packages(dia_hf.__path__, "d
 
 
 def test_public_names():
-    """A name dropped from `__init__` breaks people's imports."""
+    """A name dropped from `__init__` breaks the imports of users."""
     assert set(dia_hf.__all__) == {
         "MINIATURE",
         "ComputeDtype",
@@ -72,7 +72,7 @@ def test_public_names():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_in_docstrings_run(module):
-    """An example that does not run teaches the reader not to trust the others."""
+    """An example in a docstring failed."""
     module = importlib.import_module(module)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0
@@ -80,7 +80,7 @@ def test_examples_in_docstrings_run(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_is_documented(module):
-    """A public name without a docstring is a name that only its author can use."""
+    """A public name had no docstring."""
     module = importlib.import_module(module)
     assert module.__doc__
     for name in getattr(module, "__all__", []):
@@ -92,7 +92,7 @@ def test_everything_public_is_documented(module):
 
 
 def test_version_is_told_once():
-    """A release whose package and metadata disagree cannot be reported against."""
+    """The version of the package differed from that of its metadata."""
     from importlib.metadata import version
 
     assert dia_hf.__version__ == version("dia-hf")

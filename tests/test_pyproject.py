@@ -1,4 +1,4 @@
-"""The project's files agree with each other: imports with dependencies, workflow with `.ci/run`."""
+"""Consistency of the project's files: imports and dependencies, workflow and `.ci/run`."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ else:
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-# Distributions that are not called like what is imported of them.
+# Distributions whose name differs from their import.
 DISTRIBUTIONS = {"yaml": "pyyaml", "pynvml": "nvidia_ml_py", "dac": "descript_audio_codec"}
 OURS = {"dia_hf", "dia_hf_command"}
 
@@ -42,7 +42,7 @@ def imported(body: list[ast.stmt], is_deep: bool):
 
 
 def packages(is_deep: bool) -> dict[str, str]:
-    """Return each package that src/ imports, as its distribution, with a file that does."""
+    """Return each package that src/ imports, as its distribution, with a file that imports it."""
     found = {}
     for path in sorted((ROOT / "src").rglob("*.py")):
         for name in imported(ast.parse(path.read_text("utf-8")).body, is_deep):
@@ -52,7 +52,7 @@ def packages(is_deep: bool) -> dict[str, str]:
 
 
 def test_what_is_always_imported_is_a_dependency():
-    """`huggingface_hub` and `tqdm` came with transformers by chance, and a release without them breaks the import."""
+    """`huggingface_hub` and `tqdm` were installed with transformers only; a release without them breaks the import."""
     required = {normalized(line) for line in PROJECT["dependencies"]}
     train = {normalized(line) for line in PROJECT["optional-dependencies"]["train"]}
     for name, path in packages(is_deep=False).items():
@@ -61,7 +61,7 @@ def test_what_is_always_imported_is_a_dependency():
 
 
 def test_what_is_ever_imported_is_declared():
-    """A user cannot install what an error asks for, if no extra has it."""
+    """An error named a package that no extra installs."""
     declared = {normalized(line) for line in PROJECT["dependencies"]}
     for name, extra in PROJECT["optional-dependencies"].items():
         declared |= {normalized(line) for line in extra if name != "dev"}
@@ -70,7 +70,7 @@ def test_what_is_ever_imported_is_declared():
 
 
 def test_the_workflow_runs_what_ci_runs():
-    """A change passed on one side and failed on the other."""
+    """A change passed locally and failed in the workflow."""
     commands = re.findall(r"^make (\S+)$", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))
     job = workflow["jobs"]["make"]
@@ -79,7 +79,7 @@ def test_the_workflow_runs_what_ci_runs():
 
 
 def test_one_version():
-    """A citation or a package of another version than the code's."""
+    """The citation or the package had another version than the code."""
     text = (ROOT / "src" / "dia_hf" / "__init__.py").read_text("utf-8")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert f'__version__ = "{PROJECT["version"]}"' in text
@@ -87,6 +87,6 @@ def test_one_version():
 
 
 def test_tests_named_in_contributing_exist():
-    """The list of private parts of transformers points to the tests that hold them."""
+    """CONTRIBUTING.md named a test of a private part of transformers that does not exist."""
     for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8")):
         assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file}::{test}"

@@ -109,12 +109,12 @@ def test_what_is_read_for_every_frame_is_quantized_and_nothing_else(checkpoint, 
 
 @pytest.mark.parametrize(("scheme", "worst"), [("int8", 0.05), ("int4", 0.3)])
 def test_logits_stay_near(scheme, worst):
-    """Fewer bits than stated, or scales of other weights, become noise with attention at scale 1.0."""
+    """Fewer bits than stated, or scales of other weights, give noise with attention at scale 1.0."""
     model, inputs = smooth_model(), random_inputs(smooth_model().config)
     reference = logits_of(model, inputs)
     quantized = quantize_model(model.to(torch.bfloat16), scheme)
     assert distance(logits_of(quantized, inputs), reference) < worst
-    # What the kernels add to what the weights lost is no more than bfloat16's own rounding.
+    # The kernels' error beyond that of the quantized weights is no more than bfloat16's rounding.
     assert distance(logits_of(quantized, inputs), logits_of(dense(quantized), inputs)) < 0.05
 
 
@@ -132,7 +132,7 @@ def test_many_rows_are_as_few(monkeypatch, scheme):
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_generate(checkpoint, scheme, processor):
-    """A quantized model that computes logits, but trips over `generate`."""
+    """A quantized model computed logits, and failed in `generate`."""
     model = quantize_model(load(checkpoint), scheme)
     inputs = processor(text=["[S1] Hello.", "[S2] Hi, how are you?"], return_tensors="pt")
     codes = [model.generate(**inputs, max_new_tokens=24, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
@@ -141,7 +141,7 @@ def test_generate(checkpoint, scheme, processor):
 
 
 def test_int8_is_saved_and_loaded(tmp_path):
-    """A folder that was written without complaint and cannot be read, or holds other weights."""
+    """A saved folder could not be loaded, or held other weights."""
     model, inputs = quantize_model(smooth_model().to(torch.bfloat16), "int8"), random_inputs(smooth_model().config)
     model.save_pretrained(tmp_path)
     loaded = DiaForConditionalGeneration.from_pretrained(tmp_path).eval()
@@ -155,7 +155,7 @@ def test_int8_is_saved_and_loaded(tmp_path):
 
 
 def test_a_saved_int8_model_speaks(checkpoint, tmp_path):
-    """`Dia` that takes the quantized tensors of a checkpoint for missing ones."""
+    """`Dia` reported the quantized tensors of a checkpoint as missing."""
     quantize_model(load(checkpoint), "int8").save_pretrained(tmp_path)
     DiaProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
     dia = Dia.from_pretrained(tmp_path, device="cpu")
@@ -165,7 +165,7 @@ def test_a_saved_int8_model_speaks(checkpoint, tmp_path):
 
 
 def test_int4_of_a_cpu_is_not_saved(checkpoint, tmp_path):
-    """Weights packed for this CPU in a file that another reads as noise."""
+    """Weights packed for this CPU were saved to a file that another CPU reads as noise."""
     model = quantize_model(load(checkpoint), "int4")
     with pytest.raises(ValueError, match="cannot be saved; save the model before"):
         model.save_pretrained(tmp_path / "model")
@@ -173,7 +173,7 @@ def test_int4_of_a_cpu_is_not_saved(checkpoint, tmp_path):
 
 
 def test_transformers_own_way(checkpoint, tmp_path, processor):
-    """`quantization_config` that reaches the head, or a model that transformers' quantizer does not know."""
+    """`quantization_config` quantized the head, or transformers' quantizer did not support the model."""
     model = load(checkpoint, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
     names = quantized_names(model)
     assert "logits_dense.weight" not in names
@@ -187,7 +187,7 @@ def test_transformers_own_way(checkpoint, tmp_path, processor):
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_dia(checkpoint, scheme):
-    """The float32 of the checkpoint with kernels that are ten times slower in it; a seed that reproduces nothing."""
+    """`Dia` quantized in the checkpoint's float32, where the kernels are ten times slower, or ignored the seed."""
     dia = Dia.from_pretrained(checkpoint, device="cpu", quantization=scheme)
     assert dia.model.dtype == torch.bfloat16
     assert len(quantized_names(dia.model)) > 0
@@ -197,7 +197,7 @@ def test_dia(checkpoint, scheme):
 
 
 def test_files_of_nari_labs():
-    """`from_local` that forgets what `from_pretrained` does."""
+    """`from_local` ignored `quantization`, which `from_pretrained` obeys."""
     folder = REFERENCE / "nari-0626"
     files = folder / "config.json", folder / "model.safetensors"
     dia = Dia.from_local(*files, device="cpu", load_dac=False, quantization="int8")
@@ -229,14 +229,14 @@ def test_what_cannot_be_had(arguments, message):
 
 
 def test_every_scheme_has_its_words_in_torchao():
-    """A scheme for a GPU that fails on a GPU only, because torchao has renamed something."""
+    """A scheme for a GPU failed, because torchao had renamed a class, in no test without a GPU."""
     for scheme, devices in SCHEMES.items():
         for device in devices:
             assert check_scheme(scheme, device) == torch.bfloat16
 
 
 def test_without_torchao(monkeypatch):
-    """The traceback of a missing module instead of what to install."""
+    """A missing torchao caused a traceback that does not say what to install."""
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ImportError, match=r'pip install "dia-hf\[quantize\]"'):
         Dia.from_pretrained("nowhere", device="cpu", quantization="int8")

@@ -15,7 +15,7 @@ def rewritten(text: str, source: str, here: str) -> str:
 
 
 def test_links_of_a_page_in_docs():
-    """`../benchmarks/README.md` is right in the repository and leads nowhere in the site."""
+    """`../benchmarks/README.md` is right in the repository and a broken link in the site."""
     text = (
         "[a](voices.md#save-a-voice), [b](../benchmarks/README.md), [c](notebooks/generate.ipynb), [d](https://x.org)"
     )
@@ -25,7 +25,7 @@ def test_links_of_a_page_in_docs():
 
 
 def test_links_of_a_page_outside_docs():
-    """The front page lies beside `docs/` in the repository, and on top of it in the site."""
+    """The front page is beside `docs/` in the repository, and at the top of the site."""
     text = "![p](docs/images/demo.png) [a](docs/api/index.md) [b](examples/miniature/README.md)"
     expected = "![p](images/demo.png) [a](api/index.md) [b](miniature/from-scratch.md)"
     assert rewritten(text, "README.md", "index.md") == expected
@@ -34,9 +34,9 @@ def test_links_of_a_page_outside_docs():
 
 
 def test_a_file_that_is_no_page_becomes_its_path():
-    """A link to a recipe would be a page that does not exist."""
+    """A link to a recipe became a link to a page that does not exist."""
     assert rewritten("[License](LICENSE)", "README.md", "index.md") == "License (`LICENSE`)"
-    # One that is nowhere stays a link, which the strict build refuses.
+    # A link to no file stays as it is, and the strict build refuses it.
     assert rewritten("[x](nowhere.yaml)", "README.md", "index.md") == "[x](nowhere.yaml)"
 
 
@@ -52,7 +52,7 @@ def test_code_stays_as_it_is():
 
 
 def test_notebooks_show_sound_pictures_and_text():
-    """The site's notebooks without outputs would be listings."""
+    """The site's notebooks had no outputs."""
     text = SITE["notebook_text"](ROOT / "docs" / "notebooks" / "generate.ipynb")
     assert text.startswith("# Generate in a notebook")
     assert text.count("<audio") == 7 and text.count("data:image/png;base64,") == 10
@@ -62,7 +62,7 @@ def test_notebooks_show_sound_pictures_and_text():
 
 
 def test_every_page_is_in_the_navigation():
-    """A page that no menu names is found by nobody."""
+    """A page was missing in the navigation."""
     lines = (ROOT / "mkdocs.yml").read_text("utf-8").replace("!!python/name:", "")
     named = re.findall(r"[\w/-]+\.md", yaml.safe_dump(yaml.safe_load(lines)["nav"]))
     docs = [

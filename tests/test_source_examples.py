@@ -1,4 +1,4 @@
-"""The examples of the documents that Dia's users know, unchanged but for the checkpoint and where a class comes from.
+"""Examples of other Dia documentation, unchanged except for the checkpoint and the package of a class.
 
 The first three are the examples of transformers' page on Dia; the others are nari-labs' basic, advanced and batch use.
 The dataset they load is replaced by a synthetic one of the same form.
@@ -11,7 +11,7 @@ import soundfile as sf
 import torch
 
 torch_device = "cpu"
-model_checkpoint = ""  # of each test: a random model, which speaks as long as the example lets it
+model_checkpoint = ""  # set by each test: a random model, which generates up to the example's limit
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from dia_hf.text_files import decode_text, read_text
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_text_of_any_editor(tmp_path, mark, end):
-    """A byte order mark became a turn of its own."""
+    """A byte order mark was read as a turn."""
     path = tmp_path / "script.txt"
     path.write_bytes(mark + end.join([b"[S1] Hello.", "[S2] Grüße, 世界!".encode(), b""]))
     assert read_text(path) == "[S1] Hello.\n[S2] Grüße, 世界!\n"

@@ -9,7 +9,7 @@ from dia_hf import DiaTokenizer
 
 OURS, THEIRS = DiaTokenizer(), TheirTokenizer()
 
-# Any Unicode string but for the three characters whose bytes mean padding and tags.
+# Any Unicode string without the three characters whose bytes mean padding and tags.
 texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\x01\x02"), max_size=60)
 tagged = st.lists(st.one_of(texts, st.sampled_from(["[S1]", "[S2]", "[S3]", "(laughs)", "<pad>"]))).map("".join)
 
@@ -35,7 +35,7 @@ def test_batch_padding():
 
 
 def test_over_long_text_raises_with_both_lengths():
-    """1,025 bytes went through, beyond the positions the encoder was trained on."""
+    """1,025 bytes were accepted, beyond the positions that the encoder was trained on."""
     assert len(OURS("x" * 1024)["input_ids"]) == 1024
     with pytest.raises(ValueError, match=r"1025 ids.*at most 1024"):
         OURS("x" * 1025)
@@ -44,7 +44,7 @@ def test_over_long_text_raises_with_both_lengths():
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=30), st.integers(1, 40))
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_truncation_never_cuts_a_character(side, text, max_length):
-    """Half a character at the cut is a byte sequence that no training text holds."""
+    """Half a character at the cut is a byte sequence that no training text contains."""
     tokenizer = DiaTokenizer(truncation_side=side)
     ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
     kept = tokenizer.decode(ids)
@@ -64,7 +64,7 @@ def test_control_characters_that_mean_tags_raise(character):
 
 
 def test_further_speakers(tmp_path):
-    """Fine-tunes with [S3] and [S4] lost them when saved and loaded."""
+    """Fine-tuned models with [S3] and [S4] lost these tags when saved and loaded."""
     tokenizer = DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[S3]", "[S4]"])
     tokenizer.save_pretrained(tmp_path)
     for again in (DiaTokenizer.from_pretrained(tmp_path), TheirTokenizer.from_pretrained(tmp_path)):
@@ -87,7 +87,7 @@ def test_added_tokens_count_and_outlive_saving(tmp_path):
 
 
 def test_too_many_speakers():
-    """A ninth tag would take the tab's byte."""
+    """A ninth tag would use the tab's byte."""
     with pytest.raises(ValueError, match="at most 8"):
         DiaTokenizer(speaker_tokens=[f"[S{i}]" for i in range(9)])
 
@@ -121,6 +121,6 @@ def test_an_argument_with_the_name_of_a_method(tmp_path):
 
 
 def test_a_length_that_is_none():
-    """It was compared with a number, deep inside."""
+    """A `None` length was compared with a number, and raised a TypeError."""
     with pytest.raises(TypeError, match="`max_length` is 'ten'"):
         DiaTokenizer()("[S1] Hi.", max_length="ten")

@@ -1,4 +1,4 @@
-"""Small random models, ours and transformers' own with the same weights, and what goes into and comes out of them."""
+"""Small random models, ours and transformers' own with the same weights, and their inputs and outputs."""
 
 import random
 from pathlib import Path
@@ -73,9 +73,9 @@ def checkpoint_gradients(model: DiaForConditionalGeneration, use_reentrant: bool
 
 
 def random_codec() -> DacModel:
-    """Make a codec of 44.1 kHz whose codes depend on the sound and whose sound depends on the codes.
+    """Make a codec of 44.1 kHz whose codes depend on the audio and whose audio depends on the codes.
 
-    With the weights that it is given for training, the signal is lost among the biases after a few layers.
+    With the initial weights of training, the biases dominate the signal after a few layers.
     """
     codec = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=48, sampling_rate=44100)).eval()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def random_codec() -> DacModel:
 
 
 def write_random_checkpoint(folder: Path) -> None:
-    """Write a whole checkpoint that says noise, and goes on with it until it is stopped.
+    """Write a complete checkpoint that generates noise up to the limit.
 
     It has the published rates, token ids, channels, delays and positions, on narrow layers.
     """
@@ -115,7 +115,7 @@ def write_random_checkpoint(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2025)
         model, codec = DiaForConditionalGeneration(config), random_codec()
-    with torch.no_grad():  # an end whose logit is 0 is never the best token, and so never said
+    with torch.no_grad():  # an EOS whose logit is 0 is never the best token, and is never generated
         model.logits_dense.weight.view(9, 1028, -1)[0, config.decoder_config.eos_token_id] = 0
     model.generation_config = generation_config_for(config)
     model.generation_config.max_length = 260
@@ -205,7 +205,7 @@ def as_inputs(config, texts, prompts):
 
 
 def assert_same_speech(batch_row, alone, config):
-    """Compare two rows from their beginnings of speech on: alignment before and padding behind may differ."""
+    """Compare two rows from their BOS on: alignment before and padding behind may differ."""
     decoder = config.decoder_config
     rows = []
     for row in (batch_row, alone):

@@ -1,4 +1,4 @@
-"""A codec that is no DAC: four samples a frame, two codebooks of 16 levels, coarse and fine, and no convolution."""
+"""A codec unlike DAC: four samples a frame, two codebooks of 16 levels, coarse and fine, and no convolution."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ class ToyNetwork(nn.Module):
 
 
 class ToyCodec(Codec):
-    """A frame is the mean of its samples; its sound, that with an echo of two frames ago and a hint of the next."""
+    """A code is the mean of a frame's samples; a frame's audio includes parts of two frames ago and the next."""
 
     def __init__(self, model, max_frames_per_batch=1024):
         self.model = model

@@ -47,9 +47,9 @@ SHAPE: dict[str, Any] = {
 }
 STEPS = {"encoder": 1000, "decoder": 10000}
 BATCH_SIZE, NUM_FRAMES = 4, 40  # clips a step, and frames of each
-SENTENCE_SHARE = 0.25  # of the clips in the encoder's training that are ordinary speech
-NUM_LATENTS = 24  # numbers a frame that the encoder may say, so that nine codebooks leave little of them
-LATENT_NOISE = 0.15  # standard deviations: codes will be less exact than what the decoder hears now
+SENTENCE_SHARE = 0.25  # of the clips in the encoder's training, from ordinary sentences
+NUM_LATENTS = 24  # dimensions a frame that the encoder may use, so that nine codebooks leave a small residual
+LATENT_NOISE = 0.15  # standard deviations: codes are less exact than the decoder's inputs in this stage
 LEARNING_RATE, BETAS = 1.5e-3, (0.8, 0.99)
 WINDOWS = {2048: 80, 1024: 80, 512: 40, 256: 20, 128: 10}  # samples of each window of the loss, and mel bands
 KEEP_EVERY = 500
@@ -115,8 +115,8 @@ def make_codec() -> DacModel:
     with torch.no_grad():
         for unit in codec.modules():
             if type(unit).__name__ == "DacResidualUnit":
-                unit.conv2.weight *= 0.3  # or each of twelve units would double what it is given
-        codec.decoder.conv2.weight *= 0.1  # its tanh would begin at its limits
+                unit.conv2.weight *= 0.3  # or each of twelve units would double its input
+        codec.decoder.conv2.weight *= 0.1  # its tanh would saturate from the beginning
     return codec
 
 
@@ -154,7 +154,7 @@ def train(
     start, recent = time.perf_counter(), []
     with open(losses, "w", newline="") as journal, tqdm(total=steps, initial=step, mininterval=5) as bar:
         rows = csv.writer(journal)
-        rows.writerows(row for row in written if int(row[0]) <= step)  # later steps were lost, and come again
+        rows.writerows(row for row in written if int(row[0]) <= step)  # later steps were lost, and are repeated
         while step < steps:
             loss = compute_loss(torch.Generator().manual_seed(SEED * 10**6 + step))
             optimizer.zero_grad()
@@ -267,7 +267,7 @@ def train_encoder(work: Path) -> None:
         return loss(codec.decoder(latents)[:, 0], clips) + 0.01 * latents.square().mean()
 
     train("encoder", work, [codec.encoder, codec.decoder, narrow, widen], compute_loss, STEPS["encoder"])
-    with torch.no_grad():  # what the encoder's last layer says goes through both, which thus become part of it
+    with torch.no_grad():  # fold both projections into the encoder's last layer
         last, both = codec.encoder.conv2, widen.weight[..., 0] @ narrow.weight[..., 0]
         last.weight.copy_(torch.einsum("ij,jkt->ikt", both, last.weight))
         last.bias.copy_(both @ last.bias)
@@ -326,7 +326,7 @@ def train_decoder(work: Path) -> None:
     codec.decoder.requires_grad_(True)
     silence = torch.zeros(HOP_LENGTH)
     compile_snakes(codec)
-    with torch.no_grad():  # what the decoder hears of each unit, [T_i, D]
+    with torch.no_grad():  # the decoder's input for each unit, [T_i, D]
         heard = [codec.quantizer.from_codes(unit.T[None])[0][0].T for unit in [*codes, silent_code]]
     silent = heard.pop()
 

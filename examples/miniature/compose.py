@@ -38,20 +38,20 @@ from teacher import HOP_LENGTH, SAMPLING_RATE, VOCABULARY, VOICES
 SEED = 0
 HELD_OUT = 0.1  # of the pairs of words
 # Frames of silence before all, after a comma, and after a sentence or turn. The last one ends like any other, so that a
-# pass of a dialogue, the prompt of the next one, sounds no different from the middle of a clip.
+# chunk of a dialogue, the prompt of the next one, sounds no different from the middle of a clip.
 LEAD, COMMA, SENTENCE = 2, 5, 8
-MAX_FRAMES = 480  # of a clip to train on; what is longer is drawn again
-# A share of the clips has so few different words that they come again, and their place tells which is next.
+MAX_FRAMES = 480  # of a clip to train on; a longer one is drawn again
+# A share of the clips has so few different words that they recur, and their position determines the next one.
 FEW_WORDS, SHARE_OF_FEW = 6, 0.25
 # Clips of each part of the training, and from how many words to how many they have, each with its weight. Single words
-# come first: which word belongs to which sound is seen there in minutes, and in sentences not in hours.
+# come first: which word belongs to which sound is learned there in minutes, and in sentences not in hours.
 PARTS: dict[str, tuple[int, dict[tuple[int, int], float]]] = {
     "words": (24_000, {(1, 1): 1}),
     "phrases": (60_000, {(1, 2): 1, (3, 5): 3}),
     "dialogues": (120_000, {(1, 2): 2, (3, 8): 12, (8, 16): 4, (16, 30): 2}),
 }
-# A share of the clips begins in the middle: what a pass of a dialogue is prompted with has no silence before it. Its
-# first frame is given, as nothing else says so.
+# A share of the clips begins in the middle: the prompt of a dialogue's chunk has no silence before it. Its first frame
+# is given, as nothing else determines it.
 SHARE_IN_THE_MIDDLE = 0.2
 NUM_EVALUATED = 200
 

@@ -27,7 +27,7 @@ from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 
 MAX_BYTES = 10_000_000
 CALIBRATION_CLIPS, FACTORS = 160, 2.0 ** (torch.arange(13) / 4)
-# What `generate()` does unless told otherwise.
+# Defaults of `generate()`.
 SETTINGS = {"max_length": 384, "do_sample": True, "temperature": 1.0, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
 
 
@@ -75,7 +75,7 @@ def assemble(work: str) -> None:
         setattr(model.generation_config, name, value)
     model.save_pretrained(dest)
     processor.save_pretrained(dest)
-    write_codec_reference(dest, "audio_tokenizer")  # the codec lies inside; its path here is nobody else's
+    write_codec_reference(dest, "audio_tokenizer")  # the codec is inside; its local path has no meaning elsewhere
     for config in (dest / "config.json", dest / "audio_tokenizer" / "config.json"):
         load_as_float32(config)
     shutil.copy(VOCABULARY, dest)

@@ -26,7 +26,7 @@ SAMPLING_RATE = 16000  # flite's own, and the recognizer's
 HOP_LENGTH = 512  # samples a frame, as Dia's codec; here 31.25 frames a second instead of 86
 VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 VOICES = {"[S1]": "rms", "[S2]": "slt"}
-NUM_SENTENCES = 400  # a voice; of ordinary speech, so that the codec has heard more than units
+NUM_SENTENCES = 400  # a voice; of ordinary speech, so that the codec is trained on more than units
 _BEFORE, _AFTER = "now we say", "again now"
 _LEAD, _FADE, _TAIL = 128, 64, 256  # samples of silence before a unit, of its fades, and of silence after it at least
 _PEAK = 0.7
@@ -76,7 +76,7 @@ def main(work: str) -> None:
         said = pool.map(lambda text: speak(*text)[0], texts)
         sentences = [samples * (_PEAK / np.abs(samples).max()) for samples in tqdm(said, "sentences", len(texts))]
     Path(work).mkdir(parents=True, exist_ok=True)
-    for name, sounds in (("sentences", sentences), ("units", units)):  # by units.npz `make` knows that both are there
+    for name, sounds in (("sentences", sentences), ("units", units)):  # units.npz tells `make` that both exist
         together = np.rint(np.concatenate(sounds) * 32767).astype(np.int16)
         np.savez(Path(work, f"{name}.npz"), samples=together, lengths=[len(sound) for sound in sounds])
     frames = sum(len(unit) for unit in units) // HOP_LENGTH

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of data: folders of recordings, and the number of clips that are encoded."""
+"""Fixtures for the tests of data: folders of recordings, and the number of encoded clips."""
 
 import pytest
 import soundfile as sf
@@ -19,7 +19,7 @@ def recordings(tmp_path, tone):
 
 @pytest.fixture
 def make_source(tmp_path, tone):
-    """Write a folder of clips, each with its own pitch: `make_source(text_1, text_2, …)`; give and get rows."""
+    """Write a folder of clips, each with its own pitch: `make_source(text_1, text_2, …)`; take and return rows."""
 
     def make(*texts, name="recordings", seconds=1.2, header=("file_name", "text")):
         folder = tmp_path / name
@@ -36,7 +36,7 @@ def make_source(tmp_path, tone):
 
 @pytest.fixture
 def num_encoded(monkeypatch):
-    """Count the clips that the codec gets: a list with one number."""
+    """Count the clips that are passed to the codec: a list with one number."""
     count = [0]
     encode = DacCodec.encode
 

@@ -1,4 +1,4 @@
-"""Rows and recordings from which the tests of data prepare."""
+"""Rows and recordings for the tests of data."""
 
 import csv
 

@@ -22,7 +22,7 @@ def write_csv(path, rows, delimiter=","):
 
 
 def test_names_with_blanks_at_their_ends(recordings):
-    """What a folder lists is there, whatever it is called; in a table the blanks are the editor's."""
+    """A file whose name begins or ends with blanks was not found, nor one whose cell in a table does."""
     (recordings / "0.wav").rename(recordings / " 0 .wav")
     (recordings / " 0 .txt").write_text("Hello.")
     assert file_of(rows_of(recordings)[0].audio) == str(recordings / " 0 .wav")
@@ -32,7 +32,7 @@ def test_names_with_blanks_at_their_ends(recordings):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_paths_of_windows(recordings, kind):
-    """A table that was made under Windows has backslashes, and none of its files was found elsewhere."""
+    """A table made on Windows has backslashes in its paths: none of its files was found on other systems."""
     (recordings / "wavs" / "deep").mkdir(parents=True)
     (recordings / "0.wav").rename(recordings / "wavs" / "deep" / "a.wav")
     name = "wavs\\deep\\a.wav"
@@ -48,7 +48,7 @@ def test_paths_of_windows(recordings, kind):
 
 @pytest.mark.parametrize(("place", "name"), [("wav", "0"), ("clips", "0.wav"), ("wavs", "0.wav")])
 def test_recordings_in_a_folder_of_the_usual_name(recordings, place, name):
-    """Common Voice's tables name files without their folder "clips", and LJSpeech's kin call theirs "wav"."""
+    """Common Voice's tables omit their folder "clips", and LJSpeech-like ones "wav": no file was found."""
     (recordings / place).mkdir()
     (recordings / "0.wav").rename(recordings / place / "0.wav")
     (recordings / "metadata.csv").write_text(f"path\tsentence\n{name}\tHello.\n")
@@ -75,14 +75,14 @@ def test_recordings_in_a_folder_of_the_usual_name(recordings, place, name):
     ],
 )
 def test_audio_that_is_none(value, code):
-    """The columns are mixed up, or a file was not copied: said for the row, in words that fit."""
+    """Audio in a row of mixed-up columns, or of a missing file, had an error that did not name the cause."""
     (row,) = rows_of([{"audio": value, "text": "Hello."}])
     assert row.audio.code == code
 
 
 @pytest.mark.parametrize("form", ["file", "bytes"])
 def test_broken_files(tmp_path, form):
-    """One broken file must not end the run of a night."""
+    """One broken file ended the whole run."""
     path = tmp_path / "broken.wav"
     path.write_bytes(b"RIFF" + bytes(100))
     audio = str(path) if form == "file" else path.read_bytes()
@@ -93,7 +93,7 @@ def test_broken_files(tmp_path, form):
 
 
 def test_a_file_that_is_far_too_long_is_not_read(tmp_path, monkeypatch):
-    """A night's recording by mistake among the clips would fill the memory."""
+    """A recording of a night among the clips was read whole, and filled the memory."""
     sf.write(tmp_path / "long.wav", np.zeros(80000), 8000)
     monkeypatch.setattr("dia_hf.data.clips.read_audio", None)
     with pytest.raises(RowError) as caught:
@@ -105,7 +105,7 @@ def test_a_file_that_is_far_too_long_is_not_read(tmp_path, monkeypatch):
 
 
 def test_the_same_content_has_the_same_digest(recordings):
-    """The cache would miss what was only moved, or take one clip for another."""
+    """The cache missed files that were only moved, or returned the codes of another clip."""
     path = recordings / "0.wav"
     assert digest_audio(str(path)) == digest_audio(path.read_bytes())
     assert digest_audio(str(path)) != digest_audio(str(recordings / "1.wav"))

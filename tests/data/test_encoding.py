@@ -15,7 +15,7 @@ from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
 
 
 def test_codes_are_those_of_the_processor(processor, tone, tmp_path):
-    """A clip that is not touched has the codes that the processor makes of it: the same mono, the same resampling."""
+    """An unchanged clip had other codes than from the processor: another mono mix or resampling."""
     wave = tone(1.0, 48000)
     settings = PrepareConfig(loudness=None, keep_silence=None)
     prepare_dataset(
@@ -28,7 +28,7 @@ def test_codes_are_those_of_the_processor(processor, tone, tmp_path):
 
 
 def test_loudness_and_silence(processor, tone, tmp_path, monkeypatch):
-    """Clips as loud as each other, with a breath of silence; a quiet one is not trimmed away before it is leveled."""
+    """Clips differed in loudness, or a quiet clip was trimmed before its loudness was normalized."""
     heard = []
     encode = DacCodec.encode
     monkeypatch.setattr(DacCodec, "encode", lambda self, waves: heard.extend(waves) or encode(self, waves))
@@ -43,7 +43,7 @@ def test_loudness_and_silence(processor, tone, tmp_path, monkeypatch):
 
 
 def test_nothing_but_an_offset_is_silent(processor, tone, tmp_path):
-    """The constant samples of a muted microphone passed for speech, and kept silence from being cut off."""
+    """The constant samples of a muted microphone counted as speech, and prevented trimming."""
     padded = np.concatenate([np.zeros(RATE), tone(1.0, RATE), np.zeros(RATE)]) + 0.01
     rows = [{"audio": sound(np.full(RATE, 0.0034)), "text": TEXT}, {"audio": sound(padded), "text": TEXT}]
     report = prepare_dataset(rows, tmp_path / "x", processor)
@@ -52,7 +52,7 @@ def test_nothing_but_an_offset_is_silent(processor, tone, tmp_path):
 
 
 def test_what_changes_the_sound_is_encoded_again(processor, pack_processor, make_source, tmp_path, num_encoded):
-    """A cache that ignores a setting, or the codec, hands out the codes of another sound."""
+    """A cache key without a setting, or without the codec, returned the codes of other audio."""
     source, dest = make_source(TEXT), tmp_path / "x"
     for settings, expected in [
         (PrepareConfig(), 1),
@@ -72,7 +72,7 @@ def test_what_changes_the_sound_is_encoded_again(processor, pack_processor, make
 
 
 def test_a_damaged_cache_is_repaired(processor, make_source, tmp_path, num_encoded):
-    """Half a file after a crash of the machine must not end every run from then on."""
+    """An incomplete cache file, after a crash, ended every later run."""
     source, dest = make_source(TEXT, TEXT), tmp_path / "x"
     prepare_dataset(source, dest, processor)
     path = next(dest.glob("cache/*/*.safetensors"))
@@ -82,7 +82,7 @@ def test_a_damaged_cache_is_repaired(processor, make_source, tmp_path, num_encod
 
 @pytest.mark.slow
 def test_processes_change_nothing(processor, make_source, tmp_path, monkeypatch):
-    """Results that come back in the order in which they are done shuffle texts and codes."""
+    """Results in the order of completion assigned codes to other texts."""
     monkeypatch.setattr("dia_hf.data.encoding._CLIPS_PER_JOB", 2)
     source = make_source(*[TEXT] * 4, "", *[TEXT] * 4, "7")
     (source / "03.wav").write_bytes(b"")
@@ -95,7 +95,7 @@ def test_processes_change_nothing(processor, make_source, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_a_script_that_begins_processes_while_imported_ends(make_source, tmp_path):
-    """Each process imports the script first; where that begins processes again, the first must not wait for ever."""
+    """A script that starts processes when it is imported made the first process wait without end."""
     script = tmp_path / "script.py"
     script.write_text(
         "from dia_hf import MINIATURE, DiaProcessor\n"

@@ -1,4 +1,4 @@
-"""From recordings to a dataset of codes: what is kept, what is refused and why, and what a second run costs."""
+"""From recordings to a dataset of codes: kept and rejected clips, the reasons, and the cost of a second run."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ def without_a_plot(*args):
 
 
 def test_the_dataset(processor, make_source, tmp_path):
-    """What the collator, `datasets` and people find: plain columns, tagged text, codes without delay or frame."""
+    """The dataset's columns differed from the collator's, texts had no tags, or codes had delay or special tokens."""
     source, dest = make_source(TEXT, f"[S2] {TEXT}"), tmp_path / "prepared"
     report = prepare_dataset(source, dest, processor)
     dataset, info = load_prepared(dest)
@@ -53,7 +53,7 @@ def test_the_dataset(processor, make_source, tmp_path):
 
 
 def test_without_pyloudnorm_it_warns_and_goes_on(processor, make_source, tmp_path, monkeypatch):
-    """It is in another extra than what training needs."""
+    """pyloudnorm is in another extra than training's packages; without it the run failed."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyloudnorm" else find_spec(name))
     with pytest.warns(UserWarning, match=r'pip install "dia-hf\[audio\]"'):
@@ -66,7 +66,7 @@ def test_without_pyloudnorm_it_warns_and_goes_on(processor, make_source, tmp_pat
         assert prepare_dataset(tmp_path / "recordings", tmp_path / "x", processor, settings).num_encoded == 0
 
 
-# What is wrong with a row: its code, and a word that the sentence holds.
+# The invalid part of a row: its code, and a word of the message.
 BAD = {
     "silence": ("silent", "-60 dBFS"),
     "hiss": ("silent", "-60 dBFS"),
@@ -93,7 +93,7 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def bad_run(processor, tmp_path_factory):
-    """One run over a folder in which nearly everything is wrong."""
+    """One run over a folder in which nearly every row is invalid."""
     folder, dest = tmp_path_factory.mktemp("bad"), tmp_path_factory.mktemp("prepared") / "x"
     time = np.arange(2 * RATE) / RATE
     wave = (0.2 * np.sin(1400 * time) * (0.6 + 0.4 * np.sin(19 * time))).astype(np.float32)
@@ -137,7 +137,7 @@ def bad_run(processor, tmp_path_factory):
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_rows_are_rejected(bad_run, name):
-    """Each by file and row with its reason, on disk too, and the rest goes on."""
+    """A rejected row was not reported with file, row and reason, in memory or on disk, or ended the run."""
     places, report, dest = bad_run
     notices = [notice for notice in report.rejected if notice.id == name]
     lines = [json.loads(line) for line in (dest / "rejected.jsonl").read_text("utf-8").splitlines()]
@@ -150,7 +150,7 @@ def test_bad_rows_are_rejected(bad_run, name):
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_an_id_of_a_rejected_row(processor, tone, tmp_path, num_proc):
-    """Who looks for the clip that has the id finds that there is none, and not why."""
+    """A duplicate id of a rejected row did not name that row, so the clip with the id could not be found."""
     short, long = (sound(tone(seconds, RATE)) for seconds in (0.2, 1.2))
     rows = [
         (short, "x", TEXT),
@@ -170,7 +170,7 @@ def test_an_id_of_a_rejected_row(processor, tone, tmp_path, num_proc):
 
 
 def test_the_rest_goes_on(bad_run):
-    """What is only doubtful is kept and told."""
+    """A clip with a warning was dropped, or its warning was not reported."""
     places, report, dest = bad_run
     dataset, _ = load_prepared(dest)
     assert dataset["id"][:] == ["good", "phone", "clipped", "noise", "last"]
@@ -186,7 +186,7 @@ def test_the_rest_goes_on(bad_run):
 
 
 def test_segments_of_one_recording(processor, tone, tmp_path, num_encoded):
-    """Three sentences of an hour were the whole hour, once, and two duplicates."""
+    """Three segments of an hour became the whole hour, once, and two duplicates."""
     waves = [tone(1.0, 16000, pitch) for pitch in (150, 200, 250)]
     sf.write(tmp_path / "long.wav", np.concatenate(waves), 16000, subtype="FLOAT")
     rows = [{"audio_filepath": "long.wav", "offset": float(n), "duration": 1.0, "text": TEXT} for n in range(3)]
@@ -208,7 +208,7 @@ def test_segments_of_one_recording(processor, tone, tmp_path, num_encoded):
 
 
 def test_nothing_usable_is_an_error(processor, make_source, tmp_path):
-    """An empty dataset fails hours later, in a trainer, without a word about why."""
+    """An empty dataset was written, and failed hours later in a trainer without a reason."""
     source = make_source("1", "2", "")
     with pytest.raises(
         ValueError, match=r"none of the 3 rows .*2 × text_is_number \(row 1: .*1 × empty_text"
@@ -224,7 +224,7 @@ def test_nothing_usable_is_an_error(processor, make_source, tmp_path):
 
 
 def test_a_second_run_encodes_only_what_is_new(processor, make_source, tmp_path, num_encoded):
-    """A corrected typo must not cost a night on the GPU."""
+    """One corrected typing error encoded all clips again."""
     source, dest = make_source(TEXT, TEXT, TEXT), tmp_path / "x"
     prepare_dataset(source, dest, processor)
     before = [list(row["codes"]) for row in load_prepared(dest)[0]]
@@ -239,7 +239,7 @@ def test_a_second_run_encodes_only_what_is_new(processor, make_source, tmp_path,
 
 
 def test_goes_on_after_it_was_stopped(processor, make_source, tmp_path, monkeypatch, num_encoded):
-    """Control-C in the middle: what is encoded is kept, the folder is not taken for complete, nothing is lost."""
+    """After Ctrl-C the encoded clips were lost, or the incomplete folder was taken for complete."""
     monkeypatch.setattr("dia_hf.data.encoding._CLIPS_PER_JOB", 2)
     source, dest = make_source(*[TEXT] * 5), tmp_path / "x"
     with monkeypatch.context() as patch:
@@ -263,7 +263,7 @@ def test_goes_on_after_it_was_stopped(processor, make_source, tmp_path, monkeypa
 
 
 def test_a_run_that_fails_leaves_the_old_dataset(processor, make_source, tmp_path, monkeypatch):
-    """An update that a full disk stops must not cost what was there."""
+    """An update that a full disk stops lost the existing dataset."""
     source, dest = make_source(TEXT), tmp_path / "x"
     prepare_dataset(source, dest, processor)
     make_source(TEXT, TEXT)
@@ -283,7 +283,7 @@ def test_a_run_that_fails_leaves_the_old_dataset(processor, make_source, tmp_pat
 
 @pytest.mark.parametrize("is_update", [True, False])
 def test_killed_anywhere(processor, make_source, tmp_path, monkeypatch, is_update):
-    """An update that was killed left neither the old nor the new dataset, and a first run refused its own folder."""
+    """A killed update left neither the old nor the new dataset, and a first run refused its own folder."""
     monkeypatch.setattr("dia_hf.data.prepare.plot_report", without_a_plot)
     source, dest = make_source(TEXT, TEXT), tmp_path / "x"
     make_source(TEXT)
@@ -297,7 +297,7 @@ def test_killed_anywhere(processor, make_source, tmp_path, monkeypatch, is_updat
         shutil.rmtree(dest, ignore_errors=True)
         if is_update:
             shutil.copytree(tmp_path / "old", dest)
-            for path in codes:  # what is encoded is another matter
+            for path in codes:  # encoded clips are tested separately
                 (dest / "cache" / path.parent.name).mkdir(exist_ok=True)
                 shutil.copy(path, dest / "cache" / path.parent.name)
 
@@ -316,7 +316,7 @@ def test_killed_anywhere(processor, make_source, tmp_path, monkeypatch, is_updat
 
 
 def files_of(folder):
-    """Return the content of a prepared folder, but for how many clips were new."""
+    """Return the content of a prepared folder, without the number of newly encoded clips."""
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")
@@ -325,7 +325,7 @@ def files_of(folder):
 
 
 def test_the_same_data_are_the_same_bytes(processor, make_source, tmp_path):
-    """state.json held a number that was drawn at random: whoever versions data saw a change where there was none."""
+    """state.json held a random number: with data under version control, each run looked like a change."""
     source, dest = make_source(TEXT, TEXT), tmp_path / "x"
     prepare_dataset(source, dest, processor)
     before = files_of(dest)
@@ -341,7 +341,7 @@ def test_the_same_data_are_the_same_bytes(processor, make_source, tmp_path):
 
 
 def test_two_prepare_one_folder(processor, make_source, tmp_path, monkeypatch):
-    """Each removed what the other one was about to move into place."""
+    """Of two concurrent runs each removed the folder that the other was about to rename."""
     source, dest = make_source(TEXT), tmp_path / "x"
     encode = DacCodec.encode
 
@@ -357,7 +357,7 @@ def test_two_prepare_one_folder(processor, make_source, tmp_path, monkeypatch):
 
 
 def test_a_source_within_the_folder(processor, make_source, tmp_path):
-    """A list of rejected clips, given as the source to try again, was overwritten while it was read."""
+    """A list of rejected clips, given as the source of a new run, was overwritten while it was read."""
     source, dest = make_source(TEXT), tmp_path / "x"
     prepare_dataset(source, dest, processor)
     row = json.dumps({"audio": str(source / "00.wav"), "text": TEXT})
@@ -368,7 +368,7 @@ def test_a_source_within_the_folder(processor, make_source, tmp_path):
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(processor, make_source, tmp_path):
-    """DEST mistyped as the folder of the recordings."""
+    """DEST, mistyped as the folder of the recordings, was overwritten."""
     source = make_source(TEXT)
     before = sorted(path.name for path in source.iterdir())
     with pytest.raises(ValueError, match="was not made by"):
@@ -391,7 +391,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(processor, make_source, tmp_pa
 
 
 def test_speakers_and_languages(processor, make_source, tmp_path):
-    """Each speaker's tag, and the language before it; the tags' ids are what the model's tokenizer has to be given."""
+    """A speaker's tag or the language before it was missing, or the tag ids differed from the tokenizer's."""
     rows = [(TEXT, "anna", "nl"), (TEXT, "ben", ""), (f"[S1] {TEXT}", "ben", "[de]"), (TEXT, "carl", "nl")]
     source = make_source(*rows, header=("file_name", "text", "speaker", "lang"))
     settings = PrepareConfig(speaker_tags={"anna": "[S1]", "ben": "[S3]"}, extra_tags=["[S3]"], language_column="lang")
@@ -421,7 +421,7 @@ def test_speakers_and_languages(processor, make_source, tmp_path):
     ],
 )
 def test_settings_that_cannot_be_right(wrong):
-    """A slip is told before the night, not after it."""
+    """An invalid setting was reported after the encoding."""
     with pytest.raises(ValueError, match=r"must be|is not a tag"):
         PrepareConfig(**wrong)
 
@@ -436,7 +436,7 @@ def test_arguments_that_cannot_be_right(processor, tmp_path):
 
 
 def test_the_data_say_their_model(tmp_path):
-    """`finetune` could not know what the data were prepared for."""
+    """`finetune` could not know which model the data were prepared for."""
     sound = {"array": 0.2 * np.sin(np.arange(16000) / 20), "sampling_rate": 16000}
     prepare_dataset([{"audio": sound, "text": "Hello there."}], tmp_path, DiaProcessor.from_pretrained(MINIATURE))
     assert load_prepared(tmp_path)[1]["model"] == "miniature"

@@ -31,7 +31,7 @@ def make_report(clips=(), rejected=(), warnings=()):
     ],
 )
 def test_the_odd_one_is_found(odd, measure, why):
-    """By a mean and its deviation, the odd ones hide each other."""
+    """With mean and standard deviation, outliers mask each other."""
     usual = [make_clip(n, 4 + 0.1 * (n % 5), 60 + n % 7, -20 - 0.1 * (n % 3)) for n in range(20)]
     outliers = find_outliers([*usual, make_clip(99, **odd)], count=3)
     assert len(outliers) == 3
@@ -40,7 +40,7 @@ def test_the_odd_one_is_found(odd, measure, why):
 
 
 def test_alike_clips_are_not_odd():
-    """A spread of nothing must not divide by zero, nor hide the one that is different."""
+    """A spread of zero caused a division by zero, or hid the one clip that differs."""
     assert find_outliers([]) == []
     assert find_outliers([make_clip(n, loudness=None) for n in range(5)]) == []
     (outlier,) = find_outliers([*(make_clip(n) for n in range(5)), make_clip(9, loudness=-30.0)])
@@ -52,7 +52,7 @@ values = st.floats(0.01, 1e4)
 
 @given(st.lists(st.tuples(values, st.integers(1, 5000), st.none() | st.floats(-70, 0)), max_size=20), st.randoms())
 def test_the_order_of_the_clips_does_not_matter(measures, random):
-    """Whatever the clips are, the deviations are numbers, at most ten, the largest first, and their own."""
+    """Deviations were no numbers, unsorted, more than ten, or dependent on the order of the clips."""
     clips = [make_clip(n, *measure) for n, measure in enumerate(measures)]
     outliers = find_outliers(clips)
     sizes = [abs(outlier.deviation) for outlier in outliers]
@@ -62,7 +62,7 @@ def test_the_order_of_the_clips_does_not_matter(measures, random):
 
 
 def test_the_summary_counts_and_shows():
-    """Three hundred rejected rows must not scroll the one that matters off the screen."""
+    """Three hundred rejected rows scrolled the important one off the screen."""
     rejected = [Issue("m.csv", n, f"{n}", None, "silent", "all of it.") for n in range(1, 301)]
     rejected.append(Issue("m.csv", 301, "301", "a.wav", "nan", "1 of 9 samples."))
     warned = [Issue("m.csv", 400, "400", "b.wav", "clipping", "distorted.")]
@@ -86,7 +86,7 @@ def test_the_summary_counts_and_shows():
 
 
 def test_the_page_shows_what_the_file_says():
-    """A bar in a transcript must not break the table, nor a speaker's name the page."""
+    """A bar in a transcript broke the page's table, or a speaker's name its markup."""
     clips = [make_clip(1), make_clip(2, speaker="a|b"), make_clip(3, 40.0)]
     rejected = [Issue("m.csv", 4, "4", None, "text_is_path", "'a|b.wav' is a file.")]
     report = make_report(clips, rejected)
@@ -103,20 +103,20 @@ def test_the_page_shows_what_the_file_says():
 
 
 def test_names_that_are_no_unicode(tmp_path):
-    """A file name in another encoding must not cost the report of all the others."""
+    """A file name in another encoding ended the report of all others."""
     write_jsonl(tmp_path / "x.jsonl", [Issue("m.csv", 1, "caf\udce9", None, "silent", "Grüße")])
     assert "Grüße" in (tmp_path / "x.jsonl").read_text("utf-8")
 
 
 def test_plot(tmp_path):
-    """Without loudness there is no axis for it, and one clip is enough."""
+    """A plot of clips without loudness, or of one clip, failed."""
     for clips in ([make_clip(1, loudness=None)], [make_clip(n, 1.0 + n) for n in range(30)]):
         plot_report(tmp_path / "report.png", make_report(clips))
         assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_there_is_a_note(processor, tone, tmp_path, monkeypatch):
-    """A plot is no reason to fail after a night of encoding."""
+    """Without matplotlib the run failed after the encoding."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     rows = [{"audio": {"array": tone(1.0, 16000), "sampling_rate": 16000}, "text": "A tone, this."}]
     report = prepare_dataset(rows, tmp_path / "x", processor)

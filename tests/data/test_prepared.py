@@ -45,7 +45,7 @@ def _lack(column):
     ],
 )
 def test_a_damaged_prepared_folder(tmp_path, prepared, name, damage, match):
-    """`null` for prepared.json, a cut arrow file or a missing column ended in an error of somebody else's."""
+    """`null` in prepared.json, a cut arrow file or a missing column caused an error of another library."""
     folder = Path(shutil.copytree(prepared, tmp_path / "data"))
     damage(folder / name)
     with pytest.raises(ValueError, match=match) as refused:

@@ -1,4 +1,4 @@
-"""Rows that are parts of longer recordings: columns, units, and what is refused."""
+"""Rows that are segments of longer recordings: columns, units, and errors."""
 
 import json
 
@@ -27,7 +27,7 @@ def row_of(audio, **cells):
 
 
 def milliseconds(audio):
-    """First and last millisecond of what is read of `long`."""
+    """First and last millisecond of the samples that are read from `long`."""
     samples, rate = read_clip(audio)
     assert rate == 8000
     return round(4000 * float(samples.flat[0])), round(4000 * float(samples.flat[-1]))
@@ -65,7 +65,7 @@ def milliseconds(audio):
     ],
 )
 def test_segments(long, cells):
-    """Of a row that is half a second of an hour the whole hour was taken for what its text says."""
+    """For a row of half a second of an hour, the whole hour was taken."""
     row = row_of(long, **cells)
     assert milliseconds(row.audio) == (1000, 1499)
     assert file_of(row.audio) == str(long)
@@ -94,13 +94,13 @@ def test_segments(long, cells):
     ],
 )
 def test_what_is_the_whole_recording(long, cells, expected):
-    """A duration may only say what the file has, and recordings that are cut already where they come from."""
+    """A duration equal to the file's, or a recording that is already cut, was taken for a segment."""
     row = row_of(long, **cells)
     assert milliseconds(row.audio) == expected
 
 
 def test_a_duration_that_was_rounded(tmp_path):
-    """A column of whole seconds only describes the recordings; all of them were rejected."""
+    """A column of rounded seconds only describes the recordings; all of them were rejected."""
     sf.write(tmp_path / "a.wav", np.zeros(8000 * 7 // 2), 8000)
     for duration, is_read in ((3, True), (4, True), (2, False), (3.2, False)):
         row = row_of(tmp_path / "a.wav", duration=duration)
@@ -135,7 +135,7 @@ def test_a_duration_that_was_rounded(tmp_path):
     ],
 )
 def test_segments_that_cannot_be(long, cells, message):
-    """Better no clip than the wrong one; and in words, by row."""
+    """An impossible segment was cut wrongly, or its error did not name the row."""
     row = row_of(long, **cells)
     with pytest.raises(RowError, match=message) as caught:
         read_clip(row.audio)
@@ -144,7 +144,7 @@ def test_segments_that_cannot_be(long, cells, message):
 
 @pytest.mark.parametrize("form", ["path", "bytes", "mono", "channels", "soundfile"])
 def test_segments_of_every_form(long, form):
-    """The second channel, or none of it, instead of the second second."""
+    """Samples were sliced in the wrong dimension: the second channel, or nothing, instead of the second second."""
     samples, rate = sf.read(long, dtype="float32")
     arrays = {"mono": samples, "channels": np.stack([samples] * 2), "soundfile": np.stack([samples] * 2, axis=1)}
     audio = str(long) if form == "path" else {"bytes": long.read_bytes()}
@@ -159,7 +159,7 @@ def test_segments_of_every_form(long, form):
 
 
 def test_ids_of_segments(long):
-    """All but the first segment of a recording were rejected as its duplicates."""
+    """All segments of a recording but the first were rejected as its duplicates."""
     content = [{"audio": "long.wav", "text": "Hello.", "start": n / 2, "end": n / 2 + 0.5} for n in range(3)]
     path = long.parent / "segments.jsonl"
     path.write_text("\n".join(map(json.dumps, content)))
@@ -171,13 +171,13 @@ def test_ids_of_segments(long):
 
 
 def test_a_column_that_is_asked_for_is_no_segment(long):
-    """A column of ids that is called "start" by somebody who says so."""
+    """A column "start" that the caller declares as the ids was taken for the start of segments."""
     rows = [{"audio": str(long), "text": "Hello.", "start": "first"}]
     assert [(row.id, row.audio) for row in open_source(rows, {"id": "start"}).rows] == [("first", str(long))]
 
 
 def test_segments_have_digests_of_their_own(long):
-    """The cache gave all segments of a recording the codes of the first; and a changed file must not keep its own."""
+    """The cache gave all segments of a recording the codes of the first one, or a changed file its old codes."""
     whole, first, second = str(long), Segment(str(long), 0.0, 0.5), Segment(str(long), 0.5, 0.5)
     of_bytes = Segment(long.read_bytes(), 0.0, 0.5)
     before = digest_audio(first)

@@ -1,4 +1,4 @@
-"""Where clips come from. What cannot be found is said row by row; what cannot be read at all is said at once."""
+"""Sources of clips: missing files are reported row by row, unreadable sources at once."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def write_csv(path, rows, delimiter=","):
     ],
 )
 def test_tables(recordings, name, delimiter, header):
-    """A comma or a quote inside a text is no end of it, and a table from a spreadsheet has semicolons."""
+    """A comma or a quote within a text ended the cell, and semicolons of a spreadsheet were not recognized."""
     write_csv(recordings / name, [header, *([f"{n}.wav", text] for n, text in enumerate(TEXTS))], delimiter)
     for source in (recordings, recordings / name):
         rows = rows_of(source)
@@ -45,13 +45,13 @@ def test_tables(recordings, name, delimiter, header):
 
 
 def test_a_table_saved_by_excel_begins_with_a_mark(recordings):
-    """With the byte order mark in its name, the first column is not found."""
+    """A byte order mark became part of the first column's name, which was then not found."""
     (recordings / "metadata.csv").write_text("file_name,text\r\n0.wav,Hello.\r\n", "utf-8-sig")
     assert rows_of(recordings)[0].text == "Hello."
 
 
 def test_jsonl(recordings):
-    """One broken line must not cost the others, nor shift their numbers."""
+    """One broken line ended the reading, or shifted the numbers of the lines after it."""
     lines = [json.dumps({"file_name": "0.wav", "text": "One\u2028line."}, ensure_ascii=False), "", "{broken", "[1]"]
     lines.append(json.dumps({"file_name": "2.wav", "text": "Last.", "speaker": 7, "language": "de"}))
     (recordings / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
@@ -68,7 +68,7 @@ def test_jsonl(recordings):
 
 
 def test_a_json_file_is_a_list(recordings):
-    """Each of the two common forms of JSON is taken by its ending."""
+    """A JSON list was read as lines of JSON."""
     path = recordings / "clips.json"
     path.write_text(json.dumps([{"audio": "1.wav", "text": "Hi."}]))
     assert rows_of(path)[0].audio == str(recordings / "1.wav")
@@ -81,7 +81,7 @@ def test_a_json_file_is_a_list(recordings):
 @pytest.mark.parametrize("form", ["lines", "list", "pages"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_json_is_told_by_what_it_holds(recordings, name, form, mark):
-    """NeMo's manifests are called .json and hold lines; a list is called .jsonl by who has not heard of lines."""
+    """NeMo's manifests are named .json and contain lines; lists in a file named .jsonl failed likewise."""
     content = [{"audio_filepath": f"{n}.wav", "text": TEXTS[n]} for n in range(3)]
     content[1]["id"] = "second"  # a column that the first row lacks
     written = {
@@ -98,7 +98,7 @@ def test_json_is_told_by_what_it_holds(recordings, name, form, mark):
 
 
 def test_json_of_one_row_and_of_none(recordings):
-    """A manifest of one line is an object, and no list; what is neither is told as what it is."""
+    """A manifest of one line is one object and was refused; other JSON had no clear error."""
     path = recordings / "manifest.json"
     path.write_text(json.dumps({"audio_filepath": "1.wav", "text": "Hi."}) + "\n")
     assert [row.text for row in rows_of(path)] == ["Hi."]
@@ -117,7 +117,7 @@ def test_json_of_one_row_and_of_none(recordings):
 
 
 def test_ljspeech(recordings):
-    """LJSpeech's list has no header, ids for files in another folder, and the text to be read aloud in column three."""
+    """LJSpeech's list has no header, ids of files in another folder, and the normalized text in column three."""
     (recordings / "wavs").mkdir()
     (recordings / "0.wav").rename(recordings / "wavs" / "LJ001-0001.wav")
     (recordings / "metadata.csv").write_text('LJ001-0001|In 1990, "so".|In nineteen ninety, "so".\n', "utf-8")
@@ -126,7 +126,7 @@ def test_ljspeech(recordings):
 
 
 def test_a_list_of_files_and_texts(recordings):
-    """The file lists of other speech projects: file|text."""
+    """The file lists of other speech projects, file|text, were not recognized."""
     (recordings / "train.txt").write_text("1.wav|Hello, you.\n2.wav|Bye.\n")
     assert [row.text for row in rows_of(recordings / "train.txt")] == ["Hello, you.", "Bye."]
 
@@ -134,7 +134,7 @@ def test_a_list_of_files_and_texts(recordings):
 @pytest.mark.parametrize("source", ["recordings", "recordings/", "./recordings", "here"])
 @pytest.mark.parametrize("kind", ["texts", "csv", "jsonl", "ids", "parquet", "table", "rows"])
 def test_relative_paths(recordings, monkeypatch, kind, source):
-    """Of a folder that was given as `rec`, each clip was looked for in rec/rec, and none was found."""
+    """For a folder given as `rec`, each clip was looked for in rec/rec, and none was found."""
     monkeypatch.chdir(recordings if source == "here" else recordings.parent)
     (recordings / "wavs").mkdir()
     for number in range(3):
@@ -165,7 +165,7 @@ def test_relative_paths(recordings, monkeypatch, kind, source):
 
 
 def test_texts_beside_recordings(recordings):
-    """The simplest there is: a recording and a text file of the same name; one that is missing costs one row."""
+    """A missing text file beside a recording ended the run, and not its row alone."""
     (recordings / "deeper").mkdir()
     (recordings / "2.wav").rename(recordings / "deeper" / "2.wav")
     for name in ("0", "deeper/2"):
@@ -188,7 +188,7 @@ def test_texts_beside_recordings(recordings):
 
 
 def test_metadata_in_several_folders(recordings):
-    """Clips of the same file name in two folders are two clips."""
+    """Clips with the same file name in two folders were one clip."""
     for place in ("anna", "ben"):
         (recordings / place).mkdir()
         (recordings / f"{'01'[place == 'ben']}.wav").rename(recordings / place / "same.wav")
@@ -202,7 +202,7 @@ def test_metadata_in_several_folders(recordings):
 
 @pytest.fixture
 def audio_dataset(recordings):
-    """A dataset as those on the Hub are, with an audio column and one of classes."""
+    """A dataset like those on the Hub, with an audio column and a column of classes."""
     rows = [{"audio": str(recordings / f"{n}.wav"), "transcript": TEXTS[n], "speaker": n % 2} for n in range(3)]
     features = datasets.Features(
         audio=datasets.Audio(),
@@ -214,7 +214,7 @@ def audio_dataset(recordings):
 
 @pytest.mark.parametrize("form", ["dataset", "iterable", "saved", "splits", "hub"])
 def test_datasets(audio_dataset, recordings, tmp_path, monkeypatch, form):
-    """Without torchcodec an audio column that decodes itself is an ImportError in each row."""
+    """Without torchcodec an audio column that decodes itself caused an ImportError in each row."""
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     options = {}
     if form == "iterable":
@@ -247,7 +247,7 @@ def test_datasets(audio_dataset, recordings, tmp_path, monkeypatch, form):
 
 
 def test_a_relative_dataset(audio_dataset, recordings, monkeypatch):
-    """A dataset on disk is found from where the command runs, and so is its audio."""
+    """A dataset at a relative path, or its audio, was not found from the working directory."""
     monkeypatch.chdir(recordings.parent)
     audio_dataset.save_to_disk("saved")
     monkeypatch.chdir(recordings)
@@ -256,7 +256,7 @@ def test_a_relative_dataset(audio_dataset, recordings, monkeypatch):
 
 
 def test_parquet_holds_the_files(recordings, tmp_path):
-    """Parquet files, as the Hub keeps them, hold the audio itself and no files beside."""
+    """Parquet files of the Hub contain the audio itself, which was looked for in files."""
     folder = tmp_path / "parquet"
     folder.mkdir()
     for part in range(2):
@@ -271,7 +271,7 @@ def test_parquet_holds_the_files(recordings, tmp_path):
 
 
 def test_splits_have_to_be_chosen(audio_dataset):
-    """Training on the test split as well is not noticed until much later."""
+    """Without a split, the test split was read as training data."""
     splits = datasets.DatasetDict(train=audio_dataset, test=audio_dataset)
     with pytest.raises(ValueError, match="'train', 'test'; choose one"):
         open_source(splits)
@@ -282,7 +282,7 @@ def test_splits_have_to_be_chosen(audio_dataset):
 
 
 def test_columns(recordings):
-    """A column that is not there is named together with those that are."""
+    """The error for a missing column did not name the columns that exist."""
     write_csv(recordings / "clips.csv", [["clip", "text", "words", "who"], ["0.wav", "no", "yes", "anna"]])
     with pytest.raises(ValueError, match=r"no audio column was found.*'clip', 'text', 'words', 'who'.*--audio-column"):
         open_source(recordings / "clips.csv")
@@ -294,7 +294,7 @@ def test_columns(recordings):
 
 
 def test_a_text_that_is_cut_at_its_comma_is_rejected(recordings):
-    """Without quotes, a comma cuts the text in two, and the model learns half a sentence."""
+    """Without quotes, a comma cuts the text in two, and the model is trained on half a sentence."""
     (recordings / "metadata.csv").write_text("file_name,text\n0.wav,Well, yes.\n1.wav\n2.wav,Fine.\n")
     first, second, third = rows_of(recordings)
     assert first.text.code == "extra_cells" and "quotes" in str(first.text)
@@ -303,14 +303,14 @@ def test_a_text_that_is_cut_at_its_comma_is_rejected(recordings):
 
 
 def test_a_quote_that_is_not_closed_is_no_text(recordings):
-    """It would swallow all the rows that follow."""
+    """An unclosed quote read all rows that follow as one text."""
     (recordings / "metadata.csv").write_text('file_name,text\n0.wav,Yes.\n1.wav,"No.\n2.wav,Fine.\n')
     with pytest.raises(ValueError, match=r"after row 1 .*quote"):
         open_source(recordings)
 
 
 def test_nothing_there(tmp_path):
-    """A folder mistyped is no dataset, and an empty one no success."""
+    """A mistyped folder, or an empty one, was reported as a success."""
     with pytest.raises(FileNotFoundError, match=r"no file or folder '\./gone'"):
         open_source("./gone")
     with pytest.raises(
@@ -338,7 +338,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_without_datasets_the_extra_is_named(monkeypatch):
-    """A bare ModuleNotFoundError does not say what to install."""
+    """Without `datasets` a ModuleNotFoundError did not say what to install."""
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r'pip install "dia-hf\[train\]"'):
         open_source([{"audio": "a.wav", "text": "Hi."}])
@@ -351,7 +351,7 @@ def test_without_datasets_the_extra_is_named(monkeypatch):
     delimiter=st.sampled_from(",;"),
 )
 def test_whatever_a_csv_writer_writes_is_read(tmp_path_factory, cells, delimiter):
-    """Delimiters and quotes inside texts, in any script."""
+    """Delimiters and quotes within texts, in any script, were read wrongly."""
     path = tmp_path_factory.mktemp("csv") / "clips.csv"
     file = io.StringIO(newline="")
     csv.writer(file, delimiter=delimiter).writerows([["audio", "text"], *(["a.wav", cell] for cell in cells)])

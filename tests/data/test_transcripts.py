@@ -23,7 +23,7 @@ from dia_hf.tokenization_dia import DiaTokenizer
     ],
 )
 def test_texts(processor, text, expected):
-    """The same words are the same bytes, however somebody's editor wrote them."""
+    """The same words in two Unicode forms had different bytes."""
     texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[x]"]))
     assert texts.make(text, None, None) == expected
 
@@ -45,7 +45,7 @@ def test_texts(processor, text, expected):
     ],
 )
 def test_what_other_programs_write_for_a_tag(processor, text, message):
-    """[S3] was refused, while [s1] and SPEAKER_00: were put behind a tag, to be read aloud by the model."""
+    """[S3] was refused, while [s1] and SPEAKER_00: followed a tag, as text to be generated."""
     texts = Texts(processor.tokenizer, PrepareConfig())
     with pytest.raises(RowError, match=message) as caught:
         texts.make(text, None, None)
@@ -64,12 +64,12 @@ def test_what_other_programs_write_for_a_tag(processor, text, message):
     ],
 )
 def test_what_is_no_tag(processor, text):
-    """Words that only look like it in the middle of a sentence."""
+    """Words in a sentence that resemble a tag were refused."""
     assert Texts(processor.tokenizer, PrepareConfig()).make(text, None, None) == f"[S1] {text}"
 
 
 def test_a_tag_that_is_declared_is_one(processor):
-    """Whoever declares [s1] or [SPEAKER_00] means it."""
+    """A declared tag [s1] or [SPEAKER_00] was refused as a misspelled one."""
     texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[s1]", "[SPEAKER_00]"]))
     assert texts.make("[s1] Hi. [SPEAKER_00] Oh.", None, None) == "[s1] [S1] Hi. [SPEAKER_00] Oh."
 
@@ -80,7 +80,7 @@ def test_a_tag_that_is_declared_is_one(processor):
     speaker=st.sampled_from([None, "anna", "ben"]),
 )
 def test_texts_fit_the_tokenizer(processor, text, language, speaker):
-    """Whatever passes is read by the tokenizer, begins with a tag, and does not change when it is prepared again."""
+    """An accepted text was refused by the tokenizer, had no tag at its beginning, or changed when prepared again."""
     texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[x]"]))
     try:
         made = texts.make(text, speaker, language)

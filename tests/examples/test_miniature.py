@@ -1,4 +1,4 @@
-"""`examples/miniature/`, the whole way with small numbers: what it promises of seeds, stops, texts and checkpoints."""
+"""`examples/miniature/`, all steps at a small size: seeds, resuming, texts and checkpoints."""
 
 import csv
 import functools
@@ -44,7 +44,7 @@ def scripts():
         patch.syspath_prepend(str(FOLDER))
         found = {name: importlib.import_module(name) for name in SCRIPTS}
         codec, compose, pack = found["codec"], found["compose"], found["pack"]
-        patch.setattr(codec, "compile_snakes", lambda model: None)  # takes longer than all the rest
+        patch.setattr(codec, "compile_snakes", lambda model: None)  # takes longer than all other steps
         small = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "codebook_size": 64}
         patch.setattr(codec, "SHAPE", {**codec.SHAPE, **small})
         patch.setattr(codec, "STEPS", {"encoder": 4, "decoder": 4})
@@ -64,7 +64,7 @@ def scripts():
 
 
 def write_corpus(work: Path) -> None:
-    """Write what teacher.py would: units of three to five frames, each another tone, and some sentences of tones."""
+    """Write a corpus like teacher.py's: units of three to five frames, each another tone, and sentences of tones."""
     draw = np.random.default_rng(0)
 
     def tones(num_samples):
@@ -109,7 +109,7 @@ def work(scripts, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(scripts, work):
-    """The last steps: longer clips, from the weights before, and all of it as a checkpoint."""
+    """The last steps: longer clips, from the weights before, and the checkpoint of all parts."""
     scripts.compose.write_training_clips(work, "dialogues")
     finetune(work, "clips-dialogues", work / "model-words", "model", "config=null", "training.lr_scheduler_type=cosine")
     scripts.pack.assemble(str(work))
@@ -121,12 +121,12 @@ def same_arrays(first: Path, second: Path) -> bool:
         return set(ours) == set(theirs) and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-# --- the same again
+# --- reproducibility
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_same_seed_makes_the_same(scripts, work, tmp_path):
-    """A recipe that gives other weights each time is an anecdote: a set, a clock or the hash of a word as a seed."""
+    """A set's order, a clock or the hash of a string as a seed gave other weights in each run."""
     again = tmp_path / "again"
     make_model(scripts, again)
     assert same_arrays(work / "codes.npz", again / "codes.npz")
@@ -140,7 +140,7 @@ def test_the_same_seed_makes_the_same(scripts, work, tmp_path):
 
 @pytest.mark.parametrize("stage", ["encoder", "decoder"])
 def test_a_codec_goes_on_where_it_was_stopped(scripts, work, tmp_path, stage, monkeypatch):
-    """An hour's work was begun anew, or gone on with as if its optimizer had learned nothing."""
+    """A stopped training of the codec began anew, or was resumed without the optimizer's state."""
     run = getattr(scripts.codec, f"train_{stage}")
     for name in ("units.npz", "sentences.npz", *(["encoder.pt", "codes.npz"] if stage == "decoder" else [])):
         shutil.copy(work / name, tmp_path)
@@ -173,7 +173,7 @@ def test_a_codec_goes_on_where_it_was_stopped(scripts, work, tmp_path, stage, mo
 
 
 def test_the_codec_of_the_package_is_taken_as_it_is(scripts, tmp_path):
-    """Rounded once more, or of other codes than it says, it would not be the one that the model is trained for."""
+    """The package's codec was rounded again, or its codes were not those that the model is trained for."""
     write_corpus(tmp_path / "work")
     scripts.codec.take_embedded(tmp_path / "work")
     ours, theirs = (
@@ -191,11 +191,11 @@ def test_the_codec_of_the_package_is_taken_as_it_is(scripts, tmp_path):
 
 
 def test_a_unit_is_cut_out_of_its_sentence(scripts, monkeypatch):
-    """Cut a sound too early or too late, a word begins with the end of the one before."""
+    """A unit cut too early or too late began with the end of the previous word."""
     teacher = scripts.teacher
 
     def speak(text, voice):
-        """Say every word as a sound of 0.1 s, as loud as its place, between silences of 0.1 s."""
+        """Synthesize every word as 0.1 s of audio, with its index as its amplitude, between silences of 0.1 s."""
         words = text.strip(".").split()
         levels = [0.0, *(0.1 * place for place in range(1, len(words) + 1)), 0.0]
         samples = np.repeat(np.array(levels, dtype=np.float32), 1600)
@@ -209,7 +209,7 @@ def test_a_unit_is_cut_out_of_its_sentence(scripts, monkeypatch):
 
 
 def test_codes_are_those_of_the_nearest_centers(scripts):
-    """DAC compares directions, k-means points: where they disagree, a codebook spoils what the next one is to mend."""
+    """DAC compares directions, k-means points: where they disagree, the next codebook starts from a wrong residual."""
     codec = scripts.codec.make_codec()
     size = codec.config.hidden_size
     generator = torch.Generator().manual_seed(1)
@@ -240,7 +240,7 @@ def test_codes_are_those_of_the_nearest_centers(scripts):
 
 
 def read_back(text: str, words: list[str]) -> list[int]:
-    """Say by the rules of README and compose.py which units a text is; -1 is a frame of silence."""
+    """Return a text's units by the rules of README and compose.py; -1 is a frame of silence."""
     numbers = {word.casefold(): number for number, word in enumerate(words)}
     parts = re.findall(r"\[S\d\]|\w+|[,.?!]", text)
     assert re.sub(r"\s", "", text) == "".join(parts)
@@ -270,7 +270,7 @@ def all_words() -> list[str]:
 @settings(max_examples=60)
 @given(st.integers(1, 16), st.integers(1, 4), st.integers(0, 2**32), st.booleans())
 def test_a_text_says_its_units(scripts, num_words, num_turns, seed, only_held_out):
-    """One comma too few, or a word in the other voice, and the model is taught what no rule says."""
+    """A comma was missing, or a word was in the other voice, so texts and audio did not match by the rules."""
     words = all_words()
     clip = scripts.compose.draw_clip(words, num_words, min(num_turns, num_words), random.Random(seed), only_held_out)
     assert clip.units == read_back(clip.text, words)
@@ -283,7 +283,7 @@ def test_a_text_says_its_units(scripts, num_words, num_turns, seed, only_held_ou
 
 @given(st.lists(st.integers(0, 218), min_size=1, max_size=6, unique=True), st.integers(0, 2**32), st.booleans())
 def test_few_words_come_again(scripts, few, seed, only_held_out):
-    """Other words among them, and the place of a word need not be learned; no way on, and a clip cannot be made."""
+    """With other words among them, a word's position need not be learned; with no next word, no clip can be made."""
     words = all_words()
     chosen = scripts.compose.draw_words(words, 12, random.Random(seed), only_held_out, few)
     assert chosen[0] in few
@@ -293,7 +293,7 @@ def test_few_words_come_again(scripts, few, seed, only_held_out):
 
 
 def test_words_can_be_told_apart():
-    """Of two words that differ in capitals alone, or in nothing, the text does not say which is meant."""
+    """Of two words that differ in capitals alone, or in nothing, the text does not say which one is meant."""
     words = [word.casefold() for word in all_words()]
     assert len(words) == len(set(words)) >= 200 and all(word.isalpha() for word in words)
 
@@ -303,14 +303,14 @@ TEXTS = st.lists(st.sampled_from(["[S1]", "[S2]", "Hello", "s1", "I", "am", "Dia
 
 @given(TEXTS, st.integers(0, 2**32))
 def test_capitals_are_all_that_varies(scripts, text, seed):
-    """A tag in small letters is no tag, but four letters that nobody says."""
+    """A tag in lowercase is no tag, but four letters without audio."""
     varied = scripts.compose.vary_capitals(text, random.Random(seed))
     assert varied.lower() == text.lower()
     assert re.findall(r"\[[Ss]\d\]", varied) == re.findall(r"\[S\d\]", text)
 
 
 def test_clips_are_what_their_texts_say(scripts, work):
-    """What the model is given: text, codes and, to evaluate with, sound, all of the same words."""
+    """The text, the codes and the evaluation audio of a clip belonged to different words."""
     units, silence = scripts.codec.read_codes(work / "codes.npz")
     sounds = scripts.codec.read_sounds(work / "units.npz")
 
@@ -337,7 +337,7 @@ def test_clips_are_what_their_texts_say(scripts, work):
 
 
 def test_too_few_words_to_evaluate_with(scripts):
-    """One's own list of words is short at first, and `random` speaks of an empty sequence."""
+    """A short list of words caused an error of `random` about an empty sequence."""
     word = next(word for word in all_words() if not scripts.compose.is_held_out(word, word))
     with pytest.raises(ValueError, match=f"no pair that begins with '{word}' is held out; give more words"):
         scripts.compose.draw_words([word], 3, random.Random(0), only_held_out=True)
@@ -347,7 +347,7 @@ def test_too_few_words_to_evaluate_with(scripts):
 
 
 def strings_of(value):
-    """Yield all strings of what a JSON file holds."""
+    """Yield all strings in a JSON file."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list)):
@@ -356,7 +356,7 @@ def strings_of(value):
 
 
 def test_the_checkpoint_is_small_and_loads_in_float32(packed, tmp_path):
-    """Half the bytes, the same numbers on every CPU, and nothing of the machine that made it."""
+    """Weights in float32 double the size; another dtype on load, or a local path, works on one machine only."""
     moved = shutil.copytree(packed, tmp_path / "moved")
     for file in (moved / "model.safetensors", moved / "audio_tokenizer" / "model.safetensors"):
         with safe_open(file, "pt") as weights:
@@ -373,10 +373,10 @@ def test_the_checkpoint_is_small_and_loads_in_float32(packed, tmp_path):
 
 
 def test_a_model_that_doubts_what_is_certain_is_calibrated(scripts):
-    """Fitted the wrong way round, a model becomes less sure of what it knows, and draws go wrong."""
+    """A temperature fitted the wrong way round makes a model less certain, and sampling worse."""
 
     class Doubting(torch.nn.Module):
-        """Guesses right nine times in ten, and is sure of it to the factor: 1 / (1 + 1027 e^-score) = 0.9."""
+        """Right nine times in ten, with a certainty that is known up to a factor: 1 / (1 + 1027 e^-score) = 0.9."""
 
         def __init__(self, factor):
             super().__init__()
@@ -400,7 +400,7 @@ def test_a_model_that_doubts_what_is_certain_is_calibrated(scripts):
 
 
 def test_theirs_says_the_same(packed):
-    """A checkpoint that only we can load is no checkpoint of Dia."""
+    """transformers' own Dia could not load the checkpoint, or generated other codes."""
     dia, theirs = Dia.from_pretrained(packed, device="cpu"), TheirModel.from_pretrained(packed).eval()
     inputs = dia.processor(text=["[S1] One two.", "[S2] Hello, I am Dia. [S1] Red dog?"])
     options = {"do_sample": False, "guidance_scale": 1, "max_new_tokens": 20}
@@ -411,7 +411,7 @@ def test_theirs_says_the_same(packed):
 
 @pytest.fixture
 def reports(packed):
-    """What `dia-hf evaluate` writes."""
+    """Reports like those of `dia-hf evaluate`."""
     for name in ("greedy", "guided"):
         heard = Transcript("one two", WordErrors(1, 0, 0, 3))
         line = {"model": heard, "reference": heard, "codec": heard, "reference_seconds": 1.0, "within_a_frame": True}
@@ -422,7 +422,7 @@ def reports(packed):
 
 
 def test_the_card_has_no_gaps(scripts, reports, tmp_path, monkeypatch):
-    """A card that says "<num_words> words", or a package that has grown by a forgotten file."""
+    """The card contained "<num_words> words", or the checkpoint an unneeded file."""
     scripts.pack.card(str(reports), str(tmp_path / "there"))
     card = (tmp_path / "there" / "README.md").read_text("utf-8")
     assert not re.search(r"<\w+>", card) and "None" not in card
@@ -439,7 +439,7 @@ def test_the_card_has_no_gaps(scripts, reports, tmp_path, monkeypatch):
 
 
 def test_a_script_is_of_held_out_sentences_in_turn(scripts):
-    """A script with a full stop in the middle of a turn, or of pairs that were trained on, measures something else."""
+    """A script with a full stop within a turn, or of pairs that were trained on, measures something else."""
     words = all_words()
     turns = scripts.dialogues.draw_script(words, random.Random(3))
     for number, turn in enumerate(turns):
@@ -450,7 +450,7 @@ def test_a_script_is_of_held_out_sentences_in_turn(scripts):
 
 
 def test_a_click_is_found_where_it_is(scripts):
-    """Looked for a frame too early, every join is smooth."""
+    """The click was looked for a frame too early, so every join was smooth."""
     quiet = 0.01 * np.sin(np.arange(10 * HOP))
     for place, expected in ((4 * HOP, (0.5, 0.01)), (6 * HOP, (0.01, 0.5))):
         waveform = quiet.copy()
@@ -461,7 +461,7 @@ def test_a_click_is_found_where_it_is(scripts):
 
 # --- the Makefile
 
-# What each step needs of the work folder, and what it leaves there; by what its command contains.
+# Files in the work folder that each step needs, and those that it writes; by a part of its command.
 STEPS = {
     "teacher.py": ("", "units.npz sentences.npz"),
     "codec.py encoder": ("units.npz sentences.npz", "codes.npz encoder.pt codec"),
@@ -499,7 +499,7 @@ def name_step(command: str, work: str) -> str:
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize("goal", ["pack", "evaluate", "model", "embedded"])
 def test_the_makefile_takes_every_step_in_its_turn(goal, tmp_path):
-    """A target that lacks a prerequisite works for whoever has run the others before."""
+    """A target without one of its prerequisites works only after the other targets have run."""
     work = str(tmp_path / "work")
     command = ["make", "-n", goal, f"WORK={work}", "PYTHON=python"]
     printed = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=True).stdout

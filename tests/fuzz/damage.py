@@ -52,7 +52,7 @@ ODD_TEXTS = [
 
 
 def damage_bytes(draw: Random, content: bytes) -> bytes:
-    """Cut, flip, fill, repeat or insert; sometimes leave nothing, or something else altogether."""
+    """Cut, flip, fill, repeat or insert bytes; sometimes return none, or unrelated ones."""
     if not content:
         return draw.randbytes(draw.choice([1, 8, 300]))
     begin = draw.choice([0, draw.randrange(min(len(content), 64)), draw.randrange(len(content))])
@@ -90,7 +90,7 @@ def _places(value: object, place: tuple = ()) -> list[tuple]:
 
 
 def damage_value(draw: Random, value: object) -> object:
-    """Replace, remove, rename or wrap parts of what JSON or YAML hold."""
+    """Replace, remove, rename or wrap parts of a JSON or YAML value."""
     value = copy.deepcopy(value)
     for _ in range(draw.choice([1, 1, 1, 2, 5])):
         places = _places(value)
@@ -122,7 +122,7 @@ def damage_value(draw: Random, value: object) -> object:
 
 
 def damage_json(draw: Random, content: bytes) -> bytes:
-    """Damage what a JSON file says, and sometimes the file."""
+    """Damage the content of a JSON file, and sometimes its bytes."""
     if draw.random() < 0.15:
         return damage_bytes(draw, content)
     if draw.random() < 0.05:
@@ -168,7 +168,7 @@ def damage_text(draw: Random, text: str) -> str:
 
 
 def damage_file(draw: Random, path: Path) -> None:
-    """Damage a file by what it is, or put something else into its place."""
+    """Damage a file by its format, or replace it by other content."""
     kind = draw.random()
     if kind < 0.12:
         path.unlink()
@@ -198,7 +198,7 @@ def damage_folder(draw: Random, folder: Path, keep: tuple[str, ...] = ()) -> Non
 
 
 def copy_fresh(source: Path, target: Path) -> Path:
-    """Copy a folder or file to where nothing is."""
+    """Copy a folder or file to a path that does not exist."""
     if source.is_dir():
         return Path(shutil.copytree(source, target))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Families of hostile inputs: what is whole at first, and how each case damages a copy of it."""
+"""Families of hostile inputs: an undamaged input, and how each case damages a copy of it."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ SCRIPT = "[S1] Hello, I am Dia. [S2] Welcome, Dia. (laughs) [S1] Where is the re
 
 @dataclass(frozen=True)
 class Family:
-    """Attributes: `make(folder)` writes what is whole, once; `draw(draw, whole, folder)` makes a case of it."""
+    """Attributes: `make(folder)` writes the undamaged input, once; `draw(draw, whole, folder)` makes a case of it."""
 
     make: Callable[[Path], object]
     draw: Callable[[Random, Path, Path], Case]
@@ -124,7 +124,7 @@ def _make_checkpoints(folder: Path) -> None:
 
 
 def _checkpoints(draw: Random, whole: Path, folder: Path) -> Case:
-    """Damaged checkpoints of every layout, to speak with and to convert."""
+    """Damaged checkpoints of every layout, to generate from and to convert."""
     name = draw.choice(["model", "model", "sharded", "nari-v0.1", "nari-0626"])
     copy_fresh(whole / name, folder / "in")
     damage_folder(draw, folder / "in")
@@ -179,7 +179,7 @@ def _make_dialogues(folder: Path) -> None:
 
 
 def _dialogues(draw: Random, whole: Path, folder: Path) -> Case:
-    """Damaged folders of kept chunks."""
+    """Damaged folders of saved chunks."""
     kept = copy_fresh(whole / "out.wav.chunks", folder / "out.wav.chunks")
     damage_folder(draw, kept)
     if draw.random() < 0.1:
@@ -356,7 +356,7 @@ def _prepared(draw: Random, whole: Path, folder: Path) -> Case:
 
 
 def _runs(draw: Random, whole: Path, folder: Path) -> Case:
-    """Damaged folders of runs that are to go on."""
+    """Damaged folders of runs that are resumed."""
     copy_fresh(whole / "run", folder / "run")
     damage_folder(draw, folder / "run" if draw.random() < 0.4 else folder / "run" / "checkpoint-3")
     return Case(["finetune", str(whole / "data"), "run", "--resume"], outputs=("run",))

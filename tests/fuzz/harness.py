@@ -1,4 +1,4 @@
-"""One case of the fuzzer: `dia-hf` or a call from Python, in process, within bounds of time, memory and words."""
+"""One case of the fuzzer: `dia-hf` or a call from Python, in process, with limits of time, memory and output."""
 
 import contextlib
 import hashlib
@@ -19,20 +19,20 @@ from pathlib import Path
 from dia_hf import cli
 
 MAX_SECONDS = 60
-MAX_BYTES = 6 * 2**30  # more than the process has when the case begins
+MAX_BYTES = 6 * 2**30  # more than the process holds when the case begins
 MAX_MESSAGE = 500
 ROOM = f"{os.sep}dia_hf{os.sep}"
 
 
 @dataclass
 class Case:
-    """What to run, in a folder of its own.
+    """A command or call, in a folder of its own.
 
     Attributes:
-        argv: Of the command.
-        call: A call from Python, instead of the command.
-        stdin: What standard input holds; `None` for a closed one.
-        outputs: Files and folders, relative to the case's own, that the command may make or change.
+    argv: Arguments of the command.
+    call: A call from Python, instead of the command.
+    stdin: Content of standard input; `None` for a closed one.
+    outputs: Files and folders, relative to the case's own, that the command may make or change.
     """
 
     argv: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Case:
 
 
 class TooLongError(BaseException):
-    """The time is up."""
+    """The time limit of a case is exceeded."""
 
 
 def _ring(signum: int, frame: types.FrameType | None) -> None:
@@ -65,7 +65,7 @@ def _bounded() -> Iterator[None]:
 
 
 def _call(work: Callable[[], object]) -> int:
-    """Call from Python: what is not taken is refused on purpose, in an error of a kind that callers expect."""
+    """Call from Python: invalid arguments must raise an exception of a documented class, by a `raise` statement."""
     try:
         work()
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -73,7 +73,7 @@ def _call(work: Callable[[], object]) -> int:
             error = error.with_traceback(cause.tb_next)
         assert cause is not None
         file = cause.tb_frame.f_code.co_filename
-        is_meant = linecache.getline(file, cause.tb_lineno).lstrip().startswith("raise")  # by transformers, perhaps
+        is_meant = linecache.getline(file, cause.tb_lineno).lstrip().startswith("raise")  # possibly in transformers
         names_file = isinstance(error, OSError) and error.filename is not None
         if ROOM not in file and not is_meant and not names_file:
             raise RuntimeError(f"{type(error).__name__} in {file} {cause.tb_lineno}: {error}") from error
@@ -83,7 +83,7 @@ def _call(work: Callable[[], object]) -> int:
 
 
 def _content(folder: Path, outputs: tuple[str, ...]) -> dict[str, str]:
-    """Map all files that the case must leave alone to their content."""
+    """Map all files that the case must not change to their content."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -94,7 +94,7 @@ def _content(folder: Path, outputs: tuple[str, ...]) -> dict[str, str]:
 
 
 def run(case: Case, folder: Path) -> str | None:
-    """Run a case whose inputs lie in `folder`; return what is wrong with how it ended, `None` if nothing is."""
+    """Run a case whose inputs are in `folder`; return the fault of its end, or `None`."""
     before = _content(folder, case.outputs)
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", "replace"), io.StringIO()
     stdin = None if case.stdin is None else io.TextIOWrapper(io.BytesIO(case.stdin), "utf-8", "replace")
@@ -140,7 +140,7 @@ def run(case: Case, folder: Path) -> str | None:
 
 
 def _last_lines(trace: str) -> str:
-    """Return the innermost places of a traceback, and what was raised."""
+    """Return the innermost lines of a traceback, and the exception."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     places = [re.sub(r'File ".*?([^/]+/[^/]+)", line', r"\1", line) for line in lines if line.startswith("File ")]
     last = next((line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[-1])

@@ -21,7 +21,7 @@ from fuzz.harness import MAX_SECONDS, Case, run
 
 
 def cases(family: Family, name: str, whole: Path, seed: int, first: int, number: int):
-    """Go through the cases of a family: `(number, folder, case)`."""
+    """Yield the cases of a family: `(number, folder, case)`."""
     for index in range(first, first + number):
         with tempfile.TemporaryDirectory(dir=whole.parent) as folder:
             os.environ["DIA_HF_VOICES"] = str(Path(folder, "voices"))
@@ -29,7 +29,7 @@ def cases(family: Family, name: str, whole: Path, seed: int, first: int, number:
 
 
 def describe(case: Case) -> str:
-    """Say what was run."""
+    """Describe a case's command or call."""
     return str([argument[:80] for argument in case.argv]) if case.call is None else "a call from Python"
 
 

@@ -1,4 +1,4 @@
-"""Some cases of each family; `tests/fuzz/run.py` runs as many as there is time for."""
+"""Some cases of each family; `tests/fuzz/run.py` runs any number of them."""
 
 from random import Random
 
@@ -12,7 +12,7 @@ CASES = 12  # of each family; with `make fuzz` in .ci/run
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Make what is whole once for families that begin with the same."""
+    """Make the undamaged input once for families that share it."""
     made = {}
 
     def make(family):
@@ -26,7 +26,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_hostile_inputs(whole, tmp_path, monkeypatch, name):
-    """A damaged file or an odd argument ended in a traceback, a page of text, a hang, or took something along."""
+    """A damaged file or invalid argument caused a traceback, a page of output, a hang, or changes to other files."""
     family = FAMILIES[name]
     source = whole(family)
     for index in range(CASES):
@@ -38,7 +38,7 @@ def test_hostile_inputs(whole, tmp_path, monkeypatch, name):
 
 
 def test_faults_are_seen(tmp_path):
-    """A harness that sees nothing finds nothing: each kind of fault, from a call that has it."""
+    """A kind of fault that the harness does not detect is never found; each is caused once by a call."""
     (tmp_path / "mine.txt").write_text("mine")
 
     def raise_somewhere_else():

@@ -1,7 +1,7 @@
-"""What must be the same on every release of transformers and PyTorch: codes by each way to them, loss and gradients.
+"""Results that must be equal on every release of transformers and PyTorch: codes by each path, loss and gradients.
 
-`python tests/parity/releases.py` prints what tests/reference/releases.json holds. That file was made with transformers
-5.23.0 and PyTorch 2.13.0.
+`python tests/parity/releases.py` prints the content of tests/reference/releases.json. That file was made with
+transformers 5.23.0 and PyTorch 2.13.0.
 """
 
 import json
@@ -21,13 +21,13 @@ DRAWS = {
 
 
 class SameScores(LogitsProcessor):
-    """A rule of the caller's that changes nothing."""
+    """A logits processor of the caller's that changes nothing."""
 
     def __call__(self, input_ids, scores):
         return scores
 
 
-# Ways to codes: the fast loop, and what has transformers' loop take the call.
+# Paths to codes: the fast path, and arguments with which a call runs in transformers' loop.
 WAYS = {
     "fast loop": {"use_fast_path": True},
     "transformers' loop": {"use_fast_path": False},
@@ -41,7 +41,7 @@ WAYS = {
 
 
 def speak(draw: str, way: str, model: DiaForConditionalGeneration, processor: DiaProcessor) -> torch.Tensor:
-    """Codes `[T, C]`."""
+    """Generate codes `[T, C]`."""
     inputs = processor(text=[TEXT], return_tensors="pt")
     torch.manual_seed(7)
     codes = model.generate(**inputs, max_new_tokens=70, **DRAWS[draw], **WAYS[way])
@@ -49,14 +49,14 @@ def speak(draw: str, way: str, model: DiaForConditionalGeneration, processor: Di
 
 
 def speak_in_pipeline(draw: str) -> torch.Tensor:
-    """Samples `[N]`."""
+    """Generate samples `[N]`."""
     torch.manual_seed(7)
     output = pipeline("text-to-speech", model=MINIATURE)(TEXT, generate_kwargs={"max_new_tokens": 70, **DRAWS[draw]})
     return torch.from_numpy(output["audio"])
 
 
 def train(checkpointing: bool) -> dict[str, float]:
-    """Loss of a random batch, and the norms of some gradients."""
+    """Compute the loss of a random batch, and the norms of some gradients."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE).train()
     if checkpointing:
         checkpoint_gradients(model)
@@ -71,7 +71,7 @@ def train(checkpointing: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the figures of the releases that are installed."""
+    """Print the figures of the installed releases."""
     model, processor = DiaForConditionalGeneration.from_pretrained(MINIATURE), DiaProcessor.from_pretrained(MINIATURE)
     codes = {draw: speak(draw, "fast loop", model, processor).tolist() for draw in DRAWS}
     json.dump({"codes": codes, "training": train(checkpointing=False)}, sys.stdout)

@@ -1,7 +1,7 @@
-"""The published model's original implementation: its own weights, and what it computed from them.
+"""The published model's original implementation: its own weights, and its outputs from them.
 
-The table of names is the test's own: it shows that the network is nari-labs' network, by a way that does not lead
-through our conversion code.
+The table of names is the test's own: it shows that the network is nari-labs' network, independent of our conversion
+code.
 """
 
 import pytest
@@ -46,7 +46,7 @@ def model(request):
 
 
 def test_text_ids():
-    """Bytes or tags read otherwise than in training make another text."""
+    """Bytes or tags encoded unlike in training change the text."""
     tokens = DiaTokenizer()(PACK.inputs["texts"], padding=True, return_tensors="pt")
     assert torch.equal(tokens["input_ids"], PACK.expected["input_ids"])
     assert torch.equal(tokens["attention_mask"], PACK.expected["attention_mask"])
@@ -54,12 +54,12 @@ def test_text_ids():
 
 @pytest.mark.parametrize("branch", ["cond", "uncond"])
 def test_encoder_and_logits(model, branch):
-    """The original pads to 1,024 bytes and reshapes where we do neither; the numbers must not care."""
+    """The original pads to 1,024 bytes and reshapes differently; the numbers must be equal."""
     PACK.check_logits(model, branch)
 
 
 @pytest.mark.parametrize("with_prompt", [False, True])
 @pytest.mark.parametrize("text", range(3))
 def test_greedy_codes(model, text, with_prompt):
-    """Guidance, its filter, the end of speech and the prompt's delay, together, as the original has them."""
+    """Guidance, its filter, EOS or the prompt's delay differed from the original's."""
     PACK.check_greedy(model, text, with_prompt)

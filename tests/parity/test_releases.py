@@ -1,4 +1,4 @@
-"""The same codes, loss and gradients on every release of transformers and PyTorch, by whichever way."""
+"""The same codes, loss and gradients on every release of transformers and PyTorch, by every path."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def miniature():
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("way", WAYS)
 def test_codes_are_those_of_every_release(draw, way, miniature):
-    """On transformers 5.24 every way but the fast loop said noise: each frame saw only itself."""
+    """On transformers 5.24 every path but the fast one generated noise: each frame attended to itself alone."""
     assert speak(draw, way, *miniature).tolist() == EXPECTED["codes"][draw]
 
 
@@ -34,7 +34,7 @@ def test_the_pipeline_says_those_codes(draw, miniature):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_loss_and_gradients_are_those_of_every_release(checkpointing):
-    """Gradient checkpointing looks into the layers' arguments by names that transformers renamed."""
+    """Gradient checkpointing reads the layers' arguments by names that transformers renamed."""
     assert train(checkpointing) == pytest.approx(EXPECTED["training"], rel=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The classes under test: transformers' own Dia (the control) or ours, as the environment variable DIA_PEER says."""
+"""The classes under test: transformers' own Dia (the control) or ours, by the environment variable DIA_PEER."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ DELAYS = [0, 2, 4]
 
 
 def small_config(**decoder_fields) -> DiaConfig:
-    """A model of two layers, as the common tests want one, with codes of its own."""
+    """A model of two layers, as the common tests require, with its own codes."""
     heads = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "head_dim": 8}
     return DiaConfig(
         encoder_config={**heads, "num_key_value_heads": 4, "intermediate_size": 37, "max_position_embeddings": 64},

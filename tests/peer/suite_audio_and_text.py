@@ -1,4 +1,4 @@
-"""transformers' common tests of tokenizers and feature extractors, and tests of the processor of our own."""
+"""transformers' common tests of tokenizers and feature extractors, and our own tests of the processor."""
 
 import json
 import tempfile
@@ -34,7 +34,7 @@ class TokenizerTest(TokenizerTesterMixin, unittest.TestCase):
         assert DiaTokenizer()("[S1] Hi [S2]\t!")["input_ids"] == [1, 32, 72, 105, 32, 2, 9, 33]
 
     def test_added_tokens_are_kept(self):
-        """An added token is one id, counts, and outlives saving."""
+        """An added token is one id, is counted, and is kept when saved."""
         tokenizer = DiaTokenizer()
         assert tokenizer.add_tokens(["[laugh]", "[nl]"]) == 2
         assert len(tokenizer) == 258
@@ -49,7 +49,7 @@ class TokenizerTest(TokenizerTesterMixin, unittest.TestCase):
 
 
 class FeatureExtractorTester:
-    """The sizes that the common tests ask for."""
+    """The sizes that the common tests require."""
 
     batch_size, min_seq_length, max_seq_length, feature_size = 3, 400, 2000, 1
     seq_length_diff = (max_seq_length - min_seq_length) // (batch_size - 1)
@@ -72,7 +72,7 @@ class FeatureExtractorTest(SequenceFeatureExtractionTestMixin, unittest.TestCase
         self.extractor = DiaFeatureExtractor(sampling_rate=RATE)
 
     def test_array_without_a_rate(self):
-        """The extractor's own rate is taken where none is given."""
+        """The extractor's own rate is used where none is given."""
         clip = np.linspace(-0.5, 0.5, 1000, dtype=np.float32)
         with pytest.warns() if SIDE == "ours" else tempfile.TemporaryDirectory():
             values = self.extractor(clip, return_tensors="np")["input_values"]

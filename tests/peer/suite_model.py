@@ -1,4 +1,4 @@
-"""transformers' common tests of models and configurations, and tests of generation of our own, on either Dia."""
+"""transformers' common tests of models and configurations, and our own tests of generation, on either Dia."""
 
 import copy
 import inspect
@@ -14,7 +14,7 @@ from transformers_tests.test_modeling_common import ModelTesterMixin, global_rng
 
 
 class ModelTester:
-    """The sizes that the common tests ask for."""
+    """The sizes that the common tests require."""
 
     batch_size = 3
     seq_length = encoder_seq_length = decoder_seq_length = key_length = 9
@@ -57,7 +57,7 @@ class ModelTest(ModelTesterMixin, unittest.TestCase):
             inputs["labels"] = torch.arange(shape[0] * shape[1]).view(shape) % EOS
         return inputs
 
-    # --- configuration: each of the tester's checks is a test of its own
+    # --- configuration: each of the tester's checks is a separate test
 
     def test_config_common_properties(self):
         self.config_tester.create_and_test_config_common_properties()
@@ -105,11 +105,11 @@ class ModelTest(ModelTesterMixin, unittest.TestCase):
 
 
 class GenerationTest(unittest.TestCase):
-    """What `generate()` promises any model, in our own words: the mixin for it is not in transformers' package."""
+    """The contract of `generate()` for any model, written anew: its mixin is not in transformers' package."""
 
     def setUp(self):
         set_seed(0)
-        global_rng.seed(0)  # of the inputs: some let a channel end early
+        global_rng.seed(0)  # of the inputs: some seeds let a channel end early
         self.tester = ModelTester()
         self.model = DiaForConditionalGeneration(small_config()).eval()
         for parameter in self.model.parameters():
@@ -191,7 +191,7 @@ class GenerationTest(unittest.TestCase):
         torch.testing.assert_close(codes[:, :9].int(), prompt)
 
     def test_prepare_inputs_forwards_arguments(self):
-        """The batch comes from the encoder's output; arguments that are not known here travel on to the network."""
+        """The batch size comes from the encoder's output; unknown arguments are passed to the network."""
         tokens = ids_tensor((2, 3 * CHANNELS), EOS)
         encoder_outputs = torch.randn(2, 2, 32)
         prepared = self.model.prepare_inputs_for_generation(
