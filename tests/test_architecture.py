@@ -92,7 +92,7 @@ REFERENCE_PATH = ("modeling_dia.py", "generation/logits_process.py", "generation
 
 @pytest.mark.parametrize("name", REFERENCE_PATH)
 def test_files_of_the_reference_path_name_the_fast_path(name):
-    """A reader changed a sampling rule in a file that does not run by default, and nothing in it said so."""
+    """A sampling rule was changed in a file that does not run by default and whose header did not state it."""
     lines = ast.get_docstring(ast.parse((SOURCE / name).read_text("utf-8"))).splitlines()
     assert "reference path" in lines[0].lower()
     assert "By default `generate()`" in " ".join(lines[:5]) or "`generate()` does not call" in " ".join(lines[:5])

@@ -229,7 +229,7 @@ def test_what_cannot_be_had(arguments, message):
 
 
 def test_every_scheme_has_its_words_in_torchao():
-    """A scheme for a GPU failed, because torchao had renamed a class, in no test without a GPU."""
+    """torchao renamed a class that a scheme for a GPU needs, which no test without a GPU detected."""
     for scheme, devices in SCHEMES.items():
         for device in devices:
             assert check_scheme(scheme, device) == torch.bfloat16

@@ -17,7 +17,7 @@ SOURCE = Path(dia_hf.__file__).parent
 
 
 def test_as_a_command(tmp_path):
-    """The entry point of pyproject.toml was missing, or the exit status of the shell was wrong."""
+    """In a process of its own the command failed, or its exit status was wrong."""
     command = [sys.executable, "-m", "dia_hf.cli", "generate", "[S1] Hi.", "-o", str(tmp_path / "a.ogg"), *FAST]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

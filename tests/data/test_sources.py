@@ -81,7 +81,7 @@ def test_a_json_file_is_a_list(recordings):
 @pytest.mark.parametrize("form", ["lines", "list", "pages"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_json_is_told_by_what_it_holds(recordings, name, form, mark):
-    """NeMo's manifests are named .json and contain lines; lists in a file named .jsonl failed likewise."""
+    """NeMo's manifests, lines in a file named .json, were refused, and so was a list in a file named .jsonl."""
     content = [{"audio_filepath": f"{n}.wav", "text": TEXTS[n]} for n in range(3)]
     content[1]["id"] = "second"  # a column that the first row lacks
     written = {

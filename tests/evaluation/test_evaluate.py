@@ -153,7 +153,7 @@ def test_the_checkpoints_own_limit(endless, max_length):
 
 
 def test_an_end_of_its_own(dia, monkeypatch):
-    """A complete sentence counted as cut; a sentence that ends at once counts as all errors."""
+    """A complete sentence counted as cut, or one that ends at once did not count as all errors."""
     eos, num_channels = dia.model.config.decoder_config.eos_token_id, dia.model.config.decoder_config.num_channels
 
     def end(**inputs):

@@ -283,7 +283,7 @@ def test_a_text_says_its_units(scripts, num_words, num_turns, seed, only_held_ou
 
 @given(st.lists(st.integers(0, 218), min_size=1, max_size=6, unique=True), st.integers(0, 2**32), st.booleans())
 def test_few_words_come_again(scripts, few, seed, only_held_out):
-    """With other words among them, a word's position need not be learned; with no next word, no clip can be made."""
+    """Another word was drawn although one of the few could follow, so positions were not learned."""
     words = all_words()
     chosen = scripts.compose.draw_words(words, 12, random.Random(seed), only_held_out, few)
     assert chosen[0] in few
@@ -303,7 +303,7 @@ TEXTS = st.lists(st.sampled_from(["[S1]", "[S2]", "Hello", "s1", "I", "am", "Dia
 
 @given(TEXTS, st.integers(0, 2**32))
 def test_capitals_are_all_that_varies(scripts, text, seed):
-    """A tag in lowercase is no tag, but four letters without audio."""
+    """A tag was changed to lowercase, and is then no tag but four letters."""
     varied = scripts.compose.vary_capitals(text, random.Random(seed))
     assert varied.lower() == text.lower()
     assert re.findall(r"\[[Ss]\d\]", varied) == re.findall(r"\[S\d\]", text)
@@ -356,7 +356,7 @@ def strings_of(value):
 
 
 def test_the_checkpoint_is_small_and_loads_in_float32(packed, tmp_path):
-    """Weights in float32 double the size; another dtype on load, or a local path, works on one machine only."""
+    """Weights were saved in float32 or loaded in another dtype, or a file contained a local path."""
     moved = shutil.copytree(packed, tmp_path / "moved")
     for file in (moved / "model.safetensors", moved / "audio_tokenizer" / "model.safetensors"):
         with safe_open(file, "pt") as weights:

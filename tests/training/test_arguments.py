@@ -43,7 +43,7 @@ def test_nothing_to_evaluate_with(tmp_path, data):
 
 
 def test_several_gpus_in_one_process(tmp_path, data, monkeypatch):
-    """`Trainer` copies the model to all GPUs at every step, and gathers the outputs of the channels wrongly."""
+    """With several GPUs in one process, `Trainer` copies the model at every step and gathers channels wrongly."""
 
     class TwoGPUs(transformers.TrainingArguments):
         def __post_init__(self):

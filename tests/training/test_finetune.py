@@ -386,7 +386,7 @@ def test_codes_of_another_codec(tmp_path):
 
 
 def test_tags_come_with_the_data(tmp_path):
-    """A tag that the tokenizer does not know was trained as letters, and generated as a tag afterwards."""
+    """The data's tags were missing in the tokenizer of the run, and were trained as letters."""
     tags = ["[S1]", "[S2]", "[de]"]
     plain = write_prepared(tmp_path / "plain")
     tagged = write_prepared(tmp_path / "tagged", speaker_tokens=tags, first=12)
