@@ -434,6 +434,15 @@ class _Interrupting(io.BytesIO):
         return super().readinto(buffer)
 
 
+@pytest.fixture
+def heard_interrupts():
+    """Have Control-C raise KeyboardInterrupt, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 @pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "ogg"])
 def test_interrupted_while_it_is_encoded(tmp_path, monkeypatch, tone, ending):
     """soundfile dropped the Control-C, and a cut or damaged mp3 was reported as written."""
@@ -446,6 +455,7 @@ def test_interrupted_while_it_is_encoded(tmp_path, monkeypatch, tone, ending):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("heard_interrupts")
 def test_interrupted_while_it_is_read(tmp_path, monkeypatch, tone):
     """A recording in memory was cut short where Control-C came, without an error."""
     write_audio(tmp_path / "in.flac", tone(2.0, 44100), 44100)

@@ -89,7 +89,7 @@ def test_dtype_and_device(checkpoint, tmp_path):
         ({"text": "[S1] a", "max_seconds": 0.001}, "a frame lasts 0.012 s"),
         ({"text": "[S1] a", "max_seconds": 1.0, "max_tokens": 50}, "give one"),
         ({"text": "[S1] a", "max_seconds": 40.0}, r"at most 35\.5 s in one call"),
-        ({"text": ["[S1] a"], "seed": [1, 2]}, "list of 2"),
+        ({"text": ["[S1] a"], "seed": [1, 2]}, "`seed` has 2 values for 1 texts"),
         ({"text": "[S1] a", "audio_prompt": np.zeros(0, dtype=np.float32)}, "0 samples"),
         ({"text": "[S1] a", "audio_prompt": np.full(600, np.nan, dtype=np.float32)}, "NaN"),
     ],
