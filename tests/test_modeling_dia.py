@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 
 import tiny
-from dia_hf import DiaConfig, DiaForConditionalGeneration, DiaModel
+from dia_hf import DiaConfig, DiaForConditionalGeneration, DiaModel, modeling_dia
 from dia_hf._compat import CACHE_NAME
 
 IMPLEMENTATIONS = ["eager", "sdpa"]
@@ -361,3 +361,11 @@ def test_packing_is_refused_where_clips_would_mix(model):
         getattr(other.model, part).config._attn_implementation = "flash_attention_2"
         with pytest.raises(ValueError, match="'flash_attention_2' cannot separate packed clips"):
             other(**together)
+
+
+def test_the_epsilon_under_its_other_name():
+    """transformers' tools set `variance_epsilon` of normalization layers, which raised an AttributeError."""
+    norm = modeling_dia.DiaRMSNorm(4, eps=1e-5)
+    norm.variance_epsilon = 1.0
+    assert norm.variance_epsilon == norm.eps == 1.0
+    assert torch.equal(norm(torch.ones(1, 4)), torch.full((1, 4), 0.5).sqrt())

@@ -120,6 +120,10 @@ class DiaRMSNorm(nn.RMSNorm):
         """Epsilon, under the name that the kernels of the Hub read."""
         return self.eps  # type: ignore[return-value]
 
+    @variance_epsilon.setter
+    def variance_epsilon(self, value: float) -> None:
+        self.eps = value
+
 
 class DiaAttention(nn.Module):
     """Grouped-query attention at scale 1.0: self-attention, or cross-attention to the encoder's states.

@@ -1,10 +1,10 @@
 """Run transformers' common tests, and similar ones of ours, on transformers' own Dia and on this one, and compare.
 
-python tests/peer/compare.py
+    python tests/peer/compare.py
 
 Their tests are fetched from the source distribution of the installed transformers and kept in `build/`. A test that
-the control passes must pass here too, except the rows of the table "In their own tests" in docs/differences.md, each
-of which must still differ. Exit status 1 if not.
+the control passes must pass here too, except the rows of the table "transformers' common tests" in
+docs/differences.md, each of which must still differ. Exit status 1 if not.
 """
 
 import os
@@ -86,7 +86,7 @@ def outcomes(side: str) -> dict[str, str]:
 def named_differences() -> list[str]:
     """Read the tests that ours fails by design."""
     text = (ROOT / "docs" / "differences.md").read_text("utf-8")
-    section = text.split("## In their own tests", 1)[1].split("\n## ", 1)[0]
+    section = text.split("## transformers' common tests", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"^\| `([\w.]+)`", section, re.MULTILINE)
 
 
