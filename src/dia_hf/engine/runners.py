@@ -40,6 +40,8 @@ class EagerRunner:
         spec (`SamplingSpec`): Sampling parameters that the samples share.
     """
 
+    spare_frames = 0  # of a cache, which no step reads
+
     def __init__(self, network: FrameDecoder, spec: SamplingSpec) -> None:
         self.network = network
         self.spec = spec
@@ -62,8 +64,9 @@ class EagerRunner:
 
     def holds(self, state: FrameState, other: FrameState) -> bool:
         """Return whether samples of another state fit into the slots of a batch."""
-        sizes = zip(_capacities(state), _capacities(other), strict=True)
-        return all(mine >= wanted for mine, wanted in sizes)
+        frames, *sizes = _capacities(state)
+        usable = (frames - self.spare_frames, *sizes)
+        return all(mine >= wanted for mine, wanted in zip(usable, _capacities(other), strict=True))
 
     def release(self, state: FrameState) -> None:
         """Return a batch that is no longer used."""
@@ -88,6 +91,8 @@ class StaticRunner(EagerRunner):
         spec (`SamplingSpec`): Sampling parameters that the samples share.
         step (`Callable`): Same signature as `take_step`, the default.
     """
+
+    spare_frames = _SPARE
 
     def __init__(self, network: FrameDecoder, spec: SamplingSpec, step: _Step = take_step) -> None:
         super().__init__(network, spec)
@@ -142,11 +147,6 @@ class StaticRunner(EagerRunner):
         for tensors in (selected.cache.keys, selected.cache.values):
             tensors[:] = [tensor[:, :, :-_SPARE] for tensor in tensors]
         return selected
-
-    def holds(self, state: FrameState, other: FrameState) -> bool:
-        """Return whether samples of another state fit into the slots of a batch, the spare frames left free."""
-        frames, *sizes = _capacities(state)
-        return all(mine >= wanted for mine, wanted in zip((frames - _SPARE, *sizes), _capacities(other), strict=True))
 
     def release(self, state: FrameState) -> None:
         """Keep the batch for the next call."""

@@ -196,12 +196,6 @@ class FrameScheduler:
         self._own_generators: list[tuple[int, torch.Generator]] = []
 
     @property
-    def spec(self) -> SamplingSpec:
-        """The `SamplingSpec` of the samples in the batch."""
-        assert self.runner is not None
-        return self.runner.spec
-
-    @property
     def num_active(self) -> int:
         """Samples in the batch."""
         return len(self._active())
@@ -246,7 +240,7 @@ class FrameScheduler:
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Admit queued requests, run steps up to the next poll, and remove what is complete."""
+        """Remove what is complete, admit queued requests, and run steps up to the next poll."""
         self._refill()
         state = self.state
         if state is not None and (active := self._active()):
@@ -258,7 +252,6 @@ class FrameScheduler:
                 if any(call.is_canceled() for call in self.calls):
                     break
             self._poll(state)
-        self._refill()
 
     # --- the batch ---
 
@@ -281,11 +274,11 @@ class FrameScheduler:
                 del self._frames[call]
             self.calls.remove(call)
             call.end()
-        if not active and self.state is not None:
-            assert self.runner is not None
-            if all(call.error is None for call in ended):  # after an error the state is undefined and is not reused
-                self.runner.release(self.state)
-            self.state, self.slots = None, []
+        if not active:
+            if any(call.error is not None for call in ended):  # the state is undefined and is not reused
+                self.state = None
+            self._release()
+            self.slots = []
 
     def _remove(self) -> None:
         canceled = {call for call in self.calls if call.is_canceled()}
@@ -342,17 +335,16 @@ class FrameScheduler:
 
     def _use_spec(self, spec: SamplingSpec) -> None:
         """Have a runner whose spec covers another one."""
-        runner, state, active = self.runner, self.state, self._active()
-        if runner is not None and active:
-            spec = runner.spec.merged(spec)
-        if runner is not None and runner.spec == spec:
-            return
+        kept, active = None, self._active()
+        if self.runner is not None:
+            if active:
+                spec = self.runner.spec.merged(spec)
+            if self.runner.spec == spec:
+                return
+            if active and self.state is not None:
+                kept = self.runner.select(self.state, self._places())
+            self._release()
         self.runner = make_runner(self.network, spec, self.compile_options)
-        if runner is None or state is None:
-            return
-        kept = runner.select(state, self._places()) if active else None
-        runner.release(state)
-        self.state = None
         if kept is not None:
             self._adopt(kept, active)
 
@@ -369,8 +361,7 @@ class FrameScheduler:
         if self.slots.count(None) >= prefilled.num_samples and runner.holds(state, prefilled):
             return None
         if not self._active():
-            runner.release(state)
-            self.state = None
+            self._release()
             return None
         places = self._places()
         places = torch.cat((places, places.new_zeros(prefilled.num_samples)))  # to be overwritten
@@ -384,8 +375,7 @@ class FrameScheduler:
         elif larger is not None:
             active = self._active()
             larger.copy_rows(prefilled, torch.arange(len(active), len(active) + len(slots), device=device))
-            assert self.runner is not None
-            self.runner.release(self.state)
+            self._release()
             self._adopt(larger, [*active, *slots])
         else:
             free = [index for index, slot in enumerate(self.slots) if slot is None][: len(slots)]
@@ -400,7 +390,7 @@ class FrameScheduler:
             return
         if self.runner.num_slots(len(active)) < self.state.num_samples:
             smaller = self.runner.select(self.state, self._places())
-            self.runner.release(self.state)
+            self._release()
             self._adopt(smaller, active)
 
     def _prefill(self, call: Call, admitted: list[int]) -> tuple[FrameState, list[_Slot]]:
@@ -452,6 +442,13 @@ class FrameScheduler:
             for request in admitted
         ]
         return state, slots
+
+    def _release(self) -> None:
+        """Give the memory of the batch back, if there is one; once, also if what comes after it fails."""
+        state, self.state = self.state, None
+        if state is not None:
+            assert self.runner is not None
+            self.runner.release(state)
 
     def _adopt(self, state: FrameState, slots: Sequence[_Slot | None]) -> None:
         """Make these samples the batch."""
