@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,12 @@ def tell(doubts: Sequence[str], stacklevel: int) -> None:
         warnings.warn(f"{'; '.join(doubts[:3])}{more}.", SpeechWarning, stacklevel=stacklevel + 1)
 
 
+@cache
+def _known_words() -> frozenset[str]:
+    """Return the miniature's words, read once for all texts."""
+    return frozenset(word for line in miniature_vocabulary() for word in words_of(line))
+
+
 def unknown_words(text: str) -> list[str]:
     """Return the words of a text that the miniature was not trained on, each once; it knows none in CAPITALS.
 
@@ -170,7 +177,7 @@ def unknown_words(text: str) -> list[str]:
 
     ```
     """
-    known = {word for line in miniature_vocabulary() for word in words_of(line)}
+    known = _known_words()
     said = dict.fromkeys(words_of(text))
     capitals = [word for word in re.findall(r"[^\W\d_]{2,}", text) if word.isupper() and word.casefold() in said]
     return [word for word in said if word not in known] + [
