@@ -9,12 +9,16 @@ __all__ = ["import_extra"]
 
 _EXTRAS = {
     "datasets": ("train",),
+    "fastapi": ("serve",),
     "jiwer": ("train", "evaluate"),
     "pedalboard": ("audio",),
     "peft": ("train",),
     "pocketsphinx": ("evaluate",),
+    "prometheus_client": ("serve",),
     "pyloudnorm": ("audio",),
+    "python_multipart": ("serve",),
     "sounddevice": ("player",),
+    "uvicorn": ("serve",),
 }
 """Package → the extras of `pyproject.toml` that bring it. One that is not here is installed by its own name."""
 
