@@ -29,7 +29,7 @@ class EngineError(RuntimeError):
 
 
 class QueueFullError(EngineError):
-    """A call that the engine does not take, because its queue is full."""
+    """A call that the engine does not take, because as many as it may hold are waiting."""
 
 
 class Engine:
@@ -116,7 +116,8 @@ class Engine:
             `list[torch.LongTensor]`, each of shape `[N, C]`: New frames of each request.
 
         Raises:
-            EngineError: If the queue is full, or the engine is closed.
+            QueueFullError: If the queue is full.
+            EngineError: If the engine is closed.
             ValueError: If a streamed call has more requests than `max_batch_size`, or no token could be sampled.
         """
         if call.on_frame is not None and len(call.requests) > self.max_batch_size:
