@@ -144,6 +144,10 @@ class FakeEngine:
         self.wake()
         return handle
 
+    def warm_up(self):
+        for _ in self.submit(SimpleNamespace(text="[S1] Hello.", seed=0)):
+            pass
+
     def release(self):
         """Let requests that hold go on."""
         self.is_released = True

@@ -172,7 +172,9 @@ class SpeechResponse(Response):
         first = await anext(chunks, None)
         if first is None:
             self._check_end(handle)
-            message = f"the model generated no audio ({handle.doubt or handle.finish_reason}); send another seed or text."
+            message = (
+                f"the model generated no audio ({handle.doubt or handle.finish_reason}); send another seed or text."
+            )
             raise ApiError(500, message, code="no_audio")
         encoding = await asyncio.to_thread(_Encoding, self.body_fields, self.sampling_rate)
         pieces = self._pieces(handle, encoding, first, chunks)

@@ -201,7 +201,9 @@ def parse_json(content: bytes) -> Any:
         try:
             json.dumps(parsed, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            message = "the body has half of a surrogate pair (such as \\ud83d alone), which is no character; send the whole."
+            message = (
+                "the body has half of a surrogate pair (such as \\ud83d alone), which is no character; send the whole."
+            )
             raise ApiError(400, message) from None
     return parsed
 
@@ -225,7 +227,9 @@ def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
         raise ApiError(400, message, param="input", code="string_above_max_length")
     if settings.max_seconds is not None:
         if body.max_seconds is not None and body.max_seconds > settings.max_seconds:
-            message = f"`max_seconds` is {body.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
+            message = (
+                f"`max_seconds` is {body.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
+            )
             raise ApiError(400, message, param="max_seconds", code="invalid_value")
         body.max_seconds = body.max_seconds or settings.max_seconds
     return body

@@ -19,16 +19,13 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..speech.engine import SpeechEngine, SpeechRequest
+from ..speech.engine import SpeechEngine
 from .errors import ApiError
 from .settings import ServerStatus
 
 __all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
-
-_WARM_UP_TEXT = "[S1] Hello. [S2] Hello."
-_WARM_UP_SECONDS = 2.0
 
 
 class _Protocol(H11Protocol):
@@ -104,11 +101,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def warm_up(self) -> None:
-        """Generate once, so that the first request does not wait for compilation and allocation; then be ready."""
+        """Generate in batches of all sizes, so that the first request does not wait for compilation and allocation; then be ready."""
         begin = time.perf_counter()
         try:
-            for _ in self.engine.submit(SpeechRequest(_WARM_UP_TEXT, seed=0, max_seconds=_WARM_UP_SECONDS)):
-                pass
+            self.engine.warm_up()
         except Exception as error:
             if not self.status.is_draining:
                 logger.error("the warm-up failed (%s: %s); the server shuts down", type(error).__name__, error)
