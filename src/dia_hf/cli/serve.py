@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 from ..assets import MINIATURE
+from ..atomic_write import atomic_write
 from ..text_files import read_text
 from .arguments import MINIATURE_NOTE, check_writable
 
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
         app = create_app(engine, voices, settings, status)
         server = Server(app, engine, status, args.host, args.port, args.shutdown_timeout)
         if args.port_file is not None:
-            Path(args.port_file).write_text(f"{server.port}\n", encoding="utf-8")
+            with atomic_write(args.port_file) as beside:
+                beside.write_text(f"{server.port}\n", encoding="utf-8")
         if args.model == MINIATURE:
             logger.info("%s", " ".join(MINIATURE_NOTE.split()))
         logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)

@@ -37,6 +37,8 @@ _SLICE = 2**16  # bytes of a whole body in a write, each of which waits until th
 _NOTHING = np.zeros(0, dtype=np.float32)
 _CHEAP = ("pcm", "wav")  # formats whose encoding takes less time than the way to a thread and back
 
+_WITH_LENGTH = ("wav", "flac")  # formats whose header has the number of samples
+
 
 class _BrokenError(Exception):
     """A response that cannot be completed.
@@ -62,7 +64,7 @@ class _Encoding:
             self._stages.append(StreamTimeStretcher(sampling_rate, body.speed))
         if self._rate != sampling_rate:
             self._stages.append(StreamResampler(sampling_rate, self._rate))
-        self._is_whole_wav = self.format == "wav" and not body.stream
+        self._needs_length = self.format in _WITH_LENGTH and not body.stream
         self._encoder = StreamEncoder(self.format, self._rate)
         self._kept: list[np.ndarray] = []
         self.is_cheap = self.format in _CHEAP and body.speed == 1
@@ -84,14 +86,14 @@ class _Encoding:
         for stage in self._stages:
             rest = np.concatenate([stage.process(rest), stage.finish()])
         last = self._encode(rest)
-        if self._is_whole_wav:  # its header has the number of samples
+        if self._needs_length:  # its header has the number of samples
             audio = np.concatenate(self._kept)
-            self._encoder = StreamEncoder("wav", self._rate, num_samples=len(audio))
+            self._encoder = StreamEncoder(self.format, self._rate, num_samples=len(audio))
             last = self._encoder.encode(audio)
         return last + self._encoder.finish()
 
     def _encode(self, samples: np.ndarray) -> bytes:
-        if self._is_whole_wav:
+        if self._needs_length:
             self._kept.append(samples)
             return b""
         return self._encoder.encode(samples) if len(samples) else b""

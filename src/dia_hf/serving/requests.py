@@ -116,7 +116,9 @@ class SpeechBody(BaseModel):
 
 def _too_large(limit: int) -> ApiError:
     message = f"the body or its recording has more than {limit:,} bytes; send less."
-    return ApiError(413, message, code="body_too_large", headers={"connection": "close"})
+    # The connection stays open, and the rest is read and dropped: closed with bytes unread, it would be reset, and the
+    # client would not see the error.
+    return ApiError(413, message, code="body_too_large")
 
 
 def _bounded(receive: Receive, limit: int, timeout: float) -> Receive:
