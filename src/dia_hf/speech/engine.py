@@ -153,7 +153,7 @@ class SpeechHandle:
         # Between the reader, the worker and the decoding thread, guarded by the condition:
         self._changed = threading.Condition()
         self._chunks: deque[np.ndarray] = deque()
-        self._num_unread = 0  # samples
+        self._num_read = 0  # samples
         self._parts: deque[_Frames] = deque()  # of the chunks of text whose frames were not all taken
         self._decoding = threading.Lock()  # held to change the clip
         self._clip = dialogue.codec.stream()
@@ -189,7 +189,7 @@ class SpeechHandle:
     def _pop(self, number: int) -> list[np.ndarray]:
         with self._changed:
             chunks = [self._chunks.popleft() for _ in range(min(number, len(self._chunks)))]
-            self._num_unread -= sum(map(len, chunks))
+            self._num_read += sum(map(len, chunks))
         if self._is_parked and not self.is_behind:
             self._engine._unpark(self)
         return chunks
@@ -197,7 +197,9 @@ class SpeechHandle:
     @property
     def is_behind(self) -> bool:
         """Whether the reader has left so much unread that no further chunk of the text is begun."""
-        return self.request.is_streamed and self._num_unread > _MOST_BEHIND * self._clip.codec.sampling_rate
+        codec = self._clip.codec
+        seconds = sum(self._run.num_frames) / codec.frame_rate - self._num_read / codec.sampling_rate
+        return self.request.is_streamed and seconds > _MOST_BEHIND
 
     def cancel(self) -> None:
         """End the request; its slot in the batch is free before the next step."""
@@ -241,7 +243,6 @@ class SpeechHandle:
     def _put(self, samples: np.ndarray, num_frames: int) -> None:
         with self._changed:
             self._chunks.append(samples)
-            self._num_unread += len(samples)
             self._heard.add(samples)
             self.num_frames += num_frames
             self._first_time = self._first_time or time.monotonic()
@@ -282,7 +283,7 @@ class _Mark:
             if handle.request.is_streamed and handle.num_frames > self.num_frames:
                 return False
             while len(handle._chunks) > self.num_chunks:
-                handle._num_unread -= len(handle._chunks.pop())
+                handle._chunks.pop()
             handle._clip, handle._heard = copy.copy(self.clip), copy.copy(self.heard)
             handle.num_frames = self.num_frames
             handle._parts.clear()
