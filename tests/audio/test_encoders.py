@@ -159,6 +159,16 @@ def test_a_stream_that_was_saved_is_read(name):
     assert audio_seconds(content) == whole.shape[1] / 16000
     np.testing.assert_allclose(read_audio(content, 0.5, 1.0)[0], whole[:, 8000:16000], atol=1e-6)
     np.testing.assert_allclose(read_audio(content, 1.0)[0], whole[:, 16000:], atol=1e-6)
+    assert read_audio(content, 5.0)[0].shape == (1, 0)
+
+
+@pytest.mark.parametrize("num_samples", [1, 999, 1000, 3000, 3500])
+def test_a_flac_of_unknown_length_is_read_in_parts(monkeypatch, num_samples):
+    """soundfile drops the samples of the read that meets the end."""
+    monkeypatch.setattr("dia_hf.audio.io._SAMPLES_PER_READ", 1000)
+    wave = noise(num_samples)
+    content = b"".join(encoded(StreamEncoder("flac", 16000), wave, [700]))
+    np.testing.assert_array_equal(pcm16(read_audio(content)[0][0]), pcm16(wave))
 
 
 def test_a_stream_has_the_samples_of_a_file(tmp_path, tone):

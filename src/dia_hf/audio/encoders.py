@@ -7,8 +7,8 @@ next chunk or at the end, and the decoded length of a stream of N samples, measu
 |---|---|---|---|
 | pcm, wav | nothing | | N |
 | flac | 26 ms | an incomplete block | N |
-| opus | 27 ms; 66 ms at 44.1 kHz, 87 at 22.05 | an incomplete frame, one page; resampling | N, at the encoder's rate |
-| mp3 | 51 ms at 44.1 kHz, 44 at 24, 68 at 16 | an incomplete frame, the encoder delay | N + 1163 to N + 2303 |
+| opus | 43 ms; 66 ms at 44.1 kHz, 87 at 22.05 | an incomplete frame, one page; resampling | N, at the encoder's rate |
+| mp3 | 52 ms at 44.1 kHz, 44 at 24, 68 at 16 | an incomplete frame, the encoder delay | N + 1163 to N + 2303 |
 | aac | 46 ms at 44.1 kHz, 84 at 24, 124 at 16 | an incomplete frame, the encoder delay | N + 1024 to N + 2047 |
 
 wav, pcm and flac are lossless: decoded, they are the chunks at 16 bits (`dia_hf.audio.io.pcm16`). mp3, opus, aac and

@@ -128,13 +128,14 @@ def read_audio(
     """
     with _reading(source) as (file, interrupts), sf.SoundFile(file) as sound:
         num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
-        if _UNKNOWN_LENGTH != sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes:
+        if sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes and sound.frames != _UNKNOWN_LENGTH:
             raise ValueError(
                 f"{_name_of(source)} says that it has {sound.frames} samples, more than its {num_bytes} bytes can "
                 "hold: its header is damaged; save it again."
             )
         first = min(round(begin * sound.samplerate), sound.frames)
-        unwanted = min(first, _SAMPLES_BEFORE)
+        # Without a length, libsndfile cannot seek behind the end.
+        unwanted = first if sound.frames == _UNKNOWN_LENGTH else min(first, _SAMPLES_BEFORE)
         if first > unwanted:
             sound.seek(first - unwanted)
         left = sound.frames if end is None else max(0, round(end * sound.samplerate) - first) + unwanted
