@@ -122,7 +122,7 @@ def test_the_command(tmp_path):
                 while client.get("/ready").status_code != 200:
                     time.sleep(0.05)
                 assert client.post("/v1/audio/speech", content=b"{}").status_code == 401
-                body = json.dumps({"input": "Hello, zebra.", "response_format": "wav", "max_seconds": 0.5})
+                body = json.dumps({"input": "Hello, zebra (lauhgs).", "response_format": "wav", "max_seconds": 0.5})
                 headers = {"authorization": "Bearer my-key", "content-type": "application/json"}
                 assert client.post("/v1/audio/speech", content=body, headers=headers).content[:4] == b"RIFF"
             process.send_signal(signal.SIGINT)
@@ -130,5 +130,7 @@ def test_the_command(tmp_path):
         finally:
             process.kill()
     told = log.read_text()
-    assert "speech: wav, 13 characters" in told and "zebra" not in told and "my-key" not in told
+    assert (
+        "speech: wav, 22 characters" in told and "zebra" not in told and "lauhgs" not in told and "my-key" not in told
+    )
     assert "Traceback" not in told

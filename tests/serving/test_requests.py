@@ -65,6 +65,7 @@ def test_voices(voice):
         ("cfg_scale", 0),
         ("cfg_scale", 1e300),
         ("temperature", -0.1),
+        ("temperature", 1e-40),
         ("top_p", 0),
         ("top_p", 1.1),
         ("cfg_filter_top_k", 0),

@@ -29,7 +29,6 @@ def run(args: argparse.Namespace) -> None:
     from ..serving import Server, ServerSettings, ServerStatus, create_app
     from ..serving.voices import ServedVoices
     from ..speech.dia import Dia
-    from ..speech.doubts import SpeechWarning
     from ..speech.engine import SpeechEngine
 
     settings = ServerSettings(
@@ -45,8 +44,6 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.port_file is not None:
         check_writable("--port-file", Path(args.port_file))
-    if not args.log_texts:
-        warnings.simplefilter("ignore", SpeechWarning)  # some repeat words of the text
     transformers_logging.disable_progress_bar()
     _log_to_stderr()
     dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
@@ -64,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
         logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)
         if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, server.port)
+        if not args.log_texts:
+            warnings.simplefilter("ignore", UserWarning)  # those about scripts and words repeat parts of the text
         if not args.no_warmup:
             threading.Thread(target=server.warm_up, name="dia-warm-up", daemon=True).start()
         server.run()

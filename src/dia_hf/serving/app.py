@@ -60,6 +60,7 @@ def create_app(
     app = FastAPI(title="dia-hf", version=version("dia-hf"), docs_url=None, redoc_url=None, redirect_slashes=False)
     for prefix in ("", "/v1"):
         app.include_router(routes.router(), prefix=prefix)
+    app.add_api_route("/v1", routes.show_root, methods=_GET)
     app.add_exception_handler(ApiError, _send_error)
     app.add_exception_handler(HTTPException, _send_error)
     app.add_middleware(Gate, settings=settings, status=status, metrics=metrics)

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ..audio.encoders import FORMATS, StreamEncoder
 from ..audio.streams import StreamResampler, StreamTimeStretcher
 from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest
-from .errors import ApiError, error_of
+from .errors import ApiError, error_of, log_error
 from .metrics import Metrics
 from .requests import SpeechBody
 from .settings import ServerSettings
@@ -142,7 +143,7 @@ class SpeechResponse(Response):
         try:
             handle = await asyncio.to_thread(self.engine.submit, self.speech, on_change)
         except Exception as error:
-            raise self._api_error(error) from error
+            raise self._api_error(error, is_checked=False) from error
         leaving = asyncio.ensure_future(_disconnect(receive))
         sending = asyncio.ensure_future(self._send(handle, changed, _with_timeout(send, self.settings.io_timeout)))
         reason = "canceled"
@@ -173,7 +174,10 @@ class SpeechResponse(Response):
         chunks = self._chunks(handle, changed)
         first = await anext(chunks, None)
         if first is None:
-            self._check_end(handle)
+            try:
+                self._check_end(handle)
+            except Exception as error:
+                raise self._api_error(error) from error
             message = (
                 f"the model generated no audio ({handle.doubt or handle.finish_reason}); send another seed or text."
             )
@@ -278,12 +282,11 @@ class SpeechResponse(Response):
         if handle.finish_reason == "canceled":  # by the engine, which is closed
             raise ApiError.draining()
 
-    def _api_error(self, error: Exception) -> ApiError:
+    def _api_error(self, error: Exception, is_checked: bool = True) -> ApiError:
         """Translate an error, and log it unless it is the client's."""
-        translated = error_of(error, self.request_id)
-        if translated.status >= 500:
-            details = f": {error}" if self.settings.logs_texts else ""
-            logger.error("%s failed: %s%s", self.request_id, type(error).__name__, details)
+        translated = error_of(error, self.request_id, is_checked)
+        if translated.status == HTTPStatus.INTERNAL_SERVER_ERROR and translated is not error:
+            log_error(error, self.request_id, self.settings.logs_texts)
         return translated
 
     def _speech_headers(self, handle: SpeechHandle, encoding: _Encoding) -> dict[str, str]:

@@ -28,6 +28,7 @@ __all__ = ["SpeechBody", "parse_json", "parse_speech", "read_form", "read_json"]
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes
 _MAX_SEED = 2**63 - 1
+_LOWEST_TEMPERATURE = 0.001  # above 0; logits that are divided by less may overflow
 _PCM_RATE = 24_000  # hertz; clients of OpenAI's API play raw PCM at this rate
 _TAG = re.compile(r"\[S\d+\]")
 
@@ -78,6 +79,13 @@ class SpeechBody(BaseModel):
         if name.lower() not in FORMATS:
             raise ValueError(f"give one of {', '.join(FORMATS)}")
         return name.lower()
+
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, temperature: float) -> float:
+        if 0 < temperature < _LOWEST_TEMPERATURE:
+            raise ValueError(f"give 0 (greedy decoding), or {_LOWEST_TEMPERATURE} and more")
+        return temperature
 
     @field_validator("input")
     @classmethod
