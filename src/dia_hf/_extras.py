@@ -8,6 +8,7 @@ from types import ModuleType
 __all__ = ["import_extra"]
 
 _EXTRAS = {
+    "av": ("serve",),
     "datasets": ("train",),
     "jiwer": ("train", "evaluate"),
     "pedalboard": ("audio",),

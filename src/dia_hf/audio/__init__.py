@@ -1,1 +1,1 @@
-"""Audio files (`io`), changes of a waveform (`effects`), and the neural codec (`codec`)."""
+"""Audio files (`io`), changes of a waveform (`effects`), streams (`streams`, `encoders`), neural codec (`codec`)."""
