@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import DTYPES, count
+from .options import DTYPES, count, positive, seed
 
 __all__ = ["add_parser"]
 
@@ -13,8 +13,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add `dia-hf bench`."""
     bench = verbs.add_parser(
         "bench",
-        help="measure speed or accuracy",
-        description="Measure speed against transformers' own Dia, or accuracy in reduced precision (--parity).",
+        help="measure speed, accuracy or a server",
+        description=(
+            "Measure speed against transformers' own Dia, accuracy in reduced precision (--parity), or a speech server "
+            "under load (--serve)."
+        ),
     )
     bench.add_argument(
         "--size", choices=["toy", "mid", "full"], default="toy", help="of random weights; full: the published 1.6B"
@@ -40,8 +43,33 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the baseline")
     speed.add_argument("--codec", choices=["toy", "full"], help="of a random model; default: by its size")
     speed.add_argument("--repeats", type=count, default=3, metavar="N", help="iterations of each candidate (3)")
-    speed.add_argument("--plot", metavar="F", help="draw the steps' times there (needs matplotlib)")
+    speed.add_argument("--plot", metavar="F", help="draw the steps' times there, or the loads (needs matplotlib)")
     parity = bench.add_argument_group("parity", "against float32 on the same weights")
     schemes = ["bfloat16", "float16", "int8", "int4", "fp8"]
     parity.add_argument("--parity", nargs="+", choices=schemes, metavar="SCHEME", help=", ".join(schemes))
     parity.add_argument("--text", action="append", metavar="TEXT", help="instead of random ones; more than once")
+    serving = bench.add_argument_group("serving", "load on a server of the OpenAI speech API, this one or another")
+    serving.add_argument("--serve", metavar="URL", help="address of the server, such as http://127.0.0.1:8000")
+    serving.add_argument(
+        "--rate", type=rates, metavar="R,R", help="open loop: requests a second, at random times (1, 2, 4)"
+    )
+    serving.add_argument("--concurrency", type=counts, metavar="N,N", help="closed loop: requests at once")
+    serving.add_argument("--duration", type=positive, metavar="S", help="seconds of each load (30)")
+    serving.add_argument("--requests", type=count, metavar="N", help="number of requests of each load")
+    serving.add_argument("--texts", metavar="F", help="texts, one a line; default: built-in ones")
+    serving.add_argument("--voice", metavar="NAME", help="default: alloy")
+    serving.add_argument("--served-model", metavar="ID", help="the model's name in requests; default: dia")
+    serving.add_argument("--format", choices=["pcm", "wav"], help="default: pcm")
+    serving.add_argument("--fields", metavar="JSON", help="""further fields of each request, such as '{"seed": 1}'""")
+    serving.add_argument("--api-key", metavar="KEY", help="default: the environment's DIA_HF_API_KEY, if set")
+    serving.add_argument("--seed", type=seed, metavar="N", help="of arrivals and texts (0)")
+
+
+def rates(value: str) -> list[float]:
+    """Read numbers above 0, with commas between them."""
+    return [positive(part) for part in value.split(",")]
+
+
+def counts(value: str) -> list[int]:
+    """Read whole numbers of 1 or more, with commas between them."""
+    return [count(part) for part in value.split(",")]

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dia_hf.audio.effects import change_speed, limit_peak, measure_loudness, normalize_loudness, trim_silence
+from dia_hf.audio.effects import (
+    change_speed,
+    find_sound,
+    limit_peak,
+    measure_loudness,
+    normalize_loudness,
+    trim_silence,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -195,6 +202,9 @@ def test_silence_goes_at_the_ends_only():
     result = trim_silence(waveform, 16000)
     np.testing.assert_array_equal(result, waveform[8000 - 800 : -8000 + 800])
     np.testing.assert_array_equal(trim_silence(waveform, 16000, keep=0), waveform[8000:-8000])
+    assert find_sound(waveform, 16000) == (8000, len(waveform) - 8000)
+    assert find_sound(waveform[:-8000], 16000)[1] == len(waveform) - 8000
+    assert find_sound(silence, 16000) == find_sound(silence[:0], 16000) == (0, 0)
 
 
 def test_what_begins_and_ends_loud_stays_whole():

@@ -18,7 +18,7 @@ import numpy as np
 
 from .._extras import import_extra
 
-__all__ = ["change_speed", "limit_peak", "measure_loudness", "normalize_loudness", "trim_silence"]
+__all__ = ["change_speed", "find_sound", "limit_peak", "measure_loudness", "normalize_loudness", "trim_silence"]
 
 _LOUDNESS_BLOCK = 0.4  # seconds: the shortest that BS.1770 measures
 _SHORTEST_STRETCH = 0.1  # seconds: a shorter waveform fits into Rubber Band's window, and most of it is lost
@@ -233,11 +233,40 @@ def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -5
 
     ```
     """
-    level = _amplitude(threshold, "threshold")
     if not 0 <= keep < math.inf:
         raise ValueError(f"`keep` is {keep} s; it must be 0 or more.")
+    begin, end = find_sound(waveform, sampling_rate, threshold)
+    margin = round(keep * sampling_rate) if end > begin else 0
+    return waveform[..., max(0, begin - margin) : end + margin]
+
+
+def find_sound(waveform: np.ndarray, sampling_rate: int, threshold: float = -50.0) -> tuple[int, int]:
+    """Find the part of a waveform without the silence at both ends, as `trim_silence` defines it.
+
+    Args:
+        waveform (`np.ndarray` of shape `[N]` or `[channels, N]`): Of any length.
+        sampling_rate (`int`): In hertz.
+        threshold (`float`, defaults to -50.0): In dBFS, at most 0.
+
+    Returns:
+        `tuple[int, int]`: First sample, and the one after the last, in steps of 10 ms; `(0, 0)` if all is silent.
+
+    Raises:
+        ValueError: If threshold, rate or the shape of the waveform are out of range.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.audio.effects import find_sound
+    >>> second = np.sin(np.arange(16000) / 10, dtype=np.float32)
+    >>> find_sound(np.concatenate([0 * second, second, 0 * second]), 16000)
+    (16000, 32000)
+
+    ```
+    """
+    level = _amplitude(threshold, "threshold")
     if _seconds(waveform, sampling_rate) == 0:
-        return waveform
+        return 0, 0
     num_samples = waveform.shape[-1]
     window = max(1, round(_SILENCE_WINDOW * sampling_rate))
     starts = np.arange(0, num_samples, window)
@@ -248,9 +277,8 @@ def trim_silence(waveform: np.ndarray, sampling_rate: int, threshold: float = -5
     squares = np.square(samples - np.repeat(means, lengths, axis=-1))
     loud = np.flatnonzero((np.add.reduceat(squares, starts, axis=-1) / lengths).max(axis=0) >= level**2)
     if not loud.size:
-        return waveform[..., :0]
-    margin = round(keep * sampling_rate)
-    return waveform[..., max(0, loud[0] * window - margin) : (loud[-1] + 1) * window + margin]
+        return 0, 0
+    return int(loud[0]) * window, min(num_samples, (int(loud[-1]) + 1) * window)
 
 
 def _amplitude(decibels: float, name: str = "peak") -> float:

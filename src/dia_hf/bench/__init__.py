@@ -1,8 +1,8 @@
-"""Benchmarks behind `dia-hf bench`: speed against transformers' own Dia, and accuracy in reduced precision.
+"""Benchmarks behind `dia-hf bench`: speed against transformers' own Dia, accuracy in reduced precision, and servers.
 
-`candidates.py` makes the models and finds the baseline; `speed.py` and `parity.py` measure and return dataclasses;
-`limits.py` computes the bounds that the hardware sets; `tables.py` writes tables, JSON and plots. Benchmarks of
-training, memory and energy are scripts in the repository's `benchmarks/`.
+`candidates.py` makes the models and finds the baseline; `speed.py`, `parity.py` and `serving.py` measure and return
+dataclasses; `limits.py` computes the bounds that the hardware sets; `tables.py` writes tables, JSON and plots.
+Benchmarks of training, memory and energy are scripts in the repository's `benchmarks/`.
 """
 
 from .candidates import (

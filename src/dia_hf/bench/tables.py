@@ -20,9 +20,19 @@ import torch
 from .._extras import import_extra
 from ..atomic_write import atomic_write
 from .parity import ParityReport
+from .serving import LoadFigures, Percentiles, ServingReport
 from .speed import Speed, SpeedReport
 
-__all__ = ["align", "environment", "parity_table", "plot_steps", "speed_table", "write_json"]
+__all__ = [
+    "align",
+    "environment",
+    "parity_table",
+    "plot_loads",
+    "plot_steps",
+    "serving_table",
+    "speed_table",
+    "write_json",
+]
 
 _NOISY = 1.5  # p90 / p10 of the step time above which ratios are not reliable
 
@@ -160,6 +170,40 @@ def _parity_column(report: ParityReport) -> dict[str, str]:
     return column
 
 
+def serving_table(report: ServingReport) -> str:
+    """Format the figures of a server: one column for each load, times as p50 / p95 / p99."""
+
+    def times(name: str, factor: float, digits: int) -> Callable[[LoadFigures], str]:
+        def read(load: LoadFigures) -> str:
+            figures: Percentiles | None = getattr(load, name)
+            values = (None,) * 3 if figures is None else (figures.p50, figures.p95, figures.p99)
+            return " / ".join(_number(None if value is None else factor * value, digits) for value in values)
+
+        return read
+
+    cells: dict[str, Callable[[LoadFigures], str]] = {
+        "requests": lambda load: str(load.num_requests),
+        "errors": lambda load: ", ".join(f"{n} × {error}" for error, n in load.errors.items()) or "0",
+        "first byte, ms": times("first_byte", 1e3, 0),
+        "first audible sample, ms": times("first_audible", 1e3, 0),
+        "  played, ms": times("heard", 1e3, 0),
+        "end, s": times("end", 1, 2),
+        "underruns": lambda load: str(load.num_underruns),
+        "  seconds of silence": lambda load: _number(load.gap_seconds),
+        "audio seconds a second": lambda load: _number(load.audio_per_second),
+        "goodput, requests a second": lambda load: _number(load.goodput),
+        "delay of the generator, ms": times("lag", 1e3, 1),
+    }
+    rows = [["p50 / p95 / p99", *(_load_name(load) for load in report.loads)]]
+    rows += [[name, *(read(load) for load in report.loads)] for name, read in cells.items()]
+    settings = report.settings
+    return f"{settings['url']}, {settings['response_format']}, seed {settings['seed']}\n\n{align(rows)}"
+
+
+def _load_name(load: LoadFigures) -> str:
+    return f"{load.load:g} requests/s" if load.kind == "rate" else f"{load.load:g} at once"
+
+
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Format rows of cells as a text table: the first row is the header, the first column is left-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -210,5 +254,38 @@ def plot_steps(path: str | os.PathLike, report: SpeedReport) -> None:
     axes.set_xlabel("milliseconds per step")
     axes.set_title(f"{report.settings['dtype']} on {report.settings['device']}, batch {report.settings['batch_size']}")
     figure.legend(loc="outside lower right")
+    with atomic_write(path) as beside:
+        figure.savefig(beside)
+
+
+def plot_loads(path: str | os.PathLike, report: ServingReport) -> None:
+    """Plot the time to the first audible sample and the goodput over the loads, one row for each kind of load.
+
+    Args:
+        path (`str` or `os.PathLike`): Output file; its suffix determines the format.
+        report (`ServingReport`): Report to plot.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    figure_class = import_extra("matplotlib.figure").Figure
+    kinds = list(dict.fromkeys(load.kind for load in report.loads))
+    figure = figure_class(figsize=(9, 3.2 * len(kinds)), layout="constrained")
+    grid = figure.subplots(len(kinds), 2, squeeze=False)
+    for kind, (left, right) in zip(kinds, grid, strict=True):
+        loads = [load for load in report.loads if load.kind == kind]
+        places = [load.load for load in loads]
+        for name in ("p50", "p95", "p99"):
+            values = [1e3 * getattr(load.first_audible, name) if load.first_audible else float("nan") for load in loads]
+            left.plot(places, values, marker="o", label=name)
+        left.set_ylabel("first audible sample, ms")
+        left.legend()
+        right.plot(places, [load.goodput for load in loads], marker="o", label="requests without underrun or error")
+        right.plot(places, [load.audio_per_second for load in loads], marker="o", label="seconds of audio")
+        right.set_ylabel("a second")
+        right.legend()
+        for axes in (left, right):
+            axes.set_xlabel("requests a second" if kind == "rate" else "requests at once")
+            axes.set_ylim(bottom=0)
     with atomic_write(path) as beside:
         figure.savefig(beside)

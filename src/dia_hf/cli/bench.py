@@ -1,8 +1,11 @@
-"""`dia-hf bench`: speed, or accuracy in reduced precision, as a table, JSON and a plot."""
+"""`dia-hf bench`: speed, accuracy in reduced precision, or a server under load, as a table, JSON and a plot."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,14 @@ from typing import Any
 from .arguments import check_writable
 
 __all__ = ["run"]
+
+_OF_SERVING = (
+    *("rate", "concurrency", "duration", "requests", "texts", "voice", "served_model", "format", "fields", "api_key"),
+    "seed",
+)
+_NOT_OF_SERVING = (
+    *("model", "device", "threads", "greedy", "sample", "dtype", "quantize", "compile", "codec", "parity", "text"),
+)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -22,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from ..speech import Dia
     from ..speech.dia import resolve_device
 
+    _check_serving(args)
     of_speed = {name: getattr(args, name) for name in ("dtype", "quantize", "codec", "plot")}
     given = [f"--{name}" for name, value in of_speed.items() if value is not None]
     if args.parity and given:
@@ -38,6 +50,9 @@ def run(args: argparse.Namespace) -> None:
             check_writable(option, Path(path))
     if args.output is not None and args.plot is not None and Path(args.output).resolve() == Path(args.plot).resolve():
         raise ValueError(f"--output and --plot are both {args.output!r}; give two files.")
+    if args.serve:
+        _bench_serving(args)
+        return
     device = resolve_device(args.device)
 
     def make(dtype: str | None) -> tuple[Any, Any]:
@@ -92,6 +107,47 @@ def _bench_parity(args: argparse.Namespace, make: Callable[[str | None], tuple[A
     print(tables.parity_table(reports))
     if args.output is not None:
         tables.write_json(args.output, tables.environment(device), parity=reports)
+
+
+def _check_serving(args: argparse.Namespace) -> None:
+    given = {name for name, value in vars(args).items() if value is not None and value is not False}
+    if args.serve is None and (lost := [f"--{name.replace('_', '-')}" for name in _OF_SERVING if name in given]):
+        raise ValueError(f"{' and '.join(lost)} belong to --serve, the address of a server.")
+    if args.serve is not None and (lost := [f"--{name}" for name in _NOT_OF_SERVING if name in given]):
+        raise ValueError(f"{' and '.join(lost)} cannot be given with --serve, which measures a running server.")
+
+
+def _bench_serving(args: argparse.Namespace) -> None:
+    from ..bench import tables
+    from ..bench.serving import SENTENCES, measure_serving
+    from ..evaluation import read_sentences
+
+    try:
+        fields = json.loads(args.fields or "{}")
+    except ValueError as error:
+        raise ValueError(f"--fields is no JSON ({error}); give an object.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"""--fields is {args.fields}; give an object, such as '{{"seed": 1}}'.""")
+    given = {"voice": args.voice, "model": args.served_model, "response_format": args.format}
+    report = asyncio.run(
+        measure_serving(
+            args.serve,
+            args.rate or ([] if args.concurrency else [1.0, 2.0, 4.0]),
+            args.concurrency or [],
+            args.duration or (None if args.requests else 30.0),
+            args.requests,
+            [sentence.text for sentence in read_sentences(args.texts)] if args.texts else SENTENCES,
+            {**fields, **{name: value for name, value in given.items() if value is not None}},
+            args.api_key or os.environ.get("DIA_HF_API_KEY"),
+            args.seed or 0,
+            say=_say_progress,
+        )
+    )
+    print(tables.serving_table(report))
+    if args.output is not None:
+        tables.write_json(args.output, tables.environment("cpu"), serving=report)
+    if args.plot is not None:
+        tables.plot_loads(args.plot, report)
 
 
 def _say_progress(line: str) -> None:
