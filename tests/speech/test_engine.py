@@ -21,7 +21,7 @@ from dia_hf.speech.dialogue import DialogueRun
 
 SHORT = "[S1] Hello, I am Dia."
 TEXTS = [SHORT, "[S1] Welcome, Dia. [S2] Hello.", "[S2] Yes.", "[S1] Hello, Dia. [S2] Welcome, I am Dia. [S1] Hello."]
-LONG = " ".join(f"[S{1 + i % 2}] Hello, I am Dia. Welcome, Dia." for i in range(4))
+LONG = " ".join(f"[S{1 + i % 2}] Hello, I am Dia. Welcome, Dia." for i in range(6))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_each_of_many_requests_sounds_as_alone(dia, engine):
     codec = dia.processor.codec
     codes = dia.generate(SHORT, seed=3, return_codes=True)[1]
     voice = Voice(codes, SHORT, codec.fingerprint, codec.sampling_rate, codec.hop_length)
-    requests = [make_request(number, voice) for number in range(14)]
+    requests = [make_request(number, voice) for number in range(12)]
     handles = [engine.submit(request) for request in requests]
     with ThreadPoolExecutor(len(handles)) as threads:
         waveforms = list(threads.map(hear, handles))
@@ -254,14 +254,13 @@ def test_a_limit_is_a_finish_reason(engine):
 
 def test_a_slow_reader_of_a_long_text_does_not_hold_a_slot(dia, engine, monkeypatch):
     """A reader that stopped reading filled the memory with audio, or kept others out of the batch."""
-    monkeypatch.setattr(engine_module, "_MOST_BEHIND", 0.2)
-    slow = [engine.submit(SpeechRequest(LONG, seed=seed)) for seed in range(8)]
+    monkeypatch.setattr(engine_module, "_MOST_BEHIND", 1.0)
+    slow = [engine.submit(SpeechRequest(LONG, seed=seed)) for seed in range(7)]
     wait_for(lambda: all(handle._is_parked for handle in slow))
     assert engine.num_active == 0
     assert_same_sound(hear(engine.submit(SpeechRequest(SHORT, seed=1))), alone(dia, SpeechRequest(SHORT, seed=1)))
-    for seed, handle in enumerate(slow[:2]):
-        assert_same_sound(hear(handle), alone(dia, SpeechRequest(LONG, seed=seed)))
-    for handle in slow[2:]:
+    assert_same_sound(hear(slow[0]), alone(dia, SpeechRequest(LONG, seed=0)))
+    for handle in slow[1:]:
         handle.cancel()
         assert handle.finish_reason == "canceled"
 

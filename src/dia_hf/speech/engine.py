@@ -190,7 +190,7 @@ class SpeechHandle:
         with self._changed:
             chunks = [self._chunks.popleft() for _ in range(min(number, len(self._chunks)))]
             self._num_read += sum(map(len, chunks))
-        if self._is_parked and not self.is_behind:
+        if self._is_parked:
             self._engine._unpark(self)
         return chunks
 
@@ -436,8 +436,9 @@ class SpeechEngine:
             self._changed.notify_all()
 
     def _unpark(self, handle: SpeechHandle) -> None:
+        """Have the next chunk of the text generated, unless the reader is behind."""
         with self._changed:
-            if handle._is_parked:
+            if handle._is_parked and not handle.is_behind:
                 handle._is_parked = False
                 self._waiting.appendleft(handle)
                 self._changed.notify_all()
@@ -480,11 +481,10 @@ class SpeechEngine:
                     self._finish(handle)
                 elif handle._run.is_complete:
                     handle._is_complete = True
-                elif handle.is_behind:
-                    handle._is_parked = True
+                    self._changed.notify_all()
                 else:
-                    self._waiting.appendleft(handle)
-                self._changed.notify_all()
+                    handle._is_parked = True
+                    self._unpark(handle)
 
     def _generate_chunk(self, handle: SpeechHandle) -> None:
         """Generate the next chunk of a request, again if its length is implausible and nobody has heard it."""
