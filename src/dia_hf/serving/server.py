@@ -11,8 +11,6 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -120,21 +118,16 @@ class Server(uvicorn.Server):
     warm_up_error: Exception | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the shutdown; end at once at a second signal."""
+        """Begin the shutdown; end at once at a second signal.
+
+        uvicorn's own notes the signal and raises it again at the end, and the exit status would not be 0.
+        """
         self.force_exit = self.should_exit
         self.stop()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle signals; uvicorn would raise them again at the end, and the exit status would not be 0."""
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()
 
     async def main_loop(self) -> None:
         """Serve; then finish what is being spoken, while new requests are refused."""
         await super().main_loop()
-        self.status.is_draining = True
         end = time.monotonic() + self.shutdown_timeout
         logger.info("shutting down: %d samples are finished within %g s", self.engine.num_active, self.shutdown_timeout)
         closing = threading.Thread(target=self.engine.close, args=(self.shutdown_timeout,), daemon=True)
