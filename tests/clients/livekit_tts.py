@@ -1,0 +1,67 @@
+"""LiveKit agents: `python livekit_tts.py URL`, with the server's URL without `/v1`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib.metadata import version
+
+from expected import TEXT, report
+from livekit.agents import APIConnectOptions, APIStatusError
+from livekit.plugins import openai
+
+ONCE = APIConnectOptions(max_retry=0)
+
+
+async def speak(base_url: str, model: str, response_format: str) -> None:
+    tts = openai.TTS(model=model, voice="ash", base_url=base_url, api_key="none", response_format=response_format)
+    try:
+        events = [event async for event in tts.synthesize(TEXT, conn_options=ONCE)]
+    finally:
+        await tts.aclose()
+    assert events[0].request_id, "there is no x-request-id"
+    pcm = b"".join(bytes(event.frame.data) for event in events)
+    report(f"{response_format} as {'audio' if model == 'tts-1' else 'sse'}", pcm, events[0].frame.sample_rate)
+
+
+async def fail(base_url: str) -> None:
+    tts = openai.TTS(voice="nobody", base_url=base_url, api_key="none")
+    try:
+        async for _ in tts.synthesize(TEXT, conn_options=ONCE):
+            pass
+    except APIStatusError as error:
+        assert error.status_code == 400 and "nobody" in str(error), error
+    else:
+        raise AssertionError("no error for an unknown voice")
+    finally:
+        await tts.aclose()
+    print("errors: APIStatusError 400")
+
+
+async def interrupt(base_url: str) -> None:
+    count = 12
+    tts = openai.TTS(voice="ash", base_url=base_url, api_key="none")
+    tts.prewarm()
+    try:
+        for _ in range(count):
+            stream = tts.synthesize(" ".join([TEXT] * 8), conn_options=ONCE)
+            async for _event in stream:
+                break
+            await stream.aclose()
+    finally:
+        await tts.aclose()
+    print(f"interrupted {count} times")
+    await speak(base_url, "tts-1", "pcm")
+
+
+async def main(base_url: str) -> None:
+    print(f"livekit-agents {version('livekit-agents')}, livekit-plugins-openai {version('livekit-plugins-openai')}")
+    for response_format in ("mp3", "opus", "aac", "flac", "wav", "pcm"):
+        for model in ("gpt-4o-mini-tts", "tts-1"):  # the second is asked without server-sent events
+            await speak(base_url, model, response_format)
+    await fail(base_url)
+    await interrupt(base_url)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(f"{sys.argv[1]}/v1"))
