@@ -26,15 +26,10 @@ async def speak(base_url: str, model: str, response_format: str) -> None:
 
 async def fail(base_url: str) -> None:
     tts = openai.TTS(voice="nobody", base_url=base_url, api_key="none")
-    try:
-        async for _ in tts.synthesize(TEXT, conn_options=ONCE):
-            pass
-    except APIStatusError as error:
-        assert error.status_code == 400 and "nobody" in str(error), error
-    else:
-        raise AssertionError("no error for an unknown voice")
-    finally:
-        await tts.aclose()
+    stream = tts.synthesize(TEXT, conn_options=ONCE)
+    (error,) = await asyncio.gather(anext(stream), return_exceptions=True)
+    await tts.aclose()
+    assert isinstance(error, APIStatusError) and error.status_code == 400 and "nobody" in str(error), error
     print("errors: APIStatusError 400")
 
 
