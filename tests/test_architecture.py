@@ -36,6 +36,7 @@ FLOORS = {
     "evaluation": 7,
     "training": 7,
     "bench": 8,
+    "serving": 8,
     "cli": 9,
     "__init__": 10,
 }

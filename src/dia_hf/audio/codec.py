@@ -323,13 +323,17 @@ class DecoderStream:
         self.codec = codec
         self._codes = torch.zeros(0, codec.num_codebooks, dtype=torch.long)
         self._next = 0  # the first frame of `_codes` that was not popped; those before it are its context
-        self._is_closed = False
+        self.is_closed = False
+
+    @property
+    def num_pending(self) -> int:
+        """Frames that were pushed and not popped."""
+        return len(self._codes) - self._next
 
     @property
     def num_ready(self) -> int:
         """Frames that can be popped: all but the last `decoder_margin`, or, of a closed stream, all."""
-        num_unknown = 0 if self._is_closed else self.codec.decoder_margin
-        return max(len(self._codes) - self._next - num_unknown, 0)
+        return max(self.num_pending - (0 if self.is_closed else self.codec.decoder_margin), 0)
 
     def push(self, codes: torch.Tensor) -> None:
         """Add codes to the clip's end.
@@ -340,14 +344,14 @@ class DecoderStream:
         Raises:
             ValueError: If the stream is closed; and as `Codec.decode`.
         """
-        if self._is_closed:
+        if self.is_closed:
             raise ValueError("the stream is closed; begin another: `codec.stream()`.")
         self.codec.check_codes(codes)
         self._codes = torch.cat([self._codes, codes.to("cpu", torch.long)])
 
     def close(self) -> None:
         """End the clip: no further codes come."""
-        self._is_closed = True
+        self.is_closed = True
 
     def pop(self, num_frames: int) -> torch.Tensor:
         """Take the next frames.

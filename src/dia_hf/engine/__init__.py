@@ -7,7 +7,7 @@ oracle in the tests.
 """
 
 from .decoder import FrameDecoder, make_frame_decoder, max_frames, unsupported_reason_of
-from .engine import Engine, EngineError
+from .engine import Engine, EngineError, QueueFullError
 from .runners import make_runner
 from .sampling import SamplingParams, SamplingSpec
 from .scheduler import Call, FrameScheduler, RequestBatch
@@ -18,6 +18,7 @@ __all__ = [
     "EngineError",
     "FrameDecoder",
     "FrameScheduler",
+    "QueueFullError",
     "RequestBatch",
     "SamplingParams",
     "SamplingSpec",

@@ -19,13 +19,17 @@ import torch
 from .decoder import FrameDecoder
 from .scheduler import Call, FrameScheduler
 
-__all__ = ["Engine", "EngineError"]
+__all__ = ["Engine", "EngineError", "QueueFullError"]
 
 _SMALLEST_CAPACITY = 512  # Frames; the capacities of caches are powers of two times this.
 
 
 class EngineError(RuntimeError):
     """A call that the engine does not take, because its queue is full or it is closed."""
+
+
+class QueueFullError(EngineError):
+    """A call that the engine does not take, because as many as it may hold are waiting."""
 
 
 class Engine:
@@ -112,7 +116,8 @@ class Engine:
             `list[torch.LongTensor]`, each of shape `[N, C]`: New frames of each request.
 
         Raises:
-            EngineError: If the queue is full, or the engine is closed.
+            QueueFullError: If the queue is full.
+            EngineError: If the engine is closed.
             ValueError: If a streamed call has more requests than `max_batch_size`, or no token could be sampled.
         """
         if call.on_frame is not None and len(call.requests) > self.max_batch_size:
@@ -125,7 +130,7 @@ class Engine:
             if self._is_closed:
                 raise EngineError("the engine is closed; make another one.")
             if self.max_queue is not None and self._num_queued() >= self.max_queue:
-                raise EngineError(f"{self.max_queue} calls (`max_queue`) are waiting already; try again later.")
+                raise QueueFullError(f"{self.max_queue} calls (`max_queue`) are waiting already; try again later.")
             self._submitted.append((self._find_scheduler(network, delay_pattern, call, compile_options), call))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="dia-engine", daemon=True)

@@ -3,6 +3,7 @@
 from .dia import ComputeDtype, Dia
 from .dialogue import Dialogue, DialogueError
 from .doubts import SpeechWarning
+from .engine import SpeechEngine, SpeechHandle, SpeechRequest
 from .voices import Voice, VoiceLibrary, load_voice, transcribe
 
 __all__ = [
@@ -10,6 +11,9 @@ __all__ = [
     "Dia",
     "Dialogue",
     "DialogueError",
+    "SpeechEngine",
+    "SpeechHandle",
+    "SpeechRequest",
     "SpeechWarning",
     "Voice",
     "VoiceLibrary",

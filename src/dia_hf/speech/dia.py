@@ -24,6 +24,7 @@ from transformers import BatchFeature
 from ..assets import MINIATURE
 from ..audio.io import write_audio
 from ..configuration_dia import DiaConfig
+from ..engine import Engine
 from ..generation import DiaAudioStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -50,6 +51,7 @@ class Dia:
             model's device.
 
     Attributes:
+        engine (`Engine`, *optional*): Set to an `Engine`, it computes the calls of all threads in one batch.
         sampling_rate (`int`): Rate in hertz of the waveforms that `generate` returns.
         device, compute_dtype, config, dac_model: Those of the model, and the codec's network, with nari-labs' names.
 
@@ -69,6 +71,7 @@ class Dia:
     def __init__(self, model: DiaForConditionalGeneration, processor: DiaProcessor) -> None:
         self.model = model
         self.processor = processor
+        self.engine: Engine | None = None
         self.sampling_rate: int = processor.feature_extractor.sampling_rate
         if processor.audio_tokenizer is not None:
             processor.audio_tokenizer.to(model.device)
@@ -238,7 +241,9 @@ class Dia:
         frame_rate, max_delay = self.processor.codec.frame_rate, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             streamer = SpokenSeconds(bar, frame_rate, max_delay) if verbose else None
-            tokens = self.model.generate(**inputs, **options, streamer=streamer, max_batch_size=max_batch_size)
+            tokens = self.model.generate(
+                **inputs, **options, streamer=streamer, max_batch_size=max_batch_size, engine=self.engine
+            )
         prompt_len = self.processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
         codes = self.processor.extract_codes(tokens, prompt_len)
         waveforms = [waveform.numpy() for waveform in self.processor.codec.decode(codes)]
@@ -296,7 +301,7 @@ class Dia:
         if self._is_miniature:
             warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
-        chunks = streamer.listen(self.model.generate, **inputs, **options)
+        chunks = streamer.listen(self.model.generate, **inputs, **options, engine=self.engine)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
         return self._checked(chunks, check, is_list=not isinstance(text, str))
 
@@ -422,7 +427,10 @@ class Dia:
             seed,
             max_seconds,
             self._options((cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile)),
+            self.engine,
         )
+        for issue in dialogue.issues:
+            warnings.warn(issue, stacklevel=2)
         if self._is_miniature:
             warn_unknown_words([script], stacklevel=2)
         return dialogue

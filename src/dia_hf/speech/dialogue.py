@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..atomic_write import atomic_write, is_leftover
+from ..engine import Engine
 from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -35,7 +36,7 @@ from .progress import spoken_bar
 from .script import Turn, check_script, estimate_seconds, parse_script, plan_chunks, render, split_prefix
 from .voices import Voice
 
-__all__ = ["Dialogue", "DialogueError", "remove_chunks"]
+__all__ = ["Dialogue", "DialogueError", "DialogueRun", "remove_chunks"]
 
 
 def remove_chunks(folder: Path) -> None:
@@ -71,9 +72,12 @@ class _Segment:
     codes: torch.Tensor
 
 
-def _seed_of_chunk(seed: int, index: int) -> int:
-    """Derive a seed for each chunk; the first one has the dialogue's, as a single call would."""
-    return seed if index == 0 else int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
+def _seed_of_chunk(seed: int, index: int, attempt: int = 0) -> int:
+    """Derive a seed for each chunk and attempt; the first one has the dialogue's, as a single call would."""
+    if index == attempt == 0:
+        return seed
+    name = f"{seed}/{index}/{attempt}" if attempt else f"{seed}/{index}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 def _fingerprint(model: torch.nn.Module) -> str:
@@ -97,7 +101,7 @@ class Dialogue:
     Args:
         model (`DiaForConditionalGeneration`): The model.
         processor (`DiaProcessor`): Its processor, with the codec.
-        script (`str`): Text with speaker tags. Warnings name the places of probable mistakes.
+        script (`str`): Text with speaker tags.
         voices (`Mapping[str, Voice]` or `Voice`, *optional*): Voice for some or all speaker tags; or one voice
             whose transcript has the tags of several speakers.
         chunk_length_s (`tuple[float, float]`, defaults to `(5.0, 15.0)`): Shortest and longest chunk in
@@ -113,11 +117,15 @@ class Dialogue:
         seed (`int`, *optional*): Seed of the sampling; random, or that of the folder, unless given.
         max_seconds (`float`, *optional*): Limit of the whole dialogue.
         options (`dict`, *optional*): Of `generate`.
+        engine (`Engine`, *optional*): Computes the chunks in one batch with other calls.
 
     Attributes:
+        issues (`list[str]`): Probable mistakes in the script, with their places; `Dia.dialogue` warns of them.
         prefix (`str`): Tags at the beginning of the script that are no speaker's, such as `[nl]`; each chunk begins
             with them.
         chunks (`list[list[Turn]]`): The turns of each chunk.
+        expected_seconds (`list[float]`): Duration of each chunk by `estimate_seconds`.
+        most_frames (`int`): Frames at which one call of the model is cut.
         seed (`int`): Seed in use.
         num_frames (`list[int]`): Frames of each chunk that the last call of `stream` or `generate` has generated or
             loaded.
@@ -140,30 +148,33 @@ class Dialogue:
         seed: int | None = None,
         max_seconds: float | None = None,
         options: dict[str, Any] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.model = model
+        self.engine = engine
         self.processor = processor
         self.codec = processor.codec
         self.closing_tag = closing_tag
         self.options = options or {}
-        self._max_seconds = max_seconds
+        self.max_seconds = max_seconds
         self.max_frames = None if max_seconds is None else int(max_seconds * self.codec.frame_rate)
         if self.max_frames == 0:
             raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / self.codec.frame_rate:.3f} s.")
         self.frame_limit = model.config.max_training_frames + 1
         self.max_prompt_frames = self.frame_limit // 2
+        max_length = model.generation_config.max_length
+        self.most_frames = self.frame_limit if max_length is None else min(self.frame_limit, max_length - 2)
         self.text_limit: int = processor.tokenizer.model_max_length
 
         self.speaker_tokens: list[str] = processor.tokenizer.speaker_tokens
         self.prefix, spoken = split_prefix(script, self.speaker_tokens)
-        for message in check_script(spoken, self.speaker_tokens):
-            warnings.warn(message, stacklevel=3)
+        self.issues = check_script(spoken, self.speaker_tokens)
         turns = parse_script(spoken, self.speaker_tokens)
         if not turns:
             raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
-        self._has_warned = False
-        self._voices = self._take_voices(voices)
+        self.voices = self._take_voices(voices)
         self.chunks = self._plan(turns, chunk_length_s, language)
+        self.expected_seconds = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.chunks]
         self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
         self.folder = None if folder is None else Path(folder)
@@ -200,10 +211,10 @@ class Dialogue:
         shortest, longest = chunk_length_s
         max_length = self.model.generation_config.max_length or self.model.config.decoder_config.max_position_embeddings
         in_one_go = min(self.frame_limit, max_length - self.model.config.max_delay) / self.codec.frame_rate
-        voices = dict.fromkeys(self._voices.values())
-        text_limit = self.text_limit - self._num_ids([turn for voice in voices for turn in voice.turns])
+        voices = dict.fromkeys(self.voices.values())
+        text_limit = self.text_limit - self.num_ids([turn for voice in voices for turn in voice.turns])
         seconds = sum(estimate_seconds(turn.text) for turn in turns)
-        if seconds <= min(longest, in_one_go) and self._num_ids(turns) <= text_limit:
+        if seconds <= min(longest, in_one_go) and self.num_ids(turns) <= text_limit:
             return [turns]
         # Half of a call's limit is for the prompt; `plan_chunks` takes 2 s at least.
         limit = max(in_one_go / 2, 2.0)
@@ -212,11 +223,12 @@ class Dialogue:
         max_bytes = max(min(text_limit, self.text_limit // 2), 64)
         return plan_chunks(turns, longest, min(shortest, longest), max_bytes, language)
 
-    def _num_ids(self, turns: list[Turn]) -> int:
+    def num_ids(self, turns: list[Turn]) -> int:
         """Count the token ids of the rendered turns: bytes, a tag counting as one."""
-        return self.processor.tokenizer.count_ids(self._render(turns))
+        return self.processor.tokenizer.count_ids(self.render(turns))
 
-    def _render(self, turns: list[Turn]) -> str:
+    def render(self, turns: list[Turn]) -> str:
+        """Render turns with the tags of this dialogue."""
         return render(turns, self.closing_tag, self.prefix)
 
     # --- chunks in the folder ---
@@ -301,53 +313,6 @@ class Dialogue:
 
     # --- generation ---
 
-    def _choose_prompt(self, index: int, last: dict[str, _Segment]) -> tuple[list[Turn], torch.Tensor | None]:
-        """Choose the last segment of each speaker, the chunk's own speakers first, as far as there is room."""
-        turns = self.chunks[index]
-        seconds = _PACE_RESERVE * sum(estimate_seconds(turn.text) for turn in turns) + 1
-        max_frames = max(self.max_prompt_frames, self.frame_limit - int(seconds * self.codec.frame_rate))
-        chosen: list[_Segment] = []
-        for speaker in dict.fromkeys([*(turn.speaker for turn in turns), *self._voices, *last]):
-            segment = self._voices.get(speaker, last.get(speaker))
-            if segment is None or segment in chosen:
-                continue
-            trial = sorted([*chosen, segment], key=lambda segment: segment.order)
-            num_frames = sum(len(segment.codes) for segment in trial)
-            num_ids = self._num_ids([*(turn for segment in trial for turn in segment.turns), *turns])
-            if num_frames <= max_frames and num_ids <= self.text_limit:
-                chosen = trial
-            elif not self._has_warned and any(turn.speaker == speaker for turn in turns):
-                self._has_warned = True
-                warnings.warn(
-                    f"chunk {index + 1}: what {speaker} said last ({len(segment.codes) / self.codec.frame_rate:.1f} s) "
-                    "does not fit into the prompt, and the voice may change; a voice for each speaker prevents that. "
-                    "Shown once a dialogue.",
-                    stacklevel=5,
-                )
-        if not chosen:
-            return [], None
-        turns = [turn for segment in chosen for turn in segment.turns]
-        return turns, torch.cat([segment.codes for segment in chosen])
-
-    def _speak_chunk(
-        self, index: int, last: dict[str, _Segment], max_frames: int | None
-    ) -> Generator[torch.Tensor, None, None]:
-        """Yield a chunk's codes `[1, C]`, frame by frame."""
-        prompt_turns, prompt = self._choose_prompt(index, last)
-        text = self._render([*prompt_turns, *self.chunks[index]])
-        inputs = self.processor(text=[text], audio=[prompt]).to(self.model.device)
-        options = dict(self.options)
-        if max_frames is not None or prompt is not None:
-            # `max_length` of the checkpoint limits new frames; the positions limit prompt and new frames together.
-            room = self.frame_limit - 1 - (0 if prompt is None else len(prompt))
-            limits = [room, max_frames, self.model.generation_config.max_length]
-            num_frames = min(limit for limit in limits if limit is not None)
-            options["max_new_tokens"] = self.model.config.steps_for_frames(num_frames)
-        generator = torch.Generator(self.model.device).manual_seed(_seed_of_chunk(self.seed, index))
-        streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
-        with closing(streamer.listen(self.model.generate, **inputs, **options, generator=generator)) as frames:
-            yield from frames
-
     def stream(
         self, first_chunk_frames: int = 1, chunk_frames: int = 64, verbose: bool = False
     ) -> Generator[np.ndarray, None, None]:
@@ -367,10 +332,10 @@ class Dialogue:
             SpeechWarning: Once, if the whole or a chunk is empty, silent, cut at a limit, or much shorter or longer
                 than `estimate_seconds`.
         """
-        clip, last = self.codec.stream(), dict[str, _Segment]()
+        clip, run = self.codec.stream(), DialogueRun(self)
         next_frames, frame_rate = first_chunk_frames, self.codec.frame_rate
-        self.num_frames = []
-        heard, is_cut = SpeechStats(self.codec.sampling_rate), False
+        self.num_frames = run.num_frames
+        heard = SpeechStats(self.codec.sampling_rate)
         max_seconds = None if self.max_frames is None else self.max_frames / frame_rate
 
         def ready(is_last: bool = False) -> Iterator[np.ndarray]:
@@ -384,14 +349,10 @@ class Dialogue:
                 next_frames = min(2 * next_frames, chunk_frames)
 
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
-            for index, turns in enumerate(self.chunks):
-                left = None if self.max_frames is None else self.max_frames - sum(self.num_frames)
-                if left is not None and left <= 0:
-                    is_cut = True
-                    break
+            while not run.is_complete:
                 if len(self.chunks) > 1:
-                    bar.set_description_str(f"speaking, chunk {index + 1} of {len(self.chunks)}")
-                codes = self._load_chunk(index)
+                    bar.set_description_str(f"speaking, chunk {run.index + 1} of {len(self.chunks)}")
+                codes = self._load_chunk(run.index)
                 if codes is not None:
                     clip.push(codes)
                     bar.update(len(codes) / frame_rate)
@@ -399,7 +360,8 @@ class Dialogue:
                 else:
                     frames = [torch.zeros(0, self.codec.num_codebooks, dtype=torch.long)]
                     try:
-                        with closing(self._speak_chunk(index, last, left)) as spoken:
+                        streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
+                        with closing(streamer.listen(self.model.generate, **run.next_call())) as spoken:
                             for frame in spoken:
                                 frames.append(frame)
                                 clip.push(frame)
@@ -410,41 +372,13 @@ class Dialogue:
                         is_kept = self.folder is not None and self.num_kept > 0
                         advice = f". Those before it are kept in {str(self.folder)!r}." if is_kept else ""
                         raise DialogueError(
-                            f"chunk {index + 1} of {len(self.chunks)} failed: {error}{advice}"
+                            f"chunk {run.index + 1} of {len(self.chunks)} failed: {error}{advice}"
                         ) from error
                     codes = torch.cat(frames)
-                    self._save_chunk(index, codes)
-                self.num_frames.append(len(codes))
-                is_cut = is_cut or (left is not None and len(codes) >= left)
-                if len(codes) > 0:
-                    last |= dict.fromkeys((turn.speaker for turn in turns), _Segment(index, turns, codes))
+                    self._save_chunk(run.index, codes)
+                run.add(codes)
             yield from ready(is_last=True)
-        tell(self._doubts(heard, is_cut), stacklevel=2)
-
-    def _doubts(self, heard: SpeechStats, is_cut: bool) -> list[str]:
-        """Describe why the whole, or chunks, are implausible for their text."""
-        expected = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.chunks]
-        number = len(self.chunks)
-        limit = None
-        if is_cut and self._max_seconds is not None:
-            limit = f"`max_seconds` ({self._max_seconds:g})"
-            if number > 1:
-                limit += f": {len(self.num_frames)} of {number} chunks"
-        room = self.frame_limit
-        if (max_length := self.model.generation_config.max_length) is not None:
-            room = min(room, max_length - 2)
-        if number == 1 and limit is None and self.num_frames[0] >= room:
-            limit = "the limit of one call of the model"
-        if (doubt := find_doubt(heard, sum(expected), cut_at=limit)) is not None:
-            return [doubt]
-        doubts = []
-        for index, (num_frames, seconds) in enumerate(zip(self.num_frames, expected, strict=False)):
-            one = SpeechStats(self.codec.sampling_rate)
-            one.seconds = one.sounding = num_frames / self.codec.frame_rate
-            cut_at = "the limit of one call of the model" if num_frames >= room else None
-            if (doubt := find_doubt(one, seconds, cut_at=cut_at)) is not None:
-                doubts.append(f"chunk {index + 1} of {number}: {doubt}")
-        return doubts
+        tell(run.find_doubts(heard), stacklevel=2)
 
     def generate(self, verbose: bool = False) -> np.ndarray:
         """Generate the whole dialogue.
@@ -466,3 +400,130 @@ class Dialogue:
             error.waveform = np.concatenate(parts)
             raise
         return np.concatenate(parts)
+
+
+class DialogueRun:
+    """One pass over the chunks of a dialogue: what has been generated, and the next call of `generate()`.
+
+    Args:
+        dialogue (`Dialogue`): The chunks.
+
+    Attributes:
+        num_frames (`list[int]`): Frames of each chunk that has been added.
+        is_cut (`bool`): Whether the dialogue's `max_seconds` has cut it.
+    """
+
+    def __init__(self, dialogue: Dialogue) -> None:
+        self.dialogue = dialogue
+        self.num_frames: list[int] = []
+        self.is_cut = False
+        self._last: dict[str, _Segment] = {}
+        self._has_warned = False
+
+    @property
+    def index(self) -> int:
+        """Index of the next chunk."""
+        return len(self.num_frames)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no chunk is left to generate, or no time for it."""
+        if self.index == len(self.dialogue.chunks):
+            return True
+        left = self._frames_left()
+        self.is_cut = self.is_cut or (left is not None and left <= 0)
+        return self.is_cut
+
+    def _frames_left(self) -> int | None:
+        limit = self.dialogue.max_frames
+        return None if limit is None else limit - sum(self.num_frames)
+
+    def next_call(self, attempt: int = 0) -> dict[str, Any]:
+        """Make the arguments of `generate()` for the next chunk.
+
+        Args:
+            attempt (`int`, defaults to 0): Number of earlier attempts at this chunk; each has another seed.
+        """
+        dialogue = self.dialogue
+        model, processor = dialogue.model, dialogue.processor
+        prompt_turns, prompt = self._choose_prompt()
+        text = dialogue.render([*prompt_turns, *dialogue.chunks[self.index]])
+        inputs = processor(text=[text], audio=[prompt]).to(model.device)
+        options, max_frames = dict(dialogue.options), self._frames_left()
+        if max_frames is not None or prompt is not None:
+            # `max_length` of the checkpoint limits new frames; the positions limit prompt and new frames together.
+            room = dialogue.frame_limit - 1 - (0 if prompt is None else len(prompt))
+            limits = [room, max_frames, model.generation_config.max_length]
+            num_frames = min(limit for limit in limits if limit is not None)
+            options["max_new_tokens"] = model.config.steps_for_frames(num_frames)
+        seed = _seed_of_chunk(dialogue.seed, self.index, attempt)
+        generator = torch.Generator(model.device).manual_seed(seed)
+        return {**inputs, **options, "generator": generator, "engine": dialogue.engine}
+
+    def _choose_prompt(self) -> tuple[list[Turn], torch.Tensor | None]:
+        """Choose the last segment of each speaker, the chunk's own speakers first, as far as there is room."""
+        dialogue, index = self.dialogue, self.index
+        turns, frame_rate = dialogue.chunks[index], dialogue.codec.frame_rate
+        seconds = _PACE_RESERVE * dialogue.expected_seconds[index] + 1
+        max_frames = max(dialogue.max_prompt_frames, dialogue.frame_limit - int(seconds * frame_rate))
+        chosen: list[_Segment] = []
+        for speaker in dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._last]):
+            segment = dialogue.voices.get(speaker, self._last.get(speaker))
+            if segment is None or segment in chosen:
+                continue
+            trial = sorted([*chosen, segment], key=lambda segment: segment.order)
+            num_frames = sum(len(segment.codes) for segment in trial)
+            num_ids = dialogue.num_ids([*(turn for segment in trial for turn in segment.turns), *turns])
+            if num_frames <= max_frames and num_ids <= dialogue.text_limit:
+                chosen = trial
+            elif not self._has_warned and any(turn.speaker == speaker for turn in turns):
+                self._has_warned = True
+                warnings.warn(
+                    f"chunk {index + 1}: what {speaker} said last ({len(segment.codes) / frame_rate:.1f} s) "
+                    "does not fit into the prompt, and the voice may change; a voice for each speaker prevents that. "
+                    "Shown once a dialogue.",
+                    stacklevel=4,
+                )
+        if not chosen:
+            return [], None
+        turns = [turn for segment in chosen for turn in segment.turns]
+        return turns, torch.cat([segment.codes for segment in chosen])
+
+    def would_cut(self, num_frames: int) -> bool:
+        """Return whether a next chunk of this length would be cut by the dialogue's `max_seconds`."""
+        left = self._frames_left()
+        return left is not None and num_frames >= left
+
+    def add(self, codes: torch.Tensor) -> None:
+        """Add the codes `[T, C]` of the next chunk."""
+        turns = self.dialogue.chunks[self.index]
+        self.is_cut = self.is_cut or self.would_cut(len(codes))
+        if len(codes) > 0:
+            self._last |= dict.fromkeys((turn.speaker for turn in turns), _Segment(self.index, turns, codes))
+        self.num_frames.append(len(codes))
+
+    def find_chunk_doubt(self, index: int, num_frames: int) -> str | None:
+        """Describe why the length of a chunk is implausible for its text; see `find_doubt`."""
+        one = SpeechStats(self.dialogue.codec.sampling_rate)
+        one.seconds = one.sounding = num_frames / self.dialogue.codec.frame_rate
+        cut_at = "the limit of one call of the model" if num_frames >= self.dialogue.most_frames else None
+        return find_doubt(one, self.dialogue.expected_seconds[index], cut_at=cut_at)
+
+    def find_doubts(self, heard: SpeechStats) -> list[str]:
+        """Describe why the whole, or chunks, are implausible for their text.
+
+        Args:
+            heard (`SpeechStats`): Of the whole.
+        """
+        dialogue, number = self.dialogue, len(self.dialogue.chunks)
+        limit = None
+        if self.is_cut and dialogue.max_seconds is not None:
+            limit = f"`max_seconds` ({dialogue.max_seconds:g})"
+            if number > 1:
+                limit += f": {len(self.num_frames)} of {number} chunks"
+        elif number == 1 and sum(self.num_frames) >= dialogue.most_frames:
+            limit = "the limit of one call of the model"
+        if (doubt := find_doubt(heard, sum(dialogue.expected_seconds), cut_at=limit)) is not None:
+            return [doubt]
+        doubts = (self.find_chunk_doubt(index, num_frames) for index, num_frames in enumerate(self.num_frames))
+        return [f"chunk {index + 1} of {number}: {doubt}" for index, doubt in enumerate(doubts) if doubt is not None]

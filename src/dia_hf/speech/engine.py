@@ -1,0 +1,573 @@
+"""Text to speech for many callers at once: their requests share the model's batch and the codec's.
+
+A request is a `Dialogue`: one chunk for a short text, a chain of chunks for a long one. Workers run the chunks by
+`generate(engine=...)`, so that an `Engine` computes them together with those of other requests. Another thread decodes:
+in one call of the codec it takes the frames of all streams that are due, those first whose players run dry first.
+
+Stands under the server, and under anything else that serves Dia in one process.
+
+Legend: N samples, T frames, C channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.generation import BaseStreamer
+from transformers.utils import logging
+
+from ..configuration_dia import DiaConfig
+from ..delay_pattern import valid_codes
+from ..engine import Engine, EngineError, QueueFullError
+from ..generation import DiaCancelStoppingCriteria
+from .dia import Dia
+from .dialogue import Dialogue, DialogueRun
+from .doubts import SpeechStats
+from .options import generate_options
+from .voices import Voice
+
+__all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest"]
+
+logger = logging.get_logger(__name__)
+
+_CHUNK_FRAMES = 64  # Frames of a chunk that a player waits for, at most.
+_WHOLE_FRAMES = 256  # Frames to decode at once where no player waits.
+_ROUND_FRAMES = 512  # Frames to decode in one call of the codec, so that no stream waits long for the others.
+_LEAST_AHEAD = 0.1  # Seconds of audio that a player still has when its next chunk is decoded at the latest.
+_MOST_BEHIND = 60.0  # Seconds of audio that a reader has not taken, from which on no chunk of its text is begun.
+_MOST_RETRIES = 2  # Further attempts at a chunk whose length is implausible.
+
+
+@dataclass(frozen=True)
+class SpeechRequest:
+    """Text to speak, and how.
+
+    Attributes:
+        text (`str`): Text with speaker tags, of any length.
+        voices (`Mapping[str, Voice]` or `Voice`, *optional*): See `Dia.dialogue`.
+        seed (`int`, *optional*): Seed of the sampling. Random unless given; only then is a chunk of implausible length
+            generated anew, with another seed.
+        cfg_scale, temperature, top_p, cfg_filter_top_k (*optional*): See `Dia.generate`.
+        max_seconds (`float`, *optional*): Limit of the audio.
+        is_streamed (`bool`, defaults to `True`): Whether a player begins with the first chunk. Otherwise the audio
+            comes at the end, decoded when no player waits.
+    """
+
+    text: str
+    voices: Mapping[str, Voice] | Voice | None = None
+    seed: int | None = None
+    cfg_scale: float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    cfg_filter_top_k: int | None = None
+    max_seconds: float | None = None
+    is_streamed: bool = True
+
+
+class _Frames(BaseStreamer):
+    """Frames of one chunk of text, from the engine's thread to the decoding thread.
+
+    Args:
+        config (`DiaConfig`): Delay pattern and token ids.
+        changed (`Callable`): Called at each step with the number of complete frames that were not taken.
+    """
+
+    def __init__(self, config: DiaConfig, changed: Callable[[int], None]) -> None:
+        self.config = config
+        self._changed = changed
+        self._delayed: list[torch.Tensor] = []  # tokens `[1, C]` of the steps from the first frame that was not taken
+        self._has_prompt = self._has_ended = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Receive the prompt, then the tokens of each step."""
+        if self._has_prompt:
+            self._delayed.append(value.view(1, -1))
+            self._changed(self.num_complete)
+        self._has_prompt = True
+
+    def end(self) -> None:
+        """Mark the end of the tokens."""
+        self._has_ended = True
+
+    @property
+    def num_complete(self) -> int:
+        """Frames that have tokens in all channels, without those that were taken; at the end a few are not valid."""
+        return max(len(self._delayed) - self.config.max_delay, 0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all frames were taken and no further ones come."""
+        return self._has_ended and self.num_complete == 0
+
+    def take(self) -> torch.Tensor:
+        """Return the codes `[T, C]` of the complete frames. Called by one thread, while another one puts."""
+        decoder, number = self.config.decoder_config, self.num_complete
+        if number == 0:
+            return torch.zeros(0, decoder.num_channels, dtype=torch.long)
+        delayed = torch.stack(self._delayed[: number + self.config.max_delay], dim=1)
+        del self._delayed[:number]
+        return valid_codes(delayed, self.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)[0]
+
+
+class SpeechHandle:
+    """A request in a `SpeechEngine`: an iterator over chunks of audio, `np.ndarray` of shape `[N]`, float32.
+
+    Attributes:
+        request (`SpeechRequest`): The request.
+        seed (`int`): Its seed, drawn if none was given.
+        num_text_ids (`int`): Token ids of the text, without transcripts of voices.
+        num_frames (`int`): Frames decoded so far.
+        num_retries (`int`): Chunks that were generated anew.
+        is_done (`bool`): Whether the end has come; there may be chunks to take still.
+        finish_reason (`str` or `None`): At the end "stop"; "length" (cut at a limit); "implausible" (empty, silent, or
+            of another length than the text has); "canceled" or "error".
+        doubt (`str` or `None`): Why the audio is implausible or cut.
+        error (`Exception` or `None`): What ended the request.
+    """
+
+    def __init__(
+        self, request: SpeechRequest, dialogue: Dialogue, engine: SpeechEngine, on_change: Callable[[], None] | None
+    ) -> None:
+        self.request = request
+        self.seed = dialogue.seed
+        self.num_text_ids = sum(map(dialogue.num_ids, dialogue.chunks))
+        self.num_frames = self.num_retries = 0
+        self.is_done = False
+        self.finish_reason: str | None = None
+        self.doubt: str | None = None
+        self.error: Exception | None = None
+        self.is_canceled = False
+        self._engine = engine
+        self._on_change = on_change
+        self._run = DialogueRun(dialogue)
+        # Between the reader, the worker and the decoding thread, guarded by the condition:
+        self._changed = threading.Condition()
+        self._chunks: deque[np.ndarray] = deque()
+        self._num_unread = 0  # samples
+        self._parts: deque[_Frames] = deque()  # of the chunks of text whose frames were not all taken
+        self._decoding = threading.Lock()  # held to change the clip
+        self._clip = dialogue.codec.stream()
+        self._heard = SpeechStats(dialogue.codec.sampling_rate)
+        self._is_complete = False  # no further frames come
+        self._is_parked = False  # the reader is far behind
+        self._first_time: float | None = None
+        self._next_frames = 1 if request.is_streamed else _WHOLE_FRAMES
+        self._wake_at = 1  # Complete frames of the current part from which on the decoding thread looks at this.
+
+    def __iter__(self) -> SpeechHandle:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """Wait for the next chunk.
+
+        Raises:
+            StopIteration: At the end, or when canceled.
+            Exception: `error`, after the chunks before it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_done or (self._chunks and self.request.is_streamed))
+        for chunk in self._pop(1):
+            return chunk
+        if self.error is not None:
+            raise self.error
+        raise StopIteration
+
+    def take(self) -> list[np.ndarray]:
+        """Return the chunks that are there, without waiting; none before the end of a request that is not streamed."""
+        return self._pop(len(self._chunks)) if self.is_done or self.request.is_streamed else []
+
+    def _pop(self, number: int) -> list[np.ndarray]:
+        with self._changed:
+            chunks = [self._chunks.popleft() for _ in range(min(number, len(self._chunks)))]
+            self._num_unread -= sum(map(len, chunks))
+        if self._is_parked and not self.is_behind:
+            self._engine._unpark(self)
+        return chunks
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the reader has left so much unread that no further chunk of the text is begun."""
+        return self.request.is_streamed and self._num_unread > _MOST_BEHIND * self._clip.codec.sampling_rate
+
+    def cancel(self) -> None:
+        """End the request; its slot in the batch is free before the next step."""
+        self.is_canceled = True
+        self._engine._cancel(self)
+
+    # --- the engine's side ---
+
+    @property
+    def _ahead(self) -> float:
+        """Seconds of audio that a player has left, if it began with the first chunk."""
+        if not self.request.is_streamed:
+            return math.inf
+        if self._first_time is None:
+            return -math.inf
+        played = time.monotonic() - self._first_time
+        return self._heard.seconds - played
+
+    def _num_ready(self) -> int:
+        """Return the frames whose samples are final; below 0 at the beginning."""
+        with self._changed:
+            pending = self._clip.num_pending + self._num_complete()
+            return pending - (0 if self._is_complete else self._clip.codec.decoder_margin)
+
+    def _num_complete(self) -> int:
+        """Return the frames that the clip lacks."""
+        with self._changed:
+            return sum(part.num_complete for part in self._parts)
+
+    def _pull(self) -> None:
+        """Add the frames that are complete to the clip; `_decoding` is held."""
+        with self._changed:
+            while self._parts:
+                self._clip.push(self._parts[0].take())
+                if not self._parts[0].is_empty:
+                    return
+                self._parts.popleft()
+            if self._is_complete:
+                self._clip.close()
+
+    def _put(self, samples: np.ndarray, num_frames: int) -> None:
+        with self._changed:
+            self._chunks.append(samples)
+            self._num_unread += len(samples)
+            self._heard.add(samples)
+            self.num_frames += num_frames
+            self._first_time = self._first_time or time.monotonic()
+            self._changed.notify_all()
+        if self._on_change is not None and self.request.is_streamed:
+            self._on_change()
+
+    def _end(self, reason: str, error: Exception | None = None, doubt: str | None = None) -> None:
+        with self._changed:
+            if self.is_done:
+                return
+            self.finish_reason, self.error, self.doubt, self.is_done = reason, error, doubt, True
+            self._parts.clear()
+            self._changed.notify_all()
+        if self._on_change is not None:
+            self._on_change()
+
+
+class _Mark:
+    """State of a handle before a chunk of its text, for another attempt at the chunk."""
+
+    def __init__(self, handle: SpeechHandle) -> None:
+        with handle._decoding:
+            handle._pull()
+            self.clip, self.heard = copy.copy(handle._clip), copy.copy(handle._heard)
+            self.num_chunks, self.num_frames = len(handle._chunks), handle.num_frames
+
+    def rewind(self, handle: SpeechHandle) -> bool:
+        """Take the audio since then back, unless a reader may have it; return whether that was possible."""
+        with handle._decoding, handle._changed:
+            if handle.request.is_streamed and handle.num_frames > self.num_frames:
+                return False
+            while len(handle._chunks) > self.num_chunks:
+                handle._num_unread -= len(handle._chunks.pop())
+            handle._clip, handle._heard = copy.copy(self.clip), copy.copy(self.heard)
+            handle.num_frames = self.num_frames
+            handle._parts.clear()
+            return True
+
+
+class SpeechEngine:
+    """Text to speech for many callers at once: continuous batching of the model, and of the codec.
+
+    A request sounds as it would alone, if it has a seed: its parameters and random numbers do not depend on the batch
+    (in lower precision than float64, rounding does). An error ends the request that caused it; the others go on.
+
+    Args:
+        dia (`Dia`): Model and processor.
+        max_batch_size (`int`, defaults to 16): Chunks of text to generate at once.
+        max_queue (`int`, *optional*): Requests that may wait for the first step; no limit unless given.
+
+    Attributes:
+        dia, max_batch_size, max_queue: As given.
+
+    Raises:
+        ValueError: If a number is not above 0.
+
+    Example:
+    ```python
+    >>> from dia_hf import Dia
+    >>> from dia_hf.speech import SpeechEngine, SpeechRequest
+    >>> with SpeechEngine(Dia.from_pretrained()) as engine:
+    ...     handles = [engine.submit(SpeechRequest("[S1] Hello.", seed=seed, max_seconds=0.5)) for seed in range(3)]
+    ...     [sum(len(chunk) for chunk in handle) for handle in handles]
+    [7680, 7680, 7680]
+
+    ```
+    """
+
+    def __init__(self, dia: Dia, max_batch_size: int = 16, max_queue: int | None = None) -> None:
+        self.dia = dia
+        self.max_batch_size = max_batch_size
+        if max_queue is not None and max_queue < 1:
+            raise ValueError(f"`max_queue` is {max_queue}; give at least 1.")
+        self.max_queue = max_queue
+        self._engine = Engine(max_batch_size)
+        self._changed = threading.Condition()
+        self._waiting: deque[SpeechHandle] = deque()  # for a worker; those that have begun come first
+        self._handles: list[SpeechHandle] = []  # that have begun and are not done
+        self._is_closed = False
+        # A few more than there are slots, so that the next calls are prepared when slots become free.
+        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(max_batch_size + 2)]
+        self._threads = [*workers, threading.Thread(target=self._decode, name="dia-codec", daemon=True)]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> SpeechEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def num_active(self) -> int:
+        """Chunks of text in the batch."""
+        return self._engine.num_active
+
+    @property
+    def num_queued(self) -> int:
+        """Requests that have not begun."""
+        with self._changed:
+            return sum(handle not in self._handles for handle in self._waiting)
+
+    def submit(self, request: SpeechRequest, on_change: Callable[[], None] | None = None) -> SpeechHandle:
+        """Queue a request.
+
+        Args:
+            request (`SpeechRequest`): The request.
+            on_change (`Callable`, *optional*): Called in another thread when a chunk was added, and at the end.
+
+        Returns:
+            `SpeechHandle`: The chunks of audio, as they come.
+
+        Raises:
+            QueueFullError: If `max_queue` requests are waiting.
+            EngineError: If the engine is closed.
+            ValueError: If the text, a voice or an option is unusable.
+        """
+        dia = self.dia
+        sampling = (request.cfg_scale, request.temperature, request.top_p, request.cfg_filter_top_k)
+        dialogue = Dialogue(
+            dia.model,
+            dia.processor,
+            request.text,
+            request.voices,
+            seed=request.seed,
+            max_seconds=request.max_seconds,
+            options=generate_options(dia.device, *sampling),
+            engine=self._engine,
+        )
+        handle = SpeechHandle(request, dialogue, self, on_change)
+        with self._changed:
+            if self._is_closed:
+                raise EngineError("the engine is closed; make another one.")
+            if self.max_queue is not None and self.num_queued >= self.max_queue:
+                raise QueueFullError(f"{self.max_queue} requests (`max_queue`) are waiting already; try again later.")
+            self._waiting.append(handle)
+            self._changed.notify_all()
+        return handle
+
+    def warm_up(self, text: str = "[S1] Hello.", seconds: float = 1.0) -> None:
+        """Generate a text in batches of 1, 2, 4, … `max_batch_size`, so that later requests find kernels and memory.
+
+        Args:
+            text (`str`): The text.
+            seconds (`float`, defaults to 1.0): Its limit.
+        """
+        size = 1
+        while True:
+            requests = [SpeechRequest(text, seed=number, max_seconds=seconds) for number in range(size)]
+            for handle in [self.submit(request) for request in requests]:
+                for _ in handle:
+                    pass
+            if size == self.max_batch_size:
+                return
+            size = min(2 * size, self.max_batch_size)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Refuse further requests, finish those that are there, and end the threads.
+
+        Args:
+            timeout (`float`, *optional*): Seconds after which requests are canceled; no limit unless given.
+        """
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not (self._waiting or self._handles), timeout)
+            left = [*self._waiting, *self._handles]
+        for handle in left:
+            handle.cancel()
+        for thread in self._threads:
+            thread.join()
+        self._engine.close()
+
+    def _cancel(self, handle: SpeechHandle) -> None:
+        with self._changed:
+            if handle in self._waiting or handle._is_parked or handle._is_complete:
+                if handle in self._waiting:
+                    self._waiting.remove(handle)
+                self._finish(handle)
+            self._changed.notify_all()
+
+    def _unpark(self, handle: SpeechHandle) -> None:
+        with self._changed:
+            if handle._is_parked:
+                handle._is_parked = False
+                self._waiting.appendleft(handle)
+                self._changed.notify_all()
+
+    def _finish(self, handle: SpeechHandle, error: Exception | None = None) -> None:
+        """End a request, and forget it."""
+        with self._changed:
+            if handle in self._handles:
+                self._handles.remove(handle)
+            self._changed.notify_all()
+        if error is not None:
+            handle._end("error", error)
+        elif handle.is_canceled:
+            handle._end("canceled")
+        else:
+            doubts = handle._run.find_doubts(handle._heard)
+            is_cut = handle._run.is_cut or max(handle._run.num_frames, default=0) >= handle._run.dialogue.most_frames
+            reason = "length" if is_cut else "implausible" if doubts else "stop"
+            handle._end(reason, doubt="; ".join(doubts) or None)
+
+    # --- workers: the calls of the model ---
+
+    def _work(self) -> None:
+        """Generate chunks of text until the engine is closed and nothing is left."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or (self._is_closed and not self._handles))
+                if not self._waiting:
+                    return
+                handle = self._waiting.popleft()
+                if handle not in self._handles:
+                    self._handles.append(handle)
+            try:
+                self._generate_chunk(handle)
+            except Exception as error:  # the reader gets it
+                self._finish(handle, error)
+                continue
+            with self._changed:
+                if handle.is_canceled:
+                    self._finish(handle)
+                elif handle._run.is_complete:
+                    handle._is_complete = True
+                elif handle.is_behind:
+                    handle._is_parked = True
+                else:
+                    self._waiting.appendleft(handle)
+                self._changed.notify_all()
+
+    def _generate_chunk(self, handle: SpeechHandle) -> None:
+        """Generate the next chunk of a request, again if its length is implausible and nobody has heard it."""
+        run, mark = handle._run, _Mark(handle)
+        for attempt in range(_MOST_RETRIES + 1):
+            frames = _Frames(self.dia.model.config, lambda number: self._notice(handle, number))
+            with handle._changed:
+                handle._parts.append(frames)
+            with self._changed:
+                self._changed.notify_all()  # what the decoding thread waits for has changed
+            call = run.next_call(attempt)
+            cancel = DiaCancelStoppingCriteria(lambda: handle.is_canceled)
+            tokens = self.dia.model.generate(**call, streamer=frames, stopping_criteria=[cancel])
+            if handle.is_canceled:
+                return
+            num_prompt = self.dia.processor.get_audio_prompt_len(call["decoder_attention_mask"])
+            codes = self.dia.processor.extract_codes(tokens, num_prompt)[0]
+            may_retry = handle.request.seed is None and attempt < _MOST_RETRIES and not run.would_cut(len(codes))
+            doubt = run.find_chunk_doubt(run.index, len(codes)) if may_retry else None
+            if doubt is None or not mark.rewind(handle):
+                run.add(codes)
+                return
+            handle.num_retries += 1
+            logger.info("chunk %d is generated again: %s", run.index + 1, doubt)
+
+    # --- the decoding thread ---
+
+    def _notice(self, handle: SpeechHandle, number: int) -> None:
+        """Wake the decoding thread if the frames of a part are as many as it waits for."""
+        if number >= handle._wake_at:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _decode(self) -> None:
+        """Decode what is due until the engine is closed and nothing is left."""
+        while True:
+            with self._changed:
+                while True:
+                    due, seconds = self._find_due()
+                    if due:
+                        break
+                    if self._is_closed and not (self._waiting or self._handles):
+                        return
+                    self._changed.wait(seconds)
+            self._decode_round(due)
+
+    def _find_due(self) -> tuple[list[SpeechHandle], float | None]:
+        """Return the handles to decode now, the most urgent first, or the seconds to wait for the next one."""
+        due, seconds = [], math.inf
+        for handle in self._handles:
+            if handle.is_canceled:
+                continue
+            number, ahead = handle._num_ready(), handle._ahead
+            wanted = 0 if handle._is_complete else min(handle._next_frames, 1 if ahead <= _LEAST_AHEAD else math.inf)
+            if number >= wanted:
+                due.append((ahead, handle))
+            else:
+                handle._wake_at = handle._num_complete() + int(wanted) - number
+                seconds = min(seconds, max(ahead - _LEAST_AHEAD, 0.001) if number > 0 else math.inf)
+        due.sort(key=lambda pair: pair[0])
+        return [handle for _, handle in due], None if seconds == math.inf else seconds
+
+    def _decode_round(self, due: list[SpeechHandle]) -> None:
+        """Decode the next chunk of each of these, as many as the codec takes at once."""
+        margin, codec = self.dia.processor.codec.decoder_margin, self.dia.processor.codec
+        chosen: list[SpeechHandle] = []
+        counts: list[int] = []
+        with ExitStack() as locks:
+            for handle in due:
+                if sum(counts) + 2 * margin * len(counts) >= _ROUND_FRAMES:
+                    break
+                locks.enter_context(handle._decoding)
+                handle._pull()
+                chosen.append(handle)
+                most = _CHUNK_FRAMES if handle.request.is_streamed else _WHOLE_FRAMES
+                counts.append(min(handle._clip.num_ready, most))
+            try:
+                waveforms: list[Any] = codec.pop_many([handle._clip for handle in chosen], counts)
+            except Exception:  # of one clip, or of their number: each by itself
+                waveforms = [self._pop(handle, number) for handle, number in zip(chosen, counts, strict=True)]
+            for handle, number, waveform in zip(chosen, counts, waveforms, strict=True):
+                if number > 0 and not isinstance(waveform, Exception):
+                    handle._put(waveform.numpy(), number)
+                    if handle.request.is_streamed:
+                        handle._next_frames = min(max(2 * number, handle._next_frames), _CHUNK_FRAMES)
+        for handle, waveform in zip(chosen, waveforms, strict=True):
+            if isinstance(waveform, Exception):
+                self._finish(handle, waveform)
+                handle.is_canceled = True
+            elif handle._is_complete and handle._clip.is_closed and handle._clip.num_ready == 0:
+                self._finish(handle)
+
+    def _pop(self, handle: SpeechHandle, number: int) -> torch.Tensor | Exception:
+        try:
+            return handle._clip.pop(number)
+        except Exception as error:  # the reader gets it
+            return error
