@@ -30,6 +30,9 @@ __all__ = [
     "SAMPLING_RATES",
     "audio_format",
     "audio_seconds",
+    "check_and_clip",
+    "check_rate",
+    "pcm16",
     "read_audio",
     "read_metadata",
     "resample",
@@ -49,6 +52,8 @@ _SOFTWARE = "dia-hf"
 # Beginning of a comment written here: a JSON object of one entry, the metadata.
 _RECORD_BEGINS = f'{{"{_SOFTWARE}": '
 _SAMPLES_PER_READ = 1 << 20  # of all channels
+_UNKNOWN_LENGTH = (1 << 63) - 1  # libsndfile's number of samples of a flac that was streamed
+_BAD_SEEK = 39  # libsndfile's error code
 # Samples to decode before a segment: the first frames of an mp3 after a seek depend on earlier ones.
 _SAMPLES_BEFORE = 1 << 15
 # Of a channel. The densest format is FLAC on silence, with some 4,700 samples a byte.
@@ -123,7 +128,7 @@ def read_audio(
     """
     with _reading(source) as (file, interrupts), sf.SoundFile(file) as sound:
         num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
-        if sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes:
+        if _UNKNOWN_LENGTH != sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes:
             raise ValueError(
                 f"{_name_of(source)} says that it has {sound.frames} samples, more than its {num_bytes} bytes can "
                 "hold: its header is damaged; save it again."
@@ -136,22 +141,39 @@ def read_audio(
         # In parts, so that memory is allocated for existing samples, not for those that the header claims.
         parts = [np.zeros((0, sound.channels), dtype=np.float32)]
         at_once = max(1, _SAMPLES_PER_READ // sound.channels)
-        while not interrupts and len(part := sound.read(min(left, at_once), dtype="float32", always_2d=True)):
+        while not interrupts and len(part := _read_samples(sound, min(left, at_once))):
             parts.append(part)
             left -= len(part)
         sampling_rate = sound.samplerate
     return np.ascontiguousarray(np.concatenate(parts)[unwanted:].T), sampling_rate
 
 
+def _read_samples(sound: sf.SoundFile, num_samples: int) -> np.ndarray:
+    """Read the next samples `[N, channels]`, fewer at the end."""
+    if sound.frames != _UNKNOWN_LENGTH:
+        return sound.read(num_samples, dtype="float32", always_2d=True)
+    # soundfile 0.14 seeks after each read, which fails at an end that libsndfile does not know, and drops the samples.
+    part = np.full((num_samples, sound.channels), np.nan, dtype=np.float32)
+    try:
+        sound.read(out=part)
+    except sf.LibsndfileError as error:
+        if error.code != _BAD_SEEK:
+            raise
+    return part[~np.isnan(part[:, 0])]
+
+
 def audio_seconds(source: str | os.PathLike | bytes) -> float:
-    """Return the duration of an audio file in seconds by its header, without reading the samples.
+    """Return the duration of an audio file in seconds by its header, or by its samples if it was streamed.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no audio.
     """
     with _reading(source) as (file, _), sf.SoundFile(file) as sound:
-        return sound.frames / sound.samplerate
+        num_samples, sampling_rate = sound.frames, sound.samplerate
+    if num_samples == _UNKNOWN_LENGTH:
+        num_samples = read_audio(source)[0].shape[1]
+    return num_samples / sampling_rate
 
 
 def resample(waveform: np.ndarray, sampling_rate: float, target_rate: float) -> np.ndarray:
@@ -169,8 +191,8 @@ def resample(waveform: np.ndarray, sampling_rate: float, target_rate: float) -> 
     Raises:
         ValueError: If a rate is outside `SAMPLING_RATES`, or the waveform is not `[N]` or holds no floats.
     """
-    _check_rate(sampling_rate)
-    _check_rate(target_rate)
+    check_rate(sampling_rate)
+    check_rate(target_rate)
     if not isinstance(waveform, np.ndarray) or waveform.ndim != 1 or waveform.dtype.kind != "f":
         found = (
             f"{waveform.dtype} of the shape {list(waveform.shape)}"
@@ -186,7 +208,8 @@ def resample(waveform: np.ndarray, sampling_rate: float, target_rate: float) -> 
     return soxr.resample(samples, sampling_rate, target_rate, quality="HQ").astype(np.float32, copy=False)
 
 
-def _check_rate(sampling_rate: float) -> None:
+def check_rate(sampling_rate: float) -> None:
+    """Raise `ValueError` if a sampling rate in hertz is outside `SAMPLING_RATES`, or no number."""
     low, high = SAMPLING_RATES
     is_number = isinstance(sampling_rate, (int, float, np.number)) and not isinstance(sampling_rate, bool)
     if not is_number or not low <= sampling_rate <= high:
@@ -243,7 +266,7 @@ def write_audio(
     ```
     """
     file_format = audio_format(path)
-    _check_rate(sampling_rate)
+    check_rate(sampling_rate)
     if sampling_rate != int(sampling_rate):
         raise ValueError(f"the sampling rate is {sampling_rate!r} Hz; a file holds whole numbers: resample first.")
     waveform = _writable(waveform, path)
@@ -307,21 +330,54 @@ def _writable(waveform: np.ndarray, path: str | os.PathLike) -> np.ndarray:
         )
     if waveform.dtype.kind != "f":
         return waveform
-    samples = waveform.astype(np.float32, copy=False)
+    return check_and_clip(waveform, repr(str(path)))
+
+
+def check_and_clip(samples: np.ndarray, name: str) -> np.ndarray:
+    """Return floats as float32 in [-1, 1]: slightly louder samples are clipped.
+
+    Args:
+        samples (`np.ndarray`): Floats of any shape, at least one.
+        name (`str`): Destination of the samples, for the error.
+
+    Raises:
+        ValueError: If samples are NaN, infinite or beyond ±`FAR_BEYOND_FULL_SCALE`.
+    """
+    samples = samples.astype(np.float32, copy=False)
     highest = np.maximum(samples.max(), -samples.min())  # NaN if a sample is
     if not np.isfinite(highest):
         num_wrong = np.count_nonzero(~np.isfinite(samples))
-        raise ValueError(
-            f"{num_wrong} of {samples.size} samples for {str(path)!r} are NaN or infinite; nothing was written."
-        )
+        raise ValueError(f"{num_wrong} of {samples.size} samples for {name} are NaN or infinite; nothing was written.")
     if highest > FAR_BEYOND_FULL_SCALE:
         num_wrong = np.count_nonzero(np.abs(samples) > FAR_BEYOND_FULL_SCALE)
         raise ValueError(
-            f"{num_wrong} of {samples.size} samples for {str(path)!r} are beyond ±{FAR_BEYOND_FULL_SCALE:g} (the "
+            f"{num_wrong} of {samples.size} samples for {name} are beyond ±{FAR_BEYOND_FULL_SCALE:g} (the "
             f"largest is {highest:g}), and full scale is 1; divide what was integers by theirs, 32768 "
             "for int16. Nothing was written."
         )
     return samples.clip(-1, 1) if highest > 1 else samples
+
+
+def pcm16(samples: np.ndarray) -> np.ndarray:
+    """Convert floats to 16 bits as libsndfile does for wav: to 32 bits, rounded and clipped, of which 16 are kept.
+
+    Args:
+        samples (`np.ndarray`): float32, finite, of any shape.
+
+    Returns:
+        `np.ndarray` of the same shape: int16, little-endian.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> from dia_hf.audio.io import pcm16
+    >>> pcm16(np.array([-1, -0.00001, 0, 0.5, 1], dtype=np.float32)).tolist()
+    [-32768, -1, 0, 16384, 32767]
+
+    ```
+    """
+    scaled = np.rint(samples.astype(np.float64) * 2**31).clip(-(2**31), 2**31 - 1)
+    return (scaled.astype(np.int32) >> 16).astype("<i2")
 
 
 def _as_comment(metadata: dict[str, Any]) -> str:
@@ -339,6 +395,8 @@ def _encode(waveform: np.ndarray, sampling_rate: int, file_format: str, comment:
     """Encode a whole file in memory: libsndfile does not always notice that a disk is full."""
     buffer = io.BytesIO()
     num_channels = 1 if waveform.ndim == 1 else len(waveform)
+    if file_format == "WAV" and waveform.dtype.kind == "f":
+        waveform = pcm16(waveform)
     with (
         _held_interrupts() as interrupts,
         sf.SoundFile(buffer, "w", int(sampling_rate), num_channels, format=file_format) as sound,

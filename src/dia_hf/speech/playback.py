@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 
 from .._extras import import_extra
+from ..audio.io import pcm16
 
 __all__ = ["import_sounddevice", "open_player", "open_stdout"]
 
@@ -68,8 +69,8 @@ def open_stdout() -> Iterator[Callable[[np.ndarray], None]]:
         BrokenPipeError: If the reader has closed the pipe.
     """
 
-    def write(samples: np.ndarray) -> None:  # converts floats to 16 bits as libsndfile does
-        sys.stdout.buffer.write(np.floor(samples * np.float32(32768)).clip(-32768, 32767).astype("<i2").tobytes())
+    def write(samples: np.ndarray) -> None:
+        sys.stdout.buffer.write(pcm16(samples).tobytes())
         sys.stdout.buffer.flush()
 
     try:

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from ..asr.recognizers import load_recognizer
+from ..asr.recognizers import Recognizer, load_recognizer
 from ..atomic_write import LOCK, atomic_write, locked
 from ..audio.codec import Codec
 from ..audio.effects import trim_silence
@@ -32,8 +32,9 @@ from ..audio.io import AUDIO_FORMATS
 from ..data.config import MAX_CHARACTERS_PER_SECOND, MIN_CHARACTERS_PER_SECOND
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..processing_dia import DiaProcessor
+from ..text_files import shortened
 
-__all__ = ["Voice", "VoiceLibrary", "load_voice", "transcribe"]
+__all__ = ["Voice", "VoiceLibrary", "check_name", "load_voice", "transcribe"]
 
 _FORMAT = "dia_hf voice"
 _VERSION = "1"
@@ -145,6 +146,23 @@ class Voice:
             UserWarning: If less than 3 or more than 15 seconds remain, or the length of the transcript does not fit:
                 fewer than 3 or more than 40 characters a second, which `dia-hf prepare` rejects.
         """
+        voice, doubts = cls.from_audio_with_doubts(audio, transcript, processor, sampling_rate)
+        for doubt in doubts:
+            warnings.warn(doubt, stacklevel=2)
+        return voice
+
+    @classmethod
+    def from_audio_with_doubts(
+        cls, audio: Any, transcript: str, processor: DiaProcessor, sampling_rate: int | None = None
+    ) -> tuple[Voice, list[str]]:
+        """Create a voice as `from_audio` does, and return its warnings: `warnings` is shared by all threads.
+
+        Returns:
+            `tuple[Voice, list[str]]`: The voice, and the texts that `from_audio` warns with.
+
+        Raises:
+            ValueError, FileNotFoundError: As `from_audio` does.
+        """
         _check_transcript(transcript)
         codec, extractor = processor.codec, processor.feature_extractor
         recording = _load_clip(audio, extractor, sampling_rate)
@@ -155,22 +173,22 @@ class Voice:
                 "with speech in it, or a louder one."
             )
         seconds = len(waveform) / extractor.sampling_rate
+        doubts = []
         if not _SHORT_PROMPT <= seconds <= _LONG_PROMPT:
-            warnings.warn(
+            doubts.append(
                 f"the recording has {seconds:.1f} s without the silence at its ends; voices come out best from 5 to "
-                "10 s.",
-                stacklevel=2,
+                "10 s."
             )
         pace = len(" ".join(_SPEAKER_TAG.sub(" ", transcript).split())) / seconds
         if not MIN_CHARACTERS_PER_SECOND <= pace <= MAX_CHARACTERS_PER_SECOND:
-            warnings.warn(
+            doubts.append(
                 f"the transcript has {pace:.1f} characters for each of the {seconds:.1f} s of the recording, and "
                 f"speech has {MIN_CHARACTERS_PER_SECOND:g} to "
-                f"{MAX_CHARACTERS_PER_SECOND:g}; it must say all that is heard, and nothing else.",
-                stacklevel=2,
+                f"{MAX_CHARACTERS_PER_SECOND:g}; it must say all that is heard, and nothing else."
             )
         features = extractor(waveform, sampling_rate=extractor.sampling_rate, audio_tokenizer=codec)
-        return cls(features["audio_codes"][0], transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
+        codes = features["audio_codes"][0]
+        return cls(codes, transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length), doubts
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Voice:
@@ -289,12 +307,17 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Check that a library can have a voice of this name.
+
+    Raises:
+        ValueError: If it cannot.
+    """
     is_plain = all(unicodedata.category(character)[0] in "LMN" or character in "-_." for character in name)
     if not is_plain or not 0 < len(name) <= _MAX_NAME_LENGTH or name[0] in "-." or name.lower().endswith(_SUFFIX):
         raise ValueError(
-            f"a voice cannot be called {name!r}; a name has 1 to {_MAX_NAME_LENGTH} letters, digits, '-', '_' and '.', "
-            f"does not begin with '-' or '.', and does not end in {_SUFFIX!r}."
+            f"a voice cannot be called {shortened(name)}; a name has 1 to {_MAX_NAME_LENGTH} letters, digits, '-', "
+            f"'_' and '.', does not begin with '-' or '.', and does not end in {_SUFFIX!r}."
         )
 
 
@@ -328,7 +351,7 @@ class VoiceLibrary:
             folder = os.environ.get("DIA_HF_VOICES") or platformdirs.user_data_path("dia_hf") / "voices"
         self.folder = Path(folder).expanduser()
 
-    def _files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """Return the files by name, sorted."""
         if not self.folder.is_dir():
             return {}
@@ -339,15 +362,16 @@ class VoiceLibrary:
         }
         return dict(sorted(files.items()))
 
-    def _find(self, name: str) -> Path | None:
-        files = self._files()
+    def find(self, name: str) -> Path | None:
+        """Return the file of a voice, or `None` if there is none of this name."""
+        files = self.files()
         alike = [path for other, path in files.items() if _key(other) == _key(name)]
         # Several are equal only if files were added by hand.
         return files.get(unicodedata.normalize("NFC", name)) or next(iter(alike), None)
 
     def _file(self, name: str) -> Path:
         """Return the file of an existing voice."""
-        if (path := self._find(name)) is not None:
+        if (path := self.find(name)) is not None:
             return path
         nearest = sorted(self, key=lambda other: -SequenceMatcher(None, _key(name), _key(other)).ratio())
         there_is = f"it has {', '.join(map(repr, nearest))}" if nearest else "it is empty"
@@ -369,10 +393,10 @@ class VoiceLibrary:
             ValueError: If the name is invalid, or exists and `force` is not given.
         """
         name = unicodedata.normalize("NFC", name)
-        _check_name(name)
+        check_name(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / LOCK):  # two processes may add one name at once
-            path = self._find(name)
+            path = self.find(name)
             if path is not None and not force:
                 raise ValueError(
                     f"there is already a voice {path.stem!r} in the library {str(self.folder)!r}; choose another name, "
@@ -394,7 +418,7 @@ class VoiceLibrary:
     def list(self) -> dict[str, Voice | str]:
         """Load all voices, sorted by name; for an unreadable file, the error message takes its place."""
         voices: dict[str, Voice | str] = {}
-        for name, path in self._files().items():
+        for name, path in self.files().items():
             try:
                 voices[name] = Voice.load(path)
             except (OSError, ValueError) as error:
@@ -411,7 +435,7 @@ class VoiceLibrary:
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, sorted."""
-        return iter(self._files())
+        return iter(self.files())
 
 
 def load_voice(voice: Voice | str | os.PathLike) -> Voice:
@@ -434,7 +458,7 @@ def load_voice(voice: Voice | str | os.PathLike) -> Voice:
 
 def transcribe(
     audio: Any,
-    model: str | os.PathLike,
+    model: str | os.PathLike | Recognizer,
     sampling_rate: int | None = None,
     device: str | int | torch.device | None = None,
 ) -> str:
@@ -442,8 +466,9 @@ def transcribe(
 
     Args:
         audio: One clip, see `DiaFeatureExtractor.load_waveforms`.
-        model (`str` or `os.PathLike`): Folder or Hub id of a model for transformers' pipeline
-            "automatic-speech-recognition", such as "openai/whisper-small".
+        model (`str`, `os.PathLike` or `Recognizer`): Folder or Hub id of a model for transformers' pipeline
+            "automatic-speech-recognition", such as "openai/whisper-small"; or the result of `load_recognizer`, for
+            several recordings.
         sampling_rate (`int`, *optional*): Rate of `audio` in hertz, needed for a clip without a rate of its own.
         device (`str`, `int` or `torch.device`, *optional*): Device of the recognizer; transformers' default unless
             given.
@@ -455,13 +480,14 @@ def transcribe(
         ValueError: If no speech is recognized, or there are several clips; and as `load_waveforms` does.
         OSError: If there is no such model.
     """
-    recognizer = load_recognizer(model, device=device)
+    recognizer = load_recognizer(model, device=device) if isinstance(model, (str, os.PathLike)) else model
     rate = recognizer.sampling_rate
     waveform = _load_clip(audio, DiaFeatureExtractor(sampling_rate=rate), sampling_rate)
     text = recognizer.transcribe(waveform, rate)
     if not text:
+        name = repr(str(model)) if isinstance(model, (str, os.PathLike)) else "the recognizer"
         raise ValueError(
-            f"{str(model)!r} recognizes no words in the recording of {len(waveform) / rate:.1f} s; give one with "
+            f"{name} recognizes no words in the recording of {len(waveform) / rate:.1f} s; give one with "
             "speech in it, another model, or the transcript."
         )
     return text
