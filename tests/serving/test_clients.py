@@ -8,17 +8,22 @@ import asyncio
 import base64
 import io
 import json
+import runpy
+import sys
 import wave
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
 
 import av
 import httpx
 import numpy as np
 import pytest
-from openai import APIStatusError, AsyncOpenAI, BadRequestError
+from openai import APIError, APIStatusError, AsyncOpenAI, BadRequestError, Stream
 from openai.helpers import LocalAudioPlayer
 
+from dia_hf.audio.io import write_audio
 from serving.fakes import Script
 
 TEXT = "[S1] Hello, I am Dia. [S2] Welcome, Dia."
@@ -75,6 +80,15 @@ class TestOpenAIPython:
         with request as response:
             response.stream_to_file(path)
         check_speech(path.read_bytes())
+
+    def test_an_error_event_is_raised(self, serve):
+        """The package did not raise the error of an event, but one about the broken connection, or none."""
+        client = serve(Script(error=RuntimeError("the device is lost"))).openai()
+        body = {"input": TEXT, "stream_format": "sse"}
+        events = client.post("/audio/speech", body=body, cast_to=object, stream=True, stream_cls=Stream[object])
+        assert next(events)["type"] == "speech.audio.delta"
+        with pytest.raises(APIError, match="the request failed"):
+            list(events)
 
 
 class TestOpenAIJavaScript:
@@ -304,3 +318,60 @@ class TestSillyTavern:
         response = miniature.http.post(path, json=body, headers={"authorization": "Bearer undefined"})
         assert response.headers["content-type"] == "audio/mpeg"
         check_speech(response.content, "mp3")
+
+
+class TestExamples:
+    """examples/clients/openai_python.py."""
+
+    @pytest.fixture
+    def run(self, miniature, tmp_path, monkeypatch):
+        """Run an example in an empty folder."""
+        monkeypatch.chdir(tmp_path)
+        example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "clients" / "openai_python.py"))
+        return lambda *arguments: example["main"]([*arguments, "--url", f"{miniature.url}/v1"])
+
+    def test_file(self, run):
+        """The example wrote no file, or one of another format."""
+        run("file")
+        check_speech(Path("speech.mp3").read_bytes(), "mp3")
+
+    def test_play(self, run, monkeypatch):
+        """The example played at another rate than the audio's, or parts of samples."""
+        played = []
+
+        class Player:
+            def __init__(self, samplerate, channels, dtype):
+                played.append((samplerate, channels, dtype))
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                pass
+
+            def write(self, chunk):
+                played.append(np.frombuffer(chunk, dtype="<i2"))
+
+        sounddevice = ModuleType("sounddevice")
+        sounddevice.RawOutputStream = Player
+        monkeypatch.setitem(sys.modules, "sounddevice", sounddevice)
+        run("play")
+        assert played[0] == (24_000, 1, "int16")
+        assert sum(map(len, played[1:])) == NUM_SAMPLES
+
+    def test_events(self, run, capsys):
+        """The example did not understand an event."""
+        run("events")
+        assert "2.88 s of audio" in capsys.readouterr().out
+
+    def test_voice(self, run, tone):
+        """The example's voice was refused, or it stayed on the server."""
+        write_audio("anna.wav", tone(5.0, 24_000), 24_000)
+        run("voice", "anna.wav", "This is what I said in the recording, word for word.")
+        assert decode(Path("cloned.mp3").read_bytes(), "mp3")[0] > 0.3
+        run("voice", "anna.wav", "This is what I said in the recording, word for word.")
+
+    def test_errors(self, run, capsys):
+        """The example's error had no message."""
+        run("errors")
+        assert capsys.readouterr().out.startswith("status 400, field voice: there is no voice 'nobody'")
