@@ -4,8 +4,11 @@ import functools
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -151,6 +154,22 @@ def test_the_readme_begins_with_the_two_commands():
     screen = "\n".join((ROOT / "README.md").read_text("utf-8").splitlines()[:25])
     assert "make demo" in screen
     assert "make test" in screen
+
+
+def test_the_page_on_serving_is_complete(server):
+    """A field, an option or a metric of the server was renamed or added, and the page did not say so."""
+    from dia_hf.serving.requests import SpeechBody
+
+    page = (ROOT / "docs" / "serving.md").read_text("utf-8")
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    rows = re.findall(r"^\| (`.*?) \|", sections["Fields of a request"], re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(SpeechBody.model_fields)
+    helped = subprocess.run([sys.executable, "-m", "dia_hf_command", "serve", "--help"], capture_output=True, text=True)
+    options = set(re.findall(r"^  (--[\w-]+)", helped.stdout, re.MULTILINE))
+    assert options <= set(re.findall(r"(--[\w-]+)", page.partition("## ")[0]))
+    metrics = urlopen(f"{server}/metrics").read().decode()
+    known = re.findall(r"^# HELP (\w+)(?<!_created) ", metrics, re.MULTILINE)
+    assert set(re.findall(r"`(dia_\w+)`", sections["Health and metrics"])) == set(known)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
