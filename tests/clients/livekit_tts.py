@@ -1,4 +1,4 @@
-"""LiveKit agents: `python livekit_tts.py URL`, with the server's URL without `/v1`."""
+"""LiveKit agents: `python livekit_tts.py URL FAILING_URL`, both without `/v1`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 
 from expected import TEXT, report
-from livekit.agents import APIConnectOptions, APIStatusError
+from livekit.agents import APIConnectionError, APIConnectOptions, APIStatusError
 from livekit.plugins import openai
 
 ONCE = APIConnectOptions(max_retry=0)
@@ -49,14 +49,30 @@ async def interrupt(base_url: str) -> None:
     await speak(base_url, "tts-1", "pcm")
 
 
-async def main(base_url: str) -> None:
+async def break_off(base_url: str) -> None:
+    for model in ("gpt-4o-mini-tts", "tts-1"):
+        tts = openai.TTS(model=model, voice="ash", base_url=base_url, api_key="none")
+        try:
+            async for _ in tts.synthesize(TEXT, conn_options=ONCE):
+                pass
+        except APIConnectionError:
+            pass
+        else:
+            raise AssertionError(f"{model}: half of the audio passed for all of it")
+        finally:
+            await tts.aclose()
+    print("errors midway: APIConnectionError")
+
+
+async def main(base_url: str, failing: str) -> None:
     print(f"livekit-agents {version('livekit-agents')}, livekit-plugins-openai {version('livekit-plugins-openai')}")
     for response_format in ("mp3", "opus", "aac", "flac", "wav", "pcm"):
         for model in ("gpt-4o-mini-tts", "tts-1"):  # the second is asked without server-sent events
             await speak(base_url, model, response_format)
     await fail(base_url)
     await interrupt(base_url)
+    await break_off(failing)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(f"{sys.argv[1]}/v1"))
+    asyncio.run(main(*(f"{url}/v1" for url in sys.argv[1:])))

@@ -1,4 +1,4 @@
-// openai for JavaScript: `node openai_javascript.mjs URL`, with the server's URL without `/v1`.
+// openai for JavaScript: `node openai_javascript.mjs URL FAILING_URL`, both without `/v1`.
 import assert from "node:assert/strict";
 import OpenAI, { toFile } from "openai";
 import { VERSION } from "openai/version";
@@ -110,5 +110,17 @@ async function abort() {
   report(`after ${count} aborted streams`, Buffer.from(await speech.arrayBuffer()));
 }
 
+async function breakOff() {
+  const failing = new OpenAI({ baseURL: `${process.argv[3]}/v1`, apiKey: "none" });
+  const body = { model: "tts-1", voice: "alloy", input: TEXT, response_format: "pcm" };
+  const speech = await failing.audio.speech.create(body);
+  await assert.rejects(speech.arrayBuffer());
+  const events = await failing.post("/audio/speech", { body: { ...body, stream_format: "sse" }, stream: true });
+  await assert.rejects(async () => {
+    for await (const event of events) assert.equal(event.type, "speech.audio.delta");
+  }, OpenAI.APIError);
+  console.log("errors midway: raised, also in events");
+}
+
 console.log(`openai ${VERSION}`);
-for (const check of [speak, stream, streamEvents, manageVoices, fail, abort]) await check();
+for (const check of [speak, stream, streamEvents, manageVoices, fail, abort, breakOff]) await check();

@@ -1,4 +1,4 @@
-"""openai for Python: `python openai_python.py URL`, with the server's URL without `/v1`."""
+"""openai for Python: `python openai_python.py URL FAILING_URL`, both without `/v1`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def manage_voices(client: openai.OpenAI) -> None:
     print("voices: created, used by name and by id, deleted")
 
 
-def error_of(kind: type[openai.APIStatusError], call: Callable, **arguments) -> openai.APIStatusError:
+def error_of(kind: type[openai.APIError], call: Callable, **arguments) -> openai.APIError:
     try:
         call(**arguments)
     except kind as error:
@@ -126,6 +126,22 @@ def abort(client: openai.OpenAI) -> None:
     report(f"after {NUM_ABORTED} aborted streams", content, 24000)
 
 
+def break_off(client: openai.OpenAI) -> None:
+    stream = client.audio.speech.with_streaming_response
+    asked = {"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": "pcm"}
+    try:
+        with stream.create(**asked) as response:
+            response.read()
+    except Exception as error:
+        print(f"error midway: {type(error).__name__}")
+    else:
+        raise AssertionError("half of the audio passed for all of it")
+    body = {**asked, "stream_format": "sse"}
+    events = client.post("/audio/speech", body=body, cast_to=object, stream=True, stream_cls=openai.Stream[object])
+    error = error_of(openai.APIError, lambda: list(events))
+    print(f"error midway in events: {error}")
+
+
 if __name__ == "__main__":
     print(f"openai {openai.__version__}")
     for base_url in (f"{sys.argv[1]}/v1", sys.argv[1]):
@@ -133,3 +149,4 @@ if __name__ == "__main__":
     client = openai.OpenAI(base_url=f"{sys.argv[1]}/v1", api_key="none")
     for check in (stream, stream_events, manage_voices, fail, abort):
         check(client)
+    break_off(openai.OpenAI(base_url=f"{sys.argv[2]}/v1", api_key="none"))

@@ -1,4 +1,4 @@
-"""Pipecat: `python pipecat_tts.py URL`, with the server's URL without `/v1`. A pipeline with `OpenAITTSService`."""
+"""Pipecat: `python pipecat_tts.py URL FAILING_URL`, both without `/v1`. A pipeline with `OpenAITTSService`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def check(name: str, frames: list[TTSAudioRawFrame], **expected) -> None:
     report(name, b"".join(frame.audio for frame in frames), 24000, **expected)
 
 
-async def main(base_url: str) -> None:
+async def main(base_url: str, failing: str) -> None:
     print(f"pipecat-ai {version('pipecat-ai')}")
     recorder, errors = await run(base_url, TEXT)
     assert not errors, errors
@@ -83,8 +83,11 @@ async def main(base_url: str) -> None:
         await run(base_url, " ".join([TEXT] * 8), is_interrupted=True)
     recorder, errors = await run(base_url, TEXT)
     check(f"after {count} interruptions", recorder.frames)
+    _, errors = await run(failing, TEXT)
+    assert errors, "half of the audio passed for all of it"
+    print(f"error midway: ErrorFrame, {errors[0]}")
 
 
 if __name__ == "__main__":
     logger.remove()
-    asyncio.run(main(f"{sys.argv[1]}/v1"))
+    asyncio.run(main(*(f"{url}/v1" for url in sys.argv[1:])))

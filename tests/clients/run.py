@@ -1,18 +1,20 @@
 """Run real clients against `dia-hf serve`: `python tests/clients/run.py [CLIENT ...]`.
 
-Makes environments for the clients in build/clients, starts a server with the miniature, and runs each client's script
-against it. A client that cannot be installed here (no npm, no Python that is new enough) is skipped, with the reason.
-Exit status 1: a client failed.
+Makes environments for the clients in build/clients, starts a server with the miniature and one whose requests fail
+after half of their audio, and runs each client's script with the URLs of both. A client that cannot be installed here
+(no npm, no Python that is new enough) is skipped, with the reason. Exit status 1: a client failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -138,6 +140,25 @@ def open_server(folder: Path) -> Iterator[str]:
                 raise RuntimeError(f"the server ended with {process.returncode} after SIGTERM")
 
 
+@contextmanager
+def open_failing_server() -> Iterator[str]:
+    """Start a server whose requests end with an error after four chunks, in this process, and give its URL."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from dia_hf.serving import Server, ServerStatus, create_app
+    from serving.fakes import FakeEngine, FakeVoices, Script
+
+    engine, status = FakeEngine(Script(error=RuntimeError("the device is lost"))), ServerStatus()
+    server = Server(create_app(engine, FakeVoices(), status=status), engine, status, port=0)
+    logging.disable()  # each failure would be logged
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.stop()
+        thread.join()
+
+
 def is_ready(port_file: Path) -> bool:
     """Return whether the server has written its port and answers `/ready` with 200."""
     try:
@@ -148,10 +169,10 @@ def is_ready(port_file: Path) -> bool:
         return False
 
 
-def run_client(name: str, command: list[str], url: str) -> bool:
+def run_client(name: str, command: list[str]) -> bool:
     """Run a client's script and print its lines, each after the client's name."""
     try:
-        result = subprocess.run([*command, url], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         print(f"{name}: FAILED: it did not end in {TIMEOUT_S} s\n{error.stdout}\n{error.stderr}", flush=True)
         return False
@@ -177,10 +198,14 @@ def main() -> int:
             commands[name] = command_of(name, arguments.folder.resolve())
         except CannotInstallError as error:
             print(f"{name}: skipped: {error}", flush=True)
-    with tempfile.TemporaryDirectory() as temporary, open_server(Path(temporary)) as url:
-        failed = [name for name, command in commands.items() if not run_client(name, command, url)]
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        open_server(Path(temporary)) as url,
+        open_failing_server() as failing,
+    ):
+        failed = [name for name, command in commands.items() if not run_client(name, [*command, url, failing])]
         if failed:
-            print((Path(temporary) / "server.log").read_text("utf-8")[-6000:])
+            print((Path(temporary) / "server.log").read_text("utf-8")[-3000:])
     print(f"failed: {', '.join(failed)}" if failed else f"{len(commands)} of {len(CLIENTS)} clients passed")
     return bool(failed)
 

@@ -1,4 +1,4 @@
-"""wyoming_openai: `python wyoming_proxy.py URL`, with the server's URL without `/v1`.
+"""wyoming_openai: `python wyoming_proxy.py URL FAILING_URL`, both without `/v1`.
 
 Starts the proxy in front of the server and sends it the events of Home Assistant's Wyoming integration.
 """
@@ -15,6 +15,7 @@ from importlib.metadata import version
 from expected import TEXT, report
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
+from wyoming.error import Error
 from wyoming.event import Event
 from wyoming.info import Describe, Info
 from wyoming.tts import (
@@ -94,13 +95,25 @@ async def speak_streaming(port: int) -> None:
         check("synthesize-start, -chunk, -stop", await read(client, SynthesizeStopped))
 
 
-async def main(url: str) -> None:
+async def break_off(port: int) -> None:
+    async with AsyncTcpClient("127.0.0.1", port) as client:
+        await client.write_event(Synthesize(text=TEXT, voice=VOICE).event())
+        events = []
+        while (event := await asyncio.wait_for(client.read_event(), 60)) is not None:
+            events.append(event)
+    assert AudioChunk.is_type(events[-2].type) and Error.is_type(events[-1].type), [event.type for event in events]
+    print(f"error midway: {Error.from_event(events[-1]).text}")
+
+
+async def main(url: str, failing: str) -> None:
     print(f"wyoming_openai {version('wyoming-openai')}, wyoming {version('wyoming')}")
     async with open_proxy(url, "--tts-models", "tts-1") as port:  # lists the voices by itself
         await speak(port)
     async with open_proxy(url, "--tts-streaming-models", "dia", "--tts-voices", "shimmer") as port:
         await speak_streaming(port)
+    async with open_proxy(failing, "--tts-models", "tts-1") as port:
+        await break_off(port)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))
