@@ -198,6 +198,8 @@ def main() -> int:
             commands[name] = command_of(name, arguments.folder.resolve())
         except CannotInstallError as error:
             print(f"{name}: skipped: {error}", flush=True)
+    if not commands:
+        return 0
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_server(Path(temporary)) as url,
