@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 pytest.importorskip("fastapi")
-openai = pytest.importorskip("openai")
+pytest.importorskip("openai")
+
+import openai
 
 from dia_hf import Dia
 from dia_hf.serving import Server, ServerSettings, ServerStatus, create_app

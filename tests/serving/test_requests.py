@@ -3,6 +3,7 @@
 import base64
 import json
 import socket
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -138,10 +139,8 @@ def test_any_object(fields):
 @given(st.binary(max_size=40))
 def test_any_bytes(content):
     """Some bytes raised another error than those that are sent to the client."""
-    try:
+    with suppress(ApiError):
         parse_json(content)
-    except ApiError as error:
-        assert error.status == 400
 
 
 def test_rates():

@@ -11,8 +11,8 @@ from .._extras import import_extra
 for _package in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "av"):
     import_extra(_package)  # an error that names the extra, before the imports below fail without it
 
-from .app import create_app
-from .server import Server
-from .settings import ServerSettings, ServerStatus
+from .app import create_app  # noqa: E402
+from .server import Server  # noqa: E402
+from .settings import ServerSettings, ServerStatus  # noqa: E402
 
 __all__ = ["Server", "ServerSettings", "ServerStatus", "create_app"]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from ..speech.engine import SpeechEngine, SpeechRequest
 from ..speech.voices import Voice
+from ..text_files import shortened
 from .body import SpeechResponse
 from .errors import ApiError, error_of
 from .gate import Gate
@@ -28,10 +30,11 @@ from .voices import ServedVoices, VoiceInfo
 __all__ = ["create_app"]
 
 _MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+_LARGE = 2**16  # bytes of JSON, a recording in base64; it is parsed in a thread
 _SPEAKER = re.compile(r"\[?(S\d+)\]?")
 _FIRST_SPEAKER = re.compile(r"\[S\d+\]")
 _EXPOSED = ("x-request-id", "x-seed", "x-sample-rate", "x-finish-reason", "x-input-tokens", "x-output-tokens")
-_ALL_METHODS = ("GET", "HEAD")
+_GET = ["GET", "HEAD"]
 
 
 def create_app(
@@ -89,37 +92,41 @@ class _Routes:
         self.engine, self.voices, self.settings, self.status, self.metrics = engine, voices, settings, status, metrics
         self.speaker_tokens: tuple[str, ...] = tuple(engine.dia.processor.tokenizer.speaker_tokens)
         self.created = int(time.time())
+        # One recording at a time is made a voice: further ones wait here, and not in threads that others need.
+        self.recordings = asyncio.Semaphore(1)
 
     def router(self) -> APIRouter:
         """Return the routes; bodies are read by the handlers, with bounds, and not by FastAPI."""
         router = APIRouter()
         speech = {"content": {"application/json": {"schema": SpeechBody.model_json_schema()}}, "required": True}
         router.add_api_route("/audio/speech", self.speak, methods=["POST"], openapi_extra={"requestBody": speech})
-        router.add_api_route("/audio/voices", self.list_voices, methods=_ALL_METHODS)
+        router.add_api_route("/audio/voices", self.list_voices, methods=_GET)
         router.add_api_route("/audio/voices", self.add_voice, methods=["POST"])
         router.add_api_route("/audio/voices/{voice_id}", self.delete_voice, methods=["DELETE"])
-        router.add_api_route("/audio/models", self.list_audio_models, methods=_ALL_METHODS)
-        router.add_api_route("/models", self.list_models, methods=_ALL_METHODS)
-        router.add_api_route("/models/{model_id:path}", self.show_model, methods=_ALL_METHODS)
-        router.add_api_route("/health", self.show_health, methods=_ALL_METHODS)
-        router.add_api_route("/ready", self.show_readiness, methods=_ALL_METHODS)
-        router.add_api_route("/metrics", self.show_metrics, methods=_ALL_METHODS)
-        router.add_api_route("/", self.show_root, methods=_ALL_METHODS)
+        router.add_api_route("/audio/models", self.list_audio_models, methods=_GET)
+        router.add_api_route("/models", self.list_models, methods=_GET)
+        router.add_api_route("/models/{model_id:path}", self.show_model, methods=_GET)
+        router.add_api_route("/health", self.show_health, methods=_GET)
+        router.add_api_route("/ready", self.show_readiness, methods=_GET)
+        router.add_api_route("/metrics", self.show_metrics, methods=_GET)
+        router.add_api_route("/", self.show_root, methods=_GET)
         return router
 
     async def speak(self, request: Request) -> Response:
         """Generate speech."""
         content = await read_json(request, self.settings)
-        # In a thread where it takes long: a recording in base64.
-        is_large = len(content) > 2**16
-        parse = asyncio.to_thread(parse_speech, content, self.settings) if is_large else None
-        body = parse_speech(content, self.settings) if parse is None else await parse
+        if len(content) < _LARGE:
+            body = parse_speech(content, self.settings)
+        else:
+            body = await asyncio.to_thread(parse_speech, content, self.settings)
         text = body.input.strip()
         if not text.startswith(self.speaker_tokens):
             text = f"{self.speaker_tokens[0]} {text}"
+        async with self.recordings if body.audio_prompt is not None else nullcontext():
+            voices = await asyncio.to_thread(self._voices_of, body, text)
         speech = SpeechRequest(
             text,
-            voices=await asyncio.to_thread(self._voices_of, body, text),
+            voices=voices,
             seed=body.seed,
             cfg_scale=body.cfg_scale,
             temperature=body.temperature,
@@ -169,27 +176,24 @@ class _Routes:
             raise ApiError(400, "voices are made of recordings here; send multipart/form-data with `audio_sample`.")
         form = await read_form(request, self.settings)
         try:
-            sample, fields = form.get("audio_sample"), {name: form.get(name) for name in _VOICE_FIELDS}
-            if fields["type"] not in (None, "audio_sample"):
-                message = f"`type` is {fields['type']!r}; voices are made of recordings here: give 'audio_sample'."
-                raise ApiError(400, message, param="type", code="invalid_value")
+            sample = form.get("audio_sample")
             if not isinstance(sample, UploadFile):
                 raise ApiError(400, "`audio_sample` is missing; send the recording as a file.", param="audio_sample")
-            for name, value in fields.items():
-                if isinstance(value, UploadFile):
-                    raise ApiError(400, f"`{name}` is a file; send a text.", param=name)
-            if not fields["name"]:
+            name, kind = _text_field(form, "name"), _text_field(form, "type")
+            transcript, consent = _text_field(form, "transcript"), _text_field(form, "consent")
+            if kind not in (None, "audio_sample"):
+                message = f"`type` is {shortened(kind)}; voices are made of recordings here: give 'audio_sample'."
+                raise ApiError(400, message, param="type", code="invalid_value")
+            if not name:
                 raise ApiError(400, "`name` is missing; give the voice a name.", param="name")
             content = await sample.read()
             if len(content) > self.settings.max_upload:
                 message = f"the recording has {len(content):,} bytes; send at most {self.settings.max_upload:,}."
                 raise ApiError(413, message, param="audio_sample", code="body_too_large")
-            try:
-                info = await asyncio.to_thread(
-                    self.voices.add, fields["name"], content, sample.filename, fields["transcript"], fields["consent"]
-                )
-            except ValueError as error:
-                raise ApiError(400, str(error), code="invalid_value") from None
+            async with self.recordings:
+                info = await asyncio.to_thread(self.voices.add, name, content, sample.filename, transcript, consent)
+        except ValueError as error:
+            raise ApiError(400, str(error), code="invalid_value") from None
         finally:
             await form.close()
         return JSONResponse(_voice(info))
@@ -242,7 +246,12 @@ class _Routes:
         return JSONResponse({"name": "dia-hf", "speech": "/v1/audio/speech"})
 
 
-_VOICE_FIELDS = ("name", "consent", "transcript", "type")
+def _text_field(form: FormData, name: str) -> str | None:
+    """Return a field of a form; `None` if it is missing or empty."""
+    value = form.get(name)
+    if isinstance(value, UploadFile):
+        raise ApiError(400, f"`{name}` is a file; send a text.", param=name, code="invalid_value")
+    return value or None
 
 
 def _voice(info: VoiceInfo) -> dict[str, Any]:

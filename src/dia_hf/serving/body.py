@@ -188,7 +188,7 @@ class SpeechResponse(Response):
     async def _send_stream(
         self, handle: SpeechHandle, encoding: _Encoding, pieces: AsyncIterator[bytes], send: Callable
     ) -> None:
-        await send(_start(FORMATS[encoding.format].content_type, self._headers(handle, encoding)))
+        await send(_start(FORMATS[encoding.format].content_type, self._speech_headers(handle, encoding)))
         try:
             async for piece in pieces:
                 await send(_part(piece))
@@ -202,7 +202,7 @@ class SpeechResponse(Response):
     async def _send_events(
         self, handle: SpeechHandle, encoding: _Encoding, pieces: AsyncIterator[bytes], send: Callable
     ) -> None:
-        headers = {**self._headers(handle, encoding), "cache-control": "no-cache"}
+        headers = {**self._speech_headers(handle, encoding), "cache-control": "no-cache"}
         await send(_start("text/event-stream", headers))
         try:
             async for piece in pieces:
@@ -229,7 +229,7 @@ class SpeechResponse(Response):
             raise self._api_error(error) from error
         usage = _usage(handle)
         headers = {
-            **self._headers(handle, encoding),
+            **self._speech_headers(handle, encoding),
             "content-length": str(len(content)),
             "x-finish-reason": handle.finish_reason or "",
             "x-input-tokens": str(usage["input_tokens"]),
@@ -286,7 +286,7 @@ class SpeechResponse(Response):
             logger.error("%s failed: %s%s", self.request_id, type(error).__name__, details)
         return translated
 
-    def _headers(self, handle: SpeechHandle, encoding: _Encoding) -> dict[str, str]:
+    def _speech_headers(self, handle: SpeechHandle, encoding: _Encoding) -> dict[str, str]:
         return {
             "x-seed": str(handle.seed),
             "x-sample-rate": str(encoding.sampling_rate),

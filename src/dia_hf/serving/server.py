@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def warm_up(self) -> None:
-        """Generate in batches of all sizes, so that the first request does not wait for compilation and allocation; then be ready."""
+        """Generate in batches of all sizes, so that no request waits for compilation and allocation; then be ready."""
         begin = time.perf_counter()
         try:
             self.engine.warm_up()
