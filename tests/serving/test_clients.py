@@ -11,7 +11,6 @@ import json
 import runpy
 import sys
 import wave
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -49,12 +48,6 @@ def check_speech(content: bytes, form: str | None = None, seconds: float = 2.88,
     duration, samples = decode(content, form, **options)
     assert duration == pytest.approx(seconds, abs=0.25)
     assert np.abs(samples).max() > 0.1
-
-
-def keep(lines: Iterable[str], kept: list[str]) -> None:
-    """Read lines into a list, which has them also if reading fails."""
-    for line in lines:
-        kept.append(line)
 
 
 class TestOpenAIPython:
@@ -204,9 +197,9 @@ class TestLiveKit:
     def test_a_failed_stream_breaks_off(self, serve):
         """LiveKit ignores `error` events. Half of a sentence passed for all of it, because the response ended well."""
         running = serve(Script(error=RuntimeError("the device is lost")))
-        lines: list[str] = []
+        lines = []
         with running.stream(stream_format="sse") as response, pytest.raises(httpx.RemoteProtocolError):
-            keep(response.iter_lines(), lines)
+            lines.extend(response.iter_lines())
         assert json.loads(lines[-2].removeprefix("data: "))["type"] == "error"
 
     def test_the_warm_up_is_answered(self, miniature):
