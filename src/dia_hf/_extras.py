@@ -10,12 +10,17 @@ __all__ = ["import_extra"]
 _EXTRAS = {
     "av": ("serve",),
     "datasets": ("train",),
+    "fastapi": ("serve",),
+    "httpx": ("serve",),
     "jiwer": ("train", "evaluate"),
     "pedalboard": ("audio",),
     "peft": ("train",),
     "pocketsphinx": ("evaluate",),
+    "prometheus_client": ("serve",),
     "pyloudnorm": ("audio",),
+    "python_multipart": ("serve",),
     "sounddevice": ("player",),
+    "uvicorn": ("serve",),
 }
 """Package → the extras of `pyproject.toml` that bring it. One that is not here is installed by its own name."""
 

@@ -393,7 +393,9 @@ def _fingerprint(model: Any) -> Any:
             bits = weight.detach().flatten()[::_STRIDE].contiguous().view(_INTEGERS[weight.dtype.itemsize])
             sums.append(bits.sum())
     # Adapters (PEFT) are switched without a change of weights; hooks and kernels of the Hub change what modules return.
-    switches = [[getattr(module, name, None) for name in _SWITCHES] for module in model.modules() if module is not model]
+    switches = [
+        [getattr(module, name, None) for name in _SWITCHES] for module in model.modules() if module is not model
+    ]
     changes = [
         (index, id(getattr(forward, "__func__", forward)), *module._forward_hooks, *module._forward_pre_hooks)
         for index, module in enumerate(model.modules())

@@ -1,0 +1,101 @@
+"""`dia-hf serve`: speech over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import threading
+import warnings
+from pathlib import Path
+
+from ..assets import MINIATURE
+from ..text_files import read_text
+from .arguments import MINIATURE_NOTE, check_writable
+
+__all__ = ["run"]
+
+_KEY_VARIABLE = "DIA_HF_API_KEY"
+_QUEUED_BATCHES = 4
+
+logger = logging.getLogger("dia_hf.serving")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run `dia-hf serve` until SIGTERM or SIGINT."""
+    from transformers.utils import logging as transformers_logging
+
+    from ..serving import Server, ServerSettings, ServerStatus, create_app
+    from ..serving.voices import ServedVoices
+    from ..speech.dia import Dia
+    from ..speech.doubts import SpeechWarning
+    from ..speech.engine import SpeechEngine
+
+    settings = ServerSettings(
+        model_name=_model_name(args.model),
+        max_input=args.max_input,
+        max_seconds=args.max_seconds,
+        max_upload=int(args.max_upload * 2**20),
+        api_keys=tuple(_api_keys(args)),
+        has_open_metrics=args.open_metrics,
+        cors_origins=tuple(args.cors_origin),
+        io_timeout=args.send_timeout,
+        logs_texts=args.log_texts,
+    )
+    if args.port_file is not None:
+        check_writable("--port-file", Path(args.port_file))
+    if not args.log_texts:
+        warnings.simplefilter("ignore", SpeechWarning)  # some repeat words of the text
+    transformers_logging.disable_progress_bar()
+    _log_to_stderr()
+    dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
+    engine = SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
+    try:
+        voices = ServedVoices(dia, args.voices, dict(args.voice_name), args.transcribe)
+        status = ServerStatus(is_ready=args.no_warmup)
+        app = create_app(engine, voices, settings, status)
+        server = Server(app, engine, status, args.host, args.port, args.shutdown_timeout)
+        if args.port_file is not None:
+            Path(args.port_file).write_text(f"{server.port}\n", encoding="utf-8")
+        if args.model == MINIATURE:
+            logger.info("%s", " ".join(MINIATURE_NOTE.split()))
+        logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)
+        if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
+            logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, server.port)
+        if not args.no_warmup:
+            threading.Thread(target=server.warm_up, name="dia-warm-up", daemon=True).start()
+        server.run()
+        if server.warm_up_error is not None:
+            raise server.warm_up_error
+    finally:
+        engine.close(0)
+
+
+def _model_name(model: str) -> str:
+    """Return the id of a model: its name on the Hub, or that of its folder."""
+    if model == MINIATURE:
+        return "miniature"
+    return Path(model).resolve().name if os.path.isdir(model) else model
+
+
+def _api_keys(args: argparse.Namespace) -> list[str]:
+    """Return the keys of options, file and environment."""
+    keys = [*args.api_key]
+    if args.api_key_file is not None:
+        in_file = [line.strip() for line in read_text(args.api_key_file).splitlines() if line.strip()]
+        if not in_file:
+            raise ValueError(f"--api-key-file {args.api_key_file!r} has no key; write one a line.")
+        keys += in_file
+    if key := os.environ.get(_KEY_VARIABLE, "").strip():
+        keys.append(key)
+    return keys
+
+
+def _log_to_stderr() -> None:
+    """Write log lines of the server and of uvicorn to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name, level in (("dia_hf", logging.INFO), ("uvicorn", logging.WARNING)):
+        known = logging.getLogger(name)
+        known.handlers, known.propagate = [handler], False
+        known.setLevel(level)

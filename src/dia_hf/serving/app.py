@@ -1,0 +1,259 @@
+"""Routes of the server, with and without `/v1`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from contextlib import nullcontext
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from ..speech.engine import SpeechEngine, SpeechRequest
+from ..speech.voices import Voice
+from ..text_files import shortened
+from .body import SpeechResponse
+from .errors import ApiError, error_of
+from .gate import Gate
+from .metrics import Metrics
+from .requests import SpeechBody, parse_json, parse_speech, read_form, read_json
+from .settings import ServerSettings, ServerStatus
+from .voices import ServedVoices, VoiceInfo
+
+__all__ = ["create_app"]
+
+_MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+_LARGE = 2**16  # bytes of JSON, a recording in base64; it is parsed in a thread
+_SPEAKER = re.compile(r"\[?(S\d+)\]?")
+_FIRST_SPEAKER = re.compile(r"\[S\d+\]")
+_EXPOSED = ("x-request-id", "x-seed", "x-sample-rate", "x-finish-reason", "x-input-tokens", "x-output-tokens")
+_GET = ["GET", "HEAD"]
+
+
+def create_app(
+    engine: SpeechEngine,
+    voices: ServedVoices,
+    settings: ServerSettings | None = None,
+    status: ServerStatus | None = None,
+) -> FastAPI:
+    """Create the ASGI app.
+
+    Args:
+        engine (`SpeechEngine`): The engine of all requests. The caller closes it.
+        voices (`ServedVoices`): The voices on offer.
+        settings (`ServerSettings`, *optional*): Settings; the defaults unless given.
+        status (`ServerStatus`, *optional*): State, which the caller changes; ready unless given.
+
+    Returns:
+        `FastAPI`: The app.
+    """
+    settings, status = settings or ServerSettings(), status or ServerStatus()
+    metrics = Metrics(engine)
+    routes = _Routes(engine, voices, settings, status, metrics)
+    app = FastAPI(title="dia-hf", version=version("dia-hf"), docs_url=None, redoc_url=None, redirect_slashes=False)
+    for prefix in ("", "/v1"):
+        app.include_router(routes.router(), prefix=prefix)
+    app.add_exception_handler(ApiError, _send_error)
+    app.add_exception_handler(HTTPException, _send_error)
+    app.add_middleware(Gate, settings=settings, status=status, metrics=metrics)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+    return app
+
+
+async def _send_error(request: Request, error: Exception) -> Response:
+    return error_of(error, request.state.request_id).response()
+
+
+class _Routes:
+    """Handlers of the routes."""
+
+    def __init__(
+        self,
+        engine: SpeechEngine,
+        voices: ServedVoices,
+        settings: ServerSettings,
+        status: ServerStatus,
+        metrics: Metrics,
+    ) -> None:
+        self.engine, self.voices, self.settings, self.status, self.metrics = engine, voices, settings, status, metrics
+        self.speaker_tokens: tuple[str, ...] = tuple(engine.dia.processor.tokenizer.speaker_tokens)
+        self.created = int(time.time())
+        # One recording at a time is made a voice: further ones wait here, and not in threads that others need.
+        self.recordings = asyncio.Semaphore(1)
+
+    def router(self) -> APIRouter:
+        """Return the routes; bodies are read by the handlers, with bounds, and not by FastAPI."""
+        router = APIRouter()
+        speech = {"content": {"application/json": {"schema": SpeechBody.model_json_schema()}}, "required": True}
+        router.add_api_route("/audio/speech", self.speak, methods=["POST"], openapi_extra={"requestBody": speech})
+        router.add_api_route("/audio/voices", self.list_voices, methods=_GET)
+        router.add_api_route("/audio/voices", self.add_voice, methods=["POST"])
+        router.add_api_route("/audio/voices/{voice_id}", self.delete_voice, methods=["DELETE"])
+        router.add_api_route("/audio/models", self.list_audio_models, methods=_GET)
+        router.add_api_route("/models", self.list_models, methods=_GET)
+        router.add_api_route("/models/{model_id:path}", self.show_model, methods=_GET)
+        router.add_api_route("/health", self.show_health, methods=_GET)
+        router.add_api_route("/ready", self.show_readiness, methods=_GET)
+        router.add_api_route("/metrics", self.show_metrics, methods=_GET)
+        router.add_api_route("/", self.show_root, methods=_GET)
+        return router
+
+    async def speak(self, request: Request) -> Response:
+        """Generate speech."""
+        content = await read_json(request, self.settings)
+        if len(content) < _LARGE:
+            body = parse_speech(content, self.settings)
+        else:
+            body = await asyncio.to_thread(parse_speech, content, self.settings)
+        text = body.input.strip()
+        if not text.startswith(self.speaker_tokens):
+            text = f"{self.speaker_tokens[0]} {text}"
+        async with self.recordings if body.audio_prompt is not None else nullcontext():
+            voices = await asyncio.to_thread(self._voices_of, body, text)
+        speech = SpeechRequest(
+            text,
+            voices=voices,
+            seed=body.seed,
+            cfg_scale=body.cfg_scale,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            cfg_filter_top_k=body.cfg_filter_top_k,
+            max_seconds=body.max_seconds,
+            is_streamed=body.stream,
+        )
+        return SpeechResponse(request, body, speech, self.engine, self.settings, self.metrics)
+
+    def _voices_of(self, body: SpeechBody, text: str) -> dict[str, Voice] | Voice | None:
+        """Return the voices of a request; one of a single speaker is the first speaker's."""
+        try:
+            content = body.prompt(self.settings.max_upload)
+            if content is not None:
+                param = "audio_prompt"
+                voice: Voice | None = self.voices.from_recording(content, body.audio_prompt_transcript)
+            elif body.voices is not None:
+                param = "voices"
+                named = {}
+                for speaker, name in body.voices.items():
+                    if (match := _SPEAKER.fullmatch(speaker)) is None:
+                        raise ValueError(f"`voices` names the speaker {speaker!r}; give S1, S2 and so on.")
+                    if (voice := self.voices.resolve(name)) is not None:
+                        named[f"[{match[1]}]"] = voice
+                return named or None
+            else:
+                param = "voice"
+                voice = self.voices.resolve(body.voice_name)
+        except ValueError as error:
+            raise ApiError(400, str(error), param=param, code="invalid_value") from None
+        first = _FIRST_SPEAKER.search(text)
+        if voice is None or len(voice.speakers) > 1 or first is None:
+            return voice
+        return {first[0]: voice}
+
+    async def list_voices(self) -> Response:
+        """List voices, in the forms that clients expect: OpenAI's lists, and a list under `voices`."""
+        infos = await asyncio.to_thread(self.voices.list)
+        names = [{"id": info.id, "name": info.name} for info in infos]
+        return JSONResponse({"object": "list", "data": [_voice(info) for info in infos], "voices": names})
+
+    async def add_voice(self, request: Request) -> Response:
+        """Save a voice from an uploaded recording."""
+        if request.headers.get("content-type", "").startswith("application/json"):
+            parse_json(await read_json(request, self.settings))
+            raise ApiError(400, "voices are made of recordings here; send multipart/form-data with `audio_sample`.")
+        form = await read_form(request, self.settings)
+        try:
+            sample = form.get("audio_sample")
+            if not isinstance(sample, UploadFile):
+                raise ApiError(400, "`audio_sample` is missing; send the recording as a file.", param="audio_sample")
+            name, kind = _text_field(form, "name"), _text_field(form, "type")
+            transcript, consent = _text_field(form, "transcript"), _text_field(form, "consent")
+            if kind not in (None, "audio_sample"):
+                message = f"`type` is {shortened(kind)}; voices are made of recordings here: give 'audio_sample'."
+                raise ApiError(400, message, param="type", code="invalid_value")
+            if not name:
+                raise ApiError(400, "`name` is missing; give the voice a name.", param="name")
+            content = await sample.read()
+            if len(content) > self.settings.max_upload:
+                message = f"the recording has {len(content):,} bytes; send at most {self.settings.max_upload:,}."
+                raise ApiError(413, message, param="audio_sample", code="body_too_large")
+            async with self.recordings:
+                info = await asyncio.to_thread(self.voices.add, name, content, sample.filename, transcript, consent)
+        except ValueError as error:
+            raise ApiError(400, str(error), code="invalid_value") from None
+        finally:
+            await form.close()
+        return JSONResponse(_voice(info))
+
+    async def delete_voice(self, voice_id: str) -> Response:
+        """Delete a saved voice."""
+        try:
+            info = await asyncio.to_thread(self.voices.delete, voice_id)
+        except KeyError as error:
+            raise ApiError(404, f"{error.args[0]}; GET /v1/audio/voices lists them.", code="voice_not_found") from None
+        return JSONResponse({"id": info.id, "deleted": True, "object": "audio.voice.deleted"})
+
+    async def list_models(self) -> Response:
+        """List the model, and the names that clients of OpenAI's API ask for."""
+        names = (self.settings.model_name, *_MODEL_ALIASES)
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in names]})
+
+    async def list_audio_models(self) -> Response:
+        """List models as Open WebUI asks for them."""
+        return JSONResponse({"models": [{"id": name} for name in (self.settings.model_name, *_MODEL_ALIASES)]})
+
+    async def show_model(self, model_id: str) -> Response:
+        """Describe a model."""
+        if model_id not in (self.settings.model_name, *_MODEL_ALIASES):
+            message = f"there is no model {model_id[:100]!r}; this server has {self.settings.model_name!r}."
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return JSONResponse(self._model(model_id))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "dia-hf"}
+
+    async def show_health(self) -> Response:
+        """Answer as long as the server is alive."""
+        return JSONResponse({"status": "ok"})
+
+    async def show_readiness(self) -> Response:
+        """Answer with 200 when the warm-up is over and until the shutdown begins."""
+        if self.status.is_draining:
+            raise ApiError.draining()
+        if not self.status.is_ready:
+            raise ApiError.not_ready()
+        return JSONResponse({"status": "ready"})
+
+    async def show_metrics(self) -> Response:
+        """Return the metrics in Prometheus' format."""
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def show_root(self) -> Response:
+        """Answer to clients that warm up their connection."""
+        return JSONResponse({"name": "dia-hf", "speech": "/v1/audio/speech"})
+
+
+def _text_field(form: FormData, name: str) -> str | None:
+    """Return a field of a form; `None` if it is missing or empty."""
+    value = form.get(name)
+    if isinstance(value, UploadFile):
+        raise ApiError(400, f"`{name}` is a file; send a text.", param=name, code="invalid_value")
+    return value or None
+
+
+def _voice(info: VoiceInfo) -> dict[str, Any]:
+    described = {"id": info.id, "object": "audio.voice", "created_at": info.created_at}
+    return {**described, "name": info.name, "type": info.type}

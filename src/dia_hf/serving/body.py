@@ -1,0 +1,356 @@
+"""Audio as the body of a response: streamed, as server-sent events, or whole.
+
+The status line is sent when the first chunk is there, so that an error before it has a status of its own. After it, an
+error is an event, and a stream of raw audio breaks off: it must not look complete. A client that disconnects, or that
+takes nothing for a while, frees its place in the batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from ..audio.encoders import FORMATS, StreamEncoder
+from ..audio.streams import StreamResampler, StreamTimeStretcher
+from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest
+from .errors import ApiError, error_of
+from .metrics import Metrics
+from .requests import SpeechBody
+from .settings import ServerSettings
+
+__all__ = ["SpeechResponse"]
+
+logger = logging.getLogger(__name__)
+
+_SLICE = 2**16  # bytes of a whole body in a write, each of which waits until the one before has left
+_NOTHING = np.zeros(0, dtype=np.float32)
+_CHEAP = ("pcm", "wav")  # formats whose encoding takes less time than the way to a thread and back
+
+
+class _BrokenError(Exception):
+    """A response that cannot be completed.
+
+    Args:
+        reason (`str`): Reason, for log and metrics.
+        drops_buffer (`bool`, defaults to `False`): Whether written bytes that have not left are dropped.
+    """
+
+    def __init__(self, reason: str, drops_buffer: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.drops_buffer = reason, drops_buffer
+
+
+class _Encoding:
+    """Chunks of the model to bytes: speed, sampling rate, encoder."""
+
+    def __init__(self, body: SpeechBody, sampling_rate: int) -> None:
+        self.format = body.response_format
+        self._rate = body.rate(sampling_rate)
+        self._stages: list[StreamTimeStretcher | StreamResampler] = []
+        if body.speed != 1:
+            self._stages.append(StreamTimeStretcher(sampling_rate, body.speed))
+        if self._rate != sampling_rate:
+            self._stages.append(StreamResampler(sampling_rate, self._rate))
+        self._is_whole_wav = self.format == "wav" and not body.stream
+        self._encoder = StreamEncoder(self.format, self._rate)
+        self._kept: list[np.ndarray] = []
+        self.is_cheap = self.format in _CHEAP and body.speed == 1
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the audio in hertz."""
+        return self._encoder.sampling_rate
+
+    def add(self, chunk: np.ndarray) -> bytes:
+        """Encode a chunk, `[N]`."""
+        for stage in self._stages:
+            chunk = stage.process(chunk)
+        return self._encode(chunk)
+
+    def finish(self) -> bytes:
+        """Encode the rest."""
+        rest = _NOTHING
+        for stage in self._stages:
+            rest = np.concatenate([stage.process(rest), stage.finish()])
+        last = self._encode(rest)
+        if self._is_whole_wav:  # its header has the number of samples
+            audio = np.concatenate(self._kept)
+            self._encoder = StreamEncoder("wav", self._rate, num_samples=len(audio))
+            last = self._encoder.encode(audio)
+        return last + self._encoder.finish()
+
+    def _encode(self, samples: np.ndarray) -> bytes:
+        if self._is_whole_wav:
+            self._kept.append(samples)
+            return b""
+        return self._encoder.encode(samples) if len(samples) else b""
+
+
+class SpeechResponse(Response):
+    """Response with the audio of one request.
+
+    Args:
+        request (`Request`): The HTTP request.
+        body (`SpeechBody`): Its body.
+        speech (`SpeechRequest`): Request for the engine.
+        engine (`SpeechEngine`): The engine.
+        settings (`ServerSettings`): Settings.
+        metrics (`Metrics`): Counts the end.
+
+    Calling it raises `ApiError` if there is an error before the first chunk.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        body: SpeechBody,
+        speech: SpeechRequest,
+        engine: SpeechEngine,
+        settings: ServerSettings,
+        metrics: Metrics,
+    ) -> None:
+        self.body_fields, self.speech, self.engine = body, speech, engine
+        self.settings, self.metrics = settings, metrics
+        self.request_id: str = request.state.request_id
+        self.begin = time.perf_counter()
+        self.sampling_rate = engine.dia.sampling_rate
+        self.first_chunk: float | None = None
+        self.seconds = 0.0
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Submit the request, and send its audio."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def on_change() -> None:  # in the engine's thread
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(changed.set)
+
+        try:
+            handle = await asyncio.to_thread(self.engine.submit, self.speech, on_change)
+        except Exception as error:
+            raise self._api_error(error) from error
+        leaving = asyncio.ensure_future(_disconnect(receive))
+        sending = asyncio.ensure_future(self._send(handle, changed, _with_timeout(send, self.settings.io_timeout)))
+        reason = "canceled"
+        try:
+            await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+                reason = handle.finish_reason or "canceled"
+            else:
+                reason = "disconnected"
+        except ApiError:
+            reason = handle.finish_reason or "error"
+            raise
+        except _BrokenError as error:
+            reason = error.reason
+            transport = scope.get("state", {}).get("transport")
+            if error.drops_buffer and transport is not None:
+                transport.abort()
+        finally:
+            handle.cancel()
+            for task in (leaving, sending):
+                task.cancel()
+            await asyncio.gather(leaving, sending, return_exceptions=True)
+            self._record(handle, reason)
+
+    async def _send(self, handle: SpeechHandle, changed: asyncio.Event, send: Callable) -> None:
+        """Wait for audio, and send it."""
+        chunks = self._chunks(handle, changed)
+        first = await anext(chunks, None)
+        if first is None:
+            self._check_end(handle)
+            message = (
+                f"the model generated no audio ({handle.doubt or handle.finish_reason}); send another seed or text."
+            )
+            raise ApiError(500, message, code="no_audio")
+        encoding = await asyncio.to_thread(_Encoding, self.body_fields, self.sampling_rate)
+        pieces = self._pieces(handle, encoding, first, chunks)
+        if self.body_fields.stream_format == "sse":
+            await self._send_events(handle, encoding, pieces, send)
+        elif self.body_fields.stream:
+            await self._send_stream(handle, encoding, pieces, send)
+        else:
+            await self._send_whole(handle, encoding, pieces, send)
+
+    async def _send_stream(
+        self, handle: SpeechHandle, encoding: _Encoding, pieces: AsyncIterator[bytes], send: Callable
+    ) -> None:
+        await send(_start(FORMATS[encoding.format].content_type, self._speech_headers(handle, encoding)))
+        try:
+            async for piece in pieces:
+                await send(_part(piece))
+        except _BrokenError:
+            raise
+        except Exception as error:
+            self._api_error(error)  # for the log
+            raise _BrokenError("error") from error
+        await send(_part(b"", is_last=True))
+
+    async def _send_events(
+        self, handle: SpeechHandle, encoding: _Encoding, pieces: AsyncIterator[bytes], send: Callable
+    ) -> None:
+        headers = {**self._speech_headers(handle, encoding), "cache-control": "no-cache"}
+        await send(_start("text/event-stream", headers))
+        try:
+            async for piece in pieces:
+                audio = base64.b64encode(piece).decode("ascii")
+                await send(_part(_event({"type": "speech.audio.delta", "audio": audio})))
+            done: dict[str, Any] = {"type": "speech.audio.done", "usage": _usage(handle)}
+            done |= {"finish_reason": handle.finish_reason, "seed": handle.seed}
+            if handle.doubt is not None:
+                done["doubt"] = handle.doubt
+        except _BrokenError:
+            raise
+        except Exception as error:
+            await send(_part(_event({"type": "error", **self._api_error(error).content})))
+            # Clients that ignore this event (LiveKit agents 1.8.9) would take the audio before it for all of it.
+            raise _BrokenError("error") from error
+        await send(_part(_event(done), is_last=True))
+
+    async def _send_whole(
+        self, handle: SpeechHandle, encoding: _Encoding, pieces: AsyncIterator[bytes], send: Callable
+    ) -> None:
+        try:
+            content = b"".join([piece async for piece in pieces])
+        except Exception as error:
+            raise self._api_error(error) from error
+        usage = _usage(handle)
+        headers = {
+            **self._speech_headers(handle, encoding),
+            "content-length": str(len(content)),
+            "x-finish-reason": handle.finish_reason or "",
+            "x-input-tokens": str(usage["input_tokens"]),
+            "x-output-tokens": str(usage["output_tokens"]),
+        }
+        await send(_start(FORMATS[encoding.format].content_type, headers))
+        for begin in range(0, max(len(content), 1), _SLICE):
+            await send(_part(content[begin : begin + _SLICE], is_last=begin + _SLICE >= len(content)))
+
+    async def _chunks(self, handle: SpeechHandle, changed: asyncio.Event) -> AsyncIterator[np.ndarray]:
+        """Yield chunks as they come, those that are there together as one."""
+        while True:
+            changed.clear()
+            is_done = handle.is_done  # before `take`, which then returns all of the rest
+            if taken := [chunk for chunk in handle.take() if len(chunk)]:
+                if self.first_chunk is None:
+                    self.first_chunk = time.perf_counter() - self.begin
+                chunk = taken[0] if len(taken) == 1 else np.concatenate(taken)
+                self.seconds += len(chunk) / self.sampling_rate
+                yield chunk
+            elif is_done:
+                return
+            else:
+                await changed.wait()
+
+    async def _pieces(
+        self, handle: SpeechHandle, encoding: _Encoding, first: np.ndarray, chunks: AsyncIterator[np.ndarray]
+    ) -> AsyncIterator[bytes]:
+        """Yield encoded audio; raise where the request ended with an error."""
+
+        async def encode(work: Callable[..., bytes], *args: np.ndarray) -> bytes:
+            return work(*args) if encoding.is_cheap else await asyncio.to_thread(work, *args)
+
+        if piece := await encode(encoding.add, first):
+            yield piece
+        async for chunk in chunks:
+            if piece := await encode(encoding.add, chunk):
+                yield piece
+        self._check_end(handle)
+        if piece := await encode(encoding.finish):
+            yield piece
+
+    def _check_end(self, handle: SpeechHandle) -> None:
+        if handle.error is not None:
+            raise handle.error
+        if handle.finish_reason == "canceled":  # by the engine, which is closed
+            raise ApiError.draining()
+
+    def _api_error(self, error: Exception) -> ApiError:
+        """Translate an error, and log it unless it is the client's."""
+        translated = error_of(error, self.request_id)
+        if translated.status >= 500:
+            details = f": {error}" if self.settings.logs_texts else ""
+            logger.error("%s failed: %s%s", self.request_id, type(error).__name__, details)
+        return translated
+
+    def _speech_headers(self, handle: SpeechHandle, encoding: _Encoding) -> dict[str, str]:
+        return {
+            "x-seed": str(handle.seed),
+            "x-sample-rate": str(encoding.sampling_rate),
+            "x-accel-buffering": "no",
+        }
+
+    def _record(self, handle: SpeechHandle, reason: str) -> None:
+        duration = time.perf_counter() - self.begin
+        metrics = self.metrics
+        metrics.speech.labels(self.body_fields.response_format, reason).inc()
+        metrics.duration.observe(duration)
+        if self.first_chunk is not None:
+            metrics.first_chunk.observe(self.first_chunk)
+        metrics.audio_seconds.inc(self.seconds)
+        metrics.input_tokens.inc(handle.num_text_ids)
+        metrics.output_frames.inc(handle.num_frames)
+        metrics.retries.inc(handle.num_retries)
+        logger.info(
+            "%s speech: %s, %d characters, %.2f s of audio, first chunk after %.3f s, end after %.3f s: %s%s%s",
+            self.request_id,
+            self.body_fields.response_format,
+            len(self.body_fields.input),
+            self.seconds,
+            self.first_chunk if self.first_chunk is not None else duration,
+            duration,
+            reason,
+            f", {handle.num_retries} retries" if handle.num_retries else "",
+            f", {self.body_fields.input!r}" if self.settings.logs_texts else "",
+        )
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Wait until the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _with_timeout(send: Send, timeout: float) -> Send:
+    """Return a `send` that raises where the client takes nothing for a while."""
+
+    async def bounded(message: Message) -> None:
+        try:
+            await asyncio.wait_for(send(message), timeout)
+        except asyncio.TimeoutError:
+            raise _BrokenError("slow_reader", drops_buffer=True) from None
+
+    return bounded
+
+
+def _start(content_type: str, headers: dict[str, str]) -> Message:
+    pairs = {"content-type": content_type, **headers}
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs.items()]
+    return {"type": "http.response.start", "status": 200, "headers": encoded}
+
+
+def _part(content: bytes, is_last: bool = False) -> Message:
+    return {"type": "http.response.body", "body": content, "more_body": not is_last}
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
+
+
+def _usage(handle: SpeechHandle) -> dict[str, int]:
+    """Return the counts of a request: ids of its text, frames of its audio."""
+    counts = {"input_tokens": handle.num_text_ids, "output_tokens": handle.num_frames}
+    return {**counts, "total_tokens": sum(counts.values())}

@@ -1,0 +1,105 @@
+"""Middleware before the routes: request ids, keys, shutdown, unforeseen errors, counts.
+
+Plain ASGI. Starlette's `BaseHTTPMiddleware` would put a queue between the routes and the socket, and with it the
+backpressure of slow readers and the disconnects would be lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import traceback
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import ApiError, error_of
+from .metrics import Metrics
+from .settings import ServerSettings, ServerStatus
+
+__all__ = ["Gate"]
+
+logger = logging.getLogger(__name__)
+
+_PLAIN_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
+_PROBES = ("/", "/health", "/ready")
+
+
+class Gate:
+    """Middleware of all requests.
+
+    Args:
+        app (`ASGIApp`): The routes.
+        settings (`ServerSettings`): Settings, with the keys.
+        status (`ServerStatus`): Read at each request.
+        metrics (`Metrics`): Counts requests.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, status: ServerStatus, metrics: Metrics) -> None:
+        self.app, self.settings, self.status, self.metrics = app, settings, status, metrics
+        # Of equal length, so that the time of a comparison says nothing about a key.
+        self._keys = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        asked_id = headers.get("x-request-id", "")
+        request_id = asked_id if _PLAIN_ID.fullmatch(asked_id) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            if (refusal := self._refusal(scope["path"], headers)) is not None:
+                await refusal.response()(scope, receive, send_with_id)
+            else:
+                await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            self._log(error, request_id)
+            if status == 0:
+                await error_of(error, request_id).response()(scope, receive, send_with_id)
+        finally:
+            self._count(scope, status)
+
+    def _refusal(self, path: str, headers: Headers) -> ApiError | None:
+        """Return the error of a request that may not pass."""
+        path = path.removeprefix("/v1") or "/"
+        if path in _PROBES or (path == "/metrics" and self.settings.has_open_metrics):
+            return None
+        if self._keys:
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
+            fits = [hmac.compare_digest(digest, one) for one in self._keys]  # all of them, whichever fits
+            if scheme.lower() != "bearer" or not any(fits):
+                message = "the API key is missing or wrong; send `Authorization: Bearer KEY` with a key of this server."
+                return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        return ApiError.draining() if self.status.is_draining and path != "/metrics" else None
+
+    def _log(self, error: Exception, request_id: str) -> None:
+        """Log an error with its place; its message may repeat a text."""
+        place = "".join(traceback.format_tb(error.__traceback__))
+        message = f": {error}" if self.settings.logs_texts else ""
+        logger.error("%s failed: %s%s\n%s", request_id, type(error).__name__, message, place)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        route: Any = scope.get("route")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        path = getattr(route, "path", "other")  # not the client's path: one series for each would have no bound
+        self.metrics.http_requests.labels(method, path, str(status)).inc()

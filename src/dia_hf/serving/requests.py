@@ -1,0 +1,235 @@
+"""Bodies of requests: read with a bound and a time limit, parsed and checked.
+
+Known fields are checked, unknown ones are ignored, because clients send fields of other servers. A field that is null
+counts as absent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+from typing import Any, Literal, NoReturn
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from starlette.datastructures import FormData
+from starlette.types import Message, Receive
+
+from ..audio.encoders import FORMATS
+from ..text_files import is_deep
+from .errors import ApiError, field_error
+from .settings import ServerSettings
+
+__all__ = ["SpeechBody", "parse_json", "parse_speech", "read_form", "read_json"]
+
+_MAX_JSON = 2**20  # bytes, without a recording
+_MAX_FORM_FIELD = 2**16  # bytes
+_MAX_SEED = 2**63 - 1
+_PCM_RATE = 24_000  # hertz; clients of OpenAI's API play raw PCM at this rate
+_TAG = re.compile(r"\[S\d+\]")
+
+
+class _VoiceId(BaseModel):
+    id: str
+
+
+class SpeechBody(BaseModel):
+    """Body of `POST /audio/speech`: OpenAI's fields, then ours.
+
+    `instructions` has no effect. Either `audio_prompt` (base64 of a recording) with `audio_prompt_transcript`, or
+    `voices` (a voice for each speaker, `{"S1": "anna", "S2": "ben"}`), is used instead of `voice`.
+    """
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    model: str = ""
+    input: str
+    voice: str | _VoiceId | None = None
+    instructions: str = ""
+    response_format: str = "mp3"
+    speed: float = Field(1.0, ge=0.25, le=4.0)
+    stream_format: Literal["audio", "sse"] = "audio"
+
+    stream: bool = True
+    voices: dict[str, str] | None = None
+    audio_prompt: str | None = None
+    audio_prompt_transcript: str | None = None
+    seed: int | None = Field(None, ge=0, le=_MAX_SEED)
+    cfg_scale: float | None = Field(None, gt=0, le=100)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, le=1)
+    cfg_filter_top_k: int | None = Field(None, ge=1, le=2**31 - 1)
+    max_seconds: float | None = Field(None, gt=0)
+    sample_rate: int | None = Field(None, ge=8_000, le=48_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        return {name: value for name, value in content.items() if value is not None}
+
+    @field_validator("response_format")
+    @classmethod
+    def _check_format(cls, name: str) -> str:
+        if name.lower() not in FORMATS:
+            raise ValueError(f"give one of {', '.join(FORMATS)}")
+        return name.lower()
+
+    @field_validator("input")
+    @classmethod
+    def _check_input(cls, text: str) -> str:
+        if not _TAG.sub("", text).strip():
+            raise ValueError("there are no words in it")
+        return text
+
+    @property
+    def voice_name(self) -> str | None:
+        """Name or id of the voice."""
+        return self.voice.id if isinstance(self.voice, _VoiceId) else self.voice
+
+    def rate(self, sampling_rate: int) -> int:
+        """Return the rate of the audio in hertz: 24 kHz for pcm and the model's for all others, unless given."""
+        return self.sample_rate or (_PCM_RATE if self.response_format == "pcm" else sampling_rate)
+
+    def prompt(self, max_upload: int) -> bytes | None:
+        """Return the recording of `audio_prompt`; `None` without one.
+
+        Raises:
+            ApiError: If it is no base64, or larger than `max_upload` bytes.
+        """
+        if self.audio_prompt is None:
+            return None
+        encoded = self.audio_prompt.partition(",")[2] if self.audio_prompt[:5] == "data:" else self.audio_prompt
+        try:
+            content = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as error:
+            message = f"`audio_prompt` is no base64 ({error}); give the content of an audio file in base64."
+            raise ApiError(400, message, param="audio_prompt", code="invalid_value") from None
+        if len(content) > max_upload:
+            raise _too_large(max_upload)
+        return content
+
+
+def _too_large(limit: int) -> ApiError:
+    message = f"the body or its recording has more than {limit:,} bytes; send less."
+    return ApiError(413, message, code="body_too_large", headers={"connection": "close"})
+
+
+def _bounded(receive: Receive, limit: int, timeout: float) -> Receive:
+    """Return a `receive` that raises where the body is too large or does not come."""
+    num_bytes = 0
+
+    async def bounded() -> Message:
+        nonlocal num_bytes
+        try:
+            message = await asyncio.wait_for(receive(), timeout)
+        except asyncio.TimeoutError:
+            text = f"nothing of the body has come for {timeout:g} s; send the request again."
+            raise ApiError(408, text, code="timeout", headers={"connection": "close"}) from None
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > limit:
+            raise _too_large(limit)
+        return message
+
+    return bounded
+
+
+def _with_bound(request: Request, limit: int, timeout: float) -> Request:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > limit:
+        raise _too_large(limit)
+    return Request(request.scope, _bounded(request.receive, limit, timeout))
+
+
+async def read_json(request: Request, settings: ServerSettings) -> bytes:
+    """Read a body of JSON, with room for a recording in base64.
+
+    Raises:
+        ApiError: If its type is another one, it is too large, or it does not come.
+        ClientDisconnect: If the client has gone.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        # Pages of any origin may send other types without asking (CORS).
+        raise ApiError(415, f"the body is {kind[:100]!r}; send JSON with `Content-Type: application/json`.")
+    limit = _MAX_JSON + settings.max_upload * 4 // 3
+    return await _with_bound(request, limit, settings.io_timeout).body()
+
+
+async def read_form(request: Request, settings: ServerSettings) -> FormData:
+    """Read a body of multipart form data with at most one file; the caller closes it.
+
+    Raises:
+        ApiError: If its type is another one, it is damaged, too large, or does not come.
+        ClientDisconnect: If the client has gone.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise ApiError(415, f"the body is {kind[:100]!r}; send multipart/form-data, with the recording as a file.")
+    bounded = _with_bound(request, settings.max_upload + _MAX_JSON, settings.io_timeout)
+    try:
+        return await bounded.form(max_files=1, max_fields=20, max_part_size=_MAX_FORM_FIELD)
+    except (ValueError, LookupError) as error:  # of the parser, of names of encodings
+        raise ApiError(400, f"the form is damaged ({type(error).__name__}); send multipart/form-data.") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON in UTF-8, as standardized: without NaN and Infinity, at most 60 levels deep.
+
+    Raises:
+        ApiError: If it is none.
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no number in JSON")
+
+    try:
+        parsed = json.loads(content.decode("utf-8-sig"), parse_constant=refuse)
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not in UTF-8 (at byte {error.start}); send JSON in UTF-8.") from None
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply; send a flat JSON object.") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is no JSON ({error}); send a JSON object.") from None
+    if is_deep(parsed):
+        raise ApiError(400, "the body is nested too deeply; send a flat JSON object.")
+    if b"\\u" in content:
+        try:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            message = (
+                "the body has half of a surrogate pair (such as \\ud83d alone), which is no character; send the whole."
+            )
+            raise ApiError(400, message) from None
+    return parsed
+
+
+def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
+    """Parse and check a body of `POST /audio/speech`.
+
+    Args:
+        content (`bytes`): The body.
+        settings (`ServerSettings`): With the limits of `input` and `max_seconds`.
+
+    Raises:
+        ApiError: If it is no JSON object, or a field is wrong; it names the field.
+    """
+    try:
+        body = SpeechBody.model_validate(parse_json(content))
+    except ValidationError as error:
+        raise field_error(error) from None
+    if len(body.input) > settings.max_input:
+        message = f"`input` has {len(body.input):,} characters; give at most {settings.max_input:,}."
+        raise ApiError(400, message, param="input", code="string_above_max_length")
+    if settings.max_seconds is not None:
+        if body.max_seconds is not None and body.max_seconds > settings.max_seconds:
+            message = (
+                f"`max_seconds` is {body.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
+            )
+            raise ApiError(400, message, param="max_seconds", code="invalid_value")
+        body.max_seconds = body.max_seconds or settings.max_seconds
+    return body

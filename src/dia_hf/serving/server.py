@@ -1,0 +1,142 @@
+"""The app on a socket: uvicorn with a shutdown that finishes what is being spoken.
+
+After SIGTERM or SIGINT, requests are refused with 503 while those that run are finished, within a time; then the socket
+is closed, and the process ends with status 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..speech.engine import SpeechEngine
+from .errors import ApiError
+from .settings import ServerStatus
+
+__all__ = ["Server"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 whose requests know their transport, and whose errors are JSON as all others."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+    def send_400_response(self, msg: str) -> None:
+        body = ApiError(400, "the request is no HTTP/1.1; send it again, from another client.").response().body
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + bytes(body))
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """A listening server. `run()` returns after the shutdown.
+
+    Args:
+        app (`ASGIApp`): From `create_app`.
+        engine (`SpeechEngine`): Its engine, which the shutdown closes.
+        status (`ServerStatus`): Its status.
+        host (`str`, defaults to `"127.0.0.1"`): Address to listen on.
+        port (`int`, defaults to 8000): Port; 0 for a free one.
+        shutdown_timeout (`float`, defaults to 30.0): Seconds for requests that run to be finished at a shutdown.
+
+    Attributes:
+        port (`int`): Port in use.
+
+    Raises:
+        OSError: If the address cannot be used.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        engine: SpeechEngine,
+        status: ServerStatus,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        shutdown_timeout: float = 30.0,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+        )
+        super().__init__(config)
+        self.engine, self.status, self.shutdown_timeout = engine, status, shutdown_timeout
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=config.backlog)
+        except OSError as error:
+            raise OSError(f"{host}:{port} cannot be listened on ({error.strerror or error}).") from error
+        self.port: int = self._socket.getsockname()[1]
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until SIGTERM, SIGINT or `stop`."""
+        super().run(sockets or [self._socket])
+
+    def stop(self) -> None:
+        """Begin the shutdown; from any thread."""
+        self.status.is_draining = True
+        self.should_exit = True
+
+    def warm_up(self) -> None:
+        """Generate in batches of all sizes, so that no request waits for compilation and allocation; then be ready."""
+        begin = time.perf_counter()
+        try:
+            self.engine.warm_up()
+        except Exception as error:
+            if not self.status.is_draining:
+                logger.error("the warm-up failed (%s: %s); the server shuts down", type(error).__name__, error)
+                self.warm_up_error = error
+                self.stop()
+            return
+        self.status.is_ready = True
+        logger.info("ready after a warm-up of %.1f s", time.perf_counter() - begin)
+
+    warm_up_error: Exception | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the shutdown; end at once at a second signal."""
+        self.force_exit = self.should_exit
+        self.stop()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals; uvicorn would raise them again at the end, and the exit status would not be 0."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+    async def main_loop(self) -> None:
+        """Serve; then finish what is being spoken, while new requests are refused."""
+        await super().main_loop()
+        self.status.is_draining = True
+        end = time.monotonic() + self.shutdown_timeout
+        logger.info("shutting down: %d samples are finished within %g s", self.engine.num_active, self.shutdown_timeout)
+        closing = threading.Thread(target=self.engine.close, args=(self.shutdown_timeout,), daemon=True)
+        closing.start()
+        while closing.is_alive() and not self.force_exit:
+            await asyncio.sleep(0.02)
+        # The rest of the time is for clients that read more slowly than their audio was generated.
+        self.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))

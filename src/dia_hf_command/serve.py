@@ -1,0 +1,95 @@
+"""The arguments of `dia-hf serve`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import DTYPES, add_model, count, not_negative, positive
+
+__all__ = ["add_parser"]
+
+
+def _port(value: str) -> int:
+    number = int(value)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{value} is not a port, 0 to 65535")
+    return number
+
+
+_port.__name__ = "port"  # argparse's errors name the function
+
+
+def _voice_name(value: str) -> tuple[str, str]:
+    name, sign, voice = value.partition("=")
+    if not (name and sign and voice):
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=VOICE, such as alloy=anna")
+    return name, voice
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Add `dia-hf serve`."""
+    serve = verbs.add_parser(
+        "serve",
+        help="serve speech over HTTP",
+        description="Serve speech over HTTP, with the routes of OpenAI's speech API (dia-hf[serve]).",
+    )
+    add_model(serve)
+    serve.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1)")
+    serve.add_argument("--port", type=_port, default=8000, metavar="N", help="0: a free one (8000)")
+    serve.add_argument("--port-file", metavar="F", help="write the port to this file once it is open")
+    serve.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
+    serve.add_argument("--dtype", choices=DTYPES, help="default: that of the checkpoint")
+    serve.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="smaller weights (dia-hf[quantize])")
+    serve.add_argument("--max-batch-size", type=count, default=16, metavar="N", help="samples to compute at once (16)")
+    serve.add_argument("--max-queue", type=count, metavar="N", help="requests that may wait; default: 4 batches")
+    serve.add_argument("--no-warmup", action="store_true", help="be ready without generating once")
+    voice = serve.add_argument_group("voices")
+    voice.add_argument("--voices", metavar="DIR", help="folder of saved voices; default: that of `dia-hf voices`")
+    voice.add_argument(
+        "--voice-name",
+        type=_voice_name,
+        action="append",
+        default=[],
+        metavar="NAME=VOICE",
+        help="another name of a saved voice, such as alloy=anna; repeatable",
+    )
+    voice.add_argument(
+        "--transcribe", metavar="MODEL", help="speech recognizer for uploaded recordings without a transcript"
+    )
+    limits = serve.add_argument_group("limits")
+    limits.add_argument("--max-input", type=count, default=4096, metavar="N", help="characters of a text (4096)")
+    limits.add_argument("--max-seconds", type=positive, metavar="S", help="audio of a request; default: no limit")
+    limits.add_argument("--max-upload", type=positive, default=25, metavar="MIB", help="size of a recording (25)")
+    limits.add_argument(
+        "--send-timeout",
+        type=positive,
+        default=30,
+        metavar="S",
+        help="close a connection that takes or sends nothing for this long (30)",
+    )
+    limits.add_argument(
+        "--shutdown-timeout",
+        type=not_negative,
+        default=30,
+        metavar="S",
+        help="time to finish running requests after SIGTERM or Ctrl-C (30)",
+    )
+    access = serve.add_argument_group("access")
+    access.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="require this key or another of them; repeatable. Other users of the machine can see it in the list of "
+        "processes: --api-key-file or DIA_HF_API_KEY in the environment are hidden from them",
+    )
+    access.add_argument("--api-key-file", metavar="F", help="keys, one a line")
+    access.add_argument("--open-metrics", action="store_true", help="/metrics needs no key")
+    access.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="pages of this origin may send requests from a browser; * for all; repeatable",
+    )
+    access.add_argument("--log-texts", action="store_true", help="write the texts of requests to the log")
