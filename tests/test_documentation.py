@@ -4,7 +4,11 @@ import functools
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -15,11 +19,13 @@ from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor, cl
 from dia_hf.audio.io import write_audio
 from dia_hf.speech.voices import Voice
 from dia_hf.training import DiaTrainer
+from dia_hf_command.parser import make_parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 REAL = "nari-labs/Dia-1.6B-0626"
+SERVER = "http://127.0.0.1:8000"
 
 # Limits that keep the examples quick. The pages do not show them: a reader who copies an example gets complete
 # audio and a complete training run.
@@ -89,13 +95,34 @@ def desk(tmp_path, monkeypatch, tone):
     return tmp_path
 
 
+@pytest.fixture
+def server(tmp_path):
+    """The URL of a server with the miniature, for pages whose Python code is a client."""
+    pytest.importorskip("fastapi", reason='needs the extra "serve"')
+    from dia_hf.serving import Server, ServerStatus, create_app
+    from dia_hf.serving.voices import ServedVoices
+    from dia_hf.speech.engine import SpeechEngine
+
+    dia, status = Dia.from_pretrained(), ServerStatus()
+    with SpeechEngine(dia) as engine:
+        app = create_app(engine, ServedVoices(dia, tmp_path / "served-voices"), status=status)
+        server = Server(app, engine, status, port=0)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        yield f"http://127.0.0.1:{server.port}"
+        server.stop()
+        thread.join()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:the recording has")
-def test_code_runs(page, desk, short):
+def test_code_runs(page, desk, short, request):
     """An example on a page failed."""
     names: dict = {"__name__": "__main__"}
     for language, code in BLOCK.findall(page.read_text("utf-8")):
         code = code.replace(REAL, MINIATURE)
+        if language == "python" and SERVER in code:
+            code = code.replace(SERVER, request.getfixturevalue("server"))
         if language == "python":
             exec(compile(code, page.name, "exec"), names)
         elif language == "console":
@@ -108,7 +135,9 @@ def test_code_runs(page, desk, short):
 def run_line(line: str) -> None:
     """Run `dia-hf …`; for `make …`, which .ci/run runs too, check that there is such a target."""
     words = shlex.split(line, comments=True)
-    if words[0] == "dia-hf":
+    if words[:2] == ["dia-hf", "serve"]:
+        make_parser().parse_args(words[1:])  # it would run until a signal; tests/serving run it
+    elif words[0] == "dia-hf":
         for option, value in SHELL_LIMITS.get(words[1], {}).items():
             words += [] if option in words else [option, str(value)]
         assert cli.main(words[1:]) == 0, line
@@ -125,6 +154,22 @@ def test_the_readme_begins_with_the_two_commands():
     screen = "\n".join((ROOT / "README.md").read_text("utf-8").splitlines()[:25])
     assert "make demo" in screen
     assert "make test" in screen
+
+
+def test_the_page_on_serving_is_complete(server):
+    """A field, an option or a metric of the server was renamed or added, and the page did not say so."""
+    from dia_hf.serving.requests import SpeechBody
+
+    page = (ROOT / "docs" / "serving.md").read_text("utf-8")
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    rows = re.findall(r"^\| (`.*?) \|", sections["Fields of a request"], re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(SpeechBody.model_fields)
+    helped = subprocess.run([sys.executable, "-m", "dia_hf_command", "serve", "--help"], capture_output=True, text=True)
+    options = set(re.findall(r"^  (--[\w-]+)", helped.stdout, re.MULTILINE))
+    assert options <= set(re.findall(r"(--[\w-]+)", page.partition("## ")[0]))
+    metrics = urlopen(f"{server}/metrics").read().decode()
+    known = re.findall(r"^# HELP (\w+)(?<!_created) ", metrics, re.MULTILINE)
+    assert set(re.findall(r"`(dia_\w+)`", sections["Health and metrics"])) == set(known)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -11,6 +11,7 @@ _EXTRAS = {
     "av": ("serve",),
     "datasets": ("train",),
     "fastapi": ("serve",),
+    "httpx": ("serve",),
     "jiwer": ("train", "evaluate"),
     "pedalboard": ("audio",),
     "peft": ("train",),

@@ -190,9 +190,13 @@ def test_an_error_in_a_raw_stream(fake):
 
 
 def test_an_error_in_events(fake):
-    """A stream of events that failed midway ended without an event that says so."""
+    """A stream of events that failed midway ended without an event that says so, or as if it were complete."""
     fake.engine.script = Script(error=RuntimeError("/secret/path"))
-    *deltas, last = events_of(fake.speak(response_format="pcm", stream_format="sse").text.splitlines())
+    lines = []
+    stream = fake.stream(response_format="pcm", stream_format="sse")
+    with stream as response, pytest.raises(httpx.RemoteProtocolError):
+        lines.extend(response.iter_lines())
+    *deltas, last = events_of(lines)
     assert len(audio_of(deltas)) > 0
     assert last["type"] == "error" and last["error"]["type"] == "server_error" and "secret" not in str(last)
 

@@ -278,7 +278,7 @@ def test_players_that_run_dry_first_come_first(dia, monkeypatch):
             handle._clip.push(torch.zeros(300 if played != 0.5 else 14, 9, dtype=torch.long))
             handle._first_time = None if played is None else now[0] - 1.0
             handle._heard.seconds = 1.0 + (played or 0.0)
-            handle._next_frames = 256 if not is_streamed else 64
+            handle._next_frames = 64
             handles.append(handle)
         engine_module_handles, engine._handles = engine._handles, handles
         due, _ = engine._find_due()

@@ -117,11 +117,19 @@ def _run_plan(
             for row, length in enumerate(lengths):
                 if length < hidden.shape[-1]:
                     hidden[row, :, length:] = 0
-        hidden = step.layer(hidden)
+        is_snake = type(step.layer).__name__ == "Snake1d" and not hidden.requires_grad
+        alpha: Any = step.layer.alpha if is_snake else None
+        hidden = _snake(hidden, alpha) if is_snake else step.layer(hidden)
         lengths = [step.num_outputs(length) for length in lengths]
         if step.closes:
-            hidden = kept + hidden
+            hidden += kept
     return hidden, lengths
+
+
+def _snake(hidden: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Compute x + sin²(αx) / α as the layer does, to the bit, in the memory of one result instead of four."""
+    waves = alpha * hidden
+    return waves.sin_().mul_(waves).mul_((alpha + 1e-9).reciprocal()).add_(hidden)
 
 
 def _margin(plan: Sequence[_Step], inputs_per_frame: int, outputs_per_frame: int) -> int:

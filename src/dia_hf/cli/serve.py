@@ -24,6 +24,7 @@ logger = logging.getLogger("dia_hf.serving")
 
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf serve` until SIGTERM or SIGINT."""
+    import torch
     from transformers.utils import logging as transformers_logging
 
     from ..serving import Server, ServerSettings, ServerStatus, create_app
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
     transformers_logging.disable_progress_bar()
     _log_to_stderr()
     dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
+    if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
+        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     engine = SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
     try:
         voices = ServedVoices(dia, args.voices, dict(args.voice_name), args.transcribe)

@@ -221,7 +221,9 @@ class SpeechResponse(Response):
         except _BrokenError:
             raise
         except Exception as error:
-            done = {"type": "error", **self._api_error(error).content}
+            await send(_part(_event({"type": "error", **self._api_error(error).content})))
+            # Clients that ignore this event (LiveKit agents 1.8.9) would take the audio before it for all of it.
+            raise _BrokenError("error") from error
         await send(_part(_event(done), is_last=True))
 
     async def _send_whole(

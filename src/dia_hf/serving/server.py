@@ -7,6 +7,7 @@ is closed, and the process ends with status 0.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import threading
@@ -112,6 +113,8 @@ class Server(uvicorn.Server):
                 self.warm_up_error = error
                 self.stop()
             return
+        gc.collect()
+        gc.freeze()  # the modules and weights, which a collection would look through for a third of a second
         self.status.is_ready = True
         logger.info("ready after a warm-up of %.1f s", time.perf_counter() - begin)
 
