@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from dia_hf.serving import Server, ServerStatus, create_app
-from serving.fakes import FakeEngine, FakeVoices, Script
+from serving.fakes import FULL, FakeEngine, FakeVoices, Script
 
 
 def exchange(port, content):
@@ -111,6 +111,14 @@ def test_the_warm_up(serve):
     assert server.http.get("/ready").status_code == 200
 
 
+def test_a_warm_up_of_a_short_queue(serve):
+    """A queue that is shorter than a batch, or full of requests, made the warm-up fail, and the server shut down."""
+    server = serve(Script(refusal=FULL))
+    server.status.is_ready = False
+    server.server.warm_up()
+    assert server.http.get("/ready").status_code == 200
+
+
 def test_a_warm_up_that_fails(serve):
     """A server whose model cannot generate ran on for ever, and was never ready."""
     server = serve(Script(error=RuntimeError("no kernel")))
@@ -127,7 +135,7 @@ def test_sigterm():
 import sys, threading
 sys.path[:0] = %r
 from dia_hf.serving import Server, ServerStatus, create_app
-from serving.fakes import FakeEngine, FakeVoices, Script
+from serving.fakes import FULL, FakeEngine, FakeVoices, Script
 engine, status = FakeEngine(Script(hold_after=2)), ServerStatus()
 server = Server(create_app(engine, FakeVoices(), status=status), engine, status, port=0)
 print(server.port, flush=True)

@@ -12,12 +12,14 @@ import logging
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..engine import QueueFullError
 from ..speech.engine import SpeechEngine
 from .errors import ApiError
 from .settings import ServerStatus
@@ -60,6 +62,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         port (`int`): Port in use.
+        warm_up_error (`Exception`, *optional*): Error of the warm-up, after which the server shut down.
 
     Raises:
         OSError: If the address cannot be used.
@@ -85,6 +88,7 @@ class Server(uvicorn.Server):
             proxy_headers=False,
         )
         super().__init__(config)
+        self.warm_up_error: Exception | None = None
         self.engine, self.status, self.shutdown_timeout = engine, status, shutdown_timeout
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -106,7 +110,8 @@ class Server(uvicorn.Server):
         """Generate in batches of all sizes, so that no request waits for compilation and allocation; then be ready."""
         begin = time.perf_counter()
         try:
-            self.engine.warm_up()
+            with suppress(QueueFullError):  # by requests that came meanwhile, or because it is shorter than a batch
+                self.engine.warm_up()
         except Exception as error:
             if not self.status.is_draining:
                 logger.error("the warm-up failed (%s: %s); the server shuts down", type(error).__name__, error)
@@ -117,8 +122,6 @@ class Server(uvicorn.Server):
         gc.freeze()  # the modules and weights, which a collection would look through for a third of a second
         self.status.is_ready = True
         logger.info("ready after a warm-up of %.1f s", time.perf_counter() - begin)
-
-    warm_up_error: Exception | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown; end at once at a second signal.
