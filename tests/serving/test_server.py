@@ -6,11 +6,12 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import httpx
 import pytest
 
-from dia_hf.serving import Server, ServerStatus, create_app
+from dia_hf.serving import Server, ServerStatus, create_app, server
 from serving.fakes import FULL, FakeEngine, FakeVoices, Script
 
 
@@ -54,6 +55,16 @@ def test_small_writes_leave_at_once(fake):
     assert connections
     for one in connections:
         assert one.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n"])
+def test_a_connection_without_a_request(fake, monkeypatch, sent):
+    """Connections without a request stayed open for ever, until there were no file descriptors left."""
+    monkeypatch.setattr(server, "_HEAD_TIMEOUT", 0.05)
+    with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as connection:
+        connection.sendall(sent)
+        with suppress(ConnectionResetError):
+            assert connection.recv(100) == b""
 
 
 def test_an_upgrade_to_a_websocket(fake):

@@ -28,6 +28,8 @@ __all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
 
+_HEAD_TIMEOUT = 30.0  # seconds from a connection to the end of the head of its first request
+
 
 class _Protocol(H11Protocol):
     """HTTP/1.1 whose requests know their transport, and whose errors are JSON as all others."""
@@ -38,6 +40,15 @@ class _Protocol(H11Protocol):
         # without it, each second small write waits 40 ms for the client's acknowledgment.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {**self.app_state, "transport": transport}
+        self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self._close_without_request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def _close_without_request(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         body = ApiError(400, "the request is no HTTP/1.1; send it again, from another client.").response().body
