@@ -335,6 +335,6 @@ def test_warming_up_fills_the_batch(dia, monkeypatch):
         return take(self, state)
 
     monkeypatch.setattr(FrameScheduler, "_take_step", counted)
-    with SpeechEngine(dia, max_batch_size=3) as engine:
+    with SpeechEngine(dia, max_batch_size=3, max_queue=1) as engine:
         engine.warm_up(seconds=2.0)
     assert sizes >= {1, 3}

@@ -19,7 +19,6 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..engine import QueueFullError
 from ..speech.engine import SpeechEngine
 from .errors import ApiError
 from .settings import ServerStatus
@@ -121,8 +120,7 @@ class Server(uvicorn.Server):
         """Generate in batches of all sizes, so that no request waits for compilation and allocation; then be ready."""
         begin = time.perf_counter()
         try:
-            with suppress(QueueFullError):  # by requests that came meanwhile, or because it is shorter than a batch
-                self.engine.warm_up()
+            self.engine.warm_up()
         except Exception as error:
             if not self.status.is_draining:
                 logger.error("the warm-up failed (%s: %s); the server shuts down", type(error).__name__, error)

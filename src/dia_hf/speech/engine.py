@@ -381,6 +381,11 @@ class SpeechEngine:
             EngineError: If the engine is closed.
             ValueError: If the text, a voice or an option is unusable.
         """
+        return self._submit(request, on_change, self.max_queue)
+
+    def _submit(
+        self, request: SpeechRequest, on_change: Callable[[], None] | None = None, max_queue: int | None = None
+    ) -> SpeechHandle:
         dia = self.dia
         sampling = (request.cfg_scale, request.temperature, request.top_p, request.cfg_filter_top_k)
         dialogue = Dialogue(
@@ -397,8 +402,8 @@ class SpeechEngine:
         with self._changed:
             if self._is_closed:
                 raise EngineError("the engine is closed; make another one.")
-            if self.max_queue is not None and self.num_queued >= self.max_queue:
-                raise QueueFullError(f"{self.max_queue} requests (`max_queue`) are waiting already; try again later.")
+            if max_queue is not None and self.num_queued >= max_queue:
+                raise QueueFullError(f"{max_queue} requests (`max_queue`) are waiting already; try again later.")
             self._waiting.append(handle)
             self._changed.notify_all()
         return handle
@@ -413,7 +418,7 @@ class SpeechEngine:
         size = 1
         while True:
             requests = [SpeechRequest(text, seed=number, max_seconds=seconds) for number in range(size)]
-            for handle in [self.submit(request) for request in requests]:
+            for handle in [self._submit(request) for request in requests]:
                 for _ in handle:
                     pass
             if size == self.max_batch_size:
@@ -473,19 +478,23 @@ class SpeechEngine:
 
     def _work(self) -> None:
         """Generate chunks of text until the engine is closed and nothing is left."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or (self._is_closed and not self._handles))
-                if not self._waiting:
-                    return
-                handle = self._waiting.popleft()
-                if handle not in self._handles:
-                    self._handles.append(handle)
-            try:
-                self._generate_chunk(handle)
-            except Exception as error:  # the reader gets it
-                self._finish(handle, error)
-                continue
+        while self._work_once():  # in a method, whose return forgets the request
+            pass
+
+    def _work_once(self) -> bool:
+        """Wait for a chunk of text, and generate it; return whether there was one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or (self._is_closed and not self._handles))
+            if not self._waiting:
+                return False
+            handle = self._waiting.popleft()
+            if handle not in self._handles:
+                self._handles.append(handle)
+        try:
+            self._generate_chunk(handle)
+        except Exception as error:  # the reader gets it
+            self._finish(handle, error)
+        else:
             with self._changed:
                 if handle.is_canceled:
                     self._finish(handle)
@@ -495,6 +504,7 @@ class SpeechEngine:
                 else:
                     handle._is_parked = True
                     self._unpark(handle)
+        return True
 
     def _generate_chunk(self, handle: SpeechHandle) -> None:
         """Generate the next chunk of a request, again if its length is implausible and nobody has heard it."""
