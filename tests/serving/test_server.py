@@ -122,14 +122,6 @@ def test_the_warm_up(serve):
     assert server.http.get("/ready").status_code == 200
 
 
-def test_a_warm_up_of_a_short_queue(serve):
-    """A queue that is shorter than a batch, or full of requests, made the warm-up fail, and the server shut down."""
-    server = serve(Script(refusal=FULL))
-    server.status.is_ready = False
-    server.server.warm_up()
-    assert server.http.get("/ready").status_code == 200
-
-
 def test_a_warm_up_that_fails(serve):
     """A server whose model cannot generate ran on for ever, and was never ready."""
     server = serve(Script(error=RuntimeError("no kernel")))

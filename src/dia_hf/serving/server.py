@@ -12,7 +12,6 @@ import logging
 import socket
 import threading
 import time
-from contextlib import suppress
 from types import FrameType
 
 import uvicorn
