@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from dia_hf.serving import Server, ServerStatus, create_app, server
-from serving.fakes import FULL, FakeEngine, FakeVoices, Script
+from serving.fakes import FakeEngine, FakeVoices, Script
 
 
 def exchange(port, content):
