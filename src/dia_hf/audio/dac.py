@@ -7,7 +7,7 @@ Clips are computed in batches and in windows, with the result of computing each 
   each convolution.
 - A long clip is cut into windows of whole frames, each with a margin of neighboring frames.
 
-Both follow from one plan of a network: its layers in order, each with its kernel, stride and padding. Sampling rate,
+Both follow from one plan of a network (`layers.py`): its layers in order, each with its kernel, stride and padding. Sampling rate,
 hop length and number of codebooks come from the codec's config alone. This file does not depend on the delay pattern,
 special tokens or text.
 
@@ -21,7 +21,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,112 +31,9 @@ from transformers.utils import cached_file
 
 from ..text_files import shortened
 from .codec import Codec
+from .layers import make_plan, margin_of, run_plan
 
 __all__ = ["DacCodec", "check_codebooks", "load_dac"]
-
-# Class names of transformers and of descript-audio-codec.
-_POINTWISE = {"Snake1d", "Tanh"}
-_RESIDUAL_UNITS = {"DacResidualUnit", "ResidualUnit"}
-_SEQUENCES = {
-    *("DacEncoder", "DacEncoderBlock", "DacDecoder", "DacDecoderBlock", "ModuleList"),
-    *("Encoder", "EncoderBlock", "Decoder", "DecoderBlock", "Sequential"),
-}
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One layer of a plan. The defaults describe a pointwise layer: each output depends on one input."""
-
-    layer: nn.Module
-    reach: int = 0  # from the first to the last input of an output: dilation · (kernel size - 1)
-    stride: int = 1
-    padding: int = 0
-    output_padding: int = 0
-    is_transposed: bool = False
-    opens: bool = False  # first layer of a residual unit, whose input is kept
-    closes: bool = False  # last layer of a residual unit, to whose output the kept input is added
-
-    def num_outputs(self, num_inputs: int) -> int:
-        if self.is_transposed:
-            return (num_inputs - 1) * self.stride - 2 * self.padding + self.reach + self.output_padding + 1
-        return (num_inputs + 2 * self.padding - self.reach - 1) // self.stride + 1
-
-    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
-        """Find the first and the last input that the outputs from `first` to `last` depend on."""
-        if self.is_transposed:
-            # Input i is added to the outputs from i · stride - padding to that + reach.
-            return -((self.reach - self.padding - first) // self.stride), (last + self.padding) // self.stride
-        return first * self.stride - self.padding, last * self.stride - self.padding + self.reach
-
-
-def _make_plan(module: nn.Module) -> list[_Step]:
-    """List the layers of a network in the order of their registration, which is the order of their calls."""
-    name = type(module).__name__
-    if name in _POINTWISE:
-        return [_Step(module)]
-    if (
-        isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-    ):
-        reach = module.dilation[0] * (module.kernel_size[0] - 1)
-        is_transposed = isinstance(module, nn.ConvTranspose1d)
-        geometry = (module.stride[0], module.padding[0], module.output_padding[0])
-        return [_Step(module, reach, *geometry, is_transposed=is_transposed)]
-    if name in _SEQUENCES | _RESIDUAL_UNITS:
-        plan = [step for child in module.children() for step in _make_plan(child)]
-        if name in _RESIDUAL_UNITS:
-            plan[0] = replace(plan[0], opens=True)
-            plan[-1] = replace(plan[-1], closes=True)
-        return plan
-    raise TypeError(
-        f"the codec has a layer of a kind that is not known here, {module!r}; known are convolutions padded with "
-        f"zeros, and {', '.join(sorted(_POINTWISE | _RESIDUAL_UNITS | _SEQUENCES))}."
-    )
-
-
-def _run_plan(
-    plan: Sequence[_Step], hidden: torch.Tensor, lengths: Sequence[int]
-) -> tuple[torch.Tensor, Sequence[int]]:
-    """Call the layers on a right-padded batch, with the result of each row alone.
-
-    Args:
-        plan (`Sequence[_Step]`): The network.
-        hidden (`torch.Tensor` of shape `[B, channels, positions]`): Input; modified beyond the rows' lengths.
-        lengths (`Sequence[int]` of length B): Valid positions of each row.
-
-    Returns:
-        `tuple`: The output `[B, channels, positions]`, and its lengths. Values beyond these are undefined.
-    """
-    kept = hidden
-    for step in plan:
-        if step.opens:
-            kept = hidden
-        if step.reach > 0:
-            for row, length in enumerate(lengths):
-                if length < hidden.shape[-1]:
-                    hidden[row, :, length:] = 0
-        is_snake = type(step.layer).__name__ == "Snake1d" and not hidden.requires_grad
-        alpha: Any = step.layer.alpha if is_snake else None
-        hidden = _snake(hidden, alpha) if is_snake else step.layer(hidden)
-        lengths = [step.num_outputs(length) for length in lengths]
-        if step.closes:
-            hidden += kept
-    return hidden, lengths
-
-
-def _snake(hidden: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Compute x + sin²(αx) / α as the layer does, to the bit, in the memory of one result instead of four."""
-    waves = alpha * hidden
-    return waves.sin_().mul_(waves).mul_((alpha + 1e-9).reciprocal()).add_(hidden)
-
-
-def _margin(plan: Sequence[_Step], inputs_per_frame: int, outputs_per_frame: int) -> int:
-    """Return the frames on either side of a frame that its outputs depend on, the larger of both sides."""
-    first, last = 0, outputs_per_frame - 1
-    for step in reversed(plan):
-        first, last = step.inputs_of(first, last)
-    return max(-(first // inputs_per_frame), last // inputs_per_frame)
 
 
 class _Window(NamedTuple):
@@ -264,10 +160,10 @@ class DacCodec(Codec):
             self.codebook_size = model.codebook_size
         else:
             raise TypeError(f"the codec is a {type(model).__name__}; use transformers' DacModel or descript's dac.DAC.")
-        self._encoder = _make_plan(model.encoder)
-        self._decoder = _make_plan(model.decoder)
-        self.encoder_margin = _margin(self._encoder, inputs_per_frame=self.hop_length, outputs_per_frame=1)
-        self.decoder_margin = _margin(self._decoder, inputs_per_frame=1, outputs_per_frame=self.hop_length)
+        self._encoder = make_plan(model.encoder)
+        self._decoder = make_plan(model.decoder)
+        self.encoder_margin = margin_of(self._encoder, inputs_per_frame=self.hop_length, outputs_per_frame=1)
+        self.decoder_margin = margin_of(self._decoder, inputs_per_frame=1, outputs_per_frame=self.hop_length)
         self.decoder_context = self.decoder_margin
         smallest = 2 * max(self.encoder_margin, self.decoder_margin) + 1
         if max_frames_per_batch < smallest:
@@ -338,7 +234,7 @@ class DacCodec(Codec):
             [piece.to(parameter.device, parameter.dtype) for piece in pieces], batch_first=True
         )
         samples = frames.flatten(1)[:, None]
-        hidden, lengths = _run_plan(self._encoder, samples, [piece.numel() for piece in pieces])
+        hidden, lengths = run_plan(self._encoder, samples, [piece.numel() for piece in pieces])
         codes = self.model.quantizer(hidden)[1].mT.cpu()
         return [row[:length] for row, length in zip(codes, lengths, strict=True)]
 
@@ -347,7 +243,7 @@ class DacCodec(Codec):
         device = next(self.model.parameters()).device
         codes = nn.utils.rnn.pad_sequence([piece.to(device, torch.long) for piece in pieces], batch_first=True)
         hidden = self.model.quantizer.from_codes(codes.mT)[0]
-        hidden, lengths = _run_plan(self._decoder, hidden, [len(piece) for piece in pieces])
+        hidden, lengths = run_plan(self._decoder, hidden, [len(piece) for piece in pieces])
         waveforms = hidden[:, 0].float().cpu()
         return [row[:length] for row, length in zip(waveforms, lengths, strict=True)]
 
