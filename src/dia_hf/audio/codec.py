@@ -161,6 +161,17 @@ class Codec(Protocol):
             for first, (_, start, stop), waveform in zip(firsts, spans, self.decode(pieces), strict=True)
         ]
 
+    def decode_next(self, streams: Sequence[DecoderStream], num_frames: Sequence[int]) -> list[torch.Tensor]:
+        """Decode the next frames of several growing clips, for `pop_many`, which has checked the numbers.
+
+        A codec that can compute a growing clip without its context keeps its state in `DecoderStream.state`.
+        """
+        spans = [
+            (stream._codes, stream._next, stream._next + count)
+            for stream, count in zip(streams, num_frames, strict=True)
+        ]
+        return self.decode_spans(spans)
+
     def stream(self) -> DecoderStream:
         """Create a clip that is decoded while it grows."""
         return DecoderStream(self)
@@ -182,7 +193,6 @@ class Codec(Protocol):
         """
         if len({id(stream) for stream in streams}) < len(streams):
             raise ValueError("a stream is given twice; add up its frames.")
-        spans = []
         for stream, count in zip(streams, num_frames, strict=True):
             if stream.codec.model is not self.model:
                 raise ValueError("a stream belongs to another codec; use the one whose `stream` made it.")
@@ -191,8 +201,7 @@ class Codec(Protocol):
                     f"{count} frames were asked for; {stream.num_ready} are ready. The last {self.decoder_margin} are "
                     "ready once the stream is closed."
                 )
-            spans.append((stream._codes, stream._next, stream._next + count))
-        waveforms = self.decode_spans(spans)
+        waveforms = self.decode_next(streams, num_frames)
         for stream, count in zip(streams, num_frames, strict=True):
             stream._drop(count)
         return waveforms
@@ -324,6 +333,12 @@ class DecoderStream:
         self._codes = torch.zeros(0, codec.num_codebooks, dtype=torch.long)
         self._next = 0  # the first frame of `_codes` that was not popped; those before it are its context
         self.is_closed = False
+        self.state: Any = None  # of the codec; changed by replacement only
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """Codes `[T, C]` that were pushed and not popped."""
+        return self._codes[self._next :]
 
     @property
     def num_pending(self) -> int:

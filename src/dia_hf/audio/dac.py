@@ -6,10 +6,12 @@ Clips are computed in batches and in windows, with the result of computing each 
   turn the padding into other values than the zeros that the clip alone would have there; they are set to zero before
   each convolution.
 - A long clip is cut into windows of whole frames, each with a margin of neighboring frames.
+- A clip that grows is computed on a CPU layer by layer, each value once. Elsewhere its new frames are windows in a
+  batch with those of other clips, because there many small operations cost more than the margins.
 
-Both follow from one plan of a network (`layers.py`): its layers in order, each with its kernel, stride and padding. Sampling rate,
-hop length and number of codebooks come from the codec's config alone. This file does not depend on the delay pattern,
-special tokens or text.
+All follow from the plan of a network (`layers.py`): its layers in order, with kernels, strides and paddings. Sampling
+rate, hop length and number of codebooks come from the codec's config alone. This file does not depend on the delay
+pattern, special tokens or text.
 
 Legend: B batch, N samples, T frames (one every `hop_length` samples), C codebooks.
 """
@@ -30,10 +32,27 @@ from transformers import DacModel
 from transformers.utils import cached_file
 
 from ..text_files import shortened
-from .codec import Codec
-from .layers import make_plan, margin_of, run_plan
+from .codec import Codec, DecoderStream
+from .layers import GrowingRun, make_plan, margin_of, run_plan
 
 __all__ = ["DacCodec", "check_codebooks", "load_dac"]
+
+
+_LONGEST_PIECE = 128  # frames; a power of two
+
+
+class _Growth(NamedTuple):
+    """State of a clip that is computed while it grows.
+
+    Attributes:
+        run (`GrowingRun`): The decoder.
+        num_read (`int`): Frames after the last popped one that it has read.
+        samples (`torch.Tensor` of shape `[N]`): Samples after the last popped one.
+    """
+
+    run: GrowingRun
+    num_read: int
+    samples: torch.Tensor
 
 
 class _Window(NamedTuple):
@@ -162,6 +181,7 @@ class DacCodec(Codec):
             raise TypeError(f"the codec is a {type(model).__name__}; use transformers' DacModel or descript's dac.DAC.")
         self._encoder = make_plan(model.encoder)
         self._decoder = make_plan(model.decoder)
+        self._growing_decoder = [layer.unpadded() for layer in self._decoder]
         self.encoder_margin = margin_of(self._encoder, inputs_per_frame=self.hop_length, outputs_per_frame=1)
         self.decoder_margin = margin_of(self._decoder, inputs_per_frame=1, outputs_per_frame=self.hop_length)
         self.decoder_context = self.decoder_margin
@@ -226,6 +246,35 @@ class DacCodec(Codec):
         """See `Codec.decode_spans`."""
         parts = self._compute(self._decode_pieces, self.decoder_margin, self.hop_length, spans)
         return [torch.cat([torch.zeros(0), *part]) for part in parts]
+
+    def decode_next(self, streams: Sequence[DecoderStream], num_frames: Sequence[int]) -> list[torch.Tensor]:
+        """See `Codec.decode_next`."""
+        if self.device.type != "cpu" or any(stream.state is None and stream._next > 0 for stream in streams):
+            for stream in streams:  # from here on by windows
+                stream.state = None
+            return super().decode_next(streams, num_frames)
+        results = [self._grow(stream, count) for stream, count in zip(streams, num_frames, strict=True)]
+        for stream, (state, _) in zip(streams, results, strict=True):
+            stream.state = state
+        return [waveform for _, waveform in results]
+
+    def _grow(self, stream: DecoderStream, count: int) -> tuple[_Growth, torch.Tensor]:
+        """Return the new state of a stream, and its next samples."""
+        run, num_read, samples = stream.state or _Growth(GrowingRun(self._growing_decoder), 0, torch.zeros(0))
+        stop = min(count + self.decoder_margin, stream.num_pending) if count > 0 else num_read
+        is_last = stream.is_closed and stop == stream.num_pending
+        run, codes, parts = run.copy(), stream.codes[num_read:stop], [samples]
+        # In pieces of few sizes: a kernel is compiled for each length of each layer, which takes longer than to run it.
+        while len(codes) > 0:
+            size = min(1 << (len(codes).bit_length() - 1), _LONGEST_PIECE)
+            parts.append(run.push(self.model.quantizer.from_codes(codes[:size].mT[None])[0]))
+            codes = codes[size:]
+        if is_last and not run.has_ended:
+            parts.append(run.push(None, is_last=True))
+        samples = torch.cat([part.flatten().float() for part in parts if part is not None])
+        is_all = stream.is_closed and count == stream.num_pending
+        number = len(samples) if is_all else count * self.hop_length
+        return _Growth(run, max(stop, num_read) - count, samples[number:].clone()), samples[:number]
 
     def _encode_pieces(self, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Turn frames of samples, each `[T_i, hop_length]`, into codes, each `[T_i, C]`, in one batch."""

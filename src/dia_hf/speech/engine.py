@@ -228,6 +228,11 @@ class SpeechHandle:
             return min(self._next_frames, _CHUNK_FRAMES), _LEAST_AHEAD
         return (_CHUNK_FRAMES if self.request.is_streamed else _WHOLE_FRAMES), _ENOUGH_AHEAD
 
+    def _num_next(self) -> int:
+        """Return the frames of the next chunk: as many as are there, in few sizes, which a codec computes faster."""
+        number = min(self._clip.num_ready, _CHUNK_FRAMES if self.request.is_streamed else _WHOLE_FRAMES)
+        return number if self._is_complete or number == 0 else 1 << (number.bit_length() - 1)
+
     def _num_ready(self) -> int:
         """Return the frames whose samples are final; below 0 at the beginning."""
         with self._changed:
@@ -579,8 +584,7 @@ class SpeechEngine:
                 locks.enter_context(handle._decoding)
                 handle._pull()
                 chosen.append(handle)
-                most = _CHUNK_FRAMES if handle.request.is_streamed else _WHOLE_FRAMES
-                counts.append(min(handle._clip.num_ready, most))
+                counts.append(handle._num_next())
             if self._stream is not None:  # concurrently with the steps
                 locks.enter_context(torch.cuda.stream(self._stream))
             try:
