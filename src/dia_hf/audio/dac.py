@@ -33,7 +33,7 @@ from transformers.utils import cached_file
 
 from ..text_files import shortened
 from .codec import Codec, DecoderStream
-from .layers import GrowingRun, make_plan, margin_of, run_plan
+from .layers import GrowingRun, Layer, make_plan, margin_of, run_plan
 
 __all__ = ["DacCodec", "check_codebooks", "load_dac"]
 
@@ -181,7 +181,9 @@ class DacCodec(Codec):
             raise TypeError(f"the codec is a {type(model).__name__}; use transformers' DacModel or descript's dac.DAC.")
         self._encoder = make_plan(model.encoder)
         self._decoder = make_plan(model.decoder)
-        self._growing_decoder = [layer.unpadded() for layer in self._decoder]
+        # Not of layers with weight normalization.
+        is_bare = all(layer.is_bare for layer in self._decoder)
+        self._growing_decoder = [layer.unpadded() for layer in self._decoder] if is_bare else None
         self.encoder_margin = margin_of(self._encoder, inputs_per_frame=self.hop_length, outputs_per_frame=1)
         self.decoder_margin = margin_of(self._decoder, inputs_per_frame=1, outputs_per_frame=self.hop_length)
         self.decoder_context = self.decoder_margin
@@ -249,18 +251,20 @@ class DacCodec(Codec):
 
     def decode_next(self, streams: Sequence[DecoderStream], num_frames: Sequence[int]) -> list[torch.Tensor]:
         """See `Codec.decode_next`."""
-        if self.device.type != "cpu" or any(stream.state is None and stream._next > 0 for stream in streams):
+        plan = self._growing_decoder
+        has_read = all(stream.state is not None or stream._next == 0 for stream in streams)
+        if plan is None or self.device.type != "cpu" or not has_read:
             for stream in streams:  # from here on by windows
                 stream.state = None
             return super().decode_next(streams, num_frames)
-        results = [self._grow(stream, count) for stream, count in zip(streams, num_frames, strict=True)]
+        results = [self._grow(plan, stream, count) for stream, count in zip(streams, num_frames, strict=True)]
         for stream, (state, _) in zip(streams, results, strict=True):
             stream.state = state
         return [waveform for _, waveform in results]
 
-    def _grow(self, stream: DecoderStream, count: int) -> tuple[_Growth, torch.Tensor]:
+    def _grow(self, plan: Sequence[Layer], stream: DecoderStream, count: int) -> tuple[_Growth, torch.Tensor]:
         """Return the new state of a stream, and its next samples."""
-        run, num_read, samples = stream.state or _Growth(GrowingRun(self._growing_decoder), 0, torch.zeros(0))
+        run, num_read, samples = stream.state or _Growth(GrowingRun(plan), 0, torch.zeros(0))
         stop = min(count + self.decoder_margin, stream.num_pending) if count > 0 else num_read
         is_last = stream.is_closed and stop == stream.num_pending
         run, codes, parts = run.copy(), stream.codes[num_read:stop], [samples]

@@ -360,7 +360,10 @@ def check_and_clip(samples: np.ndarray, name: str) -> np.ndarray:
 
 
 def pcm16(samples: np.ndarray) -> np.ndarray:
-    """Convert floats to 16 bits as libsndfile does for wav: to 32 bits, rounded and clipped, of which 16 are kept.
+    """Convert floats to 16 bits, rounded to the nearest and clipped.
+
+    libsndfile 1.2 rounds down where it writes floats to wav, which adds an offset of half a step, and to the nearest in
+    flac; here all formats have the same samples.
 
     Args:
         samples (`np.ndarray`): float32, finite, of any shape.
@@ -373,12 +376,11 @@ def pcm16(samples: np.ndarray) -> np.ndarray:
     >>> import numpy as np
     >>> from dia_hf.audio.io import pcm16
     >>> pcm16(np.array([-1, -0.00001, 0, 0.5, 1], dtype=np.float32)).tolist()
-    [-32768, -1, 0, 16384, 32767]
+    [-32768, 0, 0, 16384, 32767]
 
     ```
     """
-    scaled = np.rint(samples.astype(np.float64) * 2**31).clip(-(2**31), 2**31 - 1)
-    return (scaled.astype(np.int32) >> 16).astype("<i2")
+    return np.rint(samples.astype(np.float64) * 2**15).clip(-(2**15), 2**15 - 1).astype("<i2")
 
 
 def _as_comment(metadata: dict[str, Any]) -> str:
@@ -396,7 +398,7 @@ def _encode(waveform: np.ndarray, sampling_rate: int, file_format: str, comment:
     """Encode a whole file in memory: libsndfile does not always notice that a disk is full."""
     buffer = io.BytesIO()
     num_channels = 1 if waveform.ndim == 1 else len(waveform)
-    if file_format == "WAV" and waveform.dtype.kind == "f":
+    if file_format in ("WAV", "FLAC") and waveform.dtype.kind == "f":
         waveform = pcm16(waveform)
     with (
         _held_interrupts() as interrupts,

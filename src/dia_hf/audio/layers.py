@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 __all__ = ["GrowingRun", "Layer", "make_plan", "margin_of", "run_plan"]
 
@@ -52,6 +53,11 @@ class Layer:
         if self.is_transposed:
             return (num_inputs - 1) * self.stride - 2 * self.padding + self.reach + self.output_padding + 1
         return (num_inputs + 2 * self.padding - self.reach - 1) // self.stride + 1
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the layer is a module without hooks and parametrizations, which `unpadded` can copy."""
+        return not (self.module._forward_hooks or self.module._forward_pre_hooks or is_parametrized(self.module))
 
     def unpadded(self) -> Layer:
         """Return the layer without padding, or, where it is transposed, without its cropping; it shares the weights."""

@@ -22,6 +22,7 @@ import torch
 
 from .decoder import FrameDecoder
 from .memory import num_fitting
+from .noise import ExponentialNoise
 from .runners import EagerRunner, make_runner
 from .sampling import NEVER, SamplingParams, SamplingSpec
 from .step import FrameState, FrameView
@@ -194,6 +195,7 @@ class FrameScheduler:
         self._slot_index: dict[Call, torch.Tensor] = {}
         self._sharing_calls: list[Call] = []
         self._own_generators: list[tuple[int, torch.Generator]] = []
+        self._noise: ExponentialNoise | None = None
 
     @property
     def num_active(self) -> int:
@@ -536,21 +538,25 @@ class FrameScheduler:
 
         One generator draws for all samples of a call, ended ones included; with one a sample, each draws its own.
         """
+        if self._noise is None or self._noise.raw.shape != noise.shape:
+            self._noise = ExponentialNoise(tuple(noise.shape), noise.device)
+        drawn = self._noise
         for index, generator in self._own_generators:
-            noise[index].exponential_(generator=generator)
+            drawn.draw(drawn.raw[index], generator)
         for call in self._sharing_calls:
             assert call.max_batch_size is not None
             assert not isinstance(call.generator, Sequence)
             slots, requests = self._slot_index[call]
             is_alone, num_requests = len(self.calls) == 1, len(call.requests)
             if is_alone and (len(noise) == num_requests or call.max_batch_size < num_requests):
-                noise.exponential_(generator=call.generator)
+                drawn.draw(drawn.raw, call.generator)
             elif call.max_batch_size < num_requests:
-                drawn = self._new_noise(len(slots)).exponential_(generator=call.generator)
-                noise.index_copy_(0, slots, drawn)
+                part = drawn.draw(drawn.raw.new_empty((len(slots), *noise.shape[1:])), call.generator)
+                drawn.raw.index_copy_(0, slots, part)
             else:
-                noise_of_all = self._new_noise(num_requests).exponential_(generator=call.generator)
-                noise.index_copy_(0, slots, noise_of_all[requests])
+                noise_of_all = drawn.draw(drawn.raw.new_empty((num_requests, *noise.shape[1:])), call.generator)
+                drawn.raw.index_copy_(0, slots, noise_of_all[requests])
+        drawn.copy_to(noise)
 
 
 class AsyncReads:

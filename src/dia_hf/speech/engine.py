@@ -41,11 +41,12 @@ __all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest"]
 logger = logging.get_logger(__name__)
 
 # Each chunk is decoded with its context of some twenty frames, so that long chunks cost less.
-_CHUNK_FRAMES = 128  # Frames to decode at once while a player has enough.
-_WHOLE_FRAMES = 256  # Frames to decode at once where no player waits.
+_CHUNK_FRAMES = 64  # Frames to decode at once while a player has enough.
+_WHOLE_FRAMES = 64  # Frames to decode at once where no player waits.
 _ENOUGH_AHEAD = 0.5  # Seconds of audio that a player should have; with less, its chunks double from one to the next.
 _LEAST_AHEAD = 0.1  # Seconds of audio below which whatever is there is decoded.
-_ROUND_FRAMES = {"cuda": 2048, "cpu": 192}  # Frames to decode at once: where more cost more, the others wait less.
+# Frames to decode at once. On a CPU one stream, as several take as much longer.
+_ROUND_FRAMES = {"cuda": 2048, "cpu": 1}
 _MOST_BEHIND = 60.0  # Seconds of audio that a reader has not taken, from which on no chunk of its text is begun.
 _MOST_RETRIES = 2  # Further attempts at a chunk whose length is implausible.
 
@@ -579,7 +580,7 @@ class SpeechEngine:
         counts: list[int] = []
         with ExitStack() as locks:
             for handle in due:
-                if sum(counts) + 2 * codec.decoder_margin * len(counts) >= self._round_frames:
+                if sum(counts) >= self._round_frames:
                     break
                 locks.enter_context(handle._decoding)
                 handle._pull()
