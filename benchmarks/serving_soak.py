@@ -369,7 +369,11 @@ def write_results(
     rows = [
         "| minutes | resident memory, MiB | files | threads |",
         "|---|---|---|---|",
-        *(f"| {e.seconds / 60:.1f} | {e.rss / 2**20:.1f} | {e.num_files} | {e.num_threads} |" for e in shown),
+        *(
+            f"| {each.seconds / 60:.1f} | {_median_rss(memory, min(each.seconds, last.seconds - 30)) / 2**20:.1f} "
+            f"| {each.num_files} | {each.num_threads} |"
+            for each in shown
+        ),
     ]
     answers = [
         f"| right answers | {' | '.join(MODES)} |",
