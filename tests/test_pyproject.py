@@ -54,9 +54,10 @@ def packages(is_deep: bool) -> dict[str, str]:
 def test_what_is_always_imported_is_a_dependency():
     """`huggingface_hub` and `tqdm` were installed with transformers only; a release without them breaks the import."""
     required = {normalized(line) for line in PROJECT["dependencies"]}
-    train = {normalized(line) for line in PROJECT["optional-dependencies"]["train"]}
+    extras = {"src/dia_hf/training/": "train", "src/dia_hf/serving/": "serve"}  # rooms that are imported on request
     for name, path in packages(is_deep=False).items():
-        allowed = required | (train if path.startswith("src/dia_hf/training/") else set())
+        lines = [PROJECT["optional-dependencies"][extra] for room, extra in extras.items() if path.startswith(room)]
+        allowed = required | {normalized(line) for extra in lines for line in extra}
         assert name in allowed, f"{path} imports {name}, which [project] dependencies of pyproject.toml lack"
 
 

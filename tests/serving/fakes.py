@@ -155,6 +155,7 @@ class FakeEngine:
 
     def close(self, timeout=None):
         self.is_closed = True
+        self.wake()
         for handle in list(self.active):
             handle.ended.wait(timeout)
         for handle in list(self.active):

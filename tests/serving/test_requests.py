@@ -65,6 +65,7 @@ def test_voices(voice):
         ("cfg_scale", 0),
         ("cfg_scale", 1e300),
         ("temperature", -0.1),
+        ("temperature", 1e-40),
         ("top_p", 0),
         ("top_p", 1.1),
         ("cfg_filter_top_k", 0),
@@ -183,24 +184,16 @@ def test_json_content_types(fake, kind):
 
 
 def test_large_bodies(serve):
-    """A body without a length was read to its end before it was refused."""
+    """A body without a length was read to its end, or the connection was reset before the error could be read."""
     server = serve(settings=ServerSettings(max_upload=1000))
-    num_sent = 0
-
-    def endless():
-        nonlocal num_sent
-        while num_sent < 2**27:
-            num_sent += 2**16
-            yield b" " * 2**16
-
     headers = {"content-type": "application/json"}
-    for content in (b" " * 2**21, endless()):
-        try:
-            response = server.http.post("/v1/audio/speech", content=content, headers=headers)
-        except Exception:  # the server closes the connection while the client writes
-            continue
+    for content in (b" " * 2**22, iter([b" " * 2**16] * 64)):
+        response = server.http.post("/v1/audio/speech", content=content, headers=headers)
         assert response.status_code == 413 and response.json()["error"]["code"] == "body_too_large"
-    assert num_sent < 2**27
+    head = b"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head + b"transfer-encoding: chunked\r\n\r\n" + 17 * (b"10000\r\n" + b" " * 2**16 + b"\r\n"))
+        assert connection.recv(12) == b"HTTP/1.1 413"  # before the end of the body
     assert server.speak().status_code == 200
 
 

@@ -278,7 +278,7 @@ def test_players_that_run_dry_first_come_first(dia, monkeypatch):
             handle._clip.push(torch.zeros(300 if played != 0.5 else 14, 9, dtype=torch.long))
             handle._first_time = None if played is None else now[0] - 1.0
             handle._heard.seconds = 1.0 + (played or 0.0)
-            handle._next_frames = 256 if not is_streamed else 64
+            handle._next_frames = 64
             handles.append(handle)
         engine_module_handles, engine._handles = engine._handles, handles
         due, _ = engine._find_due()
@@ -335,6 +335,6 @@ def test_warming_up_fills_the_batch(dia, monkeypatch):
         return take(self, state)
 
     monkeypatch.setattr(FrameScheduler, "_take_step", counted)
-    with SpeechEngine(dia, max_batch_size=3) as engine:
+    with SpeechEngine(dia, max_batch_size=3, max_queue=1) as engine:
         engine.warm_up(seconds=2.0)
     assert sizes >= {1, 3}

@@ -118,7 +118,8 @@ def _run_plan(
                 if length < hidden.shape[-1]:
                     hidden[row, :, length:] = 0
         is_snake = type(step.layer).__name__ == "Snake1d" and not hidden.requires_grad
-        hidden = _snake(hidden, step.layer.alpha) if is_snake else step.layer(hidden)
+        alpha: Any = step.layer.alpha if is_snake else None
+        hidden = _snake(hidden, alpha) if is_snake else step.layer(hidden)
         lengths = [step.num_outputs(length) for length in lengths]
         if step.closes:
             hidden += kept

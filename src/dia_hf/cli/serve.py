@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 from ..assets import MINIATURE
+from ..atomic_write import atomic_write
 from ..text_files import read_text
 from .arguments import MINIATURE_NOTE, check_writable
 
@@ -23,12 +24,12 @@ logger = logging.getLogger("dia_hf.serving")
 
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf serve` until SIGTERM or SIGINT."""
+    import torch
     from transformers.utils import logging as transformers_logging
 
     from ..serving import Server, ServerSettings, ServerStatus, create_app
     from ..serving.voices import ServedVoices
     from ..speech.dia import Dia
-    from ..speech.doubts import SpeechWarning
     from ..speech.engine import SpeechEngine
 
     settings = ServerSettings(
@@ -44,11 +45,11 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.port_file is not None:
         check_writable("--port-file", Path(args.port_file))
-    if not args.log_texts:
-        warnings.simplefilter("ignore", SpeechWarning)  # some repeat words of the text
     transformers_logging.disable_progress_bar()
     _log_to_stderr()
     dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
+    if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
+        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     engine = SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
     try:
         voices = ServedVoices(dia, args.voices, dict(args.voice_name), args.transcribe)
@@ -56,12 +57,15 @@ def run(args: argparse.Namespace) -> None:
         app = create_app(engine, voices, settings, status)
         server = Server(app, engine, status, args.host, args.port, args.shutdown_timeout)
         if args.port_file is not None:
-            Path(args.port_file).write_text(f"{server.port}\n", encoding="utf-8")
+            with atomic_write(args.port_file) as beside:
+                beside.write_text(f"{server.port}\n", encoding="utf-8")
         if args.model == MINIATURE:
             logger.info("%s", " ".join(MINIATURE_NOTE.split()))
         logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)
         if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, server.port)
+        if not args.log_texts:
+            warnings.simplefilter("ignore", UserWarning)  # those about scripts and words repeat parts of the text
         if not args.no_warmup:
             threading.Thread(target=server.warm_up, name="dia-warm-up", daemon=True).start()
         server.run()

@@ -178,16 +178,21 @@ class Engine:
                     if self._is_closed:
                         return
                     self._condition.wait()
-                for scheduler, call in self._submitted:
-                    if scheduler not in self._schedulers:
-                        self._schedulers.append(scheduler)
-                    scheduler.add(call)
-                    self._order[call] = next(self._numbers)
-                self._submitted.clear()
-            for scheduler in self._schedulers:
-                try:
-                    scheduler.advance()
-                except Exception as error:  # of the batch, not of one call: the callers get it
-                    scheduler.fail(error)
-            with self._condition:
-                self._schedulers = [scheduler for scheduler in self._schedulers if scheduler.calls]
+            self._advance()  # in a method, whose return forgets the calls
+
+    def _advance(self) -> None:
+        """Add the calls that have come, and run each batch up to its next poll."""
+        with self._condition:
+            for scheduler, call in self._submitted:
+                if scheduler not in self._schedulers:
+                    self._schedulers.append(scheduler)
+                scheduler.add(call)
+                self._order[call] = next(self._numbers)
+            self._submitted.clear()
+        for scheduler in self._schedulers:
+            try:
+                scheduler.advance()
+            except Exception as error:  # of the batch, not of one call: the callers get it
+                scheduler.fail(error)
+        with self._condition:
+            self._schedulers = [scheduler for scheduler in self._schedulers if scheduler.calls]

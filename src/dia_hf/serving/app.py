@@ -60,6 +60,7 @@ def create_app(
     app = FastAPI(title="dia-hf", version=version("dia-hf"), docs_url=None, redoc_url=None, redirect_slashes=False)
     for prefix in ("", "/v1"):
         app.include_router(routes.router(), prefix=prefix)
+    app.add_api_route("/v1", routes.show_root, methods=_GET)
     app.add_exception_handler(ApiError, _send_error)
     app.add_exception_handler(HTTPException, _send_error)
     app.add_middleware(Gate, settings=settings, status=status, metrics=metrics)
@@ -177,13 +178,13 @@ class _Routes:
         form = await read_form(request, self.settings)
         try:
             sample = form.get("audio_sample")
-            if not isinstance(sample, UploadFile):
-                raise ApiError(400, "`audio_sample` is missing; send the recording as a file.", param="audio_sample")
             name, kind = _text_field(form, "name"), _text_field(form, "type")
             transcript, consent = _text_field(form, "transcript"), _text_field(form, "consent")
             if kind not in (None, "audio_sample"):
                 message = f"`type` is {shortened(kind)}; voices are made of recordings here: give 'audio_sample'."
                 raise ApiError(400, message, param="type", code="invalid_value")
+            if not isinstance(sample, UploadFile):
+                raise ApiError(400, "`audio_sample` is missing; send the recording as a file.", param="audio_sample")
             if not name:
                 raise ApiError(400, "`name` is missing; give the voice a name.", param="name")
             content = await sample.read()

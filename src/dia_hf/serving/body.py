@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ..audio.encoders import FORMATS, StreamEncoder
 from ..audio.streams import StreamResampler, StreamTimeStretcher
 from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest
-from .errors import ApiError, error_of
+from .errors import ApiError, error_of, log_error
 from .metrics import Metrics
 from .requests import SpeechBody
 from .settings import ServerSettings
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 _SLICE = 2**16  # bytes of a whole body in a write, each of which waits until the one before has left
 _NOTHING = np.zeros(0, dtype=np.float32)
 _CHEAP = ("pcm", "wav")  # formats whose encoding takes less time than the way to a thread and back
+
+_WITH_LENGTH = ("wav", "flac")  # formats whose header has the number of samples
 
 
 class _BrokenError(Exception):
@@ -62,7 +65,7 @@ class _Encoding:
             self._stages.append(StreamTimeStretcher(sampling_rate, body.speed))
         if self._rate != sampling_rate:
             self._stages.append(StreamResampler(sampling_rate, self._rate))
-        self._is_whole_wav = self.format == "wav" and not body.stream
+        self._needs_length = self.format in _WITH_LENGTH and not body.stream
         self._encoder = StreamEncoder(self.format, self._rate)
         self._kept: list[np.ndarray] = []
         self.is_cheap = self.format in _CHEAP and body.speed == 1
@@ -84,14 +87,14 @@ class _Encoding:
         for stage in self._stages:
             rest = np.concatenate([stage.process(rest), stage.finish()])
         last = self._encode(rest)
-        if self._is_whole_wav:  # its header has the number of samples
+        if self._needs_length:  # its header has the number of samples
             audio = np.concatenate(self._kept)
-            self._encoder = StreamEncoder("wav", self._rate, num_samples=len(audio))
+            self._encoder = StreamEncoder(self.format, self._rate, num_samples=len(audio))
             last = self._encoder.encode(audio)
         return last + self._encoder.finish()
 
     def _encode(self, samples: np.ndarray) -> bytes:
-        if self._is_whole_wav:
+        if self._needs_length:
             self._kept.append(samples)
             return b""
         return self._encoder.encode(samples) if len(samples) else b""
@@ -140,7 +143,7 @@ class SpeechResponse(Response):
         try:
             handle = await asyncio.to_thread(self.engine.submit, self.speech, on_change)
         except Exception as error:
-            raise self._api_error(error) from error
+            raise self._api_error(error, is_checked=False) from error
         leaving = asyncio.ensure_future(_disconnect(receive))
         sending = asyncio.ensure_future(self._send(handle, changed, _with_timeout(send, self.settings.io_timeout)))
         reason = "canceled"
@@ -171,7 +174,10 @@ class SpeechResponse(Response):
         chunks = self._chunks(handle, changed)
         first = await anext(chunks, None)
         if first is None:
-            self._check_end(handle)
+            try:
+                self._check_end(handle)
+            except Exception as error:
+                raise self._api_error(error) from error
             message = (
                 f"the model generated no audio ({handle.doubt or handle.finish_reason}); send another seed or text."
             )
@@ -278,12 +284,11 @@ class SpeechResponse(Response):
         if handle.finish_reason == "canceled":  # by the engine, which is closed
             raise ApiError.draining()
 
-    def _api_error(self, error: Exception) -> ApiError:
+    def _api_error(self, error: Exception, is_checked: bool = True) -> ApiError:
         """Translate an error, and log it unless it is the client's."""
-        translated = error_of(error, self.request_id)
-        if translated.status >= 500:
-            details = f": {error}" if self.settings.logs_texts else ""
-            logger.error("%s failed: %s%s", self.request_id, type(error).__name__, details)
+        translated = error_of(error, self.request_id, is_checked)
+        if translated.status == HTTPStatus.INTERNAL_SERVER_ERROR and translated is not error:
+            log_error(error, self.request_id, self.settings.logs_texts)
         return translated
 
     def _speech_headers(self, handle: SpeechHandle, encoding: _Encoding) -> dict[str, str]:

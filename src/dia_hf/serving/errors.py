@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +19,9 @@ from starlette.exceptions import HTTPException
 from ..engine import EngineError, QueueFullError
 from ..text_files import first_line, shortened
 
-__all__ = ["ApiError", "error_of", "field_error"]
+__all__ = ["ApiError", "error_of", "field_error", "log_error"]
+
+logger = logging.getLogger(__name__)
 
 _RETRY_SOON = {"retry-after": "1"}
 _RETRY_LATER = {"retry-after": "5"}
@@ -88,12 +92,14 @@ def field_error(error: ValidationError) -> ApiError:
     return ApiError(400, f"`{param}` is {shortened(first['input'])}: {message}.", param=param, code="invalid_value")
 
 
-def error_of(error: BaseException, request_id: str) -> ApiError:
+def error_of(error: BaseException, request_id: str, is_checked: bool = False) -> ApiError:
     """Translate an error.
 
     Args:
         error (`BaseException`): Any error.
         request_id (`str`): Id of the request in the log, which is named where the client is told no details.
+        is_checked (`bool`, defaults to `False`): Whether the request has been accepted, so that a `ValueError` is no
+            fault of the client.
 
     Returns:
         `ApiError`: 400 for a `ValueError`, 429 for a full queue, 503 where memory is missing or the engine is closed,
@@ -117,7 +123,20 @@ def error_of(error: BaseException, request_id: str) -> ApiError:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         message = "there is not enough memory for the request now; send it again later, or a shorter one."
         return ApiError(503, message, code="out_of_memory", headers=_RETRY_LATER)
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) and not is_checked:
         return ApiError(400, first_line(error, 1000), code="invalid_value")
     message = f"the request failed ({type(error).__name__}); the server's log has the details of request {request_id}."
     return ApiError(500, message, code="internal_error")
+
+
+def log_error(error: BaseException, request_id: str, has_message: bool) -> None:
+    """Log an error with its place.
+
+    Args:
+        error (`BaseException`): The error.
+        request_id (`str`): Id of the request.
+        has_message (`bool`): Whether to log its message, which may repeat the text of a request.
+    """
+    place = "".join(traceback.format_tb(error.__traceback__))
+    message = f": {error}" if has_message else ""
+    logger.error("%s failed: %s%s\n%s", request_id, type(error).__name__, message, place)

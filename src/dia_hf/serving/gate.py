@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import re
-import traceback
 import uuid
 from typing import Any
 
@@ -18,13 +16,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import ApiError, error_of
+from .errors import ApiError, error_of, log_error
 from .metrics import Metrics
 from .settings import ServerSettings, ServerStatus
 
 __all__ = ["Gate"]
-
-logger = logging.getLogger(__name__)
 
 _PLAIN_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
@@ -72,7 +68,7 @@ class Gate:
         except ClientDisconnect:
             pass
         except Exception as error:
-            self._log(error, request_id)
+            log_error(error, request_id, self.settings.logs_texts)
             if status == 0:
                 await error_of(error, request_id).response()(scope, receive, send_with_id)
         finally:
@@ -91,12 +87,6 @@ class Gate:
                 message = "the API key is missing or wrong; send `Authorization: Bearer KEY` with a key of this server."
                 return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
         return ApiError.draining() if self.status.is_draining and path != "/metrics" else None
-
-    def _log(self, error: Exception, request_id: str) -> None:
-        """Log an error with its place; its message may repeat a text."""
-        place = "".join(traceback.format_tb(error.__traceback__))
-        message = f": {error}" if self.settings.logs_texts else ""
-        logger.error("%s failed: %s%s\n%s", request_id, type(error).__name__, message, place)
 
     def _count(self, scope: Scope, status: int) -> None:
         route: Any = scope.get("route")

@@ -28,6 +28,7 @@ __all__ = ["SpeechBody", "parse_json", "parse_speech", "read_form", "read_json"]
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes
 _MAX_SEED = 2**63 - 1
+_LOWEST_TEMPERATURE = 0.001  # above 0; logits that are divided by less may overflow
 _PCM_RATE = 24_000  # hertz; clients of OpenAI's API play raw PCM at this rate
 _TAG = re.compile(r"\[S\d+\]")
 
@@ -79,6 +80,13 @@ class SpeechBody(BaseModel):
             raise ValueError(f"give one of {', '.join(FORMATS)}")
         return name.lower()
 
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, temperature: float) -> float:
+        if 0 < temperature < _LOWEST_TEMPERATURE:
+            raise ValueError(f"give 0 (greedy decoding), or {_LOWEST_TEMPERATURE} and more")
+        return temperature
+
     @field_validator("input")
     @classmethod
     def _check_input(cls, text: str) -> str:
@@ -116,7 +124,9 @@ class SpeechBody(BaseModel):
 
 def _too_large(limit: int) -> ApiError:
     message = f"the body or its recording has more than {limit:,} bytes; send less."
-    return ApiError(413, message, code="body_too_large", headers={"connection": "close"})
+    # The connection stays open, and the rest is read and dropped: closed with bytes unread, it would be reset, and the
+    # client would not see the error.
+    return ApiError(413, message, code="body_too_large")
 
 
 def _bounded(receive: Receive, limit: int, timeout: float) -> Receive:

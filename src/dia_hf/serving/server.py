@@ -7,12 +7,11 @@ is closed, and the process ends with status 0.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -27,13 +26,27 @@ __all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
 
+_HEAD_TIMEOUT = 30.0  # seconds from a connection to the end of the head of its first request
+
 
 class _Protocol(H11Protocol):
     """HTTP/1.1 whose requests know their transport, and whose errors are JSON as all others."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio does it for sockets that were made with `proto=IPPROTO_TCP`, unlike those of `socket.create_server`;
+        # without it, each second small write waits 40 ms for the client's acknowledgment.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {**self.app_state, "transport": transport}
+        self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self._close_without_request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def _close_without_request(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         body = ApiError(400, "the request is no HTTP/1.1; send it again, from another client.").response().body
@@ -58,6 +71,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         port (`int`): Port in use.
+        warm_up_error (`Exception`, *optional*): Error of the warm-up, after which the server shut down.
 
     Raises:
         OSError: If the address cannot be used.
@@ -83,6 +97,7 @@ class Server(uvicorn.Server):
             proxy_headers=False,
         )
         super().__init__(config)
+        self.warm_up_error: Exception | None = None
         self.engine, self.status, self.shutdown_timeout = engine, status, shutdown_timeout
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -111,27 +126,22 @@ class Server(uvicorn.Server):
                 self.warm_up_error = error
                 self.stop()
             return
+        gc.collect()
+        gc.freeze()  # the modules and weights, which a collection would look through for a third of a second
         self.status.is_ready = True
         logger.info("ready after a warm-up of %.1f s", time.perf_counter() - begin)
 
-    warm_up_error: Exception | None = None
-
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the shutdown; end at once at a second signal."""
+        """Begin the shutdown; end at once at a second signal.
+
+        uvicorn's own notes the signal and raises it again at the end, and the exit status would not be 0.
+        """
         self.force_exit = self.should_exit
         self.stop()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle signals; uvicorn would raise them again at the end, and the exit status would not be 0."""
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()
 
     async def main_loop(self) -> None:
         """Serve; then finish what is being spoken, while new requests are refused."""
         await super().main_loop()
-        self.status.is_draining = True
         end = time.monotonic() + self.shutdown_timeout
         logger.info("shutting down: %d samples are finished within %g s", self.engine.num_active, self.shutdown_timeout)
         closing = threading.Thread(target=self.engine.close, args=(self.shutdown_timeout,), daemon=True)

@@ -40,10 +40,12 @@ __all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest"]
 
 logger = logging.get_logger(__name__)
 
-_CHUNK_FRAMES = 64  # Frames of a chunk that a player waits for, at most.
+# Each chunk is decoded with its context of some twenty frames, so that long chunks cost less.
+_CHUNK_FRAMES = 128  # Frames to decode at once while a player has enough.
 _WHOLE_FRAMES = 256  # Frames to decode at once where no player waits.
+_ENOUGH_AHEAD = 0.5  # Seconds of audio that a player should have; with less, its chunks double from one to the next.
+_LEAST_AHEAD = 0.1  # Seconds of audio below which whatever is there is decoded.
 _ROUND_FRAMES = {"cuda": 2048, "cpu": 192}  # Frames to decode at once: where more cost more, the others wait less.
-_LEAST_AHEAD = 0.1  # Seconds of audio that a player still has when its next chunk is decoded at the latest.
 _MOST_BEHIND = 60.0  # Seconds of audio that a reader has not taken, from which on no chunk of its text is begun.
 _MOST_RETRIES = 2  # Further attempts at a chunk whose length is implausible.
 
@@ -161,7 +163,7 @@ class SpeechHandle:
         self._is_complete = False  # no further frames come
         self._is_parked = False  # the reader is far behind
         self._first_time: float | None = None
-        self._next_frames = 1 if request.is_streamed else _WHOLE_FRAMES
+        self._next_frames = 1  # twice the last chunk
         self._wake_at = 1  # Complete frames of the current part from which on the decoding thread looks at this.
 
     def __iter__(self) -> SpeechHandle:
@@ -217,6 +219,14 @@ class SpeechHandle:
             return -math.inf
         played = time.monotonic() - self._first_time
         return self._heard.seconds - played
+
+    def _wanted(self, ahead: float) -> tuple[int, float]:
+        """Return how many frames the next chunk should have, and the seconds ahead at which fewer will do."""
+        if self._is_complete or ahead <= _LEAST_AHEAD:
+            return int(not self._is_complete), -math.inf
+        if ahead <= _ENOUGH_AHEAD:
+            return min(self._next_frames, _CHUNK_FRAMES), _LEAST_AHEAD
+        return (_CHUNK_FRAMES if self.request.is_streamed else _WHOLE_FRAMES), _ENOUGH_AHEAD
 
     def _num_ready(self) -> int:
         """Return the frames whose samples are final; below 0 at the beginning."""
@@ -371,6 +381,11 @@ class SpeechEngine:
             EngineError: If the engine is closed.
             ValueError: If the text, a voice or an option is unusable.
         """
+        return self._submit(request, on_change, self.max_queue)
+
+    def _submit(
+        self, request: SpeechRequest, on_change: Callable[[], None] | None = None, max_queue: int | None = None
+    ) -> SpeechHandle:
         dia = self.dia
         sampling = (request.cfg_scale, request.temperature, request.top_p, request.cfg_filter_top_k)
         dialogue = Dialogue(
@@ -387,8 +402,8 @@ class SpeechEngine:
         with self._changed:
             if self._is_closed:
                 raise EngineError("the engine is closed; make another one.")
-            if self.max_queue is not None and self.num_queued >= self.max_queue:
-                raise QueueFullError(f"{self.max_queue} requests (`max_queue`) are waiting already; try again later.")
+            if max_queue is not None and self.num_queued >= max_queue:
+                raise QueueFullError(f"{max_queue} requests (`max_queue`) are waiting already; try again later.")
             self._waiting.append(handle)
             self._changed.notify_all()
         return handle
@@ -403,7 +418,7 @@ class SpeechEngine:
         size = 1
         while True:
             requests = [SpeechRequest(text, seed=number, max_seconds=seconds) for number in range(size)]
-            for handle in [self.submit(request) for request in requests]:
+            for handle in [self._submit(request) for request in requests]:
                 for _ in handle:
                     pass
             if size == self.max_batch_size:
@@ -463,19 +478,23 @@ class SpeechEngine:
 
     def _work(self) -> None:
         """Generate chunks of text until the engine is closed and nothing is left."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or (self._is_closed and not self._handles))
-                if not self._waiting:
-                    return
-                handle = self._waiting.popleft()
-                if handle not in self._handles:
-                    self._handles.append(handle)
-            try:
-                self._generate_chunk(handle)
-            except Exception as error:  # the reader gets it
-                self._finish(handle, error)
-                continue
+        while self._work_once():  # in a method, whose return forgets the request
+            pass
+
+    def _work_once(self) -> bool:
+        """Wait for a chunk of text, and generate it; return whether there was one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or (self._is_closed and not self._handles))
+            if not self._waiting:
+                return False
+            handle = self._waiting.popleft()
+            if handle not in self._handles:
+                self._handles.append(handle)
+        try:
+            self._generate_chunk(handle)
+        except Exception as error:  # the reader gets it
+            self._finish(handle, error)
+        else:
             with self._changed:
                 if handle.is_canceled:
                     self._finish(handle)
@@ -485,6 +504,7 @@ class SpeechEngine:
                 else:
                     handle._is_parked = True
                     self._unpark(handle)
+        return True
 
     def _generate_chunk(self, handle: SpeechHandle) -> None:
         """Generate the next chunk of a request, again if its length is implausible and nobody has heard it."""
@@ -538,12 +558,12 @@ class SpeechEngine:
             if handle.is_canceled:
                 continue
             number, ahead = handle._num_ready(), handle._ahead
-            wanted = 0 if handle._is_complete else min(handle._next_frames, 1 if ahead <= _LEAST_AHEAD else math.inf)
+            wanted, limit = handle._wanted(ahead)
             if number >= wanted:
                 due.append((ahead, handle))
             else:
-                handle._wake_at = handle._num_complete() + int(wanted) - number
-                seconds = min(seconds, max(ahead - _LEAST_AHEAD, 0.001) if number > 0 else math.inf)
+                handle._wake_at = handle._num_complete() + wanted - number
+                seconds = min(seconds, max(ahead - limit, 0.001) if number > 0 else math.inf)
         due.sort(key=lambda pair: pair[0])
         return [handle for _, handle in due], None if seconds == math.inf else seconds
 
@@ -570,8 +590,7 @@ class SpeechEngine:
             for handle, number, waveform in zip(chosen, counts, waveforms, strict=True):
                 if number > 0 and not isinstance(waveform, Exception):
                     handle._put(waveform.numpy(), number)
-                    if handle.request.is_streamed:
-                        handle._next_frames = min(max(2 * number, handle._next_frames), _CHUNK_FRAMES)
+                    handle._next_frames = 2 * number
         for handle, waveform in zip(chosen, waveforms, strict=True):
             if isinstance(waveform, Exception):
                 self._finish(handle, waveform)
