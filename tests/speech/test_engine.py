@@ -128,16 +128,16 @@ def test_the_queue_is_bounded_and_a_canceled_request_leaves_it(dia):
     """A full server took requests until it ran out of memory, or clients that had gone kept their places."""
     with SpeechEngine(dia, max_batch_size=1, max_queue=1) as engine:
         running = [engine.submit(SpeechRequest(LONG, seed=1))]
-        wait_for(lambda: not (engine.num_queued or len(engine._handles) < 1))
-        for seed in range(2, 4):  # in workers that prepare the next calls
-            running.append(engine.submit(SpeechRequest(LONG, seed=seed)))
-            wait_for(lambda: not (engine.num_queued))
+        assert engine.num_queued == 0
         waiting = engine.submit(SpeechRequest(SHORT, seed=4))
+        wait_for(lambda: len(engine._handles) == 2)  # in a worker that prepares the next call, and counted still
+        assert engine.num_queued == 1
         with pytest.raises(QueueFullError, match=r"1 requests \(`max_queue`\) are waiting"):
             engine.submit(SpeechRequest(SHORT, seed=5))
         waiting.cancel()
-        assert waiting.finish_reason == "canceled"
         assert hear(waiting).size == 0
+        assert waiting.finish_reason == "canceled"
+        assert engine.num_queued == 0
         last = engine.submit(SpeechRequest(SHORT, seed=5))
         for handle in running:
             handle.cancel()

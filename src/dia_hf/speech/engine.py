@@ -315,7 +315,7 @@ class SpeechEngine:
     Args:
         dia (`Dia`): Model and processor.
         max_batch_size (`int`, defaults to 16): Chunks of text to generate at once.
-        max_queue (`int`, *optional*): Requests that may wait for the first step; no limit unless given.
+        max_queue (`int`, *optional*): Requests that may wait for a slot; no limit unless given.
 
     Attributes:
         dia, max_batch_size, max_queue: As given.
@@ -368,9 +368,11 @@ class SpeechEngine:
 
     @property
     def num_queued(self) -> int:
-        """Requests that have not begun."""
+        """Requests that wait for a slot, those among them that a worker prepares."""
         with self._changed:
-            return sum(handle not in self._handles for handle in self._waiting)
+            begun = sum(not (handle._is_complete or handle._is_parked) for handle in self._handles)
+            new = sum(handle not in self._handles for handle in self._waiting)
+            return max(begun + new - self.max_batch_size, 0)
 
     def submit(self, request: SpeechRequest, on_change: Callable[[], None] | None = None) -> SpeechHandle:
         """Queue a request.
