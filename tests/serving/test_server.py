@@ -131,6 +131,20 @@ def test_a_shutdown_is_bounded(serve):
     assert not server.thread.is_alive() and server.engine.handles[0].finish_reason == "canceled"
 
 
+@pytest.mark.parametrize("is_forced", [True, False])
+def test_a_shutdown_that_cancels_has_no_traceback(serve, caplog, is_forced):
+    """Each request that a second signal or the end of the time broke off left sixty lines of a traceback in the log."""
+    running = serve(Script(hold_after=2), shutdown_timeout=0.1)
+    with suppress(httpx.RemoteProtocolError, httpx.ReadError), running.stream(response_format="pcm") as response:
+        running.engine.close = lambda timeout=None: None  # an engine that leaves the request as it is
+        running.server.force_exit = is_forced
+        running.server.stop()
+        response.read()
+    running.thread.join(30)
+    assert not running.thread.is_alive()
+    assert "Exception in ASGI application" not in caplog.text
+
+
 def test_the_warm_up(serve):
     """A server was ready before its warm-up, or never."""
     server = serve(Script(hold_after=1))

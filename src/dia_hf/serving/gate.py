@@ -6,6 +6,7 @@ backpressure of slow readers and the disconnects would be lost.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -65,7 +66,7 @@ class Gate:
                 await refusal.response()(scope, receive, send_with_id)
             else:
                 await self.app(scope, receive, send_with_id)
-        except ClientDisconnect:
+        except (ClientDisconnect, asyncio.CancelledError):  # canceled at the end of a shutdown's time
             pass
         except Exception as error:
             log_error(error, request_id, self.settings.logs_texts)
