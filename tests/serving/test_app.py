@@ -66,6 +66,13 @@ def test_wrong_routes_and_methods(fake, method, path, status):
         assert ("allow" in response.headers) == (status == 405)
 
 
+def test_allowed_methods(fake):
+    """The answer to a wrong method hid that voices can be added."""
+    response = fake.http.put("/v1/audio/voices")
+    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
+    assert "POST" in response.json()["error"]["message"]
+
+
 def test_lists(fake):
     """A list had one client's form only; Open WebUI reads `voices` and `models`, the SDK `data`."""
     voices = fake.http.get("/v1/audio/voices").json()

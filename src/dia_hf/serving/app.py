@@ -100,8 +100,7 @@ class _Routes:
         router = APIRouter()
         speech = {"content": {"application/json": {"schema": SpeechBody.model_json_schema()}}, "required": True}
         router.add_api_route("/audio/speech", self.speak, methods=["POST"], openapi_extra={"requestBody": speech})
-        router.add_api_route("/audio/voices", self.list_voices, methods=_GET)
-        router.add_api_route("/audio/voices", self.add_voice, methods=["POST"])
+        router.add_api_route("/audio/voices", self.list_or_add_voices, methods=[*_GET, "POST"])
         router.add_api_route("/audio/voices/{voice_id}", self.delete_voice, methods=["DELETE"])
         router.add_api_route("/audio/models", self.list_audio_models, methods=_GET)
         router.add_api_route("/models", self.list_models, methods=_GET)
@@ -166,6 +165,10 @@ class _Routes:
         if voice is None or len(voice.speakers) > 1 or first is None:
             return voice
         return {first[0]: voice}
+
+    async def list_or_add_voices(self, request: Request) -> Response:
+        """Do what the method says; with a route for each, `Allow` would have the methods of the first one only."""
+        return await (self.add_voice(request) if request.method == "POST" else self.list_voices())
 
     async def list_voices(self) -> Response:
         """List voices, in the forms that clients expect: OpenAI's lists, and a list under `voices`."""
