@@ -47,6 +47,7 @@ _ENOUGH_AHEAD = 0.5  # Seconds of audio that a player should have; with less, it
 _LEAST_AHEAD = 0.1  # Seconds of audio below which whatever is there is decoded.
 # Frames to decode at once. On a CPU one stream, as several take as much longer.
 _ROUND_FRAMES = {"cuda": 2048, "cpu": 1}
+_MOST_FIRST_FRAMES = 8  # The first chunk lasts until the second is there; that is short on a machine that keeps up.
 _MOST_BEHIND = 60.0  # Seconds of audio that a reader has not taken, from which on no chunk of its text is begun.
 _MOST_RETRIES = 2  # Further attempts at a chunk whose length is implausible.
 
@@ -223,8 +224,13 @@ class SpeechHandle:
 
     def _wanted(self, ahead: float) -> tuple[int, float]:
         """Return how many frames the next chunk should have, and the seconds ahead at which fewer will do."""
-        if self._is_complete or ahead <= _LEAST_AHEAD:
-            return int(not self._is_complete), -math.inf
+        if self._is_complete:
+            return 0, -math.inf
+        if self._first_time is None and self.request.is_streamed:
+            frames = math.ceil(self._engine._seconds_to_next * self._clip.codec.frame_rate)
+            return min(max(frames, 1), _MOST_FIRST_FRAMES), -math.inf
+        if ahead <= _LEAST_AHEAD:
+            return 1, -math.inf
         if ahead <= _ENOUGH_AHEAD:
             return min(self._next_frames, _CHUNK_FRAMES), _LEAST_AHEAD
         return (_CHUNK_FRAMES if self.request.is_streamed else _WHOLE_FRAMES), _ENOUGH_AHEAD
@@ -346,6 +352,7 @@ class SpeechEngine:
         self._waiting: deque[SpeechHandle] = deque()  # for a worker; those that have begun come first
         self._handles: list[SpeechHandle] = []  # that have begun and are not done
         self._is_closed = False
+        self._seconds_to_next = 0.0  # until a stream that is due has been decoded, on average
         device = dia.processor.codec.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._round_frames = _ROUND_FRAMES.get(device.type, _ROUND_FRAMES["cpu"])
@@ -555,7 +562,10 @@ class SpeechEngine:
                     if self._is_closed and not (self._waiting or self._handles):
                         return
                     self._changed.wait(seconds)
-            self._decode_round(due)
+            begin = time.monotonic()
+            num_decoded = self._decode_round(due)
+            seconds_for_all = (time.monotonic() - begin) * len(due) / max(num_decoded, 1)
+            self._seconds_to_next += 0.2 * (seconds_for_all - self._seconds_to_next)
 
     def _find_due(self) -> tuple[list[SpeechHandle], float | None]:
         """Return the handles to decode now, the most urgent first, or the seconds to wait for the next one."""
@@ -573,8 +583,8 @@ class SpeechEngine:
         due.sort(key=lambda pair: pair[0])
         return [handle for _, handle in due], None if seconds == math.inf else seconds
 
-    def _decode_round(self, due: list[SpeechHandle]) -> None:
-        """Decode the next chunk of each of these, as many as the codec takes at once."""
+    def _decode_round(self, due: list[SpeechHandle]) -> int:
+        """Decode the next chunk of each of these, as many as the codec takes at once; return how many."""
         codec = self.dia.processor.codec
         chosen: list[SpeechHandle] = []
         counts: list[int] = []
@@ -602,6 +612,7 @@ class SpeechEngine:
                 handle.is_canceled = True
             elif handle._is_complete and handle._clip.is_closed and handle._clip.num_ready == 0:
                 self._finish(handle)
+        return len(chosen)
 
     def _pop(self, handle: SpeechHandle, number: int) -> torch.Tensor | Exception:
         try:
