@@ -122,7 +122,12 @@ class DiaTokenizer(PreTrainedTokenizer):
         """Map every token, a byte written as the character of its code, to its id; added tokens are among them."""
         return {self.convert_ids_to_tokens(i): i for i in range(self.vocab_size)} | self.added_tokens_encoder
 
-    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+    def check_text(self, text: str) -> None:
+        """Check that a text has no control characters that stand for padding or a speaker tag.
+
+        Raises:
+            ValueError: If it has one.
+        """
         for character in set(text):
             if ord(character) in self._added_tokens_decoder:
                 tag = self._added_tokens_decoder[ord(character)].content
@@ -130,6 +135,9 @@ class DiaTokenizer(PreTrainedTokenizer):
                     f"the text holds the control character U+{ord(character):04X}, whose byte Dia reads as {tag!r}; "
                     "remove it, or write the tag."
                 )
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        self.check_text(text)
         return [chr(byte) for byte in text.encode("utf-8")]
 
     def _convert_token_to_id(self, token: str) -> int:

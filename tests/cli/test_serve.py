@@ -79,8 +79,8 @@ def test_names_of_models(tmp_path):
         (["--voice-name", "alloy"], "NAME=VOICE"),
         (["--max-batch-size", "0"], "from 1 up"),
         (["--shutdown-timeout", "-1"], "above 0"),
-        (["--api-key", "two words"], "API key 0 is blank"),
-        (["--api-key", ""], "API key 0 is blank"),
+        (["--api-key", "two words"], "API key 1 of 1 is blank"),
+        (["--api-key", ""], "API key 1 of 1 is blank"),
         (["--api-key-file", "nonesuch"], "nonesuch"),
         (["--port-file", "."], "--port-file '.' is a folder"),
         (["--voice-name", "alloy=nobody"], "there is no voice 'nobody'"),
@@ -101,7 +101,9 @@ def test_options_reach_the_server(tmp_path, never_serves, capsys):
     assert int(port.read_text()) == server.port
     assert server.engine.max_batch_size == 3 and server.engine.max_queue == 12 and server.shutdown_timeout == 2
     assert server.status.is_ready
-    assert "miniature is served at http://127.0.0.1" in capsys.readouterr().err
+    log = capsys.readouterr().err
+    assert "miniature is served at http://127.0.0.1" in log
+    assert "--model nari-labs/" in log and "dia-hf generate" not in log  # the remedy is an option of this command
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals of POSIX")

@@ -116,8 +116,15 @@ def test_a_voice_for_each_speaker(fake):
     """The second speaker of a dialogue had the voice of the first."""
     assert fake.speak(voices={"S1": "alloy", "[S2]": "anna"}, voice="nobody").status_code == 200
     assert fake.engine.handles[0].request.voices == {"[S2]": fake.voices.anna}
-    error = fake.speak(voices={"anna": "S1"}).json()["error"]
-    assert error["param"] == "voices" and "'anna'" in error["message"]
+
+
+@pytest.mark.parametrize("speaker", ["anna", "S3", "s1", "S٢", "", "S" + "1" * 5000])
+def test_an_unknown_speaker(fake, speaker):
+    """A speaker that the model has not was the engine's to find, whose error named no field, and repeated it whole."""
+    response = fake.speak(voices={speaker: "anna"})
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["param"] == "voices"
+    assert "S1, S2" in error["message"] and len(error["message"]) < 300
 
 
 def test_an_unknown_voice(fake):

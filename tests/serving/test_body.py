@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 
 import httpx
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import soundfile as sf
 
 from dia_hf.engine import EngineError
+from dia_hf.serving import body
 from dia_hf.serving.settings import ServerSettings
 from serving.fakes import FRAME, FULL, RATE, Script, tone
 
@@ -267,6 +269,38 @@ def test_a_reader_that_is_slow_but_reads(serve):
             received += len(part)
             time.sleep(0.02)
     assert received == 40 * 48000
+
+
+def counted(running, name):
+    lines = running.http.get("/metrics").text.splitlines()
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{")}
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": False}, {"stream_format": "sse"}])
+@pytest.mark.parametrize(("is_canceled", "reason"), [(True, "canceled"), (False, "error")])
+def test_the_reason_that_is_counted(serve, monkeypatch, fields, is_canceled, reason):
+    """A failed encoder was counted as success, and a shutdown as `error` in streams and `canceled` elsewhere."""
+
+    def fail(self):
+        raise RuntimeError("the encoder failed")
+
+    running = serve(Script(hold_after=2) if is_canceled else Script())
+    if not is_canceled:
+        monkeypatch.setattr(body._Encoding, "finish", fail)
+
+    def cancel():
+        assert running.engine.wait_until(lambda: running.engine.handles)
+        running.engine.handles[0].cancel()
+
+    if is_canceled and fields == {"stream": False}:
+        threading.Thread(target=cancel, daemon=True).start()
+    with suppress(httpx.RemoteProtocolError), running.stream(response_format="pcm", **fields) as response:
+        if is_canceled and fields != {"stream": False}:
+            cancel()
+        response.read()
+    assert counted(running, "dia_speech_requests_total") == {
+        f'dia_speech_requests_total{{format="pcm",reason="{reason}"}}': 1.0
+    }
 
 
 def test_an_engine_that_closes(serve):

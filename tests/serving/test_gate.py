@@ -47,7 +47,7 @@ def test_open_routes(serve):
 @pytest.mark.parametrize("key", ["", " ", "two words", "schlüssel", "tab\t"])
 def test_unusable_keys(key):
     """A blank line of a file of keys opened the server to all, or an error repeated a key."""
-    with pytest.raises(ValueError, match="API key 1 is blank") as caught:
+    with pytest.raises(ValueError, match="API key 2 of 2 is blank") as caught:
         ServerSettings(api_keys=("fine", key))
     assert not key.strip() or key not in str(caught.value)
 

@@ -67,6 +67,28 @@ def test_a_connection_without_a_request(fake, monkeypatch, sent):
             assert connection.recv(100) == b""
 
 
+def test_a_connection_with_half_of_a_second_request(fake, monkeypatch):
+    """The timer of a head was that of the first request: half of a second one held its connection for ever."""
+    monkeypatch.setattr(server, "_HEAD_TIMEOUT", 0.2)
+    with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b'{"status":"ok"}'):
+            answer += connection.recv(2**16)
+        connection.sendall(b"GET /health HT")
+        with suppress(ConnectionResetError):
+            assert connection.recv(100) == b""
+
+
+def test_a_response_outlasts_the_timer_of_a_head(serve, monkeypatch):
+    """A connection was closed while a request on it was being answered."""
+    monkeypatch.setattr(server, "_HEAD_TIMEOUT", 0.05)
+    running = serve(Script(hold_after=2))
+    with running.stream(response_format="pcm") as response:
+        threading.Timer(0.3, running.engine.release).start()
+        assert len(response.read()) == 2 * 24000 * 4 * 5120 // 16000
+
+
 def test_an_upgrade_to_a_websocket(fake):
     """A client that asks for a WebSocket got a traceback."""
     headers = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
@@ -76,7 +98,7 @@ def test_an_upgrade_to_a_websocket(fake):
 def test_a_port_in_use(fake):
     """The second server on a port ended the process without naming the port."""
     engine, status = FakeEngine(), ServerStatus()
-    with pytest.raises(OSError, match=rf"127\.0\.0\.1:{fake.port} cannot be listened on"):
+    with pytest.raises(OSError, match=rf"127\.0\.0\.1:{fake.port} cannot be listened on \(Address[^(]*\);"):
         Server(create_app(engine, FakeVoices(), status=status), engine, status, port=fake.port)
 
 

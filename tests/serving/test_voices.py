@@ -124,6 +124,14 @@ def test_names_are_checked_at_the_start(dia, tmp_path, names, error):
         ServedVoices(dia, tmp_path, names)
 
 
+def test_a_file_is_no_folder(dia, tmp_path):
+    """A server whose folder of voices is a file started, and answered each upload with a status of 500."""
+    file = tmp_path / "voices"
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(OSError, match="is no folder of voices"):
+        ServedVoices(dia, file)
+
+
 def test_a_saved_voice_can_have_a_name_of_openai(voices, recording):
     """A voice that was added as "alloy" was not spoken with, was listed twice, or could not be deleted."""
     info = voices.add("alloy", recording, None, WORDS)
@@ -402,7 +410,7 @@ def test_a_list_of_files_is_no_recording(recording, tmp_path):
 @pytest.mark.parametrize("transcript", [None, "", "  "])
 def test_a_missing_transcript(voices, recording, transcript):
     """The error did not say which field to send."""
-    with pytest.raises(ValueError, match="field `transcript`"):
+    with pytest.raises(ValueError, match="field `transcript`, or `audio_prompt_transcript`"):
         voices.add("anna", recording, None, transcript)
 
 

@@ -320,6 +320,12 @@ def test_a_mistake_is_the_callers_and_no_text_is_printed(engine, recwarn, capfd)
     """A wrong text took a place in the queue; or the text of a user came into the log of a server."""
     with pytest.raises(ValueError, match="the script is empty"):
         engine.submit(SpeechRequest(" "))
+    with pytest.raises(ValueError, match=r"control character U\+0000"):
+        engine.submit(SpeechRequest("[S1] Hello.\0"))
+    for seconds in (1e308, float("inf"), float("nan"), 1e-9):
+        with pytest.raises(ValueError, match="`max_seconds` is"):
+            engine.submit(SpeechRequest(SHORT, max_seconds=seconds))
+    assert engine.num_queued == 0
     hear(engine.submit(SpeechRequest("[S1] hello zebra (nonsense) [S3] yes", seed=1, max_seconds=0.5)))
     shown = "".join(str(one.message) for one in recwarn) + "".join(capfd.readouterr())
     assert "zebra" not in shown
@@ -338,3 +344,14 @@ def test_warming_up_fills_the_batch(dia, monkeypatch):
     with SpeechEngine(dia, max_batch_size=3, max_queue=1) as engine:
         engine.warm_up(seconds=2.0)
     assert sizes >= {1, 3}
+
+
+def test_a_transcript_that_the_tokenizer_refuses(dia, engine):
+    """A voice whose transcript has a control character made each request that named it fail midway."""
+    codec = dia.processor.codec
+    codes = torch.zeros(20, codec.num_codebooks, dtype=torch.long)
+    damaged = Voice(codes, "Hello\1 there.", codec.fingerprint, codec.sampling_rate, codec.hop_length)
+    with pytest.raises(ValueError, match=r"control character U\+0001"):
+        engine.submit(SpeechRequest(SHORT, voices=damaged))
+    with pytest.raises(ValueError, match=r"control character U\+0001"):
+        Voice.from_audio(np.ones(16_000, np.float32), "Hello\1 there.", dia.processor)

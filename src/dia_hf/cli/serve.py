@@ -9,13 +9,19 @@ import threading
 import warnings
 from pathlib import Path
 
+from dia_hf_command.options import REAL_MODEL
+
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write
 from ..text_files import read_text
-from .arguments import MINIATURE_NOTE, check_writable
+from .arguments import check_writable
 
 __all__ = ["run"]
 
+_MINIATURE_NOTE = (
+    "this is the embedded miniature: two voices, and a few hundred words of English, one after the other. For anything "
+    f"else, serve the real model (1.6 billion parameters, downloaded at the first use): --model {REAL_MODEL}"
+)
 _KEY_VARIABLE = "DIA_HF_API_KEY"
 _QUEUED_BATCHES = 4
 
@@ -60,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
             with atomic_write(args.port_file) as beside:
                 beside.write_text(f"{server.port}\n", encoding="utf-8")
         if args.model == MINIATURE:
-            logger.info("%s", " ".join(MINIATURE_NOTE.split()))
+            logger.info("%s", _MINIATURE_NOTE)
         logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)
         if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, server.port)

@@ -31,7 +31,6 @@ __all__ = ["create_app"]
 
 _MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LARGE = 2**16  # bytes of JSON, a recording in base64; it is parsed in a thread
-_SPEAKER = re.compile(r"\[?(S\d+)\]?")
 _FIRST_SPEAKER = re.compile(r"\[S\d+\]")
 _EXPOSED = ("x-request-id", "x-seed", "x-sample-rate", "x-finish-reason", "x-input-tokens", "x-output-tokens")
 _GET = ["GET", "HEAD"]
@@ -149,10 +148,14 @@ class _Routes:
                 param = "voices"
                 named = {}
                 for speaker, name in body.voices.items():
-                    if (match := _SPEAKER.fullmatch(speaker)) is None:
-                        raise ValueError(f"`voices` names the speaker {speaker!r}; give S1, S2 and so on.")
+                    tag = f"[{speaker.removeprefix('[').removesuffix(']')}]"
+                    if tag not in self.speaker_tokens:
+                        raise ValueError(
+                            f"`voices` names the speaker {shortened(speaker)}; give some of "
+                            f"{', '.join(token[1:-1] for token in self.speaker_tokens)}."
+                        )
                     if (voice := self.voices.resolve(name)) is not None:
-                        named[f"[{match[1]}]"] = voice
+                        named[tag] = voice
                 return named or None
             else:
                 param = "voice"

@@ -155,7 +155,7 @@ class SpeechResponse(Response):
             else:
                 reason = "disconnected"
         except ApiError:
-            reason = handle.finish_reason or "error"
+            reason = _reason_of_error(handle)
             raise
         except _BrokenError as error:
             reason = error.reason
@@ -202,7 +202,7 @@ class SpeechResponse(Response):
             raise
         except Exception as error:
             self._api_error(error)  # for the log
-            raise _BrokenError("error") from error
+            raise _BrokenError(_reason_of_error(handle)) from error
         await send(_part(b"", is_last=True))
 
     async def _send_events(
@@ -223,7 +223,7 @@ class SpeechResponse(Response):
         except Exception as error:
             await send(_part(_event({"type": "error", **self._api_error(error).content})))
             # Clients that ignore this event (LiveKit agents 1.8.9) would take the audio before it for all of it.
-            raise _BrokenError("error") from error
+            raise _BrokenError(_reason_of_error(handle)) from error
         await send(_part(_event(done), is_last=True))
 
     async def _send_whole(
@@ -310,17 +310,22 @@ class SpeechResponse(Response):
         metrics.output_frames.inc(handle.num_frames)
         metrics.retries.inc(handle.num_retries)
         logger.info(
-            "%s speech: %s, %d characters, %.2f s of audio, first chunk after %.3f s, end after %.3f s: %s%s%s",
+            "%s speech: %s, %d characters, %.2f s of audio%s, end after %.3f s: %s%s%s",
             self.request_id,
             self.body_fields.response_format,
             len(self.body_fields.input),
             self.seconds,
-            self.first_chunk if self.first_chunk is not None else duration,
+            "" if self.first_chunk is None else f", first chunk after {self.first_chunk:.3f} s",
             duration,
             reason,
             f", {handle.num_retries} retries" if handle.num_retries else "",
             f", {self.body_fields.input!r}" if self.settings.logs_texts else "",
         )
+
+
+def _reason_of_error(handle: SpeechHandle) -> str:
+    """Return the reason that is counted where an error is sent: an encoder may fail after a request that did not."""
+    return handle.finish_reason if handle.finish_reason in ("canceled", "implausible") else "error"
 
 
 async def _disconnect(receive: Receive) -> None:

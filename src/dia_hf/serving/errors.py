@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -23,6 +24,7 @@ __all__ = ["ApiError", "error_of", "field_error", "log_error"]
 
 logger = logging.getLogger(__name__)
 
+_FIELD = re.compile(r"`(\w+)` is ")  # the beginning of a message about a field
 _RETRY_SOON = {"retry-after": "1"}
 _RETRY_LATER = {"retry-after": "5"}
 
@@ -124,7 +126,9 @@ def error_of(error: BaseException, request_id: str, is_checked: bool = False) ->
         message = "there is not enough memory for the request now; send it again later, or a shorter one."
         return ApiError(503, message, code="out_of_memory", headers=_RETRY_LATER)
     if isinstance(error, ValueError) and not is_checked:
-        return ApiError(400, first_line(error, 1000), code="invalid_value")
+        message = first_line(error, 1000)
+        field = _FIELD.match(message)
+        return ApiError(400, message, param=field[1] if field else None, code="invalid_value")
     message = f"the request failed ({type(error).__name__}); the server's log has the details of request {request_id}."
     return ApiError(500, message, code="internal_error")
 

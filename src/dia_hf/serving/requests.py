@@ -204,7 +204,8 @@ def parse_json(content: bytes) -> Any:
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply; send a flat JSON object.") from None
     except ValueError as error:
-        raise ApiError(400, f"the body is no JSON ({error}); send a JSON object.") from None
+        reason = str(error).partition(";")[0]  # without advice for programs, about numbers of 4,300 digits
+        raise ApiError(400, f"the body is no JSON ({reason}); send a JSON object.") from None
     if is_deep(parsed):
         raise ApiError(400, "the body is nested too deeply; send a flat JSON object.")
     if b"\\u" in content:

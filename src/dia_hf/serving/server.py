@@ -14,6 +14,7 @@ import threading
 import time
 from types import FrameType
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -26,7 +27,7 @@ __all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
 
-_HEAD_TIMEOUT = 30.0  # seconds from a connection to the end of the head of its first request
+_HEAD_TIMEOUT = 30.0  # seconds from a connection, or the first byte of a later request, to the end of its head
 
 
 class _Protocol(H11Protocol):
@@ -38,15 +39,25 @@ class _Protocol(H11Protocol):
         # without it, each second small write waits 40 ms for the client's acknowledgment.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {**self.app_state, "transport": transport}
-        self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self._close_without_request)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._time_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._time_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_timer.cancel()
         super().connection_lost(exc)
+        self._time_head()
 
-    def _close_without_request(self) -> None:
-        if self.cycle is None:
-            self.transport.abort()
+    def _time_head(self) -> None:
+        """Run a timer as long as a head is incomplete; uvicorn's own stops at its first byte."""
+        is_incomplete = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+        if is_incomplete and self._head_timer is None:
+            self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self.transport.abort)
+        elif not is_incomplete and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def send_400_response(self, msg: str) -> None:
         body = ApiError(400, "the request is no HTTP/1.1; send it again, from another client.").response().body
@@ -103,7 +114,10 @@ class Server(uvicorn.Server):
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=config.backlog)
         except OSError as error:
-            raise OSError(f"{host}:{port} cannot be listened on ({error.strerror or error}).") from error
+            reason = (error.strerror or str(error)).partition(" (while")[0]
+            raise OSError(
+                f"{host}:{port} cannot be listened on ({reason}); give another address or port; 0 is a free port."
+            ) from error
         self.port: int = self._socket.getsockname()[1]
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:

@@ -41,11 +41,11 @@ class ServerSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` is {value}; give a number above 0.")
-        for place, key in enumerate(self.api_keys):
+        for place, key in enumerate(self.api_keys, start=1):
             if not key.isascii() or not key.isprintable() or key.split() != [key]:  # the key itself is not repeated
                 raise ValueError(
-                    f"API key {place} is blank, or has spaces or characters beyond ASCII, which no header can carry; "
-                    "give another one."
+                    f"API key {place} of {len(self.api_keys)} is blank, or has spaces or characters beyond ASCII, which "
+                    "no header can carry; give another one."
                 )
 
 

@@ -75,7 +75,7 @@ class ServedVoices:
 
     Raises:
         ValueError: If a name stands for a voice that does not exist or cannot be used, or is "default".
-        OSError: If there is no such speech recognizer.
+        OSError: If there is no such speech recognizer, or `folder` is a file.
     """
 
     def __init__(
@@ -88,6 +88,10 @@ class ServedVoices:
         max_voices: int = 1000,
     ) -> None:
         self.library = VoiceLibrary(folder)
+        if self.library.folder.exists() and not self.library.folder.is_dir():
+            raise NotADirectoryError(
+                f"{str(self.library.folder)!r} is no folder of voices; give a folder, or a new one."
+            )
         self.max_seconds, self.max_voices = max_seconds, max_voices
         self._processor, self._codec = dia.processor, dia.processor.codec
         self._recognizer = (
@@ -182,7 +186,7 @@ class ServedVoices:
         if transcript is None and self._recognizer is None:
             raise ValueError(
                 "the transcript of the recording is missing, and this server has no speech recognizer: send its exact "
-                "words in the field `transcript`."
+                "words in the field `transcript`, or `audio_prompt_transcript` beside `audio_prompt`."
             )
         if transcript is not None and len(transcript) > max_characters:
             raise ValueError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import warnings
@@ -131,8 +132,9 @@ class Dialogue:
             loaded.
 
     Raises:
-        ValueError: If the script is empty, `max_seconds` is shorter than a frame, a voice belongs to no speaker, to
-            another codec or is too long, or the folder has another dialogue.
+        ValueError: If the script is empty, it or a transcript has control characters that mean a tag, `max_seconds` is
+            shorter than a frame or not finite, a voice belongs to no speaker, to another codec or is too long, or the
+            folder has another dialogue.
     """
 
     def __init__(
@@ -157,6 +159,8 @@ class Dialogue:
         self.closing_tag = closing_tag
         self.options = options or {}
         self.max_seconds = max_seconds
+        if max_seconds is not None and not math.isfinite(max_seconds * self.codec.frame_rate):
+            raise ValueError(f"`max_seconds` is {max_seconds}; give a number of seconds, or none for no limit.")
         self.max_frames = None if max_seconds is None else int(max_seconds * self.codec.frame_rate)
         if self.max_frames == 0:
             raise ValueError(f"`max_seconds` is {max_seconds}; a frame lasts {1 / self.codec.frame_rate:.3f} s.")
@@ -172,6 +176,7 @@ class Dialogue:
         turns = parse_script(spoken, self.speaker_tokens)
         if not turns:
             raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
+        processor.tokenizer.check_text(script)
         self.voices = self._take_voices(voices)
         self.chunks = self._plan(turns, chunk_length_s, language)
         self.expected_seconds = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.chunks]
@@ -200,6 +205,7 @@ class Dialogue:
                 raise ValueError(f"a voice is given to {speaker!r}; the speakers are {', '.join(self.speaker_tokens)}.")
         for voice in [voices] if isinstance(voices, Voice) else voices.values():
             voice.check(self.codec)
+            self.processor.tokenizer.check_text(voice.transcript)
             if len(voice.codes) > self.max_prompt_frames:
                 raise ValueError(
                     f"{voice!r} is too long a prompt; this model takes {self.max_prompt_frames} frames, "

@@ -164,6 +164,7 @@ class Voice:
             ValueError, FileNotFoundError: As `from_audio` does.
         """
         _check_transcript(transcript)
+        processor.tokenizer.check_text(transcript)
         codec, extractor = processor.codec, processor.feature_extractor
         recording = _load_clip(audio, extractor, sampling_rate)
         waveform = trim_silence(recording, extractor.sampling_rate)
