@@ -44,8 +44,8 @@ class ServerSettings:
         for place, key in enumerate(self.api_keys, start=1):
             if not key.isascii() or not key.isprintable() or key.split() != [key]:  # the key itself is not repeated
                 raise ValueError(
-                    f"API key {place} of {len(self.api_keys)} is blank, or has spaces or characters beyond ASCII, which "
-                    "no header can carry; give another one."
+                    f"API key {place} of {len(self.api_keys)} is blank, or has spaces or characters beyond ASCII, "
+                    "which no header can carry; give another one."
                 )
 
 
