@@ -217,7 +217,7 @@ class SpeechHandle:
         if self._is_complete:
             return 0, -math.inf
         if self._first_time is None and self.request.is_streamed:
-            frames = math.ceil(self._engine._seconds_to_next * self._clip.codec.frame_rate)
+            frames = math.ceil(2 * self._engine._seconds_to_next * self._clip.codec.frame_rate)
             return min(max(frames, 1), _MOST_FIRST_FRAMES), -math.inf
         if ahead <= _LEAST_AHEAD:
             return 1, -math.inf
