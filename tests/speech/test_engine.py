@@ -16,7 +16,7 @@ from dia_hf import Dia
 from dia_hf.engine import EngineError, QueueFullError
 from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.speech import SpeechEngine, SpeechRequest, Voice
-from dia_hf.speech import engine as engine_module
+from dia_hf.speech import handle as handle_module
 from dia_hf.speech.dialogue import DialogueRun
 
 SHORT = "[S1] Hello, I am Dia."
@@ -202,7 +202,7 @@ def test_an_error_ends_its_own_request(dia, engine, monkeypatch, place):
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_implausible_audio_is_generated_anew_with_another_seed(dia, engine, monkeypatch, is_streamed):
     """A near-empty result was handed on; or the second attempt was appended to the first, or repeated it."""
-    monkeypatch.setattr(engine_module, "_CHUNK_FRAMES", 10**6)
+    monkeypatch.setattr(handle_module, "_CHUNK_FRAMES", 10**6)
     doubt, seeds, call = DialogueRun.find_chunk_doubt, [], DialogueRun.next_call
     monkeypatch.setattr(
         DialogueRun,
@@ -254,7 +254,7 @@ def test_a_limit_is_a_finish_reason(engine):
 
 def test_a_slow_reader_of_a_long_text_does_not_hold_a_slot(dia, engine, monkeypatch):
     """A reader that stopped reading filled the memory with audio, or kept others out of the batch."""
-    monkeypatch.setattr(engine_module, "_MOST_BEHIND", 1.0)
+    monkeypatch.setattr(handle_module, "_MOST_BEHIND", 1.0)
     slow = [engine.submit(SpeechRequest(LONG, seed=seed)) for seed in range(7)]
     wait_for(lambda: all(handle._is_parked for handle in slow))
     assert engine.num_active == 0
@@ -268,25 +268,25 @@ def test_a_slow_reader_of_a_long_text_does_not_hold_a_slot(dia, engine, monkeypa
 def test_players_that_run_dry_first_come_first(dia, monkeypatch):
     """A stream with seconds to spare, or a whole file, was decoded before one whose player had stopped."""
     now = [100.0]
-    monkeypatch.setattr(engine_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(handle_module.time, "monotonic", lambda: now[0])
     with SpeechEngine(dia, max_batch_size=2) as engine:
         monkeypatch.setattr(engine, "_work", lambda: None)
         handles = []
         for is_streamed, played in ((False, None), (True, 5.0), (True, 0.5), (True, None), (True, 0.2)):
             dialogue = dia.dialogue(SHORT, seed=1)
-            handle = engine_module.SpeechHandle(SpeechRequest(SHORT, is_streamed=is_streamed), dialogue, engine, None)
+            handle = handle_module.SpeechHandle(SpeechRequest(SHORT, is_streamed=is_streamed), dialogue, engine, None)
             handle._clip.push(torch.zeros(300 if played != 0.5 else 14, 9, dtype=torch.long))
             handle._first_time = None if played is None else now[0] - 1.0
             handle._heard.seconds = 1.0 + (played or 0.0)
             handle._next_frames = 64
             handles.append(handle)
-        engine_module_handles, engine._handles = engine._handles, handles
+        handles_before, engine._handles = engine._handles, handles
         due, _ = engine._find_due()
         assert due == [handles[3], handles[4], handles[1], handles[0]]
         now[0] += 0.45  # the third, with three frames, is about to run dry
         due, _ = engine._find_due()
         assert due.index(handles[2]) < due.index(handles[1])
-        engine._handles = engine_module_handles
+        engine._handles = handles_before
 
 
 def test_a_failing_listener_ends_nothing(dia, engine):

@@ -269,8 +269,9 @@ class DacCodec(Codec):
         is_last = stream.is_closed and stop == stream.num_pending
         run, codes, parts = run.copy(), stream.codes[num_read:stop], [samples]
         # In pieces of few sizes: a kernel is compiled for each length of each layer, which takes longer than to run it.
+        is_whole_piece = stream.state is None and len(codes) == count + self.decoder_margin  # as of many other clips
         while len(codes) > 0:
-            size = min(1 << (len(codes).bit_length() - 1), _LONGEST_PIECE)
+            size = len(codes) if is_whole_piece else min(1 << (len(codes).bit_length() - 1), _LONGEST_PIECE)
             parts.append(run.push(self.model.quantizer.from_codes(codes[:size].mT[None])[0]))
             codes = codes[size:]
         if is_last and not run.has_ended:

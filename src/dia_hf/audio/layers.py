@@ -55,6 +55,11 @@ class Layer:
         return (num_inputs + 2 * self.padding - self.reach - 1) // self.stride + 1
 
     @property
+    def is_pointwise(self) -> bool:
+        """Whether each output depends on the input at its position, and on nothing else."""
+        return self.reach == self.padding == 0 and self.stride == 1 and not self.is_transposed
+
+    @property
     def is_bare(self) -> bool:
         """Whether the layer is a module without hooks and parametrizations, which `unpadded` can copy."""
         return not (self.module._forward_hooks or self.module._forward_pre_hooks or is_parametrized(self.module))
@@ -180,7 +185,7 @@ class GrowingRun:
                 unit = index
                 if hidden is not None:
                     self._kept[unit] = _joined(self._kept.get(unit), hidden)
-            if layer.reach == 0 and not layer.is_transposed:
+            if layer.is_pointwise:
                 hidden = None if hidden is None else layer(hidden)
             elif hidden is not None or (is_last and self._inputs[index] is not None):
                 compute = self._transposed if layer.is_transposed else self._conv

@@ -1,0 +1,302 @@
+"""A request in a `SpeechEngine`: what is asked for, and its audio as it comes.
+
+The frames of its text come from the model's thread (`TextFrames`), the samples from the decoding thread, and the reader
+takes them in another one. Used by `engine.py`.
+
+Legend: N samples, T frames, C channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers.generation import BaseStreamer
+from transformers.utils import logging
+
+from ..configuration_dia import DiaConfig
+from ..delay_pattern import valid_codes
+from .dialogue import Dialogue, DialogueRun
+from .doubts import SpeechStats
+from .voices import Voice
+
+if TYPE_CHECKING:
+    from .engine import SpeechEngine
+
+__all__ = ["Mark", "SpeechHandle", "SpeechRequest", "TextFrames"]
+
+logger = logging.get_logger(__name__)
+
+_CHUNK_FRAMES = 64  # Frames to decode at once; short chunks cost more a frame.
+_ENOUGH_AHEAD = 0.5  # Seconds of audio that a player should have; with less, its chunks double from one to the next.
+_LEAST_AHEAD = 0.1  # Seconds of audio below which whatever is there is decoded.
+_MOST_FIRST_FRAMES = 8  # The first chunk lasts until the second is there; that is short on a machine that keeps up.
+_MOST_BEHIND = 60.0  # Seconds of audio that a reader has not taken, from which on no chunk of its text is begun.
+
+
+@dataclass(frozen=True)
+class SpeechRequest:
+    """Text to speak, and how.
+
+    Attributes:
+        text (`str`): Text with speaker tags, of any length.
+        voices (`Mapping[str, Voice]` or `Voice`, *optional*): See `Dia.dialogue`.
+        seed (`int`, *optional*): Seed of the sampling. Random unless given; only then is a chunk of implausible length
+            generated anew, with another seed.
+        cfg_scale, temperature, top_p, cfg_filter_top_k (*optional*): See `Dia.generate`.
+        max_seconds (`float`, *optional*): Limit of the audio.
+        is_streamed (`bool`, defaults to `True`): Whether a player begins with the first chunk. Otherwise the audio
+            comes at the end, decoded when no player waits.
+    """
+
+    text: str
+    voices: Mapping[str, Voice] | Voice | None = None
+    seed: int | None = None
+    cfg_scale: float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    cfg_filter_top_k: int | None = None
+    max_seconds: float | None = None
+    is_streamed: bool = True
+
+
+class TextFrames(BaseStreamer):
+    """Frames of one chunk of text, from the engine's thread to the decoding thread.
+
+    Args:
+        config (`DiaConfig`): Delay pattern and token ids.
+        changed (`Callable`): Called at each step with the number of complete frames that were not taken.
+    """
+
+    def __init__(self, config: DiaConfig, changed: Callable[[int], None]) -> None:
+        self.config = config
+        self._changed = changed
+        self._delayed: list[torch.Tensor] = []  # tokens `[1, C]` of the steps from the first frame that was not taken
+        self._has_prompt = self._has_ended = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Receive the prompt, then the tokens of each step."""
+        if self._has_prompt:
+            self._delayed.append(value.view(1, -1))
+            self._changed(self.num_complete)
+        self._has_prompt = True
+
+    def end(self) -> None:
+        """Mark the end of the tokens."""
+        self._has_ended = True
+
+    @property
+    def num_complete(self) -> int:
+        """Frames that have tokens in all channels, without those that were taken; at the end a few are not valid."""
+        return max(len(self._delayed) - self.config.max_delay, 0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all frames were taken and no further ones come."""
+        return self._has_ended and self.num_complete == 0
+
+    def take(self) -> torch.Tensor:
+        """Return the codes `[T, C]` of the complete frames. Called by one thread, while another one puts."""
+        decoder, number = self.config.decoder_config, self.num_complete
+        if number == 0:
+            return torch.zeros(0, decoder.num_channels, dtype=torch.long)
+        delayed = torch.stack(self._delayed[: number + self.config.max_delay], dim=1)
+        del self._delayed[:number]
+        return valid_codes(delayed, self.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)[0]
+
+
+class SpeechHandle:
+    """A request in a `SpeechEngine`: an iterator over chunks of audio, `np.ndarray` of shape `[N]`, float32.
+
+    Attributes:
+        request (`SpeechRequest`): The request.
+        seed (`int`): Its seed, drawn if none was given.
+        num_text_ids (`int`): Token ids of the text, without transcripts of voices.
+        num_frames (`int`): Frames decoded so far.
+        num_retries (`int`): Chunks that were generated anew.
+        is_done (`bool`): Whether the end has come; there may be chunks to take still.
+        finish_reason (`str` or `None`): At the end "stop"; "length" (cut at a limit); "implausible" (empty, silent, or
+            of another length than the text has); "canceled" or "error".
+        doubt (`str` or `None`): Why the audio is implausible or cut.
+        error (`Exception` or `None`): What ended the request.
+    """
+
+    def __init__(
+        self, request: SpeechRequest, dialogue: Dialogue, engine: SpeechEngine, on_change: Callable[[], None] | None
+    ) -> None:
+        self.request = request
+        self.seed = dialogue.seed
+        self.num_text_ids = sum(map(dialogue.num_ids, dialogue.chunks))
+        self.num_frames = self.num_retries = 0
+        self.is_done = False
+        self.finish_reason: str | None = None
+        self.doubt: str | None = None
+        self.error: Exception | None = None
+        self.is_canceled = False
+        self._engine = engine
+        self._on_change = on_change
+        self._run = DialogueRun(dialogue)
+        # Between the reader, the worker and the decoding thread, guarded by the condition:
+        self._changed = threading.Condition()
+        self._chunks: deque[np.ndarray] = deque()
+        self._num_read = 0  # samples
+        self._parts: deque[TextFrames] = deque()  # of the chunks of text whose frames were not all taken
+        self._decoding = threading.Lock()  # held to change the clip
+        self._clip = dialogue.codec.stream()
+        self._heard = SpeechStats(dialogue.codec.sampling_rate)
+        self._is_complete = False  # no further frames come
+        self._is_parked = False  # the reader is far behind
+        self._first_time: float | None = None
+        self._next_frames = 1  # twice the last chunk
+        self._wake_at = 1  # Complete frames of the current part from which on the decoding thread looks at this.
+
+    def __iter__(self) -> SpeechHandle:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """Wait for the next chunk.
+
+        Raises:
+            StopIteration: At the end, or when canceled.
+            Exception: `error`, after the chunks before it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_done or (self._chunks and self.request.is_streamed))
+        for chunk in self._pop(1):
+            return chunk
+        if self.error is not None:
+            raise self.error
+        raise StopIteration
+
+    def take(self) -> list[np.ndarray]:
+        """Return the chunks that are there, without waiting; none before the end of a request that is not streamed."""
+        return self._pop(len(self._chunks)) if self.is_done or self.request.is_streamed else []
+
+    def _pop(self, number: int) -> list[np.ndarray]:
+        with self._changed:
+            chunks = [self._chunks.popleft() for _ in range(min(number, len(self._chunks)))]
+            self._num_read += sum(map(len, chunks))
+        if self._is_parked:
+            self._engine._unpark(self)
+        return chunks
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the reader has left so much unread that no further chunk of the text is begun."""
+        codec = self._clip.codec
+        seconds = sum(self._run.num_frames) / codec.frame_rate - self._num_read / codec.sampling_rate
+        return self.request.is_streamed and seconds > _MOST_BEHIND
+
+    def cancel(self) -> None:
+        """End the request; its slot in the batch is free before the next step."""
+        self.is_canceled = True
+        self._engine._cancel(self)
+
+    # --- the engine's side ---
+
+    @property
+    def _ahead(self) -> float:
+        """Seconds of audio that a player has left, if it began with the first chunk."""
+        if not self.request.is_streamed:
+            return math.inf
+        if self._first_time is None:
+            return -math.inf
+        played = time.monotonic() - self._first_time
+        return self._heard.seconds - played
+
+    def _wanted(self, ahead: float) -> tuple[int, float]:
+        """Return how many frames the next chunk should have, and the seconds ahead at which fewer will do."""
+        if self._is_complete:
+            return 0, -math.inf
+        if self._first_time is None and self.request.is_streamed:
+            frames = math.ceil(2 * self._engine._seconds_to_next * self._clip.codec.frame_rate)
+            return min(max(frames, 1), _MOST_FIRST_FRAMES), -math.inf
+        if ahead <= _LEAST_AHEAD:
+            return 1, -math.inf
+        if ahead <= _ENOUGH_AHEAD:
+            return min(self._next_frames, _CHUNK_FRAMES), _LEAST_AHEAD
+        return _CHUNK_FRAMES, _ENOUGH_AHEAD
+
+    def _num_next(self) -> int:
+        """Return the frames of the next chunk: as many as are there, in few sizes, which a codec computes faster."""
+        number = min(self._clip.num_ready, _CHUNK_FRAMES)
+        return number if self._is_complete or number == 0 else 1 << (number.bit_length() - 1)
+
+    def _num_ready(self) -> int:
+        """Return the frames whose samples are final; below 0 at the beginning."""
+        with self._changed:
+            pending = self._clip.num_pending + self._num_complete()
+            return pending - (0 if self._is_complete else self._clip.codec.decoder_margin)
+
+    def _num_complete(self) -> int:
+        """Return the frames that the clip lacks."""
+        with self._changed:
+            return sum(part.num_complete for part in self._parts)
+
+    def _pull(self) -> None:
+        """Add the frames that are complete to the clip; `_decoding` is held."""
+        with self._changed:
+            while self._parts:
+                self._clip.push(self._parts[0].take())
+                if not self._parts[0].is_empty:
+                    return
+                self._parts.popleft()
+            if self._is_complete:
+                self._clip.close()
+
+    def _put(self, samples: np.ndarray, num_frames: int) -> None:
+        with self._changed:
+            self._chunks.append(samples)
+            self._heard.add(samples)
+            self.num_frames += num_frames
+            self._first_time = self._first_time or time.monotonic()
+            self._changed.notify_all()
+        if self.request.is_streamed:
+            self._tell()
+
+    def _end(self, reason: str, error: Exception | None = None, doubt: str | None = None) -> None:
+        with self._changed:
+            if self.is_done:
+                return
+            self.finish_reason, self.error, self.doubt, self.is_done = reason, error, doubt, True
+            self._parts.clear()
+            self._changed.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Call the reader's `on_change`; an error of it ends nothing but this call."""
+        try:
+            if self._on_change is not None:
+                self._on_change()
+        except Exception:
+            logger.exception("`on_change` of a request failed; the request goes on")
+
+
+class Mark:
+    """State of a handle before a chunk of its text, for another attempt at the chunk."""
+
+    def __init__(self, handle: SpeechHandle) -> None:
+        with handle._decoding:
+            handle._pull()
+            self.clip, self.heard = copy.copy(handle._clip), copy.copy(handle._heard)
+            self.num_chunks, self.num_frames = len(handle._chunks), handle.num_frames
+
+    def rewind(self, handle: SpeechHandle) -> bool:
+        """Take the audio since then back, unless a reader may have it; return whether that was possible."""
+        with handle._decoding, handle._changed:
+            if handle.request.is_streamed and handle.num_frames > self.num_frames:
+                return False
+            while len(handle._chunks) > self.num_chunks:
+                handle._chunks.pop()
+            handle._clip, handle._heard = copy.copy(self.clip), copy.copy(self.heard)
+            handle.num_frames = self.num_frames
+            handle._parts.clear()
+            return True
