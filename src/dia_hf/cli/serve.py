@@ -92,7 +92,11 @@ def _api_keys(args: argparse.Namespace) -> list[str]:
     """Return the keys of options, file and environment."""
     keys = [*args.api_key]
     if args.api_key_file is not None:
-        in_file = [line.strip() for line in read_text(args.api_key_file).splitlines() if line.strip()]
+        try:
+            text = read_text(args.api_key_file)
+        except OSError as error:
+            raise OSError(f"--api-key-file {args.api_key_file!r} cannot be read: {error.strerror}.") from error
+        in_file = [line.strip() for line in text.splitlines() if line.strip()]
         if not in_file:
             raise ValueError(f"--api-key-file {args.api_key_file!r} has no key; write one a line.")
         keys += in_file
