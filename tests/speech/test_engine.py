@@ -165,7 +165,7 @@ def test_a_canceled_request_frees_its_slot_within_8_frames(engine, monkeypatch, 
     assert 40 <= len(steps) <= 48
 
 
-@pytest.mark.parametrize("place", ["model", "codec"])
+@pytest.mark.parametrize("place", ["model", "frames", "codec"])
 def test_an_error_ends_its_own_request(dia, engine, monkeypatch, place):
     """One request without memory ended all that were in the batch, or the thread that decodes for all."""
     requests = [SpeechRequest(TEXTS[number], seed=number) for number in range(4)]
@@ -179,6 +179,15 @@ def test_an_error_ends_its_own_request(dia, engine, monkeypatch, place):
             return call(self, attempt)
 
         monkeypatch.setattr(DialogueRun, "next_call", failing)
+    elif place == "frames":
+        take = handle_module.TextFrames.take
+
+        def failing(self):
+            if self in handles[2]._parts and self.num_complete > 8:
+                raise MemoryError("no room")
+            return take(self)
+
+        monkeypatch.setattr(handle_module.TextFrames, "take", failing)
     else:
         pop, codec = type(dia.processor.codec).pop_many, dia.processor.codec
 

@@ -1,8 +1,8 @@
 """Text to speech for many callers at once: their requests share the model's batch and the codec's.
 
 A request is a `Dialogue`: one chunk for a short text, a chain of chunks for a long one. Workers run the chunks by
-`generate(engine=...)`, so that an `Engine` computes them together with those of other requests. Another thread decodes:
-in one call of the codec it takes the frames of all streams that are due, those first whose players run dry first.
+`generate(engine=...)`, so that an `Engine` computes them together with those of other requests. Another thread decodes
+the streams that are due, those first whose players run dry first, on a GPU many in one call of the codec.
 
 Stands under the server, and under anything else that serves Dia in one process.
 
@@ -316,12 +316,17 @@ class SpeechEngine:
         codec = self.dia.processor.codec
         chosen: list[SpeechHandle] = []
         counts: list[int] = []
+        failed: list[tuple[SpeechHandle, Exception]] = []
         with ExitStack() as locks:
             for handle in due:
                 if sum(counts) >= self._round_frames:
                     break
                 locks.enter_context(handle._decoding)
-                handle._pull()
+                try:
+                    handle._pull()
+                except Exception as error:  # the reader gets it
+                    failed.append((handle, error))
+                    continue
                 chosen.append(handle)
                 counts.append(handle._num_next())
             if self._stream is not None:  # concurrently with the steps
@@ -336,10 +341,12 @@ class SpeechEngine:
                     handle._next_frames = 2 * number
         for handle, waveform in zip(chosen, waveforms, strict=True):
             if isinstance(waveform, Exception):
-                self._finish(handle, waveform)
-                handle.is_canceled = True
+                failed.append((handle, waveform))
             elif handle._is_complete and handle._clip.is_closed and handle._clip.num_ready == 0:
                 self._finish(handle)
+        for handle, reason in failed:
+            self._finish(handle, reason)
+            handle.is_canceled = True
         return len(chosen)
 
     def _pop(self, handle: SpeechHandle, number: int) -> torch.Tensor | Exception:
