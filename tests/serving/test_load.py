@@ -4,7 +4,6 @@ import gc
 import json
 import random
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -17,6 +16,7 @@ from dia_hf.serving.settings import ServerSettings
 from dia_hf.serving.voices import ServedVoices
 from dia_hf.speech import SpeechEngine, SpeechHandle, Voice, VoiceLibrary
 from serving.conftest import start
+from waiting import wait_for
 
 TEXTS = ["Hello, I am Dia.", "[S1] Hello. [S2] Welcome, Dia.", "[S2] Welcome."]
 LONG = " ".join(f"[S{1 + i % 2}] Hello, I am Dia. Welcome, Dia." for i in range(5))
@@ -93,14 +93,6 @@ def test_mixed_requests(exact):
     engine = exact.engine
     wait_for(lambda: engine.num_active == engine.num_queued == 0)
     wait_for(lambda: gc.collect() is not None and not any(type(one) is SpeechHandle for one in gc.get_objects()))
-
-
-def wait_for(condition):
-    for _ in range(600):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    pytest.fail("it did not come to that within 30 s")
 
 
 SEED = json.dumps({"model": "tts-1", "input": "Hello.", "voice": "alloy", "speed": 1.5, "seed": 7}).encode()

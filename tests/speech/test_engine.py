@@ -19,6 +19,7 @@ from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.speech import SpeechEngine, SpeechRequest, Voice
 from dia_hf.speech import handle as handle_module
 from dia_hf.speech.dialogue import DialogueRun
+from waiting import wait_for
 
 SHORT = "[S1] Hello, I am Dia."
 TEXTS = [SHORT, "[S1] Welcome, Dia. [S2] Hello.", "[S2] Yes.", "[S1] Hello, Dia. [S2] Welcome, I am Dia. [S1] Hello."]
@@ -45,14 +46,6 @@ def engine(dia):
 
 def hear(handle):
     return np.concatenate([np.zeros(0, np.float32), *handle])
-
-
-def wait_for(condition):
-    for _ in range(6000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    pytest.fail("it did not come to that within a minute")
 
 
 def alone(dia, request):
