@@ -7,6 +7,7 @@ nothing of audio or of the model; called by `DiaProcessor`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,10 @@ from transformers import AddedToken, PreTrainedTokenizer
 
 from .text_files import first_line, shortened
 
-__all__ = ["DiaTokenizer"]
+__all__ = ["SPEAKER_TAG", "DiaTokenizer"]
+
+SPEAKER_TAG = re.compile(r"\[S\d+\]")
+"""Pattern of a speaker's tag, which a tokenizer may know or not."""
 
 # A bigger model_max_length means that nobody set it (transformers writes 1e30 into the files then).
 _UNSET_LENGTH = 10**9

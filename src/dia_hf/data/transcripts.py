@@ -9,7 +9,7 @@ import re
 import unicodedata
 from typing import Any
 
-from ..tokenization_dia import DiaTokenizer
+from ..tokenization_dia import SPEAKER_TAG, DiaTokenizer
 from .clips import AUDIO_SUFFIXES
 from .config import TAG, PrepareConfig
 from .rows import RowError, is_missing
@@ -18,7 +18,6 @@ __all__ = ["TAG_HINT", "Texts"]
 
 TAG_HINT = "declare it: `extra_tags` (--extra-tag)"
 _MAX_TAGS = 8  # ids 1 to 8; id 9 is the tab
-_SPEAKER_TAG = re.compile(r"\[S\d+\]")
 _LEADING_TAG = re.compile(r"(\[[^\[\]\s]+\]) ?")
 # Speaker labels of other programs; without brackets only at the begin of a turn.
 _LIKE_SPEAKER_TAG = re.compile(
@@ -53,7 +52,7 @@ class Texts:
             self.tags.append(tag)
 
     def _is_speaker(self, tag: str) -> bool:
-        return tag in self.tags and (_SPEAKER_TAG.fullmatch(tag) is not None or tag in self._speaker_tags.values())
+        return tag in self.tags and (SPEAKER_TAG.fullmatch(tag) is not None or tag in self._speaker_tags.values())
 
     def make(self, raw: Any, speaker: str | None, language: str | None) -> str:
         """Return the text with its tags in Unicode NFC, with each run of whitespace replaced by a space."""
@@ -73,7 +72,7 @@ class Texts:
             raise RowError("text_is_path", f"the transcript is a file name, {text!r}; name the text column.")
         tags = TAG.findall(text)
         for tag in tags:
-            if _SPEAKER_TAG.fullmatch(tag) and tag not in self.tags:
+            if SPEAKER_TAG.fullmatch(tag) and tag not in self.tags:
                 raise RowError("unknown_tag", f"{tag} is not one of {', '.join(self.tags)}; {TAG_HINT}.")
         for found in (match[0] for match in _LIKE_SPEAKER_TAG.finditer(text)):
             if found.removesuffix(":") not in self.tags:

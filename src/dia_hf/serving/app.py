@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from ..speech.engine import SpeechEngine, SpeechRequest
 from ..speech.voices import Voice
 from ..text_files import shortened
+from ..tokenization_dia import SPEAKER_TAG
 from .body import SpeechResponse
 from .errors import ApiError, error_of
 from .gate import Gate
@@ -31,7 +31,6 @@ __all__ = ["create_app"]
 
 _MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LARGE = 2**16  # bytes of JSON, a recording in base64; it is parsed in a thread
-_FIRST_SPEAKER = re.compile(r"\[S\d+\]")
 _EXPOSED = ("x-request-id", "x-seed", "x-sample-rate", "x-finish-reason", "x-input-tokens", "x-output-tokens")
 _GET = ["GET", "HEAD"]
 
@@ -161,7 +160,7 @@ class _Routes:
                 voice = self.voices.resolve(body.voice_name)
         except ValueError as error:
             raise ApiError(400, str(error), param=param, code="invalid_value") from None
-        first = _FIRST_SPEAKER.search(text)
+        first = SPEAKER_TAG.search(text)
         if voice is None or len(voice.speakers) > 1 or first is None:
             return voice
         return {first[0]: voice}

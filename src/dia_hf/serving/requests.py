@@ -10,7 +10,6 @@ import asyncio
 import base64
 import binascii
 import json
-import re
 from typing import Any, Literal, NoReturn
 
 from fastapi import Request
@@ -20,6 +19,7 @@ from starlette.types import Message, Receive
 
 from ..audio.encoders import FORMATS
 from ..text_files import is_deep
+from ..tokenization_dia import SPEAKER_TAG
 from .errors import ApiError, field_error
 from .settings import ServerSettings
 
@@ -30,7 +30,6 @@ _MAX_FORM_FIELD = 2**16  # bytes
 _MAX_SEED = 2**63 - 1
 _LOWEST_TEMPERATURE = 0.001  # above 0; logits that are divided by less may overflow
 _PCM_RATE = 24_000  # hertz; clients of OpenAI's API play raw PCM at this rate
-_TAG = re.compile(r"\[S\d+\]")
 
 
 class _VoiceId(BaseModel):
@@ -90,7 +89,7 @@ class SpeechBody(BaseModel):
     @field_validator("input")
     @classmethod
     def _check_input(cls, text: str) -> str:
-        if not _TAG.sub("", text).strip():
+        if not SPEAKER_TAG.sub("", text).strip():
             raise ValueError("there are no words in it")
         return text
 

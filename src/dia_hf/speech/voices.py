@@ -9,7 +9,6 @@ Legend: N samples, T frames, C codebooks.
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from ..data.config import MAX_CHARACTERS_PER_SECOND, MIN_CHARACTERS_PER_SECOND
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..processing_dia import DiaProcessor
 from ..text_files import shortened
+from ..tokenization_dia import SPEAKER_TAG
 
 __all__ = ["Voice", "VoiceLibrary", "check_name", "load_voice", "transcribe"]
 
@@ -41,13 +41,12 @@ _VERSION = "1"
 _SUFFIX = ".safetensors"
 _MAX_CODE = torch.iinfo(torch.int16).max
 _MAX_NAME_LENGTH = 50  # of up to 4 bytes each; a file name has at most 255 bytes, ending included
-_SPEAKER_TAG = re.compile(r"\[S\d+\]")
 # Seconds. From nari-labs' advice (5 to 10 s); below and above these, users report noise and rushed speech.
 _SHORT_PROMPT, _LONG_PROMPT = 3.0, 15.0
 
 
 def _check_transcript(transcript: str) -> None:
-    if not transcript or not _SPEAKER_TAG.sub("", transcript).strip():
+    if not transcript or not SPEAKER_TAG.sub("", transcript).strip():
         raise ValueError(
             f"the transcript is {transcript!r}, which has no words; give the words of the recording, or the "
             "result of `transcribe`."
@@ -180,7 +179,7 @@ class Voice:
                 f"the recording has {seconds:.1f} s without the silence at its ends; voices come out best from 5 to "
                 "10 s."
             )
-        pace = len(" ".join(_SPEAKER_TAG.sub(" ", transcript).split())) / seconds
+        pace = len(" ".join(SPEAKER_TAG.sub(" ", transcript).split())) / seconds
         if not MIN_CHARACTERS_PER_SECOND <= pace <= MAX_CHARACTERS_PER_SECOND:
             doubts.append(
                 f"the transcript has {pace:.1f} characters for each of the {seconds:.1f} s of the recording, and "
@@ -265,7 +264,7 @@ class Voice:
     @property
     def speakers(self) -> tuple[str, ...]:
         """Speaker tags of the transcript, each once, in order of first occurrence."""
-        return tuple(dict.fromkeys(_SPEAKER_TAG.findall(self.transcript)))
+        return tuple(dict.fromkeys(SPEAKER_TAG.findall(self.transcript)))
 
     def transcript_as(self, speaker: str) -> str:
         """Return the transcript with the tag of one speaker.
@@ -279,14 +278,14 @@ class Voice:
         Raises:
             ValueError: If `speaker` is no tag, or the transcript has several speakers.
         """
-        if not _SPEAKER_TAG.fullmatch(speaker):
+        if not SPEAKER_TAG.fullmatch(speaker):
             raise ValueError(f"`speaker` is {speaker!r}; give a tag, such as '[S1]'.")
         if len(self.speakers) > 1:
             raise ValueError(
                 f"the voice has {len(self.speakers)} speakers ({', '.join(self.speakers)}) and cannot be {speaker} "
                 "alone; use its transcript as it is, for the whole dialogue, or give each speaker a voice."
             )
-        transcript = _SPEAKER_TAG.sub(speaker, self.transcript.strip())
+        transcript = SPEAKER_TAG.sub(speaker, self.transcript.strip())
         return transcript if transcript.startswith(speaker) else f"{speaker} {transcript}"
 
     def check(self, codec: Codec) -> None:
