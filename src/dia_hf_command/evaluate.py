@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import DTYPES, add_model, add_result, add_sampling, count, positive, seed
+from .options import add_device, add_dtype, add_model, add_result, add_sampling, count, positive, seed
 
 __all__ = ["add_parser"]
 
@@ -42,7 +42,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--batch-size", type=count, default=8, metavar="N", help="sentences at once (8)")
     evaluate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of a sentence")
     evaluate.add_argument("--seed", type=seed, default=0, metavar="N", help="of the noise (0)")
-    evaluate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
-    evaluate.add_argument("--dtype", choices=DTYPES, help="default: that of the checkpoint")
+    add_device(evaluate)
+    add_dtype(evaluate)
     add_sampling(evaluate)
     add_result(evaluate, "path, seconds, seed, speed, word_error_rate")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import DTYPES, add_model, add_result, add_sampling, positive, seed
+from .options import add_device, add_dtype, add_model, add_result, add_sampling, positive, seed
 
 __all__ = ["add_parser"]
 
@@ -31,8 +31,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument(
         "--seed", type=seed, metavar="N", help="make the result reproducible; default: random; printed"
     )
-    generate.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
-    generate.add_argument("--dtype", choices=DTYPES, help="default: that of the checkpoint")
+    add_device(generate)
+    add_dtype(generate)
     generate.add_argument("--quantize", choices=["int8", "int4"], help="smaller weights (dia-hf[quantize])")
     generate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of the new audio")
     generate.add_argument("--stream", action="store_true", help="play the audio while it is generated (dia-hf[player])")

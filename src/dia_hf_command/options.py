@@ -9,6 +9,8 @@ __all__ = [
     "DTYPES",
     "MINIATURE",
     "REAL_MODEL",
+    "add_device",
+    "add_dtype",
     "add_model",
     "add_result",
     "add_sampling",
@@ -74,6 +76,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|ID",
         help=f"such as {REAL_MODEL}; default: miniature, the embedded one",
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add `--dtype`."""
+    parser.add_argument("--dtype", choices=DTYPES, help="default: that of the checkpoint")
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_model, add_result, count, not_negative, positive
+from .options import add_device, add_model, add_result, count, not_negative, positive
 
 __all__ = ["add_parser"]
 
@@ -27,7 +27,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     prepare.add_argument("--split", metavar="NAME", help="of a dataset with several")
     prepare.add_argument("--config", metavar="NAME", help="of a dataset on the Hub with several")
     prepare.add_argument("--num-proc", type=count, default=1, metavar="N", help="processes that encode (1)")
-    prepare.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
+    add_device(prepare)
     columns = prepare.add_argument_group("columns", "found by their usual names unless given")
     for role in ("audio", "text", "speaker", "id"):
         columns.add_argument(f"--{role}-column", metavar="NAME")

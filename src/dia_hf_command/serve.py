@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import DTYPES, add_model, count, not_negative, positive
+from .options import add_device, add_dtype, add_model, count, not_negative, positive
 
 __all__ = ["add_parser"]
 
@@ -37,8 +37,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     serve.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=_port, default=8000, metavar="N", help="0: a free one (8000)")
     serve.add_argument("--port-file", metavar="F", help="write the port to this file once it is open")
-    serve.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one")
-    serve.add_argument("--dtype", choices=DTYPES, help="default: that of the checkpoint")
+    add_device(serve)
+    add_dtype(serve)
     serve.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="smaller weights (dia-hf[quantize])")
     serve.add_argument("--max-batch-size", type=count, default=16, metavar="N", help="samples to compute at once (16)")
     serve.add_argument("--max-queue", type=count, metavar="N", help="requests that may wait; default: 4 batches")
