@@ -80,21 +80,36 @@ void copy_head(T* to, const float* from, int64_t width) {
     for (int64_t i = 0; i < width; i += N) store(to + i, load(from + i));
 }
 
+// N frames of keys or values as floats; zeros beyond the last frame.
+template <class T>
+const float* as_floats(const T* from, int64_t count, int64_t width, float* memory) {
+    if (std::is_same<T, float>::value && count == N) return (const float*)from;
+    for (int64_t i = 0; i < count * width; i += N) store(memory + i, load(from + i));
+    std::fill(memory + count * width, memory + N * width, 0.0f);
+    return memory;
+}
+
 // softmax(queries @ keys) @ values for the queries of one key head, without scaling. D is a multiple of 16.
+//
+// `weights` has room for a row of `length` for each query, rounded up to vectors, and `memory` for N frames.
 template <class T>
 void attend(const float* queries, int64_t num_queries, const T* keys, const T* values, int64_t length, int64_t width,
-            const uint8_t* mask, float* weights, float* out) {
+            const uint8_t* mask, float* weights, float* memory, float* out) {
     const int64_t stride = round_up(length, N);
-    for (int64_t q = 0; q < num_queries; q++) std::fill_n(weights + q * stride, stride, -INFINITY);
-    for (int64_t t = 0; t < length; t++) {
-        if (mask && !mask[t]) continue;
-        const T* key = keys + t * width;
-        __builtin_prefetch((const char*)(key + 8 * width));
-        __builtin_prefetch((const char*)(key + 8 * width) + 64);
+    for (int64_t first = 0; first < length; first += N) {
+        const int64_t count = std::min<int64_t>(N, length - first);
+        __builtin_prefetch(keys + (first + 2 * N) * width);
+        const float* near = as_floats(keys + first * width, count, width, memory);
+        vf hidden{};  // what a mask adds
+        for (int64_t t = 0; t < N; t++)
+            if (t >= count || (mask && !mask[first + t])) hidden[t] = -INFINITY;
         for (int64_t q = 0; q < num_queries; q++) {
-            vf products{};
-            for (int64_t i = 0; i < width; i += N) products = fma(load(queries + q * width + i), load(key + i), products);
-            weights[q * stride + t] = sum(products);
+            vf products[N] = {};
+            for (int64_t i = 0; i < width; i += N) {
+                vf query = load(queries + q * width + i);
+                for (int t = 0; t < N; t++) products[t] = fma(query, load(near + t * width + i), products[t]);
+            }
+            store(weights + q * stride + first, sums_of(products) + hidden);
         }
     }
     for (int64_t q = 0; q < num_queries; q++) {
@@ -112,26 +127,26 @@ void attend(const float* queries, int64_t num_queries, const T* keys, const T* v
         for (int64_t t = 0; t < stride; t += N) store(row + t, load(row + t) * factor);
     }
     std::fill_n(out, num_queries * width, 0.0f);
-    constexpr int64_t NEAR = 64;  // frames whose values stay in the first cache for all queries
-    for (int64_t first = 0; first < length; first += NEAR) {
-        int64_t last = std::min(first + NEAR, length);
+    constexpr int WIDE = 4;  // vectors that are summed at once
+    for (int64_t first = 0; first < length; first += N) {
+        const int64_t count = std::min<int64_t>(N, length - first);
+        const float* near = as_floats(values + first * width, count, width, memory);
         for (int64_t q = 0; q < num_queries; q++) {
-            for (int64_t i = 0; i < width; i += 4 * N) {
-                int64_t parts = std::min<int64_t>((width - i) / N, 4);
-                vf sums[4] = {};
+            const float* row = weights + q * stride + first;
+            for (int64_t i = 0; i < width; i += WIDE * N) {
                 float* to = out + q * width + i;
-                for (int64_t p = 0; p < parts; p++) sums[p] = load(to + p * N);
-                for (int64_t t = first; t < last; t++) {
-                    if (mask && !mask[t]) continue;
-                    vf weight = splat(weights[q * stride + t]);
-                    const T* value = values + t * width + i;
-                    if (parts == 4) {
-                        for (int p = 0; p < 4; p++) sums[p] = fma(weight, load(value + p * N), sums[p]);
-                    } else {
-                        for (int64_t p = 0; p < parts; p++) sums[p] = fma(weight, load(value + p * N), sums[p]);
-                    }
+                if (width - i < WIDE * N) {
+                    for (; i < width; i += N, to += N)
+                        for (int t = 0; t < N; t++)
+                            store(to, fma(splat(row[t]), load(near + t * width + i), load(to)));
+                    break;
                 }
-                for (int64_t p = 0; p < parts; p++) store(to + p * N, sums[p]);
+                vf sums[WIDE];
+                for (int p = 0; p < WIDE; p++) sums[p] = load(to + p * N);
+                for (int t = 0; t < N; t++)
+                    for (int p = 0; p < WIDE; p++)
+                        sums[p] = fma(splat(row[t]), load(near + t * width + i + p * N), sums[p]);
+                for (int p = 0; p < WIDE; p++) store(to + p * N, sums[p]);
             }
         }
     }
@@ -144,7 +159,7 @@ struct Shared {
 
 // Memory of one thread.
 struct Own {
-    std::vector<float> normed, out, weights, rotated;
+    std::vector<float> normed, out, weights, near, rotated;
     Input input;
 
     float* at_least(std::vector<float>& memory, int64_t size) {
@@ -258,6 +273,7 @@ private:
             copy_head(values + length * width, from + (heads.queries + heads.keys + head) * width, width);
             float* weights = own.at_least(own.weights, group * round_up(length + 1, N));
             attend(rotated, group, keys, values, length + 1, width, nullptr, weights,
+                   own.at_least(own.near, N * width),
                    shared_.attended.data() + (row * heads.queries + head * group) * width);
         });
     }
@@ -303,7 +319,7 @@ private:
             float* weights = own.at_least(own.weights, group * round_up(step_.num_bytes, N));
             attend(queries, group, (const T*)cache_.text_keys[index] + place,
                    (const T*)cache_.text_values[index] + place, step_.num_bytes, width,
-                   cache_.text_mask + row * cache_.mask_stride, weights,
+                   cache_.text_mask + row * cache_.mask_stride, weights, own.at_least(own.near, N * width),
                    shared_.attended.data() + (row * heads.queries + head * group) * width);
         });
     }
