@@ -19,6 +19,7 @@ FLOORS = {
     "hub": 1,
     "int4": 1,
     "loss": 1,
+    "native": 1,
     "rotary": 1,
     "tokenization_dia": 1,
     "audio": 2,
