@@ -359,3 +359,6 @@ def test_structures_have_the_size_that_the_library_expects():
     library.dia_size_of.restype = ctypes.c_int64
     for index, name in enumerate(("_Matrix", "_Layer", "_Decoder", "_Cache", "_Step")):
         assert ctypes.sizeof(getattr(structures, name)) == library.dia_size_of(index)
+    library.dia_size_of_sampling.restype = ctypes.c_int64
+    for index, name in enumerate(("_Spec", "_State")):
+        assert ctypes.sizeof(getattr(structures, name)) == library.dia_size_of_sampling(index)

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LogitsProcessorList, MinNewTokensLengthLogitsProcessor
 
-from dia_hf import DiaConfig
+from dia_hf import DiaConfig, native
 from dia_hf.engine.sampling import NEVER, SamplingSpec
 from dia_hf.engine.step import FrameState, FrameView, take_step
 from dia_hf.generation.fast_path import DiaCall, FrameCall
@@ -25,6 +25,8 @@ from dia_hf.generation.logits_process import (
 from dia_hf.generation.per_sample import SampleSettings, make_guidance, make_warpers
 
 V, EOS, PAD = 23, 19, 20
+WAYS = [False, True] if native.library() is not None else [False]
+both_ways = pytest.mark.parametrize("is_native", WAYS, ids=["PyTorch", "C++"][: len(WAYS)])
 CLOSE = 1e-4
 
 
@@ -125,10 +127,23 @@ def draw_logits(seed, rows, num_channels, end, special, grid):
     return logits
 
 
+def choose(rules, frame_settings, logits, num_new, noise, is_native):
+    """Chosen tokens `[B, C]`, whether channel 0 ends `[B]`, and each best logit `[B, C]`, which the operator keeps."""
+    if not is_native:
+        return rules.choose(logits, frame_settings, num_new, noise)
+    num_samples, num_channels = len(num_new), logits.shape[1]
+    delays = list(range(num_channels))
+    state = make_state(rules, frame_settings, free_slots(num_samples, num_channels), delays, 9, noise)
+    state.num_new.copy_(num_new)
+    take_step(Script(logits[None], is_native=True), rules, state, VIEW)
+    return state.tokens, state.end == num_new, None
+
+
 def noise_like(seed, *shape):
     return torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(seed))
 
 
+@both_ways
 @given(
     wanted=st.lists(sample_settings, min_size=1, max_size=4),
     options=call_settings,
@@ -138,13 +153,13 @@ def noise_like(seed, *shape):
     num_channels=st.sampled_from([1, 3]),
 )
 @settings(max_examples=150)
-def test_greedy_choices_are_the_reference_paths(wanted, options, seed, end, special, num_channels):
+def test_greedy_choices_are_the_reference_paths(is_native, wanted, options, seed, end, special, num_channels):
     """A rule applied in another order, to another sample, or with another end of channel 0."""
     options = options | {"do_sample": False}
     rules, frame_settings = make_rules(wanted, range(num_channels), **options)
     logits = draw_logits(seed, (1 + rules.is_guided) * len(wanted), num_channels, end, special, grid=False)
     num_new = torch.arange(len(wanted)) + 1
-    chosen, ends, best = rules.choose(logits, frame_settings, num_new, None)
+    chosen, ends, best = choose(rules, frame_settings, logits, num_new, None, is_native)
     for index, one in enumerate(wanted):
         own = logits[index :: len(wanted)]
         scores = oracle_scores(own, one, index + 1, rules.is_guided, num_channels, **options)
@@ -152,11 +167,14 @@ def test_greedy_choices_are_the_reference_paths(wanted, options, seed, end, spec
         assert torch.equal(chosen[index][clear], scores.argmax(-1)[clear])
         if clear[0]:
             assert ends[index] == (scores[0].argmax() == EOS)
+        if is_native:
+            continue
         has_choice = scores.isfinite().any(-1)
         has_choice[0] &= not ends[index]
         torch.testing.assert_close(best[index][has_choice & clear], scores.amax(-1)[has_choice & clear])
 
 
+@both_ways
 @given(
     wanted=st.lists(sample_settings, min_size=1, max_size=4),
     options=call_settings,
@@ -165,12 +183,12 @@ def test_greedy_choices_are_the_reference_paths(wanted, options, seed, end, spec
     special=st.booleans(),
 )
 @settings(max_examples=150)
-def test_draws_are_the_reference_paths(wanted, options, seed, end, special):
+def test_draws_are_the_reference_paths(is_native, wanted, options, seed, end, special):
     """With the same noise, the argmax of p / q was computed from another p than the reference path's."""
     rules, frame_settings = make_rules(wanted, **options)
     logits = draw_logits(seed, (1 + rules.is_guided) * len(wanted), 3, end, special, grid=False)
     noise = noise_like(seed, len(wanted), 3, V)
-    chosen, _, _ = rules.choose(logits, frame_settings, torch.arange(len(wanted)) + 1, noise)
+    chosen, _, _ = choose(rules, frame_settings, logits, torch.arange(len(wanted)) + 1, noise, is_native)
     for index, one in enumerate(wanted):
         own = logits[index :: len(wanted)]
         scores = oracle_scores(own, one, index + 1, rules.is_guided, 3, **options)
@@ -180,6 +198,7 @@ def test_draws_are_the_reference_paths(wanted, options, seed, end, special):
         assert torch.equal(chosen[index][clear], ratios.argmax(-1)[clear])
 
 
+@both_ways
 @given(
     wanted=sample_settings,
     num_samples=st.integers(1, 3),
@@ -190,17 +209,19 @@ def test_draws_are_the_reference_paths(wanted, options, seed, end, special):
     special=st.booleans(),
 )
 @settings(max_examples=150)
-def test_ties_are_broken_as_in_the_reference_path(wanted, num_samples, options, do_sample, seed, end, special):
+def test_ties_are_broken_as_in_the_reference_path(
+    is_native, wanted, num_samples, options, do_sample, seed, end, special
+):
     """Logits of bfloat16 weights tie often: EOS against an equal code, or the last of equals chosen."""
     options = options | {"do_sample": do_sample}
     wanted = [wanted] * num_samples
     rules, frame_settings = make_rules(wanted, **options)
-    if rules.any_filters:  # which of equals are in the nucleus is anybody's guess
+    if rules.any_filters or is_native:  # which of equals are in the nucleus is anybody's guess
         wanted = [one | {"top_p": None} for one in wanted]
         rules, frame_settings = make_rules(wanted, **options)
     logits = draw_logits(seed, (1 + rules.is_guided) * num_samples, 3, end, special, grid=True)
     noise = noise_like(seed, num_samples, 3, V)
-    chosen, _, _ = rules.choose(logits, frame_settings, torch.full((num_samples,), 4), noise)
+    chosen, _, _ = choose(rules, frame_settings, logits, torch.full((num_samples,), 4), noise, is_native)
     for index, one in enumerate(wanted):
         scores = oracle_scores(logits[index::num_samples], one, 4, rules.is_guided, 3, **options)
         has_choice = scores.isfinite().any(-1)
@@ -246,9 +267,10 @@ def test_candidates_are_the_general_rules(wanted, options, do_sample, seed, end)
         assert torch.equal(tokens[has_choice], other_tokens[has_choice])
 
 
+@both_ways
 @pytest.mark.parametrize("scale", [None, 2.0], ids=["unguided", "guided"])
 @pytest.mark.parametrize("neighbor", [None, 2.0], ids=["beside unguided", "beside guided"])
-def test_draws_follow_the_distribution(scale, neighbor):
+def test_draws_follow_the_distribution(is_native, scale, neighbor):
     """Noise used twice, or for another token, biases the draw (chi-square over 20,000 draws)."""
     one = {"guidance_scale": scale, "temperature": 1.3, "top_k": 9, "top_p": 0.9}
     other = {"guidance_scale": neighbor, "temperature": 0.7, "top_k": 4, "top_p": None}
@@ -258,7 +280,9 @@ def test_draws_follow_the_distribution(scale, neighbor):
     own = draw_logits(0, 2 * (1 + rules.is_guided), 3, "far behind", False, grid=False)
     logits = torch.cat([half[everyone] for half in own.split(2)])
     noise = noise_like(1, 2 * num_draws, 3, V)
-    chosen, _, _ = rules.choose(logits, frame_settings.select(everyone), torch.full((2 * num_draws,), 4), noise)
+    chosen, _, _ = choose(
+        rules, frame_settings.select(everyone), logits, torch.full((2 * num_draws,), 4), noise, is_native
+    )
     for index, wanted in enumerate((one, other)):
         scores = oracle_scores(own[index::2], wanted, 4, rules.is_guided, 3)
         for channel, expected in enumerate(scores.softmax(-1).double() * num_draws):
@@ -271,9 +295,10 @@ def test_draws_follow_the_distribution(scale, neighbor):
             assert statistic < freedom + 5 * max(2 * freedom, 1) ** 0.5
 
 
+@both_ways
 @pytest.mark.parametrize("scale", [None, 2.0], ids=["all tokens", "candidates"])
 @pytest.mark.parametrize(("top_p", "num_kept"), [(0.5, 2), (0.75, 3), (1.0, 4), (0.0, 1)])
-def test_the_edge_of_the_nucleus(scale, top_p, num_kept):
+def test_the_edge_of_the_nucleus(is_native, scale, top_p, num_kept):
     """A cumulative probability that is reached exactly, by ties, admitted one token too many."""
     one = {"guidance_scale": scale, "temperature": None, "top_k": 9 if scale else None, "top_p": top_p}
     rules, frame_settings = make_rules([one, one | {"top_p": 0.9}])
@@ -286,7 +311,7 @@ def test_the_edge_of_the_nucleus(scale, top_p, num_kept):
     noise = torch.full((V, 3, V), 1e9)
     noise[torch.arange(V), :, torch.arange(V)] = 1e-9
     logits = logits.repeat_interleave(V, dim=0)
-    chosen, _, _ = rules.choose(logits, frame_settings, torch.zeros(V, dtype=torch.long), noise)
+    chosen, _, _ = choose(rules, frame_settings, logits, torch.zeros(V, dtype=torch.long), noise, is_native)
     drawn = (chosen == torch.arange(V)[:, None]).sum(0)
     assert drawn.tolist() == [num_kept] * 3
 
@@ -294,9 +319,10 @@ def test_the_edge_of_the_nucleus(scale, top_p, num_kept):
 class Script:
     """Network substitute: the logits of frame n are `frames[n]`, `[R, C, V]`."""
 
-    def __init__(self, frames):
+    def __init__(self, frames, is_native=False):
         self.frames = frames
         self.num_steps = 0
+        self.native = is_native or None
 
     def step(self, cache, tokens, lengths, *view):
         self.num_steps += 1
@@ -327,6 +353,7 @@ def free_slots(num_samples, num_channels):
     return torch.full((num_samples, 1, num_channels), PAD)
 
 
+@both_ways
 @given(
     delays=st.lists(st.integers(0, 5), min_size=0, max_size=3).map(lambda delays: [0, *delays]),
     num_samples=st.integers(1, 3),
@@ -336,7 +363,9 @@ def free_slots(num_samples, num_channels):
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=150)
-def test_frames_are_completed_as_in_the_reference_path(delays, num_samples, num_forced, limits, min_frames, seed):
+def test_frames_are_completed_as_in_the_reference_path(
+    is_native, delays, num_samples, num_forced, limits, min_frames, seed
+):
     """An EOS a frame late, twice, over a forced token, or in the frame after the limit."""
     draw = torch.Generator().manual_seed(seed)
     num_channels, num_frames, limits = len(delays), max(limits[:num_samples]), limits[:num_samples]
@@ -351,7 +380,7 @@ def test_frames_are_completed_as_in_the_reference_path(delays, num_samples, num_
         slots[:, : min(delay, num_forced), channel] = torch.randint(0, EOS, (num_samples, 1), generator=draw)
 
     state = make_state(rules, frame_settings, slots, delays, num_frames)
-    network = Script(script)
+    network = Script(script, is_native)
     for _ in range(num_frames):
         take_step(network, rules, state, VIEW)
 
@@ -372,12 +401,13 @@ def test_frames_are_completed_as_in_the_reference_path(delays, num_samples, num_
     assert torch.equal(state.tokens, state.new[:, -1])
 
 
-def test_a_sample_carried_on_writes_into_its_own_places():
+@both_ways
+def test_a_sample_carried_on_writes_into_its_own_places(is_native):
     """Steps beyond the capacity write into a neighbor, or fail later on a GPU."""
     rules, frame_settings = make_rules([{"guidance_scale": None, "top_k": None, "top_p": None, "temperature": None}])
     rules = replace(rules, do_sample=False)
     state = make_state(rules, frame_settings, free_slots(1, 3), [0, 1, 2], 2)
-    network = Script(torch.randn(20, 1, 3, V, generator=torch.Generator().manual_seed(0)))
+    network = Script(torch.randn(20, 1, 3, V, generator=torch.Generator().manual_seed(0)), is_native)
     for _ in range(20):
         take_step(network, rules, state, VIEW)
     assert state.lengths.tolist() == [6]
@@ -385,7 +415,7 @@ def test_a_sample_carried_on_writes_into_its_own_places():
     assert torch.equal(state.new[:, -1], state.tokens)
 
 
-def take_one_step(frame, forced=None, end=NEVER, num_new=None, delays=(0, 1, 2), **wanted):
+def take_one_step(is_native, frame, forced=None, end=NEVER, num_new=None, delays=(0, 1, 2), **wanted):
     """Run a step of one sample that predicts `frame`; return its tokens and whether it is broken."""
     one = {"guidance_scale": 2.0, "top_k": 1, "top_p": None, "temperature": None} | wanted
     rules, frame_settings = make_rules([one], delays)
@@ -395,7 +425,7 @@ def take_one_step(frame, forced=None, end=NEVER, num_new=None, delays=(0, 1, 2),
     state.end.fill_(end)
     state.num_new.fill_(num_new or (0 if end == NEVER else end + 1))
     rows = 2 if rules.is_guided else 1
-    take_step(Script(frame.expand(1, rows, *frame.shape)), rules, state, VIEW)
+    take_step(Script(frame.expand(1, rows, *frame.shape), is_native), rules, state, VIEW)
     return state.tokens[0].tolist(), bool(state.is_broken.any())
 
 
@@ -404,68 +434,76 @@ def best_tokens(*tokens):
     return 5 * torch.nn.functional.one_hot(torch.tensor(tokens), V).float()
 
 
+@both_ways
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("top_k", [None, 5])
 @pytest.mark.parametrize("scale", [None, 2.0])
 @pytest.mark.parametrize("channel", [0, 2])
-def test_what_cannot_be_drawn_from_is_noted(value, top_k, scale, channel):
+def test_what_cannot_be_drawn_from_is_noted(is_native, value, top_k, scale, channel):
     """Overflowed weights generated noise without an error; the reference path raises."""
     frame = torch.randn(3, V, generator=torch.Generator().manual_seed(0))
-    assert not take_one_step(frame, guidance_scale=scale, top_k=top_k)[1]
+    assert not take_one_step(is_native, frame, guidance_scale=scale, top_k=top_k)[1]
     frame[channel, 4] = value
-    _, is_broken = take_one_step(frame, guidance_scale=scale, top_k=top_k)
+    _, is_broken = take_one_step(is_native, frame, guidance_scale=scale, top_k=top_k)
     assert is_broken
 
 
-def test_a_step_that_was_broken_stays_noted():
+@both_ways
+def test_a_step_that_was_broken_stays_noted(is_native):
     """The host polls every few steps, and missed a step that was broken in between."""
     one = {"guidance_scale": None, "top_k": None, "top_p": None, "temperature": None}
     rules, frame_settings = make_rules([one])
     state = make_state(rules, frame_settings, free_slots(1, 3), [0, 1, 2], 9, noise_like(0, 1, 3, V))
     frames = torch.zeros(2, 1, 3, V)
     frames[0, 0, 1] = float("nan")
-    network = Script(frames)
+    network = Script(frames, is_native)
     for _ in range(2):
         take_step(network, rules, state, VIEW)
     assert state.is_broken.any()
 
 
-def test_a_filter_leaves_a_code():
+@both_ways
+def test_a_filter_leaves_a_code(is_native):
     """A filter of one token that kept a special token failed for most texts."""
     frame = best_tokens(3, 3, PAD)
     frame[2, 7] = 2.0
-    assert take_one_step(frame) == ([3, 3, 7], False)
+    assert take_one_step(is_native, frame) == ([3, 3, 7], False)
 
 
-def test_an_end_is_something_to_draw():
+@both_ways
+def test_an_end_is_something_to_draw(is_native):
     """With `top_k=1`, EOS is the only candidate, and every end was an error."""
-    assert take_one_step(best_tokens(EOS, 3, 3)) == ([EOS, 3, 3], False)
+    assert take_one_step(is_native, best_tokens(EOS, 3, 3)) == ([EOS, 3, 3], False)
 
 
-def test_a_given_slot_needs_no_draw():
+@both_ways
+def test_a_given_slot_needs_no_draw(is_native):
     """With `top_k=1`, a model that predicts the forced beginning of speech failed at the first step."""
     given = torch.cat((free_slots(1, 3), free_slots(1, 3)), dim=1)
     given[0, 0, 1:] = EOS + 2
-    assert take_one_step(best_tokens(3, EOS + 2, EOS + 2), given) == ([3, EOS + 2, EOS + 2], False)
+    assert take_one_step(is_native, best_tokens(3, EOS + 2, EOS + 2), given) == ([3, EOS + 2, EOS + 2], False)
 
 
-def test_a_delayed_end_needs_no_draw():
+@both_ways
+def test_a_delayed_end_needs_no_draw(is_native):
     """With `top_k=1`, a channel with a delayed end failed because no code was left."""
-    assert take_one_step(best_tokens(3, EOS, 3), end=0) == ([PAD, EOS, 3], False)
+    assert take_one_step(is_native, best_tokens(3, EOS, 3), end=0) == ([PAD, EOS, 3], False)
 
 
-def test_a_sample_that_has_ended_needs_no_draw():
+@both_ways
+def test_a_sample_that_has_ended_needs_no_draw(is_native):
     """An ended sample that stays in the batch until the host polls made the call fail."""
-    assert take_one_step(best_tokens(PAD, PAD, PAD), num_new=12, end=4) == ([PAD, PAD, PAD], False)
+    assert take_one_step(is_native, best_tokens(PAD, PAD, PAD), num_new=12, end=4) == ([PAD, PAD, PAD], False)
 
 
+@both_ways
 @pytest.mark.parametrize("top_k", [None, 5])
-def test_greedy_choices_are_tokens_whatever_the_logits(top_k):
+def test_greedy_choices_are_tokens_whatever_the_logits(is_native, top_k):
     """NaN gave the token 2**62, an index outside the embedding, after which the CUDA context is unusable."""
     one = {"guidance_scale": 2.0, "top_k": top_k, "top_p": None, "temperature": None}
     rules, frame_settings = make_rules([one], do_sample=False)
     logits = torch.full((2, 3, V), float("nan"))
-    chosen, _, _ = rules.choose(logits, frame_settings, torch.zeros(1, dtype=torch.long), None)
+    chosen, _, _ = choose(rules, frame_settings, logits, torch.zeros(1, dtype=torch.long), None, is_native)
     assert ((chosen >= 0) & (chosen < V)).all()
 
 

@@ -88,7 +88,7 @@ class FrameCache:
     text_keys: list[torch.Tensor]
     text_values: list[torch.Tensor]
     text_mask: torch.Tensor
-    addresses: Any = field(default=None, repr=False)
+    addresses: Any = field(default=None, init=False, repr=False)
 
     def select(self, rows: torch.Tensor, samples: torch.Tensor) -> FrameCache:
         """Copy the entries of some rows and samples, by index."""

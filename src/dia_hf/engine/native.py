@@ -1,9 +1,10 @@
-"""Steps of the decoder by the C++ operator `native/step.cpp`: one call from tokens to logits.
+"""Steps of the decoder by C++ operators: `native/step.cpp` to the logits, `native/sampling.cpp` to the next frame.
 
-It reads the model's own weights where they are, float32, bfloat16, int8 or int4, so it needs no copies of them; and it
-computes without Python's lock. `FrameDecoder.step` computes the same by PyTorch's operators, and is its oracle.
+The first reads the model's own weights where they are, float32, bfloat16, int8 or int4, so it needs no copies of them.
+Both compute without Python's lock. `FrameDecoder.step` and `take_step` compute the same by PyTorch's operators, and are
+their oracles.
 
-The structures have the fields of the structures of the same names in `step.cpp`, in the same order.
+The structures have the fields of the structures of the same names in C++, in the same order.
 
 Legend: R rows, H hidden.
 """
@@ -22,8 +23,10 @@ from .linear import int4_block, is_bare, is_int4, is_int8
 
 if TYPE_CHECKING:
     from .decoder import FrameCache, FrameDecoder
+    from .sampling import SamplingSpec
+    from .step import FrameState
 
-__all__ = ["NativeStep", "make_native_step"]
+__all__ = ["NativeStep", "make_native_step", "take_frame"]
 
 _FLOAT32, _BFLOAT16, _INT8, _INT4 = range(4)
 _KINDS = {torch.float32: _FLOAT32, torch.bfloat16: _BFLOAT16}
@@ -86,6 +89,26 @@ class _Step(ctypes.Structure):
         ("num_rows", _Integer),
         ("num_bytes", _Integer),
         ("logits", _Pointer),
+    )
+
+
+class _Spec(ctypes.Structure):
+    _fields_ = (
+        *((name, _Integer) for name in ("eos_token_id", "pad_token_id", "is_guided", "do_sample")),
+        ("eos_logit_scale", ctypes.c_float),
+        ("unused", ctypes.c_float),
+    )
+
+
+_PARAMS = ("guidance_weight", "filters", "temperature", "top_k", "dropped_mass", "min_frames", "last_begin_of_end")
+_TENSORS = ("forced", "delays", "tokens", "lengths", "num_new", "end", "new", "noise", "is_broken")
+
+
+class _State(ctypes.Structure):
+    _fields_ = (
+        *((name, _Integer) for name in ("num_samples", "num_channels", "vocab_size")),
+        *((name, _Integer) for name in ("num_new_frames", "num_forced", "num_slots")),
+        *((name, _Pointer) for name in (*_PARAMS, *_TENSORS)),
     )
 
 
@@ -233,6 +256,23 @@ class NativeStep:
         return tensor.data_ptr()
 
 
+def take_frame(logits: torch.Tensor, spec: SamplingSpec, state: FrameState) -> None:
+    """Choose the next frame of each sample by its logits, and store it, by the operator; see `take_step`.
+
+    Args:
+        logits (`torch.Tensor` of shape `[R, C, V]`, float32): Of the next frame.
+        spec (`SamplingSpec`): Sampling parameters that the samples share.
+        state (`FrameState`): The samples, on a CPU; changed in place.
+    """
+    library = native.library()
+    assert library is not None
+    if state.addresses is None:
+        state.addresses = _state_of(state, logits.shape[-1])
+    arguments = _Spec(spec.eos_token_id, spec.pad_token_id, spec.is_guided, spec.do_sample, spec.eos_logit_scale)
+    logits = logits.contiguous()
+    library.dia_take_frame(ctypes.byref(arguments), ctypes.byref(state.addresses), ctypes.c_void_p(logits.data_ptr()))
+
+
 def _cache_of(cache: FrameCache) -> _Cache:
     keys, text_keys = cache.keys[0], cache.text_keys[0]
     for tensor in (*cache.keys, *cache.values, *cache.text_keys, *cache.text_values):
@@ -246,6 +286,24 @@ def _cache_of(cache: FrameCache) -> _Cache:
         *keys.stride()[:2],
         *text_keys.stride()[:2],
         cache.text_mask.stride(0),
+    )
+
+
+def _state_of(state: FrameState, vocab_size: int) -> _State:
+    tensors = {name: getattr(state.params, name) for name in _PARAMS}
+    tensors |= {name: getattr(state, name) for name in _TENSORS}
+    for name, tensor in tensors.items():
+        is_float = name in ("guidance_weight", "temperature", "dropped_mass", "noise")
+        dtype = torch.float32 if is_float else torch.bool if name in ("filters", "is_broken") else torch.long
+        assert tensor is None or (tensor.dtype == dtype and tensor.is_contiguous()), name
+    return _State(
+        num_samples=state.num_samples,
+        num_channels=state.tokens.shape[1],
+        vocab_size=vocab_size,
+        num_new_frames=state.new.shape[1],
+        num_forced=state.forced.shape[1],
+        num_slots=state.cache.keys[0].shape[2],
+        **{name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()},
     )
 
 

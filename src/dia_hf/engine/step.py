@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .decoder import FrameCache, FrameDecoder
+from .native import take_frame
 from .sampling import NEVER, SamplingParams, SamplingSpec
 
 __all__ = ["FrameState", "FrameView", "take_step"]
@@ -53,6 +54,7 @@ class FrameState:
         noise (`torch.Tensor` of shape `[B, C, V]` or `None`): For the next draw; exponentially distributed.
         is_broken (`torch.BoolTensor` of shape `[B]`): Whether some draw had no valid token, or NaN.
         size, graphs: Of a batch with fixed addresses; see `runners.py`.
+        addresses: Of these tensors, for `native.py`; found at the first step.
     """
 
     cache: FrameCache
@@ -68,6 +70,7 @@ class FrameState:
     is_broken: torch.Tensor
     size: Any = None
     graphs: dict[int, Any] = field(default_factory=dict)
+    addresses: Any = field(default=None, init=False, repr=False)
 
     @property
     def num_samples(self) -> int:
@@ -149,6 +152,9 @@ def take_step(network: FrameDecoder, spec: SamplingSpec, state: FrameState, view
         view (`FrameView`): The part of the cache to read.
     """
     logits = network.step(state.cache, state.tokens, state.lengths, *view)
+    if network.native is not None:
+        take_frame(logits, spec, state)
+        return
     chosen, ends, best = spec.choose(logits, state.params, state.num_new, state.noise)
     ends_now = (state.end == NEVER) & (ends | (state.num_new == state.params.last_begin_of_end))
     state.end.copy_(torch.where(ends_now, state.num_new, state.end))

@@ -22,6 +22,8 @@ typedef uint32_t vu __attribute__((vector_size(4 * N)));
 typedef uint16_t vh __attribute__((vector_size(2 * N)));
 typedef int16_t vs __attribute__((vector_size(2 * N)));
 
+static inline int64_t round_to_vectors(int64_t size) { return (size + N - 1) / N * N; }
+
 static inline vf splat(float value) { return value - vf{}; }
 
 static inline vf load(const float* from) {
