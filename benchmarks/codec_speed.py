@@ -155,6 +155,7 @@ def measure_times(candidates: dict[str, Candidate], seconds: float, repeats: int
                 if repeat > 0:  # the first packs weights and compiles kernels
                     times[name].append(taken)
         table[task] = {name: statistics.median(values) for name, values in times.items()}
+        print(task, table[task], file=sys.stderr)
     return table
 
 
