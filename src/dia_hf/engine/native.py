@@ -27,7 +27,6 @@ __all__ = ["NativeStep", "make_native_step"]
 
 _FLOAT32, _BFLOAT16, _INT8, _INT4 = range(4)
 _KINDS = {torch.float32: _FLOAT32, torch.bfloat16: _BFLOAT16}
-_VECTOR = 16  # floats in the widest vector: heads are a multiple of it
 _GROUP = 32  # int4 weights that share a scale
 _MOST_TOGETHER = 64  # outputs of a chunk of work
 
@@ -152,8 +151,8 @@ class NativeStep:
             hidden=embedding.weight.shape[1],
             is_half=network.dtype == torch.bfloat16,
             epsilon=self._epsilon,
-            self_heads=_heads(network.heads),
-            cross_heads=_heads(network.cross_heads),
+            self_heads=_Heads(*network.heads),
+            cross_heads=_Heads(*network.cross_heads),
             embedding=self._address(embedding.weight.detach()),
             final_norm=self._norm(model.model.decoder.norm),
             rotary=self._address(network.rotary),
@@ -232,12 +231,6 @@ class NativeStep:
         tensor = tensor.contiguous()
         self._kept.append(tensor)
         return tensor.data_ptr()
-
-
-def _heads(heads: Any) -> _Heads:
-    if heads.width % _VECTOR:
-        raise _UnsupportedError(f"heads are {heads.width} wide, no multiple of {_VECTOR}")
-    return _Heads(heads.queries, heads.keys, heads.width)
 
 
 def _cache_of(cache: FrameCache) -> _Cache:

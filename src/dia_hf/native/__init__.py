@@ -55,7 +55,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None, str | None]:
     extensions = _extensions_of_this_processor()
     usable = [name for name in there if name == wanted or (not wanted and extensions.issuperset(VARIANTS[name]))]
     if not usable:
-        return None, None, wanted and f"no library for {wanted}" or "this processor has no AVX2"
+        return None, None, (wanted and f"no library for {wanted}") or "this processor has no AVX2"
     openmp = _openmp()
     if openmp is None:
         return None, None, "this PyTorch has an OpenMP without `GOMP_parallel`"

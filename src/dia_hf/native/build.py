@@ -21,7 +21,7 @@ __all__ = ["VARIANTS", "build", "library_name", "source_hash"]
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
-    "avx512-bf16": ("avx2", "fma", "f16c", *_AVX512, "avx512bf16"),
+    "avx512-bf16": ("avx2", "fma", "f16c", *_AVX512, "avx512bf16", "avx512vbmi"),
     "avx512-vnni": ("avx2", "fma", "f16c", *_AVX512),
     "avx2": ("avx2", "fma", "f16c"),
 }

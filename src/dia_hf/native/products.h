@@ -90,10 +90,7 @@ private:
             int16_t* to = shorts.data() + r * stride;
             float most = largest_of(from, width), inverse = most > 0 ? limit / most : 0;
             scales[r] = is_finite(from) ? most / limit : NAN;
-            for (int64_t i = 0; i < width; i++) {
-                float value = from[i] * inverse;
-                to[i] = int16_t(std::lrintf(std::min(std::max(value, -limit), limit)));
-            }
+            quantize(from, width, inverse, limit, to);
         }
     }
 
@@ -109,16 +106,28 @@ private:
                 const float* from = rows + r * width + g * GROUP;
                 int8_t* to = bytes.data() + r * stride + g * GROUP;
                 float most = largest_of(from, GROUP), inverse = most > 0 ? 127 / most : 0;
-                int total = 0;
-                for (int64_t i = 0; i < GROUP; i++) {
-                    int value = int(std::lrintf(std::min(std::max(from[i] * inverse, -127.0f), 127.0f)));
-                    to[i] = int8_t(value);
-                    total += value;
-                }
+                float total = quantize(from, GROUP, inverse, 127, to);
                 scales[r * groups + g] = factor * most / 127;
-                sums[r * groups + g] = scales[r * groups + g] * float(total);
+                sums[r * groups + g] = scales[r * groups + g] * total;
             }
         }
+    }
+
+    // Round `from * inverse` to integers of at most `limit`; return their sum, exact where it is below 2^24.
+    template <class T>
+    static float quantize(const float* from, int64_t count, float inverse, float limit, T* to) {
+        typedef T Narrow __attribute__((vector_size(N * sizeof(T))));
+        vf total{};
+        for (int64_t i = 0; i < count; i += N) {
+            vf values{};
+            int64_t there = std::min<int64_t>(N, count - i);
+            std::memcpy(&values, from + i, there == N ? 4 * N : 4 * there);
+            vf rounded = round_nearest(min(max(values * inverse, splat(-limit)), splat(limit)));
+            total += rounded;
+            Narrow narrow = __builtin_convertvector(__builtin_convertvector(rounded, vi), Narrow);
+            std::memcpy(to + i, &narrow, sizeof narrow);  // `to` has room for whole vectors
+        }
+        return sum(total);
     }
 
     // NaN and infinity have no integer: they make the whole row NaN, as they would in floats.
@@ -187,10 +196,6 @@ struct ByteDot {
     static float total(vi sum) { return ::sum(__builtin_convertvector(sum, vf)); }
 };
 
-#ifndef PREFETCH
-#define PREFETCH 1024
-#endif
-
 // O outputs of M rows: out[m][o].
 template <class Dot, int O, int M>
 static inline void dot_tile(const typename Dot::Weight* weights, const typename Dot::In* inputs, int64_t stride,
@@ -201,7 +206,7 @@ static inline void dot_tile(const typename Dot::Weight* weights, const typename 
         decltype(Dot::weight(nullptr)) weight[O];
         for (int o = 0; o < O; o++) {
             weight[o] = Dot::weight(weights + o * width + i);
-            __builtin_prefetch((const char*)(weights + o * width + i) + PREFETCH);
+            __builtin_prefetch(weights + (O + o) * width + i);  // of the next outputs
         }
         for (int m = 0; m < M; m++) {
             auto input = Dot::input(inputs + m * stride + i);
@@ -249,6 +254,15 @@ static void dot_outputs(const typename Dot::Weight* weights, const typename Dot:
 // A block of outputs holds, for each input, block / 2 bytes: the low halves are the codes of its first outputs, the high
 // halves those of its last ones. A weight is (code - 8) * scale + zero.
 
+#if defined(__AVX512VBMI__)
+constexpr bool IS_IN_ORDER = true;  // whether the outputs in vectors of codes are in their order
+#else
+constexpr bool IS_IN_ORDER = false;
+#endif
+
+constexpr int64_t AHEAD = 4096;   // bytes of codes, and ...
+constexpr int64_t GROUPS_AHEAD = 2;  // ... groups of scales, between a request for them and their use
+
 #if defined(__AVX512F__)
 static inline vi halves_at(const uint8_t* from) {
     const __m512i shift = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
@@ -283,18 +297,56 @@ UNPACK(hi, 8)
 UNPACK(lo, 16)
 UNPACK(hi, 16)
 
-// M rows of the outputs of one unit: 4 * N of them, whose codes fill a vector for each input.
-template <int M>
-static inline void add_group(const vi (&codes)[8][4], const Input& input, int64_t row, int64_t group,
-                             const vf (&scale)[4], const vf (&zero)[4], vf (*sums)[4]) {
+// Bytes of the outputs that a vector holds, whose numbers are not in order; see `order_of`.
+typedef vi Codes[4];
+
+// The codes of 4 inputs for the 4 * N outputs of a unit: 32 bits of a vector are those of one output.
+static inline void unpack_quad(const uint8_t* from, int64_t bytes, Codes& codes) {
+#if defined(__AVX512VBMI__)
+    static const struct Index {
+        alignas(64) uint8_t of[2][64];
+        Index() {
+            for (int half = 0; half < 2; half++)
+                for (int i = 0; i < 64; i++) of[half][i] = uint8_t(i % 4 / 2 * 64 + i % 2 * 32 + half * 16 + i / 4);
+        }
+    } index;
+    (void)bytes;
+    __m512i first = _mm512_loadu_si512(from), second = _mm512_loadu_si512(from + 64), mask = _mm512_set1_epi8(15);
+    for (int half = 0; half < 2; half++) {
+        __m512i both = _mm512_permutex2var_epi8(first, _mm512_load_si512(index.of[half]), second);
+        codes[half] = (vi)_mm512_and_si512(both, mask);
+        codes[2 + half] = (vi)_mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+    }
+#else
+    vi a = halves_at(from), b = halves_at(from + bytes), c = halves_at(from + 2 * bytes), d = halves_at(from + 3 * bytes);
+    vi low = unpacklo8(a, b), high = unpackhi8(a, b), low2 = unpacklo8(c, d), high2 = unpackhi8(c, d);
+    codes[0] = unpacklo16(low, low2), codes[1] = unpackhi16(low, low2);
+    codes[2] = unpacklo16(high, high2), codes[3] = unpackhi16(high, high2);
+#endif
+}
+
+// The first of the 4 outputs in a lane of 16 bytes of a vector of codes, or of sums.
+static inline int64_t order_of(int v, int64_t lane, int64_t unit, int64_t block) {
+    if (IS_IN_ORDER) return N * v + 4 * lane;
+    constexpr int64_t lanes = N / 4;
+    return lane / (lanes / 2) * (block / 2) + unit * 2 * N + 16 * (lane % (lanes / 2)) + 4 * v;
+}
+
+// Add M rows of products of a group, for one unit of outputs.
+template <int M, class Quad>
+static inline void add_group(Quad quad_of, const Input& input, int64_t row, int64_t group, const vf (&scale)[4],
+                             const vf (&zero)[4], vf (*sums)[4]) {
     vi counts[M][4] = {};
-    int64_t groups = input.width / GROUP;
+    const int64_t groups = input.width / GROUP;
+    const int8_t* rows = input.bytes.data() + row * input.stride + group * GROUP;
     for (int quad = 0; quad < 8; quad++) {
+        Codes codes;
+        quad_of(quad, codes);
         for (int m = 0; m < M; m++) {
             int32_t four;
-            std::memcpy(&four, input.bytes.data() + (row + m) * input.stride + group * GROUP + 4 * quad, 4);
+            std::memcpy(&four, rows + m * input.stride + 4 * quad, 4);
             vi inputs = four - vi{};
-            for (int v = 0; v < 4; v++) counts[m][v] = add_products(counts[m][v], codes[quad][v], inputs);
+            for (int v = 0; v < 4; v++) counts[m][v] = add_products(counts[m][v], codes[v], inputs);
         }
     }
     for (int m = 0; m < M; m++) {
@@ -308,43 +360,53 @@ static inline void add_group(const vi (&codes)[8][4], const Input& input, int64_
 }
 
 static void int4_unit(const Matrix& matrix, const Input& input, int64_t first, int64_t unit, vf (*sums)[4]) {
-    const int64_t bytes = matrix.block / 2, lanes = N / 4, groups = matrix.width / GROUP;
+    const int64_t bytes = matrix.block / 2, groups = matrix.width / GROUP, rows = input.num_rows;
     const uint8_t* data = (const uint8_t*)matrix.data + first * matrix.width / 2 + unit * 2 * N;
     const uint16_t* scales = (const uint16_t*)matrix.scales;
-    for (int64_t r = 0; r < input.num_rows; r++)
+    for (int64_t r = 0; r < rows; r++)
         for (int v = 0; v < 4; v++) sums[r][v] = vf{};
     for (int64_t group = 0; group < groups; group++) {
-        // The unpacking interleaves within 16 bytes: vector v holds the outputs 4 * v to 4 * v + 3 of each 16.
-        vi codes[8][4];
-        for (int quad = 0; quad < 8; quad++) {
-            const uint8_t* from = data + (group * GROUP + 4 * quad) * bytes;
-            vi a = halves_at(from), b = halves_at(from + bytes);
-            vi c = halves_at(from + 2 * bytes), d = halves_at(from + 3 * bytes);
-            vi low = unpacklo8(a, b), high = unpackhi8(a, b), low2 = unpacklo8(c, d), high2 = unpackhi8(c, d);
-            codes[quad][0] = unpacklo16(low, low2), codes[quad][1] = unpackhi16(low, low2);
-            codes[quad][2] = unpacklo16(high, high2), codes[quad][3] = unpackhi16(high, high2);
-            __builtin_prefetch(from + 4 * bytes * 16);
-            __builtin_prefetch(from + 4 * bytes * 16 + 64);
-        }
+        const uint8_t* from = data + group * GROUP * bytes;
         vf scale[4], zero[4];
         for (int v = 0; v < 4; v++) {
+            // Far apart, so the processor does not foresee them.
+            if (group + GROUPS_AHEAD < groups)
+                __builtin_prefetch(scales + 2 * ((group + GROUPS_AHEAD) * matrix.outputs + first + v * N));
+            const uint16_t* pairs_of = scales + 2 * (group * matrix.outputs + first);
             vu pairs;
-            for (int64_t lane = 0; lane < lanes; lane++) {
-                int64_t half = lane / (lanes / 2), within = lane % (lanes / 2);
-                int64_t output = first + half * bytes + unit * 2 * N + 16 * within + 4 * v;
-                std::memcpy((char*)&pairs + 16 * lane, scales + 2 * (group * matrix.outputs + output), 16);
+            if (IS_IN_ORDER) {
+                std::memcpy(&pairs, pairs_of + 2 * N * v, sizeof pairs);
+            } else {
+                for (int64_t lane = 0; lane < N / 4; lane++)
+                    std::memcpy((char*)&pairs + 16 * lane, pairs_of + 2 * order_of(v, lane, unit, matrix.block), 16);
             }
             scale[v] = (vf)(pairs << 16);
             zero[v] = fma(splat(-8), scale[v], (vf)(pairs & 0xffff0000));
         }
+        auto unpack = [&](int quad, Codes& codes) {
+            __builtin_prefetch(from + 4 * quad * bytes + AHEAD);
+            if (bytes > 16) __builtin_prefetch(from + 4 * quad * bytes + AHEAD + 64);
+            unpack_quad(from + 4 * quad * bytes, bytes, codes);
+        };
         int64_t r = 0;
-        for (; r + 2 <= input.num_rows; r += 2) add_group<2>(codes, input, r, group, scale, zero, sums);
-        for (; r < input.num_rows; r++) add_group<1>(codes, input, r, group, scale, zero, sums);
+        if (rows <= 2) {
+            if (rows == 2) add_group<2>(unpack, input, 0, group, scale, zero, sums);
+            else add_group<1>(unpack, input, 0, group, scale, zero, sums);
+            continue;
+        }
+        Codes all[8];
+        for (int quad = 0; quad < 8; quad++) unpack(quad, all[quad]);
+        auto read = [&](int quad, Codes& codes) {
+            for (int v = 0; v < 4; v++) codes[v] = all[quad][v];
+        };
+        for (; r + 4 <= rows; r += 4) add_group<4>(read, input, r, group, scale, zero, sums);
+        for (; r + 2 <= rows; r += 2) add_group<2>(read, input, r, group, scale, zero, sums);
+        for (; r < rows; r++) add_group<1>(read, input, r, group, scale, zero, sums);
     }
 }
 
 static void int4_outputs(const Matrix& matrix, const Input& input, int64_t first, int64_t count, float* out) {
-    const int64_t lanes = N / 4, units = matrix.block / (4 * N);
+    const int64_t units = matrix.block / (4 * N);
     std::vector<vf> memory(input.num_rows * 4);
     vf(*sums)[4] = (vf(*)[4])memory.data();
     for (int64_t block = first; block < first + count; block += matrix.block) {
@@ -352,10 +414,9 @@ static void int4_outputs(const Matrix& matrix, const Input& input, int64_t first
             int4_unit(matrix, input, block, unit, sums);
             for (int64_t r = 0; r < input.num_rows; r++)
                 for (int v = 0; v < 4; v++)
-                    for (int64_t lane = 0; lane < lanes; lane++) {
-                        int64_t half = lane / (lanes / 2), within = lane % (lanes / 2);
-                        int64_t output = half * matrix.block / 2 + unit * 2 * N + 16 * within + 4 * v;
-                        std::memcpy(out + r * count + (block - first) + output, (char*)&sums[r][v] + 16 * lane, 16);
+                    for (int64_t lane = 0; lane < N / 4; lane++) {
+                        int64_t output = block - first + order_of(v, lane, unit, matrix.block);
+                        std::memcpy(out + r * count + output, (char*)&sums[r][v] + 16 * lane, 16);
                     }
         }
     }

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512F__)
 constexpr int N = 16;  // floats in a vector
@@ -74,6 +75,24 @@ static inline float sum(vf value) {
     __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     quarter = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
     return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+}
+
+// Fold neighboring segments of G floats of two vectors onto each other: the first of each two from `a`, then from `b`.
+template <int G, int... I>
+static inline vf fold(vf a, vf b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, (I % (2 * G) < G ? I : N + I - G)...) +
+           __builtin_shufflevector(a, b, (I % (2 * G) < G ? I + G : N + I)...);
+}
+
+// The sums of N vectors, in order. The vectors are overwritten.
+template <int G = N / 2>
+static inline vf sums_of(vf* values) {
+    for (int i = 0; i < G; i++) values[i] = fold<G>(values[i], values[i + G], std::make_integer_sequence<int, N>());
+    if constexpr (G > 1) {
+        return sums_of<G / 2>(values);
+    } else {
+        return values[0];
+    }
 }
 
 static inline float largest(vf value) {

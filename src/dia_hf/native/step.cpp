@@ -75,26 +75,55 @@ void rotate(const float* head, const float* rotary, int64_t width, float* out) {
     }
 }
 
+void assign(float* to, float value) { *to = value; }
+
+void assign(uint16_t* to, float value) { *to = to_bfloat16(splat(value))[0]; }
+
 template <class T>
 void copy_head(T* to, const float* from, int64_t width) {
-    for (int64_t i = 0; i < width; i += N) store(to + i, load(from + i));
+    int64_t i = 0;
+    for (; i + N <= width; i += N) store(to + i, load(from + i));
+    for (; i < width; i++) assign(to + i, from[i]);
 }
 
-// softmax(queries @ keys) @ values for the queries of one key head, without scaling. D is a multiple of 16.
+// N frames of keys or values as floats, each padded to whole vectors; zeros beyond the last frame.
+template <class T>
+const float* as_floats(const T* from, int64_t count, int64_t width, float* memory) {
+    const int64_t wide = round_up(width, N);
+    if (width == wide) {
+        if (std::is_same<T, float>::value && count == N) return (const float*)from;
+        for (int64_t i = 0; i < count * width; i += N) store(memory + i, load(from + i));
+    } else {
+        std::fill_n(memory, count * wide, 0.0f);
+        for (int64_t t = 0; t < count; t++)
+            for (int64_t i = 0; i < width; i++) memory[t * wide + i] = to_float(from[t * width + i]);
+    }
+    std::fill(memory + count * wide, memory + N * wide, 0.0f);
+    return memory;
+}
+
+// softmax(queries @ keys) @ values for the queries of one key head, without scaling.
+//
+// Queries and `out` are padded to whole vectors. `weights` has room for a row of `length` for each query, rounded up to
+// vectors, and `memory` for N frames.
 template <class T>
 void attend(const float* queries, int64_t num_queries, const T* keys, const T* values, int64_t length, int64_t width,
-            const uint8_t* mask, float* weights, float* out) {
-    const int64_t stride = round_up(length, N);
-    for (int64_t q = 0; q < num_queries; q++) std::fill_n(weights + q * stride, stride, -INFINITY);
-    for (int64_t t = 0; t < length; t++) {
-        if (mask && !mask[t]) continue;
-        const T* key = keys + t * width;
-        __builtin_prefetch((const char*)(key + 8 * width));
-        __builtin_prefetch((const char*)(key + 8 * width) + 64);
+            const uint8_t* mask, float* weights, float* memory, float* out) {
+    const int64_t stride = round_up(length, N), wide = round_up(width, N);
+    for (int64_t first = 0; first < length; first += N) {
+        const int64_t count = std::min<int64_t>(N, length - first);
+        __builtin_prefetch(keys + (first + 2 * N) * width);
+        const float* near = as_floats(keys + first * width, count, width, memory);
+        vf hidden{};  // what a mask adds
+        for (int64_t t = 0; t < N; t++)
+            if (t >= count || (mask && !mask[first + t])) hidden[t] = -INFINITY;
         for (int64_t q = 0; q < num_queries; q++) {
-            vf products{};
-            for (int64_t i = 0; i < width; i += N) products = fma(load(queries + q * width + i), load(key + i), products);
-            weights[q * stride + t] = sum(products);
+            vf products[N] = {};
+            for (int64_t i = 0; i < wide; i += N) {
+                vf query = load(queries + q * wide + i);
+                for (int t = 0; t < N; t++) products[t] = fma(query, load(near + t * wide + i), products[t]);
+            }
+            store(weights + q * stride + first, sums_of(products) + hidden);
         }
     }
     for (int64_t q = 0; q < num_queries; q++) {
@@ -111,27 +140,27 @@ void attend(const float* queries, int64_t num_queries, const T* keys, const T* v
         float factor = 1 / sum(total);
         for (int64_t t = 0; t < stride; t += N) store(row + t, load(row + t) * factor);
     }
-    std::fill_n(out, num_queries * width, 0.0f);
-    constexpr int64_t NEAR = 64;  // frames whose values stay in the first cache for all queries
-    for (int64_t first = 0; first < length; first += NEAR) {
-        int64_t last = std::min(first + NEAR, length);
+    std::fill_n(out, num_queries * wide, 0.0f);
+    constexpr int WIDE = 4;  // vectors that are summed at once
+    for (int64_t first = 0; first < length; first += N) {
+        const int64_t count = std::min<int64_t>(N, length - first);
+        const float* near = as_floats(values + first * width, count, width, memory);
         for (int64_t q = 0; q < num_queries; q++) {
-            for (int64_t i = 0; i < width; i += 4 * N) {
-                int64_t parts = std::min<int64_t>((width - i) / N, 4);
-                vf sums[4] = {};
-                float* to = out + q * width + i;
-                for (int64_t p = 0; p < parts; p++) sums[p] = load(to + p * N);
-                for (int64_t t = first; t < last; t++) {
-                    if (mask && !mask[t]) continue;
-                    vf weight = splat(weights[q * stride + t]);
-                    const T* value = values + t * width + i;
-                    if (parts == 4) {
-                        for (int p = 0; p < 4; p++) sums[p] = fma(weight, load(value + p * N), sums[p]);
-                    } else {
-                        for (int64_t p = 0; p < parts; p++) sums[p] = fma(weight, load(value + p * N), sums[p]);
-                    }
+            const float* row = weights + q * stride + first;
+            for (int64_t i = 0; i < wide; i += WIDE * N) {
+                float* to = out + q * wide + i;
+                if (wide - i < WIDE * N) {
+                    for (; i < wide; i += N, to += N)
+                        for (int t = 0; t < N; t++)
+                            store(to, fma(splat(row[t]), load(near + t * wide + i), load(to)));
+                    break;
                 }
-                for (int64_t p = 0; p < parts; p++) store(to + p * N, sums[p]);
+                vf sums[WIDE];
+                for (int p = 0; p < WIDE; p++) sums[p] = load(to + p * N);
+                for (int t = 0; t < N; t++)
+                    for (int p = 0; p < WIDE; p++)
+                        sums[p] = fma(splat(row[t]), load(near + t * wide + i + p * N), sums[p]);
+                for (int p = 0; p < WIDE; p++) store(to + p * N, sums[p]);
             }
         }
     }
@@ -144,7 +173,7 @@ struct Shared {
 
 // Memory of one thread.
 struct Own {
-    std::vector<float> normed, out, weights, rotated;
+    std::vector<float> normed, out, weights, near, padded;
     Input input;
 
     float* at_least(std::vector<float>& memory, int64_t size) {
@@ -239,26 +268,35 @@ private:
         for (int64_t r = 0; r < rows; r++) std::copy_n(out + r * count, count, to + r * width + first);
     }
 
+    // Attend with the queries of a key head, padded to whole vectors in `own.padded`.
+    void attend_with(int64_t num_queries, const T* keys, const T* values, int64_t length, int64_t width,
+                     const uint8_t* mask, float* out, Own& own) {
+        const int64_t wide = round_up(width, N);
+        float* attended = own.at_least(own.out, num_queries * wide);
+        attend(own.padded.data(), num_queries, keys, values, length, width, mask,
+               own.at_least(own.weights, num_queries * round_up(length, N)), own.at_least(own.near, N * wide), attended);
+        for (int64_t q = 0; q < num_queries; q++) std::copy_n(attended + q * wide, width, out + q * width);
+    }
+
     void self_attention(int phase, int64_t index, Own& own) {
         const Heads& heads = decoder_.self_heads;
-        const int64_t group = heads.queries / heads.keys, width = heads.width;
+        const int64_t group = heads.queries / heads.keys, width = heads.width, wide = round_up(width, N);
         const int64_t all = heads.queries + 2 * heads.keys;
         phases_.run(phase, int(step_.num_rows * heads.keys), [&](int chunk) {
             int64_t row = chunk / heads.keys, head = chunk % heads.keys, length = step_.lengths[row];
             const float* from = shared_.heads.data() + row * all * width;
             const float* rotary = decoder_.rotary + length * 2 * width;
-            float* rotated = own.at_least(own.rotated, (group + 1) * width);
-            for (int64_t q = 0; q < group; q++)
-                rotate(from + (head * group + q) * width, rotary, width, rotated + q * width);
-            float* key = rotated + group * width;
-            rotate(from + (heads.queries + head) * width, rotary, width, key);
             int64_t place = row * cache_.row_stride + head * cache_.head_stride;
             T *keys = (T*)cache_.keys[index] + place, *values = (T*)cache_.values[index] + place;
+            own.padded.assign((group + 1) * wide, 0.0f);
+            float* key = own.padded.data() + group * wide;
+            rotate(from + (heads.queries + head) * width, rotary, width, key);
             copy_head(keys + length * width, key, width);
             copy_head(values + length * width, from + (heads.queries + heads.keys + head) * width, width);
-            float* weights = own.at_least(own.weights, group * round_up(length + 1, N));
-            attend(rotated, group, keys, values, length + 1, width, nullptr, weights,
-                   shared_.attended.data() + (row * heads.queries + head * group) * width);
+            for (int64_t q = 0; q < group; q++)
+                rotate(from + (head * group + q) * width, rotary, width, own.padded.data() + q * wide);
+            float* out = shared_.attended.data() + (row * heads.queries + head * group) * width;
+            attend_with(group, keys, values, length + 1, width, nullptr, out, own);
         });
     }
 
@@ -289,22 +327,23 @@ private:
 
     void cross_attention(int phase, int64_t index, Own& own) {
         const Heads& heads = decoder_.cross_heads;
-        const int64_t group = heads.queries / heads.keys, width = heads.width;
+        const int64_t group = heads.queries / heads.keys, width = heads.width, wide = round_up(width, N);
         phases_.run(phase, int(step_.num_samples * heads.keys), [&](int chunk) {
             int64_t row = chunk / heads.keys, head = chunk % heads.keys;
-            const float* queries = shared_.queries.data() + (row * heads.queries + head * group) * width;
-            if (decoder_.cross_rotary) {
-                float* rotated = own.at_least(own.rotated, group * width);
-                const float* rotary = decoder_.cross_rotary + step_.lengths[row] * 2 * width;
-                for (int64_t q = 0; q < group; q++) rotate(queries + q * width, rotary, width, rotated + q * width);
-                queries = rotated;
-            }
             int64_t place = row * cache_.text_row_stride + head * cache_.text_head_stride;
-            float* weights = own.at_least(own.weights, group * round_up(step_.num_bytes, N));
-            attend(queries, group, (const T*)cache_.text_keys[index] + place,
-                   (const T*)cache_.text_values[index] + place, step_.num_bytes, width,
-                   cache_.text_mask + row * cache_.mask_stride, weights,
-                   shared_.attended.data() + (row * heads.queries + head * group) * width);
+            const float* queries = shared_.queries.data() + (row * heads.queries + head * group) * width;
+            own.padded.assign(group * wide, 0.0f);
+            for (int64_t q = 0; q < group; q++) {
+                float* query = own.padded.data() + q * wide;
+                if (decoder_.cross_rotary) {
+                    rotate(queries + q * width, decoder_.cross_rotary + step_.lengths[row] * 2 * width, width, query);
+                } else {
+                    std::copy_n(queries + q * width, width, query);
+                }
+            }
+            attend_with(group, (const T*)cache_.text_keys[index] + place, (const T*)cache_.text_values[index] + place,
+                        step_.num_bytes, width, cache_.text_mask + row * cache_.mask_stride,
+                        shared_.attended.data() + (row * heads.queries + head * group) * width, own);
         });
     }
 
