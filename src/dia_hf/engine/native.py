@@ -5,7 +5,7 @@ computes without Python's lock. `FrameDecoder.step` computes the same by PyTorch
 
 The structures have the fields of the structures of the same names in `step.cpp`, in the same order.
 
-Legend: B samples, R rows, C channels, V vocabulary, H hidden, D head width, I width of a layer's input, O of its output.
+Legend: R rows, H hidden.
 """
 
 from __future__ import annotations

@@ -393,6 +393,12 @@ void run(const Decoder& decoder, const Cache& cache, const Step& step, int num_t
 
 extern "C" {
 
+// Sizes of the structures, for a test that Python has the same.
+int64_t dia_size_of(int64_t index) {
+    const int64_t sizes[] = {sizeof(Matrix), sizeof(Layer), sizeof(Decoder), sizeof(Cache), sizeof(Step)};
+    return sizes[index];
+}
+
 // Read one frame of each sample, and predict the next.
 void dia_step(const Decoder* decoder, const Cache* cache, const Step* step, int num_threads) {
     if (decoder->is_half) {
