@@ -25,6 +25,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks/figures.md",
+    "benchmarks/results/codec.md": "benchmarks/codec.md",
     "benchmarks/results/conversion.md": "benchmarks/conversion.md",
     "benchmarks/results/interruptions.md": "benchmarks/interruptions.md",
     "benchmarks/results/long_dialogue.md": "benchmarks/long-dialogue.md",

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import DacConfig, DacModel
 
+from dia_hf import native
+from dia_hf.audio import dac as dac_module
 from dia_hf.audio.dac import DacCodec, load_dac
 
 RATIOS = {"even": [2, 4], "odd": [3, 5]}  # with odd strides a clip has fewer samples than T · hop_length
@@ -60,6 +62,17 @@ def random_codes(num_frames, num_codebooks=3, codebook_size=64):
     return torch.randint(codebook_size, shape, generator=torch.Generator().manual_seed(num_frames))
 
 
+@pytest.fixture(scope="module", autouse=True, params=["operator", "plan"])
+def path(request):
+    """Every test runs with the C++ operator and without."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plan":
+            patch.setattr(dac_module, "native_decoder_of", lambda model, plan: None)
+        elif native.library() is None:
+            pytest.skip(f"no C++ operator: {native.unavailable_reason()}")
+        yield request.param
+
+
 @pytest.fixture(scope="module")
 def dac(pack):
     return DacModel.from_pretrained(pack / "dac_44khz").eval()
@@ -97,12 +110,15 @@ def test_clips_of_a_batch_equal_clips_alone(codec):
         assert torch.equal(together, codec.decode([clip])[0])
 
 
-def test_decode(codec, dac):
+def test_decode(codec, dac, path):
     """Channels and frames swapped decode to noise of the right length."""
     codes = torch.randint(0, 1024, (20, 9))
     (wave,) = codec.decode([codes])
     assert wave.shape == (20 * 512,) and wave.dtype == torch.float32
-    assert torch.equal(wave, dac.decode(audio_codes=codes.T[None]).audio_values[0])
+    alone = decode_alone(dac, codes)
+    assert_same_sound(1000 * wave, 1000 * alone)
+    if path == "plan":
+        assert torch.equal(wave, alone)
 
 
 def test_no_frames(codec):
