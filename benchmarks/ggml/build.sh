@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Download ggml, pinned, and build `step_products` outside the repository.
+#
+#     benchmarks/ggml/build.sh FOLDER [PYTHON]
+#
+# The program is FOLDER/build/step_products. ggml comes from the source archive of the package llama-cpp-python, which
+# contains it. Needs CMake and a C++ compiler; optimized for this processor (-O3 -march=native).
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=${1:?folder for the sources and the program}
+python=${2:-python3}
+version=0.3.36 # holds ggml 0.25.3
+sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
+
+mkdir -p "$folder"
+archive=$folder/llama_cpp_python-$version.tar.gz
+if [ ! -f "$archive" ]; then
+  # Only the archive is wanted, but pip asks the package for its metadata, for which it installs a build backend.
+  "$python" -m pip download --quiet --no-deps --no-binary :all: --dest "$folder" "llama-cpp-python==$version"
+fi
+echo "$sha256  $archive" | sha256sum --check --quiet
+source=$folder/llama_cpp_python-$version/vendor/llama.cpp/ggml
+if [ ! -d "$source" ]; then
+  tar -xzf "$archive" -C "$folder" --wildcards '*/vendor/llama.cpp/ggml/*'
+fi
+log=$folder/build.log
+{
+  cmake -S "$here" -B "$folder/build" -DGGML_SOURCE="$source" -DCMAKE_BUILD_TYPE=Release
+  cmake --build "$folder/build" --parallel --target step_products
+} >"$log" 2>&1 || {
+  tail -20 "$log" >&2
+  exit 1
+}
+echo "$folder/build/step_products"
