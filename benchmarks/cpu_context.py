@@ -4,8 +4,9 @@
 
 Random weights of the published width. A step with 1,000 bytes of text, one with 3,000 frames in the cache, and one with
 neither take turns; the cost is the median over rounds of the difference within a round. What the bytes say is their
-number divided by the read bandwidth, measured in the same run. Alone (two rows) and eight at once (sixteen rows, fewer
-frames, to bound the memory). Writes results/cpu_context.md and .json; exits with 1 if an aim was missed. About a minute.
+number divided by the read bandwidth, measured in the same run. Alone (two rows), and eight at once (sixteen rows) with
+fewer frames, to bound the memory. Writes results/cpu_context.md and .json; exits with 1 if an aim was missed. Takes
+about a minute.
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ def main() -> int:
     bandwidth = max(bandwidths)
 
     lines = [
-        "| batch | in the cache | step, ms (p10 to p90) | cost, ms | MB of keys and values | what they say, ms | cost / that "
-        f"| ≤ {AIM:g} |",
+        "| batch | in the cache | step, ms (p10 to p90) | cost, ms | MB of keys and values | what they say, ms "
+        f"| cost / that | ≤ {AIM:g} |",
         "|---" * 8 + "|",
     ]
     is_met = True
@@ -152,9 +153,9 @@ def main() -> int:
     machine = tables.environment("cpu")
     method = (
         f"`python benchmarks/cpu_context.py --threads {args.threads} --layers {args.layers} --rounds {args.rounds}"
-        f"{'' if args.dtype == 'bfloat16' else f' --dtype {args.dtype}'}`: {args.layers} of 18 layers of the published "
-        f"width in {args.dtype}, random weights, under guidance; the kinds of step in turn, {args.rounds} rounds, cost: "
-        "median of the difference from the step with neither in the same round. Memory reads at "
+        f"{'' if args.dtype == 'bfloat16' else f' --dtype {args.dtype}'}`: {args.layers} of 18 layers of the "
+        f"published width in {args.dtype}, random weights, under guidance; the kinds of step in turn, {args.rounds} "
+        "rounds, cost: median of the difference from the step with neither in the same round. Memory reads at "
         f"{bandwidth / 1e9:.1f} GB/s ({' and '.join(f'{value / 1e9:.1f}' for value in bandwidths)} before and after). "
         f"{turns.describe_machine(machine, args.threads, load_before)}"
     )

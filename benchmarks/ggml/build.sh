@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Download ggml, pinned, and build `step_products` outside the repository.
+# Download ggml, pinned, and build `step_products` outside the repository: FOLDER/step_products_ggml with ggml's own
+# kernels, FOLDER/step_products_llamafile with llamafile's, which llama.cpp turns on.
 #
 #     benchmarks/ggml/build.sh FOLDER [PYTHON]
 #
-# The program is FOLDER/build/step_products. ggml comes from the source archive of the package llama-cpp-python, which
+# ggml comes from the source archive of the package llama-cpp-python, which
 # contains it. Needs CMake and a C++ compiler; optimized for this processor (-O3 -march=native).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -24,11 +25,15 @@ if [ ! -d "$source" ]; then
   tar -xzf "$archive" -C "$folder" --wildcards '*/vendor/llama.cpp/ggml/*'
 fi
 log=$folder/build.log
-{
-  cmake -S "$here" -B "$folder/build" -DGGML_SOURCE="$source" -DCMAKE_BUILD_TYPE=Release
-  cmake --build "$folder/build" --parallel --target step_products
-} >"$log" 2>&1 || {
-  tail -20 "$log" >&2
-  exit 1
-}
-echo "$folder/build/step_products"
+: >"$log"
+for kernels in ggml llamafile; do
+  switch=$([ "$kernels" = llamafile ] && echo ON || echo OFF)
+  {
+    cmake -S "$here" -B "$folder/$kernels" -DGGML_SOURCE="$source" -DCMAKE_BUILD_TYPE=Release -DGGML_LLAMAFILE="$switch"
+    cmake --build "$folder/$kernels" --parallel --target step_products
+  } >>"$log" 2>&1 || {
+    tail -20 "$log" >&2
+    exit 1
+  }
+  cp "$folder/$kernels/step_products" "$folder/step_products_$kernels"
+done
