@@ -6,8 +6,9 @@
 ggml computes the products alone: `ggml_mul_mat` at the shapes of all 18 layers and the head, with distinct weights for
 each. Ours is the whole step between two frames, attention, sampling and all. int8 against Q8_0, int4 against Q4_0, and
 bfloat16 against BF16 with `--bfloat16`. Of ggml's kernels (its own, llamafile's) and layouts the fastest counts. At 1
-row (no guidance), 2 (one sample) and 16 (eight). The candidates are processes that measure in turn; ratios are taken within a turn. Writes
-results/cpu_ggml.md and .json; exits with 1 if at 2 rows a step takes longer than ggml's products. About 4 minutes.
+row (no guidance), 2 (one sample) and 16 (eight). The candidates are processes that measure in turn; ratios are taken
+within a turn. Writes results/cpu_ggml.md and .json; exits with 1 if at 2 rows a step takes longer than ggml's products.
+About 4 minutes.
 """
 
 from __future__ import annotations
@@ -145,11 +146,10 @@ def main() -> int:
         f"{args.turns} turns after a warm-up; median of the turns (lowest to highest), ratios within a turn. "
         f"{turns.describe_machine(machine, args.threads, load_before)}"
     )
+    sizes_of = {each.name: each.num_bytes for each in theirs}
     note = (
         "1 row is a call without guidance, 2 rows one sample, 16 rows eight. Bytes of ggml's weights: "
-        + ", ".join(
-            f"{name} {size / 1e9:.2f} GB" for name, size in {each.name: each.num_bytes for each in theirs}.items()
-        )
+        + ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in sizes_of.items())
         + "; of ours in a step: "
         + ", ".join(f"{one.name} {one.step_bytes[2] / 1e9:.2f} GB" for one in ours)
         + "."

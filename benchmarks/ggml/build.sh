@@ -30,7 +30,7 @@ for kernels in ggml llamafile; do
   switch=$([ "$kernels" = llamafile ] && echo ON || echo OFF)
   {
     cmake -S "$here" -B "$folder/$kernels" -DGGML_SOURCE="$source" -DCMAKE_BUILD_TYPE=Release -DGGML_LLAMAFILE="$switch"
-    cmake --build "$folder/$kernels" --parallel --target step_products
+    cmake --build "$folder/$kernels" --parallel "$(nproc)" --target step_products
   } >>"$log" 2>&1 || {
     tail -20 "$log" >&2
     exit 1
