@@ -19,6 +19,7 @@ FLOORS = {
     "hub": 1,
     "loss": 1,
     "rotary": 1,
+    "packing": 1,
     "tokenization_dia": 1,
     "audio": 2,
     "engine": 2,

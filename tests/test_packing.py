@@ -95,6 +95,7 @@ def test_the_model_attends_by_runs(monkeypatch):
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", record)
     model(**together)
-    longest = max(map(int, together["decoder_sequence_ids"].unique_consecutive(return_counts=True)[1]))
+    ids = (together["sequence_ids"], together["decoder_sequence_ids"])
+    lengths = {int(length) for each in ids for row in each for length in row.unique_consecutive(return_counts=True)[1]}
     assert shapes
-    assert all(mask is None and queries <= longest for queries, _, mask in shapes)
+    assert all(mask is None and {queries, keys} <= lengths for queries, keys, mask in shapes)
