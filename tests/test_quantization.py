@@ -1,17 +1,24 @@
+import copy
+import subprocess
 import sys
 
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
 from torch import nn
-from torchao.quantization import Int8WeightOnlyConfig
+from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import TorchAoConfig
 
 from conftest import REFERENCE
-from dia_hf import Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor, cli
+from dia_hf import Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor, calibration, cli, quantization
 from dia_hf.audio.io import read_metadata
+from dia_hf.bench import compare, record_reference
 from dia_hf.engine import linear
+from dia_hf.int4 import round_for_inputs, round_weights
 from dia_hf.quantization import SCHEMES, check_scheme, quantize_model
+from dia_hf.tokenization_dia import DiaTokenizer
 from tiny import random_model
 
 EVERY_FRAME = {
@@ -279,3 +286,145 @@ def test_models_that_cannot_be_quantized(checkpoint, change, message):
     with pytest.raises(ValueError, match=message):
         quantize_model(model, "int4")
     assert quantized_names(model) == before
+
+
+def spy_on_moments(monkeypatch, change=lambda moments: None):
+    """Record the moments of the calibration, and change them."""
+    seen = []
+
+    def spy(*arguments):
+        for moments in calibration.input_moments(*arguments):
+            change(moments)
+            seen.append({name: tensor.clone() for name, tensor in moments.items()})
+            yield moments
+
+    monkeypatch.setattr(quantization, "input_moments", spy)
+    return seen
+
+
+def test_int4_is_the_nearer_one_to_float32():
+    """A search that minimizes something else than the error is worse than rounding to the nearest of 16 steps."""
+    model = smooth_model().to(torch.bfloat16)
+    weights = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    config = PrototypeInt4WeightOnlyConfig(group_size=32, set_inductor_config=False)
+    theirs = copy.deepcopy(model)
+    quantize_(theirs.model.decoder, config, lambda module, name: name.endswith("mlp.down_proj"))
+    mine = quantize_model(model, "int4")
+    name = "model.decoder.layers.1.mlp.down_proj.weight"
+    errors = [distance(dense(one).get_parameter(name), weights[name]) for one in (mine, theirs)]
+    assert errors[0] < 0.97 * errors[1]
+
+
+def test_calibrated_int4_is_nearer_to_float32(monkeypatch):
+    """Compensation with the inputs of another layer, or with errors of the wrong sign, is worse than none."""
+    reference = smooth_model()
+    plain = quantize_model(smooth_model().to(torch.bfloat16), "int4")
+    seen = spy_on_moments(monkeypatch)
+    calibrated = quantize_model(smooth_model().to(torch.bfloat16), "int4", calibrate=True)
+    texts = ["[S1] She sells old books near the station.", "[S1] Nobody told me that it closes at four today."]
+    encoded = DiaTokenizer()(texts, padding=True, return_tensors="pt")
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    recorded = record_reference(reference, inputs, 96, do_sample=True, seed=1)
+    mine, other = (compare(recorded, one, inputs).guided.relative_rms for one in (calibrated, plain))
+    assert mine < 0.8 * other
+    # Each layer's error on its own inputs: tr(E M Eᵀ) is the squared error of its outputs.
+    originals = smooth_model().to(torch.bfloat16).float().state_dict()
+    values = [dense(one).state_dict() for one in (calibrated, plain)]
+    assert len(seen) == 3
+    ratios = []
+    for index, moments in enumerate(seen):
+        for source, names in calibration.INPUTS.items():
+            for name in (f"model.decoder.layers.{index}.{name}.weight" for name in names):
+                errors = [one[name] - originals[name] for one in values]
+                mine, other = (float((error @ moments[source] * error).sum()) for error in errors)
+                ratios.append(mine / other)
+    assert max(ratios) < 0.97
+    assert min(ratios) < 0.5  # the others' inputs are hardly correlated in a random model
+
+
+def test_the_text_of_calibration(monkeypatch):
+    """`calibrate=[...]` was read as True, and the model spoke other texts."""
+    model, moments = smooth_model().to(torch.bfloat16), []
+    for texts in (True, ["[S1] One text."], ["[S1] Another."]):
+        seen = spy_on_moments(monkeypatch)
+        quantize_model(copy.deepcopy(model), "int4", calibrate=texts)
+        moments.append(seen[0]["mlp.down_proj"])
+    assert float(moments[0].trace()) > 4 * float(moments[1].trace())
+    assert not torch.equal(moments[1], moments[2])
+
+
+def weights_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_interrupted(monkeypatch, calibrate, error):
+    """Control-C left a model of which half was quantized, or with hooks of the calibration."""
+    model, calls = smooth_model().to(torch.bfloat16), []
+    before = weights_of(model)
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == 8:
+            raise error
+        return (round_for_inputs if calibrate else round_weights)(*arguments)
+
+    monkeypatch.setattr(quantization, "round_for_inputs" if calibrate else "round_weights", stop)
+    with pytest.raises(error):
+        quantize_model(model, "int4", calibrate=calibrate)
+    assert len(calls) == 8
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(type(parameter) is nn.Parameter for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    monkeypatch.undo()
+    assert len(quantized_names(quantize_model(model, "int4"))) == 24
+
+
+def test_inputs_that_are_not_finite(monkeypatch):
+    """An overflow in calibration ended in torch's error of a matrix, or in a model of noise."""
+    model = smooth_model().to(torch.bfloat16)
+    spy_on_moments(monkeypatch, lambda moments: moments["mlp.gate_up_proj"].fill_(float("nan")))
+    with pytest.raises(ValueError, match=r"decoder.layers.0.mlp.gate_up_proj: the second moments .* are not finite"):
+        quantize_model(model, "int4", calibrate=True)
+    assert not quantized_names(model)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "calibrate", "message"),
+    [
+        ("int8", True, "`calibrate` is for 'int4' on a CPU alone"),
+        ("int4", [], "give True, or a list of texts"),
+        ("int4", "[S1] Hello.", "give True, or a list of texts"),
+    ],
+)
+def test_what_cannot_be_calibrated(checkpoint, scheme, calibrate, message):
+    """A string was read as a list of letters, or `calibrate` was ignored."""
+    model = load(checkpoint)
+    with pytest.raises(ValueError, match=message):
+        quantize_model(model, scheme, calibrate)
+    assert not quantized_names(model)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mapped pages are dropped on Linux alone")
+def test_pages_of_the_checkpoint_are_dropped(tmp_path):
+    """Of a mapped checkpoint, what had been read stayed in memory beside the quantized weights."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", str(tmp_path)], capture_output=True, text=True).stdout.strip()
+    if kind == "tmpfs":
+        pytest.skip("files of a tmpfs are in memory anyway")
+    expected = torch.randn(2**22).bfloat16()
+    save_file({"weight": expected}, tmp_path / "model.safetensors")
+    weight = load_file(tmp_path / "model.safetensors")["weight"]
+
+    def resident():
+        with open("/proc/self/smaps", encoding="utf-8") as file:
+            mapping = file.read().split(str(tmp_path / "model.safetensors"))[1]
+        return int(mapping.split("Rss:")[1].split()[0])
+
+    assert torch.equal(weight, expected)
+    assert resident() > 8000
+    quantization._page_out(weight)
+    assert resident() < 100
+    assert torch.equal(weight, expected)
+    quantization._page_out(expected)  # not mapped: nothing happens
+    assert torch.equal(weight, expected)

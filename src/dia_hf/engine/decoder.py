@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..configuration_dia import DiaDecoderConfig
 from ..rotary import apply_rotary, rotary_embedding
 from .linear import fused_linear
+from .native import make_native_step
 
 __all__ = ["FrameCache", "FrameDecoder", "make_frame_decoder", "max_frames", "unsupported_reason_of"]
 
@@ -79,6 +80,7 @@ class FrameCache:
         text_keys, text_values (`list[torch.Tensor]` of shape `[B, K, S, D]`, one a layer): Of the text; unconditional
             rows have none.
         text_mask (`torch.BoolTensor` of shape `[B, 1, 1, S]`): True = keep.
+        addresses: Of these tensors, for `native.py`; found at the first step.
     """
 
     keys: list[torch.Tensor]
@@ -86,6 +88,7 @@ class FrameCache:
     text_keys: list[torch.Tensor]
     text_values: list[torch.Tensor]
     text_mask: torch.Tensor
+    addresses: Any = field(default=None, repr=False)
 
     def select(self, rows: torch.Tensor, samples: torch.Tensor) -> FrameCache:
         """Copy the entries of some rows and samples, by index."""
@@ -119,21 +122,24 @@ class FrameDecoder:
         model (`DiaForConditionalGeneration`): The model.
         pack (`bool`, defaults to `False`): Whether to copy the weights into the layout of the CPU's kernels, where
             there is one: faster, with more memory.
+        use_native (`bool`, defaults to `False`): Whether steps are computed by the C++ operator where it is there and
+            computes this model. It reads the model's own weights, so nothing is packed then.
 
     Attributes:
         config (`DiaDecoderConfig`): Of the model.
         dtype, device: Of the weights.
         axis (`torch.LongTensor`): 0, 1, 2 …, see `FrameView`.
+        native (`NativeStep` or `None`): The C++ operator.
+        not_native_because (`str` or `None`): The reason why there is none.
     """
 
-    def __init__(self, model: Any, pack: bool = False) -> None:
+    def __init__(self, model: Any, pack: bool = False, use_native: bool = False) -> None:
         decoder = model.model.decoder
         self.config = config = decoder.config
         self.encoder = model.model.encoder
         self.embedding = decoder.embeddings.embed
         self.dtype, self.device = self.embedding.weight.dtype, self.embedding.weight.device
         self.norm = decoder.norm
-        self.head = fused_linear([model.logits_dense], pack=pack)
         self.first_rows = torch.arange(config.num_channels, device=self.device) * config.vocab_size
         self.heads = _Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self.cross_heads = _Heads(
@@ -144,7 +150,16 @@ class FrameDecoder:
         self.rotary = self._make_rotary(config.head_dim)
         self.cross_rotary = self._make_rotary(config.cross_head_dim) if config.cross_attention_rope else None
         constant = self._constant_text_state()
-        self.layers = [self._prepare(layer, constant, pack) for layer in decoder.layers]
+        constants = [self._cross_constant(layer.cross_attention, constant) for layer in decoder.layers]
+        self.native, self.not_native_because = (
+            make_native_step(model, self, constants) if use_native else (None, "not requested")
+        )
+        pack, join = pack and self.native is None, self.native is None
+        self.head = fused_linear([model.logits_dense], pack=pack)
+        self.layers = [
+            self._prepare(layer, constant, pack, join)
+            for layer, constant in zip(decoder.layers, constants, strict=True)
+        ]
 
     def _make_rotary(self, head_dim: int) -> torch.Tensor:
         """Compute the rotary embedding of every position, `[L, 2, 1, D]`, float32."""
@@ -156,20 +171,24 @@ class FrameDecoder:
         zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         return self.encoder(input_ids=zero).last_hidden_state[0, 0]
 
-    def _prepare(self, layer: Any, constant: torch.Tensor, pack: bool) -> _Layer:
-        attention, cross = layer.self_attention, layer.cross_attention
+    def _cross_constant(self, cross: Any, state: torch.Tensor) -> torch.Tensor:
+        """Compute what cross-attention adds to an unconditional row, `[H]`."""
         groups = self.cross_heads.queries // self.cross_heads.keys
-        values = cross.v_proj(constant[None]).unflatten(-1, (self.cross_heads.keys, -1))
+        values = cross.v_proj(state[None]).unflatten(-1, (self.cross_heads.keys, -1))
+        return cross.o_proj(values.repeat_interleave(groups, dim=1).flatten(1))[0]
+
+    def _prepare(self, layer: Any, constant: torch.Tensor, pack: bool, join: bool) -> _Layer:
+        attention, cross = layer.self_attention, layer.cross_attention
         return _Layer(
             self_norm=layer.pre_sa_norm,
-            qkv=fused_linear([attention.q_proj, attention.k_proj, attention.v_proj], pack=pack),
+            qkv=fused_linear([attention.q_proj, attention.k_proj, attention.v_proj], pack=pack, join=join),
             self_out=fused_linear([attention.o_proj], pack=pack),
             cross_norm=layer.pre_ca_norm,
             cross_query=fused_linear([cross.q_proj], pack=pack),
             cross_key=cross.k_proj,
             cross_value=cross.v_proj,
             cross_out=fused_linear([cross.o_proj], pack=pack),
-            cross_constant=cross.o_proj(values.repeat_interleave(groups, dim=1).flatten(1))[0],
+            cross_constant=constant,
             mlp_norm=layer.pre_mlp_norm,
             gate_up=fused_linear([layer.mlp.gate_up_proj], pack=pack),
             down=fused_linear([layer.mlp.down_proj], pack=pack),
@@ -287,6 +306,8 @@ class FrameDecoder:
         Returns:
             `torch.Tensor` of shape `[R, C, V]`, float32: Logits of the next frame.
         """
+        if self.native is not None:
+            return self.native.step(cache, tokens, lengths, num_bytes)
         num_samples, num_rows = len(tokens), len(lengths)
         heads, cross = self.heads, self.cross_heads
         hidden = self._embed(tokens)
@@ -376,7 +397,7 @@ def make_frame_decoder(model: nn.Module, pack: bool = True) -> FrameDecoder:
         kept = _NETWORKS.setdefault(model, {})
         if pack not in kept or kept[pack][0] != fingerprint:
             kept.pop(pack, None)  # freed before the new copies are made
-            kept[pack] = fingerprint, FrameDecoder(model, pack)
+            kept[pack] = fingerprint, FrameDecoder(model, pack, use_native=pack)
         return kept[pack][1]
 
 

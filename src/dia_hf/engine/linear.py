@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["QuantizedLinear", "fused_linear"]
+__all__ = ["QuantizedLinear", "fused_linear", "int4_block", "is_bare", "is_int4", "is_int8"]
 
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,7 +30,7 @@ _INT4_ROWS = 256
 _CHUNK = 4 * 2**20
 
 
-def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False) -> _Linear:
+def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False, join: bool = True) -> _Linear:
     """Fuse linear layers that take the same input into one function.
 
     Dense layers become one product with all their weights; so do layers that torchao has quantized to int8 or int4,
@@ -42,6 +42,7 @@ def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False) -> _Linear
         modules (`Sequence[nn.Module]`): The layers, at least one, each from `[..., I]` to `[..., O]`.
         pack (`bool`, defaults to `False`): Whether to copy dense bfloat16 weights on a CPU into the layout of its
             kernels, where it has bfloat16 kernels.
+        join (`bool`, defaults to `True`): Whether to copy the weights of several layers into one matrix.
 
     Returns:
         `Callable`: From `[..., I]` to `[..., sum of O]`, the outputs concatenated, in the input's dtype. It does not
@@ -57,14 +58,17 @@ def fused_linear(modules: Sequence[nn.Module], *, pack: bool = False) -> _Linear
 
     ```
     """
-    if all(_is_bare(module) for module in modules):
+    if not join and len(modules) > 1:
+        parts = [fused_linear([module], pack=pack) for module in modules]
+        return lambda states: torch.cat([part(states) for part in parts], dim=-1)
+    if all(is_bare(module) for module in modules):
         weights: list[Any] = [module.weight for module in modules]
         if all(type(weight) in (torch.Tensor, nn.Parameter) and weight.is_floating_point() for weight in weights):
             if len({(weight.dtype, weight.device) for weight in weights}) == 1:
                 return _dense(weights, pack)
-        elif all(_is_int8(weight) for weight in weights):
+        elif all(is_int8(weight) for weight in weights):
             return _int8(weights)
-        elif all(_is_int4(weight) for weight in weights) and _can_join_int4(weights):
+        elif all(is_int4(weight) for weight in weights) and _can_join_int4(weights):
             return _int4(weights)
     return _one_by_one(modules)
 
@@ -86,14 +90,14 @@ class QuantizedLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map `[..., I]` to `[..., O]`."""
         if input.dtype == torch.bfloat16:
-            if _is_int8(self.weight):
+            if is_int8(self.weight):
                 return _int8([self.weight])(input)
-            if _is_int4(self.weight):
+            if is_int4(self.weight):
                 return _int4([self.weight])(input)
         return super().forward(input)
 
 
-def _is_bare(module: nn.Module) -> bool:
+def is_bare(module: nn.Module) -> bool:
     """Return whether a layer is its weight and nothing else."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     is_wrapped = any(hooks) or "forward" in vars(module) or hasattr(module, "_hf_hook")
@@ -130,7 +134,7 @@ def _is_torchao(weight: Any, name: str) -> bool:
     return is_theirs and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
-def _is_int8(weight: Any) -> bool:
+def is_int8(weight: Any) -> bool:
     """Return whether a weight has one scale a row and nothing else, as the int8 kernel needs."""
     if not _is_torchao(weight, "Int8Tensor"):
         return False
@@ -155,7 +159,7 @@ def _int8(weights: Sequence[Any]) -> _Linear:
     return multiply
 
 
-def _is_int4(weight: Any) -> bool:
+def is_int4(weight: Any) -> bool:
     """Return whether a weight has group scales and zeros in the layout of the CPU's int4 kernel, and nothing else."""
     return _is_torchao(weight, "Int4OpaqueTensor") and weight.act_mapping_type is None and weight.act_pre_scale is None
 
@@ -169,7 +173,7 @@ def _can_join_int4(weights: Sequence[Any]) -> bool:
 def _int4(weights: Sequence[Any]) -> _Linear:
     data = _joined([weight.qdata for weight in weights])
     scales = _joined([weight.scale_and_zero for weight in weights], dim=1)
-    group, block = weights[0].block_size[1], _int4_block()
+    group, block = weights[0].block_size[1], int4_block()
 
     def multiply(states: torch.Tensor) -> torch.Tensor:
         rows = states.flatten(0, -2).contiguous()
@@ -200,7 +204,7 @@ def _unpack_int4(data: torch.Tensor, scales: torch.Tensor, block: int) -> torch.
 
 
 @functools.cache
-def _int4_block() -> int | None:
+def int4_block() -> int | None:
     """Find the number of rows in a block on this CPU by packing known weights; `None` if the layout is another."""
     codes = torch.randint(16, (64, 4), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)

@@ -1,0 +1,253 @@
+"""Steps of the decoder by the C++ operator `native/step.cpp`: one call from tokens to logits.
+
+It reads the model's own weights where they are, float32, bfloat16, int8 or int4, so it needs no copies of them; and it
+computes without Python's lock. `FrameDecoder.step` computes the same by PyTorch's operators, and is its oracle.
+
+The structures have the fields of the structures of the same names in `step.cpp`, in the same order.
+
+Legend: R rows, H hidden.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .. import native
+from .linear import int4_block, is_bare, is_int4, is_int8
+
+if TYPE_CHECKING:
+    from .decoder import FrameCache, FrameDecoder
+
+__all__ = ["NativeStep", "make_native_step"]
+
+_FLOAT32, _BFLOAT16, _INT8, _INT4 = range(4)
+_KINDS = {torch.float32: _FLOAT32, torch.bfloat16: _BFLOAT16}
+_GROUP = 32  # int4 weights that share a scale
+_MOST_TOGETHER = 64  # outputs of a chunk of work
+
+_Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("kind", _Integer),
+        ("data", _Pointer),
+        ("scales", _Pointer),
+        ("outputs", _Integer),
+        ("width", _Integer),
+        ("block", _Integer),
+    )
+
+
+class _Heads(ctypes.Structure):
+    _fields_ = (("queries", _Integer), ("keys", _Integer), ("width", _Integer))
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _Pointer) for name in ("self_norm", "cross_norm", "mlp_norm", "cross_constant")),
+        *((name, _Matrix) for name in ("query", "key", "value", "self_out")),
+        *((name, _Matrix) for name in ("cross_query", "cross_out", "gate_up", "down")),
+    )
+
+
+class _Decoder(ctypes.Structure):
+    _fields_ = (
+        *((name, _Integer) for name in ("num_layers", "num_channels", "vocab_size", "hidden", "is_half")),
+        ("epsilon", ctypes.c_float),
+        ("unused", ctypes.c_float),
+        ("self_heads", _Heads),
+        ("cross_heads", _Heads),
+        *((name, _Pointer) for name in ("embedding", "final_norm", "rotary", "cross_rotary")),
+        ("layers", ctypes.POINTER(_Layer)),
+        ("head", _Matrix),
+    )
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.POINTER(_Pointer)) for name in ("keys", "values", "text_keys", "text_values")),
+        ("text_mask", _Pointer),
+        *((name, _Integer) for name in ("row_stride", "head_stride", "text_row_stride", "text_head_stride")),
+        ("mask_stride", _Integer),
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        ("tokens", _Pointer),
+        ("lengths", _Pointer),
+        ("num_samples", _Integer),
+        ("num_rows", _Integer),
+        ("num_bytes", _Integer),
+        ("logits", _Pointer),
+    )
+
+
+class _UnsupportedError(Exception):
+    """The operator does not compute this model."""
+
+
+def make_native_step(
+    model: nn.Module, network: FrameDecoder, constants: Sequence[torch.Tensor]
+) -> tuple[NativeStep | None, str | None]:
+    """Prepare the operator for a model, if it computes what the model does.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model.
+        network (`FrameDecoder`): Of the model.
+        constants (`Sequence[torch.Tensor]` of shape `[H]`): What cross-attention adds to unconditional rows, one a
+            layer.
+
+    Returns:
+        `tuple`: The operator, or `None` and the reason why there is none.
+    """
+    library = native.library()
+    if library is None:
+        return None, native.unavailable_reason()
+    try:
+        return NativeStep(model, network, constants, library), None
+    except _UnsupportedError as error:
+        return None, str(error)
+
+
+class NativeStep:
+    """The operator on the weights of a model, which it reads where they are.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model.
+        network (`FrameDecoder`): Of the model; its rotary embeddings are used.
+        constants (`Sequence[torch.Tensor]` of shape `[H]`): See `make_native_step`.
+        library (`ctypes.CDLL`): The operators.
+    """
+
+    def __init__(
+        self, model: Any, network: FrameDecoder, constants: Sequence[torch.Tensor], library: ctypes.CDLL
+    ) -> None:
+        config = network.config
+        if network.device.type != "cpu" or network.dtype not in _KINDS:
+            raise _UnsupportedError(f"the model is in {network.dtype} on {network.device.type!r}")
+        self._library = library
+        self._kept: list[torch.Tensor] = []  # what the structures point to
+        layers = model.model.decoder.layers
+        self._layers = (_Layer * len(layers))(
+            *(self._layer(layer, constant) for layer, constant in zip(layers, constants, strict=True))
+        )
+        embedding = model.model.decoder.embeddings.embed
+        if type(embedding) is not nn.Embedding:
+            raise _UnsupportedError(f"the embedding is a {type(embedding).__name__}")
+        if model.model.decoder.norm.eps != layers[0].pre_sa_norm.eps:
+            raise _UnsupportedError("the norms have different epsilons")
+        cross_rotary = network.cross_rotary
+        self._decoder = _Decoder(
+            num_layers=len(layers),
+            num_channels=config.num_channels,
+            vocab_size=config.vocab_size,
+            hidden=embedding.weight.shape[1],
+            is_half=network.dtype == torch.bfloat16,
+            epsilon=self._epsilon,
+            self_heads=_Heads(*network.heads),
+            cross_heads=_Heads(*network.cross_heads),
+            embedding=self._address(embedding.weight.detach()),
+            final_norm=self._norm(model.model.decoder.norm),
+            rotary=self._address(network.rotary),
+            cross_rotary=None if cross_rotary is None else self._address(cross_rotary),
+            layers=self._layers,
+            head=self._matrix(model.logits_dense),
+        )
+
+    def step(self, cache: FrameCache, tokens: torch.Tensor, lengths: torch.Tensor, num_bytes: int) -> torch.Tensor:
+        """See `FrameDecoder.step`."""
+        decoder = self._decoder
+        num_samples, num_rows = len(tokens), len(lengths)
+        tokens, lengths = tokens.contiguous(), lengths.contiguous()
+        if cache.addresses is None:
+            cache.addresses = _cache_of(cache)
+        logits = torch.empty(num_rows, decoder.num_channels, decoder.vocab_size)
+        step = _Step(tokens.data_ptr(), lengths.data_ptr(), num_samples, num_rows, num_bytes, logits.data_ptr())
+        self._library.dia_step(
+            ctypes.byref(decoder), ctypes.byref(cache.addresses), ctypes.byref(step), torch.get_num_threads()
+        )
+        return logits
+
+    def _layer(self, layer: Any, constant: torch.Tensor) -> _Layer:
+        attention, cross, mlp = layer.self_attention, layer.cross_attention, layer.mlp
+        if type(mlp.activation) is not nn.SiLU and type(mlp.activation).__name__ != "SiLUActivation":
+            raise _UnsupportedError(f"the activation is a {type(mlp.activation).__name__}")
+        result = _Layer(
+            self_norm=self._norm(layer.pre_sa_norm),
+            cross_norm=self._norm(layer.pre_ca_norm),
+            mlp_norm=self._norm(layer.pre_mlp_norm),
+            cross_constant=self._address(constant.float()),
+            query=self._matrix(attention.q_proj),
+            key=self._matrix(attention.k_proj),
+            value=self._matrix(attention.v_proj),
+            self_out=self._matrix(attention.o_proj),
+            cross_query=self._matrix(cross.q_proj),
+            cross_out=self._matrix(cross.o_proj),
+            gate_up=self._matrix(mlp.gate_up_proj, halves=2),
+            down=self._matrix(mlp.down_proj),
+        )
+        if not result.query.kind == result.key.kind == result.value.kind:
+            raise _UnsupportedError("queries, keys and values have weights of different kinds")
+        return result
+
+    def _norm(self, norm: Any) -> int:
+        if "forward" in vars(norm) or norm.weight is None:
+            raise _UnsupportedError("a norm has another `forward`")
+        epsilon = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+        if not hasattr(self, "_epsilon"):
+            self._epsilon = epsilon
+        if epsilon != self._epsilon:
+            raise _UnsupportedError("the norms have different epsilons")
+        return self._address(norm.weight.detach().float())
+
+    def _matrix(self, linear: Any, halves: int = 1) -> _Matrix:
+        if not is_bare(linear):
+            raise _UnsupportedError(f"a layer is a {type(linear).__name__}, or has a bias or a hook")
+        weight = linear.weight
+        outputs, width = weight.shape
+        if is_int8(weight):
+            data, scales = self._address(weight.qdata), self._address(weight.scale.flatten().float())
+            return _Matrix(_INT8, data, scales, outputs, width, 0)
+        if is_int4(weight):
+            block = int4_block() or 0
+            is_whole = block in (32, _MOST_TOGETHER) and outputs % (halves * _MOST_TOGETHER) == 0
+            if not is_whole or weight.block_size[1] != _GROUP:
+                raise _UnsupportedError("int4 weights are in a layout that is not known here")
+            data, scales = self._address(weight.qdata), self._address(weight.scale_and_zero)
+            return _Matrix(_INT4, data, scales, outputs, width, block)
+        if type(weight) is not nn.Parameter or weight.dtype not in _KINDS:
+            raise _UnsupportedError(f"a weight is a {type(weight).__name__} in {weight.dtype}")
+        return _Matrix(_KINDS[weight.dtype], self._address(weight.detach()), None, outputs, width, 0)
+
+    def _address(self, tensor: torch.Tensor) -> int:
+        """Return the address of a tensor's values in order, which stay there as long as this object."""
+        tensor = tensor.contiguous()
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+
+def _cache_of(cache: FrameCache) -> _Cache:
+    keys, text_keys = cache.keys[0], cache.text_keys[0]
+    for tensor in (*cache.keys, *cache.values, *cache.text_keys, *cache.text_values):
+        assert tensor.stride()[2:] == (tensor.shape[3], 1)
+    return _Cache(
+        _addresses(cache.keys),
+        _addresses(cache.values),
+        _addresses(cache.text_keys),
+        _addresses(cache.text_values),
+        cache.text_mask.data_ptr(),
+        *keys.stride()[:2],
+        *text_keys.stride()[:2],
+        cache.text_mask.stride(0),
+    )
+
+
+def _addresses(tensors: Sequence[torch.Tensor]) -> Any:
+    return (_Pointer * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
