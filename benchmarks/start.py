@@ -1,6 +1,9 @@
 """Measure how long the command and `import dia_hf` take to start.
 
-Usage: python benchmarks/start.py [--base SRC] [--repeats N]
+Usage: python benchmarks/start.py [--base SRC] [--repeats N] [--full]
+
+`--full` adds the time to the first frame of a random bfloat16 checkpoint of the published size (3.2 GB on disk, in the
+page cache), which it writes to a temporary folder, with its parts.
 
 All candidates run in turn, each in a process of its own, so that a busy machine slows all of them alike. The figures
 are the medians of wall time and of CPU time (user and system). `--base` is the `src` folder of another version.
@@ -27,6 +30,28 @@ TRANSFORMERS = (
     "SequenceFeatureExtractor, TextToAudioPipeline, TorchAoConfig"
 )
 
+# From the shell to the first frame, with the time of each part.
+FIRST_FRAME = """
+import time
+start = time.perf_counter()
+import torch
+imported_torch = time.perf_counter()
+from dia_hf import DiaForConditionalGeneration, DiaProcessor
+from dia_hf.speech import loading
+imported = time.perf_counter()
+import sys
+quantization = sys.argv[2] if len(sys.argv) > 2 else None
+model, processor = loading.load_model(sys.argv[1], device="cpu", quantization=quantization)
+loaded = time.perf_counter()
+from dia_hf.engine import make_frame_decoder
+make_frame_decoder(model)
+packed = time.perf_counter()
+model.generate(**processor(text=["[S1] Hello, I am Dia. [S2] Welcome, Dia."]), max_new_tokens=1)
+end = time.perf_counter()
+print(imported_torch - start, imported - imported_torch, loaded - imported, packed - loaded, end - packed)
+"""
+PARTS = ("import torch", "import dia_hf", "load (and quantize)", "prepare the decoder", "text and first frame")
+
 
 def run(args: list[str], source: Path) -> tuple[float, float]:
     """Run Python; return wall time and CPU time in seconds."""
@@ -37,11 +62,40 @@ def run(args: list[str], source: Path) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def measure_first_frame(folder: Path, repeats: int) -> None:
+    """Write a checkpoint of the published size, and print the time to its first frame and of each part."""
+    make = (
+        "import sys, torch\n"
+        "from dia_hf.bench import make_config, make_model, make_processor\n"
+        "config = make_config('full')\n"
+        "make_model(config, dtype=torch.bfloat16).save_pretrained(sys.argv[1])\n"
+        "make_processor(config, 'full').save_pretrained(sys.argv[1])\n"
+    )
+    run(["-c", make, str(folder)], SOURCE)
+    os.sync()  # or writing it back competes with the first measurements
+    print(f"\n| first frame, median of {repeats}, s | wall | {' | '.join(PARTS)} |\n|---{'|---' * (1 + len(PARTS))}|")
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    schemes = ([], ["int8"], ["int4"])
+    times: list[list[list[float]]] = [[] for _ in schemes]
+    for repeat in range(repeats + 1):
+        for values, scheme in zip(times, schemes, strict=True):
+            start = time.perf_counter()
+            command = [sys.executable, "-c", FIRST_FRAME, str(folder), *scheme]
+            done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+            wall = time.perf_counter() - start
+            if repeat > 0:  # the first fills the caches of files
+                values.append([wall, *map(float, done.stdout.split()[-len(PARTS) :])])
+    for values, scheme in zip(times, schemes, strict=True):
+        cells = [f"{statistics.median(column):.2f}" for column in zip(*values, strict=True)]
+        print(f"| 1.6B, {scheme[0] if scheme else 'bfloat16'} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Measure all candidates and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, help="the src folder of another version")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--full", action="store_true", help="also the first frame of the published size")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder, "demo.wav"))
@@ -72,6 +126,9 @@ def main() -> None:
     for name, values in times.items():
         wall, cpu = (statistics.median(column) for column in zip(*values, strict=True))
         print(f"| {name.ljust(width)} | {wall:7.2f} | {cpu:6.2f} |")
+    if args.full:
+        with tempfile.TemporaryDirectory() as folder:
+            measure_first_frame(Path(folder), args.repeats)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ class Training:
     Args:
         name (`str`): Name of the candidate.
         step (`Milliseconds`): Time from one optimizer step to the next: data loading, forward, backward, optimizer.
-        ratio (`float`): Speedup: the baseline's step in the same iteration divided by this candidate's.
+        ratio (`float`): Speedup: the baseline's step on the same batch in the same iteration divided by this
+            candidate's; median over all steps.
         audio_per_second (`float`): Seconds of audio trained on per second.
         tflops (`float`): Useful arithmetic per second in 10¹² operations: forward and backward of each clip by itself,
             without padding and without recomputation (gradient checkpointing).
@@ -212,7 +213,10 @@ def measure_training(
         ratio = None
         if "transformers" in times:
             pairs = zip(times["transformers"], iterations, strict=True)
-            ratio = statistics.median(statistics.mean(theirs) / statistics.mean(own) for theirs, own in pairs)
+            # By step, because a single one that other load delays would decide a ratio of means.
+            ratio = statistics.median(
+                one / other for theirs, own in pairs for one, other in zip(theirs, own, strict=True)
+            )
         mean = statistics.mean(step for steps in iterations for step in steps)
         batches = [clips[i : i + batch_size] for i in range(0, len(clips), batch_size)]
         sizes = [candidate.collate(batch)["decoder_input_ids"].shape[:2].numel() for batch in batches]

@@ -21,6 +21,7 @@ FLOORS = {
     "loss": 1,
     "native": 1,
     "rotary": 1,
+    "packing": 1,
     "tokenization_dia": 1,
     "audio": 2,
     "engine": 2,

@@ -47,6 +47,7 @@ from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
 from .loss import ChannelSums, channel_sums, channel_sums_in_chunks, fused_linear_cross_entropy, weighted_sum
 from .model_card import write_model_card
+from .packing import PackedRuns, attend_to_runs, find_runs
 from .rotary import apply_rotary, rotary_embedding
 
 logger = logging.get_logger(__name__)
@@ -166,7 +167,7 @@ class DiaAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | PackedRuns | None = None,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         key_rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
@@ -177,7 +178,8 @@ class DiaAttention(nn.Module):
 
         Args:
             hidden_states (`torch.Tensor` of shape `[B, T, H]`): Input of the queries.
-            attention_mask (`torch.Tensor`, *optional*): Mask in the format of the attention implementation.
+            attention_mask (`torch.Tensor` or `PackedRuns`, *optional*): Mask in the format of the attention
+                implementation, or the runs of packed rows.
             rotary (`tuple`, *optional*): Cosine and sine of the positions of `hidden_states`; no rotation unless given.
             key_rotary (`tuple`, *optional*): In cross-attention, those of the positions of `encoder_hidden_states`.
             encoder_hidden_states (`torch.Tensor` of shape `[B, S, key_value_size]`, *optional*): Input of keys and
@@ -213,7 +215,11 @@ class DiaAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        output, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
+        kwargs = {"dropout": 0.0, "scaling": self.scaling, **kwargs}
+        if isinstance(attention_mask, PackedRuns):
+            attended = attend_to_runs(attend, self, query, key, value, attention_mask, **kwargs)
+            return self.o_proj(attended.flatten(2)), None
+        output, weights = attend(self, query, key, value, attention_mask, **kwargs)
         return self.o_proj(output.flatten(2)), weights
 
 
@@ -247,7 +253,7 @@ class DiaEncoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | PackedRuns | None,
         rotary: tuple[torch.Tensor, torch.Tensor],
         **kwargs: Any,
     ) -> torch.Tensor:
@@ -287,8 +293,8 @@ class DiaDecoderLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        encoder_attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | PackedRuns | None,
+        encoder_attention_mask: torch.Tensor | PackedRuns | None,
         rotary: tuple[torch.Tensor, torch.Tensor],
         cross_rotary: dict[str, tuple[torch.Tensor, torch.Tensor]],
         cache: EncoderDecoderCache | None = None,
@@ -413,14 +419,16 @@ class DiaEncoder(DiaPreTrainedModel):
         hidden_states = self.embedding(input_ids)
         position_ids = _positions(input_ids.shape[1], sequence_ids, input_ids.device)
         rotary = rotary_embedding(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
-        attention_mask = create_bidirectional_mask(
+        mask: torch.Tensor | PackedRuns | None = find_runs(
+            sequence_ids, sequence_ids, self.config._attn_implementation
+        ) or create_bidirectional_mask(
             self.config,
             hidden_states,
             attention_mask if sequence_ids is None else None,
             and_mask_function=_same_sequence(sequence_ids, sequence_ids),
         )
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, rotary, **kwargs)
+            hidden_states = layer(hidden_states, mask, rotary, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
@@ -524,14 +532,15 @@ class DiaDecoder(DiaPreTrainedModel):
             text_positions = _positions(encoder_hidden_states.shape[1], encoder_sequence_ids, input_ids.device)
             cross_rotary["rotary"] = rotary_embedding(position_ids, self.config.cross_head_dim, theta)
             cross_rotary["key_rotary"] = rotary_embedding(text_positions, self.config.cross_head_dim, theta)
-        attention_mask = create_causal_mask(
+        kernel = self.config._attn_implementation
+        mask = find_runs(sequence_ids, sequence_ids, kernel) or create_causal_mask(
             self.config,
             hidden_states,
             attention_mask if sequence_ids is None else None,
             cache.self_attention_cache if cache is not None else None,
             and_mask_function=_same_sequence(sequence_ids, sequence_ids),
         )
-        encoder_attention_mask = create_bidirectional_mask(
+        encoder_mask = find_runs(sequence_ids, encoder_sequence_ids, kernel) or create_bidirectional_mask(
             self.config,
             hidden_states,
             encoder_attention_mask if sequence_ids is None else None,
@@ -542,8 +551,8 @@ class DiaDecoder(DiaPreTrainedModel):
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
-                attention_mask,
-                encoder_attention_mask,
+                mask,
+                encoder_mask,
                 rotary,
                 cross_rotary,
                 cache,
