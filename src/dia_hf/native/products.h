@@ -230,6 +230,8 @@ template <class Dot, int O>
 static void dot_rows(const typename Dot::Weight* weights, const typename Dot::In* inputs, int64_t stride, int64_t width,
                      int64_t num_rows, float* out, int64_t out_stride) {
     int64_t r = 0;
+    for (; r + 6 <= num_rows; r += 6)
+        dot_tile<Dot, O, 6>(weights, inputs + r * stride, stride, width, out + r * out_stride, out_stride);
     for (; r + 4 <= num_rows; r += 4)
         dot_tile<Dot, O, 4>(weights, inputs + r * stride, stride, width, out + r * out_stride, out_stride);
     inputs += r * stride, out += r * out_stride;

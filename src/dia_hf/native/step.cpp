@@ -91,6 +91,8 @@ template <class T>
 const float* as_floats(const T* from, int64_t count, int64_t width, float* memory) {
     const int64_t wide = round_up(width, N);
     if (width == wide) {
+        // Of the frames after the next ones, which the processor does not foresee beyond a page.
+        for (int64_t i = 0; i < N * width; i += int64_t(64 / sizeof(T))) __builtin_prefetch(from + 2 * N * width + i);
         if (std::is_same<T, float>::value && count == N) return (const float*)from;
         for (int64_t i = 0; i < count * width; i += N) store(memory + i, load(from + i));
     } else {
@@ -100,6 +102,18 @@ const float* as_floats(const T* from, int64_t count, int64_t width, float* memor
     }
     std::fill(memory + count * wide, memory + N * wide, 0.0f);
     return memory;
+}
+
+// Add N rows, each times its weight, to P vectors.
+template <int P>
+void add_weighted(const float* weights, const float* rows, int64_t stride, float* to) {
+    vf sums[P];
+    for (int p = 0; p < P; p++) sums[p] = load(to + p * N);
+    for (int t = 0; t < N; t++) {
+        vf weight = splat(weights[t]);
+        for (int p = 0; p < P; p++) sums[p] = fma(weight, load(rows + t * stride + p * N), sums[p]);
+    }
+    for (int p = 0; p < P; p++) store(to + p * N, sums[p]);
 }
 
 // softmax(queries @ keys) @ values for the queries of one key head, without scaling.
@@ -112,7 +126,6 @@ void attend(const float* queries, int64_t num_queries, const T* keys, const T* v
     const int64_t stride = round_up(length, N), wide = round_up(width, N);
     for (int64_t first = 0; first < length; first += N) {
         const int64_t count = std::min<int64_t>(N, length - first);
-        __builtin_prefetch(keys + (first + 2 * N) * width);
         const float* near = as_floats(keys + first * width, count, width, memory);
         vf hidden{};  // what a mask adds
         for (int64_t t = 0; t < N; t++)
@@ -141,27 +154,16 @@ void attend(const float* queries, int64_t num_queries, const T* keys, const T* v
         for (int64_t t = 0; t < stride; t += N) store(row + t, load(row + t) * factor);
     }
     std::fill_n(out, num_queries * wide, 0.0f);
-    constexpr int WIDE = 4;  // vectors that are summed at once
     for (int64_t first = 0; first < length; first += N) {
         const int64_t count = std::min<int64_t>(N, length - first);
         const float* near = as_floats(values + first * width, count, width, memory);
         for (int64_t q = 0; q < num_queries; q++) {
             const float* row = weights + q * stride + first;
-            for (int64_t i = 0; i < wide; i += WIDE * N) {
-                float* to = out + q * wide + i;
-                if (wide - i < WIDE * N) {
-                    for (; i < wide; i += N, to += N)
-                        for (int t = 0; t < N; t++)
-                            store(to, fma(splat(row[t]), load(near + t * wide + i), load(to)));
-                    break;
-                }
-                vf sums[WIDE];
-                for (int p = 0; p < WIDE; p++) sums[p] = load(to + p * N);
-                for (int t = 0; t < N; t++)
-                    for (int p = 0; p < WIDE; p++)
-                        sums[p] = fma(splat(row[t]), load(near + t * wide + i + p * N), sums[p]);
-                for (int p = 0; p < WIDE; p++) store(to + p * N, sums[p]);
-            }
+            float* to = out + q * wide;
+            int64_t i = 0;
+            for (; i + 8 * N <= wide; i += 8 * N) add_weighted<8>(row, near + i, wide, to + i);
+            for (; i + 4 * N <= wide; i += 4 * N) add_weighted<4>(row, near + i, wide, to + i);
+            for (; i < wide; i += N) add_weighted<1>(row, near + i, wide, to + i);
         }
     }
 }
