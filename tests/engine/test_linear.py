@@ -121,7 +121,7 @@ def test_a_layer_of_its_own_given_float32():
     assert torch.equal(QuantizedLinear(layer.weight)(states), layer(states))
 
 
-@pytest.mark.skipif(linear._int4_block() is None, reason="this CPU packs int4 in a way of its own")
+@pytest.mark.skipif(linear.int4_block() is None, reason="this CPU packs int4 in a way of its own")
 @pytest.mark.parametrize(("size", "slice_size"), [(128, 2**22), (320, 2**13)])
 def test_many_rows_of_int4(monkeypatch, size, slice_size):
     """Weights unpacked in another order than the kernel's, or chunks that overlap."""
