@@ -21,12 +21,17 @@ test-peer: .venv/installed-dev .venv-oldest/installed  ## transformers' common t
 test-clients: .venv/installed-dev  ## clients of speech APIs, each in its own environment, against `dia-hf serve`
 	$(BIN)/python tests/clients/run.py
 
+# Both wheels: without the C++ operators, for any platform, and with them, where there is a compiler.
 test-wheel:  ## the README's quickstart with the wheel alone, outside the clone
 	rm -rf build/wheel
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt torch
-	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
+	DIA_HF_BUILD_NATIVE=0 .venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel/plain .
+	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel/native .
+	ls build/wheel/plain/*-py3-none-any.whl
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/plain/*.whl
+	cd "$$(mktemp -d)" && $(CURDIR)/.venv-wheel/bin/python $(CURDIR)/tests/quickstart.py
+	.venv-wheel/bin/python -m pip install --quiet --no-deps --force-reinstall build/wheel/native/*.whl
 	cd "$$(mktemp -d)" && $(CURDIR)/.venv-wheel/bin/python $(CURDIR)/tests/quickstart.py
 
 fuzz: .venv/installed-dev  ## hostile inputs of all kinds, some hundred of each; see tests/fuzz/run.py

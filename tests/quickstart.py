@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import dia_hf
+from dia_hf import native
 
 README = Path(__file__).parent.parent / "README.md"
 REAL = "nari-labs/Dia-1.6B-0626"
@@ -32,6 +33,7 @@ def main() -> None:
                 subprocess.run([commands / name, *arguments], check=True)
     for name in ("hello.wav", "dialogue.mp3"):
         assert Path(name).stat().st_size > 1000, name
+    print(f"C++ operators: {native.variant_name() or native.unavailable_reason()}")  # noqa: T201
 
 
 if __name__ == "__main__":

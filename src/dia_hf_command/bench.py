@@ -40,6 +40,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     speed.add_argument(
         "--compile", action="store_true", default=None, help="measure ours compiled on a CPU, too (a C++ compiler)"
     )
+    speed.add_argument("--kernels", action="store_true", help="say which kernels run here, and measure nothing")
     speed.add_argument("--against", choices=["transformers", "none"], default="transformers", help="the baseline")
     speed.add_argument("--codec", choices=["toy", "full"], help="of a random model; default: by its size")
     speed.add_argument("--repeats", type=count, default=3, metavar="N", help="iterations of each candidate (3)")

@@ -38,6 +38,16 @@ def test_speed(tmp_path, capsys):
     assert logging.get_verbosity() == verbosity
 
 
+@pytest.mark.parametrize("options", [[], ["--size", "mid", "--quantize", "int4"]], ids=["toy", "int4"])
+def test_kernels(capsys, options):
+    """Nobody could tell whether a build has the fast kernels."""
+    assert cli.main(["bench", "--device", "cpu", "--kernels", *options]) == 0
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()][2:] == [
+        "decoder steps",
+        "decoder of the codec",
+    ]
+
+
 def test_a_checkpoint_against_nobody(capsys):
     """Random weights ran in place of the given ones, or a baseline ran without being requested."""
     assert cli.main([*FAST, "--model", MINIATURE, "--against", "none", "--repeats", "1"]) == 0
@@ -63,6 +73,7 @@ def test_parity(tmp_path, capsys, source):
     ("options", "match"),
     [
         (["--parity", "bfloat16", "--dtype", "float16", "--plot", "p.png"], "--dtype and --plot belong to speed"),
+        (["--kernels", "--parity", "bfloat16"], "--kernels measures nothing"),
         (["--text", "[S1] Hi."], "--text is for --parity"),
         (["--model", MINIATURE, "--codec", "full"], "brings its own"),
         (["--frames", "5"], "at least 20"),

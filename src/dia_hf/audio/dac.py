@@ -150,6 +150,7 @@ class DacCodec(Codec):
         codebook_size (`int`): Entries a codebook; valid codes are 0 to `codebook_size - 1`.
         encoder_margin (`int`): Frames before a frame, and as many after it, whose samples its codes depend on.
         decoder_margin (`int`): Frames before a frame, and as many after it, whose codes its samples depend on.
+        has_native_decoder (`bool`): Whether codes are decoded by the C++ operator.
 
     The margins are the receptive field of the network, derived from kernels, strides and paddings and rounded up to
     whole frames; where the two sides differ, as with odd strides, the larger one is used. The
@@ -329,6 +330,11 @@ class DacCodec(Codec):
         is_all = stream.is_closed and count == stream.num_pending
         number = len(samples) if is_all else count * self.hop_length
         return _Growth(run, num_read - count, samples[number:].clone()), samples[:number]
+
+    @property
+    def has_native_decoder(self) -> bool:
+        """Whether codes are decoded by the C++ operator."""
+        return self._native_decoder() is not None
 
     def _native_decoder(self) -> NativeDecoder | None:
         return native_decoder_of(self.model, self._decoder)

@@ -20,7 +20,8 @@ _OF_SERVING = (
     "seed",
 )
 _NOT_OF_SERVING = (
-    *("model", "device", "threads", "greedy", "sample", "dtype", "quantize", "compile", "codec", "parity", "text"),
+    *("model", "device", "threads", "greedy", "sample", "dtype", "quantize", "compile", "codec", "kernels", "parity"),
+    "text",
 )
 
 
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> None:
     given = [f"--{name}" for name, value in of_speed.items() if value is not None]
     if args.parity and given:
         raise ValueError(f"{' and '.join(given)} belong to speed; --parity names what is compared with float32.")
+    if args.kernels and (args.parity or args.plot or args.output):
+        raise ValueError("--kernels measures nothing; leave --parity, --output and --plot out.")
     if args.text and not args.parity:
         raise ValueError("--text is for --parity; speed depends on the length alone: --text-bytes.")
     if args.model and args.codec:
@@ -68,9 +71,19 @@ def run(args: argparse.Namespace) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # or each greedy call is told that `top_k`, the guidance's filter, is for sampling
     try:
-        (_bench_parity if args.parity else _bench_speed)(args, make)
+        (_say_kernels if args.kernels else _bench_parity if args.parity else _bench_speed)(args, make)
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _say_kernels(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
+    from ..bench import reduce_precision, tables
+    from ..bench.kernels import kernels_of
+
+    model, processor = make(args.dtype or ("bfloat16" if args.quantize else None))
+    if args.quantize:
+        model = reduce_precision(model, args.quantize)
+    print(tables.align([["computed", "by"], *map(list, kernels_of(model, processor.codec).items())]))
 
 
 def _bench_speed(args: argparse.Namespace, make: Callable[[str | None], tuple[Any, Any]]) -> None:
