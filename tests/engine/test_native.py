@@ -263,6 +263,32 @@ def test_inputs_of_any_size():
             assert distance(logits_of(operator, samples), logits_of(oracle, samples)) < 0.03
 
 
+@pytest.mark.parametrize("token", [-1, 67, 2**40])
+@torch.inference_mode()
+def test_a_token_outside_the_vocabulary(token):
+    """A wrong token in a prompt read memory that is not the embedding's."""
+    config = random_config(3)
+    network = FrameDecoder(random_model(config, 3), use_native=True)
+    cache, tokens, lengths, *view = prepared(network, [(4, 12), (9, 30)])
+    tokens[1, -1] = token
+    with pytest.raises(IndexError, match=f"0 to {config.decoder_config.vocab_size - 1}"):
+        network.step(cache, tokens, lengths, *view)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@torch.inference_mode()
+def test_another_default_dtype(models, dtype):
+    """Logits of the size of the default dtype, into which float32 was written."""
+    network = FrameDecoder(models[torch.float32, None], use_native=True)
+    state = prepared(network, [(4, 12)])
+    expected = network.step(*state)
+    try:
+        torch.set_default_dtype(dtype)
+        assert torch.equal(network.step(*state), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 class Doubled(nn.Linear):
     def forward(self, states):
         return 2 * super().forward(states)

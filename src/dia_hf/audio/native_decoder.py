@@ -186,7 +186,8 @@ class NativeDecoder:
                 clips[index] = clip
                 parts[index].append(samples)
             waiting = [index for index in waiting if not is_done(index)]
-        return clips, [torch.cat([torch.zeros(0), *part]) for part in parts]
+        nothing = torch.zeros(0, dtype=torch.float32, device="cpu")
+        return clips, [torch.cat([nothing, *part]) for part in parts]
 
     def _run(
         self, clips: Sequence[GrowingClip], codes: Sequence[torch.Tensor], ends: Sequence[bool]
@@ -194,7 +195,7 @@ class NativeDecoder:
         """Call the operator."""
         after, structures = [], (_Clip * len(clips))()
         for structure, clip, piece, has_ended in zip(structures, clips, codes, ends, strict=True):
-            state = torch.empty(0 if has_ended else self._state_size, dtype=torch.uint8)
+            state = torch.empty(0 if has_ended else self._state_size, dtype=torch.uint8, device="cpu")
             after.append(GrowingClip(clip.num_frames + len(piece), state, has_ended, self.item_size))
             structure.num_before, structure.num_added, structure.has_ended = clip.num_frames, len(piece), has_ended
             structure.state = None if clip.state is None else clip.state.data_ptr()
@@ -207,11 +208,11 @@ class NativeDecoder:
         try:
             scratch = self._scratch.pop()
         except IndexError:
-            scratch = torch.empty(0, dtype=torch.uint8)
+            scratch = torch.empty(0, dtype=torch.uint8, device="cpu")
         if len(scratch) < size:
-            scratch = torch.empty(size, dtype=torch.uint8)
+            scratch = torch.empty(size, dtype=torch.uint8, device="cpu")
         place = -(-scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
-        samples = torch.empty(sum(numbers))
+        samples = torch.empty(sum(numbers), dtype=torch.float32, device="cpu")
         self._library.dia_codec_run(
             *shape,
             _Pointer(entries.data_ptr()),
@@ -298,7 +299,7 @@ def _padded(values: torch.Tensor) -> torch.Tensor:
 
 def _bias_of(module: Any) -> torch.Tensor:
     channels = module.out_channels
-    return torch.zeros(channels) if module.bias is None else module.bias.float()
+    return torch.zeros(channels, dtype=torch.float32, device="cpu") if module.bias is None else module.bias.float()
 
 
 def _modules_of(model: Any, plan: Sequence[Layer]) -> list[nn.Module]:

@@ -191,11 +191,12 @@ class NativeStep:
         tokens, lengths = tokens.contiguous(), lengths.contiguous()
         if cache.addresses is None:
             cache.addresses = _cache_of(cache)
-        logits = torch.empty(num_rows, decoder.num_channels, decoder.vocab_size)
+        shape = num_rows, decoder.num_channels, decoder.vocab_size
+        logits = torch.empty(shape, dtype=torch.float32, device="cpu")
         step = _Step(tokens.data_ptr(), lengths.data_ptr(), num_samples, num_rows, num_bytes, logits.data_ptr())
-        self._library.dia_step(
-            ctypes.byref(decoder), ctypes.byref(cache.addresses), ctypes.byref(step), torch.get_num_threads()
-        )
+        arguments = ctypes.byref(decoder), ctypes.byref(cache.addresses), ctypes.byref(step)
+        if self._library.dia_step(*arguments, torch.get_num_threads()):
+            raise IndexError(f"a token is outside the vocabulary, 0 to {decoder.vocab_size - 1}.")
         return logits
 
     def _layer(self, layer: Any, constant: torch.Tensor) -> _Layer:

@@ -401,12 +401,15 @@ int64_t dia_size_of(int64_t index) {
     return sizes[index];
 }
 
-// Read one frame of each sample, and predict the next.
-void dia_step(const Decoder* decoder, const Cache* cache, const Step* step, int num_threads) {
+// Read one frame of each sample, and predict the next. Return 1, having done nothing, if a token is none of the vocabulary.
+int dia_step(const Decoder* decoder, const Cache* cache, const Step* step, int num_threads) {
+    for (int64_t i = 0; i < step->num_samples * decoder->num_channels; i++)
+        if (step->tokens[i] < 0 || step->tokens[i] >= decoder->vocab_size) return 1;
     if (decoder->is_half) {
         run<uint16_t>(*decoder, *cache, *step, num_threads);
     } else {
         run<float>(*decoder, *cache, *step, num_threads);
     }
+    return 0;
 }
 }
