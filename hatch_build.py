@@ -41,4 +41,4 @@ class NativeBuildHook(BuildHookInterface):
             return
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
-        build_data["artifacts"] += [f"/{_NATIVE.as_posix()}/{library.name}" for library in libraries]
+        build_data["artifacts"] += [f"/{library.relative_to(self.root).as_posix()}" for library in libraries]

@@ -32,12 +32,12 @@ def folder(tmp_path, monkeypatch):
 @needs_compiler
 def test_every_instruction_set_is_built(folder):
     """A set without a library on the machine that has it."""
-    assert {path.name for path in build.build(folder)} == {build.library_name(name) for name in build.VARIANTS}
+    assert set(build.build(folder)) == {folder / build.library_name(name) for name in build.VARIANTS}
     usable = [
         name for name in build.VARIANTS if native._extensions_of_this_processor().issuperset(build.VARIANTS[name])
     ]
     assert (native.variant_name(), native.unavailable_reason()) == (usable[0], None)
-    assert sorted(path.suffix for path in folder.iterdir()) == [".cpp", ".so", ".so", ".so"]
+    assert sorted(path.suffix for path in folder.rglob("*.*")) == [".cpp", ".so", ".so", ".so"]
 
 
 def test_no_compiler_is_no_error(folder, monkeypatch):
@@ -53,12 +53,12 @@ def test_no_compiler_is_no_error(folder, monkeypatch):
 def test_a_source_that_does_not_compile(folder):
     """Libraries of which some are old and some new after an error."""
     build.build(folder)
-    before = {path: path.read_bytes() for path in folder.glob("*.so")}
+    before = {path: path.read_bytes() for path in folder.rglob("*.so")}
     (folder / "library.cpp").write_text("no C++")
     with pytest.raises(subprocess.CalledProcessError) as error:
         build.build(folder)
     assert "error" in error.value.stderr
-    assert {path: path.read_bytes() for path in folder.glob("*.so")} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*.so")} == before
 
 
 @needs_compiler
@@ -113,5 +113,5 @@ def test_another_openmp(folder, monkeypatch):
 
 def test_the_libraries_here_are_of_these_sources():
     """The other tests of operators would be skipped without a word."""
-    if HAS_COMPILER and list(SOURCES.glob("*.so")):
+    if HAS_COMPILER and list(SOURCES.rglob("*.so")):
         assert native.unavailable_reason() in (None, "this processor has no AVX2", "DIA_HF_NATIVE=0")

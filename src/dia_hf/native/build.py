@@ -43,8 +43,11 @@ def source_hash(folder: Path = _FOLDER) -> str:
 
 
 def library_name(variant: str) -> str:
-    """Return the file name of a variant's library."""
-    return f"libdia-{variant}.so"
+    """Return the path of a variant's library in the folder of the sources.
+
+    In a folder of their own: beside Python's modules they would be taken for extension modules.
+    """
+    return f"libraries/libdia-{variant}.so"
 
 
 def build(folder: Path = _FOLDER) -> list[Path]:
@@ -68,23 +71,24 @@ def build(folder: Path = _FOLDER) -> list[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         running = []
         for variant, extensions in VARIANTS.items():
-            target = Path(temporary) / library_name(variant)
+            target = Path(temporary) / f"{variant}.so"
             flags = [f"-m{extension}" for extension in extensions]
             if variant.startswith("avx512"):
                 flags.append("-mprefer-vector-width=512")
             command = [*compiler.split(), *_OPTIONS, *_QUIET, version, *flags, *sources, "-o", str(target)]
-            running.append((target, command, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)))
-        for target, command, process in running:
+            running.append((variant, target, command, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)))
+        for variant, target, command, process in running:
             _, errors = process.communicate()
             if process.returncode:
                 raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
-            libraries.append(folder / target.name)
-        for library in libraries:
+            libraries.append((target, folder / library_name(variant)))
+        for target, library in libraries:
             # Replaced as a whole: a process that has loaded the old one keeps it.
+            library.parent.mkdir(exist_ok=True)
             staged = library.with_suffix(".new")
-            shutil.copyfile(Path(temporary) / library.name, staged)
+            shutil.copyfile(target, staged)
             staged.replace(library)
-    return libraries
+    return [library for _, library in libraries]
 
 
 if __name__ == "__main__":
