@@ -428,3 +428,16 @@ def test_pages_of_the_checkpoint_are_dropped(tmp_path):
     assert torch.equal(weight, expected)
     quantization._page_out(expected)  # not mapped: nothing happens
     assert torch.equal(weight, expected)
+
+
+def test_int8_some_rows_at_a_time(monkeypatch):
+    """Rows that are quantized together with others, or a part of the layer that is lost."""
+    config = quantization._config("int8", torch.device("cpu"))
+    weight = torch.randn(70, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
+    whole = quantization._quantized_by_torchao(weight, config)
+    monkeypatch.setattr(quantization, "_CHUNK", 48 * 32)
+    parts = quantization._int8_by_torchao(weight, config)
+    assert torch.equal(parts.qdata, whole.qdata)
+    assert torch.equal(parts.scale, whole.scale)
+    assert parts.block_size == whole.block_size
+    assert torch.equal(parts.dequantize(), whole.dequantize())

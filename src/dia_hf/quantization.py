@@ -37,6 +37,7 @@ SCHEMES = {"int8": ("cpu", "cuda"), "int4": ("cpu", "cuda"), "fp8": ("cuda",)}
 GROUP_SIZE = 32
 """Weights of int4 that share a scale and a zero: the smallest supported group, for the smallest error."""
 
+_CHUNK = 2**18  # weights that are quantized to int8 at a time: they and the temporaries stay in the CPU's cache
 _INT4_ROWS = 16  # the int4 kernels need a multiple of this many outputs
 _PAGE_OUT = 21  # MADV_PAGEOUT of Linux
 
@@ -150,7 +151,8 @@ def quantize_model(
         elif is_packed_for_this_cpu:
             rounded = ((name, _packed(round_weights(linear.weight, GROUP_SIZE))) for name, linear in layers.items())
         else:
-            rounded = ((name, _quantized_by_torchao(linear, config)) for name, linear in layers.items())
+            quantize = _int8_by_torchao if scheme == "int8" and on_cpu else _quantized_by_torchao
+            rounded = ((name, quantize(linear.weight, config)) for name, linear in layers.items())
         for name, weight in rounded:
             weights[name] = weight
             _page_out(layers[name].weight)
@@ -180,13 +182,24 @@ def _texts_of(calibrate: bool | Sequence[str], is_supported: bool) -> Sequence[s
     return texts
 
 
-def _quantized_by_torchao(linear: nn.Linear, config: Any) -> torch.Tensor:
+def _quantized_by_torchao(weight: torch.Tensor, config: Any) -> Any:
     from torchao.quantization import quantize_
 
-    copy = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
-    copy.weight = linear.weight
+    copy = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    copy.weight = nn.Parameter(weight, requires_grad=False)
     quantize_(copy, config)
     return copy.weight
+
+
+def _int8_by_torchao(weight: torch.Tensor, config: Any) -> torch.Tensor:
+    """Quantize a weight on a CPU some rows at a time: torchao's temporaries are several times as large as its input."""
+    parts = [_quantized_by_torchao(rows, config) for rows in weight.detach().split(max(1, _CHUNK // weight.shape[1]))]
+    first = parts[0]
+    data, scales, zeros = (
+        None if getattr(first, name) is None else torch.cat([getattr(part, name) for part in parts])
+        for name in ("qdata", "scale", "zero_point")
+    )
+    return type(first)(data, scales, first.block_size, first.dtype, zero_point=zeros)
 
 
 def _rounded_for_inputs(model: Any, texts: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:

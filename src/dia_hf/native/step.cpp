@@ -86,86 +86,115 @@ void copy_head(T* to, const float* from, int64_t width) {
     for (; i < width; i++) assign(to + i, from[i]);
 }
 
-// N frames of keys or values as floats, each padded to whole vectors; zeros beyond the last frame.
+constexpr int64_t NEAR = 64;   // frames whose values stay in the first cache while they are used
+constexpr int64_t AHEAD = 32;  // frames between a request for keys or values and their use
+
+// Request the vector of a later frame: the processor does not foresee beyond a page.
 template <class T>
-const float* as_floats(const T* from, int64_t count, int64_t width, float* memory) {
-    const int64_t wide = round_up(width, N);
-    if (width == wide) {
-        // Of the frames after the next ones, which the processor does not foresee beyond a page.
-        for (int64_t i = 0; i < N * width; i += int64_t(64 / sizeof(T))) __builtin_prefetch(from + 2 * N * width + i);
-        if (std::is_same<T, float>::value && count == N) return (const float*)from;
-        for (int64_t i = 0; i < count * width; i += N) store(memory + i, load(from + i));
-    } else {
-        std::fill_n(memory, count * wide, 0.0f);
-        for (int64_t t = 0; t < count; t++)
-            for (int64_t i = 0; i < width; i++) memory[t * wide + i] = to_float(from[t * width + i]);
-    }
-    std::fill(memory + count * wide, memory + N * wide, 0.0f);
-    return memory;
+void request(const T* from, int64_t width) {
+    if (uintptr_t(from) % 64 < N * sizeof(T)) __builtin_prefetch(from + AHEAD * width);
 }
 
-// Add N rows, each times its weight, to P vectors.
-template <int P>
-void add_weighted(const float* weights, const float* rows, int64_t stride, float* to) {
-    vf sums[P];
-    for (int p = 0; p < P; p++) sums[p] = load(to + p * N);
-    for (int t = 0; t < N; t++) {
-        vf weight = splat(weights[t]);
-        for (int p = 0; p < P; p++) sums[p] = fma(weight, load(rows + t * stride + p * N), sums[p]);
+// Products of Q queries with keys: out[q][t]. `out` has room for whole vectors.
+template <int Q, class T>
+void multiply_keys(const float* queries, const T* keys, int64_t count, int64_t width, float* out, int64_t stride) {
+    constexpr int F = N / Q;
+    for (int64_t first = 0; first < count; first += F) {
+        const T* rows[F];
+        for (int f = 0; f < F; f++) rows[f] = keys + std::min(first + f, count - 1) * width;
+        vf products[N] = {};
+        for (int64_t i = 0; i < width; i += N) {
+            vf query[Q];
+            for (int q = 0; q < Q; q++) query[q] = load(queries + q * width + i);
+            for (int f = 0; f < F; f++) {
+                request(rows[f] + i, width);
+                vf key = load(rows[f] + i);
+                for (int q = 0; q < Q; q++) products[q * F + f] = fma(query[q], key, products[q * F + f]);
+            }
+        }
+        vf sums = sums_of(products);
+        for (int q = 0; q < Q; q++) std::memcpy(out + q * stride + first, (float*)&sums + q * F, 4 * F);
     }
-    for (int p = 0; p < P; p++) store(to + p * N, sums[p]);
 }
 
-// softmax(queries @ keys) @ values for the queries of one key head, without scaling.
+// Add values, each times its weight, to P vectors of Q outputs.
+template <int Q, int P, class T>
+void add_weighted(const float* weights, int64_t stride, const T* values, int64_t count, int64_t width, float* out) {
+    vf sums[Q][P];
+    for (int q = 0; q < Q; q++)
+        for (int p = 0; p < P; p++) sums[q][p] = load(out + q * width + p * N);
+    for (int64_t t = 0; t < count; t++) {
+        for (int p = 0; p < P; p++) {
+            request(values + t * width + p * N, width);
+            vf value = load(values + t * width + p * N);
+            for (int q = 0; q < Q; q++) sums[q][p] = fma(splat(weights[q * stride + t]), value, sums[q][p]);
+        }
+    }
+    for (int q = 0; q < Q; q++)
+        for (int p = 0; p < P; p++) store(out + q * width + p * N, sums[q][p]);
+}
+
+void softmax(float* row, int64_t stride) {
+    vf most = splat(-INFINITY);
+    for (int64_t t = 0; t < stride; t += N) most = max(load(row + t), most);
+    float best = largest(most);
+    vf total{};
+    for (int64_t t = 0; t < stride; t += N) {
+        vf weight = exponential(load(row + t) - best);
+        store(row + t, weight);
+        total += weight;
+    }
+    float factor = 1 / sum(total);
+    for (int64_t t = 0; t < stride; t += N) store(row + t, load(row + t) * factor);
+}
+
+// softmax(queries @ keys) @ values for Q queries of one key head, without scaling. D is a multiple of N.
 //
-// Queries and `out` are padded to whole vectors. `weights` has room for a row of `length` for each query, rounded up to
-// vectors, and `memory` for N frames.
+// `weights` has room for a row of `length` for each query, rounded up to vectors.
+template <int Q, class T>
+void attend_with(const float* queries, const T* keys, const T* values, int64_t length, int64_t width, const uint8_t* mask,
+                 float* weights, float* out) {
+    const int64_t stride = round_up(length, N);
+    multiply_keys<Q>(queries, keys, length, width, weights, stride);
+    for (int q = 0; q < Q; q++) {
+        float* row = weights + q * stride;
+        for (int64_t t = 0; t < stride; t++)
+            if (t >= length || (mask && !mask[t])) row[t] = -INFINITY;
+        softmax(row, stride);
+    }
+    std::fill_n(out, Q * width, 0.0f);
+    constexpr int P = Q == 4 ? N / 4 : N / 2;
+    for (int64_t first = 0; first < length; first += NEAR) {
+        const int64_t count = std::min(NEAR, length - first);
+        int64_t i = 0;
+        for (; i + P * N <= width; i += P * N)
+            add_weighted<Q, P>(weights + first, stride, values + first * width + i, count, width, out + i);
+        for (; i < width; i += N)
+            add_weighted<Q, 1>(weights + first, stride, values + first * width + i, count, width, out + i);
+    }
+}
+
+// The same for any number of queries; the order of operations for each is the same.
 template <class T>
 void attend(const float* queries, int64_t num_queries, const T* keys, const T* values, int64_t length, int64_t width,
-            const uint8_t* mask, float* weights, float* memory, float* out) {
-    const int64_t stride = round_up(length, N), wide = round_up(width, N);
-    for (int64_t first = 0; first < length; first += N) {
-        const int64_t count = std::min<int64_t>(N, length - first);
-        const float* near = as_floats(keys + first * width, count, width, memory);
-        vf hidden{};  // what a mask adds
-        for (int64_t t = 0; t < N; t++)
-            if (t >= count || (mask && !mask[first + t])) hidden[t] = -INFINITY;
-        for (int64_t q = 0; q < num_queries; q++) {
-            vf products[N] = {};
-            for (int64_t i = 0; i < wide; i += N) {
-                vf query = load(queries + q * wide + i);
-                for (int t = 0; t < N; t++) products[t] = fma(query, load(near + t * wide + i), products[t]);
-            }
-            store(weights + q * stride + first, sums_of(products) + hidden);
-        }
-    }
-    for (int64_t q = 0; q < num_queries; q++) {
-        float* row = weights + q * stride;
-        vf most = splat(-INFINITY);
-        for (int64_t t = 0; t < stride; t += N) most = max(load(row + t), most);
-        float best = largest(most);
-        vf total{};
-        for (int64_t t = 0; t < stride; t += N) {
-            vf weight = exponential(load(row + t) - best);
-            store(row + t, weight);
-            total += weight;
-        }
-        float factor = 1 / sum(total);
-        for (int64_t t = 0; t < stride; t += N) store(row + t, load(row + t) * factor);
-    }
-    std::fill_n(out, num_queries * wide, 0.0f);
-    for (int64_t first = 0; first < length; first += N) {
-        const int64_t count = std::min<int64_t>(N, length - first);
-        const float* near = as_floats(values + first * width, count, width, memory);
-        for (int64_t q = 0; q < num_queries; q++) {
-            const float* row = weights + q * stride + first;
-            float* to = out + q * wide;
-            int64_t i = 0;
-            for (; i + 8 * N <= wide; i += 8 * N) add_weighted<8>(row, near + i, wide, to + i);
-            for (; i + 4 * N <= wide; i += 4 * N) add_weighted<4>(row, near + i, wide, to + i);
-            for (; i < wide; i += N) add_weighted<1>(row, near + i, wide, to + i);
-        }
-    }
+            const uint8_t* mask, float* weights, float* out) {
+    int64_t q = 0;
+    for (; q + 4 <= num_queries; q += 4)
+        attend_with<4>(queries + q * width, keys, values, length, width, mask, weights, out + q * width);
+    for (; q + 2 <= num_queries; q += 2)
+        attend_with<2>(queries + q * width, keys, values, length, width, mask, weights, out + q * width);
+    for (; q < num_queries; q++)
+        attend_with<1>(queries + q * width, keys, values, length, width, mask, weights, out + q * width);
+}
+
+// Rows of another width, as floats padded with zeros.
+template <class T>
+const float* padded(const T* from, int64_t count, int64_t width, std::vector<float>& memory) {
+    const int64_t wide = round_up(width, N);
+    memory.assign(count * wide, 0.0f);
+    for (int64_t t = 0; t < count; t++)
+        for (int64_t i = 0; i < width; i++) memory[t * wide + i] = to_float(from[t * width + i]);
+    return memory.data();
 }
 
 // Memory of a step that all threads see.
@@ -175,7 +204,7 @@ struct Shared {
 
 // Memory of one thread.
 struct Own {
-    std::vector<float> normed, out, weights, near, padded;
+    std::vector<float> normed, out, weights, padded, keys, values;
     Input input;
 
     float* at_least(std::vector<float>& memory, int64_t size) {
@@ -271,12 +300,18 @@ private:
     }
 
     // Attend with the queries of a key head, padded to whole vectors in `own.padded`.
-    void attend_with(int64_t num_queries, const T* keys, const T* values, int64_t length, int64_t width,
-                     const uint8_t* mask, float* out, Own& own) {
+    void attend_padded(int64_t num_queries, const T* keys, const T* values, int64_t length, int64_t width,
+                       const uint8_t* mask, float* out, Own& own) {
         const int64_t wide = round_up(width, N);
         float* attended = own.at_least(own.out, num_queries * wide);
-        attend(own.padded.data(), num_queries, keys, values, length, width, mask,
-               own.at_least(own.weights, num_queries * round_up(length, N)), own.at_least(own.near, N * wide), attended);
+        float* weights = own.at_least(own.weights, 4 * round_up(length, N));
+        const float* queries = own.padded.data();
+        if (width == wide) {
+            attend(queries, num_queries, keys, values, length, width, mask, weights, attended);
+        } else {
+            attend(queries, num_queries, padded(keys, length, width, own.keys), padded(values, length, width, own.values),
+                   length, wide, mask, weights, attended);
+        }
         for (int64_t q = 0; q < num_queries; q++) std::copy_n(attended + q * wide, width, out + q * width);
     }
 
@@ -298,7 +333,7 @@ private:
             for (int64_t q = 0; q < group; q++)
                 rotate(from + (head * group + q) * width, rotary, width, own.padded.data() + q * wide);
             float* out = shared_.attended.data() + (row * heads.queries + head * group) * width;
-            attend_with(group, keys, values, length + 1, width, nullptr, out, own);
+            attend_padded(group, keys, values, length + 1, width, nullptr, out, own);
         });
     }
 
@@ -343,7 +378,7 @@ private:
                     std::copy_n(queries + q * width, width, query);
                 }
             }
-            attend_with(group, (const T*)cache_.text_keys[index] + place, (const T*)cache_.text_values[index] + place,
+            attend_padded(group, (const T*)cache_.text_keys[index] + place, (const T*)cache_.text_values[index] + place,
                         step_.num_bytes, width, cache_.text_mask + row * cache_.mask_stride,
                         shared_.attended.data() + (row * heads.queries + head * group) * width, own);
         });
