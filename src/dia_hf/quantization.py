@@ -2,7 +2,7 @@
 
 The linear layers of the decoder's transformer layers are quantized. Weights that are read once a text (the encoder,
 keys and values of cross-attention) stay as they are, because they cost no time; embedding, norms and head stay, because
-guidance amplifies the head's error. Activations are bfloat16.
+guidance amplifies the head's error.
 
 int8 and fp8 are rounded by torchao, int4 on a CPU by `int4.py`, in torchao's layout. The products are computed in
 `engine/linear.py`. Called by `Dia.from_pretrained`, `Dia.from_local`, and by users.

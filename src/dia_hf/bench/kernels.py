@@ -1,4 +1,4 @@
-"""Which kernels compute a model on this machine: the C++ operators, or PyTorch's, and why."""
+"""Name the kernels that compute a model on this machine: the C++ operators, or PyTorch's, and the reason."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The fast path of `generate()`, which runs by default: one frame for every sequence of a batch in a step.
 
 Fused linear layers (`linear`), the decoder on preallocated memory (`decoder`), sampling (`sampling`), a step of both
-(`step`), launching of steps (`runners`), and continuous batching (`scheduler`). `generation/fast_path.py` translates
-calls for it. The reference path (`modeling_dia.py` and `generation/logits_process.py` under transformers' loop) is its
-oracle in the tests.
+(`step`), the same by C++ operators (`native`), launching of steps (`runners`), and continuous batching (`scheduler`).
+`generation/fast_path.py` translates calls for it. The reference path (`modeling_dia.py` and
+`generation/logits_process.py` under transformers' loop) is its oracle in the tests.
 """
 
 from .decoder import FrameDecoder, make_frame_decoder, max_frames, unsupported_reason_of

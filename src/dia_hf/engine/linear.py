@@ -4,7 +4,8 @@ A decoding step is bound by reading weights for a few rows at a time: fewer and 
 that the processor prefers, determine its speed. The numbers of rows at which each kernel pays were measured on two
 cores with AMX; see `docs/quantization.md`.
 
-Used by `decoder.py`, and by `quantization.py` for its layers.
+Used by `decoder.py`, and by `quantization.py` for its layers: for many rows at once, and for steps where there is no
+C++ operator (`native.py`).
 
 Legend: I width of the input, O width of a layer's output, G size of a group of weights that share a scale.
 """
