@@ -1,6 +1,8 @@
 """The C++ operator for steps against PyTorch's operators, on each instruction set that this processor has."""
 
+import copy
 import ctypes
+import pickle
 import threading
 from contextlib import contextmanager
 
@@ -324,14 +326,50 @@ def by_an_epsilon(model):
     model.model.decoder.layers[0].pre_mlp_norm.eps = 0.5
 
 
+class DoubledNorm(nn.RMSNorm):
+    def forward(self, states):
+        return 2 * super().forward(states)
+
+
+def by_another_norm(model):
+    norm = model.model.decoder.layers[0].pre_sa_norm
+    model.model.decoder.layers[0].pre_sa_norm = nn.LayerNorm(norm.weight.shape, eps=norm.eps)
+
+
+def by_a_norm_of_another_class(model):
+    norm = model.model.decoder.norm
+    model.model.decoder.norm = DoubledNorm(norm.weight.shape, eps=norm.eps)
+
+
+def by_the_forward_of_an_activation(model):
+    model.model.decoder.layers[0].mlp.activation.forward = lambda states: 2 * states
+
+
+def by_a_quantized_embedding(model):
+    embedding = model.bfloat16().model.decoder.embeddings.embed
+    quantize_(model, INT8, filter_fn=lambda module, name: module is embedding)
+
+
+def by_an_embedding_with_a_largest_norm(model):
+    model.model.decoder.embeddings.embed.max_norm = 0.1
+
+
+def by_sparse_weights(model):
+    head = model.logits_dense
+    head.weight = nn.Parameter(head.weight.detach().to_sparse_csr(), requires_grad=False)
+
+
 def by_a_norm(model):
     norm = model.model.decoder.norm
     norm.forward = lambda states: 2 * states
 
 
 CHANGES = [as_double, in_half, by_a_hook, by_another_class, by_a_bias, by_an_activation, by_an_epsilon, by_a_norm]
+CHANGES += [by_another_norm, by_a_norm_of_another_class, by_the_forward_of_an_activation, by_a_quantized_embedding]
+CHANGES += [by_an_embedding_with_a_largest_norm, by_sparse_weights]
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @torch.no_grad()
 def test_what_the_operator_does_not_compute(change):
@@ -375,6 +413,74 @@ def test_replaced_weights_stay_until_the_call_ends():
         parameter.data = torch.full_like(parameter, float("nan"))
     assert torch.equal(network.step(*state), expected)
     assert make_frame_decoder(model) is not network
+
+
+@torch.no_grad()
+def test_weights_moved_to_shared_memory():
+    """`share_memory`, also by sending a model to a process, frees the memory of the same tensors: it was read after."""
+    model = make_model(make_config("toy"))
+    network = make_frame_decoder(model)
+    assert network.native is not None
+    state = prepared(network, [(4, 12)])
+    expected = network.step(*state)
+    model.share_memory()
+    moved = make_frame_decoder(model)
+    there = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    head = moved.native._decoder.head
+    assert head.data in there
+    assert torch.equal(moved.step(*state), expected)
+
+
+@torch.inference_mode()
+def test_int4_weights_in_the_layout_of_another_instruction_set(models, variant, monkeypatch):
+    """PyTorch held to AVX2 packs blocks of 32 outputs, fewer than an AVX-512 operator computes: it computed nothing."""
+    monkeypatch.setattr("dia_hf.engine.native.int4_block", lambda: 32)
+    network = FrameDecoder(models[torch.bfloat16, "int4"], use_native=True)
+    assert (network.native is not None) == (variant == "avx2")
+
+
+@pytest.mark.parametrize("length", [-1, 13, 2**40])
+@torch.inference_mode()
+def test_a_frame_beyond_the_cache(variant, length):
+    """A frame was written behind the memory of the cache."""
+    network = FrameDecoder(make_model(make_config("toy")), use_native=True)
+    cache, tokens, lengths, *view = prepared(network, [(4, 12), (12, 30)])
+    assert cache.keys[0].shape[2] == 13
+    lengths[2] = length
+    with pytest.raises(IndexError, match="0 to 12"):
+        network.step(cache, tokens, lengths, *view)
+
+
+@torch.inference_mode()
+def test_a_text_of_which_nothing_is_kept(variant):
+    """A mask of zeros made NaN of a row that has finite logits by PyTorch's operators."""
+    oracle, operator = both(make_model(make_config("toy")))
+    cache, *rest = prepared(oracle, [(4, 12), (9, 30)])
+    cache.text_mask[0] = False
+    expected = oracle.step(cache, *rest)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(operator.step(cache, *rest), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_copy_of_a_cache_has_its_own_addresses():
+    """A copy after a step was refused, for the pointers in it."""
+    network = FrameDecoder(make_model(make_config("toy")), use_native=True)
+    cache, *rest = prepared(network, [(4, 12)])
+    expected = network.step(cache, *rest)
+    for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
+        cache.keys[0].fill_(7)
+        assert torch.equal(network.step(other, *rest), expected)
+
+
+@torch.no_grad()
+def test_weights_with_a_pending_sign():
+    """The values of a tensor whose negation PyTorch has put off were read without it."""
+    model = make_model(make_config("toy"))
+    model.logits_dense.weight = nn.Parameter(torch._neg_view(model.logits_dense.weight.detach()))
+    oracle, operator = both(model)
+    expected = logits_of(oracle, [(4, 12)])
+    torch.testing.assert_close(logits_of(operator, [(4, 12)]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_structures_have_the_size_that_the_library_expects():

@@ -90,6 +90,9 @@ class FrameCache:
     text_mask: torch.Tensor
     addresses: Any = field(default=None, init=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "addresses": None}  # of a copy there are others
+
     def select(self, rows: torch.Tensor, samples: torch.Tensor) -> FrameCache:
         """Copy the entries of some rows and samples, by index."""
         return FrameCache(
@@ -407,10 +410,13 @@ def _fingerprint(model: Any) -> Any:
     The sum finds changes through `.data`, which leave no other trace and which some optimizers and adapters make.
     """
     weights = [*model.named_parameters(), *model.named_buffers()]
-    traces, sums = [], []
+    traces: list[Any] = []
+    sums = []
     for name, weight in weights:
         traces.append((name, id(weight), weight.dtype, weight.device, 0 if weight.is_inference() else weight._version))
-        if type(weight) in (torch.Tensor, nn.Parameter):
+        if type(weight) in (torch.Tensor, nn.Parameter) and weight.layout == torch.strided:
+            # `share_memory_`, also by sending a model to a process, moves the values of the same tensor.
+            traces.append(weight.data_ptr())
             bits = weight.detach().flatten()[::_STRIDE].contiguous().view(_INTEGERS[weight.dtype.itemsize])
             sums.append(bits.sum())
     # Adapters (PEFT) are switched without a change of weights; hooks and kernels of the Hub change what modules return.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.activations import SiLUActivation
 
 from .. import native
 from .linear import int4_block, is_bare, is_int4, is_int8
@@ -32,6 +33,7 @@ _FLOAT32, _BFLOAT16, _INT8, _INT4 = range(4)
 _KINDS = {torch.float32: _FLOAT32, torch.bfloat16: _BFLOAT16}
 _GROUP = 32  # int4 weights that share a scale
 _MOST_TOGETHER = 64  # outputs of a chunk of work
+_NO_TOKEN, _NO_PLACE = 1, 2  # what `dia_step` returns
 
 _Pointer, _Integer = ctypes.c_void_p, ctypes.c_int64
 
@@ -61,7 +63,8 @@ class _Layer(ctypes.Structure):
 
 class _Decoder(ctypes.Structure):
     _fields_ = (
-        *((name, _Integer) for name in ("num_layers", "num_channels", "vocab_size", "hidden", "is_half")),
+        *((name, _Integer) for name in ("num_layers", "num_channels", "vocab_size", "hidden", "num_positions")),
+        ("is_half", _Integer),
         ("epsilon", ctypes.c_float),
         ("unused", ctypes.c_float),
         ("self_heads", _Heads),
@@ -77,7 +80,7 @@ class _Cache(ctypes.Structure):
         *((name, ctypes.POINTER(_Pointer)) for name in ("keys", "values", "text_keys", "text_values")),
         ("text_mask", _Pointer),
         *((name, _Integer) for name in ("row_stride", "head_stride", "text_row_stride", "text_head_stride")),
-        ("mask_stride", _Integer),
+        *((name, _Integer) for name in ("mask_stride", "num_slots")),
     )
 
 
@@ -162,8 +165,9 @@ class NativeStep:
             *(self._layer(layer, constant) for layer, constant in zip(layers, constants, strict=True))
         )
         embedding = model.model.decoder.embeddings.embed
-        if type(embedding) is not nn.Embedding:
-            raise _UnsupportedError(f"the embedding is a {type(embedding).__name__}")
+        if type(embedding) is not nn.Embedding or embedding.max_norm is not None:
+            raise _UnsupportedError(f"the embedding is a {type(embedding).__name__}, or limits its norms")
+        self._check_is_dense(embedding.weight)
         if model.model.decoder.norm.eps != layers[0].pre_sa_norm.eps:
             raise _UnsupportedError("the norms have different epsilons")
         cross_rotary = network.cross_rotary
@@ -172,6 +176,7 @@ class NativeStep:
             num_channels=config.num_channels,
             vocab_size=config.vocab_size,
             hidden=embedding.weight.shape[1],
+            num_positions=len(network.rotary),
             is_half=network.dtype == torch.bfloat16,
             epsilon=self._epsilon,
             self_heads=_Heads(*network.heads),
@@ -186,7 +191,7 @@ class NativeStep:
 
     def step(self, cache: FrameCache, tokens: torch.Tensor, lengths: torch.Tensor, num_bytes: int) -> torch.Tensor:
         """See `FrameDecoder.step`."""
-        decoder = self._decoder
+        decoder, num_bytes = self._decoder, min(num_bytes, cache.text_mask.shape[-1])
         num_samples, num_rows = len(tokens), len(lengths)
         tokens, lengths = tokens.contiguous(), lengths.contiguous()
         if cache.addresses is None:
@@ -195,14 +200,18 @@ class NativeStep:
         logits = torch.empty(shape, dtype=torch.float32, device="cpu")
         step = _Step(tokens.data_ptr(), lengths.data_ptr(), num_samples, num_rows, num_bytes, logits.data_ptr())
         arguments = ctypes.byref(decoder), ctypes.byref(cache.addresses), ctypes.byref(step)
-        if self._library.dia_step(*arguments, torch.get_num_threads()):
+        error = self._library.dia_step(*arguments, torch.get_num_threads())
+        if error == _NO_TOKEN:
             raise IndexError(f"a token is outside the vocabulary, 0 to {decoder.vocab_size - 1}.")
+        if error == _NO_PLACE:
+            most = min(cache.addresses.num_slots, decoder.num_positions)
+            raise IndexError(f"a row has a length outside its cache, 0 to {most - 1}.")
         return logits
 
     def _layer(self, layer: Any, constant: torch.Tensor) -> _Layer:
         attention, cross, mlp = layer.self_attention, layer.cross_attention, layer.mlp
-        if type(mlp.activation) is not nn.SiLU and type(mlp.activation).__name__ != "SiLUActivation":
-            raise _UnsupportedError(f"the activation is a {type(mlp.activation).__name__}")
+        if type(mlp.activation) not in (nn.SiLU, SiLUActivation) or "forward" in vars(mlp.activation):
+            raise _UnsupportedError(f"the activation is a {type(mlp.activation).__name__}, or has another `forward`")
         result = _Layer(
             self_norm=self._norm(layer.pre_sa_norm),
             cross_norm=self._norm(layer.pre_ca_norm),
@@ -222,8 +231,10 @@ class NativeStep:
         return result
 
     def _norm(self, norm: Any) -> int:
-        if "forward" in vars(norm) or norm.weight is None:
-            raise _UnsupportedError("a norm has another `forward`")
+        is_theirs = type(norm).forward is nn.RMSNorm.forward and "forward" not in vars(norm)
+        if not is_theirs or norm.weight is None:
+            raise _UnsupportedError(f"a norm is a {type(norm).__name__}, or has another `forward`")
+        self._check_is_dense(norm.weight)
         epsilon = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
         if not hasattr(self, "_epsilon"):
             self._epsilon = epsilon
@@ -240,19 +251,24 @@ class NativeStep:
             data, scales = self._address(weight.qdata), self._address(weight.scale.flatten().float())
             return _Matrix(_INT8, data, scales, outputs, width, 0)
         if is_int4(weight):
-            block = int4_block() or 0
+            # The block is PyTorch's, whose instruction set may be another than that of the operator.
+            block, unit = int4_block() or 0, self._library.dia_int4_unit()
             is_whole = block in (32, _MOST_TOGETHER) and outputs % (halves * _MOST_TOGETHER) == 0
-            if not is_whole or weight.block_size[1] != _GROUP:
+            if not is_whole or block % unit or weight.block_size[1] != _GROUP:
                 raise _UnsupportedError("int4 weights are in a layout that is not known here")
             data, scales = self._address(weight.qdata), self._address(weight.scale_and_zero)
             return _Matrix(_INT4, data, scales, outputs, width, block)
-        if type(weight) is not nn.Parameter or weight.dtype not in _KINDS:
-            raise _UnsupportedError(f"a weight is a {type(weight).__name__} in {weight.dtype}")
+        self._check_is_dense(weight)
         return _Matrix(_KINDS[weight.dtype], self._address(weight.detach()), None, outputs, width, 0)
+
+    def _check_is_dense(self, weight: torch.Tensor) -> None:
+        """Raise `_UnsupportedError` if a weight is no plain tensor of floats in memory."""
+        if type(weight) is not nn.Parameter or weight.layout != torch.strided or weight.dtype not in _KINDS:
+            raise _UnsupportedError(f"a weight is a {type(weight).__name__} in {weight.dtype}, {weight.layout}")
 
     def _address(self, tensor: torch.Tensor) -> int:
         """Return the address of a tensor's values in order, which stay there as long as this object."""
-        tensor = tensor.contiguous()
+        tensor = tensor.resolve_neg().contiguous()
         self._kept.append(tensor)
         return tensor.data_ptr()
 
@@ -287,6 +303,7 @@ def _cache_of(cache: FrameCache) -> _Cache:
         *keys.stride()[:2],
         *text_keys.stride()[:2],
         cache.text_mask.stride(0),
+        keys.shape[2],
     )
 
 

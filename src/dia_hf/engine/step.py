@@ -72,6 +72,9 @@ class FrameState:
     graphs: dict[int, Any] = field(default_factory=dict)
     addresses: Any = field(default=None, init=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "addresses": None}  # of a copy there are others
+
     @property
     def num_samples(self) -> int:
         """B."""

@@ -25,6 +25,7 @@ struct Layer {
 
 struct Decoder {
     int64_t num_layers, num_channels, vocab_size, hidden;
+    int64_t num_positions;  // of the rotary embeddings
     int64_t is_half;  // whether embedding, keys and values are bfloat16
     float epsilon;
     float unused;
@@ -44,6 +45,7 @@ struct Cache {
     const void* const* text_values;
     const uint8_t* text_mask;  // [B, capacity of text]
     int64_t row_stride, head_stride, text_row_stride, text_head_stride, mask_stride;
+    int64_t num_slots;  // capacity in frames
 };
 
 struct Step {
@@ -134,17 +136,19 @@ void add_weighted(const float* weights, int64_t stride, const T* values, int64_t
         for (int p = 0; p < P; p++) store(out + q * width + p * N, sums[q][p]);
 }
 
+// A row of which nothing is kept has weights of 0, as in PyTorch.
 void softmax(float* row, int64_t stride) {
     vf most = splat(-INFINITY);
     for (int64_t t = 0; t < stride; t += N) most = max(load(row + t), most);
     float best = largest(most);
+    if (best == -INFINITY) best = 0;
     vf total{};
     for (int64_t t = 0; t < stride; t += N) {
         vf weight = exponential(load(row + t) - best);
         store(row + t, weight);
         total += weight;
     }
-    float factor = 1 / sum(total);
+    float whole = sum(total), factor = whole == 0 ? 0 : 1 / whole;
     for (int64_t t = 0; t < stride; t += N) store(row + t, load(row + t) * factor);
 }
 
@@ -436,10 +440,16 @@ int64_t dia_size_of(int64_t index) {
     return sizes[index];
 }
 
-// Read one frame of each sample, and predict the next. Return 1, having done nothing, if a token is none of the vocabulary.
+// Outputs that INT4 weights are computed for at once; their blocks must be multiples of it.
+int64_t dia_int4_unit() { return 4 * N; }
+
+// Read one frame of each sample, and predict the next. Having done nothing, return 1 if a token is none of the vocabulary,
+// and 2 if there is no place for the frame of a row.
 int dia_step(const Decoder* decoder, const Cache* cache, const Step* step, int num_threads) {
     for (int64_t i = 0; i < step->num_samples * decoder->num_channels; i++)
         if (step->tokens[i] < 0 || step->tokens[i] >= decoder->vocab_size) return 1;
+    for (int64_t r = 0; r < step->num_rows; r++)
+        if (step->lengths[r] < 0 || step->lengths[r] >= std::min(cache->num_slots, decoder->num_positions)) return 2;
     if (decoder->is_half) {
         run<uint16_t>(*decoder, *cache, *step, num_threads);
     } else {
