@@ -81,6 +81,15 @@ def test_the_build_copies_what_there_is():
     assert not [pattern for pattern in hidden if pattern.startswith("!") and not list(ROOT.glob(pattern[1:]))]
 
 
+def test_the_build_has_what_it_needs():
+    """The build hook was not copied, so no image could be built; or there was no compiler for the operators."""
+    copied = {name for instruction, line in instructions() if instruction == "COPY" for name in line.split()[:-1]}
+    assert {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "src"} <= copied
+    stages = [index for index, (instruction, _) in enumerate(instructions()) if instruction == "FROM"]
+    build = instructions()[stages[0] : stages[1]]
+    assert any(instruction == "RUN" and "g++" in arguments for instruction, arguments in build)
+
+
 def test_the_extras_exist():
     """The container or the unit installs an extra that the package does not have."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
