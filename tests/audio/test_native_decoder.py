@@ -226,7 +226,9 @@ def test_bfloat16_is_closer_to_float32_than_the_layers(name):
     dac.to(torch.bfloat16)
     (found,) = DacCodec(dac).decode([codes])
     layers = dac.decode(audio_codes=codes.T[None]).audio_values[0].float()
-    assert 0 < relative_rms(found, exact) < min(0.02, relative_rms(layers, exact))
+    error = relative_rms(found, exact)
+    assert error < min(0.02, relative_rms(layers, exact))
+    assert error > 0 or native.variant_name() != "avx512-bf16"  # the others compute bfloat16 weights in float32
 
 
 def test_a_stream_goes_on_after_the_dtype_has_changed():

@@ -153,7 +153,8 @@ def test_as_close_to_float32_as_pytorch(models, scheme):
     expected = logits_of(exact, samples)
     oracle, operator = both(models[torch.bfloat16, scheme])
     error, theirs = (distance(logits_of(network, samples), expected) for network in (operator, oracle))
-    assert error < 1.05 * theirs
+    # PyTorch's int4 kernel for AVX2 multiplies inputs in bfloat16, that for AVX-512 is less exact.
+    assert error < (1.1 if scheme == "int4" else 1.05) * theirs, (error, theirs)
 
 
 def dequantized(models, scheme):
