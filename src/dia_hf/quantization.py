@@ -5,7 +5,7 @@ keys and values of cross-attention) stay as they are, because they cost no time;
 guidance amplifies the head's error.
 
 int8 and fp8 are rounded by torchao, int4 on a CPU by `int4.py`, in torchao's layout. The products are computed in
-`engine/linear.py`. Called by `Dia.from_pretrained`, `Dia.from_local`, and by users.
+`engine/native.py` or `engine/linear.py`. Called by `Dia.from_pretrained`, `Dia.from_local`, and by users.
 """
 
 from __future__ import annotations

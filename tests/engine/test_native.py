@@ -402,14 +402,19 @@ def is_dense(parameter):
     return type(parameter) in (torch.Tensor, nn.Parameter)
 
 
-@torch.no_grad()
-def test_replaced_weights_stay_until_the_call_ends():
-    """Memory of weights that were replaced during a call was read after it was freed."""
+def stepped():
+    """A model, its network, the arguments of a step, and its logits."""
     model = make_model(make_config("toy"))
     network = make_frame_decoder(model)
     assert network.native is not None
     state = prepared(network, [(4, 12)])
-    expected = network.step(*state)
+    return model, network, state, network.step(*state)
+
+
+@torch.no_grad()
+def test_replaced_weights_stay_until_the_call_ends():
+    """Memory of weights that were replaced during a call was read after it was freed."""
+    model, network, state, expected = stepped()
     for parameter in model.parameters():
         parameter.data = torch.full_like(parameter, float("nan"))
     assert torch.equal(network.step(*state), expected)
@@ -419,11 +424,7 @@ def test_replaced_weights_stay_until_the_call_ends():
 @torch.no_grad()
 def test_weights_moved_to_shared_memory():
     """`share_memory`, also by sending a model to a process, frees the memory of the same tensors: it was read after."""
-    model = make_model(make_config("toy"))
-    network = make_frame_decoder(model)
-    assert network.native is not None
-    state = prepared(network, [(4, 12)])
-    expected = network.step(*state)
+    model, _, state, expected = stepped()
     model.share_memory()
     moved = make_frame_decoder(model)
     there = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

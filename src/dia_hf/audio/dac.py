@@ -292,15 +292,17 @@ class DacCodec(Codec):
         codes, ends = [codes for codes, _ in readings], [is_last for _, is_last in readings]
         runs, parts = decoder.push([state.run for state in states], codes, ends)
         return [
-            self._grown(stream, count, state, run, [part])
-            for stream, count, state, run, part in zip(streams, num_frames, states, runs, parts, strict=True)
+            self._grown(stream, count, state, run, len(piece), [part])
+            for stream, count, state, run, piece, part in zip(
+                streams, num_frames, states, runs, codes, parts, strict=True
+            )
         ]
 
     def _grow(self, stream: DecoderStream, count: int) -> tuple[_Growth, torch.Tensor]:
         """Return the new state of a stream, and its next samples."""
         state = stream.state or _Growth(GrowingRun(self._growing_decoder or []), 0, torch.zeros(0))
         codes, is_last = self._reading(stream, count, state)
-        run, parts = state.run.copy(), []
+        run, num_codes, parts = state.run.copy(), len(codes), []
         # In pieces of few sizes: a kernel is compiled for each length of each layer, which takes longer than to run it.
         is_whole_piece = stream.state is None and len(codes) == count + self.decoder_margin  # as of many other clips
         while len(codes) > 0:
@@ -309,7 +311,8 @@ class DacCodec(Codec):
             codes = codes[size:]
         if is_last and not run.has_ended:
             parts.append(run.push(None, is_last=True))
-        return self._grown(stream, count, state, run, [part.flatten().float() for part in parts if part is not None])
+        samples = [part.flatten().float() for part in parts if part is not None]
+        return self._grown(stream, count, state, run, num_codes, samples)
 
     def _reading(self, stream: DecoderStream, count: int, state: _Growth) -> tuple[torch.Tensor, bool]:
         """Return the codes to read for the next samples of a stream, and whether they are its last."""
@@ -322,14 +325,14 @@ class DacCodec(Codec):
         count: int,
         state: _Growth,
         run: Any,
+        num_codes: int,
         parts: Sequence[torch.Tensor],
     ) -> tuple[_Growth, torch.Tensor]:
-        """Return the state of a stream after its next frames are taken, and their samples."""
-        num_read = state.num_read + len(self._reading(stream, count, state)[0])
+        """Return the state of a stream after `num_codes` more are read and its next frames taken, and their samples."""
         samples = torch.cat([state.samples, *parts])
         is_all = stream.is_closed and count == stream.num_pending
         number = len(samples) if is_all else count * self.hop_length
-        return _Growth(run, num_read - count, samples[number:].clone()), samples[:number]
+        return _Growth(run, state.num_read + num_codes - count, samples[number:].clone()), samples[:number]
 
     @property
     def has_native_decoder(self) -> bool:

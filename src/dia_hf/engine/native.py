@@ -66,7 +66,6 @@ class _Decoder(ctypes.Structure):
         *((name, _Integer) for name in ("num_layers", "num_channels", "vocab_size", "hidden", "num_positions")),
         ("is_half", _Integer),
         ("epsilon", ctypes.c_float),
-        ("unused", ctypes.c_float),
         ("self_heads", _Heads),
         ("cross_heads", _Heads),
         *((name, _Pointer) for name in ("embedding", "final_norm", "rotary", "cross_rotary")),
@@ -99,7 +98,6 @@ class _Spec(ctypes.Structure):
     _fields_ = (
         *((name, _Integer) for name in ("eos_token_id", "pad_token_id", "is_guided", "do_sample")),
         ("eos_logit_scale", ctypes.c_float),
-        ("unused", ctypes.c_float),
     )
 
 
@@ -160,6 +158,7 @@ class NativeStep:
             raise _UnsupportedError(f"the model is in {network.dtype} on {network.device.type!r}")
         self._library = library
         self._kept: list[torch.Tensor] = []  # what the structures point to
+        self._epsilon = _epsilon_of(model.model.decoder.norm)
         layers = model.model.decoder.layers
         self._layers = (_Layer * len(layers))(
             *(self._layer(layer, constant) for layer, constant in zip(layers, constants, strict=True))
@@ -168,8 +167,6 @@ class NativeStep:
         if type(embedding) is not nn.Embedding or embedding.max_norm is not None:
             raise _UnsupportedError(f"the embedding is a {type(embedding).__name__}, or limits its norms")
         self._check_is_dense(embedding.weight)
-        if model.model.decoder.norm.eps != layers[0].pre_sa_norm.eps:
-            raise _UnsupportedError("the norms have different epsilons")
         cross_rotary = network.cross_rotary
         self._decoder = _Decoder(
             num_layers=len(layers),
@@ -235,10 +232,7 @@ class NativeStep:
         if not is_theirs or norm.weight is None:
             raise _UnsupportedError(f"a norm is a {type(norm).__name__}, or has another `forward`")
         self._check_is_dense(norm.weight)
-        epsilon = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
-        if not hasattr(self, "_epsilon"):
-            self._epsilon = epsilon
-        if epsilon != self._epsilon:
+        if _epsilon_of(norm) != self._epsilon:
             raise _UnsupportedError("the norms have different epsilons")
         return self._address(norm.weight.detach().float())
 
@@ -271,6 +265,11 @@ class NativeStep:
         tensor = tensor.resolve_neg().contiguous()
         self._kept.append(tensor)
         return tensor.data_ptr()
+
+
+def _epsilon_of(norm: Any) -> float | None:
+    default = torch.finfo(torch.float32).eps
+    return default if getattr(norm, "eps", None) is None else norm.eps
 
 
 def take_frame(logits: torch.Tensor, spec: SamplingSpec, state: FrameState) -> None:

@@ -28,9 +28,17 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 """Instruction sets, fastest first, and the extensions that each needs, by the compiler's names."""
 
 _FOLDER = Path(__file__).parent
-_OPTIONS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-# GCC's own headers of intrinsics, and vectors that never cross the interface.
-_QUIET = ("-w",)
+_OPTIONS = (
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+    "-w",
+)
+# -w: of GCC's own headers of intrinsics, and of vectors that never cross the interface.
 
 
 def source_hash(folder: Path = _FOLDER) -> str:
@@ -75,7 +83,7 @@ def build(folder: Path = _FOLDER) -> list[Path]:
             flags = [f"-m{extension}" for extension in extensions]
             if variant.startswith("avx512"):
                 flags.append("-mprefer-vector-width=512")
-            command = [*compiler.split(), *_OPTIONS, *_QUIET, version, *flags, *sources, "-o", str(target)]
+            command = [*compiler.split(), *_OPTIONS, version, *flags, *sources, "-o", str(target)]
             running.append((variant, target, command, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)))
         for variant, target, command, process in running:
             _, errors = process.communicate()

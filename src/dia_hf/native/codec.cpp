@@ -42,8 +42,8 @@ struct Layer {
     const float* bias;   // [outputs]
     const float* alpha;  // [outputs], of the Snake that follows
 
-    int64_t width_in() const { return (inputs + UNIT - 1) / UNIT * UNIT; }
-    int64_t width_out() const { return (outputs + UNIT - 1) / UNIT * UNIT; }
+    int64_t width_in() const { return round_up(inputs, UNIT); }
+    int64_t width_out() const { return round_up(outputs, UNIT); }
     int64_t num_panels() const { return (outputs + PANEL - 1) / PANEL; }
     int64_t reach() const { return (taps - 1) * dilation; }
     int64_t lag() const { return reach() - left; }
@@ -83,82 +83,67 @@ struct Row {
     int32_t phase, phase_end;  // whose outputs are part of the clip and new
 };
 
+// How values of a kind are multiplied: STEP inputs of a row at once.
 template <class T>
-struct Tile;
+struct Multiply;
 
 template <>
-struct Tile<float> {
-    // Not inlined, so that all registers are free.
-    template <int R, int V>
-    [[gnu::noinline]] static void add(const float* const* rows, const float* weight, int64_t width, int64_t taps,
-                                      int64_t step, int64_t channels, float* sums) {
-        vf sum[R][V];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
-#pragma GCC unroll 3
-            for (int v = 0; v < V; v++) sum[r][v] = load(sums + r * PANEL + v * N);
-        const float* from[R];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) from[r] = rows[r];
-        for (int64_t tap = 0; tap < taps; tap++) {
-            for (int64_t i = 0; i < channels; i++, weight += width) {
-                vf weights[V];
-#pragma GCC unroll 3
-                for (int v = 0; v < V; v++) weights[v] = load(weight + v * N);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++)
-#pragma GCC unroll 3
-                    for (int v = 0; v < V; v++) sum[r][v] += from[r][i] * weights[v];
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++) from[r] += step;
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
-#pragma GCC unroll 3
-            for (int v = 0; v < V; v++) store(sums + r * PANEL + v * N, sum[r][v]);
-    }
+struct Multiply<float> {
+    static constexpr int STEP = 1;
+    static float input(const float* from) { return *from; }
+    static vf weights(const float* from) { return load(from); }
+    static void add(vf& sum, float input, vf weights) { sum += input * weights; }
 };
 
 #if defined(__AVX512BF16__)
 template <>
-struct Tile<uint16_t> {
-    template <int R, int V>
-    [[gnu::noinline]] static void add(const uint16_t* const* rows, const uint16_t* weight, int64_t width, int64_t taps,
-                                      int64_t step, int64_t channels, float* sums) {
-        __m512 sum[R][V];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
-#pragma GCC unroll 3
-            for (int v = 0; v < V; v++) sum[r][v] = _mm512_loadu_ps(sums + r * PANEL + v * N);
-        const uint16_t* from[R];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) from[r] = rows[r];
-        for (int64_t tap = 0; tap < taps; tap++) {
-            for (int64_t i = 0; i < channels; i += 2, weight += 2 * width) {
-                __m512i weights[V];
-#pragma GCC unroll 3
-                for (int v = 0; v < V; v++) weights[v] = _mm512_loadu_si512(weight + 2 * v * N);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    int32_t pair;
-                    std::memcpy(&pair, from[r] + i, sizeof pair);
-                    const __m512i pairs = _mm512_set1_epi32(pair);
-#pragma GCC unroll 3
-                    for (int v = 0; v < V; v++)  // with the intrinsic, GCC 12 spills registers
-                        asm("vdpbf16ps %2, %1, %0" : "+v"(sum[r][v]) : "v"(pairs), "v"(weights[v]));
-                }
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++) from[r] += step;
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
-#pragma GCC unroll 3
-            for (int v = 0; v < V; v++) _mm512_storeu_ps(sums + r * PANEL + v * N, sum[r][v]);
+struct Multiply<uint16_t> {
+    static constexpr int STEP = 2;
+    static __m512i input(const uint16_t* from) {
+        int32_t pair;
+        std::memcpy(&pair, from, sizeof pair);
+        return _mm512_set1_epi32(pair);
+    }
+    static __m512i weights(const uint16_t* from) { return _mm512_loadu_si512(from); }
+    static void add(vf& sum, __m512i input, __m512i weights) {
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(input), "v"(weights));  // with the intrinsic, GCC 12 spills
     }
 };
 #endif
+
+// Add the products of R rows with the weights of V vectors of outputs. Not inlined, so that all registers are free.
+template <class T, int R, int V>
+[[gnu::noinline]] void add_tile(const T* const* rows, const T* weight, int64_t width, int64_t taps, int64_t step,
+                                int64_t channels, float* sums) {
+    typedef Multiply<T> By;
+    vf sum[R][V];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < V; v++) sum[r][v] = load(sums + r * PANEL + v * N);
+    const T* from[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) from[r] = rows[r];
+    for (int64_t tap = 0; tap < taps; tap++) {
+        for (int64_t i = 0; i < channels; i += By::STEP, weight += By::STEP * width) {
+            decltype(By::weights(weight)) weights[V];
+#pragma GCC unroll 3
+            for (int v = 0; v < V; v++) weights[v] = By::weights(weight + By::STEP * v * N);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                const auto input = By::input(from[r] + i);
+#pragma GCC unroll 3
+                for (int v = 0; v < V; v++) By::add(sum[r][v], input, weights[v]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) from[r] += step;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < V; v++) store(sums + r * PANEL + v * N, sum[r][v]);
+}
 
 // Add the products of some rows, each of which begins at its address, with the weights of V vectors of outputs.
 template <class T, int V>
@@ -166,12 +151,12 @@ void add_products(const T* const* rows, int64_t count, const T* weight, int64_t 
                   int64_t channels, float* sums) {
     int64_t r = 0;
     for (; r + ROWS <= count; r += ROWS)
-        Tile<T>::template add<ROWS, V>(rows + r, weight, width, taps, step, channels, sums + r * PANEL);
+        add_tile<T, ROWS, V>(rows + r, weight, width, taps, step, channels, sums + r * PANEL);
     switch (count - r) {
 #define REST(R)                                                                                                      \
     case R:                                                                                                          \
         if constexpr (R < ROWS)                                                                                      \
-            Tile<T>::template add<R, V>(rows + r, weight, width, taps, step, channels, sums + r * PANEL);            \
+            add_tile<T, R, V>(rows + r, weight, width, taps, step, channels, sums + r * PANEL);                      \
         break;
         REST(1) REST(2) REST(3) REST(4) REST(5) REST(6) REST(7)
 #undef REST
@@ -248,7 +233,7 @@ void put(const Layer& layer, const Row* rows, int64_t count, int64_t phase, int6
     }
 }
 
-int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
 
 // Bytes of a clip's state for the last inputs of a layer.
 int64_t inputs_size(const Layer& layer, int64_t item_size) {
@@ -458,7 +443,7 @@ private:
             for (int64_t i = 0; i < count; i++)
                 from[i] = reinterpret_cast<const T*>(in_) + rows[i].in * channels + tap * step;
             for (int64_t v = 0; v < width; v += WIDE * N) {
-                const T* part = weight + tap * channels * width + v * (sizeof(T) == 2 ? 2 : 1);
+                const T* part = weight + tap * channels * width + v * Multiply<T>::STEP;
                 auto add = std::min<int64_t>(WIDE, (width - v) / N) == 3   ? add_products<T, 3>
                            : std::min<int64_t>(WIDE, (width - v) / N) == 2 ? add_products<T, 2>
                                                                            : add_products<T, 1>;

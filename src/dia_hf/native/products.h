@@ -31,8 +31,6 @@ constexpr bool HAS_BFLOAT16_PRODUCTS = true;
 constexpr bool HAS_BFLOAT16_PRODUCTS = false;
 #endif
 
-static inline int64_t round_up(int64_t number, int64_t unit) { return (number + unit - 1) / unit * unit; }
-
 // --- inputs, in the form that a kind of weights is multiplied with ---
 
 struct Input {
@@ -173,8 +171,6 @@ struct BrainDot {
     }
     static float total(vf sum) { return ::sum(sum); }
 };
-#else
-typedef HalfDot BrainDot;
 #endif
 
 struct ByteDot {

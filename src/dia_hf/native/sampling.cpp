@@ -18,7 +18,6 @@ struct Spec {
     int64_t eos_token_id, pad_token_id;
     int64_t is_guided, do_sample;
     float eos_logit_scale;
-    float unused;
 };
 
 struct State {
@@ -55,15 +54,22 @@ inline int32_t rank_of(float value) {
     return bits < 0 ? bits ^ 0x7fffffff : bits;
 }
 
+// The float of a rank.
+inline float value_of(int64_t rank) {
+    int32_t bits = int32_t(rank);
+    if (bits < 0) bits ^= 0x7fffffff;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
 // The smallest of the `count` largest values, by bisection of the ranks: a pass over the row for each bit.
 float least_of_largest(const float* values, int64_t size, int64_t count) {
     if (count >= size) return NONE;
     int64_t low = rank_of(NONE), high = rank_of(INFINITY);  // `low` has at least `count` values, `high + 1` fewer
     while (low < high) {
         int64_t middle = low + (high - low + 1) / 2;
-        int32_t bits = int32_t(middle) < 0 ? int32_t(middle) ^ 0x7fffffff : int32_t(middle);
-        float limit;
-        std::memcpy(&limit, &bits, 4);
+        float limit = value_of(middle);
         vi found{};
         int64_t i = 0;
         for (; i + N <= size; i += N) found -= load(values + i) >= splat(limit);
@@ -77,10 +83,7 @@ float least_of_largest(const float* values, int64_t size, int64_t count) {
             high = middle - 1;
         }
     }
-    int32_t bits = int32_t(low) < 0 ? int32_t(low) ^ 0x7fffffff : int32_t(low);
-    float limit;
-    std::memcpy(&limit, &bits, 4);
-    return limit;
+    return value_of(low);
 }
 
 // Keep the `count` largest of `by` in `values`, the first of equals; `always` is kept as well.
@@ -123,7 +126,7 @@ int64_t draw(float* scores, int64_t size, const float* noise, float dropped_mass
         std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return scores[a] < scores[b]; });
     }
     for (int64_t i = 0; i < count; i++) mass[i] = scores[order[i]] - best;
-    std::fill(mass + count, mass + round_to_vectors(count), NONE);
+    std::fill(mass + count, mass + round_up(count, N), NONE);
     vf total{};
     for (int64_t i = 0; i < count; i += N) {
         vf value = exponential(load(mass + i));
@@ -214,9 +217,9 @@ int64_t dia_size_of_sampling(int64_t index) {
 void dia_take_frame(const Spec* spec, const State* state, const float* logits) {
     const int64_t channels = state->num_channels, size = state->vocab_size;
     Memory memory;
-    memory.guided.resize(round_to_vectors(size));
-    memory.scores.resize(round_to_vectors(size));
-    memory.kept.resize(round_to_vectors(size));
+    memory.guided.resize(round_up(size, N));
+    memory.scores.resize(round_up(size, N));
+    memory.kept.resize(round_up(size, N));
     std::vector<int64_t> chosen(channels);
     std::vector<float> best(channels);
     for (int64_t b = 0; b < state->num_samples; b++) {

@@ -20,9 +20,8 @@ typedef float vf __attribute__((vector_size(4 * N)));
 typedef int32_t vi __attribute__((vector_size(4 * N)));
 typedef uint32_t vu __attribute__((vector_size(4 * N)));
 typedef uint16_t vh __attribute__((vector_size(2 * N)));
-typedef int16_t vs __attribute__((vector_size(2 * N)));
 
-static inline int64_t round_to_vectors(int64_t size) { return (size + N - 1) / N * N; }
+static inline int64_t round_up(int64_t number, int64_t unit) { return (number + unit - 1) / unit * unit; }
 
 static inline vf splat(float value) { return value - vf{}; }
 

@@ -28,7 +28,6 @@ struct Decoder {
     int64_t num_positions;  // of the rotary embeddings
     int64_t is_half;  // whether embedding, keys and values are bfloat16
     float epsilon;
-    float unused;
     Heads self_heads, cross_heads;
     const void* embedding;      // [C * V, H]
     const float* final_norm;    // [H]
