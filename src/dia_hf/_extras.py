@@ -11,6 +11,7 @@ _EXTRAS = {
     "av": ("serve",),
     "datasets": ("train",),
     "fastapi": ("serve",),
+    "gradio": ("ui",),
     "httpx": ("serve",),
     "jiwer": ("train", "evaluate"),
     "pedalboard": ("audio",),
@@ -19,8 +20,11 @@ _EXTRAS = {
     "prometheus_client": ("serve",),
     "pyloudnorm": ("audio",),
     "python_multipart": ("serve",),
+    "ray": ("ray",),
     "sounddevice": ("player",),
     "uvicorn": ("serve",),
+    "websockets": ("serve",),
+    "wyoming": ("wyoming",),
 }
 """Package → the extras of `pyproject.toml` that bring it. One that is not here is installed by its own name."""
 
