@@ -58,6 +58,10 @@ class FakeHandle:
         self.ended = threading.Event()
 
     @property
+    def progress(self):
+        return min(self.num_frames // (self.script.chunk_samples // FRAME), self.script.num_chunks), self.script.num_chunks
+
+    @property
     def is_done(self):
         return self.finish_reason is not None
 

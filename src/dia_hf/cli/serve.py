@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from dia_hf_command.options import REAL_MODEL
@@ -28,8 +29,13 @@ _QUEUED_BATCHES = 4
 logger = logging.getLogger("dia_hf.serving")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run `dia-hf serve` until SIGTERM or SIGINT."""
+def run(args: argparse.Namespace, on_page: Callable[[str], None] | None = None) -> None:
+    """Run `dia-hf serve` until SIGTERM or SIGINT.
+
+    Args:
+        args (`argparse.Namespace`): The arguments.
+        on_page (`Callable[[str], None]`, *optional*): Called with the address of the page when the socket listens.
+    """
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -61,6 +67,10 @@ def run(args: argparse.Namespace) -> None:
         voices = ServedVoices(dia, args.voices, dict(args.voice_name), args.transcribe)
         status = ServerStatus(is_ready=args.no_warmup)
         app = create_app(engine, voices, settings, status)
+        if args.ui:
+            from ..serving.page import mount_page
+
+            mount_page(app, dia, settings)
         server = Server(app, engine, status, args.host, args.port, args.shutdown_timeout)
         if args.port_file is not None:
             with atomic_write(args.port_file) as beside:
@@ -68,6 +78,11 @@ def run(args: argparse.Namespace) -> None:
         if args.model == MINIATURE:
             logger.info("%s", _MINIATURE_NOTE)
         logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)
+        if args.ui:
+            address = f"http://{_browsable(args.host)}:{server.port}/ui/"
+            logger.info("the page is at %s", address)
+            if on_page is not None:
+                on_page(address)
         if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, server.port)
         if not args.log_texts:
@@ -79,6 +94,13 @@ def run(args: argparse.Namespace) -> None:
             raise server.warm_up_error
     finally:
         engine.close(0)
+
+
+def _browsable(host: str) -> str:
+    """Return an address to open in a browser, for one to listen on."""
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _model_name(model: str) -> str:

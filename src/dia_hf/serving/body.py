@@ -210,8 +210,14 @@ class SpeechResponse(Response):
     ) -> None:
         headers = {**self._speech_headers(handle, encoding), "cache-control": "no-cache"}
         await send(_start("text/event-stream", headers))
+        progress = None
         try:
             async for piece in pieces:
+                if self.body_fields.progress and progress != handle.progress:
+                    progress = handle.progress
+                    chunk, num_chunks = progress
+                    told = {"type": "speech.audio.progress", "chunk": chunk, "num_chunks": num_chunks}
+                    await send(_part(_event(told)))
                 audio = base64.b64encode(piece).decode("ascii")
                 await send(_part(_event({"type": "speech.audio.delta", "audio": audio})))
             done: dict[str, Any] = {"type": "speech.audio.done", "usage": _usage(handle)}

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,7 +23,7 @@ from ..tokenization_dia import SPEAKER_TAG
 from .errors import ApiError, field_error
 from .settings import ServerSettings
 
-__all__ = ["SpeechBody", "parse_json", "parse_speech", "read_form", "read_json"]
+__all__ = ["ScriptBody", "SpeechBody", "parse_json", "parse_script_body", "parse_speech", "read_form", "read_json"]
 
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes
@@ -54,6 +54,7 @@ class SpeechBody(BaseModel):
     stream_format: Literal["audio", "sse"] = "audio"
 
     stream: bool = True
+    progress: bool = False
     voices: dict[str, str] | None = None
     audio_prompt: str | None = None
     audio_prompt_transcript: str | None = None
@@ -119,6 +120,17 @@ class SpeechBody(BaseModel):
         if len(content) > max_upload:
             raise _too_large(max_upload)
         return content
+
+
+class ScriptBody(BaseModel):
+    """Body of `POST /audio/script`: a text as in `SpeechBody`, which may be empty here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: str
+
+
+_Body = TypeVar("_Body", SpeechBody, ScriptBody)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -228,13 +240,7 @@ def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
     Raises:
         ApiError: If it is no JSON object, or a field is wrong; it names the field.
     """
-    try:
-        body = SpeechBody.model_validate(parse_json(content))
-    except ValidationError as error:
-        raise field_error(error) from None
-    if len(body.input) > settings.max_input:
-        message = f"`input` has {len(body.input):,} characters; give at most {settings.max_input:,}."
-        raise ApiError(400, message, param="input", code="string_above_max_length")
+    body = _validate(SpeechBody, content, settings)
     if settings.max_seconds is not None:
         if body.max_seconds is not None and body.max_seconds > settings.max_seconds:
             message = (
@@ -242,4 +248,28 @@ def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
             )
             raise ApiError(400, message, param="max_seconds", code="invalid_value")
         body.max_seconds = body.max_seconds or settings.max_seconds
+    return body
+
+
+def parse_script_body(content: bytes, settings: ServerSettings) -> ScriptBody:
+    """Parse and check a body of `POST /audio/script`.
+
+    Args:
+        content (`bytes`): The body.
+        settings (`ServerSettings`): With the limit of `input`.
+
+    Raises:
+        ApiError: If it is no JSON object, or `input` is missing, no text or too long.
+    """
+    return _validate(ScriptBody, content, settings)
+
+
+def _validate(kind: type[_Body], content: bytes, settings: ServerSettings) -> _Body:
+    try:
+        body = kind.model_validate(parse_json(content))
+    except ValidationError as error:
+        raise field_error(error) from None
+    if len(body.input) > settings.max_input:
+        message = f"`input` has {len(body.input):,} characters; give at most {settings.max_input:,}."
+        raise ApiError(400, message, param="input", code="string_above_max_length")
     return body

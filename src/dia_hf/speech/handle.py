@@ -189,6 +189,12 @@ class SpeechHandle:
         return chunks
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """Chunk of the text that is generated now, counted from 1, and number of chunks."""
+        num_chunks = len(self._run.dialogue.chunks)
+        return min(self._run.index + 1, num_chunks), num_chunks
+
+    @property
     def is_behind(self) -> bool:
         """Whether the reader has left so much unread that no further chunk of the text is begun."""
         codec = self._clip.codec

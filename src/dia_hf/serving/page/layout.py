@@ -1,0 +1,111 @@
+"""Layout, theme and plain controls of the page, as Gradio's blocks without server events."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..._extras import import_extra
+from ...speech.dia import Dia
+
+__all__ = ["make_blocks", "make_theme", "sampling_defaults"]
+
+_FONT = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
+_FONT_MONO = ["ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace"]
+
+
+class _Slider(NamedTuple):
+    name: str
+    label: str
+    low: float
+    high: float
+    step: float
+    info: str
+
+
+_SLIDERS = (
+    _Slider("cfg_scale", "Guidance", 1, 10, 0.1, "How closely the speech follows the text. 1 switches it off."),
+    _Slider("temperature", "Temperature", 0, 2.5, 0.05, "Variation. 0 always takes the most probable token."),
+    _Slider("top_p", "Top-p", 0.05, 1, 0.01, "Smallest set of tokens with this probability."),
+    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, "Tokens that guidance keeps."),
+    _Slider("speed", "Speed", 0.5, 2, 0.05, "Of the audio, at the same pitch."),
+)
+
+
+def sampling_defaults(dia: Dia) -> dict[str, float]:
+    """Return the values of a request that names none: those of the checkpoint, within the ranges of the sliders.
+
+    Args:
+        dia (`Dia`): The model.
+    """
+    config = dia.model.generation_config
+    values: dict[str, Any] = {
+        "cfg_scale": config.guidance_scale,
+        "temperature": config.temperature if config.do_sample else 0.0,
+        "top_p": config.top_p,
+        "cfg_filter_top_k": config.top_k,
+    }
+    return {
+        slider.name: min(max(float(values.get(slider.name) or 1.0), slider.low), slider.high) for slider in _SLIDERS
+    }
+
+
+def make_theme() -> Any:
+    """Return the theme: fonts of the system, so that no font is requested from another host."""
+    gr: Any = import_extra("gradio")
+    theme = gr.themes.Base(
+        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONT, font_mono=_FONT_MONO
+    )
+    return theme.set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_label_text_color="*neutral_700",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+    )
+
+
+def make_blocks(dia: Dia) -> Any:
+    """Return the page as `gradio.Blocks`.
+
+    Args:
+        dia (`Dia`): The model, whose sampling parameters the sliders begin with.
+    """
+    gr: Any = import_extra("gradio")
+    with gr.Blocks(title="Dia", analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML("<dia-header></dia-header>")
+        with gr.Tabs():
+            with gr.Tab("Speak", elem_id="dia-tab-speak"), gr.Row():
+                with gr.Column(scale=5, min_width=320):
+                    gr.HTML("<dia-speak></dia-speak>")
+                with gr.Column(scale=2, min_width=280):
+                    gr.HTML("<dia-cast></dia-cast>")
+                    _add_settings(gr, sampling_defaults(dia))
+            with gr.Tab("Voices", elem_id="dia-tab-voices"):
+                gr.HTML("<dia-voices></dia-voices>")
+            with gr.Tab("History", elem_id="dia-tab-history"):
+                gr.HTML("<dia-history></dia-history>")
+    return blocks
+
+
+def _add_settings(gr: Any, defaults: dict[str, float]) -> None:
+    """Add the controls of a request's parameters; they tell the page's modules their values, and not the server."""
+    controls = {}
+    with gr.Group():
+        controls["seed"] = gr.Textbox(
+            label="Seed", info="The same seed gives the same speech.", placeholder="random", max_lines=1, max_length=16
+        )
+        for slider in _SLIDERS:
+            controls[slider.name] = gr.Slider(
+                slider.low, slider.high, defaults[slider.name], step=slider.step, label=slider.label, info=slider.info
+            )
+        controls["max_seconds"] = gr.Textbox(
+            label="Longest audio", info="In seconds.", placeholder="no limit", max_lines=1, max_length=8
+        )
+    for name, control in controls.items():
+        control.change(None, [control], None, js=f"(value) => {{ window.diaPage?.setSetting('{name}', value); }}")
+    names = list(controls)
+    # Clicked by the modules, to show the settings of a clip in the history.
+    restore = gr.Button(visible="hidden", elem_id="dia-restore")
+    restore.click(None, None, list(controls.values()), js=f"() => window.diaPage.settingsOf({names})")
