@@ -23,11 +23,11 @@ class _Slider(NamedTuple):
 
 
 _SLIDERS = (
-    _Slider("cfg_scale", "Guidance", 1, 10, 0.1, "How closely the speech follows the text. 1 switches it off."),
-    _Slider("temperature", "Temperature", 0, 2.5, 0.05, "Variation. 0 always takes the most probable token."),
-    _Slider("top_p", "Top-p", 0.05, 1, 0.01, "Smallest set of tokens with this probability."),
+    _Slider("cfg_scale", "Guidance", 1, 10, 0.1, "Adherence to the text; 1: none."),
+    _Slider("temperature", "Temperature", 0, 2.5, 0.05, "Variation; 0: none."),
+    _Slider("top_p", "Top-p", 0.05, 1, 0.01, "Probability of the tokens kept."),
     _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, "Tokens that guidance keeps."),
-    _Slider("speed", "Speed", 0.5, 2, 0.05, "Of the audio, at the same pitch."),
+    _Slider("speed", "Speed", 0.5, 2, 0.05, "At the same pitch."),
 )
 
 
@@ -60,6 +60,9 @@ def make_theme() -> Any:
         body_background_fill_dark="*neutral_950",
         block_background_fill="white",
         block_background_fill_dark="*neutral_900",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_800",
+        input_border_width="1px",
         block_label_text_color="*neutral_700",
         block_info_text_color="*neutral_500",
         block_info_text_color_dark="*neutral_400",
@@ -74,18 +77,18 @@ def make_blocks(dia: Dia) -> Any:
     """
     gr: Any = import_extra("gradio")
     with gr.Blocks(title="Dia", analytics_enabled=False, fill_width=True) as blocks:
-        gr.HTML("<dia-header></dia-header>")
+        gr.HTML("<dia-header></dia-header>", apply_default_css=False)
         with gr.Tabs():
             with gr.Tab("Speak", elem_id="dia-tab-speak"), gr.Row():
                 with gr.Column(scale=5, min_width=320):
-                    gr.HTML("<dia-speak></dia-speak>")
+                    gr.HTML("<dia-speak></dia-speak>", apply_default_css=False)
                 with gr.Column(scale=2, min_width=280):
-                    gr.HTML("<dia-cast></dia-cast>")
+                    gr.HTML("<dia-cast></dia-cast>", apply_default_css=False)
                     _add_settings(gr, sampling_defaults(dia))
             with gr.Tab("Voices", elem_id="dia-tab-voices"):
-                gr.HTML("<dia-voices></dia-voices>")
+                gr.HTML("<dia-voices></dia-voices>", apply_default_css=False)
             with gr.Tab("History", elem_id="dia-tab-history"):
-                gr.HTML("<dia-history></dia-history>")
+                gr.HTML("<dia-history></dia-history>", apply_default_css=False)
     return blocks
 
 

@@ -28,6 +28,10 @@ __all__ = ["mount_page"]
 _FILES = Path(__file__).parent / "files"
 # Gradio's other routes take uploads, read files, and run functions. None of them is needed.
 _GRADIO_PATHS = re.compile(r"/|/theme\.css|/(assets|static)/[\w./-]+", re.ASCII)
+_HEAD = (
+    '<meta name="dia-page" content="{about}"><link rel="icon" href="files/icon.svg">'
+    '<link rel="stylesheet" href="files/page.css"><script type="module" src="files/main.js"></script>'
+)
 _RATES = (8_000, 48_000)  # hertz, that a request may ask for
 # Gradio compiles the functions of its controls from strings, hence 'unsafe-eval'.
 _HEADERS = {
@@ -63,8 +67,7 @@ def mount_page(app: FastAPI, dia: Dia, settings: ServerSettings | None = None) -
         ssr_mode=False,
         mcp_server=False,
         theme=make_theme(),
-        css_paths=[_FILES / "page.css"],
-        head=f'<meta name="dia-page" content="{about}"><script type="module" src="files/main.js"></script>',
+        head=_HEAD.format(about=about),
     )
     gradio_app = next(route.app for route in inner.routes if isinstance(route, Mount))
     app.add_api_route("/ui", _redirect, methods=["GET", "HEAD"], include_in_schema=False)
