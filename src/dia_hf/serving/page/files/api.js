@@ -107,9 +107,9 @@ export async function stream(request, on) {
   try {
     for await (const event of eventsOf(response)) {
       if (event.type === "speech.audio.delta") on.samples(samples.read(event.audio));
-      else if (event.type === "speech.audio.progress") on.progress(event);
-      else if (event.type === "speech.audio.done") return event;
-      else if (event.type === "error") throw Object.assign(new Error(sentence(event.error.message)), { isTold: true });
+      if (event.type === "speech.audio.progress") on.progress(event);
+      if (event.type === "speech.audio.done") return event;
+      if (event.type === "error") throw Object.assign(new Error(sentence(event.error.message)), { isTold: true });
     }
   } catch (error) {
     if (error.name === "AbortError" || error.isTold) throw error;
