@@ -216,6 +216,13 @@ def test_an_error_in_events(fake):
     assert last["type"] == "error" and last["error"]["type"] == "server_error" and "secret" not in str(last)
 
 
+def test_an_error_in_events_with_progress(fake):
+    """Browsers lose the last event where the connection breaks off: the error of a request was not told."""
+    fake.engine.script = Script(error=RuntimeError("of some kind"))
+    lines = fake.speak(response_format="pcm", stream_format="sse", progress=True).text.strip().splitlines()
+    assert "RuntimeError" in json.loads(lines[-1].removeprefix("data: "))["error"]["message"]
+
+
 def test_an_error_of_a_whole(fake):
     """Half of a sentence was sent as a whole one."""
     fake.engine.script = Script(error=RuntimeError("NaN"))
