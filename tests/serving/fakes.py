@@ -59,7 +59,7 @@ class FakeHandle:
 
     @property
     def progress(self):
-        return min(self.num_frames // (self.script.chunk_samples // FRAME), self.script.num_chunks), self.script.num_chunks
+        return self.num_frames * FRAME // self.script.chunk_samples, self.script.num_chunks
 
     @property
     def is_done(self):

@@ -15,12 +15,23 @@ def dia():
 
 def test_turns_issues_and_chunks(dia):
     """An editor could not tell where an issue is."""
-    found = describe_script(dia, "[S1] Hello.\n[S2] 😀 Hi! [S5] (laugh)")
-    assert [(turn["speaker"], turn["line"], turn["column"]) for turn in found["turns"]] == [("[S1]", 1, 1), ("[S2]", 2, 1)]
-    assert [(issue["line"], issue["column"]) for issue in found["issues"]] == [(2, 12), (2, 17)]
+    found = describe_script(dia, "[S1] Hello.\n[S2] 😀 Yes! [S5] (laugh)")
+    places = [(turn["speaker"], turn["line"], turn["column"]) for turn in found["turns"]]
+    assert places == [("[S1]", 1, 1), ("[S2]", 2, 1)]
+    assert [(issue["line"], issue["column"]) for issue in found["issues"]] == [(2, 13), (2, 18)]
     assert found["issues"][0]["message"].startswith("unknown speaker tag [S5]")
-    assert [turn["text"] for turn in found["chunks"][0]["turns"]] == ["Hello.", "😀 Hi! [S5] (laugh)"]
+    assert [turn["text"] for turn in found["chunks"][0]["turns"]] == ["Hello.", "😀 Yes! [S5] (laugh)"]
     assert found["seconds"] == pytest.approx(sum(chunk["seconds"] for chunk in found["chunks"]), abs=0.01)
+
+
+def test_words_that_the_miniature_does_not_know(dia, model, processor):
+    """The miniature spoke something else for most words, and an editor did not say so."""
+    text = "[S1] Hello.\n[S2] My zebra (lauhgs) zebras zebra."
+    issues = [(issue["line"], issue["column"], issue["message"]) for issue in describe_script(dia, text)["issues"]]
+    assert [issue[:2] for issue in issues] == [(2, 9), (2, 15), (2, 24)]
+    assert "'zebra'" in issues[0][2] and "'zebras'" in issues[2][2]
+    other = Dia(model, processor)
+    assert len(describe_script(other, text)["issues"]) == 1
 
 
 def test_chunks_are_those_that_are_generated(dia):

@@ -229,8 +229,8 @@ class SpeechResponse(Response):
         except Exception as error:
             # Clients that ignore this event (LiveKit agents 1.8.9) would take the audio before it for all of it; but
             # where a connection breaks off, browsers lose the last event. Those that ask for progress read all events.
-            told = _event({"type": "error", **self._api_error(error).content})
-            await send(_part(told, is_last=self.body_fields.progress))
+            last = _event({"type": "error", **self._api_error(error).content})
+            await send(_part(last, is_last=self.body_fields.progress))
             raise _BrokenError(_reason_of_error(handle)) from error
         await send(_part(_event(done), is_last=True))
 

@@ -48,8 +48,8 @@ def test_a_path_without_a_slash(page):
 @pytest.mark.parametrize(
     "path",
     [
-        "config", "info", "gradio_api/info", "gradio_api/heartbeat/x", "gradio_api/file=/etc/passwd", "gradio_api/upload",
-        "gradio_api/startup-events", "gradio_api/queue/data", "assets/%2e%2e/%2e%2e/routes.py", "monitoring",
+        "config", "info", "gradio_api/info", "gradio_api/heartbeat/x", "gradio_api/file=/etc/passwd",
+        "gradio_api/upload", "gradio_api/startup-events", "gradio_api/queue/data", "assets/%2e%2e/%2e%2e/routes.py", "monitoring",
         "files/%2e%2e/mount.py", "files/", "files/nonesuch.js",
     ],
 )  # fmt: skip
@@ -84,7 +84,8 @@ def test_facts_of_the_server(page):
     """The page offered formats that the server lacks, or a name of a model became markup."""
     facts = about(page)
     assert facts["model"] == "m<>'\"" and facts["needsKey"] and facts["sampleRate"] == 16_000
-    assert facts["formats"] == ["mp3", "opus", "aac", "flac", "wav", "pcm"] and facts["speakers"][:2] == ["[S1]", "[S2]"]
+    assert facts["formats"] == ["mp3", "opus", "aac", "flac", "wav", "pcm"]
+    assert facts["speakers"] == ["[S1]", "[S2]"]
     assert facts["defaults"] == {
         "cfg_scale": 3.0, "temperature": 1.0, "top_p": 1.0, "cfg_filter_top_k": 45.0, "speed": 1.0,
     }  # fmt: skip

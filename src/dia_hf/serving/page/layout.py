@@ -23,10 +23,10 @@ class _Slider(NamedTuple):
 
 
 _SLIDERS = (
-    _Slider("cfg_scale", "Guidance", 1, 10, 0.1, "Adherence to the text; 1: none."),
-    _Slider("temperature", "Temperature", 0, 2.5, 0.05, "Variation; 0: none."),
-    _Slider("top_p", "Top-p", 0.05, 1, 0.01, "Probability of the tokens kept."),
-    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, "Tokens that guidance keeps."),
+    _Slider("cfg_scale", "Guidance", 1, 10, 0.1, "1 switches it off."),
+    _Slider("temperature", "Temperature", 0, 2.5, 0.05, "0 is greedy."),
+    _Slider("top_p", "Top-p", 0.05, 1, 0.01, "1 keeps all tokens."),
+    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, "Tokens it keeps."),
     _Slider("speed", "Speed", 0.5, 2, 0.05, "At the same pitch."),
 )
 

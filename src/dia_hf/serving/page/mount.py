@@ -130,5 +130,3 @@ class _PageFiles:
 
         query = scope["query_string"] if path == "/theme.css" else b""  # of a page it would name a file to read
         await self.app({**scope, "query_string": query}, receive, send_with_headers)
-
-

@@ -30,7 +30,7 @@ export class Editor extends Piece {
     this.area = make("textarea", {
       id: "dia-script",
       spellcheck: "false",
-      rows: 8,
+      rows: 6,
       "aria-describedby": "dia-script-hint dia-issues",
       oninput: () => this.changed(),
       onscroll: () => this.alignColors(),
