@@ -57,8 +57,9 @@ def test_tags_are_inserted_at_the_cursor(server, visit):
     area(page).fill("[S1] Hello. Hi!")
     area(page).evaluate("(area) => area.setSelectionRange(11, 11)")
     page.get_by_role("button", name="Insert speaker S2").click()
-    page.get_by_label("Insert a sound").select_option("laughs")
-    expect(area(page)).to_have_value("[S1] Hello. [S2] (laughs)  Hi!")
+    page.get_by_label("Sound", exact=True).select_option("sighs")
+    page.get_by_role("button", name="Insert the sound").click()
+    expect(area(page)).to_have_value("[S1] Hello. [S2] (sighs)  Hi!")
     expect(area(page)).to_be_focused()
 
 

@@ -45,14 +45,13 @@ def test_a_path_without_a_slash(page):
     assert (answer.status_code, answer.headers["location"]) == (307, "ui/")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "config", "info", "gradio_api/info", "gradio_api/heartbeat/x", "gradio_api/file=/etc/passwd",
-        "gradio_api/upload", "gradio_api/startup-events", "gradio_api/queue/data", "assets/%2e%2e/%2e%2e/routes.py", "monitoring",
-        "files/%2e%2e/mount.py", "files/", "files/nonesuch.js",
-    ],
-)  # fmt: skip
+OTHER_PATHS = (
+    "config gradio_api/info gradio_api/heartbeat/x gradio_api/file=/etc/passwd gradio_api/upload gradio_api/queue/data "
+    "gradio_api/startup-events assets/%2e%2e/%2e%2e/routes.py files/%2e%2e/mount.py files/ files/nonesuch.js monitoring"
+)
+
+
+@pytest.mark.parametrize("path", OTHER_PATHS.split())
 def test_no_other_route_of_gradio(page, path):
     """Gradio's uploads, files and queue were open to everybody, past the keys."""
     assert page.http.get(f"/ui/{path}").status_code == 404

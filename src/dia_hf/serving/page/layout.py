@@ -19,34 +19,34 @@ class _Slider(NamedTuple):
     low: float
     high: float
     step: float
+    off: float  # value that has no effect
     info: str
 
 
 _SLIDERS = (
-    _Slider("cfg_scale", "Guidance", 1, 10, 0.1, "1 switches it off."),
-    _Slider("temperature", "Temperature", 0, 2.5, 0.05, "0 is greedy."),
-    _Slider("top_p", "Top-p", 0.05, 1, 0.01, "1 keeps all tokens."),
-    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, "Tokens it keeps."),
-    _Slider("speed", "Speed", 0.5, 2, 0.05, "At the same pitch."),
+    _Slider("cfg_scale", "Guidance", 1, 10, 0.1, 1, "1 switches it off."),
+    _Slider("temperature", "Temperature", 0, 2.5, 0.05, 1, "0 is greedy."),
+    _Slider("top_p", "Top-p", 0.05, 1, 0.01, 1, "1 keeps all tokens."),
+    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, 200, "Tokens it keeps."),
+    _Slider("speed", "Speed", 0.5, 2, 0.05, 1, "At the same pitch."),
 )
 
 
 def sampling_defaults(dia: Dia) -> dict[str, float]:
-    """Return the values of a request that names none: those of the checkpoint, within the ranges of the sliders.
+    """Return the sampling parameters of a request that names none: those of the checkpoint.
 
     Args:
         dia (`Dia`): The model.
     """
     config = dia.model.generation_config
-    values: dict[str, Any] = {
+    values = {
         "cfg_scale": config.guidance_scale,
         "temperature": config.temperature if config.do_sample else 0.0,
         "top_p": config.top_p,
         "cfg_filter_top_k": config.top_k,
     }
-    return {
-        slider.name: min(max(float(values.get(slider.name) or 1.0), slider.low), slider.high) for slider in _SLIDERS
-    }
+    off = {slider.name: slider.off for slider in _SLIDERS}
+    return off | {name: value for name, value in values.items() if value is not None}
 
 
 def make_theme() -> Any:
@@ -101,7 +101,12 @@ def _add_settings(gr: Any, defaults: dict[str, float]) -> None:
         )
         for slider in _SLIDERS:
             controls[slider.name] = gr.Slider(
-                slider.low, slider.high, defaults[slider.name], step=slider.step, label=slider.label, info=slider.info
+                min(slider.low, value := defaults[slider.name]),
+                max(slider.high, value),
+                value,
+                step=slider.step,
+                label=slider.label,
+                info=slider.info,
             )
         controls["max_seconds"] = gr.Textbox(
             label="Longest audio", info="In seconds.", placeholder="no limit", max_lines=1, max_length=8

@@ -68,16 +68,10 @@ export class Editor extends Piece {
         "aria-label": `Insert speaker ${tag.slice(1, -1)}`,
       }),
     );
-    const sound = make("select", { class: "dia-sound", "aria-label": "Insert a sound" });
-    sound.append(
-      make("option", { value: "" }, "(sound)"),
-      ...about.sounds.map((name) => make("option", { value: name }, `(${name})`)),
-    );
-    sound.addEventListener("change", () => {
-      if (sound.value) this.insert(`(${sound.value}) `);
-      sound.value = "";
-    });
-    return make("div", { class: "dia-row", role: "group", "aria-label": "Insert" }, ...tags, sound);
+    const sound = make("select", { class: "dia-sound", "aria-label": "Sound" });
+    sound.append(...about.sounds.map((name) => make("option", { value: name }, `(${name})`)));
+    const insert = button("Insert", () => this.insert(`(${sound.value}) `), { "aria-label": "Insert the sound" });
+    return make("div", { class: "dia-row", role: "group", "aria-label": "Insert" }, ...tags, sound, insert);
   }
 
   get value() {
