@@ -66,7 +66,9 @@ def take_all(server: str, folder: Path, work: Path) -> None:
             page.close()
         browser.close()
     for file in folder.glob("page*.png"):  # a palette: a third of the size
-        Image.open(file).convert("RGB").quantize(192).save(file, optimize=True)
+        Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            file, optimize=True
+        )
 
 
 def save_voices(page: Page, server: str, work: Path) -> None:
@@ -95,6 +97,7 @@ def speak(page: Page, script: str) -> None:
     page.wait_for_function("document.querySelector('dia-speak').player.position > 1.5")
     page.locator("#dia-toggle").click()
     page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)
 
 

@@ -64,7 +64,10 @@ def test_the_first_chunk_is_heard_before_the_end(serve, visit, wait):
     expect(page.locator(".dia-status").first).to_contain_text("1.3 s, seed 1234")
     page.wait_for_function(f"{POSITION} > 1.27")
     expect(page.get_by_role("button", name="Play")).to_be_enabled()
-    assert page.evaluate("document.querySelector('dia-speak').player.numUnderruns") == 1  # it was held
+    assert page.evaluate("document.querySelector('dia-speak').player.numUnderruns") >= 1  # it was held
+    # A steady tone: a block that was drawn before its window was complete would have all frequencies.
+    columns = page.evaluate("document.querySelector('dia-speak').plots.spectrum.columns.map((column) => [...column])")
+    assert len(columns) == 4 * 10 * 512 // 128 and np.ptp(np.array(columns[4:-4]), axis=0).max() < 30
 
 
 def test_samples_arrive_as_they_were_sent(serve, visit):

@@ -81,6 +81,11 @@ export function confirm(question, action) {
   });
 }
 
+/** Start an audio element. Where the browser does not, or another clip takes its place, its controls show that. */
+export function startAudio(element) {
+  element.play().catch(() => {});
+}
+
 /** Seconds as "0:07.3". */
 export function clock(seconds) {
   const tenths = Math.round(seconds * 10);

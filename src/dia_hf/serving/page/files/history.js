@@ -1,5 +1,5 @@
 // Clips of this session. Audio and texts are kept in the page's memory, and nowhere else.
-import { Piece, button, confirm, make, saveFile } from "./dom.js";
+import { Piece, button, confirm, make, saveFile, startAudio } from "./dom.js";
 import { bus, restoreSettings, tell } from "./state.js";
 
 const MOST = 50; // clips; the oldest are dropped
@@ -66,7 +66,7 @@ export class History extends Piece {
     URL.revokeObjectURL(this.audio.src);
     this.audio.src = URL.createObjectURL(clip.wav());
     this.audio.hidden = false;
-    this.audio.play();
+    startAudio(this.audio);
   }
 
   /** Put script, voices, settings and seed back. */

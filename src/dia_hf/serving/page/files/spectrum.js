@@ -57,10 +57,11 @@ export class Spectrum {
     this.window = Float32Array.from({ length: this.size }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / this.size));
   }
 
-  /** Take what has come since the last call. */
+  /** Take what has come since the last call: blocks whose windows are complete, and at the end of the clip the others. */
   update() {
-    const { clip, hop } = this;
-    while ((this.columns.length + 1) * hop <= clip.length) this.addBlock(this.columns.length * hop);
+    const { clip, hop, size } = this;
+    const needed = clip.isComplete ? hop : (hop + size) / 2;
+    while (this.columns.length * hop + needed <= clip.length) this.addBlock(this.columns.length * hop);
   }
 
   addBlock(begin) {

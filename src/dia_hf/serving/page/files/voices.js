@@ -1,6 +1,6 @@
 // Saved voices: record or upload, listen, save, delete.
 import { call, savedVoices } from "./api.js";
-import { Alert, Piece, button, confirm, field, make } from "./dom.js";
+import { Alert, Piece, button, confirm, field, make, startAudio } from "./dom.js";
 import { bus, tell } from "./state.js";
 
 const LONGEST = 30; // seconds of a recording
@@ -164,7 +164,7 @@ export class Voices extends Piece {
       URL.revokeObjectURL(this.sample.src);
       this.sample.src = URL.createObjectURL(await response.blob());
       this.sample.hidden = false;
-      await this.sample.play();
+      startAudio(this.sample);
     } catch (error) {
       this.listAlert.show(error);
     } finally {
