@@ -64,7 +64,8 @@ def make_theme() -> Any:
         input_background_fill_dark="*neutral_800",
         input_border_width="1px",
         block_label_text_color="*neutral_700",
-        block_info_text_color="*neutral_500",
+        body_text_color_subdued="*neutral_600",
+        block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_400",
     )
 
