@@ -63,7 +63,6 @@ def mount_page(app: FastAPI, dia: Dia, settings: ServerSettings | None = None) -
         make_blocks(dia),
         "/ui",
         footer_links=[],
-        run_history=False,
         ssr_mode=False,
         mcp_server=False,
         theme=make_theme(),
