@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,8 @@ class Call:
 
     Attributes:
         generated (`dict[int, torch.LongTensor]`): New frames `[N, C]` of the requests that are complete.
+        attention (`dict[int, torch.FloatTensor]`): With the `alignment_heads` of `spec`, their mean weights
+            `[T + N - 1, S]` at each frame that was read, on the CPU.
         error (`Exception` or `None`): What ended the call.
     """
 
@@ -97,6 +99,7 @@ class Call:
         self.max_batch_size = len(requests) if on_frame is not None else max_batch_size
         self.waiting = deque(range(len(requests)))
         self.generated: dict[int, torch.Tensor] = {}
+        self.attention: dict[int, torch.Tensor] = {}
         self.error: Exception | None = None
         self._is_done = threading.Event()
         self.num_frames = max(
@@ -218,7 +221,8 @@ class FrameScheduler:
     def add(self, call: Call) -> None:
         """Queue a call. Its `SamplingSpec` must be compatible with those of the calls that are there."""
         if call.max_batch_size is None:
-            size = self.network.bytes_of_sample(call.num_frames, call.num_bytes, call.spec.is_guided)
+            num_heads = len(call.spec.alignment_heads)
+            size = self.network.bytes_of_sample(call.num_frames, call.num_bytes, call.spec.is_guided, num_heads)
             call.max_batch_size = num_fitting(size, self.network.device)
         call.max_batch_size = min(call.max_batch_size, len(call.requests))
         if call.on_frame is not None:
@@ -298,6 +302,10 @@ class FrameScheduler:
                 if slot.call.error is None:
                     frames = self.state.new[index, : min(slot.num_new, slot.stop)]
                     slot.call.generated[slot.request] = frames.clone()
+                    if slot.call.spec.alignment_heads:
+                        num_read = slot.num_read - slot.num_new + len(frames)
+                        weights = self.state.cache.attention[index, :num_read, :, : slot.num_bytes]
+                        slot.call.attention[slot.request] = weights.mean(1).cpu()
                 else:  # masked values are multiplied by a weight of 0, which would keep a NaN
                     self.state.clear(torch.tensor([index], device=self.network.device))
                 self.slots[index] = None
@@ -348,7 +356,7 @@ class FrameScheduler:
             self._release()
         self.runner = make_runner(self.network, spec, self.compile_options)
         if kept is not None:
-            self._adopt(kept, active)
+            self._adopt(replace(kept, cache=kept.cache.recording(spec.alignment_heads)), active)
 
     def _places(self) -> torch.Tensor:
         """Return the indices of the slots in use."""
@@ -407,7 +415,9 @@ class FrameScheduler:
         positions = (start[:, None] + torch.arange(num_read, device=device)).clamp(max=requests.prompts.shape[1] - 1)
         frames = requests.prompts[index].gather(1, positions[..., None].expand(-1, -1, requests.prompts.shape[2]))
         num_frames = max(call.num_frames, self.num_frames)
-        cache = network.new_cache(len(admitted), is_guided, num_frames, call.num_bytes)
+        assert self.runner is not None
+        heads = self.runner.spec.alignment_heads
+        cache = network.new_cache(len(admitted), is_guided, num_frames, call.num_bytes, heads)
         texts = sorted({requests.text_of[request] for request in admitted})
         network.read_text(
             cache,
