@@ -44,7 +44,12 @@ def make_config(delay_pattern, vocab_size=V, eos_token_id=EOS):
 def make_rules(wanted, delay_pattern=(0, 1, 2), **options):
     """Translate sampling parameters as a call of `generate()` does."""
     names = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
-    options = {"do_sample": True, "sample_from_guided": False, "eos_logit_scale": 1.0, "return_alignment": False} | options
+    options = {
+        "do_sample": True,
+        "sample_from_guided": False,
+        "eos_logit_scale": 1.0,
+        "return_alignment": False,
+    } | options
     minimum = options.pop("min_frames", 0)
     generation_config = GenerationConfig(do_sample=options["do_sample"])
     for name, value in options.items():

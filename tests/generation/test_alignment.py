@@ -139,9 +139,7 @@ def test_the_reference_path_is_refused_with_its_reason(miniature):
         model.generate(**processor(text=["[S1] Hello."]), **options)
 
 
-@given(
-    num_frames=st.integers(1, 6), num_bytes=st.integers(1, 5), seed=st.integers(0, 1000), is_sparse=st.booleans()
-)
+@given(num_frames=st.integers(1, 6), num_bytes=st.integers(1, 5), seed=st.integers(0, 1000), is_sparse=st.booleans())
 @settings(max_examples=60)
 def test_a_path_is_the_most_probable_one(num_frames, num_bytes, seed, is_sparse):
     """A path that went back, or missed the best one, against all paths that there are."""

@@ -25,7 +25,7 @@ def timed(words, speaker="[S1]", start=0.0, seconds=0.4, gap=0.1):
 def test_cues_end_with_sentences_speakers_and_pauses():
     """A cue had words of two speakers, or stood over a long silence."""
     words = [
-        *timed("Hello, I am Dia. And you?".split()),
+        *timed(["Hello,", "I", "am", "Dia.", "And", "you?"]),
         *timed(["Me"], "[S2]", start=4.0),
         *timed(["too"], "[S2]", start=7.0),
     ]
@@ -64,9 +64,9 @@ def test_an_unknown_format_is_refused():
         format_subtitles([], ".sub")
 
 
-words = st.text(
-    st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), min_size=1, max_size=10
-).filter(lambda text: text.split() == [text])
+words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), min_size=1, max_size=10).filter(
+    lambda text: text.split() == [text]
+)
 
 
 @given(st.lists(words, min_size=1, max_size=12), st.sampled_from(["[S1]", "[S2]", None]))
@@ -84,7 +84,9 @@ def test_parsers_read_what_was_written(texts, speaker):
     for caption in captions:
         assert caption.voice == (speaker.strip("[]") if speaker else None)
 
-    subtitles = pysubs2.SSAFile.from_string(format_subtitles(timed_words, ".srt"), format_="srt", keep_unknown_html_tags=True)
+    subtitles = pysubs2.SSAFile.from_string(
+        format_subtitles(timed_words, ".srt"), format_="srt", keep_unknown_html_tags=True
+    )
     assert [(line.start, line.end) for line in subtitles] == [(start, end) for start, end, _ in expected]
 
     read = json.loads(format_subtitles(timed_words, ".json"))["words"]

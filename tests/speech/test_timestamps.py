@@ -1,5 +1,7 @@
 """Times of words and characters in generated speech."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_words_are_where_the_sound_is(dia):
     sounds, rate = sounding(waveform, dia), dia.processor.codec.frame_rate
     assert [word.text for word in words] == [word for word in TEXT.split() if word not in TAGS]
     edges = np.flatnonzero(np.diff(np.concatenate([[False], sounds, [False]]).astype(int)))
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in itertools.pairwise(words):
         assert before.start < before.end <= word.start
         if before.text[-1] in ".,":  # a pause of the voice follows
             end, begin = before.end * rate, word.start * rate

@@ -153,9 +153,10 @@ class DiaGenerationMixin(GenerationMixin):
         Returns:
             `torch.LongTensor` of shape `[B · num_return_sequences, T, C]`: delayed codes, prompt included, every
             channel closed by end of speech and padded; or, with `return_dict_in_generate=True`, transformers'
-            `GenerateEncoderDecoderOutput` with these as `sequences`, a `DiaGenerateOutput` with `return_alignment`. Its scores and logits are of rows, `[B·C, V]`;
-            attentions and hidden states are those of the conditional samples. The cache, which the fast path does not
-            return, holds the conditional samples, then the unconditional ones.
+            `GenerateEncoderDecoderOutput` with these as `sequences` (with `return_alignment=True` a
+            `DiaGenerateOutput`). Its scores and logits are of rows, `[B·C, V]`; attentions and hidden states are those
+            of the conditional samples. The cache, which the fast path does not return, holds the conditional samples,
+            then the unconditional ones.
 
         Raises:
             ValueError: If beams or an assistant are requested, the guidance scale or the temperature is not above 0, a

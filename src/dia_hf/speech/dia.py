@@ -30,13 +30,14 @@ from ..generation import DiaAudioStreamer, find_alignment_heads
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..text_files import shortened
+from .align import AlignedWord, align
 from .dialogue import Dialogue
 from .doubts import SpeechCheck, estimate_text, warn_unknown_words
 from .loading import ComputeDtype, load_local, load_model, resolve_device
 from .options import generate_options
 from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render, split_prefix
-from .timestamps import TimedText, Timeline
+from .timestamps import Timeline
 from .voices import Voice, load_voice
 
 __all__ = ["ComputeDtype", "Dia", "resolve_device"]
@@ -251,7 +252,7 @@ class Dia:
         frame_rate, max_delay = self.processor.codec.frame_rate, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             streamer = SpokenSeconds(bar, frame_rate, max_delay) if verbose else None
-            output = self.model.generate(
+            output: Any = self.model.generate(
                 **inputs, **options, streamer=streamer, max_batch_size=max_batch_size, engine=self.engine
             )
         tokens = output if return_timestamps is None else output.sequences
@@ -283,6 +284,34 @@ class Dia:
         if not getattr(config, "alignment_heads", None):
             config.alignment_heads = find_alignment_heads(self.model, self.processor.tokenizer, TEXTS[:4])
         return config.alignment_heads
+
+    def align(self, text: str, audio: Any, sampling_rate: int | None = None) -> list[AlignedWord]:
+        """Align a recording and its transcript: the time of each word, and how far the two agree (see `align.py`).
+
+        Args:
+            text (`str`): Transcript with speaker tags.
+            audio: The recording: a path, codes (`load_audio`), or any form that `DiaProcessor` takes; of the length of
+                one pass at most.
+            sampling_rate (`int`, *optional*): Rate of a waveform in hertz; a file has its own.
+
+        Returns:
+            `list[AlignedWord]`: The words in order. An `evidence` below 0 means that a word is probably not what is
+            said there.
+
+        Raises:
+            ValueError: If the text or the recording is too long for one pass, or unusable.
+
+        Example:
+        ```python
+        >>> from dia_hf import Dia
+        >>> dia = Dia.from_pretrained()
+        >>> speech = dia.generate("[S1] Good morning, father.", temperature=0)
+        >>> [word.text for word in dia.align("[S1] Good evening, father.", speech, 16000) if word.evidence < 0]
+        ['evening,']
+
+        ```
+        """
+        return align(self.model, self.processor, text, audio, self.alignment_heads(), sampling_rate)
 
     def _timelines(
         self,

@@ -96,9 +96,7 @@ def format_subtitles(words: Sequence[TimedText], kind: str) -> str:
             for number, cue in enumerate(make_cues(words), start=1)
         )
     if kind == ".vtt":
-        cues = (
-            f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{_voiced(cue)}\n\n" for cue in make_cues(words)
-        )
+        cues = (f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{_voiced(cue)}\n\n" for cue in make_cues(words))
         return "WEBVTT\n\n" + "".join(cues)
     raise ValueError(f"subtitles cannot be {kind!r}; give one of {', '.join(SUBTITLE_FORMATS)}.")
 

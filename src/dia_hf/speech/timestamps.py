@@ -9,7 +9,7 @@ Legend: T frames, S text bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -131,14 +131,20 @@ class Timeline:
     @property
     def words(self) -> list[TimedText]:
         """The words that were spoken, in order: characters up to white space or a tag, punctuation included."""
-        words, first = [], 0
+        return [self._timed(first, last) for first, last in self._words() if self._was_reached(first, last)]
+
+    @property
+    def all_words(self) -> list[TimedText]:
+        """The words of the chunks that were added, those that were not spoken included."""
+        return [self._timed(first, last) for first, last in self._words()]
+
+    def _words(self) -> Iterator[tuple[int, int]]:
+        """Yield the indices of the first and the last character of each word."""
+        first = 0
         for i in range(1, len(self._starts) + 1):
-            is_end = i == len(self._starts) or self._characters[i].place != self._characters[i - 1].place + 1
-            if is_end:
-                if self._was_reached(first, i - 1):
-                    words.append(self._timed(first, i - 1))
+            if i == len(self._starts) or self._characters[i].place != self._characters[i - 1].place + 1:
+                yield first, i - 1
                 first = i
-        return words
 
     def _was_reached(self, first: int, last: int) -> bool:
         """Return whether these characters were spoken, and not given or cut."""
