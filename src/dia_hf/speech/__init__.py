@@ -4,6 +4,7 @@ from .dia import ComputeDtype, Dia
 from .dialogue import Dialogue, DialogueError
 from .doubts import SpeechWarning
 from .engine import SpeechEngine, SpeechHandle, SpeechRequest
+from .text_stream import TextStream
 from .voices import Voice, VoiceLibrary, load_voice, transcribe
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "SpeechHandle",
     "SpeechRequest",
     "SpeechWarning",
+    "TextStream",
     "Voice",
     "VoiceLibrary",
     "load_voice",
