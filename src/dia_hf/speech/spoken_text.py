@@ -16,14 +16,12 @@ import numpy as np
 from .doubts import tell, warn_unknown_words
 from .engine import SpeechEngine
 from .handle import SpeechRequest
-from .text_stream import TextStream
+from .text_stream import SETTLE_SECONDS, TextStream
 
 if TYPE_CHECKING:
     from .dia import Dia
 
-__all__ = ["SETTLE_SECONDS", "stream_text"]
-
-SETTLE_SECONDS = 0.25  # without a further piece, after which the end of a sentence is taken as one
+__all__ = ["stream_text"]
 
 
 def stream_text(dia: Dia, pieces: Iterator[str], text: TextStream, request: SpeechRequest) -> Iterator[np.ndarray]:

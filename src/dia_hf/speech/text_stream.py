@@ -18,9 +18,12 @@ from ..tokenization_dia import SPEAKER_TAG
 from .dialogue import Dialogue
 from .script import estimate_seconds, parse_script, split_prefix
 
-__all__ = ["SPLITS", "SentenceSplitter", "StreamedDialogue", "TextStream"]
+__all__ = ["SETTLE_SECONDS", "SPLITS", "SentenceSplitter", "StreamedDialogue", "TextStream"]
 
 SPLITS = ("sentence", "clause", "none")
+
+SETTLE_SECONDS = 0.25
+"""Seconds without a further piece after which writers call `TextStream.settle`."""
 
 _PROBE = "Next"  # stands for the text to come
 _CLOSING = "\"'”’»)」』）"
