@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _SLICE = 2**16  # bytes of a whole body in a write, each of which waits until the one before has left
 
+
 class _BrokenError(Exception):
     """A response that cannot be completed.
 

@@ -23,7 +23,16 @@ from ..tokenization_dia import SPEAKER_TAG
 from .errors import ApiError, field_error
 from .settings import ServerSettings
 
-__all__ = ["SessionFields", "SpeechBody", "SpeechFields", "parse_json", "parse_session", "parse_speech", "read_form", "read_json"]
+__all__ = [
+    "SessionFields",
+    "SpeechBody",
+    "SpeechFields",
+    "parse_json",
+    "parse_session",
+    "parse_speech",
+    "read_form",
+    "read_json",
+]
 
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes

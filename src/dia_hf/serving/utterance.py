@@ -14,9 +14,30 @@ import numpy as np
 
 from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest, TextStream
 from ..speech.text_stream import SETTLE_SECONDS
+from ..speech.voices import Voice
 from .errors import ApiError
 
-__all__ = ["Utterance"]
+__all__ = ["HeardVoices", "Utterance"]
+
+_ENOUGH_VOICE = 5.0  # seconds of a speaker, from which on later utterances do not change the voice
+
+
+class HeardVoices:
+    """Voices of speakers that were given none, so that further utterances go on with them.
+
+    Attributes:
+        voices (`dict[str, Voice]`): Voice for each speaker's tag.
+    """
+
+    def __init__(self) -> None:
+        self.voices: dict[str, Voice] = {}
+
+    def add(self, handle: SpeechHandle) -> None:
+        """Add the voices of a request that has ended; a voice that is there is replaced if it is short."""
+        for speaker, voice in handle.recent_voices().items():
+            before = self.voices.get(speaker)
+            if before is None or before.seconds < _ENOUGH_VOICE:
+                self.voices[speaker] = voice
 
 
 class Utterance:

@@ -21,7 +21,6 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..speech.engine import SpeechEngine, SpeechRequest, TextStream
-from ..speech.voices import Voice
 from ..text_files import shortened
 from .body import usage_of
 from .encoding import SpeechEncoding
@@ -30,14 +29,13 @@ from .metrics import Metrics
 from .requests import SessionFields, parse_json, parse_session
 from .settings import ServerSettings
 from .speech_requests import SpeechRequests, Voices
-from .utterance import Utterance
+from .utterance import HeardVoices, Utterance
 
 __all__ = ["SpeechSession"]
 
 logger = logging.getLogger(__name__)
 
 _MOST_WAITING = 8  # utterances whose text has come while an earlier one is spoken
-_ENOUGH_VOICE = 5.0  # seconds of a speaker, from which on later utterances do not change the voice
 _POLICY, _INTERNAL, _RESTART = 1008, 1011, 1012  # codes of a close
 
 
@@ -83,7 +81,7 @@ class SpeechSession:
         self.request_id: str = socket.state.request_id
         self._fields: SessionFields | None = None
         self._voices: Voices = None
-        self._heard: dict[str, Voice] = {}  # voices of speakers that were given none
+        self._heard = HeardVoices()
         self._open: Utterance | None = None  # whose text is not complete
         self._utterances: list[Utterance] = []  # that are not over
         self._waiting: asyncio.Queue[tuple[Utterance, SessionFields]] = asyncio.Queue()
@@ -174,7 +172,7 @@ class SpeechSession:
             raise ApiError(400, "an utterance is not complete; send `input.done` before `session.config`.")
         fields = parse_session(message, self.settings)
         self._voices = await self.requests.find_voices(fields)
-        self._fields, self._heard = fields, {}
+        self._fields, self._heard = fields, HeardVoices()
         await self.send(
             {
                 "type": "session.configured",
@@ -205,7 +203,7 @@ class SpeechSession:
         voices = self._voices
 
         async def make_request(text: TextStream) -> SpeechRequest:
-            chosen = voices if voices is not None else dict(self._heard) or None
+            chosen = voices if voices is not None else dict(self._heard.voices) or None
             return self.requests.make(fields, text, chosen, text.sentences[0])
 
         utterance = Utterance(self.engine, make_request, fields.split_granularity, fields.language)
@@ -223,16 +221,9 @@ class SpeechSession:
             await _Speaker(self, utterance, fields, index).speak()
             self._utterances.remove(utterance)
             self._last_time = time.monotonic()
-            self._keep_voices(utterance)
+            if self._voices is None and utterance.handle is not None:
+                self._heard.add(utterance.handle)
             index += 1
-
-    def _keep_voices(self, utterance: Utterance) -> None:
-        """Keep the voices of speakers that have none, for the next utterances."""
-        if self._voices is None and utterance.handle is not None:
-            for speaker, voice in utterance.handle.recent_voices().items():
-                before = self._heard.get(speaker)
-                if before is None or before.seconds < _ENOUGH_VOICE:
-                    self._heard[speaker] = voice
 
     async def send_error(self, error: ApiError) -> None:
         """Send an error as a message."""

@@ -505,7 +505,7 @@ class DialogueRun:
         max_frames = max(dialogue.max_prompt_frames, dialogue.frame_limit - int(seconds * frame_rate))
         chosen: list[_Segment] = []
         speakers = dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._last])
-        for speaker, segment in ((speaker, one) for speaker in speakers for one in self._segments_of(speaker)):
+        for speaker, segment in [(one, segment) for one in speakers for segment in self._segments_of(one)]:
             if segment in chosen:
                 continue
             trial = sorted([*chosen, segment], key=lambda segment: segment.order)
@@ -538,9 +538,7 @@ class DialogueRun:
             if speaker not in self.dialogue.voices:
                 turns = [turn for segment in segments for turn in segment.turns]
                 codes = torch.cat([segment.codes for segment in segments])
-                voices[speaker] = Voice(
-                    codes, render(turns), codec.fingerprint, codec.sampling_rate, codec.hop_length
-                )
+                voices[speaker] = Voice(codes, render(turns), codec.fingerprint, codec.sampling_rate, codec.hop_length)
         return voices
 
     def would_cut(self, num_frames: int) -> bool:
