@@ -25,12 +25,13 @@ SPLITS = ("sentence", "clause", "none")
 SETTLE_SECONDS = 0.25
 """Seconds without a further piece after which writers call `TextStream.settle`."""
 
-_PROBE = "Next"  # stands for the text to come
+_PROBE = "Xyz"  # stands for the text to come; a name, as after "Dr."
 _CLOSING = "\"'”’»)」』）"
 _WIDE_END = re.compile(f"[。！？｡．][{_CLOSING}]*$")  # of a sentence that no space follows
 _CLAUSE_END = re.compile(rf"[,;:،؛…–—][{_CLOSING}]*\s$")
 _LAST_CLAUSE = re.compile(rf".*[,;:،؛…–—][{_CLOSING}]*\s", re.DOTALL)
 _OPEN = re.compile(r"[(\[](?!\s)[^()\[\]]{0,60}$")  # an open bracket, which is no face such as :(
+_TAG = re.compile(r"\[[^\[\]\s]*\]")  # of a speaker, a language, a style
 _LAST_TAG = re.compile(f"{SPEAKER_TAG.pattern}$")
 _SHORTEST_CLAUSE = 1.0  # seconds; shorter ones stay with the next
 _LONGEST = 15.0  # seconds after which text without an end is cut
@@ -112,7 +113,7 @@ class SentenceSplitter:
         """Return the length of the sentence at the beginning, 0 if it is not complete at this white space."""
         if self._is_end(self._text):
             return len(self._text)
-        seconds = estimate_seconds(SPEAKER_TAG.sub("", self._text))
+        seconds = estimate_seconds(_TAG.sub("", self._text))
         if self.split == "clause" and seconds >= _SHORTEST_CLAUSE and _CLAUSE_END.search(self._text):
             return len(self._text)
         if seconds > _LONGEST:
@@ -126,11 +127,11 @@ class SentenceSplitter:
 
 
 def _has_words(text: str) -> bool:
-    return any(map(str.isalnum, SPEAKER_TAG.sub("", text)))
+    return any(map(str.isalnum, _TAG.sub("", text)))
 
 
 def _has_letters(text: str) -> bool:
-    return any(map(str.isalpha, SPEAKER_TAG.sub("", text)))
+    return any(map(str.isalpha, _TAG.sub("", text)))
 
 
 class TextStream:
