@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -18,8 +18,6 @@ from ..speech.voices import Voice
 from .errors import ApiError
 
 __all__ = ["HeardVoices", "Utterance"]
-
-_ENOUGH_VOICE = 5.0  # seconds of a speaker, from which on later utterances do not change the voice
 
 
 class HeardVoices:
@@ -33,10 +31,10 @@ class HeardVoices:
         self.voices: dict[str, Voice] = {}
 
     def add(self, handle: SpeechHandle) -> None:
-        """Add the voices of a request that has ended; a voice that is there is replaced if it is short."""
+        """Add the voices of a request that has ended, without those that were given to it."""
+        given = handle.request.voices
         for speaker, voice in handle.recent_voices().items():
-            before = self.voices.get(speaker)
-            if before is None or before.seconds < _ENOUGH_VOICE:
+            if given is None or (isinstance(given, Mapping) and given.get(speaker) is self.voices.get(speaker)):
                 self.voices[speaker] = voice
 
 

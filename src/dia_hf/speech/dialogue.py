@@ -532,13 +532,23 @@ class DialogueRun:
         return [voice] if voice is not None else self._last.get(speaker, [])[::-1]
 
     def recent_voices(self) -> dict[str, Voice]:
-        """Return the last speech of each speaker who has no voice, as voices for a dialogue that goes on with them."""
-        codec, voices = self.dialogue.codec, {}
+        """Return the last speech of each speaker, after its voice if that is short, as voices for another dialogue.
+
+        A voice of `min_prompt_seconds` or more is returned as it is, so that it does not change from one to the next.
+        """
+        dialogue, codec, voices = self.dialogue, self.dialogue.codec, {}
         for speaker, segments in self._last.items():
-            if speaker not in self.dialogue.voices:
-                turns = [turn for segment in segments for turn in segment.turns]
-                codes = torch.cat([segment.codes for segment in segments])
-                voices[speaker] = Voice(codes, render(turns), codec.fingerprint, codec.sampling_rate, codec.hop_length)
+            given = dialogue.voices.get(speaker)
+            if given is not None:
+                is_long = len(given.codes) >= dialogue.min_prompt_seconds * codec.frame_rate
+                segments = [given] if is_long else [given, *segments]
+            segments = [one for one in segments if {turn.speaker for turn in one.turns} == {speaker}]
+            while sum(len(one.codes) for one in segments) > dialogue.max_prompt_frames:
+                segments = segments[1:]
+            if segments:
+                transcript = render([turn for one in segments for turn in one.turns])
+                codes = torch.cat([one.codes for one in segments])
+                voices[speaker] = Voice(codes, transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
         return voices
 
     def would_cut(self, num_frames: int) -> bool:

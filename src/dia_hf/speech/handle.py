@@ -210,7 +210,7 @@ class SpeechHandle:
         return [" ".join(turn.text for turn in turns) for turns in list(self._run.dialogue.chunks)]
 
     def recent_voices(self) -> dict[str, Voice]:
-        """Return the last speech of each speaker without a voice, as `voices` of a request that goes on with them."""
+        """Return the last speech of each speaker, after its voice if that is short, as `voices` of another request."""
         return self._run.recent_voices()
 
     @property
