@@ -2,9 +2,9 @@
 
     python benchmarks/text_streaming.py [--runs 5] [--model miniature]
 
-A client sends a text to `dia-hf serve` over its WebSocket in pieces of four characters, 20 a second, and plays the audio
-as it comes. Measured: the time to the first sound, and the gaps that the player has. With `split_granularity` "none" the
-server waits for the whole text. Writes results/text_streaming.md.
+A client sends a text to `dia-hf serve` over its WebSocket in pieces of four characters, 20 a second, and plays the
+audio as it comes. Measured: the time to the first sound, and the gaps that the player has. With `split_granularity`
+"none" the server waits for the whole text. Writes results/text_streaming.md.
 """
 
 from __future__ import annotations
@@ -107,21 +107,26 @@ def describe(runs: dict[str, list[Heard]], args: argparse.Namespace) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     seconds = len(np.concatenate(runs["sentence"][0].samples)) / RATE
     method = (
-        f"`python benchmarks/text_streaming.py --runs {args.runs}`: {args.model}, behind `dia-hf serve`, speaks a text of "
-        f"{len(TEXT)} characters in six sentences ({seconds:.1f} s of audio), which comes in pieces of {PIECE} characters, "
-        f"20 a second, in {len(TEXT) / PIECE * PACE:.1f} s. Server and client are two processes on the same cores, with "
-        "one thread for an operator. " + describe_machine(tables.environment("cpu"))
+        f"`python benchmarks/text_streaming.py --runs {args.runs}`: {args.model}, behind `dia-hf serve`, speaks a text "
+        f"of {len(TEXT)} characters in six sentences ({seconds:.1f} s of audio), which comes in pieces of {PIECE} "
+        f"characters, 20 a second, in {len(TEXT) / PIECE * PACE:.1f} s. Server and client are two processes on the "
+        "same cores, with one thread for an operator. " + describe_machine(tables.environment("cpu"))
     )
     notes = (
         "Median, lowest and highest value of the runs, which take turns. The latency is from the last character of the "
         "first sentence to its first sound; with `none`, the server waits for the whole text, as a request over HTTP "
-        "does. Gaps are those of a player that begins with the first chunk. All runs have the same seed. The last column "
-        "is the largest step between two samples where sentences join, over the largest step within them."
+        "does. Gaps are those of a player that begins with the first chunk. All runs have the same seed. The last "
+        "column is the largest step between two samples where sentences join, over the largest step within them."
     )
-    head = [
-        "| `split_granularity` | first sound, s | latency, ms | gaps, ms | same audio in all runs | step at joins |"
-    ]
-    head.append("|---" * 6 + "|")
+    names = (
+        "`split_granularity`",
+        "first sound, s",
+        "latency, ms",
+        "gaps, ms",
+        "same audio in all runs",
+        "step at joins",
+    )
+    head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     return "\n\n".join(["# Text that streams in", wrap(method), "\n".join([*head, *rows]), wrap(notes)]) + "\n"
 
 
