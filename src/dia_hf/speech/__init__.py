@@ -6,6 +6,7 @@ from .dialogue import Dialogue, DialogueError
 from .doubts import SpeechWarning
 from .engine import SpeechEngine, SpeechHandle, SpeechRequest
 from .subtitles import format_subtitles
+from .text_stream import TextStream
 from .timestamps import TimedText
 from .voices import Voice, VoiceLibrary, load_voice, transcribe
 
@@ -19,6 +20,7 @@ __all__ = [
     "SpeechHandle",
     "SpeechRequest",
     "SpeechWarning",
+    "TextStream",
     "TimedText",
     "Voice",
     "VoiceLibrary",

@@ -340,7 +340,7 @@ class Dia:
 
     def stream(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | Iterator[str],
         max_tokens: int | None = None,
         cfg_scale: float | Sequence[float] | None = None,
         temperature: float | Sequence[float] | None = None,
@@ -354,17 +354,27 @@ class Dia:
         max_seconds: float | None = None,
         first_chunk_frames: int = 1,
         chunk_frames: int = 64,
+        split: str = "sentence",
+        language: str = "en",
     ) -> Iterator[Any]:
         """Generate speech, and yield it during generation.
 
         The audio chunks, concatenated, equal the result of `generate`. Generation runs in its own thread, which ends
         with the iterator: at its end, by `close()` or by `break`.
 
+        The text may come in pieces, such as the tokens of a language model: an iterator of strings, of which each
+        sentence is spoken as soon as it is complete, with the sentences before it as a prompt. Generation then goes on
+        while the consumer plays; lengths of chunks follow from the pace of both. `max_tokens`, `use_torch_compile` and
+        `audio_prompt` are for whole texts.
+
         Args:
-            text, max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k: See `generate`.
-            audio_prompt, voice, seed, max_seconds: See `generate`.
+            text (`str`, `Sequence[str]` or `Iterator[str]`): Text with speaker tags, several texts, or one in pieces.
+            max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k: See `generate`.
+            audio_prompt, voice, seed, max_seconds: See `generate`. For a text in pieces, `voice` may be a mapping from
+                speaker tags to voices, and `max_seconds` limits the whole, of any length.
             first_chunk_frames, chunk_frames (`int`): Lengths of the first chunk and of the later ones; see
                 `DiaAudioStreamer`.
+            split, language (`str`): For a text in pieces: where it is split, see `SentenceSplitter`.
 
         Returns:
             An iterator over `np.ndarray` of shape `[N]`, float32; where `text` is a list, over lists of them, of 0
@@ -379,6 +389,15 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
+        if isinstance(text, Iterator):
+            for name, value in (("max_tokens", max_tokens), ("audio_prompt", audio_prompt)):
+                if value is not None:
+                    raise ValueError(f"`{name}` is for a whole text; give `max_seconds` and a `voice` for pieces.")
+            if use_torch_compile:
+                raise ValueError("`use_torch_compile` is for a whole text; leave it out for pieces.")
+            parameters = {"cfg_scale": cfg_scale, "temperature": temperature, "top_p": top_p, "seed": seed}
+            parameters |= {"cfg_filter_top_k": cfg_filter_top_k, "max_seconds": max_seconds}
+            return self._stream_pieces(text, voice, split, language, parameters)
         num_texts = len(text) if isinstance(text, Sequence) and not isinstance(text, str) else 1
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed, num_texts)
         options = self._options(sampling, max_tokens, max_seconds)
@@ -389,6 +408,16 @@ class Dia:
         chunks = streamer.listen(self.model.generate, **inputs, **options, engine=self.engine)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
         return self._checked(chunks, check, is_list=not isinstance(text, str))
+
+    def _stream_pieces(
+        self, pieces: Iterator[str], voice: Any, split: str, language: str, sampling: dict[str, Any]
+    ) -> Iterator[np.ndarray]:
+        from .handle import SpeechRequest  # these build on this file
+        from .spoken_text import stream_text
+        from .text_stream import TextStream
+
+        text = TextStream(split, language)
+        return stream_text(self, pieces, text, SpeechRequest(text, voices=_load_voices(voice), **sampling))
 
     def _checked(self, chunks: Generator[Any, None, None], check: SpeechCheck, is_list: bool) -> Iterator[Any]:
         """Yield audio chunks, as lists if `is_list`, and warn at the end of implausible audio."""
@@ -495,16 +524,11 @@ class Dia:
 
         ```
         """
-        loaded: dict[str, Voice] | Voice | None = None
-        if isinstance(voices, Mapping):
-            loaded = {speaker: load_voice(voice) for speaker, voice in voices.items()}
-        elif voices is not None:
-            loaded = load_voice(voices)
         dialogue = Dialogue(
             self.model,
             self.processor,
             script,
-            loaded,
+            _load_voices(voices),
             chunk_length_s,
             language,
             closing_tag,
@@ -606,3 +630,9 @@ class Dia:
             raise ValueError("the text is empty; give a text, such as '[S1] Hello.'.")
         transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
         return render([*parse_script(transcript, tokens), *turns], prefix=prefix)
+
+
+def _load_voices(voices: Mapping[str, VoiceLike] | VoiceLike | None) -> dict[str, Voice] | Voice | None:
+    if isinstance(voices, Mapping):
+        return {speaker: load_voice(voice) for speaker, voice in voices.items()}
+    return None if voices is None else load_voice(voices)

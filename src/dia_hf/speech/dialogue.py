@@ -131,11 +131,18 @@ class Dialogue:
         num_frames (`list[int]`): Frames of each chunk that the last call of `stream` or `generate` has generated or
             loaded.
 
+    Class attributes:
+        is_open: Whether further chunks can come.
+        min_prompt_seconds: Speech of a speaker to prompt with, if that is more than the last chunk.
+
     Raises:
         ValueError: If the script is empty, it or a transcript has control characters that mean a tag, `max_seconds` is
             shorter than a frame or not finite, a voice belongs to no speaker, to another codec or is too long, or the
             folder has another dialogue.
     """
+
+    is_open = False
+    min_prompt_seconds = 0.0
 
     def __init__(
         self,
@@ -171,20 +178,38 @@ class Dialogue:
         self.text_limit: int = processor.tokenizer.model_max_length
 
         self.speaker_tokens: list[str] = processor.tokenizer.speaker_tokens
-        self.prefix, spoken = split_prefix(script, self.speaker_tokens)
-        self.issues = check_script(spoken, self.speaker_tokens)
-        turns = parse_script(spoken, self.speaker_tokens)
-        if not turns:
-            raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
-        processor.tokenizer.check_text(script)
-        self.voices = self._take_voices(voices)
-        self.chunks = self._plan(turns, chunk_length_s, language)
-        self.expected_seconds = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.chunks]
+        self.prefix = ""
+        self.issues: list[str] = []
+        self.chunks: list[list[Turn]] = []
+        self.expected_seconds: list[float] = []
+        self.voices: dict[str, _Segment] = {}
+        self._read_script(script, voices, chunk_length_s, language)
         self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None:
             self._open_folder(script, voices, seed)
+
+    def _read_script(
+        self,
+        script: str,
+        voices: Mapping[str, Voice] | Voice | None,
+        chunk_length_s: tuple[float, float],
+        language: str,
+    ) -> None:
+        """Read script and voices into the attributes above."""
+        self.prefix, spoken = split_prefix(script, self.speaker_tokens)
+        self.issues = check_script(spoken, self.speaker_tokens)
+        turns = parse_script(spoken, self.speaker_tokens)
+        if not turns:
+            raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
+        self.processor.tokenizer.check_text(script)
+        self.voices = self._take_voices(voices)
+        self._add_chunks(self._plan(turns, chunk_length_s, language))
+
+    def _add_chunks(self, chunks: list[list[Turn]]) -> None:
+        self.expected_seconds += [sum(estimate_seconds(turn.text) for turn in turns) for turns in chunks]
+        self.chunks += chunks  # last, as another thread may read it
 
     def _take_voices(self, voices: Mapping[str, Voice] | Voice | None) -> dict[str, _Segment]:
         """Make one segment for each speaker; a voice of several speakers is the same segment for each."""
@@ -423,7 +448,7 @@ class DialogueRun:
         self.dialogue = dialogue
         self.num_frames: list[int] = []
         self.is_cut = False
-        self._last: dict[str, _Segment] = {}
+        self._last: dict[str, list[_Segment]] = {}  # the newest last
         self._has_warned = False
 
     @property
@@ -432,9 +457,15 @@ class DialogueRun:
         return len(self.num_frames)
 
     @property
+    def has_next(self) -> bool:
+        """Whether the next chunk is there."""
+        return self.index < len(self.dialogue.chunks)
+
+    @property
     def is_complete(self) -> bool:
         """Whether no chunk is left to generate, or no time for it."""
-        if self.index == len(self.dialogue.chunks):
+        is_open = self.dialogue.is_open  # before the chunks, which another thread may add
+        if self.index == len(self.dialogue.chunks) and not is_open:
             return True
         left = self._frames_left()
         self.is_cut = self.is_cut or (left is not None and left <= 0)
@@ -473,9 +504,9 @@ class DialogueRun:
         seconds = _PACE_RESERVE * dialogue.expected_seconds[index] + 1
         max_frames = max(dialogue.max_prompt_frames, dialogue.frame_limit - int(seconds * frame_rate))
         chosen: list[_Segment] = []
-        for speaker in dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._last]):
-            segment = dialogue.voices.get(speaker, self._last.get(speaker))
-            if segment is None or segment in chosen:
+        speakers = dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._last])
+        for speaker, segment in [(one, segment) for one in speakers for segment in self._segments_of(one)]:
+            if segment in chosen:
                 continue
             trial = sorted([*chosen, segment], key=lambda segment: segment.order)
             num_frames = sum(len(segment.codes) for segment in trial)
@@ -495,6 +526,31 @@ class DialogueRun:
         turns = [turn for segment in chosen for turn in segment.turns]
         return turns, torch.cat([segment.codes for segment in chosen])
 
+    def _segments_of(self, speaker: str) -> list[_Segment]:
+        """Return the speech of a speaker to prompt with, the most important first."""
+        voice = self.dialogue.voices.get(speaker)
+        return [voice] if voice is not None else self._last.get(speaker, [])[::-1]
+
+    def recent_voices(self) -> dict[str, Voice]:
+        """Return the last speech of each speaker, after its voice if that is short, as voices for another dialogue.
+
+        A voice of `min_prompt_seconds` or more is returned as it is, so that it does not change from one to the next.
+        """
+        dialogue, codec, voices = self.dialogue, self.dialogue.codec, {}
+        for speaker, segments in self._last.items():
+            given = dialogue.voices.get(speaker)
+            if given is not None:
+                is_long = len(given.codes) >= dialogue.min_prompt_seconds * codec.frame_rate
+                segments = [given] if is_long else [given, *segments]
+            segments = [one for one in segments if {turn.speaker for turn in one.turns} == {speaker}]
+            while sum(len(one.codes) for one in segments) > dialogue.max_prompt_frames:
+                segments = segments[1:]
+            if segments:
+                transcript = render([turn for one in segments for turn in one.turns])
+                codes = torch.cat([one.codes for one in segments])
+                voices[speaker] = Voice(codes, transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
+        return voices
+
     def would_cut(self, num_frames: int) -> bool:
         """Return whether a next chunk of this length would be cut by the dialogue's `max_seconds`."""
         left = self._frames_left()
@@ -505,7 +561,13 @@ class DialogueRun:
         turns = self.dialogue.chunks[self.index]
         self.is_cut = self.is_cut or self.would_cut(len(codes))
         if len(codes) > 0:
-            self._last |= dict.fromkeys((turn.speaker for turn in turns), _Segment(self.index, turns, codes))
+            segment = _Segment(self.index, turns, codes)
+            for speaker in {turn.speaker for turn in turns}:
+                segments = [*self._last.get(speaker, []), segment]
+                needed = self.dialogue.min_prompt_seconds * self.dialogue.codec.frame_rate
+                while sum(len(one.codes) for one in segments[1:]) >= max(needed, 1):
+                    del segments[0]
+                self._last[speaker] = segments
         self.num_frames.append(len(codes))
 
     def find_chunk_doubt(self, index: int, num_frames: int) -> str | None:
@@ -529,6 +591,8 @@ class DialogueRun:
                 limit += f": {len(self.num_frames)} of {number} chunks"
         elif number == 1 and sum(self.num_frames) >= dialogue.most_frames:
             limit = "the limit of one call of the model"
+        if number == 0:
+            return []
         if (doubt := find_doubt(heard, sum(dialogue.expected_seconds), cut_at=limit)) is not None:
             return [doubt]
         doubts = (self.find_chunk_doubt(index, num_frames) for index, num_frames in enumerate(self.num_frames))
