@@ -12,7 +12,7 @@ from transformers import CompileConfig
 from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
 from dia_hf.calibration import TEXTS
 from dia_hf.engine import Engine
-from dia_hf.generation import DiaGenerateOutput, attend_to_text, find_alignment_heads, find_path
+from dia_hf.generation import DiaCodesStreamer, DiaGenerateOutput, attend_to_text, find_alignment_heads, find_path
 from dia_hf.generation.alignment import score_heads
 from tiny import as_inputs, random_config, random_model
 
@@ -96,6 +96,22 @@ def test_calls_with_and_without_share_a_batch(miniature, first):
             torch.testing.assert_close(mine.alignment[0], theirs.alignment[0], rtol=1e-4, atol=1e-5)
         else:
             assert torch.equal(mine, theirs)
+
+
+def test_a_streamer_gets_the_weights_of_each_step():
+    """A stream had the weights of the step after, or of another sample once one had ended."""
+    model, inputs, heads = make(1)
+    options = {"do_sample": False, "max_new_tokens": [30, 12, 21], "alignment_heads": heads, "return_alignment": True}
+    expected = model.generate(**inputs, **options).alignment
+    streamer, rows = DiaCodesStreamer(model.config), []
+    streamer.put_alignment = rows.append
+    list(streamer.listen(model.generate, **inputs, **options))
+    streamed = torch.stack(rows, dim=1)
+    for sample, weights in enumerate(expected):
+        num_given = int(inputs["decoder_attention_mask"][sample].sum()) - 1 - model.config.max_delay
+        new = weights[num_given:]
+        assert torch.equal(streamed[sample, : len(new), : new.shape[1]], new)
+        assert not streamed[sample, len(new) + 8 :].any()  # the end is known within a few steps
 
 
 def test_heads_of_two_kinds_do_not_share_a_batch(miniature):

@@ -58,7 +58,6 @@ def test_a_recording_is_aligned_through_the_codec(dia, speech):
     from_samples = dia.align(TEXT, waveform, dia.sampling_rate)
     for mine, theirs in zip(from_samples, dia.align(TEXT, codes), strict=True):
         assert mine.start == pytest.approx(theirs.start, abs=0.2)
-    assert sum(word.evidence > 0 for word in from_samples) >= 6
 
 
 def test_too_long_a_recording_is_refused(dia):

@@ -103,6 +103,65 @@ def test_words_that_were_cut_have_no_time(dia):
     assert words[0].text == "Hello,"
 
 
+SCRIPT = (
+    "[S1] Hello, I am Dia. One two three four five six seven.\n[S2]  Good morning, father. "
+    "Sunday, Monday, Tuesday, Wednesday.\n[S1] Nine ten eleven twelve. The cat and the dog."
+)
+
+
+@pytest.fixture(scope="module")
+def spoken(dia):
+    dialogue = dia.dialogue(SCRIPT, seed=1, chunk_length_s=(2.0, 4.0), temperature=0, timestamps=True)
+    assert len(dialogue.chunks) > 2
+    return dialogue.generate(), dialogue
+
+
+def test_a_dialogue_has_the_times_of_its_chunks(dia, spoken):
+    """Times of a chunk were counted from its own beginning, or its prompt's words were taken for its own."""
+    waveform, dialogue = spoken
+    words = dialogue.timeline.words
+    assert [word.text for word in words] == [word for word in SCRIPT.split() if word not in TAGS]
+    assert all(SCRIPT[word.start_char : word.end_char] == word.text for word in words)
+    assert dialogue.timeline.num_frames == len(waveform) // dia.processor.codec.hop_length
+    sounds, rate = sounding(waveform, dia), dia.processor.codec.frame_rate
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], sounds, [False]]).astype(int)))
+    for before, word in itertools.pairwise(words):
+        assert before.end <= word.start
+        if before.text[-1] in ".,":
+            assert np.abs(edges - before.end * rate).min() <= 5
+    assert {word.text: word.speaker for word in words}["Sunday,"] == "[S2]"
+
+
+def test_a_dialogue_sounds_the_same_with_times(dia, spoken):
+    """Recording changed the chunks."""
+    plain = dia.dialogue(SCRIPT, seed=1, chunk_length_s=(2.0, 4.0), temperature=0)
+    assert np.array_equal(plain.generate(), spoken[0])
+    assert plain.timeline is None
+
+
+def test_a_resumed_dialogue_has_the_times_of_kept_chunks(dia, spoken, tmp_path):
+    """Chunks of the run before had no time, and all later words that of earlier ones."""
+    options = {"seed": 1, "chunk_length_s": (2.0, 4.0), "temperature": 0, "folder": tmp_path}
+    dia.dialogue(SCRIPT, **options).generate()
+    (tmp_path / "chunk-00002.safetensors").unlink()
+    resumed = dia.dialogue(SCRIPT, **options, timestamps=True)
+    assert np.array_equal(resumed.generate(), spoken[0])
+    for mine, theirs in zip(resumed.timeline.words, spoken[1].timeline.words, strict=True):
+        assert mine.text == theirs.text
+        assert (mine.start, mine.end) == pytest.approx((theirs.start, theirs.end), abs=0.04)
+
+
+def test_times_of_changed_audio():
+    """Subtitles of a faster file ran behind it."""
+    timeline = Timeline("[S1] ab cd", TAGS, 10)
+    timeline.add("[S1] ab cd", "[S1] ab cd", weights_of([2, 2, 2, 3, 3, 5, 5, 6, 6, 6], 7))
+    assert [(word.start, word.end) for word in timeline.words] == [(0, 0.5), (0.5, 1.0)]
+    assert [(word.start, word.end) for word in timeline.shifted(-0.2, 0.5)] == [
+        (0, pytest.approx(0.15)),
+        (pytest.approx(0.15), pytest.approx(0.4)),
+    ]
+
+
 def test_an_unknown_kind_is_refused(dia):
     """`return_timestamps=True` returned no times."""
     with pytest.raises(ValueError, match="`return_timestamps` is True; give 'word' or 'char'"):

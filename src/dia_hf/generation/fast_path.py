@@ -256,6 +256,7 @@ class FrameCall:
             on_frame=None if streamer is None else lambda tokens: streamer.put(tokens.flatten()),
             is_canceled=lambda: any(one.criterion.is_canceled() for one in cancels),
             max_batch_size=self.config.max_batch_size,
+            on_weights=getattr(streamer, "put_alignment", None) if spec.alignment_heads else None,
         )
         engine, delay_pattern = self.model_kwargs.get("decoder_engine"), self.model.config.delay_pattern
         if engine is None:

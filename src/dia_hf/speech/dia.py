@@ -499,6 +499,7 @@ class Dia:
         use_torch_compile: bool = False,
         seed: int | None = None,
         max_seconds: float | None = None,
+        timestamps: bool = False,
     ) -> Dialogue:
         """Plan a script of any length, for `.generate()` or `.stream()` of the result.
 
@@ -508,6 +509,7 @@ class Dia:
                 voice whose transcript has the tags of several speakers.
             chunk_length_s, language, closing_tag, folder, seed, max_seconds: See `Dialogue`.
             cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile: See `generate`.
+            timestamps (`bool`, defaults to `False`): Whether to find the times of words, the `timeline` of the result.
 
         Raises:
             ValueError: If the script, a voice, the folder or an option is unusable; each error names a remedy.
@@ -537,6 +539,7 @@ class Dia:
             max_seconds,
             self._options((cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile)),
             self.engine,
+            self.alignment_heads() if timestamps else None,
         )
         for issue in dialogue.issues:
             warnings.warn(issue, stacklevel=2)

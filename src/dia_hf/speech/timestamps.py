@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -132,6 +132,19 @@ class Timeline:
     def words(self) -> list[TimedText]:
         """The words that were spoken, in order: characters up to white space or a tag, punctuation included."""
         return [self._timed(first, last) for first, last in self._words() if self._was_reached(first, last)]
+
+    def shifted(self, seconds: float, factor: float = 1.0) -> list[TimedText]:
+        """Return the words for audio that was cut or whose speed was changed.
+
+        Args:
+            seconds (`float`): Seconds that are added to the times.
+            factor (`float`, defaults to 1.0): By which they are multiplied then.
+        """
+        moved = []
+        for word in self.words:
+            start, end = (max(time + seconds, 0.0) * factor for time in (word.start, word.end))
+            moved.append(replace(word, start=start, end=end))
+        return moved
 
     @property
     def all_words(self) -> list[TimedText]:
