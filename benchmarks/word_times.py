@@ -4,8 +4,11 @@
     python benchmarks/word_times.py examples/miniature/build --output word_times.json
 
 The miniature speaks 200 sentences whose pairs of words were all held out from its training, greedily. Their audio is
-made of flite's units, so that the times of the words are known: a unit begins and ends where its samples do. Then 400
-transcripts, three of four with one word replaced, added or left out, are aligned with speech of the right text.
+made of flite's units, so that the times of the words are known: a unit begins and ends where its samples do. Then
+transcripts, three of four with one word replaced, added or left out, are aligned with codes of the right text.
+
+With --cost instead of the folder: steps of the published size (random weights, int8) with and without recording, in
+turns.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import json
 import random
 import re
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -23,8 +27,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from cpu_context import Steps
 from dia_hf import Dia
 from dia_hf.asr.wer import read_vocabulary
+from dia_hf.bench import make_config, make_model
+from dia_hf.engine import make_frame_decoder
+from dia_hf.quantization import quantize_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "miniature"))
 import compose
@@ -126,21 +134,52 @@ def measure_errors(dia: Dia, number: int) -> dict[str, Any]:
     return counts | {"precision": round(found / (found + wrong), 4), "recall": round(found / counts["errors"], 4)}
 
 
+def measure_cost(text_bytes: int = 200, frames: int = 800, num_heads: int = 6, rounds: int = 60) -> dict[str, Any]:
+    """Measure steps of the published size with and without recording, in turns."""
+    model = quantize_model(make_model(make_config("full"), dtype=torch.bfloat16), "int8")
+    network = make_frame_decoder(model)
+    plain, recording = (Steps(network, 1, text_bytes, frames) for _ in range(2))
+    heads = tuple((layer, head) for layer in (5, 9, 13) for head in range(num_heads // 3))
+    recording.cache = recording.cache.recording(heads)
+    for steps in (plain, recording) * 3:
+        steps.take()
+    ratios, milliseconds = [], []
+    for _ in range(rounds):
+        first, second, third = plain.take(), recording.take(), plain.take()
+        ratios.append(2 * second / (first + third))
+        milliseconds.append(first)
+    return {
+        "by the operators": network.native is not None,
+        "step ms": round(statistics.median(milliseconds), 2),
+        "heads": num_heads,
+        "text bytes": text_bytes,
+        "step with recording, of that without": round(statistics.median(ratios), 4),
+    }
+
+
 def main() -> None:
     """Run the measurements, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder of the miniature's corpus")
+    parser.add_argument("work", type=Path, nargs="?", help="folder of the miniature's corpus")
+    parser.add_argument("--cost", action="store_true", help="measure the cost of recording at the published size")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sentences", type=int, default=200)
     parser.add_argument("--transcripts", type=int, default=270)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    dia = Dia.from_pretrained()
-    result = {
-        "heads": dia.alignment_heads(),
-        "times": measure_boundaries(dia, args.work, args.sentences),
-        "wrong words": measure_errors(dia, args.transcripts),
-    }
+    torch.set_num_threads(args.threads)
+    if args.cost == (args.work is not None):
+        parser.error("give either a folder or --cost")
+    result: dict[str, Any]
+    if args.cost:
+        result = {"cost": measure_cost()}
+    else:
+        dia = Dia.from_pretrained()
+        result = {
+            "heads": dia.alignment_heads(),
+            "times": measure_boundaries(dia, args.work, args.sentences),
+            "wrong words": measure_errors(dia, args.transcripts),
+        }
     text = json.dumps(result, indent=1) + "\n"
     print(text, end="")
     if args.output is not None:
