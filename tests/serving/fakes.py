@@ -47,9 +47,10 @@ class FakeHandle:
     def __init__(self, engine, request, script, on_change):
         self.request, self.script, self.on_change, self.engine = request, script, on_change, engine
         self.seed = 1234 if request.seed is None else request.seed
-        self.sentences = [] if isinstance(request.text, TextStream) else [request.text]
+        is_whole = not isinstance(request.text, TextStream)
+        self.sentences = [request.text] if is_whole else []
         self.sentence_ends = []
-        self.num_text_ids = 7
+        self.num_text_ids = len(request.text.encode()) if is_whole else 7
         self._num_samples = 0
         self.num_frames = 0
         self.num_retries = script.num_retries
