@@ -24,6 +24,7 @@ FLOORS = {
     "packing": 1,
     "tokenization_dia": 1,
     "audio": 2,
+    "batch": 7,
     "engine": 2,
     "model_card": 2,
     "asr": 3,
