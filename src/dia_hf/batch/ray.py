@@ -1,0 +1,236 @@
+"""Runs on a cluster: rows divided by Ray Data between actors, one for each device, each with an engine.
+
+The driver reads the table, and writes the manifest as the rows come back; actors write the audio files, so the output
+folder is one that all machines share. The rows have the same bytes as on one machine, on the same kind of device.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._extras import import_extra
+from ..assets import MINIATURE
+from ..speech.dia import Dia
+from ..speech.engine import SpeechEngine
+from ..text_files import first_line
+from .rows import BatchRow, BatchSettings, Failure
+from .run import BatchReport, Speak, identify, run_table
+from .speak import Entry, RowSpeaker
+from .tables import check_table
+from .voices import RowVoices
+
+__all__ = ["cluster", "resources_of", "run_batch_on_ray"]
+
+_BLOCKS_AT_ONCE = 2  # of an actor: the batch stays full while the last rows of one block are spoken
+_LOGGERS = ("ray", "ray.data")
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What an actor needs: the model, its device, and the run."""
+
+    model: str
+    compute_dtype: str | None
+    device: str | None
+    quantization: str | None
+    max_batch_size: int
+    num_threads: int
+    table: Path
+    output: Path
+    settings: BatchSettings
+    voices: Path | None
+
+    def load(self) -> Dia:
+        torch.set_num_threads(self.num_threads)
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        return Dia.from_pretrained(self.model, self.compute_dtype, self.device, quantization=self.quantization)
+
+
+class _Actor:
+    """Actor of Ray Data: an engine, for blocks of rows in several threads."""
+
+    def __init__(self, worker: _Worker) -> None:
+        engine = SpeechEngine(worker.load(), worker.max_batch_size)
+        voices = RowVoices(worker.table, worker.voices)
+        self._speaker = RowSpeaker(engine, worker.output, worker.settings, voices)
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        rows = [(BatchRow(**json.loads(row)), str(digest)) for row, digest in zip(*block.values(), strict=True)]
+        results = self._speaker.speak(rows)
+        return {"result": [json.dumps({"kind": type(one).__name__, **asdict(one)}) for one in results]}
+
+
+def _identify(worker: _Worker) -> dict[str, Any]:
+    return identify(worker.load())
+
+
+@contextmanager
+def cluster() -> Iterator[Any]:
+    """Connect to the cluster of `RAY_ADDRESS`, or start one of this machine's own; yield the package `ray`.
+
+    A cluster to which the process is connected already is used, and left as it is. One that is started sends no usage
+    statistics and has no dashboard.
+
+    Raises:
+        ImportError: If Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = import_extra("ray")
+    import_extra("ray.data")
+    if ray.is_initialized():
+        yield ray
+        return
+    options = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def resources_of(ray: Any, num_actors: int | None, device: str | None) -> tuple[int, dict[str, int]]:
+    """Choose the number of actors and the share of the cluster for each.
+
+    Args:
+        ray: The package, connected.
+        num_actors (`int`, *optional*): Actors; one for each GPU of the cluster unless given, or one without GPUs.
+        device (`str`, *optional*): Device of an actor; `"cpu"` leaves GPUs alone.
+
+    Returns:
+        `tuple[int, dict[str, int]]`: The number, and `num_cpus` and `num_gpus` of each.
+
+    Raises:
+        ValueError: If the cluster is too small for so many.
+    """
+    there = ray.cluster_resources()
+    num_cpus = int(there.get("CPU", 0))
+    num_gpus = 0 if device is not None and torch.device(device).type == "cpu" else int(there.get("GPU", 0))
+    number = num_actors or num_gpus or 1
+    most, kind = (num_gpus, "GPUs") if num_gpus else (num_cpus, "CPUs")
+    if number > most:
+        raise ValueError(f"`num_actors` is {number}, and the cluster has {most} {kind}; give at most as many.")
+    if num_gpus:
+        return number, {"num_cpus": 1, "num_gpus": 1}
+    return number, {"num_cpus": num_cpus // number}
+
+
+def run_batch_on_ray(
+    model: str | os.PathLike,
+    table: str | os.PathLike,
+    output: str | os.PathLike,
+    settings: BatchSettings | None = None,
+    *,
+    num_actors: int | None = None,
+    compute_dtype: str | None = None,
+    device: str | None = None,
+    quantization: str | None = None,
+    voices: str | os.PathLike | None = None,
+    max_batch_size: int = 16,
+    force: bool = False,
+    verbose: bool = False,
+) -> BatchReport:
+    """Speak the rows of a table into files on a cluster, as `run_batch` does on one device.
+
+    Args:
+        model (`str` or `os.PathLike`): Checkpoint, which each machine loads.
+        table, output, voices (`str` or `os.PathLike`): As in `run_batch`; on several machines in a folder that they
+            share.
+        settings (`BatchSettings`, *optional*): As in `run_batch`.
+        num_actors (`int`, *optional*): Number of actors, each with a model. Default: one for each GPU of the cluster;
+            without GPUs one, which has all processor cores.
+        compute_dtype, device, quantization (`str`, *optional*): See `Dia.from_pretrained`.
+        max_batch_size (`int`, defaults to 16): Chunks of text that an actor generates at once.
+        force, verbose (`bool`): As in `run_batch`.
+
+    Returns:
+        `BatchReport`: Counts, and the rows that failed.
+
+    Raises:
+        ImportError: If Ray is not installed.
+        ValueError: If the cluster is too small for `num_actors`; and as `run_batch` does.
+        FileNotFoundError, OSError: As `run_batch` does.
+        RuntimeError: If an actor fails, for example because it cannot load the model; and as `run_batch` does.
+    """
+    settings = settings or BatchSettings()
+    table, output = Path(table).absolute(), Path(output).absolute()
+    check_table(table)
+    voices = None if voices is None else Path(voices).absolute()
+    with cluster() as ray, _translated_errors(ray):
+        number, resources = resources_of(ray, num_actors, device)
+        worker = _Worker(
+            model=str(Path(model).absolute()) if os.path.isdir(model) and str(model) != MINIATURE else str(model),
+            compute_dtype=compute_dtype,
+            device=device,
+            quantization=quantization,
+            max_batch_size=max_batch_size,
+            num_threads=resources["num_cpus"],
+            table=table,
+            output=output,
+            settings=settings,
+            voices=voices,
+        )
+        identity = ray.get(ray.remote(max_calls=1, **resources)(_identify).remote(worker))
+
+        @contextmanager
+        def open_speaker() -> Iterator[Speak]:
+            yield lambda rows: _speak(ray, rows, worker, number, resources)
+
+        return run_table(table, output, settings, RowVoices(table, voices), identity, open_speaker, force, verbose)
+
+
+def _speak(
+    ray: Any,
+    rows: Iterable[tuple[BatchRow, str]],
+    worker: _Worker,
+    num_actors: int,
+    resources: Mapping[str, int],
+) -> Generator[Entry | Failure, None, None]:
+    """Divide rows between actors, and yield the results block by block as they come."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    blocks = list(_blocks(rows, 2 * worker.max_batch_size))
+    compute = ray.data.ActorPoolStrategy(
+        size=num_actors, max_concurrent_calls_per_actor=_BLOCKS_AT_ONCE, enable_true_multi_threading=True
+    )
+    results = ray.data.from_arrow(blocks).map_batches(
+        _Actor, fn_constructor_args=(worker,), batch_size=None, batch_format="numpy", compute=compute, **resources
+    )
+    for block in results.iter_batches(batch_size=None, prefetch_batches=0):
+        for result in map(json.loads, block["result"]):
+            yield (Entry if result.pop("kind") == "Entry" else Failure)(**result)
+
+
+def _blocks(rows: Iterable[tuple[BatchRow, str]], num_rows: int) -> Iterator[Any]:
+    """Yield tables of Arrow, a block each."""
+    from pyarrow import Table
+
+    rows = iter(rows)
+    while block := list(islice(rows, num_rows)):
+        yield Table.from_pydict(
+            {"row": [json.dumps(asdict(row)) for row, _ in block], "digest": [digest for _, digest in block]}
+        )
+
+
+@contextmanager
+def _translated_errors(ray: Any) -> Iterator[None]:
+    """Say in a line what an actor says in a traceback."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = error
+        with suppress(AttributeError):
+            cause = error.cause or error
+        raise RuntimeError(f"an actor failed: {first_line(cause, 300)}") from error
