@@ -158,7 +158,7 @@ class BatchFolder:
         self._manifest = None
         offsets = [self.done[key].offset for key in keys if key in self.done]
         file = self.path / _MANIFEST
-        with open(file, "rb") as manifest, atomic_write(file) as beside, open(beside, "wb") as ordered:
+        with atomic_write(file) as beside, open(file, "rb") as manifest, open(beside, "wb") as ordered:
             for offset in offsets:
                 manifest.seek(offset)
                 ordered.write(manifest.readline())

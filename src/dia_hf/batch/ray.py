@@ -91,7 +91,11 @@ def cluster() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    options = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+    options = {}
+    if not os.environ.get("RAY_ADDRESS"):
+        options["include_dashboard"] = False
+        # Ray Data's actors have arguments in the object store, of which each run is told as an error.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         yield ray
@@ -174,7 +178,7 @@ def run_batch_on_ray(
             device=device,
             quantization=quantization,
             max_batch_size=max_batch_size,
-            num_threads=resources["num_cpus"],
+            num_threads=max(1, resources["num_cpus"] // 2),  # for the steps and for the codec, which run at the same time
             table=table,
             output=output,
             settings=settings,

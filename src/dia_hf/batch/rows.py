@@ -36,6 +36,7 @@ FORMATS_OF_FILES = tuple(name for name in FORMATS if name != "pcm")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for itself
 _ROWS_PER_FOLDER = 1000
+_SPEEDS = (0.5, 2.0)  # of `change_speed`, for whole waveforms; streams have more
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class BatchSettings:
             if name not in ("voice", *OPTIONS):
                 raise ValueError(f"there is no option {name!r}; there are voice, {', '.join(OPTIONS)}.")
             if name != "voice":
-                check_option(name, value)
+                _check(name, value)
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,14 @@ def _number(name: str, value: Any) -> Any:
             raise ValueError(f"`{name}` is {shortened(value)}, which is no number.") from None
     if isinstance(value, float) and value.is_integer() and name in ("seed", "cfg_filter_top_k") and value < 2**53:
         value = int(value)
+    _check(name, value)
+    return value if name in ("seed", "cfg_filter_top_k") else float(value)
+
+
+def _check(name: str, value: Any) -> None:
     check_option(name, value)
-    return value if "seed" in name or name == "cfg_filter_top_k" else float(value)
+    if name == "speed" and not _SPEEDS[0] <= value <= _SPEEDS[1]:
+        raise ValueError(f"`speed` is {value:g}; give a number from {_SPEEDS[0]:g} to {_SPEEDS[1]:g}.")
 
 
 def _voices_of(

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from ..assets import MINIATURE
-from .arguments import MINIATURE_NOTE, check_apart, check_writable, print_result, sampling_of
+from .arguments import MINIATURE_NOTE, check_writable, print_result, sampling_of
 
 __all__ = ["run"]
 
@@ -17,9 +17,9 @@ def run(args: argparse.Namespace) -> int:
     """Run `dia-hf batch`; return the exit status."""
     if args.actors is not None and not args.ray:
         raise ValueError("--actors is the number of actors of --ray, which is missing.")
-    check_writable("--output", Path(args.output, "batch.json"))
-    check_apart("OUTPUT", args.output, {"TABLE": args.table})
+    check_writable("OUTPUT", Path(args.output, "batch.json"))
 
+    import torch
     from transformers.utils import logging
 
     from ..batch import BatchReport, BatchSettings, run_batch
@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
             )
         else:
             dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
+            if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
+                torch.set_num_threads(max(1, torch.get_num_threads() // 2))
             report = run_batch(dia, args.table, args.output, settings, **common)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("rows that are spoken are kept; the same command goes on from there.") from error
