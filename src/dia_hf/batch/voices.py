@@ -6,7 +6,6 @@ and, for the voices themselves, by `speak.py`.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
@@ -16,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..processing_dia import DiaProcessor
+from ..speech.dialogue import fingerprint_of_voice
 from ..speech.voices import Voice, VoiceLibrary
 from ..tokenization_dia import SPEAKER_TAG
 from .rows import BatchRow
@@ -44,10 +44,10 @@ class RowVoices:
         self._find_voice = lru_cache(maxsize=4096)(self._find_file)
 
     def find(self, row: BatchRow) -> str:
-        """Find the files of a row's voices; return a hash of their contents, of a recording that of its path.
+        """Find the files of a row's voices; return the fingerprints of saved ones.
 
         Raises:
-            ValueError: If there is no such voice, or no such recording.
+            ValueError: If there is no such voice or recording, or the voice is damaged.
         """
         if row.audio_prompt is not None:
             self._find_recording(row.audio_prompt)
@@ -85,14 +85,14 @@ class RowVoices:
         return path
 
     def _find_file(self, name: str) -> tuple[Path | None, str]:
-        """Return the file of a voice, `None` for the model's own, and the hash of its content."""
+        """Return the file of a voice, `None` for the model's own, and the fingerprint of the voice."""
         if name.casefold() == _DEFAULT:
             return None, ""
         path = self._base / name if name.endswith(".safetensors") else self._library.find(name)
         if path is None or not path.is_file():
             where = f"at {str(path)!r}" if path is not None else f"in the library {str(self._library.folder)!r}"
             raise ValueError(f"there is no voice {name!r} {where}; add it, or give another one.")
-        return path, hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+        return path, fingerprint_of_voice(Voice.load(path))
 
     def _load(self, path: str, transcript: str, processor: DiaProcessor) -> Voice:
         """Load a saved voice, or make one of a recording with a transcript."""
