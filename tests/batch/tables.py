@@ -24,7 +24,9 @@ def write_table(path, rows):
 def short_rows(number):
     """Return rows of different texts that the miniature speaks within half a second."""
     texts = ["[S1] Hello.", "[S2] Welcome, Dia.", "[S1] Yes.", "[S1] Hello. [S2] Yes.", "I am Dia."]
-    return [{"id": f"row-{i}", "text": texts[i % len(texts)], "max_seconds": 0.2 + 0.05 * (i % 3)} for i in range(number)]
+    return [
+        {"id": f"row-{i}", "text": texts[i % len(texts)], "max_seconds": 0.2 + 0.05 * (i % 3)} for i in range(number)
+    ]
 
 
 def files_of(folder):

@@ -104,7 +104,10 @@ def test_other_folders_are_refused(tmp_path, folder):
     """Audio was written among files of the user's, or into a folder in which another run worked."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
-    with pytest.raises(ValueError, match=r"mine' is not empty and was not made by"), BatchFolder(tmp_path / "mine").held():
+    with (
+        pytest.raises(ValueError, match=r"mine' is not empty and was not made by"),
+        BatchFolder(tmp_path / "mine").held(),
+    ):
         pass
     with pytest.raises(ValueError, match="is a file"), BatchFolder(tmp_path / "mine" / "letter.txt").held():
         pass

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch.tables import write_table
 from dia_hf.batch import BatchSettings
 from dia_hf.batch.rows import BatchRow, Failure, read_rows
-from batch.tables import write_table
 
 
 def read(folder, rows, suffix=".jsonl", settings=None, warns=False):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from batch.tables import files_of, short_rows, write_table
 from dia_hf.batch import BatchSettings, run_batch
 from dia_hf.batch.rows import Failure
 from dia_hf.batch.run import run_table
 from dia_hf.batch.speak import Entry
 from dia_hf.batch.voices import RowVoices
 from dia_hf.data.sources import open_source
-from batch.tables import files_of, short_rows, write_table
 from kills import killed
 
 
@@ -167,7 +167,9 @@ def test_a_fault_that_is_not_in_the_rows_ends_the_run(tmp_path):
         for row, _ in rows:
             yield Failure(row.number, row.id, "RuntimeError: no device", is_foreseen=False)
 
-    with pytest.raises(RuntimeError, match=r"the last 100 rows failed, the last of them \('000100'\) with RuntimeError"):
+    with pytest.raises(
+        RuntimeError, match=r"the last 100 rows failed, the last of them \('000100'\) with RuntimeError"
+    ):
         run_with(speak, tmp_path, 200)
 
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from batch.tables import short_rows, write_table
 from dia_hf.audio.io import read_audio, read_metadata
 from dia_hf.batch import BatchSettings
 from dia_hf.batch.rows import FORMATS_OF_FILES, Failure, read_rows
 from dia_hf.batch.speak import RowSpeaker, seed_of
 from dia_hf.batch.voices import RowVoices
 from dia_hf.speech import SpeechEngine
-from batch.tables import short_rows, write_table
 from waiting import wait_for
 
 
@@ -71,7 +71,9 @@ def test_each_format_has_the_same_bytes_again(dia, tmp_path, name):
 
 def test_sound_options(dia, tmp_path):
     """An option of a row or of the run had no effect."""
-    rows = [{"id": str(speed), "text": "[S1] Hello.", "seed": 1, "max_seconds": 0.48, "speed": speed} for speed in (1, 2)]
+    rows = [
+        {"id": str(speed), "text": "[S1] Hello.", "seed": 1, "max_seconds": 0.48, "speed": speed} for speed in (1, 2)
+    ]
     rows.append({"id": "loud", "text": "[S1] Hello.", "seed": 1, "loudness": -30})
     entries = spoken(dia, tmp_path, rows, sample_rate=24000)
     assert entries["1"].seconds == pytest.approx(0.48) and entries["2"].seconds == pytest.approx(0.24)

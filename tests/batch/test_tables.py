@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch.tables import write_table
 from dia_hf.batch.rows import FIELDS
 from dia_hf.batch.tables import read_records
 from dia_hf.data.rows import RowError
-from batch.tables import write_table
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=20)
 ROWS = st.lists(st.fixed_dictionaries({"id": CELLS.filter(len), "text": CELLS}), min_size=1, max_size=5)
@@ -32,7 +32,7 @@ def test_a_table_is_not_read_ahead(tmp_path):
     path = tmp_path / "texts.csv"
     path.write_bytes(b"id,text\n" + b"a,Hello.\n" * 100_000 + b"\xff\n")
     assert list(islice(read_records(path, FIELDS), 2)) == [(i, {"id": "a", "text": "Hello."}) for i in (1, 2)]
-    with pytest.raises(ValueError, match="texts.csv' is not in UTF-8 .byte 0xff after row"):
+    with pytest.raises(ValueError, match=r"texts\.csv' is not in UTF-8 .byte 0xff after row"):
         read(path)
 
 
@@ -54,7 +54,7 @@ def test_rows_of_csv_that_cannot_be_right(tmp_path):
     (_, error), (_, good) = read(path)
     assert isinstance(error, RowError) and "1 cells more" in error.reason and good == {"id": "b", "text": "Yes."}
     path.write_text('id,text\na,Hello.\nb,"Yes.\nc,Hello.\n')
-    with pytest.raises(ValueError, match="cannot be read after row 1 .*unclosed quote"):
+    with pytest.raises(ValueError, match=r"cannot be read after row 1 .*unclosed quote"):
         read(path)
 
 
@@ -81,5 +81,3 @@ def test_files_that_are_no_tables(tmp_path):
     (tmp_path / "texts.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"texts\.parquet' cannot be read after row 0"):
         read(tmp_path / "texts.parquet")
-
-

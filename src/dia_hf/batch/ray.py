@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -67,8 +67,13 @@ class _Actor:
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, list[str]]:
         rows = [(BatchRow(**json.loads(row)), str(digest)) for row, digest in zip(*block.values(), strict=True)]
-        results = self._speaker.speak(rows)
-        return {"result": [json.dumps({"kind": type(one).__name__, **asdict(one)}) for one in results]}
+        results = []
+        try:
+            for result in self._speaker.speak(rows):
+                results.append({"kind": type(result).__name__, **asdict(result)})
+        except Exception as error:  # as a result, because Ray makes a long traceback of it
+            results.append({"kind": "OSError" if isinstance(error, OSError) else "", "message": first_line(error, 500)})
+        return {"result": [json.dumps(result) for result in results]}
 
 
 def _identify(worker: _Worker) -> dict[str, Any]:
@@ -178,7 +183,9 @@ def run_batch_on_ray(
             device=device,
             quantization=quantization,
             max_batch_size=max_batch_size,
-            num_threads=max(1, resources["num_cpus"] // 2),  # for the steps and for the codec, which run at the same time
+            num_threads=max(
+                1, resources["num_cpus"] // 2
+            ),  # for the steps and for the codec, which run at the same time
             table=table,
             output=output,
             settings=settings,
@@ -214,7 +221,10 @@ def _speak(
     )
     for block in results.iter_batches(batch_size=None, prefetch_batches=0):
         for result in map(json.loads, block["result"]):
-            yield (Entry if result.pop("kind") == "Entry" else Failure)(**result)
+            kind = result.pop("kind")
+            if "message" in result:
+                raise (OSError if kind == "OSError" else RuntimeError)(result["message"])
+            yield (Entry if kind == "Entry" else Failure)(**result)
 
 
 def _blocks(rows: Iterable[tuple[BatchRow, str]], num_rows: int) -> Iterator[Any]:
@@ -230,11 +240,9 @@ def _blocks(rows: Iterable[tuple[BatchRow, str]], num_rows: int) -> Iterator[Any
 
 @contextmanager
 def _translated_errors(ray: Any) -> Iterator[None]:
-    """Say in a line what an actor says in a traceback."""
+    """Say in a line what Ray says in a traceback."""
     try:
         yield
     except ray.exceptions.RayError as error:
-        cause = error
-        with suppress(AttributeError):
-            cause = error.cause or error
-        raise RuntimeError(f"an actor failed: {first_line(cause, 300)}") from error
+        cause = getattr(error, "cause", None) or error
+        raise RuntimeError(f"an actor failed: {type(cause).__name__}: {first_line(cause, 500)}") from error
