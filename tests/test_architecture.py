@@ -20,6 +20,7 @@ FLOORS = {
     "int4": 1,
     "loss": 1,
     "native": 1,
+    "ray_cluster": 1,
     "rotary": 1,
     "packing": 1,
     "tokenization_dia": 1,

@@ -9,7 +9,8 @@ import ray
 from batch.tables import files_of, short_rows, write_table
 from dia_hf import MINIATURE, Dia
 from dia_hf.batch import BatchSettings, run_batch
-from dia_hf.batch.ray import cluster, run_batch_on_ray
+from dia_hf.batch.ray import run_batch_on_ray
+from dia_hf.ray_cluster import cluster
 
 
 @pytest.fixture(scope="module", autouse=True)

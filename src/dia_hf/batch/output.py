@@ -29,7 +29,7 @@ _VERSION = 1
 
 @dataclass(slots=True)
 class Done:
-    """What the manifest has of a row: the hash of what it asked for, the place of its line, and figures.
+    """Row of the manifest in memory: the hash of what it asked for, the place of its line, and figures.
 
     Args:
         digest (`str`): See `Entry`.

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._extras import import_extra
 from ..assets import MINIATURE
+from ..ray_cluster import cluster, resources_of
 from ..speech.dia import Dia
 from ..speech.engine import SpeechEngine
 from ..text_files import first_line
@@ -30,7 +30,7 @@ from .speak import Entry, RowSpeaker
 from .tables import check_table
 from .voices import RowVoices
 
-__all__ = ["cluster", "resources_of", "run_batch_on_ray"]
+__all__ = ["run_batch_on_ray"]
 
 _BLOCKS_AT_ONCE = 2  # of an actor: the batch stays full while the last rows of one block are spoken
 _LOGGERS = ("ray", "ray.data")
@@ -38,7 +38,7 @@ _LOGGERS = ("ray", "ray.data")
 
 @dataclass(frozen=True)
 class _Worker:
-    """What an actor needs: the model, its device, and the run."""
+    """Arguments of an actor: the model, its device, and the run."""
 
     model: str
     compute_dtype: str | None
@@ -78,60 +78,6 @@ class _Actor:
 
 def _identify(worker: _Worker) -> dict[str, Any]:
     return identify(worker.load())
-
-
-@contextmanager
-def cluster() -> Iterator[Any]:
-    """Connect to the cluster of `RAY_ADDRESS`, or start one of this machine's own; yield the package `ray`.
-
-    A cluster to which the process is connected already is used, and left as it is. One that is started sends no usage
-    statistics and has no dashboard.
-
-    Raises:
-        ImportError: If Ray is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = import_extra("ray")
-    import_extra("ray.data")
-    if ray.is_initialized():
-        yield ray
-        return
-    options = {}
-    if not os.environ.get("RAY_ADDRESS"):
-        options["include_dashboard"] = False
-        # Ray Data's actors have arguments in the object store, of which each run is told as an error.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def resources_of(ray: Any, num_actors: int | None, device: str | None) -> tuple[int, dict[str, int]]:
-    """Choose the number of actors and the share of the cluster for each.
-
-    Args:
-        ray: The package, connected.
-        num_actors (`int`, *optional*): Actors; one for each GPU of the cluster unless given, or one without GPUs.
-        device (`str`, *optional*): Device of an actor; `"cpu"` leaves GPUs alone.
-
-    Returns:
-        `tuple[int, dict[str, int]]`: The number, and `num_cpus` and `num_gpus` of each.
-
-    Raises:
-        ValueError: If the cluster is too small for so many.
-    """
-    there = ray.cluster_resources()
-    num_cpus = int(there.get("CPU", 0))
-    num_gpus = 0 if device is not None and torch.device(device).type == "cpu" else int(there.get("GPU", 0))
-    number = num_actors or num_gpus or 1
-    most, kind = (num_gpus, "GPUs") if num_gpus else (num_cpus, "CPUs")
-    if number > most:
-        raise ValueError(f"`num_actors` is {number}, and the cluster has {most} {kind}; give at most as many.")
-    if num_gpus:
-        return number, {"num_cpus": 1, "num_gpus": 1}
-    return number, {"num_cpus": num_cpus // number}
 
 
 def run_batch_on_ray(
@@ -175,7 +121,7 @@ def run_batch_on_ray(
     table, output = Path(table).absolute(), Path(output).absolute()
     check_table(table)
     voices = None if voices is None else Path(voices).absolute()
-    with cluster() as ray, _translated_errors(ray):
+    with cluster() as ray:
         number, resources = resources_of(ray, num_actors, device)
         worker = _Worker(
             model=str(Path(model).absolute()) if os.path.isdir(model) and str(model) != MINIATURE else str(model),
@@ -236,13 +182,3 @@ def _blocks(rows: Iterable[tuple[BatchRow, str]], num_rows: int) -> Iterator[Any
         yield Table.from_pydict(
             {"row": [json.dumps(asdict(row)) for row, _ in block], "digest": [digest for _, digest in block]}
         )
-
-
-@contextmanager
-def _translated_errors(ray: Any) -> Iterator[None]:
-    """Say in a line what Ray says in a traceback."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise RuntimeError(f"an actor failed: {type(cause).__name__}: {first_line(cause, 500)}") from error

@@ -240,7 +240,7 @@ def _as_dict(settings: BatchSettings) -> dict[str, Any]:
 
 
 class _Plan:
-    """What there is to do: rows, failures, and the order of the manifest.
+    """Work of a run: rows, failures, and the order of the manifest.
 
     Attributes:
         keys (`array`): Hashes of the ids of the rows that can be spoken.
