@@ -26,7 +26,8 @@ def cluster() -> Iterator[Any]:
 
     Raises:
         ImportError: If Ray is not installed.
-        RuntimeError: For an error of an actor, in a line.
+        ValueError, OSError, ImportError: Those of an actor, in a line.
+        RuntimeError: For other errors of an actor.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = import_extra("ray")
@@ -84,4 +85,7 @@ def _translated_errors(ray: Any) -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
+        for kind in (ValueError, OSError, ImportError):  # the user's
+            if isinstance(cause, kind):
+                raise kind(first_line(cause, 500)) from error
         raise RuntimeError(f"an actor failed: {type(cause).__name__}: {first_line(cause, 500)}") from error

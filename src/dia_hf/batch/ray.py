@@ -115,7 +115,7 @@ def run_batch_on_ray(
         ImportError: If Ray is not installed.
         ValueError: If the cluster is too small for `num_actors`; and as `run_batch` does.
         FileNotFoundError, OSError: As `run_batch` does.
-        RuntimeError: If an actor fails, for example because it cannot load the model; and as `run_batch` does.
+        RuntimeError: If an actor fails; and as `run_batch` does.
     """
     settings = settings or BatchSettings()
     table, output = Path(table).absolute(), Path(output).absolute()
