@@ -34,6 +34,7 @@ Speak = Callable[[Iterable[tuple[BatchRow, str]]], Generator[Entry | Failure, No
 
 _MAX_FAILURES = 100  # in a row, of unforeseen kinds: the fault is not in the rows
 _NUM_NAMED = 3  # rows in an error message
+_NOT_OF_SOUND = ("transformers_version", "_from_model_config")  # fields of a generation config
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,12 @@ def run_batch(
 
 def identify(dia: Dia) -> dict[str, Any]:
     """Return what determines the audio of a model, as JSON has it."""
+    generation = dia.model.generation_config.to_diff_dict()
     return {
         "weights": fingerprint_of_model(dia.model),
         "codec": dia.processor.codec.fingerprint,
         "sampling_rate": dia.sampling_rate,
-        "generation": {
-            name: getattr(dia.model.generation_config, name, None)
-            for name in ("guidance_scale", "temperature", "top_p", "top_k", "do_sample", "max_length")
-        },
+        "generation": {name: value for name, value in generation.items() if name not in _NOT_OF_SOUND},
     }
 
 
