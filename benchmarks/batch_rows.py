@@ -26,8 +26,8 @@ from pathlib import Path
 
 HOME = Path(__file__).parent.parent
 sys.path.insert(0, str(HOME / "src"))
-os.environ.update(HF_HUB_OFFLINE="1", PYTHONPATH=str(HOME / "src"))
-os.environ["RAY_worker_niceness"] = "0"  # by default 15: on a shared machine, other jobs come first
+# Ray's workers have niceness 15 by default: on a shared machine, other jobs come first.
+os.environ.update(HF_HUB_OFFLINE="1", PYTHONPATH=str(HOME / "src"), RAY_worker_niceness="0")
 
 
 def write_table(path: Path, num_rows: int, seed: int) -> None:
