@@ -25,6 +25,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks/figures.md",
+    "benchmarks/results/batch.md": "benchmarks/batch.md",
     "benchmarks/results/codec.md": "benchmarks/codec.md",
     "benchmarks/results/conversion.md": "benchmarks/conversion.md",
     "benchmarks/results/cpu_context.md": "benchmarks/cpu-context.md",

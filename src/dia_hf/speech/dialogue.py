@@ -38,7 +38,14 @@ from .script import Turn, check_script, estimate_seconds, parse_script, plan_chu
 from .timestamps import Timeline
 from .voices import Voice
 
-__all__ = ["Dialogue", "DialogueError", "DialogueRun", "remove_chunks"]
+__all__ = [
+    "Dialogue",
+    "DialogueError",
+    "DialogueRun",
+    "fingerprint_of_model",
+    "fingerprint_of_voice",
+    "remove_chunks",
+]
 
 
 def remove_chunks(folder: Path) -> None:
@@ -82,7 +89,7 @@ def _seed_of_chunk(seed: int, index: int, attempt: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
-def _fingerprint(model: torch.nn.Module) -> str:
+def fingerprint_of_model(model: torch.nn.Module) -> str:
     """Return a fingerprint of the weights: sixteen values of each, dtype and class. A name does not identify them."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
@@ -93,7 +100,8 @@ def _fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fingerprint_of_voice(voice: Voice) -> str:
+def fingerprint_of_voice(voice: Voice) -> str:
+    """Return a fingerprint of a voice: its codes and its transcript."""
     return hashlib.sha256(voice.codes.numpy().tobytes() + voice.transcript.encode()).hexdigest()[:16]
 
 
@@ -283,9 +291,9 @@ class Dialogue:
             "closing_tag": self.closing_tag,
             "max_frames": self.max_frames,
             "options": {name: str(value) for name, value in sorted(self.options.items())},
-            "voices": {tag: _fingerprint_of_voice(voice) for tag, voice in held.items()},
+            "voices": {tag: fingerprint_of_voice(voice) for tag, voice in held.items()},
             "model": str(self.model.name_or_path),
-            "weights": _fingerprint(self.model),
+            "weights": fingerprint_of_model(self.model),
             "codec": self.codec.fingerprint,
         }
         file = self.folder / "dialogue.json"
