@@ -111,7 +111,8 @@ class _PageFiles:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a file."""
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         if scope["method"] not in ("GET", "HEAD"):
