@@ -18,6 +18,7 @@ from starlette.datastructures import FormData
 from starlette.types import Message, Receive
 
 from ..audio.encoders import FORMATS
+from ..speech.options import LIMITS, check_temperature
 from ..text_files import is_deep
 from ..tokenization_dia import SPEAKER_TAG
 from .errors import ApiError, field_error
@@ -36,13 +37,15 @@ __all__ = [
 
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes
-_MAX_SEED = 2**63 - 1
-_LOWEST_TEMPERATURE = 0.001  # above 0; logits that are divided by less may overflow
 _PCM_RATE = 24_000  # hertz; clients of OpenAI's API play raw PCM at this rate
 
 
 class _VoiceId(BaseModel):
     id: str
+
+
+def _bounded_field(name: str, default: Any = None) -> Any:
+    return Field(default, **LIMITS[name])
 
 
 class SpeechFields(BaseModel):
@@ -58,20 +61,20 @@ class SpeechFields(BaseModel):
     voice: str | _VoiceId | None = None
     instructions: str = ""
     response_format: str = "mp3"
-    speed: float = Field(1.0, ge=0.25, le=4.0)
+    speed: float = _bounded_field("speed", 1.0)
     stream_format: Literal["audio", "sse"] = "audio"
 
     stream: bool = True
     voices: dict[str, str] | None = None
     audio_prompt: str | None = None
     audio_prompt_transcript: str | None = None
-    seed: int | None = Field(None, ge=0, le=_MAX_SEED)
-    cfg_scale: float | None = Field(None, gt=0, le=100)
-    temperature: float | None = Field(None, ge=0, le=100)
-    top_p: float | None = Field(None, gt=0, le=1)
-    cfg_filter_top_k: int | None = Field(None, ge=1, le=2**31 - 1)
-    max_seconds: float | None = Field(None, gt=0)
-    sample_rate: int | None = Field(None, ge=8_000, le=48_000)
+    seed: int | None = _bounded_field("seed")
+    cfg_scale: float | None = _bounded_field("cfg_scale")
+    temperature: float | None = _bounded_field("temperature")
+    top_p: float | None = _bounded_field("top_p")
+    cfg_filter_top_k: int | None = _bounded_field("cfg_filter_top_k")
+    max_seconds: float | None = _bounded_field("max_seconds")
+    sample_rate: int | None = _bounded_field("sample_rate")
 
     @model_validator(mode="before")
     @classmethod
@@ -90,9 +93,7 @@ class SpeechFields(BaseModel):
     @field_validator("temperature")
     @classmethod
     def _check_temperature(cls, temperature: float) -> float:
-        if 0 < temperature < _LOWEST_TEMPERATURE:
-            raise ValueError(f"give 0 (greedy decoding), or {_LOWEST_TEMPERATURE} and more")
-        return temperature
+        return check_temperature(temperature)
 
     @property
     def voice_name(self) -> str | None:

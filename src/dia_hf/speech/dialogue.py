@@ -15,7 +15,7 @@ import math
 import os
 import secrets
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +28,24 @@ from safetensors.torch import save
 
 from ..atomic_write import atomic_write, is_leftover
 from ..engine import Engine
-from ..generation import DiaCodesStreamer
+from ..generation import DiaCodesStreamer, attend_to_text
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..text_files import first_line, read_json, shortened
 from .doubts import SpeechStats, find_doubt, tell
 from .progress import spoken_bar
 from .script import Turn, check_script, estimate_seconds, parse_script, plan_chunks, render, split_prefix
+from .timestamps import Timeline
 from .voices import Voice
 
-__all__ = ["Dialogue", "DialogueError", "DialogueRun", "remove_chunks"]
+__all__ = [
+    "Dialogue",
+    "DialogueError",
+    "DialogueRun",
+    "fingerprint_of_model",
+    "fingerprint_of_voice",
+    "remove_chunks",
+]
 
 
 def remove_chunks(folder: Path) -> None:
@@ -81,7 +89,7 @@ def _seed_of_chunk(seed: int, index: int, attempt: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
-def _fingerprint(model: torch.nn.Module) -> str:
+def fingerprint_of_model(model: torch.nn.Module) -> str:
     """Return a fingerprint of the weights: sixteen values of each, dtype and class. A name does not identify them."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
@@ -92,7 +100,8 @@ def _fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fingerprint_of_voice(voice: Voice) -> str:
+def fingerprint_of_voice(voice: Voice) -> str:
+    """Return a fingerprint of a voice: its codes and its transcript."""
     return hashlib.sha256(voice.codes.numpy().tobytes() + voice.transcript.encode()).hexdigest()[:16]
 
 
@@ -119,6 +128,8 @@ class Dialogue:
         max_seconds (`float`, *optional*): Limit of the whole dialogue.
         options (`dict`, *optional*): Of `generate`.
         engine (`Engine`, *optional*): Computes the chunks in one batch with other calls.
+        alignment_heads (`Sequence[Sequence[int]]`, *optional*): Heads to find the times of words by, see
+            `Dia.alignment_heads`; no times unless given.
 
     Attributes:
         issues (`list[str]`): Probable mistakes in the script, with their places; `Dia.dialogue` warns of them.
@@ -130,6 +141,7 @@ class Dialogue:
         seed (`int`): Seed in use.
         num_frames (`list[int]`): Frames of each chunk that the last call of `stream` or `generate` has generated or
             loaded.
+        timeline (`Timeline`, *optional*): With `alignment_heads`, the times of the words of these chunks.
 
     Class attributes:
         is_open: Whether further chunks can come.
@@ -159,6 +171,7 @@ class Dialogue:
         max_seconds: float | None = None,
         options: dict[str, Any] | None = None,
         engine: Engine | None = None,
+        alignment_heads: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.model = model
         self.engine = engine
@@ -185,6 +198,11 @@ class Dialogue:
         self.expected_seconds: list[float] = []
         self.voices: dict[str, _Segment] = {}
         self._read_script(script, voices, chunk_length_s, language)
+        self.script = script
+        self.alignment_heads = (
+            None if alignment_heads is None else tuple((layer, head) for layer, head in alignment_heads)
+        )
+        self.timeline: Timeline | None = None
         self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
         self.folder = None if folder is None else Path(folder)
@@ -274,9 +292,9 @@ class Dialogue:
             "closing_tag": self.closing_tag,
             "max_frames": self.max_frames,
             "options": {name: str(value) for name, value in sorted(self.options.items())},
-            "voices": {tag: _fingerprint_of_voice(voice) for tag, voice in held.items()},
+            "voices": {tag: fingerprint_of_voice(voice) for tag, voice in held.items()},
             "model": str(self.model.name_or_path),
-            "weights": _fingerprint(self.model),
+            "weights": fingerprint_of_model(self.model),
             "codec": self.codec.fingerprint,
         }
         file = self.folder / "dialogue.json"
@@ -367,6 +385,8 @@ class Dialogue:
         clip, run = self.codec.stream(), DialogueRun(self)
         next_frames, frame_rate = first_chunk_frames, self.codec.frame_rate
         self.num_frames = run.num_frames
+        if self.alignment_heads is not None:
+            self.timeline = Timeline(self.script, self.speaker_tokens, frame_rate)
         heard = SpeechStats(self.codec.sampling_rate)
         max_seconds = None if self.max_frames is None else self.max_frames / frame_rate
 
@@ -385,14 +405,18 @@ class Dialogue:
                 if len(self.chunks) > 1:
                     bar.set_description_str(f"speaking, chunk {run.index + 1} of {len(self.chunks)}")
                 codes = self._load_chunk(run.index)
+                weights: list[torch.Tensor] = []
                 if codes is not None:
                     clip.push(codes)
+                    if self.timeline is not None:
+                        weights.append(run.attend(codes))
                     bar.update(len(codes) / frame_rate)
                     yield from ready()
                 else:
                     frames = [torch.zeros(0, self.codec.num_codebooks, dtype=torch.long)]
                     try:
                         streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
+                        streamer.put_alignment = weights.append
                         with closing(streamer.listen(self.model.generate, **run.next_call())) as spoken:
                             for frame in spoken:
                                 frames.append(frame)
@@ -408,6 +432,9 @@ class Dialogue:
                         ) from error
                     codes = torch.cat(frames)
                     self._save_chunk(run.index, codes)
+                if self.timeline is not None and len(codes) > 0:
+                    own = self.render(self.chunks[run.index])
+                    self.timeline.add(run.next_text(), own, torch.cat(weights)[: len(codes)])
                 run.add(codes)
             yield from ready(is_last=True)
         tell(run.find_doubts(heard), stacklevel=2)
@@ -484,8 +511,8 @@ class DialogueRun:
         """
         dialogue = self.dialogue
         model, processor = dialogue.model, dialogue.processor
-        prompt_turns, prompt = self._choose_prompt()
-        text = dialogue.render([*prompt_turns, *dialogue.chunks[self.index]])
+        _, prompt = self._choose_prompt()
+        text = self.next_text()
         inputs = processor(text=[text], audio=[prompt]).to(model.device)
         options, max_frames = dict(dialogue.options), self._frames_left()
         if max_frames is not None or prompt is not None:
@@ -496,7 +523,24 @@ class DialogueRun:
             options["max_new_tokens"] = model.config.steps_for_frames(num_frames)
         seed = _seed_of_chunk(dialogue.seed, self.index, attempt)
         generator = torch.Generator(model.device).manual_seed(seed)
+        if dialogue.alignment_heads is not None:
+            options |= {"return_alignment": True, "alignment_heads": dialogue.alignment_heads}
         return {**inputs, **options, "generator": generator, "engine": dialogue.engine}
+
+    def next_text(self) -> str:
+        """Return the text that the model reads for the next chunk: the transcripts of its prompt, and its own."""
+        turns, _ = self._choose_prompt()
+        return self.dialogue.render([*turns, *self.dialogue.chunks[self.index]])
+
+    def attend(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the mean weights `[T, S]` of the alignment heads for codes `[T, C]` of the next chunk."""
+        dialogue, (_, prompt) = self.dialogue, self._choose_prompt()
+        assert dialogue.alignment_heads is not None
+        whole = codes if prompt is None else torch.cat([prompt, codes])
+        inputs = dialogue.processor(text=[self.next_text()], audio=[whole])
+        frames = inputs["decoder_input_ids"]
+        weights = attend_to_text(dialogue.model, inputs["input_ids"], frames, dialogue.alignment_heads)
+        return weights[0, len(whole) - len(codes) : len(whole)].mean(1).cpu()
 
     def _choose_prompt(self) -> tuple[list[Turn], torch.Tensor | None]:
         """Choose the last segment of each speaker, the chunk's own speakers first, as far as there is room."""
