@@ -217,7 +217,7 @@ def test_a_voice_stays(dia, engine, monkeypatch):
     monkeypatch.setattr(DialogueRun, "_choose_prompt", recorded)
     handle = engine.submit(SpeechRequest(spoken(TextStream(), [f"{SECOND} {FIRST}"]), voices={"[S1]": voice}, seed=1))
     hear(handle)
-    assert len(prompts) == 2 and all(torch.equal(prompt, codes) for prompt in prompts)
+    assert len(prompts) >= 2 and all(torch.equal(prompt, codes) for prompt in prompts)
     text = handle.kept_voices()["[S1]"].transcript
     assert text == f"[S1] {FIRST} {SECOND} {FIRST}"  # the voice is short
 
