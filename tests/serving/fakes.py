@@ -91,7 +91,7 @@ class FakeHandle:
                     raise self.error
                 return
 
-    def recent_voices(self):
+    def kept_voices(self):
         return {}
 
     def run(self):

@@ -215,9 +215,9 @@ class SpeechHandle:
         """Texts of the chunks, without tags; of a text that comes in pieces, those so far."""
         return [" ".join(turn.text for turn in turns) for turns in list(self._run.dialogue.chunks)]
 
-    def recent_voices(self) -> dict[str, Voice]:
-        """Return the last speech of each speaker, after its voice if that is short, as `voices` of another request."""
-        return self._run.recent_voices()
+    def kept_voices(self) -> dict[str, Voice]:
+        """Return the speech of each speaker to go on with, as `voices` of another request; see `DialogueRun`."""
+        return self._run.kept_voices()
 
     @property
     def is_behind(self) -> bool:
