@@ -26,6 +26,13 @@ def _voice_name(value: str) -> tuple[str, str]:
     return name, voice
 
 
+def _adapter(value: str) -> tuple[str, str]:
+    name, sign, folder = value.partition("=")
+    if not (name and sign and folder):
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=DIR, such as anna=runs/anna/adapter")
+    return name, folder
+
+
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add `dia-hf serve`."""
     serve = verbs.add_parser(
@@ -43,6 +50,18 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     serve.add_argument("--max-batch-size", type=count, default=16, metavar="N", help="samples to compute at once (16)")
     serve.add_argument("--max-queue", type=count, metavar="N", help="requests that may wait; default: 4 batches")
     serve.add_argument("--no-warmup", action="store_true", help="be ready without generating once")
+    serve.add_argument(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="LoRA adapter for requests whose `model` is this name; repeatable (dia-hf[train])",
+    )
+    serve.add_argument("--max-adapters", type=count, default=2, metavar="N", help="adapters to keep loaded (2)")
+    serve.add_argument(
+        "--replicas", type=count, metavar="N", help="processes that share the machine, under Ray Serve (dia-hf[ray])"
+    )
     voice = serve.add_argument_group("voices")
     voice.add_argument("--voices", metavar="DIR", help="folder of saved voices; default: that of `dia-hf voices`")
     voice.add_argument(

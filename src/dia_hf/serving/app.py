@@ -19,6 +19,7 @@ from ..speech.engine import SpeechEngine, SpeechRequest
 from ..speech.voices import Voice
 from ..text_files import shortened
 from ..tokenization_dia import SPEAKER_TAG
+from .adapters import AdapterEngines
 from .body import SpeechResponse
 from .errors import ApiError, error_of
 from .gate import Gate
@@ -36,7 +37,7 @@ _GET = ["GET", "HEAD"]
 
 
 def create_app(
-    engine: SpeechEngine,
+    engine: SpeechEngine | AdapterEngines,
     voices: ServedVoices,
     settings: ServerSettings | None = None,
     status: ServerStatus | None = None,
@@ -44,7 +45,8 @@ def create_app(
     """Create the ASGI app.
 
     Args:
-        engine (`SpeechEngine`): The engine of all requests. The caller closes it.
+        engine (`SpeechEngine` or `AdapterEngines`): The engine of all requests, or also those of adapters, which a
+            request chooses by its `model`. The caller closes it.
         voices (`ServedVoices`): The voices on offer.
         settings (`ServerSettings`, *optional*): Settings; the defaults unless given.
         status (`ServerStatus`, *optional*): State, which the caller changes; ready unless given.
@@ -82,7 +84,7 @@ class _Routes:
 
     def __init__(
         self,
-        engine: SpeechEngine,
+        engine: SpeechEngine | AdapterEngines,
         voices: ServedVoices,
         settings: ServerSettings,
         status: ServerStatus,
@@ -91,6 +93,8 @@ class _Routes:
         self.engine, self.voices, self.settings, self.status, self.metrics = engine, voices, settings, status, metrics
         self.speaker_tokens: tuple[str, ...] = tuple(engine.dia.processor.tokenizer.speaker_tokens)
         self.created = int(time.time())
+        adapters = engine.names if isinstance(engine, AdapterEngines) else ()
+        self.models = tuple(dict.fromkeys((settings.model_name, *adapters, *_MODEL_ALIASES)))
         # One recording at a time is made a voice: further ones wait here, and not in threads that others need.
         self.recordings = asyncio.Semaphore(1)
 
@@ -133,7 +137,8 @@ class _Routes:
             max_seconds=body.max_seconds,
             is_streamed=body.stream,
         )
-        return SpeechResponse(request, body, speech, self.engine, self.settings, self.metrics)
+        engine = await self.engine.find(body.model) if isinstance(self.engine, AdapterEngines) else self.engine
+        return SpeechResponse(request, body, speech, engine, self.settings, self.metrics)
 
     def _voices_of(self, body: SpeechBody, text: str) -> dict[str, Voice] | Voice | None:
         """Return the voices of a request; one of a single speaker is the first speaker's."""
@@ -213,17 +218,16 @@ class _Routes:
         return JSONResponse({"id": info.id, "deleted": True, "object": "audio.voice.deleted"})
 
     async def list_models(self) -> Response:
-        """List the model, and the names that clients of OpenAI's API ask for."""
-        names = (self.settings.model_name, *_MODEL_ALIASES)
-        return JSONResponse({"object": "list", "data": [self._model(name) for name in names]})
+        """List the model, its adapters, and the names that clients of OpenAI's API ask for."""
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in self.models]})
 
     async def list_audio_models(self) -> Response:
         """List models as Open WebUI asks for them."""
-        return JSONResponse({"models": [{"id": name} for name in (self.settings.model_name, *_MODEL_ALIASES)]})
+        return JSONResponse({"models": [{"id": name} for name in self.models]})
 
     async def show_model(self, model_id: str) -> Response:
         """Describe a model."""
-        if model_id not in (self.settings.model_name, *_MODEL_ALIASES):
+        if model_id not in self.models:
             message = f"there is no model {model_id[:100]!r}; this server has {self.settings.model_name!r}."
             raise ApiError(404, message, param="model", code="model_not_found")
         return JSONResponse(self._model(model_id))
