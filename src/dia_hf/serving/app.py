@@ -58,6 +58,7 @@ def create_app(
     metrics = Metrics(engine)
     routes = _Routes(engine, voices, settings, status, metrics)
     app = FastAPI(title="dia-hf", version=version("dia-hf"), docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.metrics = metrics
     for prefix in ("", "/v1"):
         app.include_router(routes.router(), prefix=prefix)
     app.add_api_route("/v1", routes.show_root, methods=_GET)

@@ -98,11 +98,28 @@ class LocalCluster:
             num_cpus=cores_of_machine(),
             include_dashboard=False,
             logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
             _temp_dir=self._temp_dir,
         )
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        self._serve.start(proxy_location="HeadOnly", http_options={"host": self._host, "port": self.port})
-        self._serve.run(app(self._arguments), name=_APP)
+        self._serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": self._host, "port": self.port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        self.deploy(self._arguments)
+
+    def deploy(self, arguments: AppArguments) -> None:
+        """Deploy the application, or another version of it in place of the one that runs.
+
+        Args:
+            arguments (`AppArguments`): Arguments of the application.
+
+        Raises:
+            RuntimeError: If the replicas cannot be started.
+        """
+        self._arguments = arguments
+        self._serve.run(app(arguments), name=_APP)
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `stop`; then finish what is being spoken.

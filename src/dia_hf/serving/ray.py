@@ -122,7 +122,7 @@ class AppArguments(BaseModel):
             "graceful_shutdown_timeout_s": self.shutdown_timeout,
             "health_check_period_s": 10,
             "health_check_timeout_s": 30,
-            "logging_config": {"enable_access_log": False},  # the replica logs each request itself
+            "logging_config": {"log_level": "WARNING", "enable_access_log": False},  # the replica has a log of its own
             **self.deployment,
         }
         scaling = options.get("autoscaling_config")
@@ -166,7 +166,12 @@ class SpeechReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807
         """Return the app; called by Serve after the constructor."""
-        return create_app(self.engine, self._voices, self._settings)
+        self._app = create_app(self.engine, self._voices, self._settings)
+        return self._app
+
+    async def metrics_text(self) -> str:
+        """Return the metrics of this replica."""
+        return self._app.state.metrics.text().decode()
 
     async def load_adapter(self, name: str) -> SpeechEngine:
         """Return the engine of an adapter; `app` makes it a method of Serve's multiplexing, which keeps the last ones."""
