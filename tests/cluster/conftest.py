@@ -19,8 +19,8 @@ from dia_hf.serving.ray import AppArguments
 from dia_hf.training.lora import attach_lora
 from waiting import wait_for
 
-LONG = " ".join(["[S1] My brother and my sister read a book of a happy lion in the snow."] * 20)
-"""A text whose speech takes a second and more to generate."""
+LONG = " ".join(["[S1] My brother and my sister read a book of a happy lion in the snow."] * 12)
+"""A text whose speech takes about a second to generate."""
 
 
 @pytest.fixture(scope="session")
@@ -75,8 +75,8 @@ class Cluster:
         }
 
     def metrics(self):
-        """Return the texts of `/metrics` of all replicas."""
-        return serve.get_app_handle("dia").broadcast("metrics_text").results(timeout_s=60)
+        """Return the metrics of all replicas: pairs of an id and a text."""
+        return serve.get_app_handle("dia").broadcast("own_metrics").results(timeout_s=60)
 
     def wait_until_healthy(self):
         wait_for(lambda: serve.status().applications["dia"].status == "RUNNING" and len(self.replicas()) == 2)

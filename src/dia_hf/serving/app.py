@@ -250,7 +250,7 @@ class _Routes:
 
     async def show_metrics(self) -> Response:
         """Return the metrics in Prometheus' format."""
-        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(await self.metrics.collect(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def show_root(self) -> Response:
         """Answer to clients that warm up their connection."""

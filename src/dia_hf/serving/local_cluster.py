@@ -140,8 +140,7 @@ class LocalCluster:
         self._stopped.set()
 
     def close(self) -> None:
-        """End the replicas, Serve and Ray."""
-        self._serve.shutdown()
+        """End the replicas, Serve and Ray, which are processes of Ray's."""
         self._ray.shutdown()
 
     def _handle(self, *_: object) -> None:

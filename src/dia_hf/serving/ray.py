@@ -22,7 +22,9 @@ from ..speech.dia import Dia
 from ..speech.engine import SpeechEngine
 from .adapters import AdapterEngines, AdapterLoader, find_adapters
 from .app import create_app
+from .metrics import Metrics
 from .process import log_to_stderr, model_id, read_api_keys
+from .replica_metrics import merge_metrics
 from .settings import ServerSettings
 from .voices import ServedVoices
 
@@ -34,6 +36,7 @@ DEPLOYMENT = "dia"
 """Name of the deployment in Serve's config files and status."""
 
 _QUEUED_BATCHES = 4
+_METRICS_TIMEOUT = 5  # seconds, below Prometheus' own
 _TARGET_LOAD = 0.6  # of the batch: replicas are added above it
 
 
@@ -166,12 +169,21 @@ class SpeechReplica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807
         """Return the app; called by Serve after the constructor."""
-        self._app = create_app(self.engine, self._voices, self._settings)
-        return self._app
+        asgi = create_app(self.engine, self._voices, self._settings)
+        self._metrics: Metrics = asgi.state.metrics
+        self._metrics.collect = self._collect_metrics
+        return asgi
 
-    async def metrics_text(self) -> str:
-        """Return the metrics of this replica."""
-        return self._app.state.metrics.text().decode()
+    async def own_metrics(self) -> tuple[str, str]:
+        """Return the id and the metrics of this replica; called by the replica that is asked for `/metrics`."""
+        return serve.get_replica_context().replica_id.unique_id, self._metrics.text().decode()
+
+    async def _collect_metrics(self) -> bytes:
+        """Return the metrics of all replicas; those that do not answer are left out."""
+        context = serve.get_replica_context()
+        handle = serve.get_deployment_handle(context.deployment, context.app_name)
+        answers = handle.broadcast("own_metrics").results_async(timeout_s=_METRICS_TIMEOUT, return_exceptions=True)
+        return merge_metrics(dict(answer for answer in await answers if isinstance(answer, tuple)))
 
     async def load_adapter(self, name: str) -> SpeechEngine:
         """Return the engine of an adapter; `app` makes it a method of Serve's multiplexing, which keeps the last ones."""
