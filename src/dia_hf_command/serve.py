@@ -63,7 +63,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--replicas", type=count, metavar="N", help="processes that share the machine, under Ray Serve (dia-hf[ray])"
     )
     voice = serve.add_argument_group("voices")
-    voice.add_argument("--voices", metavar="DIR", help="folder of saved voices; default: that of `dia-hf voices`")
+    voice.add_argument(
+        "--voices", metavar="DIR|URL", help="folder of saved voices, or s3://…; default: that of `dia-hf voices`"
+    )
     voice.add_argument(
         "--voice-name",
         type=_voice_name,

@@ -104,7 +104,7 @@ def _run_replicas(args: argparse.Namespace) -> None:
         max_queue=args.max_queue,
         replicas=args.replicas,
         deployment={"max_constructor_retry_count": 1},
-        voices=None if args.voices is None else _absolute(args.voices),
+        voices=_absolute_voices(args.voices),
         voice_names=dict(args.voice_name),
         transcribe=None if args.transcribe is None else _absolute(args.transcribe),
         adapters={name: str(folder) for name, folder in find_adapters(dict(args.adapter)).items()},
@@ -138,6 +138,11 @@ def _run_replicas(args: argparse.Namespace) -> None:
 def _absolute(name: str) -> str:
     """Return the absolute path of a file or folder that exists: replicas have another working directory."""
     return str(Path(name).expanduser().resolve()) if os.path.exists(os.path.expanduser(name)) else name
+
+
+def _absolute_voices(folder: str | None) -> str | None:
+    """Return the absolute path of a folder that may be made later, or the address of a store."""
+    return folder if folder is None or "://" in folder else os.path.abspath(os.path.expanduser(folder))
 
 
 def _tell_address(args: argparse.Namespace, port: int, settings: ServerSettings) -> None:
