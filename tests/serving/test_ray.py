@@ -28,7 +28,8 @@ def test_arguments_of_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("batch_size", 4), ("max_batch_size", 0), ("replicas", 0), ("max_seconds", -1), ("num_cpus", 0)]
+    ("field", "value"),
+    [("batch_size", 4), ("max_batch_size", 0), ("replicas", 0), ("max_seconds", -1), ("num_cpus", 0)],
 )
 def test_wrong_arguments(field, value):
     """A misspelled argument had no effect."""

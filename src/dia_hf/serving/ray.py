@@ -1,8 +1,8 @@
 """The server on Ray Serve: replicas of one model, each with an engine of its own, behind Serve's HTTP proxies.
 
 `app` is the application, for `serve run dia_hf.serving.ray:app` and for config files. A replica hands the app of
-`create_app` to Serve, so routes, formats and errors are those of `dia-hf serve`. Requests wait in the proxies: a replica
-takes as many as its batch holds and a few more, and what waits goes to the replica that has a place first.
+`create_app` to Serve, so routes, formats and errors are those of `dia-hf serve`. Requests wait in the proxies: a
+replica takes as many as its batch holds and a few more, and the others go to the replica that has a place first.
 
 Annotations in this file are evaluated, because Serve reads that of `app`.
 """
@@ -150,9 +150,7 @@ class SpeechReplica:
         if not arguments.log_texts:
             warnings.simplefilter("ignore", UserWarning)  # those about scripts and words repeat parts of the text
         self._settings = arguments.server_settings()
-        dia = Dia.from_pretrained(
-            arguments.model, arguments.dtype, arguments.device, quantization=arguments.quantize
-        )
+        dia = Dia.from_pretrained(arguments.model, arguments.dtype, arguments.device, quantization=arguments.quantize)
         if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
             torch.set_num_threads(max(1, int(arguments.num_cpus) // 2))
         # Serve bounds the requests of a replica, so the engine needs no bound of its own.
@@ -167,7 +165,7 @@ class SpeechReplica:
         if arguments.warmup:
             self.engine.warm_up()
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807
+    def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; called by Serve after the constructor."""
         asgi = create_app(self.engine, self._voices, self._settings)
         self._metrics: Metrics = asgi.state.metrics
@@ -186,7 +184,7 @@ class SpeechReplica:
         return merge_metrics(dict(answer for answer in await answers if isinstance(answer, tuple)))
 
     async def load_adapter(self, name: str) -> SpeechEngine:
-        """Return the engine of an adapter; `app` makes it a method of Serve's multiplexing, which keeps the last ones."""
+        """Load the engine of an adapter; `app` wraps this method in Serve's multiplexing, which keeps the last ones."""
         engine = await asyncio.to_thread(self._loader, name)
         vars(engine)["__del__"] = engine.close  # called by Serve when the adapter makes place for another
         return engine
@@ -219,9 +217,7 @@ def app(arguments: AppArguments) -> Any:
     """
 
     class Replica(SpeechReplica):
-        load_adapter = serve.multiplexed(max_num_models_per_replica=arguments.max_adapters)(
-            SpeechReplica.load_adapter
-        )
+        load_adapter = serve.multiplexed(max_num_models_per_replica=arguments.max_adapters)(SpeechReplica.load_adapter)
 
     replica = Replica if arguments.adapters else SpeechReplica
     return serve.deployment(serve.ingress()(replica)).options(**arguments.deployment_options()).bind(arguments)

@@ -1,7 +1,7 @@
 """Voices in an object store, or at any other address that fsspec opens: a library with a mirror on this machine.
 
-Each process has a mirror of its own. It is brought up to date when it is read, at most every `max_age` seconds, and when
-a voice is not found in it.
+Each process has a mirror of its own. It is brought up to date when it is read, at most every `max_age` seconds, and
+when a voice is not found in it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class RemoteVoiceLibrary(VoiceLibrary):
         except ImportError as error:
             raise ImportError(f"the voices at {address!r} cannot be opened: {error}.") from error
         except ValueError as error:
-            raise ValueError(f"the voices at {address!r} cannot be opened: {error}; give a folder, or s3://….") from error
+            raise ValueError(
+                f"the voices at {address!r} cannot be opened: {error}; give a folder, or s3://…."
+            ) from error
         self._mirror = tempfile.TemporaryDirectory(prefix="dia-voices-")
         super().__init__(self._mirror.name)
         self.address, self.max_age = address, max_age
@@ -91,7 +93,9 @@ class RemoteVoiceLibrary(VoiceLibrary):
                 self._read()
             except Exception as error:  # of any kind of store
                 if self._is_reachable:
-                    logger.warning("the voices at %s cannot be read, those known before are used: %s", self.address, error)
+                    logger.warning(
+                        "the voices at %s cannot be read, those known before are used: %s", self.address, error
+                    )
                 self._is_reachable = False
                 self._refreshed = time.monotonic()
             else:
