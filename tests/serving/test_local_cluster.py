@@ -1,5 +1,7 @@
 """Shares of a machine; tests/cluster has the cluster itself."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,3 +40,21 @@ def test_a_port_in_use():
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=rf"127\.0\.0\.1:{port} cannot be listened on"):
             LocalCluster(AppArguments(), port=port)
+
+
+def test_the_reason_of_a_replica_that_does_not_start(monkeypatch):
+    """The command ended with "Failed to update the deployments", and the reason was somewhere in the log."""
+    traceback = 'Traceback:\n  File "x"\nValueError: there is no voice \'nobody\'; there are alloy.\n\n'
+    deployments = {"dia": SimpleNamespace(message=f"The deployment failed to start 3 times. Error:\n{traceback}")}
+
+    def run(*_, **__):
+        raise RuntimeError("Failed to update the deployments ['dia'].")
+
+    cluster = LocalCluster(AppArguments(), port=0)
+    status = SimpleNamespace(applications={"dia": SimpleNamespace(deployments=deployments)})
+    monkeypatch.setattr(cluster, "_serve", SimpleNamespace(run=run, status=lambda: status))
+    with pytest.raises(ValueError, match=r"cannot be started: ValueError: there is no voice 'nobody'; there are alloy"):
+        cluster.deploy(AppArguments())
+    deployments.clear()
+    with pytest.raises(ValueError, match="cannot be started: Failed to update"):
+        cluster.deploy(AppArguments())

@@ -66,10 +66,11 @@ def run(args: argparse.Namespace) -> None:
     if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
         torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     limits = (args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
-    engine: SpeechEngine | AdapterEngines = SpeechEngine(dia, *limits)
+    engine: SpeechEngine | AdapterEngines
+    engine = base = SpeechEngine(dia, *limits)
     if adapters:
         loader = AdapterLoader(dia, args.model, adapters, args.quantize, *limits)
-        engine = AdapterEngines(engine, AdapterCache(loader, args.max_adapters), adapters)
+        engine = AdapterEngines(base, AdapterCache(loader, args.max_adapters), adapters)
     try:
         voices = ServedVoices(dia, args.voices, dict(args.voice_name), args.transcribe)
         status = ServerStatus(is_ready=args.no_warmup)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ __all__ = ["LocalCluster", "cores_of_machine", "share_of_machine"]
 logger = logging.getLogger(__name__)
 
 _APP = "dia"
+_ERROR = re.compile(r"[\w.]+(Error|Exception|Interrupt): ")
 _POLL = 0.05  # seconds
 _CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
@@ -89,7 +91,7 @@ class LocalCluster:
         """Start Ray and the replicas; returns when these are ready.
 
         Raises:
-            RuntimeError: If they cannot be started; its message has the reason.
+            ValueError: If they cannot be started; its message has the reason.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault(_CALLBACK, "dia_hf_command.ray_proxy:middlewares")
@@ -116,10 +118,13 @@ class LocalCluster:
             arguments (`AppArguments`): Arguments of the application.
 
         Raises:
-            RuntimeError: If the replicas cannot be started.
+            ValueError: If the replicas cannot be started; its message has the reason.
         """
         self._arguments = arguments
-        self._serve.run(app(arguments), name=_APP)
+        try:
+            self._serve.run(app(arguments), name=_APP)
+        except RuntimeError as error:
+            raise ValueError(f"the replicas cannot be started: {self._reason() or error}") from error
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or `stop`; then finish what is being spoken.
@@ -146,6 +151,12 @@ class LocalCluster:
     def _handle(self, *_: object) -> None:
         self._signals += 1
         self.stop()
+
+    def _reason(self) -> str:
+        """Return the last line of the traceback of a replica that could not be started; "" without one."""
+        deployments = self._serve.status().applications[_APP].deployments.values()
+        lines = [line.strip() for one in deployments for line in one.message.splitlines()]
+        return next((line for line in reversed(lines) if _ERROR.match(line)), "")
 
     def _drain(self) -> None:
         """Take the application out of the proxy, which refuses requests from then on, and wait for the replicas."""
