@@ -44,7 +44,7 @@ def test_a_port_in_use():
 
 def test_the_reason_of_a_replica_that_does_not_start(monkeypatch):
     """The command ended with "Failed to update the deployments", and the reason was somewhere in the log."""
-    traceback = 'Traceback:\n  File "x"\nValueError: there is no voice \'nobody\'; there are alloy.\n\n'
+    traceback = "Traceback:\n  File \"x\"\nValueError: there is no voice 'nobody'; there are alloy.\n\n"
     deployments = {"dia": SimpleNamespace(message=f"The deployment failed to start 3 times. Error:\n{traceback}")}
 
     def run(*_, **__):
