@@ -2,9 +2,14 @@
 
 import fsspec
 import pytest
+
+pytest.importorskip("fastapi")
+
 import torch
 
+from dia_hf import Dia
 from dia_hf.serving.voice_store import RemoteVoiceLibrary, is_address, open_library
+from dia_hf.serving.voices import ServedVoices
 from dia_hf.speech.voices import Voice
 
 VOICE = Voice(torch.zeros(431, 9, dtype=torch.long), "[S1] Hello.", "0123", 44100, 512)
@@ -88,6 +93,19 @@ def test_a_store_that_does_not_answer(address, monkeypatch, caplog):
         assert [list(library) for _ in range(3)] == [["anna"]] * 3
     assert caplog.text.count("timed out") == 1
     assert list(library) == ["anna"]
+
+
+def test_a_server_finds_a_voice_that_another_has_just_added(address):
+    """A client that added a voice and used it at once was told by another replica that there is none."""
+    dia = Dia.from_pretrained()
+    codec = dia.processor.codec
+    voice = Voice(VOICE.codes, "[S1] Hello.", codec.fingerprint, codec.sampling_rate, codec.hop_length)
+    served = ServedVoices(dia, address)
+    served.library.max_age = 3600
+    RemoteVoiceLibrary(address).add("anna", voice)
+    assert served.resolve("anna") == voice
+    served.delete("anna")
+    assert list(RemoteVoiceLibrary(address)) == []
 
 
 def test_other_files_are_left_alone(address, store):

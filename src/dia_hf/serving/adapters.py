@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from .._extras import import_extra
 from ..quantization import quantize_model
 from ..speech.dia import Dia
 from ..speech.engine import SpeechEngine
@@ -34,7 +35,10 @@ def find_adapters(folders: Mapping[str, str | os.PathLike]) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: If a folder has no adapter.
+        ImportError: If there are adapters, and PEFT is not installed.
     """
+    if folders:
+        import_extra("peft")
     found = {name: Path(folder).expanduser().resolve() for name, folder in folders.items()}
     for name, folder in found.items():
         if not (folder / _FILE).is_file():

@@ -177,11 +177,15 @@ class SpeechReplica:
         return serve.get_replica_context().replica_id.unique_id, self._metrics.text().decode()
 
     async def _collect_metrics(self) -> bytes:
-        """Return the metrics of all replicas; those that do not answer are left out."""
+        """Return the metrics of all replicas, or its own if one of the others does not answer in time."""
         context = serve.get_replica_context()
         handle = serve.get_deployment_handle(context.deployment, context.app_name)
-        answers = handle.broadcast("own_metrics").results_async(timeout_s=_METRICS_TIMEOUT, return_exceptions=True)
-        return merge_metrics(dict(answer for answer in await answers if isinstance(answer, tuple)))
+        asked = handle.broadcast("own_metrics").results_async(timeout_s=_METRICS_TIMEOUT, return_exceptions=True)
+        try:
+            answers = await asked
+        except TimeoutError:
+            answers = [await self.own_metrics()]
+        return merge_metrics(dict(answer for answer in answers if isinstance(answer, tuple)))
 
     async def load_adapter(self, name: str) -> SpeechEngine:
         """Load the engine of an adapter; `app` wraps this method in Serve's multiplexing, which keeps the last ones."""
