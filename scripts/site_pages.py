@@ -25,6 +25,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks/figures.md",
+    "benchmarks/results/batch.md": "benchmarks/batch.md",
     "benchmarks/results/codec.md": "benchmarks/codec.md",
     "benchmarks/results/conversion.md": "benchmarks/conversion.md",
     "benchmarks/results/cpu_context.md": "benchmarks/cpu-context.md",
@@ -39,6 +40,8 @@ PAGES = {
     "benchmarks/results/serving_soak.md": "benchmarks/serving-soak.md",
     "benchmarks/results/start.md": "benchmarks/start.md",
     "benchmarks/results/streaming.md": "benchmarks/streaming.md",
+    "benchmarks/results/word_times.md": "benchmarks/word-times.md",
+    "benchmarks/results/text_streaming.md": "benchmarks/text-streaming.md",
     "examples/miniature/README.md": "miniature/from-scratch.md",
     "src/dia_hf/assets/miniature/README.md": "miniature/model-card.md",
 }

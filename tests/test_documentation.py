@@ -33,6 +33,7 @@ SECONDS, DIALOGUE_SECONDS, FRAMES, STEPS = 1, 4, 60, 2
 SHELL_LIMITS = {
     "generate": {"--max-seconds": DIALOGUE_SECONDS},
     "evaluate": {"--max-seconds": SECONDS},
+    "batch": {"--max-seconds": SECONDS},
     "bench": {"--frames": 24, "--repeats": 1, "--threads": 1},
 }
 
@@ -135,7 +136,7 @@ def test_code_runs(page, desk, short, request):
 def run_line(line: str) -> None:
     """Run `dia-hf …`; for `make …`, which .ci/run runs too, check that there is such a target."""
     words = shlex.split(line, comments=True)
-    if words[:2] == ["dia-hf", "serve"]:
+    if words[:2] in (["dia-hf", "serve"], ["dia-hf", "wyoming"]):
         make_parser().parse_args(words[1:])  # it would run until a signal; tests/serving run it
     elif words[0] == "dia-hf":
         for option, value in SHELL_LIMITS.get(words[1], {}).items():
@@ -170,6 +171,19 @@ def test_the_page_on_serving_is_complete(server):
     metrics = urlopen(f"{server}/metrics").read().decode()
     known = re.findall(r"^# HELP (\w+)(?<!_created) ", metrics, re.MULTILINE)
     assert set(re.findall(r"`(dia_\w+)`", sections["Health and metrics"])) == set(known)
+
+
+def test_the_page_on_tables_is_complete():
+    """A column or a field of the manifest was renamed or added, and the page did not say so."""
+    from dia_hf.batch.rows import FIELDS
+    from dia_hf.batch.speak import Entry
+
+    page = (ROOT / "docs" / "batch.md").read_text("utf-8")
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    rows = re.findall(r"^\| (`.*?) \|", sections["Tables"], re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(FIELDS)
+    manifest = re.search(r"^A line of the manifest has .*?\n\n", page, re.DOTALL | re.MULTILINE)
+    assert set(Entry.__annotations__) <= set(re.findall(r"`(\w+)`", manifest[0]))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -27,6 +27,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     prepare.add_argument("--split", metavar="NAME", help="of a dataset with several")
     prepare.add_argument("--config", metavar="NAME", help="of a dataset on the Hub with several")
     prepare.add_argument("--num-proc", type=count, default=1, metavar="N", help="processes that encode (1)")
+    prepare.add_argument("--ray", action="store_true", help="encode in N actors of Ray instead (dia-hf[ray])")
     add_device(prepare)
     columns = prepare.add_argument_group("columns", "found by their usual names unless given")
     for role in ("audio", "text", "speaker", "id"):

@@ -78,7 +78,9 @@ FORMATS = {
         "libopus",
         "flt",
         64_000,
-        muxer_options=(("page_duration", "20000"),),  # of one packet, in microseconds; libav's default is a second
+        # Pages of one packet, in microseconds; libav's default is a second. Without a random number of the stream, the
+        # same audio gives the same bytes.
+        muxer_options=(("page_duration", "20000"), ("fflags", "+bitexact")),
     ),
     "aac": StreamFormat("audio/aac", ".aac", "adts", "aac", "fltp", 96_000),
     # Level 2 is the highest with short blocks: 26 ms instead of 105.

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
             split=args.split,
             config=args.config,
             num_proc=args.num_proc,
+            use_ray=args.ray,
             device=str(resolve_device(args.device)),
             verbose=not args.quiet,
         )

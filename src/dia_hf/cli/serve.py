@@ -18,10 +18,11 @@ from .arguments import check_writable
 
 if TYPE_CHECKING:
     from ..serving import ServerSettings
+    from ..speech.engine import SpeechEngine
 
-__all__ = ["run"]
+__all__ = ["MINIATURE_NOTE", "load_engine", "run"]
 
-_MINIATURE_NOTE = (
+MINIATURE_NOTE = (
     "this is the embedded miniature: two voices, and a few hundred words of English, one after the other. For anything "
     f"else, serve the real model (1.6 billion parameters, downloaded at the first use): --model {REAL_MODEL}"
 )
@@ -32,9 +33,6 @@ logger = logging.getLogger("dia_hf.serving")
 
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf serve` until SIGTERM or SIGINT."""
-    import torch
-    from transformers.utils import logging as transformers_logging
-
     if args.port_file is not None:
         check_writable("--port-file", Path(args.port_file))
     if args.replicas is not None:
@@ -45,8 +43,6 @@ def run(args: argparse.Namespace) -> None:
     from ..serving.adapters import AdapterCache, AdapterEngines, AdapterLoader, find_adapters
     from ..serving.process import log_to_stderr, model_id, read_api_keys
     from ..serving.voices import ServedVoices
-    from ..speech.dia import Dia
-    from ..speech.engine import SpeechEngine
 
     settings = ServerSettings(
         model_name=model_id(args.model),
@@ -57,22 +53,19 @@ def run(args: argparse.Namespace) -> None:
         has_open_metrics=args.open_metrics,
         cors_origins=tuple(args.cors_origin),
         io_timeout=args.send_timeout,
+        idle_timeout=args.idle_timeout,
         logs_texts=args.log_texts,
     )
     adapters = find_adapters(dict(args.adapter))
-    transformers_logging.disable_progress_bar()
     log_to_stderr()
-    dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
-    if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
-        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-    limits = (args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
-    engine: SpeechEngine | AdapterEngines
-    engine = base = SpeechEngine(dia, *limits)
+    base = load_engine(args)
+    engine: SpeechEngine | AdapterEngines = base
     if adapters:
-        loader = AdapterLoader(dia, args.model, adapters, args.quantize, *limits)
+        limits = (args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
+        loader = AdapterLoader(base.dia, args.model, adapters, args.quantize, *limits)
         engine = AdapterEngines(base, AdapterCache(loader, args.max_adapters), adapters)
     try:
-        voices = ServedVoices(dia, args.voices, dict(args.voice_name), args.transcribe)
+        voices = ServedVoices(engine.dia, args.voices, dict(args.voice_name), args.transcribe)
         status = ServerStatus(is_ready=args.no_warmup)
         app = create_app(engine, voices, settings, status)
         server = Server(app, engine, status, args.host, args.port, args.shutdown_timeout)
@@ -86,6 +79,21 @@ def run(args: argparse.Namespace) -> None:
             raise server.warm_up_error
     finally:
         engine.close(0)
+
+
+def load_engine(args: argparse.Namespace) -> SpeechEngine:
+    """Load the model, and make the engine of a server."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from ..speech.dia import Dia
+    from ..speech.engine import SpeechEngine
+
+    transformers_logging.disable_progress_bar()
+    dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
+    if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
+        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+    return SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
 
 
 def _run_replicas(args: argparse.Namespace) -> None:
@@ -114,6 +122,7 @@ def _run_replicas(args: argparse.Namespace) -> None:
         max_seconds=args.max_seconds,
         max_upload=args.max_upload,
         send_timeout=args.send_timeout,
+        idle_timeout=args.idle_timeout,
         shutdown_timeout=args.shutdown_timeout,
         api_keys=args.api_key,
         api_key_file=None if args.api_key_file is None else _absolute(args.api_key_file),
@@ -152,7 +161,7 @@ def _tell_address(args: argparse.Namespace, port: int, settings: ServerSettings)
         with atomic_write(args.port_file) as beside:
             beside.write_text(f"{port}\n", encoding="utf-8")
     if args.model == MINIATURE:
-        logger.info("%s", _MINIATURE_NOTE)
+        logger.info("%s", MINIATURE_NOTE)
     logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, port)
     if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, port)

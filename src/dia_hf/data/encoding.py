@@ -1,7 +1,7 @@
 """Encoding of audio to cached codes: reading, loudness normalization, trimming, checks against the text, the codec.
 
-Runs in one process or several. The codes of a clip are cached in a file named by the hash of its audio and of the
-settings, so that no clip is encoded twice. Knows nothing of tables and reports; called by `prepare.py`.
+Runs in one process, several, or actors of Ray. The codes of a clip are cached in a file named by the hash of its audio
+and of the settings, so that no clip is encoded twice. Knows nothing of tables and reports; called by `prepare.py`.
 
 Legend: N samples, T frames, C codebooks.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ from ..atomic_write import atomic_write
 from ..audio.codec import as_codec
 from ..audio.effects import measure_loudness, normalize_loudness, trim_silence
 from ..feature_extraction_dia import DiaFeatureExtractor
+from ..ray_cluster import cluster, resources_of
 from .clips import digest_audio, read_clip
 from .config import PrepareConfig
 from .rows import Row, RowError
@@ -223,15 +225,29 @@ def _encode_in_process(rows: Sequence[tuple[Any, int]]) -> list[Recording | RowE
     return [] if _is_over.is_set() else _encoder(rows)
 
 
+class _Actor:
+    """Actor of Ray: an encoder."""
+
+    def __init__(self, num_threads: int, model: bytes, *arguments: Any) -> None:
+        torch.set_num_threads(num_threads)
+        self._encoder = _Encoder(pickle.loads(model), *arguments)
+
+    def encode(self, rows: Sequence[tuple[Any, int]]) -> list[Recording | RowError]:
+        return self._encoder(rows)
+
+
 def encode_rows(
-    pending: Iterator[Pending], num_proc: int, model: Any, *arguments: Any
+    pending: Iterator[Pending], num_proc: int, use_ray: bool, model: Any, *arguments: Any
 ) -> Iterator[tuple[Pending, Recording | RowError]]:
-    """Encode pending rows in their order, in this process or in `num_proc` others."""
+    """Encode pending rows in their order, in this process, in `num_proc` others, or in as many actors of Ray."""
     jobs = iter(lambda: list(islice(pending, _CLIPS_PER_JOB)), [])
 
     def rows_of(job: Sequence[Pending]) -> list[tuple[Any, int]]:
         return [(item.row.audio, item.num_characters) for item in job]
 
+    if use_ray:
+        yield from _encode_on_ray(jobs, rows_of, num_proc, model, *arguments)
+        return
     if num_proc == 1:
         encoder = _Encoder(model, *arguments)
         for job in jobs:
@@ -262,3 +278,21 @@ def encode_rows(
         finally:
             is_over.set()  # jobs that a process has taken cannot be canceled
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _encode_on_ray(
+    jobs: Iterator[list[Pending]], rows_of: Callable[[list[Pending]], Any], num_actors: int, model: Any, *arguments: Any
+) -> Iterator[tuple[Pending, Recording | RowError]]:
+    """Encode jobs in actors, each in its turn, as processes share them."""
+    with cluster() as ray:
+        _, resources = resources_of(ray, num_actors, arguments[-1])
+        content, actor_class = ray.put(pickle.dumps(model)), ray.remote(**resources)(_Actor)
+        actors = [actor_class.remote(resources["num_cpus"], content, *arguments) for _ in range(num_actors)]
+        running: deque[tuple[list[Pending], Any]] = deque()
+        for job, actor in zip(jobs, itertools.cycle(actors), strict=False):
+            running.append((job, actor.encode.remote(rows_of(job))))
+            if len(running) > 2 * num_actors:
+                done, result = running.popleft()
+                yield from zip(done, ray.get(result), strict=True)
+        for done, result in running:
+            yield from zip(done, ray.get(result), strict=True)

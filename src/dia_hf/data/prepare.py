@@ -152,6 +152,7 @@ def prepare_dataset(
     split: str | None = None,
     config: str | None = None,
     num_proc: int = 1,
+    use_ray: bool = False,
     device: str | None = None,
     verbose: bool = False,
 ) -> PrepareReport:
@@ -173,6 +174,9 @@ def prepare_dataset(
         split, config (`str`, *optional*): Split and config of a dataset that has several.
         num_proc (`int`, defaults to 1): Number of encoding processes, each with its own codec and one thread. Above 1,
             a script must call this function under `if __name__ == "__main__":`.
+        use_ray (`bool`, defaults to `False`): Whether to encode in `num_proc` actors of Ray instead of processes, each
+            with a GPU or its share of the cores: on the cluster of `RAY_ADDRESS`, or on one of this machine. On several
+            machines, recordings and `dest` are in folders that all of them share.
         device (`str`, *optional*): Device for encoding; by default that of the processor's codec.
         verbose (`bool`, defaults to `False`): Whether to show a progress bar.
 
@@ -185,6 +189,7 @@ def prepare_dataset(
         FileNotFoundError: If the source does not exist.
         ImportError: If `datasets` is not installed.
         OSError: If a file cannot be written, or a process dies. Clips encoded so far are kept.
+        RuntimeError: If an actor fails.
 
     Warns:
         UserWarning: If pyloudnorm is not installed: loudness is not normalized then.
@@ -242,7 +247,7 @@ def prepare_dataset(
         model = processor.audio_tokenizer
         with tqdm(desc="preparing", total=opened.num_rows, unit=" clips", disable=not verbose) as bar:
             pending = run.read(opened.rows, bar)
-            for item, found in encode_rows(pending, num_proc, model, extractor, done, cache, device):
+            for item, found in encode_rows(pending, num_proc, use_ray, model, extractor, done, cache, device):
                 run.finish(item, found, bar)
         report = run.report(opened.name)
         if not report.clips:

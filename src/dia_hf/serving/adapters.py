@@ -20,7 +20,7 @@ from ..quantization import quantize_model
 from ..speech.dia import Dia
 from ..speech.engine import SpeechEngine
 
-__all__ = ["AdapterCache", "AdapterEngines", "AdapterLoader", "find_adapters"]
+__all__ = ["AdapterCache", "AdapterEngines", "AdapterLoader", "find_adapters", "find_engine"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,11 @@ def find_adapters(folders: Mapping[str, str | os.PathLike]) -> dict[str, Path]:
                 "such as `adapter` of a training run."
             )
     return found
+
+
+async def find_engine(engine: SpeechEngine | AdapterEngines, model: str) -> SpeechEngine:
+    """Return the engine of a request by its `model`: that of an adapter, or of the base model for any other name."""
+    return await engine.find(model) if isinstance(engine, AdapterEngines) else engine
 
 
 class AdapterLoader:

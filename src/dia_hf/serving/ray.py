@@ -61,6 +61,7 @@ class AppArguments(BaseModel):
         max_input, max_seconds, cors_origins, open_metrics, log_texts: As the options of `dia-hf serve`.
         max_upload (`float`, defaults to 25): Largest recording in MiB.
         send_timeout (`float`, defaults to 30): Seconds after which a body that does not come is given up.
+        idle_timeout (`float`, defaults to 300): Seconds after which a WebSocket that sends no text is closed.
         shutdown_timeout (`float`, defaults to 300): Seconds in which a replica that is stopped ends its requests.
         api_key_file (`str`, *optional*): Keys, one a line, on every node. The environment variable `DIA_HF_API_KEY` of
             the replicas adds one.
@@ -91,6 +92,7 @@ class AppArguments(BaseModel):
     max_seconds: float | None = Field(None, gt=0)
     max_upload: float = Field(25, gt=0)
     send_timeout: float = Field(30, gt=0)
+    idle_timeout: float = Field(300, gt=0)
     shutdown_timeout: float = Field(300, ge=0)
     api_keys: list[str] = Field(default=[], repr=False)
     api_key_file: str | None = None
@@ -110,6 +112,7 @@ class AppArguments(BaseModel):
             has_open_metrics=self.open_metrics,
             cors_origins=tuple(self.cors_origins),
             io_timeout=self.send_timeout,
+            idle_timeout=self.idle_timeout,
             logs_texts=self.log_texts,
         )
 

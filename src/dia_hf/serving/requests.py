@@ -13,22 +13,30 @@ import json
 from typing import Any, Literal, NoReturn
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.datastructures import FormData
 from starlette.types import Message, Receive
 
 from ..audio.encoders import FORMATS
+from ..speech.options import LIMITS, check_temperature
 from ..text_files import is_deep
 from ..tokenization_dia import SPEAKER_TAG
 from .errors import ApiError, field_error
 from .settings import ServerSettings
 
-__all__ = ["SpeechBody", "parse_json", "parse_speech", "read_form", "read_json"]
+__all__ = [
+    "SessionFields",
+    "SpeechBody",
+    "SpeechFields",
+    "parse_json",
+    "parse_session",
+    "parse_speech",
+    "read_form",
+    "read_json",
+]
 
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes
-_MAX_SEED = 2**63 - 1
-_LOWEST_TEMPERATURE = 0.001  # above 0; logits that are divided by less may overflow
 _PCM_RATE = 24_000  # hertz; clients of OpenAI's API play raw PCM at this rate
 
 
@@ -36,8 +44,12 @@ class _VoiceId(BaseModel):
     id: str
 
 
-class SpeechBody(BaseModel):
-    """Body of `POST /audio/speech`: OpenAI's fields, then ours.
+def _bounded_field(name: str, default: Any = None) -> Any:
+    return Field(default, **LIMITS[name])
+
+
+class SpeechFields(BaseModel):
+    """Fields of a request, without its text: OpenAI's, then ours.
 
     `instructions` has no effect. Either `audio_prompt` (base64 of a recording) with `audio_prompt_transcript`, or
     `voices` (a voice for each speaker, `{"S1": "anna", "S2": "ben"}`), is used instead of `voice`.
@@ -46,24 +58,23 @@ class SpeechBody(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     model: str = ""
-    input: str
     voice: str | _VoiceId | None = None
     instructions: str = ""
     response_format: str = "mp3"
-    speed: float = Field(1.0, ge=0.25, le=4.0)
+    speed: float = _bounded_field("speed", 1.0)
     stream_format: Literal["audio", "sse"] = "audio"
 
     stream: bool = True
     voices: dict[str, str] | None = None
     audio_prompt: str | None = None
     audio_prompt_transcript: str | None = None
-    seed: int | None = Field(None, ge=0, le=_MAX_SEED)
-    cfg_scale: float | None = Field(None, gt=0, le=100)
-    temperature: float | None = Field(None, ge=0, le=100)
-    top_p: float | None = Field(None, gt=0, le=1)
-    cfg_filter_top_k: int | None = Field(None, ge=1, le=2**31 - 1)
-    max_seconds: float | None = Field(None, gt=0)
-    sample_rate: int | None = Field(None, ge=8_000, le=48_000)
+    seed: int | None = _bounded_field("seed")
+    cfg_scale: float | None = _bounded_field("cfg_scale")
+    temperature: float | None = _bounded_field("temperature")
+    top_p: float | None = _bounded_field("top_p")
+    cfg_filter_top_k: int | None = _bounded_field("cfg_filter_top_k")
+    max_seconds: float | None = _bounded_field("max_seconds")
+    sample_rate: int | None = _bounded_field("sample_rate")
 
     @model_validator(mode="before")
     @classmethod
@@ -82,16 +93,7 @@ class SpeechBody(BaseModel):
     @field_validator("temperature")
     @classmethod
     def _check_temperature(cls, temperature: float) -> float:
-        if 0 < temperature < _LOWEST_TEMPERATURE:
-            raise ValueError(f"give 0 (greedy decoding), or {_LOWEST_TEMPERATURE} and more")
-        return temperature
-
-    @field_validator("input")
-    @classmethod
-    def _check_input(cls, text: str) -> str:
-        if not SPEAKER_TAG.sub("", text).strip():
-            raise ValueError("there are no words in it")
-        return text
+        return check_temperature(temperature)
 
     @property
     def voice_name(self) -> str | None:
@@ -119,6 +121,38 @@ class SpeechBody(BaseModel):
         if len(content) > max_upload:
             raise _too_large(max_upload)
         return content
+
+
+class SpeechBody(SpeechFields):
+    """Body of `POST /audio/speech`."""
+
+    input: str
+
+    @field_validator("input")
+    @classmethod
+    def _check_input(cls, text: str) -> str:
+        if not SPEAKER_TAG.sub("", text).strip():
+            raise ValueError("there are no words in it")
+        return text
+
+
+class SessionFields(SpeechFields):
+    """Fields of `session.config` of a WebSocket, whose names vLLM-Omni and SGLang-Omni share, and those of a body.
+
+    `stream_audio` is used instead of `stream`: whether the audio of a sentence comes in several messages.
+    """
+
+    voice: str | _VoiceId | None = Field(None, validation_alias=AliasChoices("voice", "speaker"))
+    response_format: str = "wav"
+    stream_audio: bool = False
+    split_granularity: Literal["sentence", "clause", "none"] = "sentence"
+    language: str = Field("en", max_length=64)
+    word_timestamps: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _set_stream(self) -> SessionFields:
+        self.stream = self.stream_audio
+        return self
 
 
 def _too_large(limit: int) -> ApiError:
@@ -235,11 +269,32 @@ def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
     if len(body.input) > settings.max_input:
         message = f"`input` has {len(body.input):,} characters; give at most {settings.max_input:,}."
         raise ApiError(400, message, param="input", code="string_above_max_length")
-    if settings.max_seconds is not None:
-        if body.max_seconds is not None and body.max_seconds > settings.max_seconds:
-            message = (
-                f"`max_seconds` is {body.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
-            )
-            raise ApiError(400, message, param="max_seconds", code="invalid_value")
-        body.max_seconds = body.max_seconds or settings.max_seconds
+    _limit_seconds(body, settings)
     return body
+
+
+def parse_session(message: dict[str, Any], settings: ServerSettings) -> SessionFields:
+    """Check the message `session.config`, whose fields may be in an object `session`.
+
+    Args:
+        message (`dict`): The message.
+        settings (`ServerSettings`): With the limit of `max_seconds`.
+
+    Raises:
+        ApiError: If a field is wrong; it names the field.
+    """
+    try:
+        fields = SessionFields.model_validate(message if message.get("session") is None else message["session"])
+    except ValidationError as error:
+        raise field_error(error) from None
+    _limit_seconds(fields, settings)
+    return fields
+
+
+def _limit_seconds(fields: SpeechFields, settings: ServerSettings) -> None:
+    if settings.max_seconds is None:
+        return
+    if fields.max_seconds is not None and fields.max_seconds > settings.max_seconds:
+        message = f"`max_seconds` is {fields.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
+        raise ApiError(400, message, param="max_seconds", code="invalid_value")
+    fields.max_seconds = fields.max_seconds or settings.max_seconds

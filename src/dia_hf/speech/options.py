@@ -1,8 +1,12 @@
-"""Conversion of `Dia`'s arguments, named as in nari-labs/dia, to those of `DiaForConditionalGeneration.generate`."""
+"""Options of requests: their limits, and their conversion to arguments of `DiaForConditionalGeneration.generate`.
+
+They are named as in nari-labs/dia. The limits are those of requests from outside: of the server, and of tables.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -11,7 +15,66 @@ from transformers import CompileConfig
 
 from ..text_files import shortened
 
-__all__ = ["generate_options"]
+__all__ = ["LIMITS", "check_option", "check_temperature", "generate_options"]
+
+LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "seed": {"ge": 0, "le": 2**63 - 1},
+    "cfg_scale": {"gt": 0, "le": 100},
+    "temperature": {"ge": 0, "le": 100},
+    "top_p": {"gt": 0, "le": 1},
+    "cfg_filter_top_k": {"ge": 1, "le": 2**31 - 1},
+    "max_seconds": {"gt": 0},
+    "speed": {"ge": 0.25, "le": 4.0},
+    "loudness": {"ge": -70, "le": 0},
+    "sample_rate": {"ge": 8_000, "le": 48_000},
+}
+"""Option → its bounds, named as in pydantic's `Field`."""
+
+_WHOLE = ("seed", "cfg_filter_top_k", "sample_rate")
+_BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
+_LOWEST_TEMPERATURE = 0.001  # above 0; logits that are divided by less may overflow
+
+
+def check_option(name: str, value: Any) -> None:
+    """Check an option of a request.
+
+    Args:
+        name (`str`): A key of `LIMITS`.
+        value: Its value.
+
+    Raises:
+        ValueError: If it is no number, or beyond its limits; the error names the option, the value and the limits.
+
+    Example:
+    ```python
+    >>> from dia_hf.speech.options import check_option
+    >>> check_option("top_p", 0.9)
+    >>> check_option("top_p", 9)
+    Traceback (most recent call last):
+        ...
+    ValueError: `top_p` is 9; give a number above 0 and at most 1.
+
+    ```
+    """
+    kind = Integral if name in _WHOLE else (int, float)
+    is_number = isinstance(value, kind) and not isinstance(value, bool) and value not in (float("inf"), -float("inf"))
+    limits = LIMITS[name]
+    if not is_number or not all(getattr(operator, bound)(value, limit) for bound, limit in limits.items()):
+        number = "whole number" if name in _WHOLE else "number"
+        bounds = " and ".join(f"{_BOUNDS[bound]} {limit}" for bound, limit in limits.items())
+        raise ValueError(f"`{name}` is {shortened(value)}; give a {number} {bounds}.")
+    if name == "temperature":
+        try:
+            check_temperature(value)
+        except ValueError as error:
+            raise ValueError(f"`{name}` is {shortened(value)}; {error}.") from None
+
+
+def check_temperature(temperature: float) -> float:
+    """Return a temperature; raise `ValueError` if it is above 0 and so low that logits may overflow."""
+    if 0 < temperature < _LOWEST_TEMPERATURE:
+        raise ValueError(f"give 0 (greedy decoding), or {_LOWEST_TEMPERATURE} and more")
+    return temperature
 
 
 def generate_options(
