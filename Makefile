@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-clients test-ui test-peer test-wheel test-descript test-gpu fuzz docs notebooks check format clean
+.PHONY: demo test test-oldest test-clients test-ui test-ray test-peer test-wheel test-descript test-gpu fuzz docs notebooks check \
+	format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
@@ -17,6 +18,9 @@ test-oldest: .venv-oldest/installed  ## the same with the oldest transformers th
 test-peer: .venv/installed-dev .venv-oldest/installed  ## transformers' common tests, on its own Dia and on this one
 	$(BIN)/python tests/peer/compare.py
 	.venv-oldest/bin/python tests/peer/compare.py
+
+test-ray: .venv/installed-dev  ## replicas under Ray Serve, on a Ray of this machine
+	$(BIN)/python -m pytest tests/cluster
 
 test-clients: .venv/installed-dev  ## clients of speech APIs, each in its own environment, against `dia-hf serve`
 	$(BIN)/python tests/clients/run.py

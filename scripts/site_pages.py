@@ -37,6 +37,7 @@ PAGES = {
     "benchmarks/results/page.md": "benchmarks/page.md",
     "benchmarks/results/quantization.md": "benchmarks/quantization.md",
     "benchmarks/results/serving.md": "benchmarks/serving.md",
+    "benchmarks/results/serving_replicas.md": "benchmarks/serving-replicas.md",
     "benchmarks/results/serving_soak.md": "benchmarks/serving-soak.md",
     "benchmarks/results/start.md": "benchmarks/start.md",
     "benchmarks/results/streaming.md": "benchmarks/streaming.md",

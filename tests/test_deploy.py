@@ -2,6 +2,7 @@
 
 import argparse
 import configparser
+import importlib
 import json
 import re
 import shlex
@@ -94,7 +95,7 @@ def test_the_extras_exist():
     """The container or the unit installs an extra that the package does not have."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    named = re.findall(r'"(?:\.|dia-hf)\[([\w,]+)\]"', "".join(path.read_text("utf-8") for path in DEPLOY.iterdir()))
+    named = re.findall(r'"(?:\.|dia-hf)\[([\w,]+)\]"', "".join(path.read_text("utf-8") for path in DEPLOY.rglob("*.*")))
     assert named
     assert {extra for names in named for extra in names.split(",")} <= set(extras)
 
@@ -116,3 +117,50 @@ def test_the_images_are_built_here():
         build = service["build"]
         assert (DEPLOY / build["context"] / build["dockerfile"]).samefile(DEPLOY / "Dockerfile")
         assert set(build.get("args", {})) <= declared
+
+
+def serve_configs() -> dict[str, dict]:
+    """Return the config of Serve by file: that of KubeRay is a text in a field."""
+    kuberay = yaml.safe_load((DEPLOY / "ray" / "kuberay.yaml").read_text("utf-8"))
+    return {
+        "serve.yaml": yaml.safe_load((DEPLOY / "ray" / "serve.yaml").read_text("utf-8")),
+        "kuberay.yaml": yaml.safe_load(kuberay["spec"]["serveConfigV2"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["serve.yaml", "kuberay.yaml"])
+def test_a_config_of_serve(name):
+    """A field of Ray's or an argument of ours was renamed, or a limit was below the batch or the longest speech."""
+    schema = pytest.importorskip("ray.serve.schema")
+    from dia_hf.serving import ray
+
+    config = schema.ServeDeploySchema.model_validate(serve_configs()[name])
+    (application,) = config.applications
+    (deployment,) = application.deployments
+    module, _, function = application.import_path.partition(":")
+    assert getattr(ray, function) is ray.app and module == ray.__name__
+    arguments = ray.AppArguments.model_validate(application.args)
+    assert deployment.name == ray.DEPLOYMENT
+    assert deployment.max_ongoing_requests >= arguments.max_batch_size
+    assert deployment.autoscaling_config["target_ongoing_requests"] <= arguments.max_batch_size
+    assert deployment.backpressure_config.status_code == 429
+    ours = arguments.deployment_options()
+    assert deployment.max_ongoing_requests == ours["max_ongoing_requests"]
+    assert deployment.max_queued_requests == ours["max_queued_requests"]
+
+
+def test_the_pods_of_kuberay():
+    """A pod was killed before its replicas had finished what they spoke, or its proxy answered errors in plain text."""
+    spec = yaml.safe_load((DEPLOY / "ray" / "kuberay.yaml").read_text("utf-8"))["spec"]
+    (application,) = serve_configs()["kuberay.yaml"]["applications"]
+    longest = application["deployments"][0]["graceful_shutdown_timeout_s"]
+    cluster = spec["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] > longest
+        environment = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        module, _, function = environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+        assert "DIA_HF_API_KEY" in environment
+        mounts = [one["mountPath"] for one in pod["containers"][0]["volumeMounts"]]
+        assert any(application["args"]["voices"].startswith(f"{mount}/") for mount in mounts)

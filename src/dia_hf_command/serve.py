@@ -26,6 +26,13 @@ def _voice_name(value: str) -> tuple[str, str]:
     return name, voice
 
 
+def _adapter(value: str) -> tuple[str, str]:
+    name, sign, folder = value.partition("=")
+    if not (name and sign and folder):
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=DIR, such as anna=runs/anna/adapter")
+    return name, folder
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the options of the engine."""
     add_device(parser)
@@ -39,7 +46,9 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 def add_voices(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the options of voices."""
     voice = parser.add_argument_group("voices")
-    voice.add_argument("--voices", metavar="DIR", help="folder of saved voices; default: that of `dia-hf voices`")
+    voice.add_argument(
+        "--voices", metavar="DIR|URL", help="folder of saved voices, or s3://…; default: that of `dia-hf voices`"
+    )
     voice.add_argument(
         "--voice-name",
         type=_voice_name,
@@ -69,6 +78,18 @@ def add_options(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--port", type=_port, default=8000, metavar="N", help="0: a free one (8000)")
     serve.add_argument("--port-file", metavar="F", help="write the port to this file once it is open")
     add_engine(serve)
+    serve.add_argument(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="LoRA adapter for requests whose `model` is this name; repeatable (dia-hf[train])",
+    )
+    serve.add_argument("--max-adapters", type=count, default=2, metavar="N", help="adapters to keep loaded (2)")
+    serve.add_argument(
+        "--replicas", type=count, metavar="N", help="processes that share the machine, under Ray Serve (dia-hf[ray])"
+    )
     voice = add_voices(serve)
     voice.add_argument(
         "--transcribe", metavar="MODEL", help="speech recognizer for uploaded recordings without a transcript"

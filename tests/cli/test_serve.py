@@ -15,7 +15,6 @@ pytest.importorskip("fastapi")
 
 from cli.command import run
 from dia_hf import serving
-from dia_hf.cli import serve
 from dia_hf_command.parser import make_parser
 
 
@@ -51,26 +50,6 @@ def parse(*args):
     return make_parser().parse_args(["serve", *args])
 
 
-def test_keys(tmp_path, monkeypatch):
-    """Keys of one source replaced those of another, or a blank line was a key."""
-    file = tmp_path / "keys"
-    file.write_text("two\n\n three \n", encoding="utf-8")
-    monkeypatch.setenv("DIA_HF_API_KEY", "four")
-    assert serve._api_keys(parse("--api-key", "one", "--api-key-file", str(file))) == ["one", "two", "three", "four"]
-    monkeypatch.delenv("DIA_HF_API_KEY")
-    assert serve._api_keys(parse()) == []
-    file.write_text("\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="has no key"):
-        serve._api_keys(parse("--api-key-file", str(file)))
-
-
-def test_names_of_models(tmp_path):
-    """The id of a model told the path of its folder to all clients."""
-    assert serve.model_name(serve.MINIATURE) == "miniature"
-    assert serve.model_name(str(tmp_path)) == tmp_path.name
-    assert serve.model_name("nari-labs/Dia-1.6B-0626") == "nari-labs/Dia-1.6B-0626"
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -84,6 +63,12 @@ def test_names_of_models(tmp_path):
         (["--api-key-file", "nonesuch"], "nonesuch"),
         (["--port-file", "."], "--port-file '.' is a folder"),
         (["--voice-name", "alloy=nobody"], "there is no voice 'nobody'"),
+        (["--adapter", "anna"], "NAME=DIR"),
+        (["--adapter", "anna=nonesuch"], "the adapter 'anna' is not in"),
+        (["--replicas", "2", "--device", "cuda:1"], "names one device"),
+        (["--replicas", "2", "--adapter", "anna=nonesuch"], "the adapter 'anna' is not in"),
+        (["--replicas", "2", "--api-key", "two words"], "API key 1 of 1 is blank"),
+        (["--replicas", "2", "--model", "./nonesuch"], "nonesuch"),
     ],
 )
 def test_wrong_arguments(capsys, tmp_path, never_serves, args, message):
@@ -104,6 +89,51 @@ def test_options_reach_the_server(tmp_path, never_serves, capsys):
     log = capsys.readouterr().err
     assert "miniature is served at http://127.0.0.1" in log
     assert "--model nari-labs/" in log and "dia-hf generate" not in log  # the remedy is an option of this command
+
+
+def test_options_reach_the_replicas(tmp_path, monkeypatch):
+    """An option of the server without Ray had no effect with it, or a path was that of another folder there."""
+    local_cluster = pytest.importorskip("dia_hf.serving.local_cluster")
+    made = []
+
+    class Ended:
+        port = 1234
+
+        def __init__(self, *args):
+            made.append(args)
+
+        def start(self):
+            pass
+
+        run = start
+
+    monkeypatch.setattr(local_cluster, "LocalCluster", Ended)
+    monkeypatch.chdir(tmp_path)
+    port = tmp_path / "port"
+    known = vars(parse())
+    own = {"replicas", "adapter", "voice_name", "api_key", "cors_origin", "no_warmup"}
+    values = {name: 7 for name, value in known.items() if isinstance(value, int | float) and name not in own}
+    values = {name: value for name, value in values.items() if not isinstance(known[name], bool)} | {"max_queue": 7}
+    options = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    options += ["--voices", "new", "--voice-name", "alloy=anna", "--api-key", "k", "--cors-origin", "*", "--no-warmup"]
+    assert run("serve", "--replicas", "3", *options, "--port-file", str(port)) == 0
+    ((arguments, host, number),) = made
+    for name, value in values.items():
+        assert number == 7 if name == "port" else getattr(arguments, name) == value, name
+    assert arguments.voices == str(tmp_path / "new") and arguments.voice_names == {"alloy": "anna"}
+    assert arguments.api_keys == ["k"] and arguments.cors_origins == ["*"] and not arguments.warmup
+    assert host == "127.0.0.1" and port.read_text() == "1234\n" and arguments.replicas == 3
+    assert arguments.deployment_options()["num_replicas"] == 3
+
+
+def test_replicas_without_ray(monkeypatch, capsys):
+    """The error of a missing package did not name the extra that brings it."""
+    for name in [one for one in sys.modules if one.partition(".")[0] == "ray" or one.startswith("dia_hf.serving.ray")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "dia_hf.serving.local_cluster", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run("serve", "--replicas", "2") == 2
+    assert '`pip install "dia-hf[ray]"`' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals of POSIX")

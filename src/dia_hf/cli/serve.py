@@ -15,19 +15,18 @@ from dia_hf_command.options import REAL_MODEL
 
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write
-from ..text_files import read_text
 from .arguments import check_writable
 
 if TYPE_CHECKING:
+    from ..serving import ServerSettings
     from ..speech.engine import SpeechEngine
 
-__all__ = ["MINIATURE_NOTE", "load_engine", "log_to_stderr", "model_name", "run"]
+__all__ = ["MINIATURE_NOTE", "load_engine", "run"]
 
 MINIATURE_NOTE = (
     "this is the embedded miniature: two voices, and a few hundred words of English, one after the other. For anything "
     f"else, serve the real model (1.6 billion parameters, downloaded at the first use): --model {REAL_MODEL}"
 )
-_KEY_VARIABLE = "DIA_HF_API_KEY"
 _QUEUED_BATCHES = 4
 
 logger = logging.getLogger("dia_hf.serving")
@@ -40,25 +39,37 @@ def run(args: argparse.Namespace, on_page: Callable[[str], None] | None = None) 
         args (`argparse.Namespace`): The arguments.
         on_page (`Callable[[str], None]`, *optional*): Called with the address of the page when the socket listens.
     """
+    if args.port_file is not None:
+        check_writable("--port-file", Path(args.port_file))
+    if args.replicas is not None:
+        _run_replicas(args, on_page)
+        return
+
     from ..serving import Server, ServerSettings, ServerStatus, create_app
+    from ..serving.adapters import AdapterCache, AdapterEngines, AdapterLoader, find_adapters
+    from ..serving.process import log_to_stderr, model_id, read_api_keys
     from ..serving.voices import ServedVoices
 
     settings = ServerSettings(
-        model_name=model_name(args.model),
+        model_name=model_id(args.model),
         max_input=args.max_input,
         max_seconds=args.max_seconds,
         max_upload=int(args.max_upload * 2**20),
-        api_keys=tuple(_api_keys(args)),
+        api_keys=tuple(read_api_keys(args.api_key, args.api_key_file)),
         has_open_metrics=args.open_metrics,
         cors_origins=tuple(args.cors_origin),
         io_timeout=args.send_timeout,
         idle_timeout=args.idle_timeout,
         logs_texts=args.log_texts,
     )
-    if args.port_file is not None:
-        check_writable("--port-file", Path(args.port_file))
+    adapters = find_adapters(dict(args.adapter))
     log_to_stderr()
-    engine = load_engine(args)
+    base = load_engine(args)
+    engine: SpeechEngine | AdapterEngines = base
+    if adapters:
+        limits = (args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
+        loader = AdapterLoader(base.dia, args.model, adapters, args.quantize, *limits)
+        engine = AdapterEngines(base, AdapterCache(loader, args.max_adapters), adapters)
     try:
         voices = ServedVoices(engine.dia, args.voices, dict(args.voice_name), args.transcribe)
         status = ServerStatus(is_ready=args.no_warmup)
@@ -68,19 +79,7 @@ def run(args: argparse.Namespace, on_page: Callable[[str], None] | None = None) 
 
             mount_page(app, engine.dia, settings)
         server = Server(app, engine, status, args.host, args.port, args.shutdown_timeout)
-        if args.port_file is not None:
-            with atomic_write(args.port_file) as beside:
-                beside.write_text(f"{server.port}\n", encoding="utf-8")
-        if args.model == MINIATURE:
-            logger.info("%s", MINIATURE_NOTE)
-        logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)
-        if args.ui:
-            address = f"http://{_browsable(args.host)}:{server.port}/ui/"
-            logger.info("the page is at %s", address)
-            if on_page is not None:
-                on_page(address)
-        if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
-            logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, server.port)
+        _tell_address(args, server.port, settings, on_page)
         if not args.log_texts:
             warnings.simplefilter("ignore", UserWarning)  # those about scripts and words repeat parts of the text
         if not args.no_warmup:
@@ -114,35 +113,80 @@ def load_engine(args: argparse.Namespace) -> SpeechEngine:
     return SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
 
 
-def model_name(model: str) -> str:
-    """Return the id of a model: its name on the Hub, or that of its folder."""
-    if model == MINIATURE:
-        return "miniature"
-    return Path(model).resolve().name if os.path.isdir(model) else model
+def _run_replicas(args: argparse.Namespace, on_page: Callable[[str], None] | None) -> None:
+    """Run replicas under Ray Serve on this machine."""
+    from ..hub import check_model
+    from ..serving.adapters import find_adapters
+    from ..serving.local_cluster import LocalCluster, share_of_machine
+    from ..serving.process import log_to_stderr
+    from ..serving.ray import AppArguments
+
+    arguments = AppArguments(
+        model=_absolute(args.model),
+        device=args.device,
+        dtype=args.dtype,
+        quantize=args.quantize,
+        max_batch_size=args.max_batch_size,
+        max_queue=args.max_queue,
+        replicas=args.replicas,
+        deployment={"max_constructor_retry_count": 1},
+        voices=_absolute_voices(args.voices),
+        voice_names=dict(args.voice_name),
+        transcribe=None if args.transcribe is None else _absolute(args.transcribe),
+        adapters={name: str(folder) for name, folder in find_adapters(dict(args.adapter)).items()},
+        max_adapters=args.max_adapters,
+        max_input=args.max_input,
+        max_seconds=args.max_seconds,
+        max_upload=args.max_upload,
+        send_timeout=args.send_timeout,
+        idle_timeout=args.idle_timeout,
+        shutdown_timeout=args.shutdown_timeout,
+        api_keys=args.api_key,
+        api_key_file=None if args.api_key_file is None else _absolute(args.api_key_file),
+        open_metrics=args.open_metrics,
+        cors_origins=args.cors_origin,
+        log_texts=args.log_texts,
+        ui=args.ui,
+        warmup=not args.no_warmup,
+        **share_of_machine(args.replicas, args.device),
+    )
+    settings = arguments.server_settings()  # errors of its values come before Ray is started
+    check_model(arguments.model)
+    log_to_stderr()
+    cluster = LocalCluster(arguments, args.host, args.port)
+    try:
+        cluster.start()
+    except BaseException:
+        cluster.close()
+        raise
+    _tell_address(args, cluster.port, settings, on_page)
+    cluster.run()
 
 
-def _api_keys(args: argparse.Namespace) -> list[str]:
-    """Return the keys of options, file and environment."""
-    keys = [*args.api_key]
-    if args.api_key_file is not None:
-        try:
-            text = read_text(args.api_key_file)
-        except OSError as error:
-            raise OSError(f"--api-key-file {args.api_key_file!r} cannot be read: {error.strerror}.") from error
-        in_file = [line.strip() for line in text.splitlines() if line.strip()]
-        if not in_file:
-            raise ValueError(f"--api-key-file {args.api_key_file!r} has no key; write one a line.")
-        keys += in_file
-    if key := os.environ.get(_KEY_VARIABLE, "").strip():
-        keys.append(key)
-    return keys
+def _absolute(name: str) -> str:
+    """Return the absolute path of a file or folder that exists: replicas have another working directory."""
+    return str(Path(name).expanduser().resolve()) if os.path.exists(os.path.expanduser(name)) else name
 
 
-def log_to_stderr() -> None:
-    """Write log lines of the server and of uvicorn to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name, level in (("dia_hf", logging.INFO), ("uvicorn", logging.WARNING)):
-        known = logging.getLogger(name)
-        known.handlers, known.propagate = [handler], False
-        known.setLevel(level)
+def _absolute_voices(folder: str | None) -> str | None:
+    """Return the absolute path of a folder that may be made later, or the address of a store."""
+    return folder if folder is None or "://" in folder else os.path.abspath(os.path.expanduser(folder))
+
+
+def _tell_address(
+    args: argparse.Namespace, port: int, settings: ServerSettings, on_page: Callable[[str], None] | None
+) -> None:
+    """Write the port to `--port-file`, and the addresses to the log; call `on_page` with that of the page."""
+    if args.port_file is not None:
+        with atomic_write(args.port_file) as beside:
+            beside.write_text(f"{port}\n", encoding="utf-8")
+    if args.model == MINIATURE:
+        logger.info("%s", MINIATURE_NOTE)
+    logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, port)
+    if args.ui:
+        page = f"http://{_browsable(args.host)}:{port}/ui/"
+        logger.info("the page is at %s", page)
+        if on_page is not None:
+            on_page(page)
+    if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
+        logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, port)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from .._extras import import_extra
 from ..assets import MINIATURE
-from .serve import MINIATURE_NOTE, load_engine, log_to_stderr, model_name
+from .serve import MINIATURE_NOTE, load_engine
 
 if TYPE_CHECKING:
     from ..serving.wyoming import WyomingServer
@@ -27,11 +27,12 @@ def run(args: argparse.Namespace) -> None:
     """Run `dia-hf wyoming` until SIGTERM or SIGINT."""
     import_extra("wyoming")
     from ..serving import ServerSettings
+    from ..serving.process import log_to_stderr, model_id
     from ..serving.voices import ServedVoices
     from ..serving.wyoming import WyomingServer
 
     settings = ServerSettings(
-        model_name=model_name(args.model),
+        model_name=model_id(args.model),
         max_input=args.max_input,
         max_seconds=args.max_seconds,
         io_timeout=args.send_timeout,

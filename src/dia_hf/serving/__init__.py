@@ -2,8 +2,8 @@
 
 `app.py` has the routes, `requests.py` reads and checks the bodies, `body.py` sends audio, `errors.py` makes every error
 the same JSON object, `gate.py` stands before the routes (keys, request ids, shutdown), `metrics.py` counts, and
-`server.py` listens on a socket. All audio comes from one `SpeechEngine`. The command is `dia-hf serve`. Needs
-`pip install "dia-hf[serve]"`.
+`server.py` listens on a socket; `ray.py` runs the same app in replicas. All audio comes from one `SpeechEngine`. The
+command is `dia-hf serve`. Needs `pip install "dia-hf[serve]"`.
 """
 
 from .._extras import import_extra

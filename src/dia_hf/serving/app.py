@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..speech.engine import SpeechEngine
 from ..text_files import shortened
+from .adapters import AdapterEngines, find_engine
 from .body import SpeechResponse
 from .errors import ApiError, error_of
 from .gate import Gate
@@ -36,7 +37,7 @@ _GET = ["GET", "HEAD"]
 
 
 def create_app(
-    engine: SpeechEngine,
+    engine: SpeechEngine | AdapterEngines,
     voices: ServedVoices,
     settings: ServerSettings | None = None,
     status: ServerStatus | None = None,
@@ -44,7 +45,8 @@ def create_app(
     """Create the ASGI app.
 
     Args:
-        engine (`SpeechEngine`): The engine of all requests. The caller closes it.
+        engine (`SpeechEngine` or `AdapterEngines`): The engine of all requests, or also those of adapters, which a
+            request chooses by its `model`. The caller closes it.
         voices (`ServedVoices`): The voices on offer.
         settings (`ServerSettings`, *optional*): Settings; the defaults unless given.
         status (`ServerStatus`, *optional*): State, which the caller changes; ready unless given.
@@ -56,6 +58,7 @@ def create_app(
     metrics = Metrics(engine)
     routes = _Routes(engine, voices, settings, status, metrics)
     app = FastAPI(title="dia-hf", version=version("dia-hf"), docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.metrics = metrics
     for prefix in ("", "/v1"):
         app.include_router(routes.router(), prefix=prefix)
     app.add_api_route("/v1", routes.show_root, methods=_GET)
@@ -82,7 +85,7 @@ class _Routes:
 
     def __init__(
         self,
-        engine: SpeechEngine,
+        engine: SpeechEngine | AdapterEngines,
         voices: ServedVoices,
         settings: ServerSettings,
         status: ServerStatus,
@@ -90,6 +93,8 @@ class _Routes:
     ) -> None:
         self.engine, self.voices, self.settings, self.status, self.metrics = engine, voices, settings, status, metrics
         self.created = int(time.time())
+        adapters = engine.names if isinstance(engine, AdapterEngines) else ()
+        self.models = tuple(dict.fromkeys((settings.model_name, *adapters, *_MODEL_ALIASES)))
         self.requests = SpeechRequests(voices, settings, engine.dia.processor.tokenizer)
 
     def router(self) -> APIRouter:
@@ -122,7 +127,8 @@ class _Routes:
             text = f"{self.requests.speaker_tokens[0]} {text}"
         voices = await self.requests.find_voices(body)
         speech = self.requests.make(body, text, voices, text, body.stream)
-        return SpeechResponse(request, body, speech, self.engine, self.settings, self.metrics)
+        engine = await find_engine(self.engine, body.model)
+        return SpeechResponse(request, body, speech, engine, self.settings, self.metrics)
 
     async def check_script(self, request: Request) -> Response:
         """Check a text without generating: turns, issues with their places, chunks with estimated durations."""
@@ -181,17 +187,16 @@ class _Routes:
         return JSONResponse({"id": info.id, "deleted": True, "object": "audio.voice.deleted"})
 
     async def list_models(self) -> Response:
-        """List the model, and the names that clients of OpenAI's API ask for."""
-        names = (self.settings.model_name, *_MODEL_ALIASES)
-        return JSONResponse({"object": "list", "data": [self._model(name) for name in names]})
+        """List the model, its adapters, and the names that clients of OpenAI's API ask for."""
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in self.models]})
 
     async def list_audio_models(self) -> Response:
         """List models as Open WebUI asks for them."""
-        return JSONResponse({"models": [{"id": name} for name in (self.settings.model_name, *_MODEL_ALIASES)]})
+        return JSONResponse({"models": [{"id": name} for name in self.models]})
 
     async def show_model(self, model_id: str) -> Response:
         """Describe a model."""
-        if model_id not in (self.settings.model_name, *_MODEL_ALIASES):
+        if model_id not in self.models:
             message = f"there is no model {model_id[:100]!r}; this server has {self.settings.model_name!r}."
             raise ApiError(404, message, param="model", code="model_not_found")
         return JSONResponse(self._model(model_id))
@@ -213,7 +218,7 @@ class _Routes:
 
     async def show_metrics(self) -> Response:
         """Return the metrics in Prometheus' format."""
-        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(await self.metrics.collect(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def show_root(self) -> Response:
         """Answer to clients that warm up their connection."""

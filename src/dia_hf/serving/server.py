@@ -20,10 +20,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..speech.engine import SpeechEngine
+from .adapters import AdapterEngines
 from .errors import ApiError
 from .settings import ServerStatus
 
-__all__ = ["Server"]
+__all__ = ["Server", "listen"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,33 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
+def listen(host: str, port: int, backlog: int = 100) -> socket.socket:
+    """Return a socket that listens.
+
+    Args:
+        host (`str`): Address.
+        port (`int`): Port; 0 for a free one.
+        backlog (`int`, defaults to 100): Connections that may wait.
+
+    Raises:
+        OSError: If the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise OSError(
+            f"{host}:{port} cannot be listened on ({reason}); give another address or port; 0 is a free port."
+        ) from error
+
+
 class Server(uvicorn.Server):
     """A listening server. `run()` returns after the shutdown.
 
     Args:
         app (`ASGIApp`): From `create_app`.
-        engine (`SpeechEngine`): Its engine, which the shutdown closes.
+        engine (`SpeechEngine` or `AdapterEngines`): Its engine, which the shutdown closes.
         status (`ServerStatus`): Its status.
         host (`str`, defaults to `"127.0.0.1"`): Address to listen on.
         port (`int`, defaults to 8000): Port; 0 for a free one.
@@ -93,7 +115,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        engine: SpeechEngine,
+        engine: SpeechEngine | AdapterEngines,
         status: ServerStatus,
         host: str = "127.0.0.1",
         port: int = 8000,
@@ -114,14 +136,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.warm_up_error: Exception | None = None
         self.engine, self.status, self.shutdown_timeout = engine, status, shutdown_timeout
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=config.backlog)
-        except OSError as error:
-            reason = (error.strerror or str(error)).partition(" (while")[0]
-            raise OSError(
-                f"{host}:{port} cannot be listened on ({reason}); give another address or port; 0 is a free port."
-            ) from error
+        self._socket = listen(host, port, config.backlog)
         self.port: int = self._socket.getsockname()[1]
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 from ..asr.recognizers import Recognizer, load_recognizer
 from ..data.config import MAX_CHARACTERS_PER_SECOND
 from ..speech.dia import Dia
-from ..speech.voices import Voice, VoiceLibrary, check_name, transcribe
+from ..speech.voices import Voice, check_name, transcribe
 from ..text_files import shortened
 from .recordings import read_recording
+from .voice_store import RemoteVoiceLibrary, open_library
 
 __all__ = ["OPENAI_VOICES", "ServedVoices", "VoiceInfo"]
 
@@ -65,8 +66,8 @@ class ServedVoices:
 
     Args:
         dia (`Dia`): Model, whose codec makes and reads the voices.
-        folder (`str` or `os.PathLike`, *optional*): Folder of the library; that of `VoiceLibrary` unless given. Voices
-            that other programs add to it are served at once.
+        folder (`str` or `os.PathLike`, *optional*): Folder of the library, or address of a store (`s3://…`); that of
+            `VoiceLibrary` unless given. Voices that other programs add to it are served at once.
         names (`Mapping[str, str]`, *optional*): Further names of saved voices, such as `{"alloy": "anna"}`.
         transcribe_model (`str`, `os.PathLike` or `Recognizer`, *optional*): Speech recognizer for recordings that come
             without a transcript, see `load_recognizer`; loaded at once.
@@ -87,11 +88,7 @@ class ServedVoices:
         max_seconds: float = 30.0,
         max_voices: int = 1000,
     ) -> None:
-        self.library = VoiceLibrary(folder)
-        if self.library.folder.exists() and not self.library.folder.is_dir():
-            raise NotADirectoryError(
-                f"{str(self.library.folder)!r} is no folder of voices; give a folder, or a new one."
-            )
+        self.library = open_library(folder)
         self.max_seconds, self.max_voices = max_seconds, max_voices
         self._processor, self._codec = dia.processor, dia.processor.codec
         self._recognizer = (
@@ -155,6 +152,9 @@ class ServedVoices:
         path = self._find(name)
         if path is None and name.casefold() in OPENAI_VOICES:
             return None
+        if path is None and isinstance(self.library, RemoteVoiceLibrary):  # another server may just have added it
+            self.library.refresh()
+            path = self._find(name)
         try:
             loaded = None if path is None else self._load(path)
         except FileNotFoundError:  # deleted in the meantime
@@ -256,8 +256,8 @@ class ServedVoices:
             raise KeyError(f"there is no saved voice {shortened(voice)}")
         try:
             info = _info_of(unicodedata.normalize("NFC", path.stem), path)
-            path.unlink()
-        except FileNotFoundError:
+            self.library.remove(path.stem)
+        except (FileNotFoundError, ValueError):
             raise KeyError(f"there is no saved voice {shortened(voice)}") from None
         logger.info("voice %r deleted", info.name)
         return info

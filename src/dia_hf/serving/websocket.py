@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..speech.engine import SpeechEngine, SpeechRequest, TextStream
 from ..text_files import shortened
+from .adapters import AdapterEngines, find_engine
 from .body import usage_of
 from .encoding import SpeechEncoding
 from .errors import ApiError, error_of, log_error
@@ -63,7 +64,7 @@ class SpeechSession:
     Args:
         socket (`WebSocket`): The WebSocket, not accepted yet.
         requests (`SpeechRequests`): Makes requests.
-        engine (`SpeechEngine`): The engine.
+        engine (`SpeechEngine` or `AdapterEngines`): The engine.
         settings (`ServerSettings`): Settings.
         metrics (`Metrics`): Counts utterances.
     """
@@ -72,7 +73,7 @@ class SpeechSession:
         self,
         socket: WebSocket,
         requests: SpeechRequests,
-        engine: SpeechEngine,
+        engine: SpeechEngine | AdapterEngines,
         settings: ServerSettings,
         metrics: Metrics,
     ) -> None:
@@ -80,6 +81,7 @@ class SpeechSession:
         self.settings, self.metrics = settings, metrics
         self.request_id: str = socket.state.request_id
         self._fields: SessionFields | None = None
+        self._engine: SpeechEngine  # with `_fields`
         self._voices: Voices = None
         self._heard = HeardVoices()
         self._open: Utterance | None = None  # whose text is not complete
@@ -172,6 +174,7 @@ class SpeechSession:
             raise ApiError(400, "an utterance is not complete; send `input.done` before `session.config`.")
         fields = parse_session(message, self.settings)
         self._voices = await self.requests.find_voices(fields)
+        self._engine = await find_engine(self.engine, fields.model)
         self._fields, self._heard = fields, HeardVoices()
         await self.send(
             {
@@ -206,7 +209,7 @@ class SpeechSession:
             chosen = voices if voices is not None else dict(self._heard.voices) or None
             return self.requests.make(fields, text, chosen, text.sentences[0])
 
-        utterance = Utterance(self.engine, make_request, fields.split_granularity, fields.language)
+        utterance = Utterance(self._engine, make_request, fields.split_granularity, fields.language)
         self._utterances.append(utterance)
         self._waiting.put_nowait((utterance, fields))
         return utterance

@@ -100,6 +100,11 @@ class SpeechEngine:
         self.close()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the threads of an engine that is not closed run; one that has ended would leave requests waiting."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    @property
     def num_active(self) -> int:
         """Chunks of text in the batch."""
         return self._engine.num_active
