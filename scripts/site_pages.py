@@ -39,6 +39,8 @@ PAGES = {
     "benchmarks/results/serving_soak.md": "benchmarks/serving-soak.md",
     "benchmarks/results/start.md": "benchmarks/start.md",
     "benchmarks/results/streaming.md": "benchmarks/streaming.md",
+    "benchmarks/results/word_times.md": "benchmarks/word-times.md",
+    "benchmarks/results/text_streaming.md": "benchmarks/text-streaming.md",
     "examples/miniature/README.md": "miniature/from-scratch.md",
     "src/dia_hf/assets/miniature/README.md": "miniature/model-card.md",
 }

@@ -40,6 +40,7 @@ def test_public_names():
         "DiaEOSChannelFilterLogitsProcessor",
         "DiaEOSDelayPatternLogitsProcessor",
         "DiaEOSScaleLogitsProcessor",
+        "DiaGenerateOutput",
         "DiaGenerationMixin",
         "DiaForcedTokensLogitsProcessor",
         "DiaGuidanceTopKLogitsProcessor",
@@ -47,6 +48,9 @@ def test_public_names():
         "DiaRunningSamplesLogitsProcessor",
         "DiaSampleStoppingCriteria",
         "DiaSeededSamplingLogitsProcessor",
+        "attend_to_text",
+        "find_alignment_heads",
+        "find_path",
     }
     assert set(importlib.import_module("dia_hf.evaluation").__all__) == {
         "EvaluationReport",

@@ -6,7 +6,7 @@ import argparse
 
 from .options import add_device, add_dtype, add_model, count, not_negative, positive
 
-__all__ = ["add_parser"]
+__all__ = ["add_engine", "add_parser", "add_voices"]
 
 
 def _port(value: str) -> int:
@@ -26,6 +26,31 @@ def _voice_name(value: str) -> tuple[str, str]:
     return name, voice
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the engine."""
+    add_device(parser)
+    add_dtype(parser)
+    parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="smaller weights (dia-hf[quantize])")
+    parser.add_argument("--max-batch-size", type=count, default=16, metavar="N", help="samples to compute at once (16)")
+    parser.add_argument("--max-queue", type=count, metavar="N", help="requests that may wait; default: 4 batches")
+    parser.add_argument("--no-warmup", action="store_true", help="be ready without generating once")
+
+
+def add_voices(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of voices."""
+    voice = parser.add_argument_group("voices")
+    voice.add_argument("--voices", metavar="DIR", help="folder of saved voices; default: that of `dia-hf voices`")
+    voice.add_argument(
+        "--voice-name",
+        type=_voice_name,
+        action="append",
+        default=[],
+        metavar="NAME=VOICE",
+        help="another name of a saved voice, such as alloy=anna; repeatable",
+    )
+    return voice
+
+
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add `dia-hf serve`."""
     serve = verbs.add_parser(
@@ -37,22 +62,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     serve.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=_port, default=8000, metavar="N", help="0: a free one (8000)")
     serve.add_argument("--port-file", metavar="F", help="write the port to this file once it is open")
-    add_device(serve)
-    add_dtype(serve)
-    serve.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="smaller weights (dia-hf[quantize])")
-    serve.add_argument("--max-batch-size", type=count, default=16, metavar="N", help="samples to compute at once (16)")
-    serve.add_argument("--max-queue", type=count, metavar="N", help="requests that may wait; default: 4 batches")
-    serve.add_argument("--no-warmup", action="store_true", help="be ready without generating once")
-    voice = serve.add_argument_group("voices")
-    voice.add_argument("--voices", metavar="DIR", help="folder of saved voices; default: that of `dia-hf voices`")
-    voice.add_argument(
-        "--voice-name",
-        type=_voice_name,
-        action="append",
-        default=[],
-        metavar="NAME=VOICE",
-        help="another name of a saved voice, such as alloy=anna; repeatable",
-    )
+    add_engine(serve)
+    voice = add_voices(serve)
     voice.add_argument(
         "--transcribe", metavar="MODEL", help="speech recognizer for uploaded recordings without a transcript"
     )
@@ -66,6 +77,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         default=30,
         metavar="S",
         help="close a connection that takes or sends nothing for this long (30)",
+    )
+    limits.add_argument(
+        "--idle-timeout",
+        type=positive,
+        default=300,
+        metavar="S",
+        help="close a WebSocket that sends no text for this long (300)",
     )
     limits.add_argument(
         "--shutdown-timeout",

@@ -43,6 +43,31 @@ def test_says_a_text(tmp_path, capsys, monkeypatch):
     assert "0.2/0.2 s of audio" in captured.err
 
 
+@pytest.mark.parametrize("kind", ["srt", "vtt", "json"])
+def test_writes_subtitles(tmp_path, capsys, kind):
+    """Subtitles were of the audio before its silence was cut and its speed changed."""
+    pytest.importorskip("pedalboard")
+    out, subtitles = tmp_path / "a.wav", tmp_path / f"a.{kind}"
+    text = "[S1] Hello, I am Dia. [S2] Good morning, father."
+    options = ["--temperature", "0", "--trim-silence", "--speed", "2", "--subtitles", str(subtitles)]
+    assert run("generate", text, "-o", str(out), *options) == 0
+    content = subtitles.read_text("utf-8")
+    if kind == "json":
+        words = json.loads(content)["words"]
+        assert [word["text"] for word in words][:2] == ["Hello,", "I"]
+        assert words[0]["start"] < 0.1
+        assert sf.info(out).duration - 0.2 < words[-1]["end"] <= sf.info(out).duration + 0.05
+    else:
+        assert ("<v S2>Good morning, father.</v>" if kind == "vtt" else "Good morning, father.") in content
+
+
+def test_refuses_subtitles_that_cannot_be_written(tmp_path, capsys):
+    """An hour of speech was generated before the error."""
+    assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--subtitles", str(tmp_path / "a.sub")) == 2
+    assert "must end in one of .srt, .vtt, .json" in capsys.readouterr().err
+    assert not (tmp_path / "a.wav").exists()
+
+
 def test_the_seed_that_is_told_reproduces_the_file(tmp_path, capsys):
     """The random seed was not printed, or the printed one was not used, so a file could not be reproduced."""
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--max-seconds", "0.2") == 0

@@ -66,9 +66,9 @@ def test_keys(tmp_path, monkeypatch):
 
 def test_names_of_models(tmp_path):
     """The id of a model told the path of its folder to all clients."""
-    assert serve._model_name(serve.MINIATURE) == "miniature"
-    assert serve._model_name(str(tmp_path)) == tmp_path.name
-    assert serve._model_name("nari-labs/Dia-1.6B-0626") == "nari-labs/Dia-1.6B-0626"
+    assert serve.model_name(serve.MINIATURE) == "miniature"
+    assert serve.model_name(str(tmp_path)) == tmp_path.name
+    assert serve.model_name("nari-labs/Dia-1.6B-0626") == "nari-labs/Dia-1.6B-0626"
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,47 @@ def test_steps_are_the_models_own(seed, is_first_release, is_guided, samples, te
         torch.testing.assert_close(logits, theirs, **CLOSE)
 
 
+@given(
+    seed=st.integers(0, 30),
+    is_first_release=st.booleans(),
+    is_guided=st.booleans(),
+    prompt_lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    use_native=st.booleans(),
+)
+@settings(max_examples=40)
+@torch.inference_mode()
+def test_recorded_weights_are_the_models_own(seed, is_first_release, is_guided, prompt_lengths, use_native):
+    """Weights of another head, layer, row, frame or byte; those of masked bytes, which eager attention has as 0."""
+    model = make_model(seed, is_first_release)
+    config, draw = model.config.decoder_config, torch.Generator().manual_seed(seed)
+    lengths, num_samples, num_steps = torch.tensor(prompt_lengths), len(prompt_lengths), 3
+    text_lengths = torch.randint(1, 9, (num_samples,), generator=draw).tolist()
+    ids, mask = draw_text(draw, text_lengths)
+    num_frames = max(prompt_lengths) + num_steps - 1
+    frames = torch.randint(0, config.vocab_size, (num_samples, num_frames, config.num_channels), generator=draw)
+    every = [
+        (layer, head) for layer in range(config.num_hidden_layers) for head in range(config.cross_num_attention_heads)
+    ]
+    heads = tuple(every[place] for place in torch.randperm(len(every), generator=draw)[:3])
+
+    network = FrameDecoder(model, use_native=use_native)
+    cache = network.new_cache(num_samples, is_guided, num_frames + 2, ids.shape[1], heads)
+    network.read_text(cache, ids, mask, torch.arange(num_samples))
+    if max(prompt_lengths) > 1:
+        network.read_frames(cache, frames[:, : max(prompt_lengths) - 1], is_guided)
+    for step in range(num_steps):
+        places = lengths - 1 + step
+        axis, rows = torch.arange(num_frames + 2), places.repeat(2 if is_guided else 1)
+        network.step(cache, frames[torch.arange(num_samples), places], rows, axis, max(text_lengths), True, True)
+
+    model.set_attn_implementation("eager")
+    output = model(input_ids=ids, attention_mask=mask, decoder_input_ids=frames, output_attentions=True)
+    for sample, length in enumerate(prompt_lengths):
+        for place, (layer, head) in enumerate(heads):
+            theirs = output.cross_attentions[layer][sample, head, : length - 1 + num_steps]
+            torch.testing.assert_close(cache.attention[sample, : len(theirs), place], theirs, **CLOSE)
+
+
 @pytest.mark.parametrize("is_first_release", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()

@@ -44,7 +44,12 @@ def make_config(delay_pattern, vocab_size=V, eos_token_id=EOS):
 def make_rules(wanted, delay_pattern=(0, 1, 2), **options):
     """Translate sampling parameters as a call of `generate()` does."""
     names = ("guidance_scale", "temperature", "top_k", "top_p", "max_new_tokens")
-    options = {"do_sample": True, "sample_from_guided": False, "eos_logit_scale": 1.0} | options
+    options = {
+        "do_sample": True,
+        "sample_from_guided": False,
+        "eos_logit_scale": 1.0,
+        "return_alignment": False,
+    } | options
     minimum = options.pop("min_frames", 0)
     generation_config = GenerationConfig(do_sample=options["do_sample"])
     for name, value in options.items():
@@ -249,7 +254,7 @@ def test_ties_are_broken_as_in_the_reference_path(
 )
 def test_candidates_are_the_general_rules(wanted, options, do_sample, seed, end):
     """The shortcut over candidates only, for batches where all samples filter, chose other tokens."""
-    options = options | {"do_sample": do_sample, "sample_from_guided": False}
+    options = options | {"do_sample": do_sample, "sample_from_guided": False, "return_alignment": False}
     wanted = [one | {"guidance_scale": one["guidance_scale"] or 2.0, "top_k": one["top_k"] or 7} for one in wanted]
     wanted = [one | {"guidance_scale": 2.0 if one["guidance_scale"] == 1 else one["guidance_scale"]} for one in wanted]
     rules, frame_settings = make_rules(wanted, **options)

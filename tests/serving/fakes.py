@@ -8,6 +8,7 @@ import numpy as np
 
 from dia_hf.engine import EngineError, QueueFullError
 from dia_hf.serving.voices import VoiceInfo
+from dia_hf.speech.text_stream import TextStream
 
 RATE = 16_000
 FRAME = 512  # samples
@@ -46,7 +47,11 @@ class FakeHandle:
     def __init__(self, engine, request, script, on_change):
         self.request, self.script, self.on_change, self.engine = request, script, on_change, engine
         self.seed = 1234 if request.seed is None else request.seed
-        self.num_text_ids = len(request.text.encode())
+        is_whole = not isinstance(request.text, TextStream)
+        self.sentences = [request.text] if is_whole else []
+        self.sentence_ends = []
+        self.num_text_ids = len(request.text.encode()) if is_whole else 7
+        self._num_samples = 0
         self.num_frames = 0
         self.num_retries = script.num_retries
         self.doubt = script.doubt
@@ -82,8 +87,32 @@ class FakeHandle:
                     raise self.error
                 return
 
+    def recent_voices(self):
+        return {}
+
     def run(self):
-        script, reason = self.script, self.script.finish_reason
+        text = self.request.text
+        if isinstance(text, TextStream):
+            text.bind(self.engine.wake)
+            while not self.canceled.is_set():
+                closed = text.is_closed
+                while len(self.sentences) < len(text.sentences):
+                    self.sentences.append(text.sentences[len(self.sentences)])
+                    self.speak()
+                    self.sentence_ends.append(self._num_samples)
+                    self._tell()
+                if closed:
+                    break
+                number = len(text.sentences)
+                self.engine.wait_until(
+                    lambda number=number: len(text.sentences) > number or text.is_closed or self.canceled.is_set()
+                )
+        else:
+            self.speak()
+        self.end()
+
+    def speak(self):
+        script = self.script
         for index in range(script.num_chunks):
             if index == script.hold_after:
                 self.engine.wait_until(lambda: self.engine.is_released or self.canceled.is_set())
@@ -91,10 +120,14 @@ class FakeHandle:
                 break
             with self._lock:
                 self._chunks.append(tone(index, script.chunk_samples))
+                self._num_samples += script.chunk_samples
                 self.num_frames += script.chunk_samples // FRAME
             self._tell()
         if script.hold_after == script.num_chunks:
             self.engine.wait_until(lambda: self.engine.is_released or self.canceled.is_set())
+
+    def end(self):
+        script, reason = self.script, self.script.finish_reason
         if self.canceled.is_set():
             reason = "canceled"
         elif script.error is not None:
@@ -119,7 +152,7 @@ class FakeEngine:
     max_batch_size: int = 8
 
     def __post_init__(self):
-        tokenizer = SimpleNamespace(speaker_tokens=["[S1]", "[S2]"])
+        tokenizer = SimpleNamespace(speaker_tokens=["[S1]", "[S2]"], check_text=lambda text: None)
         self.dia = SimpleNamespace(sampling_rate=RATE, processor=SimpleNamespace(tokenizer=tokenizer))
         self.handles = []
         self.active = set()

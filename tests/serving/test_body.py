@@ -286,7 +286,7 @@ def test_the_reason_that_is_counted(serve, monkeypatch, fields, is_canceled, rea
 
     running = serve(Script(hold_after=2) if is_canceled else Script())
     if not is_canceled:
-        monkeypatch.setattr(body._Encoding, "finish", fail)
+        monkeypatch.setattr(body.SpeechEncoding, "finish", fail)
 
     def cancel():
         assert running.engine.wait_until(lambda: running.engine.handles)

@@ -89,10 +89,13 @@ def test_a_response_outlasts_the_timer_of_a_head(serve, monkeypatch):
         assert len(response.read()) == 2 * 24000 * 4 * 5120 // 16000
 
 
-def test_an_upgrade_to_a_websocket(fake):
-    """A client that asks for a WebSocket got a traceback."""
+def test_an_upgrade_to_a_websocket(fake, caplog):
+    """A client that asks for a WebSocket where there is none, or by half a handshake, got a traceback."""
     headers = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
-    assert fake.http.get("/v1/audio/speech", headers=headers).status_code == 405
+    assert fake.http.get("/v1/audio/speech/stream", headers=headers).status_code == 400
+    headers["sec-websocket-key"] = "A" * 22 + "=="
+    assert fake.http.get("/v1/audio/speech", headers=headers).status_code == 403
+    assert "Traceback" not in caplog.text
 
 
 def test_a_port_in_use(fake):

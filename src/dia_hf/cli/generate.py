@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dia_hf_command.options import REAL_MODEL
 
 from ..assets import MINIATURE
+from ..atomic_write import atomic_write
 from ..audio.io import audio_format
 from ..hub import check_model
 from ..text_files import decode_text, read_text
@@ -97,6 +98,33 @@ def _finish_sound(args: argparse.Namespace, waveform: np.ndarray, sampling_rate:
     return waveform if args.peak is None else limit_peak(waveform, args.peak)
 
 
+def _check_subtitles(args: argparse.Namespace) -> None:
+    from ..speech.subtitles import SUBTITLE_FORMATS
+
+    path = Path(args.subtitles)
+    if path.suffix.lower() not in SUBTITLE_FORMATS:
+        raise ValueError(f"--subtitles {args.subtitles!r} must end in one of {', '.join(SUBTITLE_FORMATS)}.")
+    if args.audio_prompt is not None and args.prompt_text is None and args.transcribe is None:
+        raise ValueError("--subtitles with --audio-prompt needs --prompt-text or --transcribe.")
+    check_writable("--subtitles", path)
+    check_apart("--subtitles", path, {"--text-file": args.text_file})
+
+
+def _write_subtitles(args: argparse.Namespace, dialogue: Dialogue, spoken: np.ndarray, sampling_rate: int) -> None:
+    """Write the times of words in the file, after its silence was cut off and its speed changed."""
+    from ..audio.effects import trim_silence
+    from ..speech.subtitles import format_subtitles
+
+    assert dialogue.timeline is not None
+    offset = 0.0
+    if args.trim_silence:  # a view of the samples
+        trimmed = trim_silence(spoken, sampling_rate)
+        offset = (trimmed.ctypes.data - spoken.ctypes.data) / spoken.itemsize / sampling_rate
+    words = dialogue.timeline.shifted(-offset, 1 if args.speed is None else 1 / args.speed)
+    with atomic_write(args.subtitles) as beside:
+        beside.write_text(format_subtitles(words, Path(args.subtitles).suffix.lower()), "utf-8")
+
+
 @contextmanager
 def _kept_chunks(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
     """Keep the chunks of a long dialogue beside its file until that is written."""
@@ -174,6 +202,8 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
         read = {"--audio-prompt": args.audio_prompt, "--text-file": args.text_file}
         read.update({f"--voice {voice}": voice.split("=", 1)[-1] for voice in args.voice})
         check_apart("--output", output, read)
+    if args.subtitles is not None:
+        _check_subtitles(args)
 
     import numpy as np
     from transformers.utils import logging
@@ -230,6 +260,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
             folder=None if is_pcm else f"{output}.chunks",
             seed=args.seed,
             max_seconds=args.max_seconds,
+            timestamps=args.subtitles is not None,
             **sampling,
         )
         keeping, seed, stream = (
@@ -254,6 +285,8 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
             dia.save_audio(output, waveform, _describe(args, text, seed))
             written.append(output)
             num_samples = len(waveform)  # of the file
+        if args.subtitles is not None:
+            _write_subtitles(args, dialogue, np.concatenate(chunks), dia.sampling_rate)
     seconds = num_samples / dia.sampling_rate
     line = f"{output}: {seconds:.2f} s of audio in {elapsed:.1f} s ({seconds / elapsed:.2f} × real time), seed {seed}"
     if not is_pcm:
@@ -266,7 +299,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
 def _describe(args: argparse.Namespace, text: str, seed: int) -> dict[str, Any]:
     """Say how to make the file again."""
     not_said = {"verb", "text", "text_file", "output", "seed", "model", "stream", "device", "strict", "force"}
-    not_said |= {"quiet", "json"}
+    not_said |= {"quiet", "json", "subtitles"}
     arguments = {
         name: value
         for name, value in vars(args).items()

@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dia_hf_command.options import REAL_MODEL
 
@@ -16,9 +17,12 @@ from ..atomic_write import atomic_write
 from ..text_files import read_text
 from .arguments import check_writable
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from ..speech.engine import SpeechEngine
 
-_MINIATURE_NOTE = (
+__all__ = ["MINIATURE_NOTE", "load_engine", "log_to_stderr", "model_name", "run"]
+
+MINIATURE_NOTE = (
     "this is the embedded miniature: two voices, and a few hundred words of English, one after the other. For anything "
     f"else, serve the real model (1.6 billion parameters, downloaded at the first use): --model {REAL_MODEL}"
 )
@@ -30,16 +34,11 @@ logger = logging.getLogger("dia_hf.serving")
 
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf serve` until SIGTERM or SIGINT."""
-    import torch
-    from transformers.utils import logging as transformers_logging
-
     from ..serving import Server, ServerSettings, ServerStatus, create_app
     from ..serving.voices import ServedVoices
-    from ..speech.dia import Dia
-    from ..speech.engine import SpeechEngine
 
     settings = ServerSettings(
-        model_name=_model_name(args.model),
+        model_name=model_name(args.model),
         max_input=args.max_input,
         max_seconds=args.max_seconds,
         max_upload=int(args.max_upload * 2**20),
@@ -47,18 +46,15 @@ def run(args: argparse.Namespace) -> None:
         has_open_metrics=args.open_metrics,
         cors_origins=tuple(args.cors_origin),
         io_timeout=args.send_timeout,
+        idle_timeout=args.idle_timeout,
         logs_texts=args.log_texts,
     )
     if args.port_file is not None:
         check_writable("--port-file", Path(args.port_file))
-    transformers_logging.disable_progress_bar()
-    _log_to_stderr()
-    dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
-    if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
-        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-    engine = SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
+    log_to_stderr()
+    engine = load_engine(args)
     try:
-        voices = ServedVoices(dia, args.voices, dict(args.voice_name), args.transcribe)
+        voices = ServedVoices(engine.dia, args.voices, dict(args.voice_name), args.transcribe)
         status = ServerStatus(is_ready=args.no_warmup)
         app = create_app(engine, voices, settings, status)
         server = Server(app, engine, status, args.host, args.port, args.shutdown_timeout)
@@ -66,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
             with atomic_write(args.port_file) as beside:
                 beside.write_text(f"{server.port}\n", encoding="utf-8")
         if args.model == MINIATURE:
-            logger.info("%s", _MINIATURE_NOTE)
+            logger.info("%s", MINIATURE_NOTE)
         logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)
         if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, server.port)
@@ -81,7 +77,22 @@ def run(args: argparse.Namespace) -> None:
         engine.close(0)
 
 
-def _model_name(model: str) -> str:
+def load_engine(args: argparse.Namespace) -> SpeechEngine:
+    """Load the model, and make the engine of a server."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from ..speech.dia import Dia
+    from ..speech.engine import SpeechEngine
+
+    transformers_logging.disable_progress_bar()
+    dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
+    if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
+        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+    return SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
+
+
+def model_name(model: str) -> str:
     """Return the id of a model: its name on the Hub, or that of its folder."""
     if model == MINIATURE:
         return "miniature"
@@ -105,7 +116,7 @@ def _api_keys(args: argparse.Namespace) -> list[str]:
     return keys
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Write log lines of the server and of uvicorn to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -6,13 +6,14 @@ Fused linear layers (`linear`), the decoder on preallocated memory (`decoder`), 
 `generation/logits_process.py` under transformers' loop) is its oracle in the tests.
 """
 
-from .decoder import FrameDecoder, make_frame_decoder, max_frames, unsupported_reason_of
+from .decoder import AlignmentHeads, FrameDecoder, make_frame_decoder, max_frames, unsupported_reason_of
 from .engine import Engine, EngineError, QueueFullError
 from .runners import make_runner
 from .sampling import SamplingParams, SamplingSpec
 from .scheduler import Call, FrameScheduler, RequestBatch
 
 __all__ = [
+    "AlignmentHeads",
     "Call",
     "Engine",
     "EngineError",

@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +34,10 @@ from ..rotary import apply_rotary, rotary_embedding
 from .linear import fused_linear
 from .native import make_native_step
 
-__all__ = ["FrameCache", "FrameDecoder", "make_frame_decoder", "max_frames", "unsupported_reason_of"]
+__all__ = ["AlignmentHeads", "FrameCache", "FrameDecoder", "make_frame_decoder", "max_frames", "unsupported_reason_of"]
+
+AlignmentHeads = tuple[tuple[int, int], ...]
+"""Heads of cross-attention: layer and query head of each."""
 
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 _Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -80,6 +83,8 @@ class FrameCache:
         text_keys, text_values (`list[torch.Tensor]` of shape `[B, K, S, D]`, one a layer): Of the text; unconditional
             rows have none.
         text_mask (`torch.BoolTensor` of shape `[B, 1, 1, S]`): True = keep.
+        recorded (`AlignmentHeads`): Heads of cross-attention whose weights are kept: layer and query head of each.
+        attention (`torch.FloatTensor` of shape `[B, L, J, S]`): Their weights at each frame that was read.
         addresses: Of these tensors, for `native.py`; found at the first step.
     """
 
@@ -88,6 +93,8 @@ class FrameCache:
     text_keys: list[torch.Tensor]
     text_values: list[torch.Tensor]
     text_mask: torch.Tensor
+    recorded: AlignmentHeads
+    attention: torch.Tensor
     addresses: Any = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,7 +108,17 @@ class FrameCache:
             [keys[samples] for keys in self.text_keys],
             [values[samples] for values in self.text_values],
             self.text_mask[samples],
+            self.recorded,
+            self.attention[samples],
         )
+
+    def recording(self, heads: AlignmentHeads) -> FrameCache:
+        """Return a cache of the same entries that keeps the weights of these heads, from the next frame on."""
+        if heads == self.recorded:
+            return self
+        num_samples, num_frames, _, num_bytes = self.attention.shape
+        attention = self.attention.new_zeros(num_samples, num_frames, len(heads), num_bytes)
+        return replace(self, recorded=heads, attention=attention)
 
     def copy_rows(self, other: FrameCache, rows: torch.Tensor, samples: torch.Tensor) -> None:
         """Copy all rows of another cache, which may be shorter, into these indices."""
@@ -113,6 +130,9 @@ class FrameCache:
                 to[samples, :, : source.shape[2]] = source
         self.text_mask[samples] = False
         self.text_mask[samples, :, :, : other.text_mask.shape[-1]] = other.text_mask
+        if other.recorded:
+            _, num_frames, _, num_bytes = other.attention.shape
+            self.attention[samples, :num_frames, :, :num_bytes] = other.attention
 
 
 class FrameDecoder:
@@ -198,15 +218,23 @@ class FrameDecoder:
             mlp=layer.mlp,
         )
 
-    def bytes_of_sample(self, num_frames: int, num_bytes: int, is_guided: bool) -> int:
-        """Return the size of the cache of one sample in bytes."""
+    def bytes_of_sample(self, num_frames: int, num_bytes: int, is_guided: bool, num_recorded: int = 0) -> int:
+        """Return the size of the cache of one sample in bytes, with the weights of `num_recorded` heads."""
         rows, itemsize = 2 if is_guided else 1, self.dtype.itemsize
         frames = rows * num_frames * self.heads.keys * self.heads.width
         text = num_bytes * self.cross_heads.keys * self.cross_heads.width
-        return 2 * len(self.layers) * (frames + text) * itemsize
+        return 2 * len(self.layers) * (frames + text) * itemsize + 4 * num_recorded * num_frames * num_bytes
 
-    def new_cache(self, num_samples: int, is_guided: bool, num_frames: int, num_bytes: int) -> FrameCache:
-        """Allocate a cache for `num_samples` of up to `num_frames` frames and `num_bytes` bytes of text."""
+    def new_cache(
+        self, num_samples: int, is_guided: bool, num_frames: int, num_bytes: int, recorded: AlignmentHeads = ()
+    ) -> FrameCache:
+        """Allocate a cache for `num_samples` of up to `num_frames` frames and `num_bytes` bytes of text.
+
+        Args:
+            num_samples, num_frames, num_bytes (`int`): Sizes.
+            is_guided (`bool`): Whether there are unconditional rows.
+            recorded (`AlignmentHeads`, *optional*): See `FrameCache`.
+        """
 
         # Zeros: masked values are multiplied by a weight of 0, which would keep a NaN.
         def zeros(num_rows: int, heads: _Heads, length: int) -> list[torch.Tensor]:
@@ -220,6 +248,8 @@ class FrameDecoder:
             zeros(num_samples, self.cross_heads, num_bytes),
             zeros(num_samples, self.cross_heads, num_bytes),
             torch.zeros(num_samples, 1, 1, num_bytes, dtype=torch.bool, device=self.device),
+            recorded,
+            torch.zeros(num_samples, num_frames, len(recorded), num_bytes, device=self.device),
         )
 
     def read_text(
@@ -260,7 +290,7 @@ class FrameDecoder:
             query, key, value = self._self_attention_heads(layer, hidden, rotary)
             cache.keys[index][:, :, :num_frames] = key.transpose(1, 2)
             cache.values[index][:, :, :num_frames] = value.transpose(1, 2)
-            if index == len(self.layers) - 1:
+            if index == len(self.layers) - 1 and not cache.recorded:
                 return  # the predictions of prompt frames are not used
             attended = F.scaled_dot_product_attention(
                 query.transpose(1, 2),
@@ -275,6 +305,9 @@ class FrameDecoder:
             query = query.unflatten(-1, (self.cross_heads.queries, -1))
             if cross_rotary is not None:
                 query = apply_rotary(query, cross_rotary)
+            for place, head in _recorded_in(cache, index):
+                weights = self._weights(cache, index, head, query[:, :, head], cache.text_mask[:, 0])
+                cache.attention[:, :num_frames, place] = weights
             attended = F.scaled_dot_product_attention(
                 query.transpose(1, 2),
                 cache.text_keys[index],
@@ -343,6 +376,10 @@ class FrameDecoder:
             query = layer.cross_query(layer.cross_norm(hidden[:num_samples])).unflatten(-1, (cross.queries, -1))
             if cross_rotary is not None:
                 query = apply_rotary(query, cross_rotary)
+            for place, head in _recorded_in(cache, index):
+                kept = cache.text_mask[:, 0, :, :num_bytes]
+                weights = self._weights(cache, index, head, query[:, None, head], kept)
+                cache.attention[:, :, place, :num_bytes][slot[0][:num_samples], lengths[:num_samples]] = weights[:, 0]
             attended = F.scaled_dot_product_attention(
                 query.unflatten(1, (cross.keys, -1)),
                 cache.text_keys[index][:, :, :num_bytes],
@@ -356,6 +393,13 @@ class FrameDecoder:
             hidden += self._mlp(layer, hidden)
         logits = self.head(self.norm(hidden))
         return logits.unflatten(-1, (self.config.num_channels, self.config.vocab_size)).float()
+
+    def _weights(
+        self, cache: FrameCache, index: int, head: int, query: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the weights `[B, T, S]` of a head of cross-attention, for queries `[B, T, D]`."""
+        key = cache.text_keys[index][:, head // (self.cross_heads.queries // self.cross_heads.keys), : mask.shape[-1]]
+        return (query @ key.mT).float().masked_fill(~mask, -float("inf")).softmax(-1)
 
     def _additive(self, mask: torch.Tensor) -> torch.Tensor:
         """Convert a mask to what is added to attention logits, once, because SDPA would convert it in every layer."""
@@ -377,6 +421,11 @@ class FrameDecoder:
     def _mlp(self, layer: _Layer, hidden: torch.Tensor) -> torch.Tensor:
         gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
         return layer.down(layer.mlp.activation(gate) * up)
+
+
+def _recorded_in(cache: FrameCache, index: int) -> list[tuple[int, int]]:
+    """Return place and query head of each head of a layer whose weights are kept."""
+    return [(place, head) for place, (layer, head) in enumerate(cache.recorded) if layer == index]
 
 
 _NETWORKS: weakref.WeakKeyDictionary[nn.Module, dict[bool, tuple[Any, FrameDecoder]]] = weakref.WeakKeyDictionary()

@@ -80,6 +80,10 @@ class _Cache(ctypes.Structure):
         ("text_mask", _Pointer),
         *((name, _Integer) for name in ("row_stride", "head_stride", "text_row_stride", "text_head_stride")),
         *((name, _Integer) for name in ("mask_stride", "num_slots")),
+        ("recorded", ctypes.POINTER(_Integer)),
+        ("num_recorded", _Integer),
+        ("attention", _Pointer),
+        *((f"attention_{name}_stride", _Integer) for name in ("row", "frame", "head")),
     )
 
 
@@ -303,6 +307,10 @@ def _cache_of(cache: FrameCache) -> _Cache:
         *text_keys.stride()[:2],
         cache.text_mask.stride(0),
         keys.shape[2],
+        (_Integer * (2 * len(cache.recorded)))(*(number for pair in cache.recorded for number in pair)),
+        len(cache.recorded),
+        cache.attention.data_ptr(),
+        *cache.attention.stride()[:3],
     )
 
 

@@ -123,7 +123,8 @@ class StaticRunner(EagerRunner):
     def _allocate(self, like: FrameState, size: _Size) -> FrameState:
         index = torch.arange(size.num_slots, device=like.tokens.device) % like.num_samples
         batch = like.select(index)
-        batch.cache = self.network.new_cache(size.num_slots, self.spec.is_guided, size.num_frames, size.num_bytes)
+        sizes = size.num_slots, self.spec.is_guided, size.num_frames, size.num_bytes
+        batch.cache = self.network.new_cache(*sizes, self.spec.alignment_heads)
         batch.new = batch.new.new_zeros(size.num_slots, size.num_new, batch.new.shape[2])
         batch.forced = batch.forced.new_zeros(size.num_slots, size.num_forced, batch.forced.shape[2])
         batch.is_broken, batch.delays = batch.is_broken.clone(), batch.delays.clone()
@@ -146,6 +147,7 @@ class StaticRunner(EagerRunner):
         selected = state.select(samples)
         for tensors in (selected.cache.keys, selected.cache.values):
             tensors[:] = [tensor[:, :, :-_SPARE] for tensor in tensors]
+        selected.cache.attention = selected.cache.attention[:, :-_SPARE]
         return selected
 
     def release(self, state: FrameState) -> None:

@@ -69,6 +69,7 @@ class SamplingSpec:
         uses_top_k, uses_top_p (`bool`): Whether any sample's keeps less than all.
         all_filter, any_filters (`bool`): Whether all, or any, of the samples' `filters` are set.
         eos_logit_scale (`float`): Factor on channel 0's logit of end of speech.
+        alignment_heads (`AlignmentHeads`): Heads of cross-attention whose weights are recorded; none by default.
     """
 
     eos_token_id: int
@@ -82,11 +83,13 @@ class SamplingSpec:
     all_filter: bool
     any_filters: bool
     eos_logit_scale: float = 1.0
+    alignment_heads: tuple[tuple[int, int], ...] = ()
 
     def is_compatible(self, other: SamplingSpec) -> bool:
         """Return whether samples of the two can be in one batch."""
         names = ("eos_token_id", "pad_token_id", "is_guided", "do_sample", "eos_logit_scale")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+        heads = {spec.alignment_heads for spec in (self, other) if spec.alignment_heads}
+        return len(heads) < 2 and all(getattr(self, name) == getattr(other, name) for name in names)
 
     def merged(self, other: SamplingSpec) -> SamplingSpec:
         """Return the spec of a batch of samples of the two, which must be compatible."""
@@ -98,6 +101,7 @@ class SamplingSpec:
             uses_top_p=self.uses_top_p or other.uses_top_p,
             all_filter=self.all_filter and other.all_filter,
             any_filters=self.any_filters or other.any_filters,
+            alignment_heads=self.alignment_heads or other.alignment_heads,
         )
 
     def choose(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,11 +72,15 @@ class Call:
             given.
         on_frame (`Callable`, *optional*): Receives the tokens `[M, C]` of each new frame; all requests are then
             computed at once.
+        on_weights (`Callable`, *optional*): With `on_frame` and `alignment_heads`, receives the mean weights `[M, S]`
+            of the step before each frame.
         is_canceled (`Callable`, *optional*): Called before each step; `True` ends the call.
         max_batch_size (`int`, *optional*): Samples to compute at once.
 
     Attributes:
         generated (`dict[int, torch.LongTensor]`): New frames `[N, C]` of the requests that are complete.
+        attention (`dict[int, torch.FloatTensor]`): With the `alignment_heads` of `spec`, their mean weights
+            `[T + N - 1, S]` at each frame that was read, on the CPU.
         error (`Exception` or `None`): What ended the call.
     """
 
@@ -88,15 +92,18 @@ class Call:
         on_frame: Callable[[torch.Tensor], None] | None = None,
         is_canceled: Callable[[], bool] | None = None,
         max_batch_size: int | None = None,
+        on_weights: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
         self.spec = spec
         self.requests = requests
         self.generator = generator
         self.on_frame = on_frame
+        self.on_weights = on_weights
         self.is_canceled = is_canceled or (lambda: False)
         self.max_batch_size = len(requests) if on_frame is not None else max_batch_size
         self.waiting = deque(range(len(requests)))
         self.generated: dict[int, torch.Tensor] = {}
+        self.attention: dict[int, torch.Tensor] = {}
         self.error: Exception | None = None
         self._is_done = threading.Event()
         self.num_frames = max(
@@ -192,6 +199,7 @@ class FrameScheduler:
         self._polls = AsyncReads(self._read_ends, max_pending=1 if self._is_async else 0)
         self._polled: deque[list[_Slot | None]] = deque()
         self._frames: dict[Call, AsyncReads] = {}
+        self._weights: dict[Call, AsyncReads] = {}
         self._slot_index: dict[Call, torch.Tensor] = {}
         self._sharing_calls: list[Call] = []
         self._own_generators: list[tuple[int, torch.Generator]] = []
@@ -212,18 +220,22 @@ class FrameScheduler:
             call.end(error)
         self.calls, self.slots, self.state = [], [], None
         self._frames.clear()
+        self._weights.clear()
         self._polled.clear()
         self._polls = AsyncReads(self._read_ends, self._polls.max_pending)
 
     def add(self, call: Call) -> None:
         """Queue a call. Its `SamplingSpec` must be compatible with those of the calls that are there."""
         if call.max_batch_size is None:
-            size = self.network.bytes_of_sample(call.num_frames, call.num_bytes, call.spec.is_guided)
+            num_heads = len(call.spec.alignment_heads)
+            size = self.network.bytes_of_sample(call.num_frames, call.num_bytes, call.spec.is_guided, num_heads)
             call.max_batch_size = num_fitting(size, self.network.device)
         call.max_batch_size = min(call.max_batch_size, len(call.requests))
         if call.on_frame is not None:
             pending = _POLL_INTERVAL if self._is_async else 0
             self._frames[call] = AsyncReads(lambda tokens: self._emit_frame(call, tokens), max_pending=pending)
+            if (on_weights := call.on_weights) is not None:
+                self._weights[call] = AsyncReads(lambda weights: self._emit(call, on_weights, weights), pending)
         self.calls.append(call)
 
     def run(self, call: Call) -> list[torch.Tensor]:
@@ -248,8 +260,10 @@ class FrameScheduler:
         if state is not None and (active := self._active()):
             for _ in range(min(self.poll_interval, *(slot.stop - slot.num_new for slot in active))):
                 self._take_step(state)
-                for call in self._frames:
-                    if call in self._slot_index:
+                for call in self._slot_index:
+                    if call in self._weights:
+                        self._weights[call].send(self._all_weights(state, call))
+                    if call in self._frames:
                         self._frames[call].send(self._all_tokens(state, call))
                 if any(call.is_canceled() for call in self.calls):
                     break
@@ -272,8 +286,11 @@ class FrameScheduler:
         for call in ended:
             if call in self._frames:
                 if call.error is None:
+                    if call in self._weights:
+                        self._weights[call].flush()
                     self._frames[call].flush()
                 del self._frames[call]
+                self._weights.pop(call, None)
             self.calls.remove(call)
             call.end()
         if not active:
@@ -298,6 +315,10 @@ class FrameScheduler:
                 if slot.call.error is None:
                     frames = self.state.new[index, : min(slot.num_new, slot.stop)]
                     slot.call.generated[slot.request] = frames.clone()
+                    if slot.call.spec.alignment_heads:
+                        num_read = slot.num_read - slot.num_new + len(frames)
+                        weights = self.state.cache.attention[index, :num_read, :, : slot.num_bytes]
+                        slot.call.attention[slot.request] = weights.mean(1).cpu()
                 else:  # masked values are multiplied by a weight of 0, which would keep a NaN
                     self.state.clear(torch.tensor([index], device=self.network.device))
                 self.slots[index] = None
@@ -348,7 +369,7 @@ class FrameScheduler:
             self._release()
         self.runner = make_runner(self.network, spec, self.compile_options)
         if kept is not None:
-            self._adopt(kept, active)
+            self._adopt(replace(kept, cache=kept.cache.recording(spec.alignment_heads)), active)
 
     def _places(self) -> torch.Tensor:
         """Return the indices of the slots in use."""
@@ -407,7 +428,9 @@ class FrameScheduler:
         positions = (start[:, None] + torch.arange(num_read, device=device)).clamp(max=requests.prompts.shape[1] - 1)
         frames = requests.prompts[index].gather(1, positions[..., None].expand(-1, -1, requests.prompts.shape[2]))
         num_frames = max(call.num_frames, self.num_frames)
-        cache = network.new_cache(len(admitted), is_guided, num_frames, call.num_bytes)
+        assert self.runner is not None
+        heads = self.runner.spec.alignment_heads
+        cache = network.new_cache(len(admitted), is_guided, num_frames, call.num_bytes, heads)
         texts = sorted({requests.text_of[request] for request in admitted})
         network.read_text(
             cache,
@@ -517,15 +540,25 @@ class FrameScheduler:
         slots, requests = self._slot_index[call]
         return tokens_of_all.index_copy_(0, requests, state.tokens[slots])
 
+    def _all_weights(self, state: FrameState, call: Call) -> torch.Tensor:
+        """Return the weights of the last step of a call's requests, `[M, S]`; zeros for those that have ended."""
+        weights_of_all = state.cache.attention.new_zeros(len(call.requests), call.num_bytes)
+        slots, requests = self._slot_index[call]
+        weights = state.cache.attention[slots, state.lengths[slots] - 1, :, : call.num_bytes]
+        return weights_of_all.index_copy_(0, requests, weights.mean(1))
+
     def _emit_frame(self, call: Call, tokens: torch.Tensor) -> None:
         """Pass a frame to `on_frame`, except frames that were computed before the last end was known."""
         assert call.on_frame is not None
         if not (self._frames[call].max_pending and (tokens == call.spec.pad_token_id).all()):
-            try:
-                with torch.inference_mode(False):
-                    call.on_frame(tokens.clone())
-            except Exception as error:  # of the consumer
-                call.error = call.error or error
+            self._emit(call, call.on_frame, tokens)
+
+    def _emit(self, call: Call, receive: Callable[[torch.Tensor], None], value: torch.Tensor) -> None:
+        try:
+            with torch.inference_mode(False):
+                receive(value.clone())
+        except Exception as error:  # of the consumer
+            call.error = call.error or error
 
     # --- sampling noise ---
 

@@ -131,6 +131,8 @@ class FrameState:
             [pad(keys, like.text_keys[0], 2) for keys in mine.text_keys],
             [pad(values, like.text_values[0], 2) for values in mine.text_values],
             pad(mine.text_mask, like.text_mask, 3),
+            mine.recorded,
+            pad(pad(mine.attention, like.attention, 1), like.attention, 3),
         )
         new, forced = pad(self.new, other.new, 1), pad(self.forced, other.forced, 1)
         return replace(self, cache=cache, new=new, forced=forced, size=None, graphs={})

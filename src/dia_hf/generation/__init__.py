@@ -6,7 +6,8 @@ of this package. `arguments` checks calls, `per_sample` reads lists of parameter
 while they are generated.
 """
 
-from .generation_dia import DiaGenerationMixin
+from .alignment import attend_to_text, find_alignment_heads, find_path
+from .generation_dia import DiaGenerateOutput, DiaGenerationMixin
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
     DiaConditionalLogitsProcessor,
@@ -32,10 +33,14 @@ __all__ = [
     "DiaEOSDelayPatternLogitsProcessor",
     "DiaEOSScaleLogitsProcessor",
     "DiaForcedTokensLogitsProcessor",
+    "DiaGenerateOutput",
     "DiaGenerationMixin",
     "DiaGuidanceTopKLogitsProcessor",
     "DiaPerSampleLogitsProcessor",
     "DiaRunningSamplesLogitsProcessor",
     "DiaSampleStoppingCriteria",
     "DiaSeededSamplingLogitsProcessor",
+    "attend_to_text",
+    "find_alignment_heads",
+    "find_path",
 ]

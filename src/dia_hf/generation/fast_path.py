@@ -44,6 +44,7 @@ from ..engine import (
     unsupported_reason_of,
 )
 from . import logits_process, running_samples
+from .alignment import check_heads
 from .per_sample import GUIDANCE_OFF, SampleSettings
 from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
 
@@ -168,6 +169,7 @@ class FrameCall:
         self.streamer = streamer
         self.model_kwargs = model_kwargs
         self.decoder = model.config.decoder_config
+        self.alignment: tuple[torch.Tensor, ...] | None = None  # with `return_alignment`, after `run`
 
     @property
     def num_prompt_frames(self) -> int:
@@ -254,12 +256,16 @@ class FrameCall:
             on_frame=None if streamer is None else lambda tokens: streamer.put(tokens.flatten()),
             is_canceled=lambda: any(one.criterion.is_canceled() for one in cancels),
             max_batch_size=self.config.max_batch_size,
+            on_weights=getattr(streamer, "put_alignment", None) if spec.alignment_heads else None,
         )
         engine, delay_pattern = self.model_kwargs.get("decoder_engine"), self.model.config.delay_pattern
         if engine is None:
             frames = FrameScheduler(network, delay_pattern, compile_options).run(call)
         else:
             frames = engine.run(network, delay_pattern, call, compile_options)
+        if spec.alignment_heads:
+            nothing = torch.zeros(0, 0)  # of a request that was queued at cancellation
+            self.alignment = tuple(call.attention.get(request, nothing) for request in range(len(requests)))
         generated = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True, padding_value=self.decoder.pad_token_id)
         if streamer is not None:
             streamer.end()
@@ -337,6 +343,7 @@ class FrameCall:
             all_filter=all(filters),
             any_filters=any(filters),
             eos_logit_scale=config.eos_logit_scale,
+            alignment_heads=check_heads(config.alignment_heads, self.model) if config.return_alignment else (),
         )
         return spec, params
 

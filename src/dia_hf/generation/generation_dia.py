@@ -16,6 +16,7 @@ Legend: B batch, T frames, C channels, N = B·C rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ _OWN_DEFAULTS: dict[str, Any] = {
     "per_sample": {},
     "use_fast_path": None,
     "max_batch_size": None,
+    "alignment_heads": None,
+    "return_alignment": False,
 }
 
 _WARPERS = ("temperature", "top_k", "top_p")
@@ -76,6 +79,18 @@ _OF_NETWORK = (
     "cross_attentions",
     "decoder_hidden_states",
 )
+
+
+@dataclass
+class DiaGenerateOutput(GenerateEncoderDecoderOutput):
+    """transformers' output, with the alignment of `return_alignment`.
+
+    Attributes:
+        alignment (`tuple[torch.FloatTensor, ...]`, *optional*): One of shape `[T, S]` for each returned sequence, on
+            the CPU: mean weights of the alignment heads at each step, T steps on S bytes of the text.
+    """
+
+    alignment: tuple[torch.Tensor, ...] | None = None
 
 
 def _first_rows(value: Any, num_rows: int) -> Any:
@@ -118,6 +133,8 @@ class DiaGenerationMixin(GenerationMixin):
                 uses the reference path, and `True` raises an error where the fast path does not support the call;
                 `max_batch_size`, the most samples that the fast path computes at once while the others are queued (as
                 many as fit into memory unless given). `compile_config` compiles the fast path's step.
+                `return_alignment`, whether to record what the `alignment_heads` look at (see `alignment.py`); the
+                codes are the same.
             logits_processor (`LogitsProcessorList`, *optional*): Further processors, applied after guidance and before
                 Dia's own processors and the warpers, on token history `[B·C, T]` and scores `[B·C, V]`.
             stopping_criteria (`StoppingCriteriaList`, *optional*): Further criteria, on token history `[B·C, T]`. A
@@ -136,9 +153,10 @@ class DiaGenerationMixin(GenerationMixin):
         Returns:
             `torch.LongTensor` of shape `[B · num_return_sequences, T, C]`: delayed codes, prompt included, every
             channel closed by end of speech and padded; or, with `return_dict_in_generate=True`, transformers'
-            `GenerateEncoderDecoderOutput` with these as `sequences`. Its scores and logits are of rows, `[B·C, V]`;
-            attentions and hidden states are those of the conditional samples. The cache, which the fast path does not
-            return, holds the conditional samples, then the unconditional ones.
+            `GenerateEncoderDecoderOutput` with these as `sequences` (with `return_alignment=True` a
+            `DiaGenerateOutput`). Its scores and logits are of rows, `[B·C, V]`; attentions and hidden states are those
+            of the conditional samples. The cache, which the fast path does not return, holds the conditional samples,
+            then the unconditional ones.
 
         Raises:
             ValueError: If beams or an assistant are requested, the guidance scale or the temperature is not above 0, a
@@ -445,10 +463,16 @@ class DiaGenerationMixin(GenerationMixin):
         fast = FrameCall(self, call, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
         requested = generation_config.use_fast_path
         reason = "`use_fast_path` is False" if requested is False else fast.unsupported_reason()
+        if reason is not None and generation_config.return_alignment:
+            raise ValueError(
+                f"`return_alignment` needs the fast path, but {reason}; leave it out, or see `attend_to_text`."
+            )
         if synced_gpus:
             reason = "`synced_gpus` makes several processes take the same number of steps"
         if reason is None:
             frames = fast.run()
+            if generation_config.return_alignment:
+                return DiaGenerateOutput(sequences=frames, alignment=fast.alignment)
             if generation_config.return_dict_in_generate:
                 return GenerateEncoderDecoderOutput(sequences=frames)
             return frames

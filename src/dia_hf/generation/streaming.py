@@ -42,6 +42,10 @@ class DiaCodesStreamer(BaseStreamer):
         chunk_frames (`int`, defaults to 64): Length of the later chunks in frames.
         timeout (`float`, *optional*): Seconds to wait for a chunk; no limit unless given.
 
+    Attributes:
+        put_alignment (`Callable`, *optional*): With `return_alignment`, receives the mean weights `[B, S]` of the
+            alignment heads of each step, in the generating thread, before `put` receives the step's tokens.
+
     Raises:
         ValueError: If a length is below 1, or the later chunks are shorter than the first.
 
@@ -72,6 +76,7 @@ class DiaCodesStreamer(BaseStreamer):
                 "least 1 and at most the second."
             )
         self.config = config
+        self.put_alignment: Callable[[torch.Tensor], None] | None = None
         self.chunk_frames = chunk_frames
         self.timeout = timeout
         self._next_frames = first_chunk_frames

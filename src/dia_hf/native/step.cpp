@@ -45,6 +45,10 @@ struct Cache {
     const uint8_t* text_mask;  // [B, capacity of text]
     int64_t row_stride, head_stride, text_row_stride, text_head_stride, mask_stride;
     int64_t num_slots;  // capacity in frames
+    const int64_t* recorded;  // [J, 2]: layer and query head of each head of cross-attention whose weights are kept
+    int64_t num_recorded;     // J
+    float* attention;         // [B, capacity, J, capacity of text]
+    int64_t attention_row_stride, attention_frame_stride, attention_head_stride;
 };
 
 struct Step {
@@ -151,12 +155,9 @@ void softmax(float* row, int64_t stride) {
     for (int64_t t = 0; t < stride; t += N) store(row + t, load(row + t) * factor);
 }
 
-// softmax(queries @ keys) @ values for Q queries of one key head, without scaling. D is a multiple of N.
-//
-// `weights` has room for a row of `length` for each query, rounded up to vectors.
+// softmax(queries @ keys) of Q queries, in rows of `length` rounded up to vectors. D is a multiple of N.
 template <int Q, class T>
-void attend_with(const float* queries, const T* keys, const T* values, int64_t length, int64_t width, const uint8_t* mask,
-                 float* weights, float* out) {
+void weigh(const float* queries, const T* keys, int64_t length, int64_t width, const uint8_t* mask, float* weights) {
     const int64_t stride = round_up(length, N);
     multiply_keys<Q>(queries, keys, length, width, weights, stride);
     for (int q = 0; q < Q; q++) {
@@ -165,6 +166,16 @@ void attend_with(const float* queries, const T* keys, const T* values, int64_t l
             if (t >= length || (mask && !mask[t])) row[t] = -INFINITY;
         softmax(row, stride);
     }
+}
+
+// softmax(queries @ keys) @ values for Q queries of one key head, without scaling. D is a multiple of N.
+//
+// `weights` has room for a row of `length` for each query, rounded up to vectors.
+template <int Q, class T>
+void attend_with(const float* queries, const T* keys, const T* values, int64_t length, int64_t width, const uint8_t* mask,
+                 float* weights, float* out) {
+    const int64_t stride = round_up(length, N);
+    weigh<Q>(queries, keys, length, width, mask, weights);
     std::fill_n(out, Q * width, 0.0f);
     constexpr int P = Q == 4 ? N / 4 : N / 2;
     for (int64_t first = 0; first < length; first += NEAR) {
@@ -384,7 +395,27 @@ private:
             attend_padded(group, (const T*)cache_.text_keys[index] + place, (const T*)cache_.text_values[index] + place,
                         step_.num_bytes, width, cache_.text_mask + row * cache_.mask_stride,
                         shared_.attended.data() + (row * heads.queries + head * group) * width, own);
+            for (int64_t j = 0; j < cache_.num_recorded; j++) {
+                const int64_t q = cache_.recorded[2 * j + 1] - head * group;
+                if (cache_.recorded[2 * j] == index && q >= 0 && q < group)
+                    record(row, j, own.padded.data() + q * wide, (const T*)cache_.text_keys[index] + place, own);
+            }
         });
+    }
+
+    // Keep the weights of a head of cross-attention.
+    void record(int64_t row, int64_t j, const float* query, const T* keys, Own& own) {
+        const int64_t width = decoder_.cross_heads.width, wide = round_up(width, N), length = step_.num_bytes;
+        const uint8_t* mask = cache_.text_mask + row * cache_.mask_stride;
+        float* weights = own.at_least(own.weights, 4 * round_up(length, N));
+        if (width == wide) {
+            weigh<1>(query, keys, length, width, mask, weights);
+        } else {
+            weigh<1>(query, padded(keys, length, width, own.keys), length, wide, mask, weights);
+        }
+        std::copy_n(weights, length, cache_.attention + row * cache_.attention_row_stride +
+                                         step_.lengths[row] * cache_.attention_frame_stride +
+                                         j * cache_.attention_head_stride);
     }
 
     // silu(gate) * up, whose weights are the first and the second half of one matrix.

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from ..speech.engine import SpeechEngine, SpeechRequest
-from ..speech.voices import Voice
+from ..speech.engine import SpeechEngine
 from ..text_files import shortened
-from ..tokenization_dia import SPEAKER_TAG
 from .body import SpeechResponse
 from .errors import ApiError, error_of
 from .gate import Gate
 from .metrics import Metrics
 from .requests import SpeechBody, parse_json, parse_speech, read_form, read_json
 from .settings import ServerSettings, ServerStatus
+from .speech_requests import SpeechRequests
 from .voices import ServedVoices, VoiceInfo
+from .websocket import SpeechSession
 
 __all__ = ["create_app"]
 
@@ -89,16 +88,15 @@ class _Routes:
         metrics: Metrics,
     ) -> None:
         self.engine, self.voices, self.settings, self.status, self.metrics = engine, voices, settings, status, metrics
-        self.speaker_tokens: tuple[str, ...] = tuple(engine.dia.processor.tokenizer.speaker_tokens)
         self.created = int(time.time())
-        # One recording at a time is made a voice: further ones wait here, and not in threads that others need.
-        self.recordings = asyncio.Semaphore(1)
+        self.requests = SpeechRequests(voices, settings, engine.dia.processor.tokenizer)
 
     def router(self) -> APIRouter:
         """Return the routes; bodies are read by the handlers, with bounds, and not by FastAPI."""
         router = APIRouter()
         speech = {"content": {"application/json": {"schema": SpeechBody.model_json_schema()}}, "required": True}
         router.add_api_route("/audio/speech", self.speak, methods=["POST"], openapi_extra={"requestBody": speech})
+        router.add_api_websocket_route("/audio/speech/stream", self.stream)
         router.add_api_route("/audio/voices", self.list_or_add_voices, methods=[*_GET, "POST"])
         router.add_api_route("/audio/voices/{voice_id}", self.delete_voice, methods=["DELETE"])
         router.add_api_route("/audio/models", self.list_audio_models, methods=_GET)
@@ -118,52 +116,15 @@ class _Routes:
         else:
             body = await asyncio.to_thread(parse_speech, content, self.settings)
         text = body.input.strip()
-        if not text.startswith(self.speaker_tokens):
-            text = f"{self.speaker_tokens[0]} {text}"
-        async with self.recordings if body.audio_prompt is not None else nullcontext():
-            voices = await asyncio.to_thread(self._voices_of, body, text)
-        speech = SpeechRequest(
-            text,
-            voices=voices,
-            seed=body.seed,
-            cfg_scale=body.cfg_scale,
-            temperature=body.temperature,
-            top_p=body.top_p,
-            cfg_filter_top_k=body.cfg_filter_top_k,
-            max_seconds=body.max_seconds,
-            is_streamed=body.stream,
-        )
+        if not text.startswith(self.requests.speaker_tokens):
+            text = f"{self.requests.speaker_tokens[0]} {text}"
+        voices = await self.requests.find_voices(body)
+        speech = self.requests.make(body, text, voices, text, body.stream)
         return SpeechResponse(request, body, speech, self.engine, self.settings, self.metrics)
 
-    def _voices_of(self, body: SpeechBody, text: str) -> dict[str, Voice] | Voice | None:
-        """Return the voices of a request; one of a single speaker is the first speaker's."""
-        try:
-            content = body.prompt(self.settings.max_upload)
-            if content is not None:
-                param = "audio_prompt"
-                voice: Voice | None = self.voices.from_recording(content, body.audio_prompt_transcript)
-            elif body.voices is not None:
-                param = "voices"
-                named = {}
-                for speaker, name in body.voices.items():
-                    tag = f"[{speaker.removeprefix('[').removesuffix(']')}]"
-                    if tag not in self.speaker_tokens:
-                        raise ValueError(
-                            f"`voices` names the speaker {shortened(speaker)}; give some of "
-                            f"{', '.join(token[1:-1] for token in self.speaker_tokens)}."
-                        )
-                    if (voice := self.voices.resolve(name)) is not None:
-                        named[tag] = voice
-                return named or None
-            else:
-                param = "voice"
-                voice = self.voices.resolve(body.voice_name)
-        except ValueError as error:
-            raise ApiError(400, str(error), param=param, code="invalid_value") from None
-        first = SPEAKER_TAG.search(text)
-        if voice is None or len(voice.speakers) > 1 or first is None:
-            return voice
-        return {first[0]: voice}
+    async def stream(self, socket: WebSocket) -> None:
+        """Generate speech of text that comes in pieces."""
+        await SpeechSession(socket, self.requests, self.engine, self.settings, self.metrics).run()
 
     async def list_or_add_voices(self, request: Request) -> Response:
         """Do what the method says; with a route for each, `Allow` would have the methods of the first one only."""
@@ -196,7 +157,7 @@ class _Routes:
             if len(content) > self.settings.max_upload:
                 message = f"the recording has {len(content):,} bytes; send at most {self.settings.max_upload:,}."
                 raise ApiError(413, message, param="audio_sample", code="body_too_large")
-            async with self.recordings:
+            async with self.requests.recordings:
                 info = await asyncio.to_thread(self.voices.add, name, content, sample.filename, transcript, consent)
         except ValueError as error:
             raise ApiError(400, str(error), code="invalid_value") from None

@@ -22,23 +22,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ..audio.encoders import FORMATS, StreamEncoder
-from ..audio.streams import StreamResampler, StreamTimeStretcher
+from ..audio.encoders import FORMATS
 from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest
+from .encoding import SpeechEncoding
 from .errors import ApiError, error_of, log_error
 from .metrics import Metrics
 from .requests import SpeechBody
 from .settings import ServerSettings
 
-__all__ = ["SpeechResponse"]
+__all__ = ["SpeechResponse", "usage_of"]
 
 logger = logging.getLogger(__name__)
 
 _SLICE = 2**16  # bytes of a whole body in a write, each of which waits until the one before has left
-_NOTHING = np.zeros(0, dtype=np.float32)
-_CHEAP = ("pcm", "wav")  # formats whose encoding takes less time than the way to a thread and back
-
-_WITH_LENGTH = ("wav", "flac")  # formats whose header has the number of samples
 
 
 class _BrokenError(Exception):
@@ -52,52 +48,6 @@ class _BrokenError(Exception):
     def __init__(self, reason: str, drops_buffer: bool = False) -> None:
         super().__init__(reason)
         self.reason, self.drops_buffer = reason, drops_buffer
-
-
-class _Encoding:
-    """Chunks of the model to bytes: speed, sampling rate, encoder."""
-
-    def __init__(self, body: SpeechBody, sampling_rate: int) -> None:
-        self.format = body.response_format
-        self._rate = body.rate(sampling_rate)
-        self._stages: list[StreamTimeStretcher | StreamResampler] = []
-        if body.speed != 1:
-            self._stages.append(StreamTimeStretcher(sampling_rate, body.speed))
-        if self._rate != sampling_rate:
-            self._stages.append(StreamResampler(sampling_rate, self._rate))
-        self._needs_length = self.format in _WITH_LENGTH and not body.stream
-        self._encoder = StreamEncoder(self.format, self._rate)
-        self._kept: list[np.ndarray] = []
-        self.is_cheap = self.format in _CHEAP and body.speed == 1
-
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio in hertz."""
-        return self._encoder.sampling_rate
-
-    def add(self, chunk: np.ndarray) -> bytes:
-        """Encode a chunk, `[N]`."""
-        for stage in self._stages:
-            chunk = stage.process(chunk)
-        return self._encode(chunk)
-
-    def finish(self) -> bytes:
-        """Encode the rest."""
-        rest = _NOTHING
-        for stage in self._stages:
-            rest = np.concatenate([stage.process(rest), stage.finish()])
-        last = self._encode(rest)
-        if self._needs_length:  # its header has the number of samples
-            audio = np.concatenate(self._kept)
-            self._encoder = StreamEncoder(self.format, self._rate, num_samples=len(audio))
-            last = self._encoder.encode(audio)
-        return last + self._encoder.finish()
-
-    def _encode(self, samples: np.ndarray) -> bytes:
-        if self._needs_length:
-            self._kept.append(samples)
-            return b""
-        return self._encoder.encode(samples) if len(samples) else b""
 
 
 class SpeechResponse(Response):
@@ -182,7 +132,7 @@ class SpeechResponse(Response):
                 f"the model generated no audio ({handle.doubt or handle.finish_reason}); send another seed or text."
             )
             raise ApiError(500, message, code="no_audio")
-        encoding = await asyncio.to_thread(_Encoding, self.body_fields, self.sampling_rate)
+        encoding = await asyncio.to_thread(SpeechEncoding, self.body_fields, self.sampling_rate)
         pieces = self._pieces(handle, encoding, first, chunks)
         if self.body_fields.stream_format == "sse":
             await self._send_events(handle, encoding, pieces, send)
@@ -192,7 +142,7 @@ class SpeechResponse(Response):
             await self._send_whole(handle, encoding, pieces, send)
 
     async def _send_stream(
-        self, handle: SpeechHandle, encoding: _Encoding, pieces: AsyncIterator[bytes], send: Callable
+        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: AsyncIterator[bytes], send: Callable
     ) -> None:
         await send(_start(FORMATS[encoding.format].content_type, self._speech_headers(handle, encoding)))
         try:
@@ -206,7 +156,7 @@ class SpeechResponse(Response):
         await send(_part(b"", is_last=True))
 
     async def _send_events(
-        self, handle: SpeechHandle, encoding: _Encoding, pieces: AsyncIterator[bytes], send: Callable
+        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: AsyncIterator[bytes], send: Callable
     ) -> None:
         headers = {**self._speech_headers(handle, encoding), "cache-control": "no-cache"}
         await send(_start("text/event-stream", headers))
@@ -214,7 +164,7 @@ class SpeechResponse(Response):
             async for piece in pieces:
                 audio = base64.b64encode(piece).decode("ascii")
                 await send(_part(_event({"type": "speech.audio.delta", "audio": audio})))
-            done: dict[str, Any] = {"type": "speech.audio.done", "usage": _usage(handle)}
+            done: dict[str, Any] = {"type": "speech.audio.done", "usage": usage_of(handle)}
             done |= {"finish_reason": handle.finish_reason, "seed": handle.seed}
             if handle.doubt is not None:
                 done["doubt"] = handle.doubt
@@ -227,13 +177,13 @@ class SpeechResponse(Response):
         await send(_part(_event(done), is_last=True))
 
     async def _send_whole(
-        self, handle: SpeechHandle, encoding: _Encoding, pieces: AsyncIterator[bytes], send: Callable
+        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: AsyncIterator[bytes], send: Callable
     ) -> None:
         try:
             content = b"".join([piece async for piece in pieces])
         except Exception as error:
             raise self._api_error(error) from error
-        usage = _usage(handle)
+        usage = usage_of(handle)
         headers = {
             **self._speech_headers(handle, encoding),
             "content-length": str(len(content)),
@@ -262,20 +212,16 @@ class SpeechResponse(Response):
                 await changed.wait()
 
     async def _pieces(
-        self, handle: SpeechHandle, encoding: _Encoding, first: np.ndarray, chunks: AsyncIterator[np.ndarray]
+        self, handle: SpeechHandle, encoding: SpeechEncoding, first: np.ndarray, chunks: AsyncIterator[np.ndarray]
     ) -> AsyncIterator[bytes]:
         """Yield encoded audio; raise where the request ended with an error."""
-
-        async def encode(work: Callable[..., bytes], *args: np.ndarray) -> bytes:
-            return work(*args) if encoding.is_cheap else await asyncio.to_thread(work, *args)
-
-        if piece := await encode(encoding.add, first):
+        if piece := await encoding.encode(first):
             yield piece
         async for chunk in chunks:
-            if piece := await encode(encoding.add, chunk):
+            if piece := await encoding.encode(chunk):
                 yield piece
         self._check_end(handle)
-        if piece := await encode(encoding.finish):
+        if piece := await encoding.encode(None):
             yield piece
 
     def _check_end(self, handle: SpeechHandle) -> None:
@@ -291,7 +237,7 @@ class SpeechResponse(Response):
             log_error(error, self.request_id, self.settings.logs_texts)
         return translated
 
-    def _speech_headers(self, handle: SpeechHandle, encoding: _Encoding) -> dict[str, str]:
+    def _speech_headers(self, handle: SpeechHandle, encoding: SpeechEncoding) -> dict[str, str]:
         return {
             "x-seed": str(handle.seed),
             "x-sample-rate": str(encoding.sampling_rate),
@@ -300,19 +246,12 @@ class SpeechResponse(Response):
 
     def _record(self, handle: SpeechHandle, reason: str) -> None:
         duration = time.perf_counter() - self.begin
-        metrics = self.metrics
-        metrics.speech.labels(self.body_fields.response_format, reason).inc()
-        metrics.duration.observe(duration)
-        if self.first_chunk is not None:
-            metrics.first_chunk.observe(self.first_chunk)
-        metrics.audio_seconds.inc(self.seconds)
-        metrics.input_tokens.inc(handle.num_text_ids)
-        metrics.output_frames.inc(handle.num_frames)
-        metrics.retries.inc(handle.num_retries)
+        format = self.body_fields.response_format
+        self.metrics.record(handle, format, reason, duration, self.first_chunk, self.seconds)
         logger.info(
             "%s speech: %s, %d characters, %.2f s of audio%s, end after %.3f s: %s%s%s",
             self.request_id,
-            self.body_fields.response_format,
+            format,
             len(self.body_fields.input),
             self.seconds,
             "" if self.first_chunk is None else f", first chunk after {self.first_chunk:.3f} s",
@@ -360,7 +299,7 @@ def _event(content: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
 
 
-def _usage(handle: SpeechHandle) -> dict[str, int]:
+def usage_of(handle: SpeechHandle) -> dict[str, int]:
     """Return the counts of a request: ids of its text, frames of its audio."""
     counts = {"input_tokens": handle.num_text_ids, "output_tokens": handle.num_frames}
     return {**counts, "total_tokens": sum(counts.values())}

@@ -11,11 +11,14 @@ import hashlib
 import hmac
 import re
 import uuid
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from .errors import ApiError, error_of, log_error
 from .metrics import Metrics
@@ -24,7 +27,7 @@ from .settings import ServerSettings, ServerStatus
 __all__ = ["Gate"]
 
 _PLAIN_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
-_METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "WEBSOCKET")
 _PROBES = ("/", "/health", "/ready")
 
 
@@ -45,7 +48,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -56,13 +59,21 @@ class Gate:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+            elif message["type"] == "websocket.accept":
+                status = HTTPStatus.SWITCHING_PROTOCOLS
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            elif message["type"] == "websocket.close" and status == 0:  # before it was accepted
+                status = HTTPStatus.FORBIDDEN
             await send(message)
 
         try:
-            if (refusal := self._refusal(scope["path"], headers)) is not None:
+            refusal = self._refusal(scope["path"], headers)
+            if refusal is None and scope["type"] == "websocket":
+                refusal = self._refusal_of_origin(headers)
+            if refusal is not None:
                 await refusal.response()(scope, receive, send_with_id)
             else:
                 await self.app(scope, receive, send_with_id)
@@ -70,7 +81,7 @@ class Gate:
             pass
         except Exception as error:
             log_error(error, request_id, self.settings.logs_texts)
-            if status == 0:
+            if status == 0 and not isinstance(error, WebSocketDisconnect):
                 await error_of(error, request_id).response()(scope, receive, send_with_id)
         finally:
             self._count(scope, status)
@@ -89,8 +100,18 @@ class Gate:
                 return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
         return ApiError.draining() if self.status.is_draining and path != "/metrics" else None
 
+    def _refusal_of_origin(self, headers: Headers) -> ApiError | None:
+        """Return the error of a WebSocket that a page of another origin opens: browsers do so without asking."""
+        origin = headers.get("origin")
+        allowed = self.settings.cors_origins
+        if origin is None or "*" in allowed or origin in allowed or urlsplit(origin).netloc == headers.get("host"):
+            return None
+        message = f"pages of {origin[:200]!r} may not use this server; start it with `--cors-origin` to allow them."
+        return ApiError(403, message, code="origin_not_allowed")
+
     def _count(self, scope: Scope, status: int) -> None:
         route: Any = scope.get("route")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = scope.get("method", "WEBSOCKET")
+        method = method if method in _METHODS else "other"
         path = getattr(route, "path", "other")  # not the client's path: one series for each would have no bound
         self.metrics.http_requests.labels(method, path, str(status)).inc()

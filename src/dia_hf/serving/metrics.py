@@ -50,6 +50,27 @@ class Metrics:
             gauge = Gauge(name, about, registry=registry)
             gauge.set_function(lambda attribute=attribute: getattr(engine, attribute))  # type: ignore[misc]
 
+    def record(
+        self, handle: Any, format: str, reason: str, duration: float, first_chunk: float | None, seconds: float
+    ) -> None:
+        """Count a speech request that has ended.
+
+        Args:
+            handle (`SpeechHandle`): Its handle.
+            format, reason (`str`): Format of the audio, and reason of the end.
+            duration (`float`): Seconds that it took.
+            first_chunk (`float`, *optional*): Seconds to the first chunk, if there was one.
+            seconds (`float`): Seconds of its audio.
+        """
+        self.speech.labels(format, reason).inc()
+        self.duration.observe(duration)
+        if first_chunk is not None:
+            self.first_chunk.observe(first_chunk)
+        self.audio_seconds.inc(seconds)
+        self.input_tokens.inc(handle.num_text_ids)
+        self.output_frames.inc(handle.num_frames)
+        self.retries.inc(handle.num_retries)
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

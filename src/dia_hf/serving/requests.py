@@ -13,7 +13,7 @@ import json
 from typing import Any, Literal, NoReturn
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.datastructures import FormData
 from starlette.types import Message, Receive
 
@@ -24,7 +24,16 @@ from ..tokenization_dia import SPEAKER_TAG
 from .errors import ApiError, field_error
 from .settings import ServerSettings
 
-__all__ = ["SpeechBody", "parse_json", "parse_speech", "read_form", "read_json"]
+__all__ = [
+    "SessionFields",
+    "SpeechBody",
+    "SpeechFields",
+    "parse_json",
+    "parse_session",
+    "parse_speech",
+    "read_form",
+    "read_json",
+]
 
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes
@@ -39,8 +48,8 @@ def _bounded_field(name: str, default: Any = None) -> Any:
     return Field(default, **LIMITS[name])
 
 
-class SpeechBody(BaseModel):
-    """Body of `POST /audio/speech`: OpenAI's fields, then ours.
+class SpeechFields(BaseModel):
+    """Fields of a request, without its text: OpenAI's, then ours.
 
     `instructions` has no effect. Either `audio_prompt` (base64 of a recording) with `audio_prompt_transcript`, or
     `voices` (a voice for each speaker, `{"S1": "anna", "S2": "ben"}`), is used instead of `voice`.
@@ -49,7 +58,6 @@ class SpeechBody(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     model: str = ""
-    input: str
     voice: str | _VoiceId | None = None
     instructions: str = ""
     response_format: str = "mp3"
@@ -87,13 +95,6 @@ class SpeechBody(BaseModel):
     def _check_temperature(cls, temperature: float) -> float:
         return check_temperature(temperature)
 
-    @field_validator("input")
-    @classmethod
-    def _check_input(cls, text: str) -> str:
-        if not SPEAKER_TAG.sub("", text).strip():
-            raise ValueError("there are no words in it")
-        return text
-
     @property
     def voice_name(self) -> str | None:
         """Name or id of the voice."""
@@ -120,6 +121,38 @@ class SpeechBody(BaseModel):
         if len(content) > max_upload:
             raise _too_large(max_upload)
         return content
+
+
+class SpeechBody(SpeechFields):
+    """Body of `POST /audio/speech`."""
+
+    input: str
+
+    @field_validator("input")
+    @classmethod
+    def _check_input(cls, text: str) -> str:
+        if not SPEAKER_TAG.sub("", text).strip():
+            raise ValueError("there are no words in it")
+        return text
+
+
+class SessionFields(SpeechFields):
+    """Fields of `session.config` of a WebSocket, whose names vLLM-Omni and SGLang-Omni share, and those of a body.
+
+    `stream_audio` is used instead of `stream`: whether the audio of a sentence comes in several messages.
+    """
+
+    voice: str | _VoiceId | None = Field(None, validation_alias=AliasChoices("voice", "speaker"))
+    response_format: str = "wav"
+    stream_audio: bool = False
+    split_granularity: Literal["sentence", "clause", "none"] = "sentence"
+    language: str = Field("en", max_length=64)
+    word_timestamps: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _set_stream(self) -> SessionFields:
+        self.stream = self.stream_audio
+        return self
 
 
 def _too_large(limit: int) -> ApiError:
@@ -236,11 +269,32 @@ def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
     if len(body.input) > settings.max_input:
         message = f"`input` has {len(body.input):,} characters; give at most {settings.max_input:,}."
         raise ApiError(400, message, param="input", code="string_above_max_length")
-    if settings.max_seconds is not None:
-        if body.max_seconds is not None and body.max_seconds > settings.max_seconds:
-            message = (
-                f"`max_seconds` is {body.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
-            )
-            raise ApiError(400, message, param="max_seconds", code="invalid_value")
-        body.max_seconds = body.max_seconds or settings.max_seconds
+    _limit_seconds(body, settings)
     return body
+
+
+def parse_session(message: dict[str, Any], settings: ServerSettings) -> SessionFields:
+    """Check the message `session.config`, whose fields may be in an object `session`.
+
+    Args:
+        message (`dict`): The message.
+        settings (`ServerSettings`): With the limit of `max_seconds`.
+
+    Raises:
+        ApiError: If a field is wrong; it names the field.
+    """
+    try:
+        fields = SessionFields.model_validate(message if message.get("session") is None else message["session"])
+    except ValidationError as error:
+        raise field_error(error) from None
+    _limit_seconds(fields, settings)
+    return fields
+
+
+def _limit_seconds(fields: SpeechFields, settings: ServerSettings) -> None:
+    if settings.max_seconds is None:
+        return
+    if fields.max_seconds is not None and fields.max_seconds > settings.max_seconds:
+        message = f"`max_seconds` is {fields.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
+        raise ApiError(400, message, param="max_seconds", code="invalid_value")
+    fields.max_seconds = fields.max_seconds or settings.max_seconds

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _HEAD_TIMEOUT = 30.0  # seconds from a connection, or the first byte of a later request, to the end of its head
 
+_MAX_MESSAGE = 2**24  # bytes of a message of a WebSocket, of which only a recording in `session.config` has many
+
 
 class _Protocol(H11Protocol):
     """HTTP/1.1 whose requests know their transport, and whose errors are JSON as all others."""
@@ -100,7 +102,9 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=_Protocol,
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=_MAX_MESSAGE,
+            ws_per_message_deflate=False,  # audio has no redundancy for it
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -20,6 +20,7 @@ class ServerSettings:
         has_open_metrics (`bool`, defaults to `False`): Whether `/metrics` needs no key.
         cors_origins (`tuple[str, ...]`, defaults to none): Origins whose pages may send requests; `"*"` for all.
         io_timeout (`float`, defaults to 30.0): Seconds after which a connection that takes or sends nothing is closed.
+        idle_timeout (`float`, defaults to 300.0): Seconds after which a WebSocket is closed that sends no text.
         logs_texts (`bool`, defaults to `False`): Whether texts are logged.
 
     Raises:
@@ -34,10 +35,11 @@ class ServerSettings:
     has_open_metrics: bool = False
     cors_origins: tuple[str, ...] = ()
     io_timeout: float = 30.0
+    idle_timeout: float = 300.0
     logs_texts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_input", "max_seconds", "max_upload", "io_timeout"):
+        for name in ("max_input", "max_seconds", "max_upload", "io_timeout", "idle_timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` is {value}; give a number above 0.")

@@ -1,12 +1,17 @@
 """Speech generation: `Dia`, streaming, long dialogues, and saved voices."""
 
+from .align import AlignedWord
 from .dia import ComputeDtype, Dia
 from .dialogue import Dialogue, DialogueError
 from .doubts import SpeechWarning
 from .engine import SpeechEngine, SpeechHandle, SpeechRequest
+from .subtitles import format_subtitles
+from .text_stream import TextStream
+from .timestamps import TimedText
 from .voices import Voice, VoiceLibrary, load_voice, transcribe
 
 __all__ = [
+    "AlignedWord",
     "ComputeDtype",
     "Dia",
     "Dialogue",
@@ -15,8 +20,11 @@ __all__ = [
     "SpeechHandle",
     "SpeechRequest",
     "SpeechWarning",
+    "TextStream",
+    "TimedText",
     "Voice",
     "VoiceLibrary",
+    "format_subtitles",
     "load_voice",
     "transcribe",
 ]

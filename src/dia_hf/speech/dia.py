@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,18 +23,21 @@ from transformers import BatchFeature
 
 from ..assets import MINIATURE
 from ..audio.io import write_audio
+from ..calibration import TEXTS
 from ..configuration_dia import DiaConfig
 from ..engine import Engine
-from ..generation import DiaAudioStreamer
+from ..generation import DiaAudioStreamer, find_alignment_heads
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..text_files import shortened
+from .align import AlignedWord, align
 from .dialogue import Dialogue
 from .doubts import SpeechCheck, estimate_text, warn_unknown_words
 from .loading import ComputeDtype, load_local, load_model, resolve_device
 from .options import generate_options
 from .progress import SpokenSeconds, spoken_bar
 from .script import parse_script, render, split_prefix
+from .timestamps import Timeline
 from .voices import Voice, load_voice
 
 __all__ = ["ComputeDtype", "Dia", "resolve_device"]
@@ -180,7 +183,8 @@ class Dia:
         max_seconds: float | None = None,
         max_batch_size: int | None = None,
         return_codes: bool = False,
-    ) -> np.ndarray | list[np.ndarray] | tuple[Any, Any]:
+        return_timestamps: Literal["word", "char"] | None = None,
+    ) -> np.ndarray | list[np.ndarray] | tuple[Any, ...]:
         """Generate speech.
 
         Sampling parameters default to the checkpoint's `generation_config.json`; the published one has scale 3.0,
@@ -208,6 +212,9 @@ class Dia:
             max_batch_size (`int`, *optional*): Slots for texts; finished texts free their slot for waiting ones. As
                 many as fit into the memory unless given; not with `verbose`.
             return_codes (`bool`, defaults to `False`): Whether to return the codes as well.
+            return_timestamps (`str`, *optional*): Whether to return the times of words ("word") or characters ("char")
+                as well, from what the model's `alignment_heads` look at while it speaks. The audio is the same. A
+                checkpoint without them speaks four sentences first, to find them.
 
         For several texts, `cfg_scale`, `temperature` (above 0), `top_p`, `cfg_filter_top_k` and `seed` may be lists of
         as many.
@@ -215,7 +222,7 @@ class Dia:
         Returns:
             `np.ndarray` of shape `[N]`, float32, or a list of them where `text` is a list.
             With `return_codes` a pair of these and of the codes, `torch.LongTensor` of shape `[T, C]` on the CPU, or a
-            list of them.
+            list of them. With `return_timestamps` the last is a `list[TimedText]`, or a list of them.
 
         Raises:
             ValueError: If text, prompt or an option is unusable; each error names a remedy.
@@ -226,6 +233,8 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
+        if return_timestamps not in (None, "word", "char"):
+            raise ValueError(f"`return_timestamps` is {shortened(return_timestamps)}; give 'word' or 'char'.")
         if audio_prompt_path is not None:
             warnings.warn("`audio_prompt_path` is deprecated; use `audio_prompt`.", FutureWarning, stacklevel=2)
             audio_prompt = audio_prompt_path
@@ -235,27 +244,103 @@ class Dia:
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed, num_texts)
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
+        if return_timestamps is not None:
+            options |= {"return_alignment": True, "alignment_heads": self.alignment_heads()}
         if self._is_miniature:
             warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
         frame_rate, max_delay = self.processor.codec.frame_rate, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
             streamer = SpokenSeconds(bar, frame_rate, max_delay) if verbose else None
-            tokens = self.model.generate(
+            output: Any = self.model.generate(
                 **inputs, **options, streamer=streamer, max_batch_size=max_batch_size, engine=self.engine
             )
+        tokens = output if return_timestamps is None else output.sequences
         prompt_len = self.processor.get_audio_prompt_len(inputs["decoder_attention_mask"])
         codes = self.processor.extract_codes(tokens, prompt_len)
         waveforms = [waveform.numpy() for waveform in self.processor.codec.decode(codes)]
         check.add(waveforms)
         check.warn(stacklevel=2)
+        results: list[list[Any]] = [waveforms]
+        if return_codes:
+            results.append(codes)
+        if return_timestamps is not None:
+            timelines = self._timelines(text, inputs, voice, output.alignment, codes)
+            results.append([one.words if return_timestamps == "word" else one.characters for one in timelines])
         if isinstance(text, str):
-            return (waveforms[0], codes[0]) if return_codes else waveforms[0]
-        return (waveforms, codes) if return_codes else waveforms
+            results = [result[0] for result in results]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def alignment_heads(self) -> list[list[int]]:
+        """Return the heads of cross-attention that look at the byte being spoken, layer and head of each.
+
+        Those of the generation config, if it has some; otherwise they are found in four spoken sentences, and stored
+        there.
+
+        Raises:
+            ValueError: If no head follows the text.
+        """
+        config = self.model.generation_config
+        if not getattr(config, "alignment_heads", None):
+            config.alignment_heads = find_alignment_heads(self.model, self.processor.tokenizer, TEXTS[:4])
+        return config.alignment_heads
+
+    def align(self, text: str, audio: Any, sampling_rate: int | None = None) -> list[AlignedWord]:
+        """Align a recording and its transcript: the time of each word, and how far the two agree (see `align.py`).
+
+        Args:
+            text (`str`): Transcript with speaker tags.
+            audio: The recording: a path, codes (`load_audio`), or any form that `DiaProcessor` takes; of the length of
+                one pass at most.
+            sampling_rate (`int`, *optional*): Rate of a waveform in hertz; a file has its own.
+
+        Returns:
+            `list[AlignedWord]`: The words in order. An `evidence` below 0 means that a word is probably not what is
+            said there.
+
+        Raises:
+            ValueError: If the text or the recording is too long for one pass, or unusable.
+
+        Example:
+        ```python
+        >>> from dia_hf import Dia
+        >>> dia = Dia.from_pretrained()
+        >>> speech = dia.generate("[S1] Good morning, father.", temperature=0)
+        >>> [word.text for word in dia.align("[S1] Good evening, father.", speech, 16000) if word.evidence < 0]
+        ['evening,']
+
+        ```
+        """
+        return align(self.model, self.processor, text, audio, self.alignment_heads(), sampling_rate)
+
+    def _timelines(
+        self,
+        text: str | Sequence[str],
+        inputs: BatchFeature,
+        voice: Any,
+        alignment: Sequence[torch.Tensor],
+        codes: Sequence[torch.Tensor],
+    ) -> list[Timeline]:
+        """Return the times of each text, from the weights `[frames, S]` and codes `[T, C]` of each."""
+        texts = [text] if isinstance(text, str) else list(text)
+        tokenizer, frame_rate = self.processor.tokenizer, self.processor.codec.frame_rate
+        timelines = []
+        for index, (script, weights, spoken) in enumerate(zip(texts, alignment, codes, strict=True)):
+            num_given = self.model.config.frames_for_steps(int(inputs["decoder_attention_mask"][index].sum()))
+            ids = inputs["input_ids"][index]
+            read = tokenizer.decode(ids[ids != tokenizer.pad_token_id])
+            timeline = Timeline(script, tokenizer.speaker_tokens, frame_rate)
+            weights = weights[: num_given + len(spoken)]
+            if voice is None:  # the transcript of an `audio_prompt` is in the script
+                timeline.add(read, script, weights, num_given)
+            else:
+                timeline.add(read, script, weights[num_given:])
+            timelines.append(timeline)
+        return timelines
 
     def stream(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | Iterator[str],
         max_tokens: int | None = None,
         cfg_scale: float | Sequence[float] | None = None,
         temperature: float | Sequence[float] | None = None,
@@ -269,17 +354,27 @@ class Dia:
         max_seconds: float | None = None,
         first_chunk_frames: int = 1,
         chunk_frames: int = 64,
+        split: str = "sentence",
+        language: str = "en",
     ) -> Iterator[Any]:
         """Generate speech, and yield it during generation.
 
         The audio chunks, concatenated, equal the result of `generate`. Generation runs in its own thread, which ends
         with the iterator: at its end, by `close()` or by `break`.
 
+        The text may come in pieces, such as the tokens of a language model: an iterator of strings, of which each
+        sentence is spoken as soon as it is complete, with the sentences before it as a prompt. Generation then goes on
+        while the consumer plays; lengths of chunks follow from the pace of both. `max_tokens`, `use_torch_compile` and
+        `audio_prompt` are for whole texts.
+
         Args:
-            text, max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k: See `generate`.
-            audio_prompt, voice, seed, max_seconds: See `generate`.
+            text (`str`, `Sequence[str]` or `Iterator[str]`): Text with speaker tags, several texts, or one in pieces.
+            max_tokens, cfg_scale, temperature, top_p, use_torch_compile, cfg_filter_top_k: See `generate`.
+            audio_prompt, voice, seed, max_seconds: See `generate`. For a text in pieces, `voice` may be a mapping from
+                speaker tags to voices, and `max_seconds` limits the whole, of any length.
             first_chunk_frames, chunk_frames (`int`): Lengths of the first chunk and of the later ones; see
                 `DiaAudioStreamer`.
+            split, language (`str`): For a text in pieces: where it is split, see `SentenceSplitter`.
 
         Returns:
             An iterator over `np.ndarray` of shape `[N]`, float32; where `text` is a list, over lists of them, of 0
@@ -294,6 +389,15 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
+        if isinstance(text, Iterator):
+            for name, value in (("max_tokens", max_tokens), ("audio_prompt", audio_prompt)):
+                if value is not None:
+                    raise ValueError(f"`{name}` is for a whole text; give `max_seconds` and a `voice` for pieces.")
+            if use_torch_compile:
+                raise ValueError("`use_torch_compile` is for a whole text; leave it out for pieces.")
+            parameters = {"cfg_scale": cfg_scale, "temperature": temperature, "top_p": top_p, "seed": seed}
+            parameters |= {"cfg_filter_top_k": cfg_filter_top_k, "max_seconds": max_seconds}
+            return self._stream_pieces(text, voice, split, language, parameters)
         num_texts = len(text) if isinstance(text, Sequence) and not isinstance(text, str) else 1
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed, num_texts)
         options = self._options(sampling, max_tokens, max_seconds)
@@ -304,6 +408,16 @@ class Dia:
         chunks = streamer.listen(self.model.generate, **inputs, **options, engine=self.engine)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
         return self._checked(chunks, check, is_list=not isinstance(text, str))
+
+    def _stream_pieces(
+        self, pieces: Iterator[str], voice: Any, split: str, language: str, sampling: dict[str, Any]
+    ) -> Iterator[np.ndarray]:
+        from .handle import SpeechRequest  # these build on this file
+        from .spoken_text import stream_text
+        from .text_stream import TextStream
+
+        text = TextStream(split, language)
+        return stream_text(self, pieces, text, SpeechRequest(text, voices=_load_voices(voice), **sampling))
 
     def _checked(self, chunks: Generator[Any, None, None], check: SpeechCheck, is_list: bool) -> Iterator[Any]:
         """Yield audio chunks, as lists if `is_list`, and warn at the end of implausible audio."""
@@ -385,6 +499,7 @@ class Dia:
         use_torch_compile: bool = False,
         seed: int | None = None,
         max_seconds: float | None = None,
+        timestamps: bool = False,
     ) -> Dialogue:
         """Plan a script of any length, for `.generate()` or `.stream()` of the result.
 
@@ -394,6 +509,7 @@ class Dia:
                 voice whose transcript has the tags of several speakers.
             chunk_length_s, language, closing_tag, folder, seed, max_seconds: See `Dialogue`.
             cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile: See `generate`.
+            timestamps (`bool`, defaults to `False`): Whether to find the times of words, the `timeline` of the result.
 
         Raises:
             ValueError: If the script, a voice, the folder or an option is unusable; each error names a remedy.
@@ -410,16 +526,11 @@ class Dia:
 
         ```
         """
-        loaded: dict[str, Voice] | Voice | None = None
-        if isinstance(voices, Mapping):
-            loaded = {speaker: load_voice(voice) for speaker, voice in voices.items()}
-        elif voices is not None:
-            loaded = load_voice(voices)
         dialogue = Dialogue(
             self.model,
             self.processor,
             script,
-            loaded,
+            _load_voices(voices),
             chunk_length_s,
             language,
             closing_tag,
@@ -428,6 +539,7 @@ class Dia:
             max_seconds,
             self._options((cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile)),
             self.engine,
+            self.alignment_heads() if timestamps else None,
         )
         for issue in dialogue.issues:
             warnings.warn(issue, stacklevel=2)
@@ -521,3 +633,9 @@ class Dia:
             raise ValueError("the text is empty; give a text, such as '[S1] Hello.'.")
         transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
         return render([*parse_script(transcript, tokens), *turns], prefix=prefix)
+
+
+def _load_voices(voices: Mapping[str, VoiceLike] | VoiceLike | None) -> dict[str, Voice] | Voice | None:
+    if isinstance(voices, Mapping):
+        return {speaker: load_voice(voice) for speaker, voice in voices.items()}
+    return None if voices is None else load_voice(voices)

@@ -15,7 +15,7 @@ import math
 import os
 import secrets
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,14 @@ from safetensors.torch import save
 
 from ..atomic_write import atomic_write, is_leftover
 from ..engine import Engine
-from ..generation import DiaCodesStreamer
+from ..generation import DiaCodesStreamer, attend_to_text
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..text_files import first_line, read_json, shortened
 from .doubts import SpeechStats, find_doubt, tell
 from .progress import spoken_bar
 from .script import Turn, check_script, estimate_seconds, parse_script, plan_chunks, render, split_prefix
+from .timestamps import Timeline
 from .voices import Voice
 
 __all__ = [
@@ -127,6 +128,8 @@ class Dialogue:
         max_seconds (`float`, *optional*): Limit of the whole dialogue.
         options (`dict`, *optional*): Of `generate`.
         engine (`Engine`, *optional*): Computes the chunks in one batch with other calls.
+        alignment_heads (`Sequence[Sequence[int]]`, *optional*): Heads to find the times of words by, see
+            `Dia.alignment_heads`; no times unless given.
 
     Attributes:
         issues (`list[str]`): Probable mistakes in the script, with their places; `Dia.dialogue` warns of them.
@@ -138,12 +141,20 @@ class Dialogue:
         seed (`int`): Seed in use.
         num_frames (`list[int]`): Frames of each chunk that the last call of `stream` or `generate` has generated or
             loaded.
+        timeline (`Timeline`, *optional*): With `alignment_heads`, the times of the words of these chunks.
+
+    Class attributes:
+        is_open: Whether further chunks can come.
+        min_prompt_seconds: Speech of a speaker to prompt with, if that is more than the last chunk.
 
     Raises:
         ValueError: If the script is empty, it or a transcript has control characters that mean a tag, `max_seconds` is
             shorter than a frame or not finite, a voice belongs to no speaker, to another codec or is too long, or the
             folder has another dialogue.
     """
+
+    is_open = False
+    min_prompt_seconds = 0.0
 
     def __init__(
         self,
@@ -159,6 +170,7 @@ class Dialogue:
         max_seconds: float | None = None,
         options: dict[str, Any] | None = None,
         engine: Engine | None = None,
+        alignment_heads: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.model = model
         self.engine = engine
@@ -179,20 +191,43 @@ class Dialogue:
         self.text_limit: int = processor.tokenizer.model_max_length
 
         self.speaker_tokens: list[str] = processor.tokenizer.speaker_tokens
-        self.prefix, spoken = split_prefix(script, self.speaker_tokens)
-        self.issues = check_script(spoken, self.speaker_tokens)
-        turns = parse_script(spoken, self.speaker_tokens)
-        if not turns:
-            raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
-        processor.tokenizer.check_text(script)
-        self.voices = self._take_voices(voices)
-        self.chunks = self._plan(turns, chunk_length_s, language)
-        self.expected_seconds = [sum(estimate_seconds(turn.text) for turn in turns) for turns in self.chunks]
+        self.prefix = ""
+        self.issues: list[str] = []
+        self.chunks: list[list[Turn]] = []
+        self.expected_seconds: list[float] = []
+        self.voices: dict[str, _Segment] = {}
+        self._read_script(script, voices, chunk_length_s, language)
+        self.script = script
+        self.alignment_heads = (
+            None if alignment_heads is None else tuple((layer, head) for layer, head in alignment_heads)
+        )
+        self.timeline: Timeline | None = None
         self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None:
             self._open_folder(script, voices, seed)
+
+    def _read_script(
+        self,
+        script: str,
+        voices: Mapping[str, Voice] | Voice | None,
+        chunk_length_s: tuple[float, float],
+        language: str,
+    ) -> None:
+        """Read script and voices into the attributes above."""
+        self.prefix, spoken = split_prefix(script, self.speaker_tokens)
+        self.issues = check_script(spoken, self.speaker_tokens)
+        turns = parse_script(spoken, self.speaker_tokens)
+        if not turns:
+            raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
+        self.processor.tokenizer.check_text(script)
+        self.voices = self._take_voices(voices)
+        self._add_chunks(self._plan(turns, chunk_length_s, language))
+
+    def _add_chunks(self, chunks: list[list[Turn]]) -> None:
+        self.expected_seconds += [sum(estimate_seconds(turn.text) for turn in turns) for turns in chunks]
+        self.chunks += chunks  # last, as another thread may read it
 
     def _take_voices(self, voices: Mapping[str, Voice] | Voice | None) -> dict[str, _Segment]:
         """Make one segment for each speaker; a voice of several speakers is the same segment for each."""
@@ -349,6 +384,8 @@ class Dialogue:
         clip, run = self.codec.stream(), DialogueRun(self)
         next_frames, frame_rate = first_chunk_frames, self.codec.frame_rate
         self.num_frames = run.num_frames
+        if self.alignment_heads is not None:
+            self.timeline = Timeline(self.script, self.speaker_tokens, frame_rate)
         heard = SpeechStats(self.codec.sampling_rate)
         max_seconds = None if self.max_frames is None else self.max_frames / frame_rate
 
@@ -367,14 +404,18 @@ class Dialogue:
                 if len(self.chunks) > 1:
                     bar.set_description_str(f"speaking, chunk {run.index + 1} of {len(self.chunks)}")
                 codes = self._load_chunk(run.index)
+                weights: list[torch.Tensor] = []
                 if codes is not None:
                     clip.push(codes)
+                    if self.timeline is not None:
+                        weights.append(run.attend(codes))
                     bar.update(len(codes) / frame_rate)
                     yield from ready()
                 else:
                     frames = [torch.zeros(0, self.codec.num_codebooks, dtype=torch.long)]
                     try:
                         streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
+                        streamer.put_alignment = weights.append
                         with closing(streamer.listen(self.model.generate, **run.next_call())) as spoken:
                             for frame in spoken:
                                 frames.append(frame)
@@ -390,6 +431,9 @@ class Dialogue:
                         ) from error
                     codes = torch.cat(frames)
                     self._save_chunk(run.index, codes)
+                if self.timeline is not None and len(codes) > 0:
+                    own = self.render(self.chunks[run.index])
+                    self.timeline.add(run.next_text(), own, torch.cat(weights)[: len(codes)])
                 run.add(codes)
             yield from ready(is_last=True)
         tell(run.find_doubts(heard), stacklevel=2)
@@ -431,7 +475,7 @@ class DialogueRun:
         self.dialogue = dialogue
         self.num_frames: list[int] = []
         self.is_cut = False
-        self._last: dict[str, _Segment] = {}
+        self._last: dict[str, list[_Segment]] = {}  # the newest last
         self._has_warned = False
 
     @property
@@ -440,9 +484,15 @@ class DialogueRun:
         return len(self.num_frames)
 
     @property
+    def has_next(self) -> bool:
+        """Whether the next chunk is there."""
+        return self.index < len(self.dialogue.chunks)
+
+    @property
     def is_complete(self) -> bool:
         """Whether no chunk is left to generate, or no time for it."""
-        if self.index == len(self.dialogue.chunks):
+        is_open = self.dialogue.is_open  # before the chunks, which another thread may add
+        if self.index == len(self.dialogue.chunks) and not is_open:
             return True
         left = self._frames_left()
         self.is_cut = self.is_cut or (left is not None and left <= 0)
@@ -460,8 +510,8 @@ class DialogueRun:
         """
         dialogue = self.dialogue
         model, processor = dialogue.model, dialogue.processor
-        prompt_turns, prompt = self._choose_prompt()
-        text = dialogue.render([*prompt_turns, *dialogue.chunks[self.index]])
+        _, prompt = self._choose_prompt()
+        text = self.next_text()
         inputs = processor(text=[text], audio=[prompt]).to(model.device)
         options, max_frames = dict(dialogue.options), self._frames_left()
         if max_frames is not None or prompt is not None:
@@ -472,7 +522,24 @@ class DialogueRun:
             options["max_new_tokens"] = model.config.steps_for_frames(num_frames)
         seed = _seed_of_chunk(dialogue.seed, self.index, attempt)
         generator = torch.Generator(model.device).manual_seed(seed)
+        if dialogue.alignment_heads is not None:
+            options |= {"return_alignment": True, "alignment_heads": dialogue.alignment_heads}
         return {**inputs, **options, "generator": generator, "engine": dialogue.engine}
+
+    def next_text(self) -> str:
+        """Return the text that the model reads for the next chunk: the transcripts of its prompt, and its own."""
+        turns, _ = self._choose_prompt()
+        return self.dialogue.render([*turns, *self.dialogue.chunks[self.index]])
+
+    def attend(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the mean weights `[T, S]` of the alignment heads for codes `[T, C]` of the next chunk."""
+        dialogue, (_, prompt) = self.dialogue, self._choose_prompt()
+        assert dialogue.alignment_heads is not None
+        whole = codes if prompt is None else torch.cat([prompt, codes])
+        inputs = dialogue.processor(text=[self.next_text()], audio=[whole])
+        frames = inputs["decoder_input_ids"]
+        weights = attend_to_text(dialogue.model, inputs["input_ids"], frames, dialogue.alignment_heads)
+        return weights[0, len(whole) - len(codes) : len(whole)].mean(1).cpu()
 
     def _choose_prompt(self) -> tuple[list[Turn], torch.Tensor | None]:
         """Choose the last segment of each speaker, the chunk's own speakers first, as far as there is room."""
@@ -481,9 +548,9 @@ class DialogueRun:
         seconds = _PACE_RESERVE * dialogue.expected_seconds[index] + 1
         max_frames = max(dialogue.max_prompt_frames, dialogue.frame_limit - int(seconds * frame_rate))
         chosen: list[_Segment] = []
-        for speaker in dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._last]):
-            segment = dialogue.voices.get(speaker, self._last.get(speaker))
-            if segment is None or segment in chosen:
+        speakers = dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._last])
+        for speaker, segment in [(one, segment) for one in speakers for segment in self._segments_of(one)]:
+            if segment in chosen:
                 continue
             trial = sorted([*chosen, segment], key=lambda segment: segment.order)
             num_frames = sum(len(segment.codes) for segment in trial)
@@ -503,6 +570,31 @@ class DialogueRun:
         turns = [turn for segment in chosen for turn in segment.turns]
         return turns, torch.cat([segment.codes for segment in chosen])
 
+    def _segments_of(self, speaker: str) -> list[_Segment]:
+        """Return the speech of a speaker to prompt with, the most important first."""
+        voice = self.dialogue.voices.get(speaker)
+        return [voice] if voice is not None else self._last.get(speaker, [])[::-1]
+
+    def recent_voices(self) -> dict[str, Voice]:
+        """Return the last speech of each speaker, after its voice if that is short, as voices for another dialogue.
+
+        A voice of `min_prompt_seconds` or more is returned as it is, so that it does not change from one to the next.
+        """
+        dialogue, codec, voices = self.dialogue, self.dialogue.codec, {}
+        for speaker, segments in self._last.items():
+            given = dialogue.voices.get(speaker)
+            if given is not None:
+                is_long = len(given.codes) >= dialogue.min_prompt_seconds * codec.frame_rate
+                segments = [given] if is_long else [given, *segments]
+            segments = [one for one in segments if {turn.speaker for turn in one.turns} == {speaker}]
+            while sum(len(one.codes) for one in segments) > dialogue.max_prompt_frames:
+                segments = segments[1:]
+            if segments:
+                transcript = render([turn for one in segments for turn in one.turns])
+                codes = torch.cat([one.codes for one in segments])
+                voices[speaker] = Voice(codes, transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
+        return voices
+
     def would_cut(self, num_frames: int) -> bool:
         """Return whether a next chunk of this length would be cut by the dialogue's `max_seconds`."""
         left = self._frames_left()
@@ -513,7 +605,13 @@ class DialogueRun:
         turns = self.dialogue.chunks[self.index]
         self.is_cut = self.is_cut or self.would_cut(len(codes))
         if len(codes) > 0:
-            self._last |= dict.fromkeys((turn.speaker for turn in turns), _Segment(self.index, turns, codes))
+            segment = _Segment(self.index, turns, codes)
+            for speaker in {turn.speaker for turn in turns}:
+                segments = [*self._last.get(speaker, []), segment]
+                needed = self.dialogue.min_prompt_seconds * self.dialogue.codec.frame_rate
+                while sum(len(one.codes) for one in segments[1:]) >= max(needed, 1):
+                    del segments[0]
+                self._last[speaker] = segments
         self.num_frames.append(len(codes))
 
     def find_chunk_doubt(self, index: int, num_frames: int) -> str | None:
@@ -537,6 +635,8 @@ class DialogueRun:
                 limit += f": {len(self.num_frames)} of {number} chunks"
         elif number == 1 and sum(self.num_frames) >= dialogue.most_frames:
             limit = "the limit of one call of the model"
+        if number == 0:
+            return []
         if (doubt := find_doubt(heard, sum(dialogue.expected_seconds), cut_at=limit)) is not None:
             return [doubt]
         doubts = (self.find_chunk_doubt(index, num_frames) for index, num_frames in enumerate(self.num_frames))

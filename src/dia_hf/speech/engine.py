@@ -28,8 +28,9 @@ from .dia import Dia
 from .dialogue import Dialogue
 from .handle import Mark, SpeechHandle, SpeechRequest, TextFrames
 from .options import generate_options
+from .text_stream import StreamedDialogue, TextStream
 
-__all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest"]
+__all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest", "TextStream"]
 
 logger = logging.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class SpeechEngine:
         dia (`Dia`): Model and processor.
         max_batch_size (`int`, defaults to 16): Chunks of text to generate at once.
         max_queue (`int`, *optional*): Requests that may wait for a slot; no limit unless given.
+        engine (`Engine`, *optional*): Computes the chunks, with other calls; one of its own unless given.
 
     Attributes:
         dia, max_batch_size, max_queue: As given.
@@ -67,13 +69,16 @@ class SpeechEngine:
     ```
     """
 
-    def __init__(self, dia: Dia, max_batch_size: int = 16, max_queue: int | None = None) -> None:
+    def __init__(
+        self, dia: Dia, max_batch_size: int = 16, max_queue: int | None = None, engine: Engine | None = None
+    ) -> None:
         self.dia = dia
         self.max_batch_size = max_batch_size
         if max_queue is not None and max_queue < 1:
             raise ValueError(f"`max_queue` is {max_queue}; give at least 1.")
         self.max_queue = max_queue
-        self._engine = Engine(max_batch_size)
+        self._engine = engine or Engine(max_batch_size)
+        self._owns_engine = engine is None
         self._changed = threading.Condition()
         self._waiting: deque[SpeechHandle] = deque()  # for a worker; those that have begun come first
         self._handles: list[SpeechHandle] = []  # that have begun and are not done
@@ -129,24 +134,31 @@ class SpeechEngine:
     ) -> SpeechHandle:
         dia = self.dia
         sampling = (request.cfg_scale, request.temperature, request.top_p, request.cfg_filter_top_k)
-        dialogue = Dialogue(
-            dia.model,
-            dia.processor,
-            request.text,
-            request.voices,
-            seed=request.seed,
-            max_seconds=request.max_seconds,
-            options=generate_options(dia.device, *sampling),
-            engine=self._engine,
-        )
+        options: dict[str, Any] = {
+            "seed": request.seed,
+            "max_seconds": request.max_seconds,
+            "options": generate_options(dia.device, *sampling),
+            "engine": self._engine,
+        }
+        if isinstance(request.text, TextStream):
+            dialogue: Dialogue = StreamedDialogue(dia.model, dia.processor, request.text, request.voices, **options)
+        else:
+            dialogue = Dialogue(dia.model, dia.processor, request.text, request.voices, **options)
         handle = SpeechHandle(request, dialogue, self, on_change)
         with self._changed:
             if self._is_closed:
                 raise EngineError("the engine is closed; make another one.")
             if max_queue is not None and self.num_queued >= max_queue:
                 raise QueueFullError(f"{max_queue} requests (`max_queue`) are waiting already; try again later.")
-            self._waiting.append(handle)
+            if dialogue.chunks:
+                self._waiting.append(handle)
+            else:
+                handle._is_parked = True
+                self._handles.append(handle)
             self._changed.notify_all()
+        if isinstance(request.text, TextStream):
+            request.text.bind(lambda: self._read(handle))
+            self._read(handle)  # what was written in the meantime
         return handle
 
     def warm_up(self, text: str = "[S1] Hello.", seconds: float = 1.0) -> None:
@@ -174,14 +186,20 @@ class SpeechEngine:
         """
         with self._changed:
             self._is_closed = True
+            texts = [handle.request.text for handle in (*self._waiting, *self._handles)]
             self._changed.notify_all()
+        for text in texts:
+            if isinstance(text, TextStream):
+                text.close()
+        with self._changed:
             self._changed.wait_for(lambda: not (self._waiting or self._handles), timeout)
             left = [*self._waiting, *self._handles]
         for handle in left:
             handle.cancel()
         for thread in self._threads:
             thread.join()
-        self._engine.close()
+        if self._owns_engine:
+            self._engine.close()
 
     def _cancel(self, handle: SpeechHandle) -> None:
         with self._changed:
@@ -192,12 +210,29 @@ class SpeechEngine:
             self._changed.notify_all()
 
     def _unpark(self, handle: SpeechHandle) -> None:
-        """Have the next chunk of the text generated, unless the reader is behind."""
+        """Have the next chunk of the text generated, if it is there and the reader is not behind."""
         with self._changed:
-            if handle._is_parked and not handle.is_behind:
+            if not handle._is_parked:
+                return
+            if handle._run.is_complete:
+                handle._is_parked, handle._is_complete = False, True
+                self._changed.notify_all()
+            elif handle._run.has_next and not handle.is_behind:
                 handle._is_parked = False
                 self._waiting.appendleft(handle)
                 self._changed.notify_all()
+
+    def _read(self, handle: SpeechHandle) -> None:
+        """Read what was added to the text of a request."""
+        dialogue = handle._run.dialogue
+        assert isinstance(dialogue, StreamedDialogue)
+        try:
+            dialogue.update()
+        except ValueError as error:  # the reader gets it
+            handle.is_canceled = True
+            self._finish(handle, error)
+        else:
+            self._unpark(handle)
 
     def _finish(self, handle: SpeechHandle, error: Exception | None = None) -> None:
         """End a request, and forget it."""
@@ -239,12 +274,10 @@ class SpeechEngine:
             with self._changed:
                 if handle.is_canceled:
                     self._finish(handle)
-                elif handle._run.is_complete:
-                    handle._is_complete = True
-                    self._changed.notify_all()
                 else:
                     handle._is_parked = True
                     self._unpark(handle)
+                    self._changed.notify_all()  # the frames of a chunk have ended
         return True
 
     def _generate_chunk(self, handle: SpeechHandle) -> None:
@@ -265,7 +298,7 @@ class SpeechEngine:
             codes = self.dia.processor.extract_codes(tokens, num_prompt)[0]
             may_retry = handle.request.seed is None and attempt < _MOST_RETRIES and not run.would_cut(len(codes))
             doubt = run.find_chunk_doubt(run.index, len(codes)) if may_retry else None
-            if doubt is None or not mark.rewind(handle):
+            if doubt is None or not mark.rewind(handle, frames):
                 run.add(codes)
                 return
             handle.num_retries += 1
@@ -339,6 +372,7 @@ class SpeechEngine:
                 if number > 0 and not isinstance(waveform, Exception):
                     handle._put(waveform.numpy(), number)
                     handle._next_frames = 2 * number
+                handle._end_sentence()
         for handle, waveform in zip(chosen, waveforms, strict=True):
             if isinstance(waveform, Exception):
                 failed.append((handle, waveform))

@@ -26,6 +26,7 @@ from ..configuration_dia import DiaConfig
 from ..delay_pattern import valid_codes
 from .dialogue import Dialogue, DialogueRun
 from .doubts import SpeechStats
+from .text_stream import TextStream
 from .voices import Voice
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class SpeechRequest:
     """Text to speak, and how.
 
     Attributes:
-        text (`str`): Text with speaker tags, of any length.
+        text (`str` or `TextStream`): Text with speaker tags, of any length, or one that comes in pieces.
         voices (`Mapping[str, Voice]` or `Voice`, *optional*): See `Dia.dialogue`.
         seed (`int`, *optional*): Seed of the sampling. Random unless given; only then is a chunk of implausible length
             generated anew, with another seed.
@@ -57,7 +58,7 @@ class SpeechRequest:
             comes at the end, decoded when no player waits.
     """
 
-    text: str
+    text: str | TextStream
     voices: Mapping[str, Voice] | Voice | None = None
     seed: int | None = None
     cfg_scale: float | None = None
@@ -74,13 +75,18 @@ class TextFrames(BaseStreamer):
     Args:
         config (`DiaConfig`): Delay pattern and token ids.
         changed (`Callable`): Called at each step with the number of complete frames that were not taken.
+
+    Attributes:
+        num_taken (`int`): Frames that were taken.
+        has_ended (`bool`): Whether no further frames come.
     """
 
     def __init__(self, config: DiaConfig, changed: Callable[[int], None]) -> None:
         self.config = config
         self._changed = changed
+        self.num_taken = 0
         self._delayed: list[torch.Tensor] = []  # tokens `[1, C]` of the steps from the first frame that was not taken
-        self._has_prompt = self._has_ended = False
+        self._has_prompt = self.has_ended = False
 
     def put(self, value: torch.Tensor) -> None:
         """Receive the prompt, then the tokens of each step."""
@@ -91,7 +97,7 @@ class TextFrames(BaseStreamer):
 
     def end(self) -> None:
         """Mark the end of the tokens."""
-        self._has_ended = True
+        self.has_ended = True
 
     @property
     def num_complete(self) -> int:
@@ -101,7 +107,7 @@ class TextFrames(BaseStreamer):
     @property
     def is_empty(self) -> bool:
         """Whether all frames were taken and no further ones come."""
-        return self._has_ended and self.num_complete == 0
+        return self.has_ended and self.num_complete == 0
 
     def take(self) -> torch.Tensor:
         """Return the codes `[T, C]` of the complete frames. Called by one thread, while another one puts."""
@@ -110,6 +116,7 @@ class TextFrames(BaseStreamer):
             return torch.zeros(0, decoder.num_channels, dtype=torch.long)
         delayed = torch.stack(self._delayed[: number + self.config.max_delay], dim=1)
         del self._delayed[:number]
+        self.num_taken += number
         return valid_codes(delayed, self.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)[0]
 
 
@@ -119,7 +126,8 @@ class SpeechHandle:
     Attributes:
         request (`SpeechRequest`): The request.
         seed (`int`): Its seed, drawn if none was given.
-        num_text_ids (`int`): Token ids of the text, without transcripts of voices.
+        sentence_ends (`list[int]`): Of a text that comes in pieces: for each sentence whose audio is complete, the
+            number of samples up to its end.
         num_frames (`int`): Frames decoded so far.
         num_retries (`int`): Chunks that were generated anew.
         is_done (`bool`): Whether the end has come; there may be chunks to take still.
@@ -134,7 +142,7 @@ class SpeechHandle:
     ) -> None:
         self.request = request
         self.seed = dialogue.seed
-        self.num_text_ids = sum(map(dialogue.num_ids, dialogue.chunks))
+        self.sentence_ends: list[int] = []
         self.num_frames = self.num_retries = 0
         self.is_done = False
         self.finish_reason: str | None = None
@@ -147,13 +155,16 @@ class SpeechHandle:
         # Between the reader, the worker and the decoding thread, guarded by the condition:
         self._changed = threading.Condition()
         self._chunks: deque[np.ndarray] = deque()
-        self._num_read = 0  # samples
+        self._num_read = self._num_put = 0  # samples
         self._parts: deque[TextFrames] = deque()  # of the chunks of text whose frames were not all taken
         self._decoding = threading.Lock()  # held to change the clip
+        self._has_clips = isinstance(request.text, TextStream)  # one for each sentence
         self._clip = dialogue.codec.stream()
+        self._begins_sentence = True
+        self._ends_sentence = False  # the clip is closed, as all frames of a sentence are in it
         self._heard = SpeechStats(dialogue.codec.sampling_rate)
         self._is_complete = False  # no further frames come
-        self._is_parked = False  # the reader is far behind
+        self._is_parked = False  # the reader is far behind, or the text not there yet
         self._first_time: float | None = None
         self._next_frames = 1  # twice the last chunk
         self._wake_at = 1  # Complete frames of the current part from which on the decoding thread looks at this.
@@ -189,6 +200,20 @@ class SpeechHandle:
         return chunks
 
     @property
+    def num_text_ids(self) -> int:
+        """Token ids of the text, without transcripts of voices."""
+        return sum(map(self._run.dialogue.num_ids, list(self._run.dialogue.chunks)))
+
+    @property
+    def sentences(self) -> list[str]:
+        """Texts of the chunks, without tags; of a text that comes in pieces, those so far."""
+        return [" ".join(turn.text for turn in turns) for turns in list(self._run.dialogue.chunks)]
+
+    def recent_voices(self) -> dict[str, Voice]:
+        """Return the last speech of each speaker, after its voice if that is short, as `voices` of another request."""
+        return self._run.recent_voices()
+
+    @property
     def is_behind(self) -> bool:
         """Whether the reader has left so much unread that no further chunk of the text is begun."""
         codec = self._clip.codec
@@ -214,7 +239,7 @@ class SpeechHandle:
 
     def _wanted(self, ahead: float) -> tuple[int, float]:
         """Return how many frames the next chunk should have, and the seconds ahead at which fewer will do."""
-        if self._is_complete:
+        if self._is_final:
             return 0, -math.inf
         if self._first_time is None and self.request.is_streamed:
             frames = math.ceil(2 * self._engine._seconds_to_next * self._clip.codec.frame_rate)
@@ -228,39 +253,65 @@ class SpeechHandle:
     def _num_next(self) -> int:
         """Return the frames of the next chunk: as many as are there, in few sizes, which a codec computes faster."""
         number = min(self._clip.num_ready, _CHUNK_FRAMES)
-        return number if self._is_complete or number == 0 else 1 << (number.bit_length() - 1)
+        return number if self._clip.is_closed or number == 0 else 1 << (number.bit_length() - 1)
+
+    @property
+    def _is_final(self) -> bool:
+        """Whether no later frames join the clip."""
+        with self._changed:
+            if self._has_clips and self._parts:
+                return self._clip.is_closed or self._parts[0].has_ended
+            return self._clip.is_closed or self._is_complete
 
     def _num_ready(self) -> int:
         """Return the frames whose samples are final; below 0 at the beginning."""
         with self._changed:
             pending = self._clip.num_pending + self._num_complete()
-            return pending - (0 if self._is_complete else self._clip.codec.decoder_margin)
+            return pending - (0 if self._is_final else self._clip.codec.decoder_margin)
 
     def _num_complete(self) -> int:
         """Return the frames that the clip lacks."""
         with self._changed:
-            return sum(part.num_complete for part in self._parts)
+            if self._clip.is_closed:
+                return 0
+            return sum(part.num_complete for part in list(self._parts)[: 1 if self._has_clips else None])
 
     def _pull(self) -> None:
         """Add the frames that are complete to the clip; `_decoding` is held."""
         with self._changed:
-            while self._parts:
+            while self._parts and not self._clip.is_closed:
                 self._clip.push(self._parts[0].take())
                 if not self._parts[0].is_empty:
                     return
                 self._parts.popleft()
-            if self._is_complete:
+                if self._has_clips:
+                    self._clip.close()
+                    self._ends_sentence = True
+            if self._is_complete and not self._parts:
                 self._clip.close()
 
     def _put(self, samples: np.ndarray, num_frames: int) -> None:
         with self._changed:
+            if self._first_time is None or (self._begins_sentence and self._ahead < 0):  # the player stands still
+                self._first_time = time.monotonic() - self._heard.seconds
+            self._begins_sentence = False
             self._chunks.append(samples)
+            self._num_put += len(samples)
             self._heard.add(samples)
             self.num_frames += num_frames
-            self._first_time = self._first_time or time.monotonic()
             self._changed.notify_all()
         if self.request.is_streamed:
             self._tell()
+
+    def _end_sentence(self) -> None:
+        """Begin the next clip if all of a sentence was decoded; `_decoding` is held."""
+        if not self._ends_sentence or self._clip.num_pending:
+            return
+        with self._changed:
+            self.sentence_ends.append(self._num_put)
+            self._clip = self._clip.codec.stream()
+            self._ends_sentence, self._begins_sentence = False, True
+        self._tell()
 
     def _end(self, reason: str, error: Exception | None = None, doubt: str | None = None) -> None:
         with self._changed:
@@ -289,9 +340,19 @@ class Mark:
             self.clip, self.heard = copy.copy(handle._clip), copy.copy(handle._heard)
             self.num_chunks, self.num_frames = len(handle._chunks), handle.num_frames
 
-    def rewind(self, handle: SpeechHandle) -> bool:
-        """Take the audio since then back, unless a reader may have it; return whether that was possible."""
+    def rewind(self, handle: SpeechHandle, frames: TextFrames) -> bool:
+        """Take the audio since then back, unless a reader may have it; return whether that was possible.
+
+        Args:
+            handle (`SpeechHandle`): The handle.
+            frames (`TextFrames`): Frames of the attempt.
+        """
         with handle._decoding, handle._changed:
+            if handle._has_clips:  # the clip may be that of the sentence before
+                if frames.num_taken or frames not in handle._parts:
+                    return False
+                handle._parts.remove(frames)
+                return True
             if handle.request.is_streamed and handle.num_frames > self.num_frames:
                 return False
             while len(handle._chunks) > self.num_chunks:

@@ -1,0 +1,190 @@
+"""Alignment of speech and text by the model itself: which byte of the text each frame speaks.
+
+Some heads of the decoder's cross-attention look at the byte that is being spoken. `find_alignment_heads` finds them in
+the model's own speech; a checkpoint stores them as `alignment_heads` of its `generation_config.json`, which is
+Whisper's name. Their mean weights are recorded while the model speaks (`generate(..., return_alignment=True)`), or
+computed for speech that is given (`attend_to_text`). `find_path` turns them into one byte a frame.
+
+Row t of the weights belongs to the step that reads frame t of the delayed codes, the beginning of speech being frame 0,
+and chooses channel 0 of the next one. So row t is about frame t of the codes without delay.
+
+Legend: B samples, T frames, C channels, S text bytes, J heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..delay_pattern import num_valid_frames
+from ..engine import AlignmentHeads, make_frame_decoder, unsupported_reason_of
+
+__all__ = ["attend_to_text", "check_heads", "find_alignment_heads", "find_path", "score_heads"]
+
+_LEAST_WEIGHT = 1e-3  # Weights below it say nothing: a frame may be of any byte.
+_NEARLY = 0.9  # Heads with at least this share of the best score are used, ...
+_MOST_HEADS = 8  # ... and no more than this.
+_LEAST_SCORE = 0.2  # Heads below it look at no byte in particular, or in no order.
+
+
+def check_heads(heads: Any, model: Any) -> AlignmentHeads:
+    """Check the `alignment_heads` of a generation config.
+
+    Args:
+        heads (`Sequence[Sequence[int]]` or `None`): Layer and query head of each.
+        model (`DiaForConditionalGeneration`): The model.
+
+    Returns:
+        `AlignmentHeads`: The same as tuples.
+
+    Raises:
+        ValueError: If there are none, or the model has no such head.
+    """
+    if not heads:
+        raise ValueError(
+            "the generation config has no `alignment_heads`, the heads of cross-attention that look at the byte being "
+            "spoken; set `model.generation_config.alignment_heads = find_alignment_heads(model, tokenizer, texts)`."
+        )
+    decoder = model.config.decoder_config
+    limits = decoder.num_hidden_layers, decoder.cross_num_attention_heads
+    for pair in heads:
+        is_pair = isinstance(pair, Sequence) and len(pair) == 2 and all(type(number) is int for number in pair)
+        if not is_pair or not all(0 <= number < limit for number, limit in zip(pair, limits, strict=True)):
+            raise ValueError(
+                f"`alignment_heads` has {pair!r}; give pairs of layer and head, below {limits[0]} and {limits[1]}."
+            )
+    return tuple((int(layer), int(head)) for layer, head in heads)
+
+
+@torch.inference_mode()
+def attend_to_text(
+    model: Any,
+    input_ids: torch.Tensor,
+    frames: torch.Tensor,
+    heads: AlignmentHeads,
+    attention_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Compute the weights of heads of cross-attention for speech that is given, in one pass.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model.
+        input_ids (`torch.LongTensor` of shape `[B, S]`): Bytes.
+        frames (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes, from the beginning of speech on.
+        heads (`AlignmentHeads`): Layer and query head of each.
+        attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep; all unless given.
+
+    Returns:
+        `torch.FloatTensor` of shape `[B, T, J, S]`: The weights of each head, on the model's device.
+
+    Raises:
+        ValueError: If the model has hooks, another attention implementation than "sdpa", or other properties that the
+            fast path does not support.
+    """
+    if (reason := unsupported_reason_of(model)) is not None:
+        raise ValueError(f"the weights of heads are computed by the fast path, which does not run because {reason}.")
+    network = make_frame_decoder(model)
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    num_samples, num_frames, _ = frames.shape
+    cache = network.new_cache(num_samples, False, num_frames, input_ids.shape[1], heads)
+    texts = torch.arange(num_samples, device=network.device)
+    network.read_text(cache, input_ids.to(network.device), mask.to(network.device), texts)
+    network.read_frames(cache, frames.to(network.device), is_guided=False)
+    return cache.attention
+
+
+def find_path(weights: torch.Tensor) -> torch.Tensor:
+    """Find the byte that each frame speaks: the most probable path through the weights that never goes back.
+
+    Args:
+        weights (`torch.Tensor` of shape `[T, S]`): Mean weights of the alignment heads.
+
+    Returns:
+        `torch.LongTensor` of shape `[T]`: Indices of bytes, which do not decrease.
+    """
+    logs = weights.double().cpu().numpy()
+    logs = np.log(logs + _LEAST_WEIGHT)
+    num_frames, num_bytes = logs.shape
+    places = np.arange(num_bytes)
+    came_from = np.zeros((num_frames, num_bytes), dtype=np.int32)
+    score = np.zeros(num_bytes)
+    for frame in range(num_frames):
+        # The best of the paths that have come no further; the last of equals, so that a path moves no more than needed.
+        best = np.maximum.accumulate(score)
+        came_from[frame] = np.maximum.accumulate(np.where(score == best, places, 0))
+        score = best + logs[frame]
+    path = np.zeros(num_frames, dtype=np.int64)
+    place = int(score.argmax()) if num_frames else 0
+    for frame in range(num_frames - 1, -1, -1):
+        path[frame] = place
+        place = came_from[frame, place]
+    return torch.from_numpy(path)
+
+
+def score_heads(weights: torch.Tensor) -> torch.Tensor:
+    """Score how well heads align: peaked, spread over the text, and in its order.
+
+    The score is the mutual information of frame and byte, as a share of the most that it can be, times the correlation
+    of the frame with the mean byte that is looked at. A head that always looks at one byte, or at all of them, has 0.
+
+    Args:
+        weights (`torch.Tensor` of shape `[T, J, S]`): Weights of the heads.
+
+    Returns:
+        `torch.DoubleTensor` of shape `[J]`: Scores, at most 1.
+    """
+    num_frames, _, num_bytes = weights.shape
+    weights = weights.double()
+    per_frame = torch.special.entr(weights).sum(-1).mean(0)
+    information = (torch.special.entr(weights.mean(0)).sum(-1) - per_frame) / math.log(min(num_frames, num_bytes))
+    places = torch.arange(num_bytes, device=weights.device, dtype=torch.double)
+    means = (weights * places).sum(-1)
+    means = means - means.mean(0)
+    times = torch.arange(num_frames, device=weights.device, dtype=torch.double)[:, None]
+    times = times - times.mean()
+    correlation = (means * times).sum(0) / (means.norm(dim=0) * times.norm()).clamp(min=1e-12)
+    return information * correlation.clamp(min=0)
+
+
+def find_alignment_heads(
+    model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_frames: int = 400
+) -> list[list[int]]:
+    """Find the heads of cross-attention that look at the byte being spoken, in speech of the model's own.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model. It speaks with the sampling parameters of its generation
+            config, and the seed 0.
+        tokenizer (`DiaTokenizer`): Its tokenizer.
+        texts (`Sequence[str]`): Texts of a sentence or two, in a language that the model speaks.
+        max_frames (`int`, defaults to 400): Frames of each.
+
+    Returns:
+        `list[list[int]]`: Layer and query head of each, best first, for `generation_config.alignment_heads`.
+
+    Raises:
+        ValueError: If no head aligns; the model has not learned to speak the texts, or not by attention.
+    """
+    decoder = model.config.decoder_config
+    every = tuple(
+        (layer, head) for layer in range(decoder.num_hidden_layers) for head in range(decoder.cross_num_attention_heads)
+    )
+    scores = torch.zeros(len(every), dtype=torch.double)
+    for text in texts:
+        ids = tokenizer([text], return_tensors="pt")["input_ids"].to(model.device)
+        generator = torch.Generator(model.device).manual_seed(0)
+        frames = model.generate(input_ids=ids, max_new_tokens=max_frames, generator=generator)
+        number = num_valid_frames(frames[:, 1:], model.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
+        weights = attend_to_text(model, ids, frames, every)[0, : max(int(number[0]), 2)]
+        scores += score_heads(weights).cpu() / len(texts)
+    best = scores.max().item()
+    if best < _LEAST_SCORE:
+        raise ValueError(
+            f"no head of cross-attention follows the text: the best has a score of {best:.2f}, and {_LEAST_SCORE} is "
+            "needed; give texts in a language that the model speaks."
+        )
+    order = scores.argsort(descending=True)[:_MOST_HEADS].tolist()
+    return [list(every[place]) for place in order if scores[place] >= _NEARLY * best]

@@ -1,0 +1,165 @@
+"""Times of words and characters in generated speech, from the alignment that was recorded while the model spoke.
+
+The text is the caller's, byte for byte: every time has its place in it. A character has the time in which its bytes are
+spoken (`find_path`); a word lasts from its first letter to its last. Tags and white space have no time.
+
+Legend: T frames, S text bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..generation import find_path
+
+__all__ = ["TimedText", "Timeline"]
+
+
+@dataclass(frozen=True)
+class TimedText:
+    """A word or a character with its time.
+
+    Attributes:
+        text (`str`): As it is in the script.
+        start, end (`float`): Seconds from the beginning of the audio.
+        start_char, end_char (`int`): Its place in the script: `script[start_char:end_char]`.
+        speaker (`str` or `None`): Tag of its speaker; `None` before the first tag.
+    """
+
+    text: str
+    start: float
+    end: float
+    start_char: int
+    end_char: int
+    speaker: str | None
+
+
+class _Character(NamedTuple):
+    """A character of a text: its place, the first of its ids and the one after its last, and the speaker's tag."""
+
+    place: int
+    first_id: int
+    next_id: int
+    speaker: str | None
+
+
+class Timeline:
+    """Times of the characters of a script, which its chunks add as they are spoken.
+
+    Args:
+        script (`str`): The whole text, with tags.
+        speaker_tokens (`Sequence[str]`): Tags of the tokenizer.
+        frame_rate (`float`): Frames a second.
+
+    Attributes:
+        script (`str`): The text.
+        num_frames (`int`): Frames that were added.
+    """
+
+    def __init__(self, script: str, speaker_tokens: Sequence[str], frame_rate: float) -> None:
+        self.script = script
+        self.frame_rate = frame_rate
+        self.num_frames = 0
+        self._tags = re.compile("|".join(re.escape(tag) for tag in sorted(speaker_tokens, key=len, reverse=True)))
+        self._characters = self._spoken(script)
+        # Frames, one entry for each character that a chunk has added:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._limits: list[int] = []  # where the chunk ends
+
+    def _spoken(self, text: str) -> list[_Character]:
+        """Return the characters that are neither white space nor part of a tag."""
+        spoken, place, first_id, speaker = [], 0, 0, None
+        while place < len(text):
+            if (tag := self._tags.match(text, place)) is not None:
+                speaker, place, first_id = tag[0], tag.end(), first_id + 1
+                continue
+            next_id = first_id + len(text[place].encode())
+            if not text[place].isspace():
+                spoken.append(_Character(place, first_id, next_id, speaker))
+            place, first_id = place + 1, next_id
+        return spoken
+
+    def add(self, text: str, own: str, weights: torch.Tensor, num_given: int = 0) -> None:
+        """Add a chunk.
+
+        Args:
+            text (`str`): Text that the model read.
+            own (`str`): Its end, the next part of the script; before it are transcripts of prompts, which it did not
+                speak. Tags and white space may differ.
+            weights (`torch.Tensor` of shape `[T, S]`): Mean weights of the alignment heads at the frames spoken.
+            num_given (`int`, defaults to 0): Frames at their beginning that were given: a recording whose transcript
+                is a part of the script. Its words have no time.
+        """
+        spoken = self._spoken(text)
+        spoken = spoken[len(spoken) - len(self._spoken(own)) :]
+        begin = self.num_frames - num_given
+        self.num_frames += len(weights) - num_given
+        if not spoken:
+            return
+        first = spoken[0].first_id
+        path = find_path(weights[:, first:]).numpy() + first
+        self._starts += (begin + np.searchsorted(path, [character.first_id for character in spoken])).tolist()
+        self._ends += (begin + np.searchsorted(path, [character.next_id for character in spoken])).tolist()
+        self._limits += [self.num_frames] * len(spoken)
+
+    def _timed(self, first: int, last: int) -> TimedText:
+        """Return the text from one character that was spoken to another one."""
+        place, after = self._characters[first].place, self._characters[last].place + 1
+        voiced = [i for i in range(first, last + 1) if self.script[self._characters[i].place].isalnum()]
+        start, end = (voiced[0], voiced[-1]) if voiced else (first, last)
+        return TimedText(
+            text=self.script[place:after],
+            start=max(self._starts[start], 0) / self.frame_rate,
+            end=self._ends[end] / self.frame_rate,
+            start_char=place,
+            end_char=after,
+            speaker=self._characters[first].speaker,
+        )
+
+    @property
+    def characters(self) -> list[TimedText]:
+        """The characters that were spoken, in order, without white space and tags."""
+        return [self._timed(i, i) for i in range(len(self._starts)) if self._was_reached(i, i)]
+
+    @property
+    def words(self) -> list[TimedText]:
+        """The words that were spoken, in order: characters up to white space or a tag, punctuation included."""
+        return [self._timed(first, last) for first, last in self._words() if self._was_reached(first, last)]
+
+    def shifted(self, seconds: float, factor: float = 1.0) -> list[TimedText]:
+        """Return the words for audio that was cut or whose speed was changed.
+
+        Args:
+            seconds (`float`): Seconds that are added to the times.
+            factor (`float`, defaults to 1.0): By which they are multiplied then.
+        """
+        moved = []
+        for word in self.words:
+            start, end = (max(time + seconds, 0.0) * factor for time in (word.start, word.end))
+            moved.append(replace(word, start=start, end=end))
+        return moved
+
+    @property
+    def all_words(self) -> list[TimedText]:
+        """The words of the chunks that were added, those that were not spoken included."""
+        return [self._timed(first, last) for first, last in self._words()]
+
+    def _words(self) -> Iterator[tuple[int, int]]:
+        """Yield the indices of the first and the last character of each word."""
+        first = 0
+        for i in range(1, len(self._starts) + 1):
+            if i == len(self._starts) or self._characters[i].place != self._characters[i - 1].place + 1:
+                yield first, i - 1
+                first = i
+
+    def _was_reached(self, first: int, last: int) -> bool:
+        """Return whether these characters were spoken, and not given or cut."""
+        is_mark = not any(self.script[self._characters[i].place].isalnum() for i in range(first, last + 1))
+        return self._ends[last] > 0 and (is_mark or self._starts[first] < self._limits[first])
