@@ -90,7 +90,7 @@ class FakeHandle:
 
     def __init__(self, request, reason):
         self.request, self.finish_reason, self.doubt = request, reason, None if reason == "stop" else "a doubt"
-        self.chunks = [] if reason == "empty" else [np.full(1600, 0.1, np.float32)]
+        self.chunks = [] if reason == "empty" else [np.full(8000, 0.1, np.float32)]
         if reason == "empty":
             self.finish_reason = "implausible"
 
