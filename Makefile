@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-clients test-peer test-wheel test-descript test-gpu fuzz docs notebooks check format clean
+.PHONY: demo test test-oldest test-clients test-ui test-peer test-wheel test-descript test-gpu fuzz docs notebooks check format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
 	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
@@ -20,6 +20,10 @@ test-peer: .venv/installed-dev .venv-oldest/installed  ## transformers' common t
 
 test-clients: .venv/installed-dev  ## clients of speech APIs, each in its own environment, against `dia-hf serve`
 	$(BIN)/python tests/clients/run.py
+
+test-ui: .venv/installed-dev  ## the page of `dia-hf ui`, in headless Chromium
+	scripts/install_chromium.sh
+	$(BIN)/python -m pytest tests/browser
 
 # Both wheels: without the C++ operators, for any platform, and with them, where there is a compiler.
 test-wheel:  ## the README's quickstart with the wheel alone, outside the clone

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -110,7 +111,9 @@ def describe(runs: dict[str, list[Heard]], args: argparse.Namespace) -> str:
         f"`python benchmarks/text_streaming.py --runs {args.runs}`: {args.model}, behind `dia-hf serve`, speaks a text "
         f"of {len(TEXT)} characters in six sentences ({seconds:.1f} s of audio), which comes in pieces of {PIECE} "
         f"characters, 20 a second, in {len(TEXT) / PIECE * PACE:.1f} s. Server and client are two processes on the "
-        "same cores, with one thread for an operator. " + describe_machine(tables.environment("cpu"))
+        "same cores, with one thread for an operator. "
+        + describe_machine(tables.environment("cpu"))
+        + f" Load average at the end, which other work raises above 2: {os.getloadavg()[0]:.0f}."
     )
     notes = (
         "Median, lowest and highest value of the runs, which take turns. The latency is from the last character of the "

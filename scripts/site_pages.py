@@ -34,6 +34,7 @@ PAGES = {
     "benchmarks/results/interruptions.md": "benchmarks/interruptions.md",
     "benchmarks/results/long_dialogue.md": "benchmarks/long-dialogue.md",
     "benchmarks/results/miniature.md": "benchmarks/miniature.md",
+    "benchmarks/results/page.md": "benchmarks/page.md",
     "benchmarks/results/quantization.md": "benchmarks/quantization.md",
     "benchmarks/results/serving.md": "benchmarks/serving.md",
     "benchmarks/results/serving_soak.md": "benchmarks/serving-soak.md",

@@ -136,7 +136,7 @@ def test_code_runs(page, desk, short, request):
 def run_line(line: str) -> None:
     """Run `dia-hf …`; for `make …`, which .ci/run runs too, check that there is such a target."""
     words = shlex.split(line, comments=True)
-    if words[:2] in (["dia-hf", "serve"], ["dia-hf", "wyoming"]):
+    if words[0] == "dia-hf" and words[1] in ("serve", "ui", "wyoming"):
         make_parser().parse_args(words[1:])  # it would run until a signal; tests/serving run it
     elif words[0] == "dia-hf":
         for option, value in SHELL_LIMITS.get(words[1], {}).items():

@@ -6,7 +6,7 @@ import argparse
 
 from .options import add_device, add_dtype, add_model, count, not_negative, positive
 
-__all__ = ["add_engine", "add_parser", "add_voices"]
+__all__ = ["add_engine", "add_options", "add_parser", "add_voices"]
 
 
 def _port(value: str) -> int:
@@ -58,6 +58,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="serve speech over HTTP",
         description="Serve speech over HTTP, with the routes of OpenAI's speech API (dia-hf[serve]).",
     )
+    serve.add_argument("--ui", action="store_true", help="serve the page at /ui as well (dia-hf[ui])")
+    add_options(serve)
+
+
+def add_options(serve: argparse.ArgumentParser) -> None:
+    """Add the options of a server."""
     add_model(serve)
     serve.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=_port, default=8000, metavar="N", help="0: a free one (8000)")

@@ -54,9 +54,14 @@ class Running:
         assert not self.thread.is_alive()
 
 
-def start(engine, voices, settings=None, status=None, **options):
+def start(engine, voices, settings=None, status=None, page=None, **options):
+    """Start a server, with the page for the model `page` if one is given."""
     status = status or ServerStatus()
     app = create_app(engine, voices, settings or ServerSettings(), status)
+    if page is not None:
+        from dia_hf.serving.page import mount_page
+
+        mount_page(app, page, settings)
     server = Server(app, engine, status, port=0, **options)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

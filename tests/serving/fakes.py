@@ -63,6 +63,10 @@ class FakeHandle:
         self.ended = threading.Event()
 
     @property
+    def progress(self):
+        return self.num_frames * FRAME // self.script.chunk_samples, self.script.num_chunks
+
+    @property
     def is_done(self):
         return self.finish_reason is not None
 
@@ -87,7 +91,7 @@ class FakeHandle:
                     raise self.error
                 return
 
-    def recent_voices(self):
+    def kept_voices(self):
         return {}
 
     def run(self):

@@ -147,6 +147,19 @@ def test_events(fake):
     assert done == {**expected, "doubt": "cut at 1 s"}
 
 
+def test_progress_is_told_on_request(fake):
+    """A client could not tell how far a long text is; or one that knows OpenAI's events alone got another one."""
+    lines = fake.speak(response_format="pcm", stream_format="sse").text
+    assert "speech.audio.progress" not in lines
+    lines = fake.speak(response_format="pcm", stream_format="sse", progress=True).text
+    events = [json.loads(line.removeprefix("data: ")) for line in lines.splitlines() if line]
+    told = [event for event in events if event["type"] == "speech.audio.progress"]
+    assert events[0] == told[0] and {event["num_chunks"] for event in told} == {4}
+    numbers = [event["chunk"] for event in told]
+    assert numbers == sorted(set(numbers)) and set(numbers) <= {1, 2, 3, 4}
+    assert fake.speak(response_format="pcm", progress=True).headers["content-type"] == "audio/pcm"  # has no events
+
+
 def test_headers_of_a_whole(fake):
     """The reason of the end could be read from events only."""
     fake.engine.script = Script(finish_reason="implausible", doubt="silent", num_retries=2)
@@ -201,6 +214,13 @@ def test_an_error_in_events(fake):
     *deltas, last = events_of(lines)
     assert len(audio_of(deltas)) > 0
     assert last["type"] == "error" and last["error"]["type"] == "server_error" and "secret" not in str(last)
+
+
+def test_an_error_in_events_with_progress(fake):
+    """Browsers lose the last event where the connection breaks off: the error of a request was not told."""
+    fake.engine.script = Script(error=RuntimeError("of some kind"))
+    lines = fake.speak(response_format="pcm", stream_format="sse", progress=True).text.strip().splitlines()
+    assert "RuntimeError" in json.loads(lines[-1].removeprefix("data: "))["error"]["message"]
 
 
 def test_an_error_of_a_whole(fake):

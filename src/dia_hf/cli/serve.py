@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,13 @@ _QUEUED_BATCHES = 4
 logger = logging.getLogger("dia_hf.serving")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run `dia-hf serve` until SIGTERM or SIGINT."""
+def run(args: argparse.Namespace, on_page: Callable[[str], None] | None = None) -> None:
+    """Run `dia-hf serve` until SIGTERM or SIGINT.
+
+    Args:
+        args (`argparse.Namespace`): The arguments.
+        on_page (`Callable[[str], None]`, *optional*): Called with the address of the page when the socket listens.
+    """
     from ..serving import Server, ServerSettings, ServerStatus, create_app
     from ..serving.voices import ServedVoices
 
@@ -57,6 +63,10 @@ def run(args: argparse.Namespace) -> None:
         voices = ServedVoices(engine.dia, args.voices, dict(args.voice_name), args.transcribe)
         status = ServerStatus(is_ready=args.no_warmup)
         app = create_app(engine, voices, settings, status)
+        if args.ui:
+            from ..serving.page import mount_page
+
+            mount_page(app, engine.dia, settings)
         server = Server(app, engine, status, args.host, args.port, args.shutdown_timeout)
         if args.port_file is not None:
             with atomic_write(args.port_file) as beside:
@@ -64,6 +74,11 @@ def run(args: argparse.Namespace) -> None:
         if args.model == MINIATURE:
             logger.info("%s", MINIATURE_NOTE)
         logger.info("%s is served at http://%s:%d/v1", settings.model_name, args.host, server.port)
+        if args.ui:
+            address = f"http://{_browsable(args.host)}:{server.port}/ui/"
+            logger.info("the page is at %s", address)
+            if on_page is not None:
+                on_page(address)
         if not settings.api_keys and args.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("without --api-key-file, all who can reach %s:%d can use it", args.host, server.port)
         if not args.log_texts:
@@ -75,6 +90,13 @@ def run(args: argparse.Namespace) -> None:
             raise server.warm_up_error
     finally:
         engine.close(0)
+
+
+def _browsable(host: str) -> str:
+    """Return an address to open in a browser, for one to listen on."""
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def load_engine(args: argparse.Namespace) -> SpeechEngine:

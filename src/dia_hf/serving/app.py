@@ -20,7 +20,8 @@ from .body import SpeechResponse
 from .errors import ApiError, error_of
 from .gate import Gate
 from .metrics import Metrics
-from .requests import SpeechBody, parse_json, parse_speech, read_form, read_json
+from .requests import SpeechBody, parse_json, parse_script_body, parse_speech, read_form, read_json
+from .scripts import describe_script
 from .settings import ServerSettings, ServerStatus
 from .speech_requests import SpeechRequests
 from .voices import ServedVoices, VoiceInfo
@@ -96,6 +97,7 @@ class _Routes:
         router = APIRouter()
         speech = {"content": {"application/json": {"schema": SpeechBody.model_json_schema()}}, "required": True}
         router.add_api_route("/audio/speech", self.speak, methods=["POST"], openapi_extra={"requestBody": speech})
+        router.add_api_route("/audio/script", self.check_script, methods=["POST"])
         router.add_api_websocket_route("/audio/speech/stream", self.stream)
         router.add_api_route("/audio/voices", self.list_or_add_voices, methods=[*_GET, "POST"])
         router.add_api_route("/audio/voices/{voice_id}", self.delete_voice, methods=["DELETE"])
@@ -121,6 +123,11 @@ class _Routes:
         voices = await self.requests.find_voices(body)
         speech = self.requests.make(body, text, voices, text, body.stream)
         return SpeechResponse(request, body, speech, self.engine, self.settings, self.metrics)
+
+    async def check_script(self, request: Request) -> Response:
+        """Check a text without generating: turns, issues with their places, chunks with estimated durations."""
+        body = parse_script_body(await read_json(request, self.settings), self.settings)
+        return JSONResponse(await asyncio.to_thread(describe_script, self.engine.dia, body.input))
 
     async def stream(self, socket: WebSocket) -> None:
         """Generate speech of text that comes in pieces."""

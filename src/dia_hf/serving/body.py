@@ -160,8 +160,14 @@ class SpeechResponse(Response):
     ) -> None:
         headers = {**self._speech_headers(handle, encoding), "cache-control": "no-cache"}
         await send(_start("text/event-stream", headers))
+        progress = None
         try:
             async for piece in pieces:
+                if self.body_fields.progress and progress != handle.progress:
+                    progress = handle.progress
+                    chunk, num_chunks = progress
+                    told = {"type": "speech.audio.progress", "chunk": chunk, "num_chunks": num_chunks}
+                    await send(_part(_event(told)))
                 audio = base64.b64encode(piece).decode("ascii")
                 await send(_part(_event({"type": "speech.audio.delta", "audio": audio})))
             done: dict[str, Any] = {"type": "speech.audio.done", "usage": usage_of(handle)}
@@ -171,8 +177,10 @@ class SpeechResponse(Response):
         except _BrokenError:
             raise
         except Exception as error:
-            await send(_part(_event({"type": "error", **self._api_error(error).content})))
-            # Clients that ignore this event (LiveKit agents 1.8.9) would take the audio before it for all of it.
+            # Clients that ignore this event (LiveKit agents 1.8.9) would take the audio before it for all of it; but
+            # where a connection breaks off, browsers lose the last event. Those that ask for progress read all events.
+            last = _event({"type": "error", **self._api_error(error).content})
+            await send(_part(last, is_last=self.body_fields.progress))
             raise _BrokenError(_reason_of_error(handle)) from error
         await send(_part(_event(done), is_last=True))
 

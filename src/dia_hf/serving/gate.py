@@ -29,6 +29,7 @@ __all__ = ["Gate"]
 _PLAIN_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "WEBSOCKET")
 _PROBES = ("/", "/health", "/ready")
+_PAGE = re.compile(r"/ui(/.*)?|/favicon\.ico", re.DOTALL)  # files of the page, which asks for a key itself
 
 
 class Gate:
@@ -88,6 +89,8 @@ class Gate:
 
     def _refusal(self, path: str, headers: Headers) -> ApiError | None:
         """Return the error of a request that may not pass."""
+        if _PAGE.fullmatch(path):
+            return None
         path = path.removeprefix("/v1") or "/"
         if path in _PROBES or (path == "/metrics" and self.settings.has_open_metrics):
             return None

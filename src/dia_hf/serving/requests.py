@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from fastapi import Request
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -25,10 +25,12 @@ from .errors import ApiError, field_error
 from .settings import ServerSettings
 
 __all__ = [
+    "ScriptBody",
     "SessionFields",
     "SpeechBody",
     "SpeechFields",
     "parse_json",
+    "parse_script_body",
     "parse_session",
     "parse_speech",
     "read_form",
@@ -127,6 +129,7 @@ class SpeechBody(SpeechFields):
     """Body of `POST /audio/speech`."""
 
     input: str
+    progress: bool = False
 
     @field_validator("input")
     @classmethod
@@ -153,6 +156,17 @@ class SessionFields(SpeechFields):
     def _set_stream(self) -> SessionFields:
         self.stream = self.stream_audio
         return self
+
+
+class ScriptBody(BaseModel):
+    """Body of `POST /audio/script`: a text as in `SpeechBody`, which may be empty here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: str
+
+
+_Body = TypeVar("_Body", SpeechBody, ScriptBody)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -262,13 +276,7 @@ def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
     Raises:
         ApiError: If it is no JSON object, or a field is wrong; it names the field.
     """
-    try:
-        body = SpeechBody.model_validate(parse_json(content))
-    except ValidationError as error:
-        raise field_error(error) from None
-    if len(body.input) > settings.max_input:
-        message = f"`input` has {len(body.input):,} characters; give at most {settings.max_input:,}."
-        raise ApiError(400, message, param="input", code="string_above_max_length")
+    body = _validate(SpeechBody, content, settings)
     _limit_seconds(body, settings)
     return body
 
@@ -298,3 +306,27 @@ def _limit_seconds(fields: SpeechFields, settings: ServerSettings) -> None:
         message = f"`max_seconds` is {fields.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
         raise ApiError(400, message, param="max_seconds", code="invalid_value")
     fields.max_seconds = fields.max_seconds or settings.max_seconds
+
+
+def parse_script_body(content: bytes, settings: ServerSettings) -> ScriptBody:
+    """Parse and check a body of `POST /audio/script`.
+
+    Args:
+        content (`bytes`): The body.
+        settings (`ServerSettings`): With the limit of `input`.
+
+    Raises:
+        ApiError: If it is no JSON object, or `input` is missing, no text or too long.
+    """
+    return _validate(ScriptBody, content, settings)
+
+
+def _validate(kind: type[_Body], content: bytes, settings: ServerSettings) -> _Body:
+    try:
+        body = kind.model_validate(parse_json(content))
+    except ValidationError as error:
+        raise field_error(error) from None
+    if len(body.input) > settings.max_input:
+        message = f"`input` has {len(body.input):,} characters; give at most {settings.max_input:,}."
+        raise ApiError(400, message, param="input", code="string_above_max_length")
+    return body

@@ -33,7 +33,7 @@ class HeardVoices:
     def add(self, handle: SpeechHandle) -> None:
         """Add the voices of a request that has ended, without those that were given to it."""
         given = handle.request.voices
-        for speaker, voice in handle.recent_voices().items():
+        for speaker, voice in handle.kept_voices().items():
             if given is None or (isinstance(given, Mapping) and given.get(speaker) is self.voices.get(speaker)):
                 self.voices[speaker] = voice
 

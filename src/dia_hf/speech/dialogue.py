@@ -145,7 +145,8 @@ class Dialogue:
 
     Class attributes:
         is_open: Whether further chunks can come.
-        min_prompt_seconds: Speech of a speaker to prompt with, if that is more than the last chunk.
+        min_prompt_seconds: If above 0, a speaker's first chunks, of these seconds together, are the prompt of all
+            later ones, instead of the last chunk: the chunks are short, and one that goes wrong changes no other.
 
     Raises:
         ValueError: If the script is empty, it or a transcript has control characters that mean a tag, `max_seconds` is
@@ -475,7 +476,7 @@ class DialogueRun:
         self.dialogue = dialogue
         self.num_frames: list[int] = []
         self.is_cut = False
-        self._last: dict[str, list[_Segment]] = {}  # the newest last
+        self._prompts: dict[str, list[_Segment]] = {}  # of each speaker, from what was generated
         self._has_warned = False
 
     @property
@@ -548,7 +549,7 @@ class DialogueRun:
         seconds = _PACE_RESERVE * dialogue.expected_seconds[index] + 1
         max_frames = max(dialogue.max_prompt_frames, dialogue.frame_limit - int(seconds * frame_rate))
         chosen: list[_Segment] = []
-        speakers = dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._last])
+        speakers = dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._prompts])
         for speaker, segment in [(one, segment) for one in speakers for segment in self._segments_of(one)]:
             if segment in chosen:
                 continue
@@ -573,15 +574,15 @@ class DialogueRun:
     def _segments_of(self, speaker: str) -> list[_Segment]:
         """Return the speech of a speaker to prompt with, the most important first."""
         voice = self.dialogue.voices.get(speaker)
-        return [voice] if voice is not None else self._last.get(speaker, [])[::-1]
+        return [voice] if voice is not None else self._prompts.get(speaker, [])
 
-    def recent_voices(self) -> dict[str, Voice]:
-        """Return the last speech of each speaker, after its voice if that is short, as voices for another dialogue.
+    def kept_voices(self) -> dict[str, Voice]:
+        """Return the speech of each speaker to prompt with, after its voice if that is short, for another dialogue.
 
         A voice of `min_prompt_seconds` or more is returned as it is, so that it does not change from one to the next.
         """
         dialogue, codec, voices = self.dialogue, self.dialogue.codec, {}
-        for speaker, segments in self._last.items():
+        for speaker, segments in self._prompts.items():
             given = dialogue.voices.get(speaker)
             if given is not None:
                 is_long = len(given.codes) >= dialogue.min_prompt_seconds * codec.frame_rate
@@ -606,12 +607,13 @@ class DialogueRun:
         self.is_cut = self.is_cut or self.would_cut(len(codes))
         if len(codes) > 0:
             segment = _Segment(self.index, turns, codes)
+            needed = self.dialogue.min_prompt_seconds * self.dialogue.codec.frame_rate
             for speaker in {turn.speaker for turn in turns}:
-                segments = [*self._last.get(speaker, []), segment]
-                needed = self.dialogue.min_prompt_seconds * self.dialogue.codec.frame_rate
-                while sum(len(one.codes) for one in segments[1:]) >= max(needed, 1):
-                    del segments[0]
-                self._last[speaker] = segments
+                before = self._prompts.get(speaker, [])
+                if needed == 0:
+                    self._prompts[speaker] = [segment]
+                elif sum(len(one.codes) for one in before) < needed:
+                    self._prompts[speaker] = [*before, segment]
         self.num_frames.append(len(codes))
 
     def find_chunk_doubt(self, index: int, num_frames: int) -> str | None:

@@ -200,6 +200,12 @@ class SpeechHandle:
         return chunks
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """Chunk of the text that is generated now, counted from 1, and number of chunks."""
+        num_chunks = len(self._run.dialogue.chunks)
+        return min(self._run.index + 1, num_chunks), num_chunks
+
+    @property
     def num_text_ids(self) -> int:
         """Token ids of the text, without transcripts of voices."""
         return sum(map(self._run.dialogue.num_ids, list(self._run.dialogue.chunks)))
@@ -209,9 +215,9 @@ class SpeechHandle:
         """Texts of the chunks, without tags; of a text that comes in pieces, those so far."""
         return [" ".join(turn.text for turn in turns) for turns in list(self._run.dialogue.chunks)]
 
-    def recent_voices(self) -> dict[str, Voice]:
-        """Return the last speech of each speaker, after its voice if that is short, as `voices` of another request."""
-        return self._run.recent_voices()
+    def kept_voices(self) -> dict[str, Voice]:
+        """Return the speech of each speaker to go on with, as `voices` of another request; see `DialogueRun`."""
+        return self._run.kept_voices()
 
     @property
     def is_behind(self) -> bool:

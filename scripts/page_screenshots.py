@@ -1,0 +1,105 @@
+"""Take the screenshots of the page for the documentation: `python scripts/page_screenshots.py [FOLDER]`.
+
+Starts a server of the miniature with voices of its own. Needs `pip install "dia-hf[ui]" playwright` and Chromium;
+Gradio brings Pillow.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = "[S1] Hello, I am Dia. [S2] Welcome, Dia. (laughs) What can you do?\n[S1] I can read and I can sing."
+WRONG = "[S1] Good morning, my friend. (laugh) [S3] Hello!\n[S2] What day is it today?"
+VOICES = {"anna": "[S2] I can read and I can sing.", "ben": "[S1] I have a dog and a cat."}
+WIDE, NARROW = (1180, 900), (375, 812)
+
+
+def main() -> None:
+    """Take all screenshots."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images"
+    with tempfile.TemporaryDirectory() as voices:
+        port = Path(voices) / "port"
+        command = [sys.executable, "-m", "dia_hf_command", "serve", "--ui", "--port", "0", "--port-file", str(port)]
+        server = subprocess.Popen([*command, "--voices", str(Path(voices) / "saved")])
+        try:
+            while not (port.exists() and port.read_text().endswith("\n")):
+                time.sleep(0.1)
+            take_all(f"http://127.0.0.1:{port.read_text().strip()}", folder, Path(voices))
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def take_all(server: str, folder: Path, work: Path) -> None:
+    """Take the screenshots of a server."""
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for name, (width, height), colors, script in (
+            ("page", WIDE, "light", SCRIPT),
+            ("page-dark", WIDE, "dark", WRONG),
+            ("page-narrow", NARROW, "light", SCRIPT),
+        ):
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=colors)
+            page.goto(f"{server}/ui/")
+            page.get_by_text("ready", exact=True).wait_for(timeout=300_000)
+            if name == "page":
+                save_voices(page, server, work)
+                page.get_by_label("Voice of S2").select_option("anna")
+            speak(page, script)
+            page.screenshot(path=folder / f"{name}.png")
+            if name == "page":
+                page.get_by_role("tab", name="Voices").click()
+                page.get_by_role("button", name="Delete ben").wait_for()
+                page.screenshot(path=folder / "page-voices.png", clip={"x": 0, "y": 0, "width": width, "height": 700})
+            page.close()
+        browser.close()
+    for file in folder.glob("page*.png"):  # a palette: a third of the size
+        Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            file, optimize=True
+        )
+
+
+def save_voices(page: Page, server: str, work: Path) -> None:
+    """Save the miniature's own speech as voices, in the page."""
+    page.get_by_role("tab", name="Voices").click()
+    for name, text in VOICES.items():
+        body = {"input": text, "seed": 4, "response_format": "wav", "stream": False}
+        request = Request(f"{server}/v1/audio/speech", json.dumps(body).encode(), {"content-type": "application/json"})
+        file = work / f"{name}.wav"
+        file.write_bytes(urlopen(request).read())
+        page.get_by_label("Recording", exact=True).set_input_files(file)
+        page.get_by_label("Transcript").fill(text[5:])
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("The speaker has agreed").check()
+        page.get_by_role("button", name="Save voice").click()
+        page.get_by_role("button", name=f"Delete {name}").wait_for()
+    page.get_by_role("tab", name="Speak").click()
+
+
+def speak(page: Page, script: str) -> None:
+    """Speak a script with a fixed seed, and pause in the middle."""
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Script", exact=True).fill(script)
+    page.locator("#dia-speak").click()
+    page.wait_for_function("/seed/.test(document.querySelector('.dia-status').textContent)", timeout=300_000)
+    page.wait_for_function("document.querySelector('dia-speak').player.position > 1.5")
+    page.locator("#dia-toggle").click()
+    page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(500)
+
+
+if __name__ == "__main__":
+    main()
