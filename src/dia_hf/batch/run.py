@@ -139,6 +139,7 @@ def run_batch(
             process works in it, or rows have changed without `force`.
         FileNotFoundError: If there is no such table.
         OSError: If a file cannot be written.
+        ImportError: If an option or the format needs a package that is not installed.
         RuntimeError: If 100 rows in a row fail for unforeseen reasons.
 
     Warns:
