@@ -51,6 +51,7 @@ def test_writes_subtitles(tmp_path, capsys, kind):
     text = "[S1] Hello, I am Dia. [S2] Good morning, father."
     options = ["--temperature", "0", "--trim-silence", "--speed", "2", "--subtitles", str(subtitles)]
     assert run("generate", text, "-o", str(out), *options) == 0
+    assert capsys.readouterr().out.endswith(f"; subtitles in {subtitles}\n")
     content = subtitles.read_text("utf-8")
     if kind == "json":
         words = json.loads(content)["words"]

@@ -27,7 +27,7 @@ _SLIDERS = (
     _Slider("cfg_scale", "Guidance", 1, 10, 0.1, 1, "1 switches it off."),
     _Slider("temperature", "Temperature", 0, 2.5, 0.05, 1, "0 is greedy."),
     _Slider("top_p", "Top-p", 0.05, 1, 0.01, 1, "1 keeps all tokens."),
-    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, 200, "Tokens it keeps."),
+    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, 200, "Tokens that guidance keeps."),
     _Slider("speed", "Speed", 0.5, 2, 0.05, 1, "At the same pitch."),
 )
 
