@@ -405,7 +405,7 @@ def test_a_client_that_takes_nothing(serve):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         head = "GET /v1/audio/speech/stream HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
         raw.sendall(f"{head}sec-websocket-version: 13\r\nsec-websocket-key: {'A' * 22}==\r\n\r\n".encode())
-        assert raw.recv(4096).startswith(b"HTTP/1.1 101")  # before it, Uvicorn drops what comes with the request
+        assert raw.recv(4096).endswith(b"\r\n\r\n")  # data may follow only then
         for message in (
             {"type": "session.config", "response_format": "pcm", "stream_audio": True},
             {"type": "input.text", "text": FIRST},

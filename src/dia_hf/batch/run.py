@@ -34,7 +34,7 @@ Speak = Callable[[Iterable[tuple[BatchRow, str]]], Generator[Entry | Failure, No
 
 _MAX_FAILURES = 100  # in a row, of unforeseen kinds: the fault is not in the rows
 _NUM_NAMED = 3  # rows in an error message
-_NOT_OF_SOUND = ("transformers_version", "_from_model_config")  # fields of a generation config
+_NOT_OF_SOUND = ("transformers_version", "_from_model_config", "alignment_heads")  # fields of a generation config
 
 
 @dataclass(frozen=True)
