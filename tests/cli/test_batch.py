@@ -31,7 +31,7 @@ def test_speaks_a_table(capsys):
     captured = capsys.readouterr()
     assert captured.out.startswith("3 of 3 rows have audio, 0.7 s; 3 of this run in ")
     assert captured.out.splitlines()[1] == "3 are implausible or cut at a limit; the manifest says why"
-    assert captured.out.splitlines()[2] == "speech: read metadata.jsonl and failed.jsonl there"
+    assert captured.out.splitlines()[2] == "speech: read metadata.jsonl there"
     assert "note: this is the embedded miniature" in captured.err and "3/3" in captured.err
     assert [entry["file_name"] for entry in manifest()] == [f"audio/0000/row-{i}.wav" for i in range(3)]
 
@@ -71,6 +71,21 @@ def test_a_result_for_programs(capsys):
     assert result.pop("speed") > 0 and captured.err == ""
     assert result == {"path": "speech", "rows": 3, "done": 2, "failed": 1, "implausible": 2, "seconds": 0.416}
     assert json.loads(Path("speech/failed.jsonl").read_text())["id"] == "bad"
+
+
+def test_failures_are_told_quietly(capsys):
+    """With --quiet a run with failures printed nothing, and its exit status 3 was a riddle."""
+    write_table(Path("texts.jsonl"), [*short_rows(1), {"id": "bad"}])
+    assert run("texts.jsonl", "speech", "--quiet") == 3
+    told = capsys.readouterr().err
+    assert told == f"dia-hf: warning: 1 of 2 rows failed; read {Path('speech', 'failed.jsonl')}\n"
+
+
+def test_a_run_with_nothing_to_do(capsys):
+    """It claimed a speed of 0.00 × real time."""
+    run("texts.jsonl", "speech", "--quiet")
+    assert run("texts.jsonl", "speech") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "3 of 3 rows have audio, 0.7 s; 0 of this run"
 
 
 def test_strict_is_about_implausible_audio():

@@ -1,5 +1,6 @@
 """Text in pieces over a WebSocket: messages, interruptions, limits, refusals; with the client of `websockets`."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -12,12 +13,14 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("websockets")
 
+from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.serving import server as server_module
 from dia_hf.serving.settings import ServerSettings
+from dia_hf.serving.websocket import SpeechSession
 from serving.fakes import FRAME, FULL, RATE, Script
 from serving.test_body import decode
 from waiting import wait_for
@@ -180,6 +183,22 @@ def test_a_disconnect_frees_the_place(miniature):
         client.send("input.text", text=FIRST * 40)
         wait_for(lambda: miniature.engine.num_active)
     wait_for(lambda: not miniature.engine._handles)
+
+
+def test_a_client_that_has_gone_is_sent_no_close():
+    """After each session that the client ended, Ray Serve's proxy logged an error with a traceback."""
+    sent = []
+    messages = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}])
+
+    async def receive():
+        return next(messages)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    socket = WebSocket({"type": "websocket", "state": {"request_id": "a"}, "headers": []}, receive, send)
+    asyncio.run(SpeechSession(socket, None, None, ServerSettings(), None).run())
+    assert sent == ["websocket.accept"]
 
 
 def test_the_voice_stays_from_utterance_to_utterance(miniature, monkeypatch):

@@ -73,8 +73,8 @@ class BatchReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.num_done} of {self.num_rows} rows have audio, {self.seconds:.1f} s; {self.num_new} of this run in "
-            f"{self.elapsed:.1f} s ({self.speed:.2f} × real time)"
+            f"{self.num_done} of {self.num_rows} rows have audio, {self.seconds:.1f} s; {self.num_new} of this run"
+            + (f" in {self.elapsed:.1f} s ({self.speed:.2f} × real time)" if self.num_new else "")
         ]
         if self.num_implausible:
             lines.append(f"{self.num_implausible} are implausible or cut at a limit; the manifest says why")
@@ -333,5 +333,5 @@ def _results(plan: _Plan, results: Generator[Entry | Failure, None, None], verbo
                     raise RuntimeError(
                         f"the last {num_in_a_row} rows failed, the last of them ({result.id!r}) with {result.error}"
                     )
-            bar.set_postfix_str(f"{seconds / 3600:.2f} h, {len(plan.failures)} failed", refresh=False)
+            bar.set_postfix_str(f"{seconds / 3600:.2f} h of audio, {len(plan.failures)} failed", refresh=False)
             bar.update()
