@@ -96,6 +96,7 @@ def _shared(tmp_path_factory, adapter):
             shutdown_timeout=60,
             voices=str(tmp_path_factory.mktemp("voices")),
             adapters={"anna": str(adapter)},
+            ui=True,
             deployment={"graceful_shutdown_wait_loop_s": 0.1, "health_check_period_s": 0.5},
         )
         local = LocalCluster(arguments, port=0, temp_dir=folder)

@@ -114,6 +114,15 @@ def test_adapters(cluster):
     assert len(adapted) == 1 and base not in adapted
 
 
+def test_the_page(cluster):
+    """Replicas had no page, or one whose files only one of them had."""
+    page = cluster.http.get("/ui/")
+    assert page.status_code == 200
+    files = set(re.findall(r'(?:src|href)="\./((?:assets|static)/[^"]+)"', page.text))
+    assert files
+    assert {cluster.http.get(f"/ui/{name}").status_code for name in files for _ in range(4)} == {200}
+
+
 def test_metrics(cluster):
     """Each scrape showed another replica, so that counters went up and down."""
     cluster.speak(seed=1)
