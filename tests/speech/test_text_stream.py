@@ -270,10 +270,40 @@ def test_errors(engine):
         TextStream().write(b"Hello")
     with pytest.raises(ValueError, match="the text is empty"):
         engine.submit(SpeechRequest(spoken(TextStream(), [])))
-    used = TextStream()
-    engine.submit(SpeechRequest(used, seed=1))
-    with pytest.raises(ValueError, match="another request"):
-        engine.submit(SpeechRequest(used, seed=1))
+
+
+@pytest.mark.parametrize("pieces", [[], [f"{FIRST} "]])
+def test_a_refused_request_leaves_nothing(dia, pieces):
+    """A text was given to two requests: the second one was spoken, or waited for ever, and so did `close`."""
+    text = TextStream()
+    for piece in pieces:
+        text.write(piece)
+    with SpeechEngine(dia, max_batch_size=1, max_queue=1) as engine:
+        handle = engine.submit(SpeechRequest(text, seed=1))
+        with pytest.raises(ValueError, match="another request"):
+            engine.submit(SpeechRequest(text, seed=1))
+        assert len({*engine._handles, *engine._waiting}) == 1
+        text.close() if pieces else handle.cancel()
+        hear(handle)
+    later = TextStream()
+    with pytest.raises(EngineError):
+        engine.submit(SpeechRequest(later))
+    with SpeechEngine(dia, max_batch_size=1) as engine:  # a refused text can be given to another one
+        assert hear(engine.submit(SpeechRequest(spoken(later, [FIRST]), seed=1))).size
+
+
+def test_a_canceled_request_is_not_computed_when_its_text_grows(engine, monkeypatch):
+    """A writer that did not know of the end had further sentences prepared for nobody."""
+    text = TextStream()
+    handle = engine.submit(SpeechRequest(text, seed=1))
+    text.write(f"{FIRST} ")
+    wait_for(lambda: handle._is_parked and handle.sentence_ends)
+    handle.cancel()
+    calls = []
+    monkeypatch.setattr(engine, "_generate_chunk", calls.append)
+    text.write(f"{SECOND} ")
+    text.close()
+    assert not engine._waiting and not calls
 
 
 def test_a_limit_cuts_the_whole(engine):

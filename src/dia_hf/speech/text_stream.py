@@ -234,6 +234,11 @@ class TextStream:
                 raise ValueError("the text belongs to another request; make a `TextStream` for each.")
             self._changed = changed
 
+    def unbind(self) -> None:
+        """Take the text back from a request that was refused."""
+        with self._lock:
+            self._changed = None
+
 
 class StreamedDialogue(Dialogue):
     """Dialogue whose chunks come while it is generated: the sentences of a `TextStream`.
