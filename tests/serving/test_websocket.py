@@ -17,8 +17,13 @@ from websockets.sync.client import connect
 
 from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.serving import server as server_module
+from dia_hf.serving import websocket
+from dia_hf.serving.adapters import AdapterEngines
+from dia_hf.serving.errors import ApiError
 from dia_hf.serving.settings import ServerSettings
-from serving.fakes import FRAME, FULL, RATE, Script
+from dia_hf.serving.utterance import Utterance
+from serving.conftest import start
+from serving.fakes import FRAME, FULL, RATE, FakeEngine, FakeHandle, FakeVoices, Script
 from serving.test_body import decode
 from waiting import wait_for
 
@@ -173,6 +178,29 @@ def test_an_interruption_ends_within_8_frames(miniature, monkeypatch):
         assert client.receive()[-1]["finish_reason"] == "stop"
 
 
+def test_a_disconnect_while_a_request_is_submitted(serve, monkeypatch):
+    """The request of a client that went at that moment was spoken for nobody, and its text waited for ever."""
+    running, is_there, has_gone = serve(), threading.Event(), threading.Event()
+    submit, cancel = running.engine.submit, Utterance.cancel
+
+    def slow(*args):
+        is_there.set()
+        assert has_gone.wait(60)
+        return submit(*args)
+
+    def canceled(self):
+        cancel(self)
+        has_gone.set()
+
+    monkeypatch.setattr(running.engine, "submit", slow)
+    monkeypatch.setattr(Utterance, "cancel", canceled)
+    with opened(running) as client:
+        client.configure()
+        client.send("input.text", text=FIRST)
+        assert is_there.wait(60)
+    wait_for(lambda: running.engine.handles and running.engine.handles[0].ended.is_set())
+
+
 def test_a_disconnect_frees_the_place(miniature):
     """A client that had gone, or closed its WebSocket, kept its place in the batch."""
     with opened(miniature) as client:
@@ -285,6 +313,59 @@ def test_a_full_queue(serve):
         assert client.receive()[-1]["total_sentences"] == 1
 
 
+def test_a_configuration_that_is_refused_changes_nothing(serve, monkeypatch):
+    """The voice of a refused configuration was that of the next utterance."""
+    running = serve()
+
+    async def find(engine, model):
+        if model == "none":
+            raise ApiError(503, "the adapter cannot be loaded.")
+        return engine
+
+    monkeypatch.setattr(websocket, "find_engine", find)
+    with opened(running) as client:
+        client.configure()
+        client.send("session.config", model="none", voice="anna")
+        assert "adapter" in client.receive("error")[-1]["message"]
+        client.say(FIRST)
+        assert client.receive()[-1]["finish_reason"] == "stop"
+    assert running.engine.handles[-1].request.voices is None
+
+
+def test_a_configuration_is_for_later_utterances(serve, monkeypatch):
+    """Voices of an utterance that was sent before another configuration were used after it."""
+    running = serve(Script(hold_after=2))
+    monkeypatch.setattr(FakeHandle, "kept_voices", lambda self: {"[S1]": running.voices.anna})
+    with opened(running) as client:
+        for text in (FIRST, SECOND):
+            client.configure()
+            client.say(text)
+        running.engine.release()
+        client.receive(), client.receive()
+    assert [handle.request.voices for handle in running.engine.handles] == [None, None]
+
+
+def test_the_engine_of_an_adapter_is_found_for_each_utterance():
+    """A session ended when the engine of its adapter had made place for another one, and kept that in memory."""
+    engines = [FakeEngine(), FakeEngine()]
+
+    async def load(name):
+        return next(engine for engine in engines if not engine.is_closed)
+
+    running = start(AdapterEngines(FakeEngine(), load, ["one"]), FakeVoices())
+    try:
+        with opened(running) as client:
+            client.configure(model="one")
+            client.say(FIRST)
+            assert client.receive()[-1]["finish_reason"] == "stop"
+            engines[0].close()
+            client.say(SECOND)
+            assert client.receive()[-1]["finish_reason"] == "stop"
+    finally:
+        running.stop()
+    assert [len(engine.handles) for engine in engines] == [1, 1]
+
+
 def test_too_many_utterances_ahead(serve):
     """A client could queue utterances until the memory was full."""
     with opened(serve(Script(hold_after=2))) as client:
@@ -386,6 +467,9 @@ def test_a_client_that_takes_nothing(serve):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         head = "GET /v1/audio/speech/stream HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
         raw.sendall(f"{head}sec-websocket-version: 13\r\nsec-websocket-key: {'A' * 22}==\r\n\r\n".encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:  # before it, a client may send nothing
+            answer += raw.recv(1)
         for message in (
             {"type": "session.config", "response_format": "pcm", "stream_audio": True},
             {"type": "input.text", "text": FIRST},
