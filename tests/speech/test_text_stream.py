@@ -1,5 +1,6 @@
 """Text that comes in pieces: its sentences, and their speech."""
 
+import asyncio
 import threading
 
 import numpy as np
@@ -85,6 +86,13 @@ def test_text_without_an_end_is_cut():
     assert 200 < len(first) < 260 and first.endswith("item")
     (clause,) = SentenceSplitter().feed("some words, " + "item " * 50)[:1]
     assert clause == "some words,"
+
+
+@pytest.mark.parametrize("text", ["7 " * 1000, "1. " * 1000, "5, 6, " * 400])
+def test_numbers_without_an_end_are_cut(text):
+    """Numbers, which have no letters, were one sentence to the end of the text, and took time by its square."""
+    sentences = split([text])
+    assert " ".join(sentences) == text.strip() and all(len(one) <= 210 for one in sentences)
 
 
 def test_an_unknown_split():
@@ -366,6 +374,13 @@ def test_errors_of_an_iterator(dia):
     with pytest.raises(ConnectionError, match="the model has gone"):
         heard.extend(dia.stream(pieces(), seed=5))
     assert sum(map(len, heard)) > 8000
+
+    def canceled():
+        yield f"{FIRST} "
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):  # no `Exception`; the stream waited for ever
+        list(dia.stream(canceled(), seed=5))
     with pytest.raises(TypeError, match="give strings"):
         list(dia.stream(iter([7])))
     with pytest.raises(ValueError, match="the text is empty"):
