@@ -366,6 +366,22 @@ def test_the_engine_of_an_adapter_is_found_for_each_utterance():
     assert [len(engine.handles) for engine in engines] == [1, 1]
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_bytes_of_a_sentence_that_is_not_complete(serve, is_streamed):
+    """`total_bytes` counted audio that was withheld, and dropped."""
+    running = serve(Script(hold_after=2))
+    with opened(running) as client:
+        client.configure(response_format="pcm", stream_audio=is_streamed)
+        client.send("input.text", text=FIRST)
+        wait_for(lambda: running.engine.handles and running.engine.handles[0].num_frames)
+        wait_for(lambda: not running.engine.handles[0]._chunks)
+        client.send("input.cancel")
+        messages = client.receive()
+    num_bytes = sum(len(one) for one in messages if isinstance(one, bytes))
+    ends = [one for one in messages if not isinstance(one, bytes) and one["type"] == "audio.done"]
+    assert sum(one["total_bytes"] for one in ends) == num_bytes
+
+
 def test_too_many_utterances_ahead(serve):
     """A client could queue utterances until the memory was full."""
     with opened(serve(Script(hold_after=2))) as client:

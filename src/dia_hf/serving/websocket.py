@@ -261,8 +261,8 @@ class _Speaker:
         self.place = {"utterance_index": index}
         self.num_sentences = 0
         self._encoding: SpeechEncoding | None = None  # of a sentence that has begun
-        self._kept: list[bytes] = []  # of a sentence that is sent as a whole
-        self._num_bytes = 0
+        self._kept: list[bytes] = []  # that is not sent, of a sentence that is sent as a whole
+        self._num_bytes = 0  # that were sent
 
     async def speak(self) -> None:
         """Send the audio of all sentences, and the end."""
@@ -304,14 +304,13 @@ class _Speaker:
             message |= {"format": self.fields.response_format, "sample_rate": self._encoding.sampling_rate}
             await self.session.send({**message, "channels": 1})
         piece = await self._encoding.encode(chunk)
-        self._num_bytes += len(piece)
-        if piece and self.fields.stream_audio:
-            await self.session.send(piece)
-        elif piece:
-            self._kept.append(piece)
+        self._kept.append(piece)
+        if self.fields.stream_audio or chunk is None:
+            content, self._kept = b"".join(self._kept), []
+            if content:
+                await self.session.send(content)
+                self._num_bytes += len(content)
         if chunk is None:
-            if self._kept:
-                await self.session.send(b"".join(self._kept))
             await self._end_sentence()
 
     async def _end_sentence(self, is_failed: bool = False) -> None:
