@@ -100,7 +100,9 @@ def test_the_mirror_is_read_during_an_upload_or_a_removal(address, monkeypatch):
     for name in ("put_file", "rm_file"):
         work = getattr(library._store, name)
         monkeypatch.setattr(
-            library._store, name, lambda *args, work=work, **rest: (library.refresh(), work(*args, **rest), library.refresh())
+            library._store,
+            name,
+            lambda *args, work=work, **rest: (library.refresh(), work(*args, **rest), library.refresh()),
         )
     library.add("anna", VOICE)
     assert library.get("anna") == VOICE
