@@ -5,7 +5,7 @@
 
 `whole` speaks a table undisturbed. `killed` speaks it again, with two SIGKILLs after random numbers of rows, resumes,
 and compares all files with those of `whole` byte for byte. `ray` divides a table between one actor on one core and two
-actors on two cores, in turns, and compares their rates: rows a second between the first and the last tenth of the
+actors with a core each, in turns, and compares their rates: rows a second between the first and the last tenth of the
 files, so without the start. Prints a line for each run; exits with 1 if bytes differ.
 """
 
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 HOME = Path(__file__).parent.parent
@@ -111,6 +112,22 @@ def rate_of(output: Path) -> float:
     return (high - low) / (times[high] - times[low])
 
 
+def pin_actors(output: Path, cores: list[str]) -> None:
+    """Give each actor that writes to a folder a core of its own, with all its threads."""
+    pinned: dict[str, str] = {}
+    while len(pinned) < len(cores):
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                is_actor = entry.name.isdecimal() and (entry / "cmdline").read_bytes().startswith(b"ray::MapWorker")
+                if is_actor and entry.name not in pinned and os.getsid(int(entry.name)) == os.getsid(0):
+                    pinned[entry.name] = cores[len(pinned)]
+        time.sleep(0.2)
+    while not any(output.rglob("*.wav")):  # until all threads are there
+        time.sleep(0.2)
+    for process, core in pinned.items():
+        subprocess.run(["taskset", "-a", "-p", "-c", core, process], check=True, stdout=subprocess.DEVNULL)
+
+
 def run_ray(work: Path, num_rows: int, num_rounds: int, seed: int) -> bool:
     """Compare one actor with two, in turns."""
     table, ratios, is_same = work / "ray.jsonl", [], True
@@ -119,7 +136,9 @@ def run_ray(work: Path, num_rows: int, num_rounds: int, seed: int) -> bool:
         rates = {}
         for actors, cores in ((1, "0"), (2, "0,1")):
             output, begin = work / f"ray-{turn}-{actors}", time.time()
-            finish(start(table, output, "--ray", "--actors", str(actors), cores=cores))
+            process = start(table, output, "--ray", "--actors", str(actors), cores=cores)
+            pin_actors(output, cores.split(","))
+            finish(process)
             first = min(path.stat().st_mtime for path in output.rglob("*.wav"))
             rates[actors] = rate_of(output)
             print(

@@ -1,6 +1,7 @@
 """Rows to audio files."""
 
 import hashlib
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -89,7 +90,7 @@ class FakeHandle:
 
     def __init__(self, request, reason):
         self.request, self.finish_reason, self.doubt = request, reason, None if reason == "stop" else "a doubt"
-        self.chunks = [] if reason == "empty" else [np.full(1600, 0.1, np.float32)]
+        self.chunks = [] if reason == "empty" else [np.full(8000, 0.1, np.float32)]
         if reason == "empty":
             self.finish_reason = "implausible"
 
@@ -156,6 +157,14 @@ def test_a_full_disk_ends_the_run(tmp_path):
     (tmp_path / "audio").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="nothing was written"):
         list(speaker_of(FakeEngine("stop"), tmp_path).speak(rows_of(tmp_path, [{"id": "a", "text": "Hi."}])))
+
+
+def test_a_missing_package_ends_the_run(tmp_path, monkeypatch):
+    """Without pyloudnorm, each row of a million was generated, and then a failure."""
+    monkeypatch.setitem(sys.modules, "pyloudnorm", None)
+    rows = rows_of(tmp_path, [{"id": "a", "text": "Hi.", "loudness": -20}])
+    with pytest.raises(ImportError, match=r"dia-hf\[audio\]"):
+        list(speaker_of(FakeEngine("stop"), tmp_path).speak(rows))
 
 
 def test_rows_are_read_as_far_as_they_are_worked_on(dia, tmp_path):

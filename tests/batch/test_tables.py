@@ -44,6 +44,7 @@ def test_lines_that_cannot_be_read_are_errors_of_their_rows(tmp_path):
     records = dict(read(path))
     assert records.pop(1) == {"text": "Hello."} and records.pop(7) == {"text": "Yes."}
     assert {number: error.code for number, error in records.items()} == dict.fromkeys([3, 4, 5, 6], "unreadable_row")
+    assert records[3].reason.endswith("at character 2).")  # of the line; it said "line 2"
     assert "not in UTF-8" in records[4].reason and "a list; it must be an object" in records[5].reason
 
 

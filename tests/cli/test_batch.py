@@ -31,7 +31,7 @@ def test_speaks_a_table(capsys):
     captured = capsys.readouterr()
     assert captured.out.startswith("3 of 3 rows have audio, 0.7 s; 3 of this run in ")
     assert captured.out.splitlines()[1] == "3 are implausible or cut at a limit; the manifest says why"
-    assert captured.out.splitlines()[2] == "speech: read metadata.jsonl and failed.jsonl there"
+    assert captured.out.splitlines()[2] == "speech: read metadata.jsonl there"
     assert "note: this is the embedded miniature" in captured.err and "3/3" in captured.err
     assert [entry["file_name"] for entry in manifest()] == [f"audio/0000/row-{i}.wav" for i in range(3)]
 
@@ -80,6 +80,21 @@ def test_ids_that_a_terminal_cannot_show(capsys):
     )
     assert run("texts.jsonl", "speech") == 3
     assert "row 1 (\\ud83d): `text` is missing" in capsys.readouterr().out
+
+
+def test_failures_are_told_quietly(capsys):
+    """With --quiet a run with failures printed nothing, and its exit status 3 was a riddle."""
+    write_table(Path("texts.jsonl"), [*short_rows(1), {"id": "bad"}])
+    assert run("texts.jsonl", "speech", "--quiet") == 3
+    told = capsys.readouterr().err
+    assert told == f"dia-hf: warning: 1 of 2 rows failed; read {Path('speech', 'failed.jsonl')}\n"
+
+
+def test_a_run_with_nothing_to_do(capsys):
+    """It claimed a speed of 0.00 × real time."""
+    run("texts.jsonl", "speech", "--quiet")
+    assert run("texts.jsonl", "speech") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "3 of 3 rows have audio, 0.7 s; 0 of this run"
 
 
 def test_strict_is_about_implausible_audio():

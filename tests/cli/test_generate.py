@@ -51,6 +51,7 @@ def test_writes_subtitles(tmp_path, capsys, kind):
     text = "[S1] Hello, I am Dia. [S2] Good morning, father."
     options = ["--temperature", "0", "--trim-silence", "--speed", "2", "--subtitles", str(subtitles)]
     assert run("generate", text, "-o", str(out), *options) == 0
+    assert capsys.readouterr().out.endswith(f"; subtitles in {subtitles}\n")
     content = subtitles.read_text("utf-8")
     if kind == "json":
         words = json.loads(content)["words"]
@@ -648,3 +649,14 @@ def test_unknown_words_are_told_once(tmp_path, capsys, strict):
     out = str(tmp_path / "a.wav")
     assert run("generate", "[S1] Hello, zebra.", "-o", out, "--seed", "1", "--max-seconds", "20", *strict) == 0
     assert capsys.readouterr().err.count("was not taught") == 1
+
+
+def test_a_missing_portaudio_is_named(tmp_path, monkeypatch, capsys):
+    """The error of --stream did not say how to get the library of the system that sounddevice needs on Linux."""
+
+    def fail(name):
+        raise OSError("PortAudio library not found")
+
+    monkeypatch.setattr("dia_hf.speech.playback.import_extra", fail)
+    assert run("generate", "[S1] Hello.", "--stream", "-o", str(tmp_path / "a.wav")) == 2
+    assert "PortAudio library not found; on Debian, `apt install libportaudio2` brings it" in capsys.readouterr().err

@@ -89,8 +89,8 @@ def test_a_client_that_goes_frees_its_place(cluster, stream):
         head = f"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         wait_for(lambda: total(cluster, "dia_active_samples") == 1)
-    wait_for(lambda: total(cluster, ended) == before + 1)
-    assert total(cluster, "dia_active_samples") == 0
+    wait_for(lambda: total(cluster, ended) > before)
+    wait_for(lambda: total(cluster, "dia_active_samples") == 0)
 
 
 def test_a_voice_of_one_replica_is_that_of_all(cluster, tmp_path):

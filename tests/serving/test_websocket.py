@@ -1,5 +1,6 @@
 """Text in pieces over a WebSocket: messages, interruptions, limits, refusals; with the client of `websockets`."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("websockets")
 
+from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -22,6 +24,7 @@ from dia_hf.serving.adapters import AdapterEngines
 from dia_hf.serving.errors import ApiError
 from dia_hf.serving.settings import ServerSettings
 from dia_hf.serving.utterance import Utterance
+from dia_hf.serving.websocket import SpeechSession
 from serving.conftest import start
 from serving.fakes import FRAME, FULL, RATE, FakeEngine, FakeHandle, FakeVoices, Script
 from serving.test_body import decode
@@ -208,6 +211,22 @@ def test_a_disconnect_frees_the_place(miniature):
         client.send("input.text", text=FIRST * 40)
         wait_for(lambda: miniature.engine.num_active)
     wait_for(lambda: not miniature.engine._handles)
+
+
+def test_a_client_that_has_gone_is_sent_no_close():
+    """After each session that the client ended, Ray Serve's proxy logged an error with a traceback."""
+    sent = []
+    messages = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}])
+
+    async def receive():
+        return next(messages)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    socket = WebSocket({"type": "websocket", "state": {"request_id": "a"}, "headers": []}, receive, send)
+    asyncio.run(SpeechSession(socket, None, None, ServerSettings(), None).run())
+    assert sent == ["websocket.accept"]
 
 
 def test_the_voice_stays_from_utterance_to_utterance(miniature, monkeypatch):
@@ -483,9 +502,7 @@ def test_a_client_that_takes_nothing(serve):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         head = "GET /v1/audio/speech/stream HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
         raw.sendall(f"{head}sec-websocket-version: 13\r\nsec-websocket-key: {'A' * 22}==\r\n\r\n".encode())
-        answer = b""
-        while b"\r\n\r\n" not in answer:  # before it, a client may send nothing
-            answer += raw.recv(1)
+        assert raw.recv(4096).endswith(b"\r\n\r\n")  # data may follow only then
         for message in (
             {"type": "session.config", "response_format": "pcm", "stream_audio": True},
             {"type": "input.text", "text": FIRST},

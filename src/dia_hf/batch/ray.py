@@ -34,6 +34,7 @@ __all__ = ["run_batch_on_ray"]
 
 _BLOCKS_AT_ONCE = 2  # of an actor: the batch stays full while the last rows of one block are spoken
 _LOGGERS = ("ray", "ray.data")
+_ERRORS = {"OSError": OSError, "ImportError": ImportError}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class _Actor:
             for result in self._speaker.speak(rows):
                 results.append({"kind": type(result).__name__, **asdict(result)})
         except Exception as error:  # as a result, because Ray makes a long traceback of it
-            results.append({"kind": "OSError" if isinstance(error, OSError) else "", "message": first_line(error, 500)})
+            kind = next((name for name, kind in _ERRORS.items() if isinstance(error, kind)), "")
+            results.append({"kind": kind, "message": first_line(error, 500)})
         return {"result": [json.dumps(result) for result in results]}
 
 
@@ -169,7 +171,7 @@ def _speak(
         for result in map(json.loads, block["result"]):
             kind = result.pop("kind")
             if "message" in result:
-                raise (OSError if kind == "OSError" else RuntimeError)(result["message"])
+                raise _ERRORS.get(kind, RuntimeError)(result["message"])
             yield (Entry if kind == "Entry" else Failure)(**result)
 
 

@@ -34,7 +34,7 @@ Speak = Callable[[Iterable[tuple[BatchRow, str]]], Generator[Entry | Failure, No
 
 _MAX_FAILURES = 100  # in a row, of unforeseen kinds: the fault is not in the rows
 _NUM_NAMED = 3  # rows in an error message
-_NOT_OF_SOUND = ("transformers_version", "_from_model_config")  # fields of a generation config
+_NOT_OF_SOUND = ("transformers_version", "_from_model_config", "alignment_heads")  # fields of a generation config
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class BatchReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.num_done} of {self.num_rows} rows have audio, {self.seconds:.1f} s; {self.num_new} of this run in "
-            f"{self.elapsed:.1f} s ({self.speed:.2f} × real time)"
+            f"{self.num_done} of {self.num_rows} rows have audio, {self.seconds:.1f} s; {self.num_new} of this run"
+            + (f" in {self.elapsed:.1f} s ({self.speed:.2f} × real time)" if self.num_new else "")
         ]
         if self.num_implausible:
             lines.append(f"{self.num_implausible} are implausible or cut at a limit; the manifest says why")
@@ -139,6 +139,7 @@ def run_batch(
             process works in it, or rows have changed without `force`.
         FileNotFoundError: If there is no such table.
         OSError: If a file cannot be written.
+        ImportError: If an option or the format needs a package that is not installed.
         RuntimeError: If 100 rows in a row fail for unforeseen reasons.
 
     Warns:
@@ -287,8 +288,8 @@ class _Plan:
         if failed and not force:
             names = "; ".join(f"row {one.row} ({one.id}): {one.error}" for one in failed[:_NUM_NAMED])
             raise ValueError(
-                f"{len(failed)} rows that were spoken into {str(self.folder.path)!r} cannot be spoken any more ({names}); "
-                "correct them, or give `force` (--force) to drop them from the manifest."
+                f"{len(failed)} rows that were spoken into {str(self.folder.path)!r} cannot be spoken any more "
+                f"({names}); correct them, or give `force` (--force) to drop them from the manifest."
             )
         if (changed or gone) and not force:
             names = ", ".join(repr(row_id) for _, row_id in changed[:_NUM_NAMED])
@@ -339,5 +340,5 @@ def _results(plan: _Plan, results: Generator[Entry | Failure, None, None], verbo
                     raise RuntimeError(
                         f"the last {num_in_a_row} rows failed, the last of them ({result.id!r}) with {result.error}"
                     )
-            bar.set_postfix_str(f"{seconds / 3600:.2f} h, {len(plan.failures)} failed", refresh=False)
+            bar.set_postfix_str(f"{seconds / 3600:.2f} h of audio, {len(plan.failures)} failed", refresh=False)
             bar.update()

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -73,17 +74,18 @@ class _Running:
         self._lock = threading.Lock()
         self._is_over = False
 
-    def add(self, handle: SpeechHandle) -> SpeechHandle:
+    @contextmanager
+    def holding(self, handle: SpeechHandle) -> Iterator[SpeechHandle]:
         with self._lock:
             self._handles.add(handle)
             is_over = self._is_over
         if is_over:
             handle.cancel()
-        return handle
-
-    def remove(self, handle: SpeechHandle) -> None:
-        with self._lock:
-            self._handles.discard(handle)
+        try:
+            yield handle
+        finally:
+            with self._lock:
+                self._handles.discard(handle)
 
     def cancel(self) -> None:
         with self._lock:
@@ -127,6 +129,7 @@ class RowSpeaker:
 
         Raises:
             OSError: If a file cannot be written, as on a full disk.
+            ImportError: If an option or the format needs a package that is not installed.
         """
         rows = iter(rows)
         finished: SimpleQueue[Future[Entry | Failure]] = SimpleQueue()
@@ -150,12 +153,10 @@ class RowSpeaker:
     def _speak_row(self, row: BatchRow, digest: str, running: _Running) -> Entry | Failure:
         try:
             return self._write_row(row, digest, running)
-        except _UnusableError as error:
+        except (_UnusableError, ValueError) as error:
             return Failure(row.number, row.id, str(error))
-        except OSError:
+        except (OSError, ImportError):  # of all rows: a full disk, a package that is not installed
             raise
-        except ValueError as error:
-            return Failure(row.number, row.id, str(error))
         except Exception as error:
             return Failure(row.number, row.id, f"{type(error).__name__}: {first_line(error, 500)}", is_foreseen=False)
 
@@ -169,11 +170,9 @@ class RowSpeaker:
         for attempt in range(num_attempts):
             seed = row.seed if row.seed is not None else seed_of(self.settings.seed, row.id, attempt)
             sampling = {name: row.options.get(name) for name in (*SAMPLING, "max_seconds")}
-            handle = running.add(
-                self.engine.submit(SpeechRequest(row.text, voices, seed, is_streamed=False, **sampling))
-            )
-            chunks = list(handle)
-            running.remove(handle)
+            request = SpeechRequest(row.text, voices, seed, is_streamed=False, **sampling)
+            with running.holding(self.engine.submit(request)) as handle:
+                chunks = list(handle)
             is_cut_by_model = handle.finish_reason == "length" and "max_seconds" not in row.options
             if handle.finish_reason != "implausible" and not is_cut_by_model:
                 break

@@ -75,10 +75,12 @@ def _read_json_lines(path: Path) -> Iterator[Record]:
 
 def _parse_line(line: bytes) -> dict[str, Any] | RowError:
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = json.loads(line.decode("utf-8").rstrip("\r\n"))
         is_unusable = is_deep(record)
     except UnicodeDecodeError as error:
         return RowError("unreadable_row", f"the line is not in UTF-8 (byte {error.start + 1}); save it as UTF-8.")
+    except json.JSONDecodeError as error:  # whose own message counts the lines of this one line
+        return RowError("unreadable_row", f"the line is no JSON ({error.msg} at character {error.pos + 1}).")
     except (ValueError, RecursionError) as error:
         return RowError("unreadable_row", f"the line is no JSON ({first_line(error)}).")
     if is_unusable or not isinstance(record, dict):

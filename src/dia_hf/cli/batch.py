@@ -72,5 +72,9 @@ def run(args: argparse.Namespace) -> int:
         "seconds": round(report.seconds, 3),
         "speed": round(report.speed, 3),
     }
-    print_result(args, f"{report}\n{args.output}: read metadata.jsonl and failed.jsonl there", result)
+    files = "metadata.jsonl and failed.jsonl" if report.failures else "metadata.jsonl"
+    print_result(args, f"{report}\n{args.output}: read {files} there", result)
+    if report.failures and args.quiet and not args.json:
+        failed = Path(args.output, "failed.jsonl")
+        warnings.warn(f"{len(report.failures)} of {report.num_rows} rows failed; read {failed}", stacklevel=2)
     return 3 if report.failures or (args.strict and report.num_implausible) else 0

@@ -289,6 +289,8 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
             _write_subtitles(args, dialogue, np.concatenate(chunks), dia.sampling_rate)
     seconds = num_samples / dia.sampling_rate
     line = f"{output}: {seconds:.2f} s of audio in {elapsed:.1f} s ({seconds / elapsed:.2f} × real time), seed {seed}"
+    if args.subtitles is not None:
+        line += f"; subtitles in {args.subtitles}"
     if not is_pcm:
         result = {"path": args.output, "seconds": seconds, "seed": seed, "speed": round(seconds / elapsed, 3)}
         print_result(args, line, result)

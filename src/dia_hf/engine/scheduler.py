@@ -211,7 +211,7 @@ class FrameScheduler:
         return len(self._active())
 
     def takes(self, call: Call) -> bool:
-        """Return whether a call's samples can be in one batch with those of this scheduler; if so, it is to be added."""
+        """Return whether a call can share the batch of this scheduler; if so, later calls must fit it as well."""
         if self._spec is None or not self._spec.is_compatible(call.spec):
             return False
         self._spec = self._spec.merged(call.spec)

@@ -114,10 +114,10 @@ class SpeechResponse(Response):
                 transport.abort()
         finally:
             handle.cancel()
+            self._record(handle, reason)  # before the next place where this can be canceled, once more
             for task in (leaving, sending):
                 task.cancel()
             await asyncio.gather(leaving, sending, return_exceptions=True)
-            self._record(handle, reason)
 
     async def _send(self, handle: SpeechHandle, changed: asyncio.Event, send: Callable) -> None:
         """Wait for audio, and send it."""

@@ -112,7 +112,7 @@ def error_of(error: BaseException, request_id: str, is_checked: bool = False) ->
     if isinstance(error, HTTPException):
         message = str(error.detail)
         if error.status_code == HTTPStatus.NOT_FOUND:
-            message = "there is no such route; speech is at POST /v1/audio/speech."
+            message = "there is no such route; speech is at POST /v1/audio/speech, and with --ui a page at /ui/."
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "others")
             message = f"the route does not take this method; use {allowed}."

@@ -93,6 +93,7 @@ class LocalCluster:
         Raises:
             ValueError: If they cannot be started; its message has the reason.
         """
+        logger.info("starting Ray and %d replicas; each loads the model", self._arguments.replicas)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault(_CALLBACK, "dia_hf_command.ray_proxy:middlewares")
         self._ray.init(

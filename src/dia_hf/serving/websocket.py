@@ -92,23 +92,26 @@ class SpeechSession:
         """Serve the client until one of the two ends the session."""
         await self.socket.accept()
         tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._speak())]
-        code = _INTERNAL
+        code: int | None = _INTERNAL
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except _EndError as end:
             code = end.code
+        except _SlowReaderError:
+            pass
         except WebSocketDisconnect:
-            return
+            code = None
         finally:
             for utterance in self._utterances:
                 utterance.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            with suppress(WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
-                await asyncio.wait_for(self.socket.close(code), self.settings.io_timeout)
+            if code is not None:
+                with suppress(WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
+                    await asyncio.wait_for(self.socket.close(code), self.settings.io_timeout)
 
     # --- messages of the client ---
 

@@ -31,7 +31,9 @@ def import_sounddevice() -> ModuleType:
     try:
         return import_extra("sounddevice")
     except OSError as error:  # on Linux, the package does not bring PortAudio
-        raise OSError(f"there is no audio output: {error}.") from error
+        raise OSError(
+            f"there is no audio output: {error}; on Debian, `apt install libportaudio2` brings it."
+        ) from error
 
 
 @contextmanager

@@ -27,7 +27,7 @@ _SLIDERS = (
     _Slider("cfg_scale", "Guidance", 1, 10, 0.1, 1, "1 switches it off."),
     _Slider("temperature", "Temperature", 0, 2.5, 0.05, 1, "0 is greedy."),
     _Slider("top_p", "Top-p", 0.05, 1, 0.01, 1, "1 keeps all tokens."),
-    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, 200, "Tokens it keeps."),
+    _Slider("cfg_filter_top_k", "Guidance top-k", 1, 200, 1, 200, "Best tokens to keep."),
     _Slider("speed", "Speed", 0.5, 2, 0.05, 1, "At the same pitch."),
 )
 
@@ -63,7 +63,10 @@ def make_theme() -> Any:
         input_background_fill="white",
         input_background_fill_dark="*neutral_800",
         input_border_width="1px",
-        block_label_text_color="*neutral_700",
+        block_padding="10px 18px",  # that of page.css
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_text_weight="600",
         body_text_color_subdued="*neutral_600",
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_400",
