@@ -123,3 +123,10 @@ def test_a_run_that_ends_before_its_start_leaves_nothing(tmp_path):
     with pytest.raises(KeyError), BatchFolder(tmp_path / "new").held():
         raise KeyError
     assert not (tmp_path / "new").exists()
+
+
+def test_an_empty_folder_of_the_user_stays(tmp_path):
+    """A mistake in the arguments removed a folder that had been there before, or failed to, as for a mounted one."""
+    with pytest.raises(KeyError), BatchFolder(tmp_path).held():
+        raise KeyError
+    assert tmp_path.exists()

@@ -67,6 +67,7 @@ def test_defaults_are_for_rows_that_say_nothing(tmp_path):
         ({"top_p": 0}, "`top_p` is 0; give a number above 0 and at most 1"),
         ({"temperature": 1e-4}, r"`temperature` is 0.0001; give 0 \(greedy decoding\)"),
         ({"max_seconds": "inf"}, "`max_seconds` is inf"),
+        ({"max_seconds": 10**400}, "`max_seconds` is 1000.*; give a smaller number"),
         ({"speed": 3}, "`speed` is 3; give a number from 0.5 to 2"),
         ({"voice": "a", "voices": {"S1": "b"}}, "`voice` and `voices` are both given"),
         ({"voice": 7}, "`voice` is 7; give a text"),

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from batch.tables import files_of, short_rows, write_table
 from dia_hf.batch import BatchSettings, run_batch
@@ -13,6 +14,7 @@ from dia_hf.batch.run import run_table
 from dia_hf.batch.speak import Entry
 from dia_hf.batch.voices import RowVoices
 from dia_hf.data.sources import open_source
+from dia_hf.speech.voices import Voice
 from kills import killed
 
 
@@ -80,6 +82,19 @@ def test_rows_that_have_changed_need_consent(dia, tmp_path):
     assert (report.num_new, report.num_done) == (1, 3)
     assert [entry["text"] for entry in manifest_of(tmp_path / "speech")] == [row["text"] for row in rows[:3]]
     assert (tmp_path / "speech" / "audio" / "0000" / "row-3.wav").exists()  # nothing is deleted
+
+
+def test_rows_that_cannot_be_spoken_any_more_are_told_with_the_reason(dia, tmp_path):
+    """After the voice of a row had been deleted, a run said that the row was gone, and not why."""
+    rows = [{"id": "one", "text": "[S1] Hello.", "voice": "v.safetensors"}, *short_rows(1)]
+    codec, codes = dia.processor.codec, torch.zeros(8, dia.processor.codec.num_codebooks, dtype=torch.long)
+    Voice(codes, "Hi.", codec.fingerprint, codec.sampling_rate, codec.hop_length).save(tmp_path / "v.safetensors")
+    table = write_table(tmp_path / "texts.jsonl", rows)
+    run_batch(dia, table, tmp_path / "speech")
+    (tmp_path / "v.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"1 rows .* cannot be spoken any more \(row 1 \(one\): there is no voice"):
+        run_batch(dia, table, tmp_path / "speech")
+    assert len(manifest_of(tmp_path / "speech")) == 2
 
 
 def test_an_interruption_keeps_what_is_spoken(dia, tmp_path, monkeypatch):

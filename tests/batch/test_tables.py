@@ -54,6 +54,9 @@ def test_rows_of_csv_that_cannot_be_right(tmp_path):
     path.write_text("id,text\na,Hello, Dia.\nb,Yes.\n")
     (_, error), (_, good) = read(path)
     assert isinstance(error, RowError) and "1 cells more" in error.reason and good == {"id": "b", "text": "Yes."}
+    path.write_text("id,text,note,text ,,\na,Hello.,,,,\n")
+    with pytest.raises(ValueError, match=r"texts.csv' has several columns 'text'"):
+        read(path)
     path.write_text('id,text\na,Hello.\nb,"Yes.\nc,Hello.\n')
     with pytest.raises(ValueError, match=r"cannot be read after row 1 .*unclosed quote"):
         read(path)

@@ -73,6 +73,15 @@ def test_a_result_for_programs(capsys):
     assert json.loads(Path("speech/failed.jsonl").read_text())["id"] == "bad"
 
 
+def test_ids_that_a_terminal_cannot_show(capsys):
+    """After all rows had been spoken, the summary failed at an id, and the command with it."""
+    Path("texts.jsonl").write_text(
+        '{"id": "\\ud83d", "text": ""}\n{"id": "a", "text": "[S1] Hi.", "max_seconds": 0.2}\n'
+    )
+    assert run("texts.jsonl", "speech") == 3
+    assert "row 1 (\\ud83d): `text` is missing" in capsys.readouterr().out
+
+
 def test_failures_are_told_quietly(capsys):
     """With --quiet a run with failures printed nothing, and its exit status 3 was a riddle."""
     write_table(Path("texts.jsonl"), [*short_rows(1), {"id": "bad"}])

@@ -1,6 +1,7 @@
 """Alignment of speech and text by cross-attention."""
 
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CompileConfig
+from transformers.generation import BaseStreamer
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor, DiaTokenizer
 from dia_hf.calibration import TEXTS
@@ -15,6 +17,7 @@ from dia_hf.engine import Engine
 from dia_hf.generation import DiaCodesStreamer, DiaGenerateOutput, attend_to_text, find_alignment_heads, find_path
 from dia_hf.generation.alignment import score_heads
 from tiny import as_inputs, random_config, random_model
+from waiting import wait_for
 
 SPOKEN = ("[S1] Hello, I am Dia. [S2] Welcome, Dia.", "[S2] One two three four five six seven.")
 
@@ -127,6 +130,40 @@ def test_heads_of_two_kinds_do_not_share_a_batch(miniature):
     with Engine(max_batch_size=3) as engine, ThreadPoolExecutor(3) as threads:
         for mine, theirs in zip(threads.map(lambda heads: speak(heads, engine), kinds), alone, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_of_two_kinds_join_a_batch_without_heads(miniature):
+    """Beside a call that records nothing, the last call got the weights of the heads of the one before."""
+    model, processor = miniature
+    engine = Engine(max_batch_size=3)
+
+    class Slow(BaseStreamer):
+        """Holds the engine's thread until the other calls are there."""
+
+        has_prompt = False
+
+        def put(self, value):
+            if self.has_prompt and not pending.is_set():
+                pending.set()
+                wait_for(lambda: len(engine._submitted) == len(kinds))
+            self.has_prompt = True
+
+        def end(self):
+            pass
+
+    def speak(heads, engine=None):
+        options = {"return_alignment": True, "alignment_heads": heads, "do_sample": False}
+        return model.generate(**processor(text=[SPOKEN[0]]), **options, engine=engine).alignment[0]
+
+    kinds, pending = [[[1, 1]], [[0, 2], [3, 1]]], threading.Event()
+    alone = [speak(heads) for heads in kinds]
+    with engine, ThreadPoolExecutor(3) as threads:
+        plain = processor(text=[SPOKEN[0]])
+        first = threads.submit(model.generate, **plain, do_sample=False, engine=engine, streamer=Slow())
+        assert pending.wait(60)
+        for mine, theirs in zip(threads.map(lambda heads: speak(heads, engine), kinds), alone, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        first.result()
 
 
 @pytest.mark.parametrize(

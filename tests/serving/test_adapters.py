@@ -59,6 +59,28 @@ def test_the_least_recently_used_adapter_goes():
     assert {name: one.num_closed for name, one in engines.items()} == {"a": 0, "b": 1, "c": 0}
 
 
+def test_a_client_that_goes_during_the_loading():
+    """The engine was loaded for nobody, and stayed in memory beside the one that the next request loaded."""
+    loaded, is_loading, has_gone = [], threading.Event(), threading.Event()
+
+    def load(name):
+        is_loading.set()
+        assert has_gone.wait(60)
+        loaded.append(Closing())
+        return loaded[-1]
+
+    async def ask():
+        cache = AdapterCache(load)
+        going = asyncio.ensure_future(cache("anna"))
+        assert await asyncio.to_thread(is_loading.wait, 60)
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
+        has_gone.set()
+        return await cache("anna")
+
+    assert [asyncio.run(ask())] == loaded
+
+
 def test_an_adapter_that_cannot_be_loaded():
     """After an error, an adapter was never loaded again, or its place was lost."""
     tried = []

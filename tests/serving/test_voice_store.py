@@ -79,6 +79,37 @@ def test_an_upload_that_fails(address, monkeypatch):
     assert list(library) == []
 
 
+def test_a_replacement_that_fails(address, monkeypatch):
+    """The voice that was to be replaced was in the store still, and not found any more."""
+    library = RemoteVoiceLibrary(address, max_age=0)
+    library.add("anna", VOICE)
+    assert library.get("anna") == VOICE
+
+    def fail(*_, **__):
+        raise OSError("no space")
+
+    monkeypatch.setattr(library._store, "put_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        library.add("anna", Voice(VOICE.codes[:100], "[S1] Other.", "0123", 44100, 512), force=True)
+    assert library.get("anna") == VOICE
+
+
+def test_the_mirror_is_read_during_an_upload_or_a_removal(address, monkeypatch):
+    """A request at that moment deleted the file from the mirror, and the upload or the removal failed."""
+    library = RemoteVoiceLibrary(address, max_age=3600)
+    for name in ("put_file", "rm_file"):
+        work = getattr(library._store, name)
+        monkeypatch.setattr(
+            library._store,
+            name,
+            lambda *args, work=work, **rest: (library.refresh(), work(*args, **rest), library.refresh()),
+        )
+    library.add("anna", VOICE)
+    assert library.get("anna") == VOICE
+    library.remove("anna")
+    assert list(library) == []
+
+
 def test_a_store_that_does_not_answer(address, monkeypatch, caplog):
     """A store that was away for a while ended every request, or its voices were forgotten."""
     library = RemoteVoiceLibrary(address, max_age=0)

@@ -19,9 +19,14 @@ from websockets.sync.client import connect
 
 from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.serving import server as server_module
+from dia_hf.serving import websocket
+from dia_hf.serving.adapters import AdapterEngines
+from dia_hf.serving.errors import ApiError
 from dia_hf.serving.settings import ServerSettings
+from dia_hf.serving.utterance import Utterance
 from dia_hf.serving.websocket import SpeechSession
-from serving.fakes import FRAME, FULL, RATE, Script
+from serving.conftest import start
+from serving.fakes import FRAME, FULL, RATE, FakeEngine, FakeHandle, FakeVoices, Script
 from serving.test_body import decode
 from waiting import wait_for
 
@@ -176,6 +181,29 @@ def test_an_interruption_ends_within_8_frames(miniature, monkeypatch):
         assert client.receive()[-1]["finish_reason"] == "stop"
 
 
+def test_a_disconnect_while_a_request_is_submitted(serve, monkeypatch):
+    """The request of a client that went at that moment was spoken for nobody, and its text waited for ever."""
+    running, is_there, has_gone = serve(), threading.Event(), threading.Event()
+    submit, cancel = running.engine.submit, Utterance.cancel
+
+    def slow(*args):
+        is_there.set()
+        assert has_gone.wait(60)
+        return submit(*args)
+
+    def canceled(self):
+        cancel(self)
+        has_gone.set()
+
+    monkeypatch.setattr(running.engine, "submit", slow)
+    monkeypatch.setattr(Utterance, "cancel", canceled)
+    with opened(running) as client:
+        client.configure()
+        client.send("input.text", text=FIRST)
+        assert is_there.wait(60)
+    wait_for(lambda: running.engine.handles and running.engine.handles[0].ended.is_set())
+
+
 def test_a_disconnect_frees_the_place(miniature):
     """A client that had gone, or closed its WebSocket, kept its place in the batch."""
     with opened(miniature) as client:
@@ -302,6 +330,75 @@ def test_a_full_queue(serve):
         running.engine.script = Script()
         client.say(FIRST)
         assert client.receive()[-1]["total_sentences"] == 1
+
+
+def test_a_configuration_that_is_refused_changes_nothing(serve, monkeypatch):
+    """The voice of a refused configuration was that of the next utterance."""
+    running = serve()
+
+    async def find(engine, model):
+        if model == "none":
+            raise ApiError(503, "the adapter cannot be loaded.")
+        return engine
+
+    monkeypatch.setattr(websocket, "find_engine", find)
+    with opened(running) as client:
+        client.configure()
+        client.send("session.config", model="none", voice="anna")
+        assert "adapter" in client.receive("error")[-1]["message"]
+        client.say(FIRST)
+        assert client.receive()[-1]["finish_reason"] == "stop"
+    assert running.engine.handles[-1].request.voices is None
+
+
+def test_a_configuration_is_for_later_utterances(serve, monkeypatch):
+    """Voices of an utterance that was sent before another configuration were used after it."""
+    running = serve(Script(hold_after=2))
+    monkeypatch.setattr(FakeHandle, "kept_voices", lambda self: {"[S1]": running.voices.anna})
+    with opened(running) as client:
+        for text in (FIRST, SECOND):
+            client.configure()
+            client.say(text)
+        running.engine.release()
+        client.receive(), client.receive()
+    assert [handle.request.voices for handle in running.engine.handles] == [None, None]
+
+
+def test_the_engine_of_an_adapter_is_found_for_each_utterance():
+    """A session ended when the engine of its adapter had made place for another one, and kept that in memory."""
+    engines = [FakeEngine(), FakeEngine()]
+
+    async def load(name):
+        return next(engine for engine in engines if not engine.is_closed)
+
+    running = start(AdapterEngines(FakeEngine(), load, ["one"]), FakeVoices())
+    try:
+        with opened(running) as client:
+            client.configure(model="one")
+            client.say(FIRST)
+            assert client.receive()[-1]["finish_reason"] == "stop"
+            engines[0].close()
+            client.say(SECOND)
+            assert client.receive()[-1]["finish_reason"] == "stop"
+    finally:
+        running.stop()
+    assert [len(engine.handles) for engine in engines] == [1, 1]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_bytes_of_a_sentence_that_is_not_complete(serve, is_streamed):
+    """`total_bytes` counted audio that was withheld, and dropped."""
+    running = serve(Script(hold_after=2))
+    with opened(running) as client:
+        client.configure(response_format="pcm", stream_audio=is_streamed)
+        client.send("input.text", text=FIRST)
+        wait_for(lambda: running.engine.handles and running.engine.handles[0].num_frames)
+        wait_for(lambda: not running.engine.handles[0]._chunks)
+        client.send("input.cancel")
+        messages = client.receive()
+    num_bytes = sum(len(one) for one in messages if isinstance(one, bytes))
+    ends = [one for one in messages if not isinstance(one, bytes) and one["type"] == "audio.done"]
+    assert sum(one["total_bytes"] for one in ends) == num_bytes
 
 
 def test_too_many_utterances_ahead(serve):

@@ -1,5 +1,6 @@
 """Text that comes in pieces: its sentences, and their speech."""
 
+import asyncio
 import threading
 
 import numpy as np
@@ -85,6 +86,13 @@ def test_text_without_an_end_is_cut():
     assert 200 < len(first) < 260 and first.endswith("item")
     (clause,) = SentenceSplitter().feed("some words, " + "item " * 50)[:1]
     assert clause == "some words,"
+
+
+@pytest.mark.parametrize("text", ["7 " * 1000, "1. " * 1000, "5, 6, " * 400])
+def test_numbers_without_an_end_are_cut(text):
+    """Numbers, which have no letters, were one sentence to the end of the text, and took time by its square."""
+    sentences = split([text])
+    assert " ".join(sentences) == text.strip() and all(len(one) <= 210 for one in sentences)
 
 
 def test_an_unknown_split():
@@ -270,10 +278,40 @@ def test_errors(engine):
         TextStream().write(b"Hello")
     with pytest.raises(ValueError, match="the text is empty"):
         engine.submit(SpeechRequest(spoken(TextStream(), [])))
-    used = TextStream()
-    engine.submit(SpeechRequest(used, seed=1))
-    with pytest.raises(ValueError, match="another request"):
-        engine.submit(SpeechRequest(used, seed=1))
+
+
+@pytest.mark.parametrize("pieces", [[], [f"{FIRST} "]])
+def test_a_refused_request_leaves_nothing(dia, pieces):
+    """A text was given to two requests: the second one was spoken, or waited for ever, and so did `close`."""
+    text = TextStream()
+    for piece in pieces:
+        text.write(piece)
+    with SpeechEngine(dia, max_batch_size=1, max_queue=1) as engine:
+        handle = engine.submit(SpeechRequest(text, seed=1))
+        with pytest.raises(ValueError, match="another request"):
+            engine.submit(SpeechRequest(text, seed=1))
+        assert len({*engine._handles, *engine._waiting}) == 1
+        text.close() if pieces else handle.cancel()
+        hear(handle)
+    later = TextStream()
+    with pytest.raises(EngineError):
+        engine.submit(SpeechRequest(later))
+    with SpeechEngine(dia, max_batch_size=1) as engine:  # a refused text can be given to another one
+        assert hear(engine.submit(SpeechRequest(spoken(later, [FIRST]), seed=1))).size
+
+
+def test_a_canceled_request_is_not_computed_when_its_text_grows(engine, monkeypatch):
+    """A writer that did not know of the end had further sentences prepared for nobody."""
+    text = TextStream()
+    handle = engine.submit(SpeechRequest(text, seed=1))
+    text.write(f"{FIRST} ")
+    wait_for(lambda: handle._is_parked and handle.sentence_ends)
+    handle.cancel()
+    calls = []
+    monkeypatch.setattr(engine, "_generate_chunk", calls.append)
+    text.write(f"{SECOND} ")
+    text.close()
+    assert not engine._waiting and not calls
 
 
 def test_a_limit_cuts_the_whole(engine):
@@ -336,6 +374,13 @@ def test_errors_of_an_iterator(dia):
     with pytest.raises(ConnectionError, match="the model has gone"):
         heard.extend(dia.stream(pieces(), seed=5))
     assert sum(map(len, heard)) > 8000
+
+    def canceled():
+        yield f"{FIRST} "
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):  # no `Exception`; the stream waited for ever
+        list(dia.stream(canceled(), seed=5))
     with pytest.raises(TypeError, match="give strings"):
         list(dia.stream(iter([7])))
     with pytest.raises(ValueError, match="the text is empty"):

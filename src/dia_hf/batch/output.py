@@ -75,6 +75,7 @@ class BatchFolder:
             raise ValueError(
                 f"{str(path)!r} is not empty and was not made by `dia-hf batch`; give another folder, or empty it."
             )
+        is_new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         try:
             with locked(path / LOCK, f"another process works in {str(path)!r}; wait for it, or give another folder."):
@@ -84,7 +85,7 @@ class BatchFolder:
                     if self._manifest is not None:
                         self._manifest.close()
         finally:
-            if not any(path.iterdir()):
+            if is_new and not any(path.iterdir()):
                 path.rmdir()
 
     def open(self, settings: Mapping[str, Any]) -> None:

@@ -218,7 +218,10 @@ def _number(name: str, value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and name in ("seed", "cfg_filter_top_k") and value < 2**53:
         value = int(value)
     _check(name, value)
-    return value if name in ("seed", "cfg_filter_top_k") else float(value)
+    try:
+        return value if name in ("seed", "cfg_filter_top_k") else float(value)
+    except OverflowError:
+        raise ValueError(f"`{name}` is {shortened(value)}; give a smaller number.") from None
 
 
 def _check(name: str, value: Any) -> None:

@@ -284,6 +284,13 @@ class _Plan:
         """Have changed rows spoken again, if that is wanted."""
         done = self.folder.done
         gone = done.keys() - set(self.keys)
+        failed = [failure for failure in self.failures if key_of(failure.id) in gone]
+        if failed and not force:
+            names = "; ".join(f"row {one.row} ({one.id}): {one.error}" for one in failed[:_NUM_NAMED])
+            raise ValueError(
+                f"{len(failed)} rows that were spoken into {str(self.folder.path)!r} cannot be spoken any more "
+                f"({names}); correct them, or give `force` (--force) to drop them from the manifest."
+            )
         if (changed or gone) and not force:
             names = ", ".join(repr(row_id) for _, row_id in changed[:_NUM_NAMED])
             what = f"{len(changed)} rows ({names}) ask for something else" if changed else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,11 @@ def _read_csv(path: Path, delimiters: tuple[str, ...]) -> Iterator[Record]:
             file.seek(0)
             delimiter = max(delimiters, key=head.count)
             # Strict: otherwise an unclosed quote makes one text of all following rows.
-            for number, cells in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), start=1):
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            names = Counter(map(str.strip, reader.fieldnames or ()))
+            if repeated := [name for name, count in names.items() if name and count > 1]:
+                raise ValueError(f"{str(path)!r} has several columns {repeated[0]!r}; rename or remove all but one.")
+            for number, cells in enumerate(reader, start=1):
                 yield number, _check_cells(cells, delimiter)
     except UnicodeDecodeError as error:
         raise ValueError(

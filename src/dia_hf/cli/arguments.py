@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,4 +70,5 @@ def print_result(args: argparse.Namespace, line: str, result: dict[str, Any]) ->
     if args.json:
         print(json.dumps(result, ensure_ascii=False))
     elif not args.quiet:
-        print(line)
+        encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of names and ids
+        print(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -188,7 +188,7 @@ class FrameScheduler:
         self.compile_options = compile_options
         self.num_frames = num_frames
         self.max_slots = max_slots
-        self._first_spec = spec
+        self._spec = spec  # of all calls that were taken
         self.calls: list[Call] = []
         self.slots: list[_Slot | None] = []
         self.runner: EagerRunner | None = None
@@ -211,8 +211,11 @@ class FrameScheduler:
         return len(self._active())
 
     def takes(self, call: Call) -> bool:
-        """Return whether a call's samples can be in one batch with those of this scheduler."""
-        return self._first_spec is not None and self._first_spec.is_compatible(call.spec)
+        """Return whether a call can share the batch of this scheduler; if so, later calls must fit it as well."""
+        if self._spec is None or not self._spec.is_compatible(call.spec):
+            return False
+        self._spec = self._spec.merged(call.spec)
+        return True
 
     def fail(self, error: Exception) -> None:
         """End all calls with an error of the batch, which is not used again."""

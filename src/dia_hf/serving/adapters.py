@@ -123,15 +123,21 @@ class AdapterCache:
     async def __call__(self, name: str) -> SpeechEngine:
         """Return the engine of an adapter."""
         if name not in self._engines:
-            async with self._lock:
-                if name not in self._engines:
-                    if len(self._engines) >= self._max_loaded:
-                        _, oldest = self._engines.popitem(last=False)
-                        await asyncio.to_thread(oldest.close)
-                        del oldest
-                    self._engines[name] = await asyncio.to_thread(self._load, name)
+            # To its end, if the client goes meanwhile: an engine that is not in the table would stay in memory.
+            return await asyncio.shield(self._make(name))
         self._engines.move_to_end(name)
         return self._engines[name]
+
+    async def _make(self, name: str) -> SpeechEngine:
+        async with self._lock:
+            if name not in self._engines:
+                if len(self._engines) >= self._max_loaded:
+                    _, oldest = self._engines.popitem(last=False)
+                    await asyncio.to_thread(oldest.close)
+                    del oldest
+                self._engines[name] = await asyncio.to_thread(self._load, name)
+            self._engines.move_to_end(name)
+            return self._engines[name]
 
 
 class AdapterEngines:

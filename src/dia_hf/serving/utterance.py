@@ -15,6 +15,7 @@ import numpy as np
 from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest, TextStream
 from ..speech.text_stream import SETTLE_SECONDS
 from ..speech.voices import Voice
+from .adapters import AdapterEngines, find_engine
 from .errors import ApiError
 
 __all__ = ["HeardVoices", "Utterance"]
@@ -42,10 +43,12 @@ class Utterance:
     """Text that comes in pieces, and its audio. Its methods are called in one event loop.
 
     Args:
-        engine (`SpeechEngine`): The engine. It gets the request with the first sentence, so that a client which sends
-            nothing has no place in the queue.
+        engine (`SpeechEngine` or `AdapterEngines`): The engine. It gets the request with the first sentence, so that a
+            client which sends nothing has no place in the queue.
         make_request (`Callable`): Makes the request of the text; awaited when the first sentence is there.
         split, language (`str`): See `TextStream`.
+        model (`str`, defaults to `""`): Name of an adapter, or any other one for the base model. Its engine is found
+            with the first sentence, because those of adapters come and go.
 
     Attributes:
         text (`TextStream`): The text.
@@ -56,10 +59,11 @@ class Utterance:
 
     def __init__(
         self,
-        engine: SpeechEngine,
+        engine: SpeechEngine | AdapterEngines,
         make_request: Callable[[TextStream], Awaitable[SpeechRequest]],
         split: str = "sentence",
         language: str = "en",
+        model: str = "",
     ) -> None:
         self.text = TextStream(split, language)
         self.handle: SpeechHandle | None = None
@@ -67,7 +71,7 @@ class Utterance:
         self.begin = time.perf_counter()
         self.first_chunk: float | None = None
         self.seconds = 0.0
-        self._engine, self._make_request = engine, make_request
+        self._engine, self._make_request, self._model = engine, make_request, model
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -107,9 +111,8 @@ class Utterance:
             return
         self.begin = time.perf_counter()
         request = await self._make_request(self.text)
-        handle = self.handle = await asyncio.to_thread(self._engine.submit, request, self._wake)
-        if self.is_canceled:
-            handle.cancel()
+        engine = await find_engine(self._engine, self._model)
+        handle = await asyncio.to_thread(self._submit, engine, request)
         index = num_samples = 0
         while True:
             self._changed.clear()
@@ -131,6 +134,13 @@ class Utterance:
             raise handle.error
         if handle.finish_reason == "canceled":  # by the engine, which is closed
             raise ApiError.draining()
+
+    def _submit(self, engine: SpeechEngine, request: SpeechRequest) -> SpeechHandle:
+        """Submit the request; in a thread, which outlasts the event loop's wait for it if a client goes meanwhile."""
+        handle = self.handle = engine.submit(request, self._wake)
+        if self.is_canceled:
+            handle.cancel()
+        return handle
 
     def _count(self, num_samples: int) -> None:
         if self.first_chunk is None:

@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 import time
+import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,6 +81,7 @@ class RemoteVoiceLibrary(VoiceLibrary):
         super().__init__(self._mirror.name)
         self.address, self.max_age = address, max_age
         self._stamps: dict[str, tuple[Any, ...]] = {}
+        self._uploading: list[str] = []  # files that the store has not got yet
         self._lock = threading.Lock()
         self._refreshed = -max_age
         self._is_reachable = True
@@ -114,20 +116,25 @@ class RemoteVoiceLibrary(VoiceLibrary):
             OSError: If it cannot be written to the store; it is then not in the mirror either.
         """
         self.refresh()
-        path = super().add(name, voice, force)
+        file = f"{unicodedata.normalize('NFC', name)}{_SUFFIX}"
+        self._uploading.append(file)
         try:
-            self._store.makedirs(self._root, exist_ok=True)
-            self._store.put_file(str(path), self._remote(path))
-        except BaseException:
-            path.unlink()
-            raise
+            path = super().add(name, voice, force)
+            try:
+                self._store.makedirs(self._root, exist_ok=True)
+                self._store.put_file(str(path), self._remote(path))
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        finally:
+            self._uploading.remove(file)
         return path
 
     def remove(self, name: str) -> None:
         """Delete a voice, in the store first, see `VoiceLibrary.remove`."""
         path = self._file(name)
         self._store.rm_file(self._remote(path))
-        path.unlink()
+        path.unlink(missing_ok=True)
 
     def _remote(self, path: Path) -> str:
         return f"{self._root.rstrip('/')}/{path.name}"
@@ -145,12 +152,12 @@ class RemoteVoiceLibrary(VoiceLibrary):
             if entry["type"] == "file" and name.endswith(_SUFFIX) and not name.startswith("."):
                 found[name] = tuple(str(entry[key]) for key in _STAMPS if key in entry)
         for name, stamp in found.items():
-            if self._stamps.get(name) != stamp:
+            if self._stamps.get(name) != stamp or not (self.folder / name).is_file():
                 with atomic_write(self.folder / name) as beside:
                     self._store.get_file(self._remote(self.folder / name), str(beside))
                 self._stamps[name] = stamp
         for path in self.folder.glob(f"*{_SUFFIX}"):
-            if path.name not in found:
+            if path.name not in found and path.name not in self._uploading:
                 path.unlink(missing_ok=True)
                 self._stamps.pop(path.name, None)
         self._refreshed = time.monotonic()

@@ -81,12 +81,11 @@ class SpeechSession:
         self.settings, self.metrics = settings, metrics
         self.request_id: str = socket.state.request_id
         self._fields: SessionFields | None = None
-        self._engine: SpeechEngine  # with `_fields`
         self._voices: Voices = None
         self._heard = HeardVoices()
         self._open: Utterance | None = None  # whose text is not complete
         self._utterances: list[Utterance] = []  # that are not over
-        self._waiting: asyncio.Queue[tuple[Utterance, SessionFields]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[Utterance, SessionFields, HeardVoices | None]] = asyncio.Queue()
         self._last_time = time.monotonic()  # of a message, or of the end of an utterance
 
     async def run(self) -> None:
@@ -176,9 +175,9 @@ class SpeechSession:
         if self._open is not None:
             raise ApiError(400, "an utterance is not complete; send `input.done` before `session.config`.")
         fields = parse_session(message, self.settings)
-        self._voices = await self.requests.find_voices(fields)
-        self._engine = await find_engine(self.engine, fields.model)
-        self._fields, self._heard = fields, HeardVoices()
+        voices = await self.requests.find_voices(fields)
+        await find_engine(self.engine, fields.model)  # loaded ahead of the text
+        self._fields, self._voices, self._heard = fields, voices, HeardVoices()
         await self.send(
             {
                 "type": "session.configured",
@@ -206,15 +205,15 @@ class SpeechSession:
         """Begin an utterance."""
         if len(self._utterances) > _MOST_WAITING:
             raise ApiError(429, f"{_MOST_WAITING} utterances are waiting already; wait for `session.done`.")
-        voices = self._voices
+        voices, heard = self._voices, self._heard  # of these fields, which may change while the text waits
 
         async def make_request(text: TextStream) -> SpeechRequest:
-            chosen = voices if voices is not None else dict(self._heard.voices) or None
+            chosen = voices if voices is not None else dict(heard.voices) or None
             return self.requests.make(fields, text, chosen, text.sentences[0])
 
-        utterance = Utterance(self._engine, make_request, fields.split_granularity, fields.language)
+        utterance = Utterance(self.engine, make_request, fields.split_granularity, fields.language, fields.model)
         self._utterances.append(utterance)
-        self._waiting.put_nowait((utterance, fields))
+        self._waiting.put_nowait((utterance, fields, heard if voices is None else None))
         return utterance
 
     # --- messages to the client ---
@@ -223,12 +222,12 @@ class SpeechSession:
         """Speak one utterance after the other."""
         index = 0
         while True:
-            utterance, fields = await self._waiting.get()
+            utterance, fields, heard = await self._waiting.get()
             await _Speaker(self, utterance, fields, index).speak()
             self._utterances.remove(utterance)
             self._last_time = time.monotonic()
-            if self._voices is None and utterance.handle is not None:
-                self._heard.add(utterance.handle)
+            if heard is not None and utterance.handle is not None:
+                heard.add(utterance.handle)
             index += 1
 
     async def send_error(self, error: ApiError) -> None:
@@ -265,8 +264,8 @@ class _Speaker:
         self.place = {"utterance_index": index}
         self.num_sentences = 0
         self._encoding: SpeechEncoding | None = None  # of a sentence that has begun
-        self._kept: list[bytes] = []  # of a sentence that is sent as a whole
-        self._num_bytes = 0
+        self._kept: list[bytes] = []  # that is not sent, of a sentence that is sent as a whole
+        self._num_bytes = 0  # that were sent
 
     async def speak(self) -> None:
         """Send the audio of all sentences, and the end."""
@@ -308,14 +307,13 @@ class _Speaker:
             message |= {"format": self.fields.response_format, "sample_rate": self._encoding.sampling_rate}
             await self.session.send({**message, "channels": 1})
         piece = await self._encoding.encode(chunk)
-        self._num_bytes += len(piece)
-        if piece and self.fields.stream_audio:
-            await self.session.send(piece)
-        elif piece:
-            self._kept.append(piece)
+        self._kept.append(piece)
+        if self.fields.stream_audio or chunk is None:
+            content, self._kept = b"".join(self._kept), []
+            if content:
+                await self.session.send(content)
+                self._num_bytes += len(content)
         if chunk is None:
-            if self._kept:
-                await self.session.send(b"".join(self._kept))
             await self._end_sentence()
 
     async def _end_sentence(self, is_failed: bool = False) -> None:

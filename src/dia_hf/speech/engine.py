@@ -150,21 +150,32 @@ class SpeechEngine:
         else:
             dialogue = Dialogue(dia.model, dia.processor, request.text, request.voices, **options)
         handle = SpeechHandle(request, dialogue, self, on_change)
+        if isinstance(request.text, TextStream):
+            request.text.bind(lambda: self._read(handle))
+        try:
+            self._queue(handle, max_queue)
+        except Exception:
+            if isinstance(request.text, TextStream):
+                request.text.unbind()
+            raise
+        if isinstance(request.text, TextStream):
+            self._read(handle)  # what was written in the meantime
+        return handle
+
+    def _queue(self, handle: SpeechHandle, max_queue: int | None) -> None:
         with self._changed:
             if self._is_closed:
                 raise EngineError("the engine is closed; make another one.")
             if max_queue is not None and self.num_queued >= max_queue:
                 raise QueueFullError(f"{max_queue} requests (`max_queue`) are waiting already; try again later.")
-            if dialogue.chunks:
+            if handle.is_canceled:  # an error of the text, which its writer has added in the meantime
+                return
+            if handle._run.has_next:
                 self._waiting.append(handle)
             else:
                 handle._is_parked = True
                 self._handles.append(handle)
             self._changed.notify_all()
-        if isinstance(request.text, TextStream):
-            request.text.bind(lambda: self._read(handle))
-            self._read(handle)  # what was written in the meantime
-        return handle
 
     def warm_up(self, text: str = "[S1] Hello.", seconds: float = 1.0) -> None:
         """Generate a text in batches of 1, 2, 4, … `max_batch_size`, so that later requests find kernels and memory.
@@ -217,7 +228,7 @@ class SpeechEngine:
     def _unpark(self, handle: SpeechHandle) -> None:
         """Have the next chunk of the text generated, if it is there and the reader is not behind."""
         with self._changed:
-            if not handle._is_parked:
+            if not handle._is_parked or handle.is_canceled or handle.is_done:
                 return
             if handle._run.is_complete:
                 handle._is_parked, handle._is_complete = False, True

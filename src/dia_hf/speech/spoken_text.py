@@ -68,7 +68,7 @@ class _Source:
 
     def __init__(self, pieces: Iterator[str], text: TextStream) -> None:
         self.pieces, self.text = pieces, text
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.is_stopped = False
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -82,7 +82,7 @@ class _Source:
                 if self.is_stopped:
                     break
                 self._queue.put(piece)
-        except Exception as error:  # the consumer gets it
+        except BaseException as error:  # the consumer gets it; a canceled task, too, would leave it waiting
             self.error = error
         self._queue.put(None)
 

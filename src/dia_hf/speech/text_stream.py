@@ -35,6 +35,7 @@ _TAG = re.compile(r"\[[^\[\]\s]*\]")  # of a speaker, a language, a style
 _LAST_TAG = re.compile(f"{SPEAKER_TAG.pattern}$")
 _SHORTEST_CLAUSE = 1.0  # seconds; shorter ones stay with the next
 _LONGEST = 15.0  # seconds after which text without an end is cut
+_LONGEST_NUMBERS = 200  # characters after which text without letters is cut
 
 
 class SentenceSplitter:
@@ -93,7 +94,7 @@ class SentenceSplitter:
                 end = tag.start()
             else:
                 end = len(before) if character not in _CLOSING and _WIDE_END.search(before) else 0
-            if end and _has_letters(self._text[:end]):
+            if end and (_has_letters(self._text[:end]) or end == len(self._text) > _LONGEST_NUMBERS):
                 sentences.append(" ".join(self._text[:end].split()))
                 self._text = self._text[end:]
         return sentences
@@ -111,6 +112,10 @@ class SentenceSplitter:
 
     def _end_at_space(self) -> int:
         """Return the length of the sentence at the beginning, 0 if it is not complete at this white space."""
+        if not _has_words(self._text):
+            return 0
+        if len(self._text) > _LONGEST_NUMBERS and not _has_letters(self._text):
+            return len(self._text)
         if self._is_end(self._text):
             return len(self._text)
         seconds = estimate_seconds(_TAG.sub("", self._text))
@@ -233,6 +238,11 @@ class TextStream:
             if self._changed is not None:
                 raise ValueError("the text belongs to another request; make a `TextStream` for each.")
             self._changed = changed
+
+    def unbind(self) -> None:
+        """Take the text back from a request that was refused."""
+        with self._lock:
+            self._changed = None
 
 
 class StreamedDialogue(Dialogue):
