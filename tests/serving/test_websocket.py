@@ -332,20 +332,21 @@ def test_a_full_queue(serve):
         assert client.receive()[-1]["total_sentences"] == 1
 
 
-def test_a_configuration_that_is_refused_changes_nothing(serve, monkeypatch):
-    """The voice of a refused configuration was that of the next utterance."""
+@pytest.mark.parametrize("fault", [ApiError(503, "the adapter is gone."), RuntimeError("damaged"), OSError("gone")])
+def test_a_configuration_that_is_refused_changes_nothing(serve, monkeypatch, fault):
+    """The voice of a refused configuration was that of the next utterance, or the session ended without a reason."""
     running = serve()
 
     async def find(engine, model):
         if model == "none":
-            raise ApiError(503, "the adapter cannot be loaded.")
+            raise fault
         return engine
 
     monkeypatch.setattr(websocket, "find_engine", find)
     with opened(running) as client:
         client.configure()
         client.send("session.config", model="none", voice="anna")
-        assert "adapter" in client.receive("error")[-1]["message"]
+        assert client.receive("error")[-1]["error_type"] == "server_error"
         client.say(FIRST)
         assert client.receive()[-1]["finish_reason"] == "stop"
     assert running.engine.handles[-1].request.voices is None

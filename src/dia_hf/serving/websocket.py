@@ -176,7 +176,11 @@ class SpeechSession:
             raise ApiError(400, "an utterance is not complete; send `input.done` before `session.config`.")
         fields = parse_session(message, self.settings)
         voices = await self.requests.find_voices(fields)
-        await find_engine(self.engine, fields.model)  # loaded ahead of the text
+        try:
+            await find_engine(self.engine, fields.model)  # loaded ahead of the text
+        except Exception as error:  # of an adapter's files
+            log_error(error, self.request_id, self.settings.logs_texts)
+            raise error_of(error, self.request_id) from error
         self._fields, self._voices, self._heard = fields, voices, HeardVoices()
         await self.send(
             {
