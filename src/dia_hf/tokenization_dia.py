@@ -15,13 +15,18 @@ from transformers import AddedToken, PreTrainedTokenizer
 
 from .text_files import first_line, shortened
 
-__all__ = ["SPEAKER_TAG", "DiaTokenizer"]
+__all__ = ["SPEAKER_TAG", "DiaTokenizer", "speaker_tag"]
 
 SPEAKER_TAG = re.compile(r"\[S\d+\]")
 """Pattern of a speaker's tag, which a tokenizer may know or not."""
 
 # A bigger model_max_length means that nobody set it (transformers writes 1e30 into the files then).
 _UNSET_LENGTH = 10**9
+
+
+def speaker_tag(name: str) -> str:
+    """Return the tag of a speaker by its name, with or without brackets: `[S1]` for "S1" and for "[S1]"."""
+    return f"[{name.removeprefix('[').removesuffix(']')}]"
 
 
 def _is_continuation(byte: int) -> bool:

@@ -184,6 +184,14 @@ def test_unusable_heads_are_refused(miniature, heads, message):
         model.generate(**processor(text=["[S1] Hello."]), return_alignment=True, alignment_heads=heads)
 
 
+def test_heads_for_given_speech_are_checked(miniature):
+    """A head that does not exist had weights of zero."""
+    model, processor = miniature
+    ids, frames = processor(text=["[S1] Hello."])["input_ids"], torch.zeros(1, 5, 9, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"\[9, 0\]; give pairs of layer and head, below 4 and 4"):
+        attend_to_text(model, ids, frames, [[9, 0]])
+
+
 def test_the_reference_path_is_refused_with_its_reason(miniature):
     """The alignment was missing without a word."""
     model, processor = miniature

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ..processing_dia import DiaProcessor
 from ..speech.dialogue import fingerprint_of_voice
-from ..speech.voices import Voice, VoiceLibrary
-from ..tokenization_dia import SPEAKER_TAG
+from ..speech.voices import Voice, VoiceLibrary, voice_of_first_speaker
+from ..tokenization_dia import speaker_tag
 from .rows import BatchRow
 
 __all__ = ["RowVoices"]
@@ -68,14 +68,14 @@ class RowVoices:
             assert row.audio_prompt_transcript is not None
             recording = str(self._find_recording(row.audio_prompt))
             voice = self._load(recording, row.audio_prompt_transcript, processor)
-            return _for_speakers(row, voice)
+            return voice_of_first_speaker(voice, row.text)
         named = {
             tag: self._load(str(path), "", processor)
             for tag, name in _names_of(row).items()
             if (path := self._find_voice(name)[0]) is not None
         }
         if isinstance(row.voices, str) and named:
-            return _for_speakers(row, next(iter(named.values())))
+            return voice_of_first_speaker(next(iter(named.values())), row.text)
         return named or None
 
     def _find_recording(self, name: str) -> Path:
@@ -116,12 +116,4 @@ def _names_of(row: BatchRow) -> Mapping[str, str]:
         return {}
     if isinstance(row.voices, str):
         return {"[S1]": row.voices}
-    return {f"[{speaker.removeprefix('[').removesuffix(']')}]": name for speaker, name in row.voices.items()}
-
-
-def _for_speakers(row: BatchRow, voice: Voice) -> dict[str, Voice] | Voice:
-    """Give a voice to the first speaker of the text; one of several speakers is for all of them."""
-    if len(voice.speakers) > 1:
-        return voice
-    first = SPEAKER_TAG.search(row.text)
-    return {first[0] if first else "[S1]": voice}
+    return {speaker_tag(speaker): name for speaker, name in row.voices.items()}

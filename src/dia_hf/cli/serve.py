@@ -67,8 +67,7 @@ def run(args: argparse.Namespace, on_page: Callable[[str], None] | None = None) 
     base = load_engine(args)
     engine: SpeechEngine | AdapterEngines = base
     if adapters:
-        limits = (args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
-        loader = AdapterLoader(base.dia, args.model, adapters, args.quantize, *limits)
+        loader = AdapterLoader(base.dia, args.model, adapters, args.quantize, base.max_batch_size, base.max_queue)
         engine = AdapterEngines(base, AdapterCache(loader, args.max_adapters), adapters)
     try:
         voices = ServedVoices(engine.dia, args.voices, dict(args.voice_name), args.transcribe)

@@ -66,7 +66,7 @@ def attend_to_text(
     model: Any,
     input_ids: torch.Tensor,
     frames: torch.Tensor,
-    heads: AlignmentHeads,
+    heads: Sequence[Sequence[int]],
     attention_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the weights of heads of cross-attention for speech that is given, in one pass.
@@ -75,19 +75,19 @@ def attend_to_text(
         model (`DiaForConditionalGeneration`): The model.
         input_ids (`torch.LongTensor` of shape `[B, S]`): Bytes.
         frames (`torch.LongTensor` of shape `[B, T, C]`): Delayed codes, from the beginning of speech on.
-        heads (`AlignmentHeads`): Layer and query head of each.
+        heads (`Sequence[Sequence[int]]`): Layer and query head of each.
         attention_mask (`torch.LongTensor` of shape `[B, S]`, *optional*): 1 = keep; all unless given.
 
     Returns:
         `torch.FloatTensor` of shape `[B, T, J, S]`: The weights of each head, on the model's device.
 
     Raises:
-        ValueError: If the model has hooks, another attention implementation than "sdpa", or other properties that the
-            fast path does not support.
+        ValueError: If the model has no such head; or if it has hooks, another attention implementation than "sdpa", or
+            other properties that the fast path does not support.
     """
     if (reason := unsupported_reason_of(model)) is not None:
         raise ValueError(f"the weights of heads are computed by the fast path, which does not run because {reason}.")
-    network = make_frame_decoder(model)
+    heads, network = check_heads(heads, model), make_frame_decoder(model)
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     num_samples, num_frames, _ = frames.shape
     cache = network.new_cache(num_samples, False, num_frames, input_ids.shape[1], heads)

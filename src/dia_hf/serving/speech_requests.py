@@ -7,9 +7,9 @@ from contextlib import nullcontext
 
 from ..speech.handle import SpeechRequest
 from ..speech.text_stream import TextStream
-from ..speech.voices import Voice
+from ..speech.voices import Voice, voice_of_first_speaker
 from ..text_files import shortened
-from ..tokenization_dia import SPEAKER_TAG, DiaTokenizer
+from ..tokenization_dia import DiaTokenizer, speaker_tag
 from .errors import ApiError
 from .requests import SpeechFields
 from .settings import ServerSettings
@@ -70,7 +70,7 @@ class SpeechRequests:
             param = "voices"
             named = {}
             for speaker, name in fields.voices.items():
-                tag = f"[{speaker.removeprefix('[').removesuffix(']')}]"
+                tag = speaker_tag(speaker)
                 if tag not in self.speaker_tokens:
                     raise ValueError(
                         f"`voices` names the speaker {shortened(speaker)}; give some of "
@@ -94,9 +94,8 @@ class SpeechRequests:
             beginning (`str`): The text as far as it is known, for the first speaker.
             is_streamed (`bool`, defaults to `True`): See `SpeechRequest`.
         """
-        if voices is not None and not isinstance(voices, dict) and len(voices.speakers) < 2:
-            first = SPEAKER_TAG.search(beginning)
-            voices = {first[0] if first is not None else self.speaker_tokens[0]: voices}
+        if voices is not None and not isinstance(voices, dict):
+            voices = voice_of_first_speaker(voices, beginning, self.speaker_tokens[0])
         return SpeechRequest(
             text,
             voices=voices,

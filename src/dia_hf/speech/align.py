@@ -63,8 +63,7 @@ def align(
             f"the transcript has {ids.shape[1]} ids and the recording {num_frames / frame_rate:.1f} s; one pass takes "
             f"{processor.tokenizer.model_max_length} ids and {limit / frame_rate:.1f} s. Cut the recording at a pause."
         )
-    pairs = tuple((layer, head) for layer, head in heads)
-    weights = attend_to_text(model, ids, frames, pairs)[0, :num_frames].mean(1).cpu()
+    weights = attend_to_text(model, ids, frames, heads)[0, :num_frames].mean(1).cpu()
     gain = _log_likelihood(model, ids, frames, num_frames) - _log_likelihood(model, 0 * ids, frames, num_frames)
     timeline = Timeline(text, processor.tokenizer.speaker_tokens, frame_rate)
     timeline.add(text, text, weights)

@@ -199,9 +199,7 @@ class Dialogue:
         self.voices: dict[str, _Segment] = {}
         self._read_script(script, voices, chunk_length_s, language)
         self.script = script
-        self.alignment_heads = (
-            None if alignment_heads is None else tuple((layer, head) for layer, head in alignment_heads)
-        )
+        self.alignment_heads = alignment_heads
         self.timeline: Timeline | None = None
         self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
@@ -434,7 +432,7 @@ class Dialogue:
                     self._save_chunk(run.index, codes)
                 if self.timeline is not None and len(codes) > 0:
                     own = self.render(self.chunks[run.index])
-                    self.timeline.add(run.next_text(), own, torch.cat(weights)[: len(codes)])
+                    self.timeline.add(run.next_input()[0], own, torch.cat(weights)[: len(codes)])
                 run.add(codes)
             yield from ready(is_last=True)
         tell(run.find_doubts(heard), stacklevel=2)
@@ -511,8 +509,7 @@ class DialogueRun:
         """
         dialogue = self.dialogue
         model, processor = dialogue.model, dialogue.processor
-        _, prompt = self._choose_prompt()
-        text = self.next_text()
+        text, prompt = self.next_input()
         inputs = processor(text=[text], audio=[prompt]).to(model.device)
         options, max_frames = dict(dialogue.options), self._frames_left()
         if max_frames is not None or prompt is not None:
@@ -527,17 +524,17 @@ class DialogueRun:
             options |= {"return_alignment": True, "alignment_heads": dialogue.alignment_heads}
         return {**inputs, **options, "generator": generator, "engine": dialogue.engine}
 
-    def next_text(self) -> str:
-        """Return the text that the model reads for the next chunk: the transcripts of its prompt, and its own."""
-        turns, _ = self._choose_prompt()
-        return self.dialogue.render([*turns, *self.dialogue.chunks[self.index]])
+    def next_input(self) -> tuple[str, torch.Tensor | None]:
+        """Return the text that the model reads for the next chunk, transcripts of its prompt first, and the prompt."""
+        turns, prompt = self._choose_prompt()
+        return self.dialogue.render([*turns, *self.dialogue.chunks[self.index]]), prompt
 
     def attend(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the mean weights `[T, S]` of the alignment heads for codes `[T, C]` of the next chunk."""
-        dialogue, (_, prompt) = self.dialogue, self._choose_prompt()
+        dialogue, (text, prompt) = self.dialogue, self.next_input()
         assert dialogue.alignment_heads is not None
         whole = codes if prompt is None else torch.cat([prompt, codes])
-        inputs = dialogue.processor(text=[self.next_text()], audio=[whole])
+        inputs = dialogue.processor(text=[text], audio=[whole])
         frames = inputs["decoder_input_ids"]
         weights = attend_to_text(dialogue.model, inputs["input_ids"], frames, dialogue.alignment_heads)
         return weights[0, len(whole) - len(codes) : len(whole)].mean(1).cpu()

@@ -34,7 +34,7 @@ from ..processing_dia import DiaProcessor
 from ..text_files import shortened
 from ..tokenization_dia import SPEAKER_TAG
 
-__all__ = ["Voice", "VoiceLibrary", "check_name", "load_voice", "transcribe"]
+__all__ = ["Voice", "VoiceLibrary", "check_name", "load_voice", "transcribe", "voice_of_first_speaker"]
 
 _FORMAT = "dia_hf voice"
 _VERSION = "1"
@@ -454,6 +454,20 @@ def load_voice(voice: Voice | str | os.PathLike) -> Voice:
     if isinstance(voice, os.PathLike) or voice.endswith(_SUFFIX) or os.path.isfile(voice):
         return Voice.load(voice)
     return VoiceLibrary().get(voice)
+
+
+def voice_of_first_speaker(voice: Voice, text: str, default: str = "[S1]") -> dict[str, Voice] | Voice:
+    """Give a voice to the first speaker of a text; one of several speakers is for all of them, and returned as it is.
+
+    Args:
+        voice (`Voice`): The voice.
+        text (`str`): The text, or its beginning.
+        default (`str`, defaults to `"[S1]"`): Tag of the speaker of a text without tags.
+    """
+    if len(voice.speakers) > 1:
+        return voice
+    first = SPEAKER_TAG.search(text)
+    return {first[0] if first is not None else default: voice}
 
 
 def transcribe(
