@@ -358,7 +358,8 @@ def test_a_configuration_is_for_later_utterances(serve, monkeypatch):
     monkeypatch.setattr(FakeHandle, "kept_voices", lambda self: {"[S1]": running.voices.anna})
     with opened(running) as client:
         for text in (FIRST, SECOND):
-            client.configure()
+            client.send("session.config")
+            assert client.receive("session.configured")[-1]["type"] == "session.configured"  # after audio of the first
             client.say(text)
         running.engine.release()
         client.receive(), client.receive()
