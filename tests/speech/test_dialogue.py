@@ -123,7 +123,7 @@ def test_every_chunk_is_prompted_with_what_each_speaker_said_last(dia, monkeypat
 def test_every_chunk_begins_with_the_language(dia, monkeypatch):
     """A language tag was taken for a speaker's, or put before the first chunk only."""
     processor = copy.copy(dia.processor)
-    processor.tokenizer = DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[nl]"])
+    processor.tokenizer = DiaTokenizer(language_tokens={"[nl]": 14})
     dutch = Dia(dia.model, processor)
     seen = record_inputs(dutch, monkeypatch)
     voice = make_voice(dia, 20, "My words.")

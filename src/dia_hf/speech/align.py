@@ -65,7 +65,8 @@ def align(
         )
     weights = attend_to_text(model, ids, frames, heads)[0, :num_frames].mean(1).cpu()
     gain = _log_likelihood(model, ids, frames, num_frames) - _log_likelihood(model, 0 * ids, frames, num_frames)
-    timeline = Timeline(text, processor.tokenizer.speaker_tokens, frame_rate)
+    tokenizer = processor.tokenizer
+    timeline = Timeline(text, tokenizer.speaker_tokens, frame_rate, tokenizer.language_tokens)
     timeline.add(text, text, weights)
     words = []
     for word in timeline.all_words:
