@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizer
@@ -30,7 +30,7 @@ _UNSET_LENGTH = 10**9
 
 
 def any_of(tags: Iterable[str]) -> re.Pattern[str]:
-    """Return the pattern of any of some tags, the longest first, as the tokenizer finds them; of nothing without tags."""
+    """Return the pattern of any of some tags, the longest first as in the tokenizer; without tags, of nothing."""
     return re.compile("|".join(map(re.escape, sorted(tags, key=len, reverse=True))) or "(?!)")
 
 
@@ -40,23 +40,27 @@ def speaker_tag(name: str) -> str:
 
 
 def _assign_ids(
-    name: str, tags: Sequence[str] | Mapping[str, int], taken: Mapping[int, str], is_counted: bool
+    name: str,
+    tags: Sequence[str] | Mapping[str, int],
+    in_file: Mapping[str, int],
+    taken: Mapping[int, str],
+    free: Sequence[int],
 ) -> dict[str, int]:
-    """Return the ids of tags: those of a mapping, or for a list 1, 2, … or the lowest that are free."""
+    """Return the ids of tags, sorted: those of a mapping, of the file, or for further ones those that are free."""
     if isinstance(tags, str) or not isinstance(tags, Sequence | Mapping):
         raise ValueError(f"`{name}` is {shortened(tags)}; give a list of tags, or a dictionary of tags and ids.")
     if isinstance(tags, Mapping):
         ids = dict(tags)
     else:
-        free = [number for number in range(1, 9) if is_counted or number not in taken]
-        if len(tags) > len(free):
+        if len(set(tags)) < len(tags):
+            raise ValueError(f"`{name}` has a tag twice: {', '.join(map(shortened, tags))}; give each once.")
+        new = [tag for tag in tags if tag not in in_file]
+        if len(new) > len(free):
             raise ValueError(
-                f"{len(tags) + len(taken) * (not is_counted)} tags; at most {_MAX_LISTED} fit between padding (id 0) "
-                f"and the tab (id 9). Give the ids of the tags: `{name}={{'[nl]': 14, …}}`."
+                f"`{name}` has {len(tags)} tags; at most {_MAX_LISTED} in all fit between padding (id 0) and the tab "
+                f"(id 9). Give the tags their ids: `{name}={{'[nl]': 14, …}}`."
             )
-        ids = dict(zip(tags, free, strict=False))
-        if len(ids) < len(tags):
-            raise ValueError(f"`{name}` has a tag twice: {', '.join(map(shortened, tags))}.")
+        ids = {tag: in_file[tag] for tag in tags if tag in in_file} | dict(zip(new, free, strict=False))
     used = dict(taken)
     for tag, number in ids.items():
         if not isinstance(tag, str) or tag.split() != [tag] or len(tag) < 2:
@@ -88,19 +92,17 @@ class DiaTokenizer(PreTrainedTokenizer):
         max_length (`int`, defaults to 1024): Longest text in ids (`max_position_embeddings` of the encoder). Longer
             text raises unless truncation is asked for. Becomes `model_max_length`.
         speaker_tokens (`Sequence[str]` or `Mapping[str, int]`, *optional*): Tags of speakers: of the ids 1, 2, …, or
-            with their ids. Those of the file that is loaded, or `["[S1]", "[S2]"]`, unless given. A list has at most
-            eight, because id 9 is the tab.
+            with their ids; `["[S1]", "[S2]"]` unless given. A list has at most eight, because id 9 is the tab.
         language_tokens (`Sequence[str]` or `Mapping[str, int]`, *optional*): Tags of languages and styles, which
-            nobody speaks, such as `{"[nl]": 14}`; a list takes the lowest ids up to 8 that are free. Those of the file
-            that is loaded, or none, unless given.
+            nobody speaks, such as `{"[nl]": 14}`; a list takes the lowest ids up to 8 that are free. None unless given.
 
-    In files of other programs, which have `added_tokens_decoder` alone, `[S1]`, `[S2]`, `[S3]` and so on are speakers,
-    and all other tags of the ids 1 to 255 languages.
+    tokenizer_config.json has both lists, and the ids in `added_tokens_decoder`. In a file of another program, which has
+    the latter alone, `[S1]`, `[S2]`, `[S3]` and so on are speakers, and all other tags of the ids 1 to 255 languages.
 
     Raises:
-        ValueError: If a list of tags is too long, two tags have one id, or an id is that of a byte that text needs; when
-            encoding, if the text is longer than `model_max_length` or holds a control character whose byte is taken by
-            a tag.
+        ValueError: If a list of tags is too long, two tags have one id, or an id is that of a byte that text needs;
+            when encoding, if the text is longer than `model_max_length` or holds a control character whose byte is
+            taken by a tag.
 
     Example:
     ```python
@@ -132,13 +134,16 @@ class DiaTokenizer(PreTrainedTokenizer):
         if speaker_tokens is None:
             found = {tag: number for tag, number in in_file.items() if SPEAKER_TAG.fullmatch(tag)}
             speaker_tokens = found or ["[S1]", "[S2]"]
-        speakers = _assign_ids("speaker_tokens", speaker_tokens, {}, is_counted=True)
+        lowest = range(1, _MAX_LISTED + 1)
+        free = [number for number in lowest if number not in in_file.values()] if in_file else lowest
+        speakers = _assign_ids("speaker_tokens", speaker_tokens, in_file, {}, free)
         if language_tokens is None:
             language_tokens = {
                 tag: number for tag, number in in_file.items() if tag not in speakers and not SPEAKER_TAG.fullmatch(tag)
             }
         taken = {number: tag for tag, number in speakers.items()}
-        languages = _assign_ids("language_tokens", language_tokens, taken, is_counted=False)
+        free = [number for number in lowest if number not in (*taken, *in_file.values())]
+        languages = _assign_ids("language_tokens", language_tokens, in_file, taken, free)
         if doubled := [tag for tag in (*speakers, *languages) if tag == str(pad_token)]:
             raise ValueError(f"the tag {doubled[0]!r} means padding; give it another name.")
         self._speaker_ids, self._language_ids = speakers, languages
@@ -149,13 +154,13 @@ class DiaTokenizer(PreTrainedTokenizer):
         self._added_tokens_decoder = {0: AddedToken(str(pad_token), special=True)}
         for tag, number in {**speakers, **languages}.items():
             self._added_tokens_decoder[number] = added[number] if in_file.get(tag) == number else AddedToken(tag)
-        if languages:  # otherwise a file has the same content as before there were any
-            kwargs["language_tokens"] = languages
+        if languages:  # the ids are in `added_tokens_decoder` of the files
+            kwargs["language_tokens"] = list(languages)
         super().__init__(
             pad_token=AddedToken(str(pad_token), special=True),
             unk_token=AddedToken(str(unk_token), special=True),
             max_length=max_length,
-            speaker_tokens=list(speakers) if [*speakers.values()] == [*range(1, len(speakers) + 1)] else speakers,
+            speaker_tokens=list(speakers),
             added_tokens_decoder={number: token for number, token in added.items() if not 0 < number < 256},
             token_type_ids_pattern="all_zeros",
             special_tokens_pattern="none",
@@ -203,6 +208,41 @@ class DiaTokenizer(PreTrainedTokenizer):
     def language_ids(self) -> dict[str, int]:
         """Ids of the tags of languages and styles."""
         return dict(self._language_ids)
+
+    def with_tags(self, tags: Sequence[str] | Mapping[str, int | None], speakers: Collection[str] = ()) -> DiaTokenizer:
+        """Return a tokenizer with further tags.
+
+        Args:
+            tags (`Sequence[str]` or `Mapping[str, int | None]`): The tags, with their ids; without one, a tag that is
+                new takes the lowest id up to 8 that is free.
+            speakers (`Collection[str]`, *optional*): Those of them that are speakers, beside `[S1]`, `[S2]`, `[S3]`
+                and so on. The others are languages.
+
+        Raises:
+            ValueError: If no id is left, or an id is another tag's or not possible.
+        """
+        ids = {"speakers": self.speaker_ids, "languages": self.language_ids}
+        given: Mapping[str, int | None] = tags if isinstance(tags, Mapping) else dict.fromkeys(tags)
+        reserved = {number for number in given.values() if number is not None}
+        for tag, number in given.items():
+            known = ids["speakers"] | ids["languages"]
+            if tag in known and number in (None, known[tag]):
+                continue
+            if tag in known:
+                raise ValueError(f"the tag {tag!r} is to have the id {number}, but has {known[tag]}; leave its id out.")
+            if number is None:
+                free = [one for one in range(1, 9) if one not in reserved and one not in known.values()]
+                if not free:
+                    raise ValueError(
+                        f"{', '.join(known)} and {tag} are more than the {_MAX_LISTED} tags that have the ids 1 to 8; "
+                        "give further tags their ids, such as 14 to 31."
+                    )
+                number = free[0]
+            is_speaker = tag in speakers or SPEAKER_TAG.fullmatch(tag) is not None
+            ids["speakers" if is_speaker else "languages"][tag] = number
+        return DiaTokenizer(
+            max_length=self.model_max_length, speaker_tokens=ids["speakers"], language_tokens=ids["languages"]
+        )
 
     def count_ids(self, text: str) -> int:
         """Count the ids of a text without making them: its UTF-8 bytes, a tag counting as one."""

@@ -399,14 +399,31 @@ def test_speakers_and_languages(processor, make_source, tmp_path):
     dataset, info = load_prepared(tmp_path / "x")
     assert dataset["text"][:] == [f"[nl] [S1] {TEXT}", f"[S3] {TEXT}", f"[de] [S1] {TEXT}"]
     assert dataset["speaker"][:] == ["anna", "ben", "ben"]
-    assert info["speaker_tokens"] == ["[S1]", "[S2]", "[S3]", "[nl]", "[de]"]
-    assert DiaTokenizer(speaker_tokens=info["speaker_tokens"])(dataset[2]["text"])["input_ids"][:3] == [5, 32, 1]
+    assert info["speaker_tokens"] == ["[S1]", "[S2]", "[S3]"]
+    assert info["language_tokens"] == {"[nl]": 4, "[de]": 5}
+    tags = {name: info[name] for name in ("speaker_tokens", "language_tokens")}
+    assert DiaTokenizer(**tags)(dataset[2]["text"])["input_ids"][:3] == [5, 32, 1]
     assert [(notice.row, notice.code) for notice in report.rejected] == [(4, "speaker_without_tag")]
     assert report.speakers == {"ben": (2, pytest.approx(2.4)), "anna": (1, pytest.approx(1.2))}
     many = [(TEXT, "anna", f"l{number}") for number in range(7)]
     make_source(*many, header=("file_name", "text", "speaker", "lang"))
     with pytest.raises(ValueError, match="more than the 8 tags"):
         prepare_dataset(source, tmp_path / "x", processor, replace(settings, speaker_tags={}))
+
+
+def test_tags_with_their_bytes(processor, make_source, tmp_path):
+    """Data for a fine-tune with a language at byte 14 were prepared with byte 3."""
+    source = make_source((TEXT, "nl"), (f"[S3] {TEXT}", "de"), header=("file_name", "text", "lang"))
+    settings = PrepareConfig(extra_tags={"[S3]": 30, "[nl]": 14, "[whisper]": None}, language_column="lang")
+    prepare_dataset(source, tmp_path / "x", processor, settings)
+    dataset, info = load_prepared(tmp_path / "x")
+    assert info["speaker_tokens"] == {"[S1]": 1, "[S2]": 2, "[S3]": 30}
+    assert info["language_tokens"] == {"[whisper]": 3, "[de]": 4, "[nl]": 14}
+    assert dataset["text"][:] == [f"[nl] [S1] {TEXT}", f"[de] [S3] {TEXT}"]
+    path = tmp_path / "x" / "prepared.json"
+    path.write_text(path.read_text().replace('"[nl]": 14', '"[nl]": "14"'))
+    with pytest.raises(ValueError, match=r"`language_tokens` is .*must be tags with ids"):
+        load_prepared(tmp_path / "x")
 
 
 @pytest.mark.parametrize(

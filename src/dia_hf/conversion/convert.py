@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -187,6 +187,7 @@ def convert_checkpoint(
     dtype: str | None = None,
     max_shard_size: str = "2GB",
     to: str = "huggingface",
+    extra_tags: Sequence[str] | Mapping[str, int | None] = (),
     force: bool = False,
     dry_run: bool = False,
     verbose: bool = True,
@@ -203,6 +204,8 @@ def convert_checkpoint(
         dtype (`str`, *optional*): "float32", "bfloat16" or "float16"; by default that of the source.
         max_shard_size (`str`, defaults to `"2GB"`): Maximum size of a weight file, which also limits the memory used.
         to (`str`, defaults to `"huggingface"`): Output layout, "huggingface" or "nari-0626" (for nari-labs' code).
+        extra_tags (`Sequence[str]` or `Mapping[str, int | None]`, *optional*): Tags that a fine-tune knows beside those
+            of its tokenizer, such as `{"[nl]": 14}`; see `DiaTokenizer.with_tags`.
         force (`bool`, defaults to `False`): Whether to replace a `dest` that is not empty.
         dry_run (`bool`, defaults to `False`): Whether to check only, without writing.
         verbose (`bool`, defaults to `True`): Whether to show a progress bar.
@@ -233,6 +236,8 @@ def convert_checkpoint(
             )
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognize(weights, source_folder / "config.json")
+    if extra_tags and to != "huggingface":
+        raise ValueError(f"`extra_tags` are for a tokenizer, which the layout {to!r} does not have; leave them out.")
     targets = plan(opened, to)
     check_sums(files)
     target_dtype = choose_dtype(weights, asked_dtype)
@@ -253,6 +258,8 @@ def convert_checkpoint(
             codec_fact = "none: nari-labs' code downloads its own"
         else:
             processor = make_processor(opened, _choose_codec(opened, codec))
+            if extra_tags:
+                processor.tokenizer = processor.tokenizer.with_tags(extra_tags)
             _write_rest(opened, processor, folder, dest, target_dtype)
             inside = processor.audio_tokenizer is not None
             codec_fact = "included, in `audio_tokenizer/`" if inside else "named in `audio_tokenizer_config.json`"
