@@ -281,7 +281,7 @@ def _name_of(processor: DiaProcessor) -> str | None:
 def _fields(settings: PrepareConfig) -> dict[str, Any]:
     """Return the settings as JSON-serializable values."""
     tags = settings.extra_tags
-    extra_tags = dict(tags) if isinstance(tags, Mapping) else list(tags)
+    extra_tags = dict(tags) if isinstance(tags, Mapping) and any(tags.values()) else list(tags)
     return {**vars(settings), "speaker_tags": dict(settings.speaker_tags), "extra_tags": extra_tags}
 
 
