@@ -28,7 +28,7 @@ from ..asr.recognizers import Recognizer, load_recognizer
 from ..atomic_write import LOCK, atomic_write, locked
 from ..audio.codec import Codec
 from ..audio.effects import trim_silence
-from ..audio.io import AUDIO_FORMATS
+from ..data.clips import AUDIO_SUFFIXES
 from ..data.config import MAX_CHARACTERS_PER_SECOND, MIN_CHARACTERS_PER_SECOND
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..processing_dia import DiaProcessor
@@ -218,7 +218,7 @@ class Voice:
                     )
                 codes = file.get_tensor("codes")
         except SafetensorError as error:
-            if path.suffix.lower() in (*AUDIO_FORMATS, ".m4a", ".aiff", ".aif", ".opus"):
+            if path.suffix.lower() in AUDIO_SUFFIXES:
                 raise ValueError(
                     f"{str(path)!r} is a recording and no voice; make one of it, `dia-hf voices add NAME "
                     f"{str(path)!r} --transcript TEXT`, or give it as --audio-prompt (`audio_prompt`)."
