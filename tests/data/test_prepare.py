@@ -18,6 +18,7 @@ from dia_hf.audio.dac import DacCodec
 from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
 from dia_hf.tokenization_dia import DiaTokenizer
 from kills import kill_everywhere, stunned
+from phone_recordings import encode_recording
 
 COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row"]
 
@@ -409,6 +410,24 @@ def test_speakers_and_languages(processor, make_source, tmp_path):
     make_source(*many, header=("file_name", "text", "speaker", "lang"))
     with pytest.raises(ValueError, match="more than the 8 tags"):
         prepare_dataset(source, tmp_path / "x", processor, replace(settings, speaker_tags={}))
+
+
+def test_recordings_of_telephones(processor, tone, tmp_path):
+    """Memos of a telephone were rejected one by one as unreadable; or a segment of one was that of the wrong place."""
+    source = tmp_path / "memos"
+    source.mkdir()
+    (source / "a.m4a").write_bytes(encode_recording(tone(1.2, 44100), "ipod", "aac", 44100))
+    (source / "b.webm").write_bytes(encode_recording(tone(1.2, 48000), "webm", "libopus", 48000))
+    (source / "c.mp4").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(99))
+    for name in "abc":
+        (source / f"{name}.txt").write_text(TEXT)
+    report = prepare_dataset(source, tmp_path / "x", processor)
+    assert [clip.id for clip in report.clips] == ["a", "b"]
+    assert [clip.seconds_before for clip in report.clips] == pytest.approx([1.2, 1.2], abs=0.001)
+    assert [(issue.id, issue.code) for issue in report.rejected] == [("c", "unreadable_audio")]
+    rows = [{"audio": str(source / "a.m4a"), "text": TEXT, "start": 0.1, "end": 1.0}]
+    segments = prepare_dataset(rows, tmp_path / "y", processor)
+    assert segments.clips[0].seconds_before == pytest.approx(0.9, abs=0.001)
 
 
 def test_tags_with_their_bytes(processor, make_source, tmp_path):

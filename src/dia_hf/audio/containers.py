@@ -8,6 +8,7 @@ Legend: N samples.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -27,8 +28,8 @@ CONTAINER_SUFFIXES = (".m4a", ".m4b", ".aac", ".mp4", ".mov", ".3gp", ".amr", ".
 
 _CODECS = (
     "aac", "aac_latm", "alac", "amrnb", "amrwb", "flac", "libopencore_amrnb", "libopencore_amrwb", "libopus",
-    "libvorbis", "mp3", "mp3float", "opus", "vorbis", "pcm_alaw", "pcm_f32be", "pcm_f32le", "pcm_mulaw", "pcm_s16be", "pcm_s16le",
-    "pcm_s24be", "pcm_s24le", "pcm_s32be", "pcm_s32le", "pcm_u8",
+    "libvorbis", "mp3", "mp3float", "opus", "pcm_alaw", "pcm_f32be", "pcm_f32le", "pcm_mulaw", "pcm_s16be", "pcm_s16le",
+    "pcm_s24be", "pcm_s24le", "pcm_s32be", "pcm_s32le", "pcm_u8", "vorbis",
 )  # fmt: skip
 # FFmpeg recognizes playlists, too (HLS, ffconcat), and would open the files and addresses in them. It would also decode
 # pictures, of any size, to find their format.
@@ -96,6 +97,10 @@ def _opened(source: str | os.PathLike | bytes) -> Iterator[tuple[Any, Any]]:
             raise
         except (av.FFmpegError, ValueError) as error:
             raise ContainerError(getattr(error, "strerror", None) or str(error)) from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a seek before the beginning, by a damaged header
+                raise
+            raise ContainerError("its header is damaged") from error
 
 
 def _frames(container: Any, stream: Any, num_bytes: int) -> Iterator[Any]:
@@ -226,7 +231,11 @@ def _read(
     """Decode from the beginning, or with `info` from a place before `begin`; return `None` if that is not found."""
     with _opened(source) as (container, stream):
         if info is not None:
-            container.seek(round((begin - _SEEK_BEFORE) / stream.time_base) + info.first_stamp, stream=stream)
+            near = round(max(begin - _SEEK_BEFORE, 0) / stream.time_base) + info.first_stamp
+            try:
+                container.seek(near, stream=stream)
+            except import_extra("av").FFmpegError:
+                return None
         place = first = 0
         stop: float = math.inf
         parts: list[np.ndarray] = []
@@ -238,7 +247,7 @@ def _read(
                 stop = math.inf if end is None else max(first, round(end * rate))
                 if info is not None:
                     place = -1 if frame.pts is None else round((frame.pts - info.first_stamp) * stream.time_base * rate)
-                    if not 0 <= place <= first:
+                    if not 0 <= place <= first - _SEEK_BEFORE / 2 * rate:
                         return None
                 parts.append(np.zeros((len(frame.layout.channels), 0), np.float32))
             if place + frame.samples > first:
