@@ -30,13 +30,24 @@ from .handle import Mark, SpeechHandle, SpeechRequest, TextFrames
 from .options import generate_options
 from .text_stream import StreamedDialogue, TextStream
 
-__all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest", "TextStream"]
+__all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest", "TextStream", "share_cores"]
 
 logger = logging.get_logger(__name__)
 
 # Frames to decode at once. On a CPU one stream, as several take as much longer.
 _ROUND_FRAMES = {"cuda": 2048, "cpu": 1}
 _MOST_RETRIES = 2  # Further attempts at a chunk whose length is implausible.
+
+
+def share_cores(dia: Dia, num_cores: int | None = None) -> None:
+    """Set PyTorch's threads for an engine on a CPU, where steps and codec run at the same time: half the cores each.
+
+    Args:
+        dia (`Dia`): Model of the engine; nothing is set if it is not on a CPU.
+        num_cores (`int`, *optional*): Cores of this process; by default PyTorch's threads.
+    """
+    if dia.device.type == "cpu":
+        torch.set_num_threads(max(1, (num_cores or torch.get_num_threads()) // 2))
 
 
 class SpeechEngine:
