@@ -218,9 +218,14 @@ class SpeechHandle:
             raise self.error
         raise StopIteration
 
-    def take(self) -> list[np.ndarray]:
-        """Return the chunks that are there, without waiting; none before the end of a request that is not streamed."""
-        return self._pop(len(self._chunks)) if self.is_done or self.request.is_streamed else []
+    def take(self, limit: int | None = None) -> list[np.ndarray]:
+        """Return the chunks that are there, without waiting; none before the end of a request that is not streamed.
+
+        Args:
+            limit (`int`, *optional*): Chunks to return at most; all unless given.
+        """
+        number = len(self._chunks) if limit is None else limit
+        return self._pop(number) if self.is_done or self.request.is_streamed else []
 
     def take_times(self) -> list[TimedText]:
         """Return the words or characters that end in the chunks that were read, each once; see `timestamps`.
@@ -386,8 +391,9 @@ class SpeechHandle:
                 return
             self.finish_reason, self.error, self.doubt, self.is_done = reason, error, doubt, True
             self._parts.clear()
-            if self.timeline is not None and self._times and error is None:  # marks after the last word
-                self._times[-1] += self.timeline.take(self.num_frames, is_last=True)
+            if self.timeline is not None and error is None and not self.is_canceled:  # a word that was cut
+                left = self._times[-1] if self._times else self._taken_times
+                left += self.timeline.take(self.num_frames, is_last=True)
             self._changed.notify_all()
         self._tell()
 
