@@ -138,7 +138,9 @@ class Timeline:
     @property
     def words(self) -> list[TimedText]:
         """The words that were spoken, in order: characters up to white space or a tag, punctuation included."""
-        return [self._timed(first, last) for first, last in self._words() if self._was_reached(first, last)]
+        return [
+            self._timed(first, last) for first, last in self._words(len(self._starts)) if self._was_reached(first, last)
+        ]
 
     def shifted(self, seconds: float, factor: float = 1.0) -> list[TimedText]:
         """Return the words for audio that was cut or whose speed was changed.
@@ -156,13 +158,22 @@ class Timeline:
     @property
     def all_words(self) -> list[TimedText]:
         """The words of the chunks that were added, those that were not spoken included."""
-        return [self._timed(first, last) for first, last in self._words()]
+        return [self._timed(first, last) for first, last in self._words(len(self._starts))]
 
-    def _words(self) -> Iterator[tuple[int, int]]:
-        """Yield the indices of the first and the last character of each word."""
+    @property
+    def script_words(self) -> list[TimedText]:
+        """The words of the whole script, without times: both are 0."""
+        words = []
+        for first, last in self._words(len(self._characters)):
+            place, after = self._characters[first].place, self._characters[last].place + 1
+            words.append(TimedText(self.script[place:after], 0.0, 0.0, place, after, self._characters[first].speaker))
+        return words
+
+    def _words(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield the indices of the first and the last of so many characters for each word."""
         first = 0
-        for i in range(1, len(self._starts) + 1):
-            if i == len(self._starts) or self._characters[i].place != self._characters[i - 1].place + 1:
+        for i in range(1, number + 1):
+            if i == number or self._characters[i].place != self._characters[i - 1].place + 1:
                 yield first, i - 1
                 first = i
 
