@@ -8,9 +8,10 @@ look at. A word's evidence is how much likelier the text makes the codes of chan
 The second term is the unconditional branch of guidance. A wrong word makes the recording less likely than no text at
 all: evidence below 0, whatever the recording's quality.
 
-A recording that is longer than a chunk is read in windows. A window has more text than can be spoken in it; the path
-ends where the audio does. What is aligned up to the last sentence whose end, and the words after it, have evidence
-above 0, is kept. The next window begins in the pause after it.
+A recording that is longer than a chunk is read in windows. A window has a little more text than is spoken in it at an
+even pace; the path ends where the audio does. It is left at its last sentence end around which all words have evidence
+above 0, and the next window begins in the pause there. A window without such a place is halved. Where even the shortest
+has none, the first is left where its path agrees best with the even pace, so that what is wrong does not add up.
 
 Legend: T frames, C codebooks, S text bytes.
 """
@@ -32,7 +33,7 @@ from .timestamps import TimedText, Timeline
 
 __all__ = ["AlignedWord", "align"]
 
-_SPARE_TEXT = 1.5  # text of a window relative to its audio, at an even pace of the whole
+_SPARE_TEXT = 1.2  # text of a window relative to its audio, at an even pace of the whole
 _WORDS_AFTER = 2  # that a window must have aligned after a place at which it is left
 _MOSTLY = 0.7  # of the words that are kept must be likely
 _SHORTEST = 2.0  # seconds of a window
@@ -66,7 +67,7 @@ def align(
     audio: Any,
     heads: list[list[int]],
     sampling_rate: int | None = None,
-    chunk_length_s: float = 15.0,
+    chunk_length_s: float = 10.0,
     verbose: bool = False,
 ) -> list[AlignedWord]:
     """Align a recording and its transcript; see `Dia.align`.
@@ -78,7 +79,7 @@ def align(
         audio: The recording, in any form that the processor takes, or its codes `[T, C]`.
         heads (`list[list[int]]`): The model's alignment heads.
         sampling_rate (`int`, *optional*): Rate of a waveform in hertz.
-        chunk_length_s (`float`, defaults to 15.0): Seconds of a window.
+        chunk_length_s (`float`, defaults to 10.0): Seconds of a window.
         verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
 
     Raises:
@@ -133,7 +134,8 @@ class _Aligner:
             is_last = len(part) == len(codes)
             number = len(words)
             if not is_last:
-                spare = max(expected[0], 0) + _SPARE_TEXT * num_frames
+                late = min(max(-expected[0], 0.0), num_frames)  # of the even pace
+                spare = expected[0] + late + _SPARE_TEXT * num_frames
                 number = max(bisect.bisect(expected, spare), min(3 * _WORDS_AFTER, len(words)))
             text, number = self._fit(script, words[:number], prefix)
             aligned = self._align_part(text, words[:number], part)

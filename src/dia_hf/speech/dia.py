@@ -291,7 +291,7 @@ class Dia:
         audio: Any,
         sampling_rate: int | None = None,
         *,
-        chunk_length_s: float = 15.0,
+        chunk_length_s: float = 10.0,
         verbose: bool = False,
     ) -> list[AlignedWord]:
         """Align a recording and its transcript: the time of each word, and how far the two agree (see `align.py`).
@@ -300,7 +300,7 @@ class Dia:
             text (`str`): Transcript with speaker tags.
             audio: The recording, of any length: a path, codes (`load_audio`), or any form that `DiaProcessor` takes.
             sampling_rate (`int`, *optional*): Rate of a waveform in hertz; a file has its own.
-            chunk_length_s (`float`, defaults to 15.0): Seconds that the model reads at once; a longer recording is
+            chunk_length_s (`float`, defaults to 10.0): Seconds that the model reads at once; a longer recording is
                 read in windows, each from the end of a sentence on.
             verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
 
