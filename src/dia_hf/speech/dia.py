@@ -285,21 +285,31 @@ class Dia:
             config.alignment_heads = find_alignment_heads(self.model, self.processor.tokenizer, TEXTS[:4])
         return config.alignment_heads
 
-    def align(self, text: str, audio: Any, sampling_rate: int | None = None) -> list[AlignedWord]:
+    def align(
+        self,
+        text: str,
+        audio: Any,
+        sampling_rate: int | None = None,
+        *,
+        chunk_length_s: float = 10.0,
+        verbose: bool = False,
+    ) -> list[AlignedWord]:
         """Align a recording and its transcript: the time of each word, and how far the two agree (see `align.py`).
 
         Args:
             text (`str`): Transcript with speaker tags.
-            audio: The recording: a path, codes (`load_audio`), or any form that `DiaProcessor` takes; of the length of
-                one pass at most.
+            audio: The recording, of any length: a path, codes (`load_audio`), or any form that `DiaProcessor` takes.
             sampling_rate (`int`, *optional*): Rate of a waveform in hertz; a file has its own.
+            chunk_length_s (`float`, defaults to 10.0): Seconds that the model reads at once; a longer recording is
+                read in windows, each from the end of a sentence on.
+            verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
 
         Returns:
-            `list[AlignedWord]`: The words in order. An `evidence` below 0 means that a word is probably not what is
+            `list[AlignedWord]`: All words in order. An `evidence` below 0 means that a word is probably not what is
             said there.
 
         Raises:
-            ValueError: If the text or the recording is too long for one pass, or unusable.
+            ValueError: If the text or the recording is unusable, or `chunk_length_s` longer than one pass of the model.
 
         Example:
         ```python
@@ -311,7 +321,8 @@ class Dia:
 
         ```
         """
-        return align(self.model, self.processor, text, audio, self.alignment_heads(), sampling_rate)
+        heads = self.alignment_heads()
+        return align(self.model, self.processor, text, audio, heads, sampling_rate, chunk_length_s, verbose)
 
     def _timelines(
         self,

@@ -1,7 +1,8 @@
 """Times of words and characters in generated speech, from the alignment that was recorded while the model spoke.
 
 The text is the caller's, byte for byte: every time has its place in it. A character has the time in which its bytes are
-spoken (`find_path`); a word lasts from its first letter to its last. Tags and white space have no time.
+spoken (`find_path`); a word lasts from its first letter to its last. Tags and white space have no time; they and
+punctuation are the pauses of the path.
 
 Legend: T frames, S text bytes.
 """
@@ -9,6 +10,7 @@ Legend: T frames, S text bytes.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -97,14 +99,19 @@ class Timeline:
             num_given (`int`, defaults to 0): Frames at their beginning that were given: a recording whose transcript
                 is a part of the script. Its words have no time.
         """
-        spoken = self._spoken(text)
-        spoken = spoken[len(spoken) - len(self._spoken(own)) :]
+        every = self._spoken(text)
+        spoken = every[len(every) - len(self._spoken(own)) :]
         begin = self.num_frames - num_given
         self.num_frames += len(weights) - num_given
         if not spoken:
             return
-        first = spoken[0].first_id
-        path = find_path(weights[:, first:]).numpy() + first
+        # From the pause before them on.
+        first = every[-len(spoken) - 1].next_id if len(every) > len(spoken) else 0
+        is_pause = np.ones(weights.shape[1] - first, dtype=bool)
+        for character in spoken:
+            if _is_voiced(text[character.place]):
+                is_pause[character.first_id - first : character.next_id - first] = False
+        path = find_path(weights[:, first:], is_pause).numpy() + first
         self._starts += (begin + np.searchsorted(path, [character.first_id for character in spoken])).tolist()
         self._ends += (begin + np.searchsorted(path, [character.next_id for character in spoken])).tolist()
         self._limits += [self.num_frames] * len(spoken)
@@ -112,7 +119,7 @@ class Timeline:
     def _timed(self, first: int, last: int) -> TimedText:
         """Return the text from one character that was spoken to another one."""
         place, after = self._characters[first].place, self._characters[last].place + 1
-        voiced = [i for i in range(first, last + 1) if self.script[self._characters[i].place].isalnum()]
+        voiced = [i for i in range(first, last + 1) if _is_voiced(self.script[self._characters[i].place])]
         start, end = (voiced[0], voiced[-1]) if voiced else (first, last)
         return TimedText(
             text=self.script[place:after],
@@ -131,7 +138,9 @@ class Timeline:
     @property
     def words(self) -> list[TimedText]:
         """The words that were spoken, in order: characters up to white space or a tag, punctuation included."""
-        return [self._timed(first, last) for first, last in self._words() if self._was_reached(first, last)]
+        return [
+            self._timed(first, last) for first, last in self._words(len(self._starts)) if self._was_reached(first, last)
+        ]
 
     def shifted(self, seconds: float, factor: float = 1.0) -> list[TimedText]:
         """Return the words for audio that was cut or whose speed was changed.
@@ -149,17 +158,31 @@ class Timeline:
     @property
     def all_words(self) -> list[TimedText]:
         """The words of the chunks that were added, those that were not spoken included."""
-        return [self._timed(first, last) for first, last in self._words()]
+        return [self._timed(first, last) for first, last in self._words(len(self._starts))]
 
-    def _words(self) -> Iterator[tuple[int, int]]:
-        """Yield the indices of the first and the last character of each word."""
+    @property
+    def script_words(self) -> list[TimedText]:
+        """The words of the whole script, without times: both are 0."""
+        words = []
+        for first, last in self._words(len(self._characters)):
+            place, after = self._characters[first].place, self._characters[last].place + 1
+            words.append(TimedText(self.script[place:after], 0.0, 0.0, place, after, self._characters[first].speaker))
+        return words
+
+    def _words(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield the indices of the first and the last of so many characters for each word."""
         first = 0
-        for i in range(1, len(self._starts) + 1):
-            if i == len(self._starts) or self._characters[i].place != self._characters[i - 1].place + 1:
+        for i in range(1, number + 1):
+            if i == number or self._characters[i].place != self._characters[i - 1].place + 1:
                 yield first, i - 1
                 first = i
 
     def _was_reached(self, first: int, last: int) -> bool:
         """Return whether these characters were spoken, and not given or cut."""
-        is_mark = not any(self.script[self._characters[i].place].isalnum() for i in range(first, last + 1))
+        is_mark = not any(_is_voiced(self.script[self._characters[i].place]) for i in range(first, last + 1))
         return self._ends[last] > 0 and (is_mark or self._starts[first] < self._limits[first])
+
+
+def _is_voiced(character: str) -> bool:
+    """Return whether a character is a letter, a digit or a mark on one, such as a vowel sign."""
+    return unicodedata.category(character)[0] in "LNM"
