@@ -28,6 +28,7 @@ from ..text_files import read_json
 from ..tokenization_dia import DiaTokenizer
 from .descript import load_descript_codec
 from .nari import TensorRule, config_from_v0_1, generation_config_for, tensor_rules
+from .tts_cpp import tts_cpp_rules
 from .weights import WEIGHT_SUFFIXES, Weights, find_weight_files
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Target",
     "choose_dtype",
     "is_nari",
+    "layout_rules",
     "load_codec",
     "locate",
     "make_config",
@@ -187,25 +189,32 @@ def recognize(weights: Weights, config_file: Path) -> Checkpoint:
     return Checkpoint(weights, config_file, layout, config)
 
 
+def layout_rules(layout: str, config: DiaConfig) -> list[TensorRule]:
+    """Return the rules of all tensors of a layout, those of one of our tensors at the same place in every layout."""
+    if layout == "gguf-tts.cpp":
+        return tts_cpp_rules(config)
+    rules = tensor_rules(config)
+    if layout == "huggingface":
+        return [TensorRule(rule.name, (rule.name,), rule.our_shape) for rule in rules]
+    return rules
+
+
 def plan(source: Checkpoint, to: str) -> list[Target]:
     """List the tensors of the output layout, and check that the source has exactly the tensors needed.
 
     Args:
         source (`Checkpoint`): Source checkpoint.
-        to (`str`): Output layout, "huggingface" or "nari-0626".
+        to (`str`): Output layout, as for `convert_checkpoint`.
 
     Raises:
         ValueError: If a tensor is missing, unexpected or of another shape.
     """
-    table, weights, asking = tensor_rules(source.config), source.weights, source.config_file.name
+    weights, asking = source.weights, source.config_file.name
     targets: list[Target] = []
     expected: dict[str, tuple[int, ...]] = {}
-    for rule in table:
-        if source.is_ours:
-            expected[rule.name] = rule.our_shape
-        else:
-            expected |= dict.fromkeys(rule.sources, rule.shape)
-        targets += _targets(rule, source.is_ours, to)
+    for read, written in zip(layout_rules(source.layout, source.config), layout_rules(to, source.config), strict=True):
+        expected |= dict.fromkeys(read.sources, read.shape)
+        targets += _targets(read, written)
     for name, shape in expected.items():
         if name not in weights:
             raise ValueError(f"{weights.files[0]}: the tensor {name!r} required by {asking} is missing.")
@@ -221,24 +230,22 @@ def plan(source: Checkpoint, to: str) -> list[Target]:
     return targets
 
 
-def _targets(rule: TensorRule, from_ours: bool, to: str) -> Iterator[Target]:
-    if to == "huggingface":
-        sources = (rule.name,) if from_ours else rule.sources
-        yield Target(rule.name, rule.our_shape, sources, _only if from_ours else rule.to_ours)
-    elif from_ours:
-        for index, name in enumerate(rule.sources):
-            yield Target(name, rule.shape, (rule.name,), partial(_their_part, rule, index))
-    else:
-        for name in rule.sources:
-            yield Target(name, rule.shape, (name,), _only)
+def _targets(read: TensorRule, written: TensorRule) -> Iterator[Target]:
+    """Yield the tensors to write for one of ours."""
+    are_equal = (read.shape, read.num_in, len(read.sources)) == (written.shape, written.num_in, len(written.sources))
+    for index, name in enumerate(written.sources):
+        if are_equal:
+            yield Target(name, written.shape, (read.sources[index],), _only)
+        else:
+            yield Target(name, written.shape, read.sources, partial(_part, read, written, index))
 
 
 def _only(tensors: list[torch.Tensor]) -> torch.Tensor:
     return tensors[0]
 
 
-def _their_part(rule: TensorRule, index: int, tensors: list[torch.Tensor]) -> torch.Tensor:
-    return rule.to_theirs(tensors[0])[index]
+def _part(read: TensorRule, written: TensorRule, index: int, tensors: list[torch.Tensor]) -> torch.Tensor:
+    return written.to_theirs(read.to_ours(tensors))[index]
 
 
 def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:

@@ -21,7 +21,7 @@ __all__ = ["TensorRule", "config_from_v0_1", "config_to_0626", "generation_confi
 
 @dataclass(frozen=True)
 class TensorRule:
-    """Relation of one of our tensors to one or several of nari-labs'.
+    """Relation of one of our tensors to one or several of another layout.
 
     Args:
         name (`str`): Our name.
@@ -49,10 +49,10 @@ class TensorRule:
         return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
     def to_theirs(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Convert our tensor to theirs."""
+        """Convert our tensor to theirs, as views if possible."""
         if self.num_in:
-            return [tensor.T.reshape(self.shape).contiguous()]
-        return [part.contiguous() for part in tensor.chunk(len(self.sources))]
+            return [tensor.T.reshape(self.shape)]
+        return list(tensor.chunk(len(self.sources)))
 
 
 def tensor_rules(config: DiaConfig) -> list[TensorRule]:
