@@ -11,6 +11,7 @@ _EXTRAS = {
     "av": ("serve",),
     "datasets": ("train",),
     "fastapi": ("serve",),
+    "gguf": ("gguf",),
     "gradio": ("ui",),
     "httpx": ("serve",),
     "jiwer": ("train", "evaluate"),

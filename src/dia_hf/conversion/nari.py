@@ -16,7 +16,25 @@ from transformers import GenerationConfig
 
 from ..configuration_dia import DiaConfig
 
-__all__ = ["TensorRule", "config_from_v0_1", "config_to_0626", "generation_config_for", "tensor_rules"]
+__all__ = [
+    "TensorRule",
+    "config_from_v0_1",
+    "config_to_0626",
+    "generation_config_for",
+    "is_nari_config",
+    "is_nari_name",
+    "tensor_rules",
+]
+
+
+def is_nari_name(name: str) -> bool:
+    """Whether a tensor's name is one of nari-labs' that the Hugging Face layout has not."""
+    return name.endswith(".mlp.wi_fused.weight")
+
+
+def is_nari_config(values: dict[str, Any]) -> bool:
+    """Whether the content of a config.json is that of the first release (v0.1)."""
+    return {"model", "data"} <= values.keys()
 
 
 @dataclass(frozen=True)
