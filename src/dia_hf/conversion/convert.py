@@ -1,42 +1,39 @@
 """Conversion of a checkpoint of any layout to a complete one: checked first, written to a temporary folder, and moved.
 
-Steps: open the source and plan (`checkpoint.py`) → write config, processor and codec → write weights, shard by shard →
-model card → move into place. Called by `dia-hf convert` and `scripts/convert_checkpoint.py`.
+Steps: open the source and plan (`checkpoint.py`) → check the layout of other software (`outputs.py`) → write config,
+processor and codec → write weights, shard by shard → model card → move into place. Called by `dia-hf convert` and
+`scripts/convert_checkpoint.py`.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from tqdm.auto import tqdm
 from transformers import DacModel
 
 from ..atomic_write import atomic_write_folder, find_held
-from ..audio.codec import network_name
+from ..audio.codec import as_codec, network_name
 from ..audio.dac import DacDecoder
 from ..model_card import HOW_TO_RUN, make_model_card
 from ..processing_dia import DiaProcessor, write_codec_reference
 from ..text_files import read_json
-from .adapters import locate_adapter, merge_into_checkpoint
+from .adapters import locate_adapter, merged_checkpoint
 from .checkpoint import (
     Checkpoint,
-    Target,
     choose_dtype,
     load_codec,
     load_own_codec,
     make_config,
     make_generation_config,
     make_processor,
-    make_tensor,
     parse_dtype,
     plan,
     recognize,
@@ -45,11 +42,14 @@ from .descript import is_descript
 from .gguf_file import is_gguf
 from .gguf_model import has_codec, is_gguf_model
 from .locate import locate
-from .nari import config_to_0626
+from .onnx_codec import ONNX_FILE, write_onnx_codec
+from .outputs import OTHER_LAYOUTS, Request, prepare
+from .shards import write_shards
 from .weights import Weights, check_sums, hash_files
 
 __all__ = ["convert_checkpoint"]
 
+_LAYOUTS = ("huggingface", *OTHER_LAYOUTS, "onnx-codec")
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -60,40 +60,9 @@ def _parse_size(size: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _split(targets: list[Target], bytes_per_value: int, limit: int) -> list[list[Target]]:
-    """Distribute tensors to shards in order, each up to the limit."""
-    shards: list[list[Target]] = [[]]
-    size = 0
-    for target in targets:
-        num_bytes = torch.Size(target.shape).numel() * bytes_per_value
-        if shards[-1] and size + num_bytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(target)
-        size += num_bytes
-    return shards
-
-
-def _write_weights(
-    source: Checkpoint, targets: list[Target], folder: Path, dtype: torch.dtype, limit: int, verbose: bool
-) -> None:
-    shards = _split(targets, dtype.itemsize, limit)
-    names = ["model.safetensors"]
-    if len(shards) > 1:
-        names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    total, index = 0, {}
-    with tqdm(total=len(targets), desc="converting", unit=" tensors", disable=not verbose) as bar:
-        for name, shard in zip(names, shards, strict=True):
-            tensors = {}
-            for target in shard:
-                tensors[target.name] = make_tensor(source, target, dtype)
-                index[target.name] = name
-                total += tensors[target.name].nbytes
-                bar.update()
-            save_file(tensors, folder / name, metadata={"format": "pt"})
-    if len(shards) > 1:
-        content = {"metadata": {"total_size": total}, "weight_map": index}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+def _choose_codec(source: Checkpoint, asked: str | os.PathLike | None) -> DacModel | None:
+    """Load the requested codec, or else the source's own."""
+    return load_own_codec(source) if asked is None else load_codec(asked)
 
 
 def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest: Path, dtype: torch.dtype) -> None:
@@ -144,6 +113,8 @@ def _write_card(
     dtype: str,
     codec: str,
     adapter: str | os.PathLike | None,
+    how: str = HOW_TO_RUN,
+    losses: str = "",
 ) -> None:
     facts = {
         "source": _public_name(given),
@@ -155,11 +126,12 @@ def _write_card(
     }
     if adapter is not None:
         facts["merged adapter"] = _public_name(adapter)
-    notes = [_V0_1_NOTE] if source.config.decoder_config.cross_attention_rope else []
-    note = "\n\n".join([*notes, *([_GGUF_NOTE] if source.is_gguf else [])])
-    how = HOW_TO_RUN
-    if to == "nari-0626":
-        how = "With nari-labs/dia: `Dia.from_local(config.json, model.safetensors)`.\n"
+    notes = [losses] if losses else []
+    if to == "huggingface" and source.config.decoder_config.cross_attention_rope:
+        notes.append(_V0_1_NOTE)
+    if source.is_gguf:
+        notes.append(_GGUF_NOTE)
+    note = "\n\n".join(notes)
     (folder / "README.md").write_text(make_model_card("Dia, converted", facts, note, how), "utf-8")
 
 
@@ -206,6 +178,53 @@ def _convert_codec(file: Path, dest: Path, dtype: torch.dtype | None, force: boo
     return "\n".join([*rows, summary, f"{dest} was written."])
 
 
+def _export_codec(
+    source: str | os.PathLike,
+    source_folder: Path,
+    weights: Weights,
+    codec: str | os.PathLike | None,
+    dest: Path,
+    dtype: torch.dtype | None,
+    force: bool,
+    dry_run: bool,
+) -> str:
+    """Export the decoder of a codec: the given one, the source itself, or the source's own."""
+    if dtype not in (None, torch.float32):
+        raise ValueError(f"`dtype` is {dtype}; the codec is exported in float32.")
+    own = source_folder / "audio_tokenizer"
+    if codec is None and (is_descript(weights) or has_codec(weights)):
+        codec = weights.files[0] if weights.is_gguf else source
+    elif codec is None and (own / "config.json").is_file():
+        codec = own
+    if codec is None:
+        raise ValueError(f"{source} has no codec inside; give one: `codec` (`--codec`).")
+    network = load_codec(codec)
+    config = network.config
+    rows = [f"codes  [clips, {config.n_codebooks}, frames]", f"waveform  [clips, {config.hop_length} * frames]"]
+    summary = f"decoder of a codec, {config.sampling_rate} Hz, DacModel -> onnx-codec, float32"
+    if dry_run:
+        return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
+    with _written_beside(dest, force) as folder:
+        write_onnx_codec(network, folder)
+        facts = {
+            "source": f"`{Path(codec).name if Path(codec).exists() else codec}`",
+            "SHA-256 of its codebooks' signs": f"`{as_codec(network).fingerprint}`",
+            "layout of this folder": "onnx-codec",
+            "dtype": "float32",
+        }
+        how = f"""\
+```python
+import onnxruntime
+
+decoder = onnxruntime.InferenceSession("{ONNX_FILE}")
+(waveform,) = decoder.run(None, {{"codes": codes}})  # [clips, {config.n_codebooks}, frames], int64
+```
+"""
+        note = "The codec's encoder is not inside. Codes are without special tokens, and their delay is reverted."
+        (folder / "README.md").write_text(make_model_card("Decoder of Dia's codec", facts, note, how), "utf-8")
+    return "\n".join([*rows, summary, f"{dest} was written."])
+
+
 def convert_checkpoint(
     source: str | os.PathLike,
     dest: str | os.PathLike,
@@ -215,6 +234,7 @@ def convert_checkpoint(
     dtype: str | None = None,
     max_shard_size: str = "2GB",
     to: str = "huggingface",
+    quantize: int | None = None,
     force: bool = False,
     dry_run: bool = False,
     verbose: bool = True,
@@ -234,7 +254,9 @@ def convert_checkpoint(
         dtype (`str`, *optional*): "float32", "bfloat16" or "float16"; by default that of the source, or float32 for
             GGUF with tensors of several types.
         max_shard_size (`str`, defaults to `"2GB"`): Maximum size of a weight file, which also limits the memory used.
-        to (`str`, defaults to `"huggingface"`): Output layout, "huggingface" or "nari-0626" (for nari-labs' code).
+        to (`str`, defaults to `"huggingface"`): Output layout: "huggingface"; "nari-0626" or "nari-v0.1", for the code
+            of nari-labs; "mlx", for mlx-audio; "gguf-tts.cpp", for TTS.cpp; "onnx-codec", the codec's decoder alone.
+        quantize (`int`, *optional*): Bits of quantized weights: 8, 5 or 4 in "gguf-tts.cpp", 8, 6 or 4 in "mlx".
         force (`bool`, defaults to `False`): Whether to replace a `dest` that is not empty.
         dry_run (`bool`, defaults to `False`): Whether to check only, without writing.
         verbose (`bool`, defaults to `True`): Whether to show a progress bar.
@@ -245,20 +267,26 @@ def convert_checkpoint(
     Raises:
         ValueError: If source or codec are incomplete, contradict their config, hold code, are damaged (a pickle is
             read once more to compare it with its CRC-32 sums) or cannot be read; if `dest` is not empty, holds the
-            source or the codec, or is being written by another process; if the model does not exist in the target
-            layout. The message names file and tensor.
+            source or the codec, or is being written by another process; if software that reads the target layout would
+            compute something else than the model. The message names file and tensor.
         FileNotFoundError: If the source or the adapter does not exist.
-        ImportError: If a package is missing: `gguf` for GGUF, `peft` for an adapter.
+        ImportError: If the package is not installed that reads the source, writes the target layout or merges adapters.
         OSError: If `dest` cannot be written, for instance on a full disk. On any error or interruption `dest` is
             unchanged.
     """
     dest = Path(dest)
-    if to not in ("huggingface", "nari-0626"):
-        raise ValueError(f"`to` is {to!r}; it must be 'huggingface' or 'nari-0626'.")
+    if to not in _LAYOUTS:
+        raise ValueError(f"`to` is {to!r}; it must be one of {', '.join(map(repr, _LAYOUTS))}.")
+    if dest.suffix in (".gguf", ".onnx"):
+        raise ValueError(f"{dest} would be a folder; give a name without {dest.suffix}, and find the file in it.")
+    if quantize is not None and to in ("huggingface", "onnx-codec"):
+        raise ValueError(f"`quantize` is for the layouts gguf-tts.cpp and mlx, and `to` is {to!r}.")
     asked_dtype, limit = parse_dtype(dtype), _parse_size(max_shard_size)
     source_folder, files = locate(source)
     _check_apart(dest, source, codec, files)
     weights = Weights(files)
+    if to == "onnx-codec":
+        return _export_codec(source, source_folder, weights, codec, dest, asked_dtype, force, dry_run)
     if is_descript(weights) or (weights.is_gguf and has_codec(weights) and not is_gguf_model(weights)):
         if codec is not None or adapter is not None or to != "huggingface":
             raise ValueError(
@@ -266,31 +294,33 @@ def convert_checkpoint(
             )
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognize(weights, source_folder / "config.json")
+    if asked_dtype is None and quantize is not None and to == "gguf-tts.cpp":
+        asked_dtype = torch.float32  # of what is not quantized
+    target_dtype = choose_dtype(opened.weights, asked_dtype)
+    if adapter is not None:
+        opened = merged_checkpoint(opened, locate_adapter(adapter), source)
     targets = plan(opened, to)
     check_sums(files)
-    target_dtype = choose_dtype(weights, asked_dtype)
+    kind = str(target_dtype).removeprefix("torch.")
+    output = None
+    if to in OTHER_LAYOUTS:
+        own_codec = partial(_choose_codec, opened, codec)
+        output = prepare(to, Request(opened, targets, target_dtype, quantize, limit, own_codec, verbose))
+        kind = output.kind
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)
-    dtype_name = str(target_dtype).removeprefix("torch.")
-    if to == "nari-0626":
-        their_config = config_to_0626(opened.config, dtype_name)
-        limit = 1 << 62  # the original code opens a single file
-    summary = f"{len(targets)} tensors, {total:,} parameters, {opened.layout} -> {to}, {dtype_name}"
-    adapter_folder = None if adapter is None else locate_adapter(adapter)
+    summary = f"{len(targets)} tensors, {total:,} parameters, {opened.layout} -> {to}, {kind}"
     if dry_run:
         return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
 
     with _written_beside(dest, force) as folder:
-        # Small files first: an unreadable codec is an error before the long conversion.
-        if to == "nari-0626":
-            (folder / "config.json").write_text(json.dumps(their_config, indent=2) + "\n", "utf-8")
-            codec_fact = "none: nari-labs' code downloads its own"
+        if output is not None:
+            output.write(folder)
+            _write_card(source, opened, folder, to, kind, output.codec, adapter, output.how, output.losses)
         else:
-            network = load_codec(codec) if codec is not None else load_own_codec(opened)
+            # Small files first: an unreadable codec is an error before the long conversion.
+            network = _choose_codec(opened, codec)
             _write_rest(opened, make_processor(opened, network), folder, dest, target_dtype)
-            codec_fact = _describe_codec(network)
-        if adapter_folder is not None:
-            opened, targets = merge_into_checkpoint(opened, adapter_folder, source, to)
-        _write_weights(opened, targets, folder, target_dtype, limit, verbose)
-        _write_card(source, opened, folder, to, dtype_name, codec_fact, adapter)
+            write_shards(opened, targets, folder, target_dtype, limit, verbose)
+            _write_card(source, opened, folder, to, kind, _describe_codec(network), adapter)
     return "\n".join([*rows, summary, f"{dest} was written."])
