@@ -78,12 +78,12 @@ def test_speaker_tags_that_others_do_not_know(v0_1, tmp_path):
 @pytest.mark.parametrize(
     ("to", "options", "word"),
     [
-        ("huggingface", {"quantize": 4}, "gguf-tts.cpp and mlx"),
-        ("nari-v0.1", {"quantize": 4}, "mlx and gguf-tts.cpp"),
+        ("huggingface", {"bits": 4}, "gguf-tts.cpp and mlx"),
+        ("nari-v0.1", {"bits": 4}, "gguf-tts.cpp and mlx"),
     ],
 )
 def test_layouts_without_quantization(v0_1, tmp_path, to, options, word):
-    """`--quantize` was ignored, and the file was eight times as large as asked for."""
+    """`--bits` was ignored, and the file was eight times as large as asked for."""
     with pytest.raises(ValueError, match=word):
         convert_checkpoint(v0_1, tmp_path / "made", to=to, verbose=False, **options)
 

@@ -39,7 +39,7 @@ from .checkpoint import (
 )
 from .descript import is_descript, load_descript_codec
 from .onnx_codec import ONNX_FILE, write_onnx_codec
-from .outputs import OTHER_LAYOUTS, Request, prepare
+from .outputs import OTHER_LAYOUTS, QUANTIZED_LAYOUTS, Request, prepare
 from .shards import write_shards
 from .weights import Weights, check_sums, hash_files
 
@@ -207,7 +207,7 @@ def convert_checkpoint(
     dtype: str | None = None,
     max_shard_size: str = "2GB",
     to: str = "huggingface",
-    quantize: int | None = None,
+    bits: int | None = None,
     force: bool = False,
     dry_run: bool = False,
     verbose: bool = True,
@@ -225,7 +225,7 @@ def convert_checkpoint(
         max_shard_size (`str`, defaults to `"2GB"`): Maximum size of a weight file, which also limits the memory used.
         to (`str`, defaults to `"huggingface"`): Output layout: "huggingface"; "nari-0626" or "nari-v0.1", for the code
             of nari-labs; "mlx", for mlx-audio; "gguf-tts.cpp", for TTS.cpp; "onnx-codec", the codec's decoder alone.
-        quantize (`int`, *optional*): Bits of quantized weights: 8, 5 or 4 in "gguf-tts.cpp", 8, 6 or 4 in "mlx".
+        bits (`int`, *optional*): Bits of quantized weights: 8, 5 or 4 in "gguf-tts.cpp", 8, 6 or 4 in "mlx".
         force (`bool`, defaults to `False`): Whether to replace a `dest` that is not empty.
         dry_run (`bool`, defaults to `False`): Whether to check only, without writing.
         verbose (`bool`, defaults to `True`): Whether to show a progress bar.
@@ -248,8 +248,8 @@ def convert_checkpoint(
         raise ValueError(f"`to` is {to!r}; it must be one of {', '.join(map(repr, _LAYOUTS))}.")
     if dest.suffix in (".gguf", ".onnx"):
         raise ValueError(f"{dest} would be a folder; give a name without {dest.suffix}, and find the file in it.")
-    if quantize is not None and to in ("huggingface", "onnx-codec"):
-        raise ValueError(f"`quantize` is for the layouts gguf-tts.cpp and mlx, and `to` is {to!r}.")
+    if bits is not None and to not in QUANTIZED_LAYOUTS:
+        raise ValueError(f"`bits` (`--bits`) is for the layouts {' and '.join(QUANTIZED_LAYOUTS)}; `to` is {to!r}.")
     asked_dtype, limit = parse_dtype(dtype), _parse_size(max_shard_size)
     source_folder, files = locate(source)
     _check_apart(dest, source, codec, files)
@@ -265,14 +265,14 @@ def convert_checkpoint(
     opened = recognize(weights, source_folder / "config.json")
     targets = plan(opened, to)
     check_sums(files)
-    if asked_dtype is None and quantize is not None and to == "gguf-tts.cpp":
+    if asked_dtype is None and bits is not None and to == "gguf-tts.cpp":
         asked_dtype = torch.float32  # of what is not quantized
     target_dtype = choose_dtype(weights, asked_dtype)
     kind = str(target_dtype).removeprefix("torch.")
     output = None
     if to in OTHER_LAYOUTS:
         own_codec = partial(_choose_codec, opened, codec)
-        output = prepare(to, Request(opened, targets, target_dtype, quantize, limit, own_codec, verbose))
+        output = prepare(to, Request(opened, targets, target_dtype, bits, limit, own_codec, verbose))
         kind = output.kind
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)

@@ -35,12 +35,12 @@ def choose_type(dtype: torch.dtype, bits: int | None) -> str:
     """
     if bits is not None:
         if bits not in _QUANTIZED_TYPES:
-            raise ValueError(f"`quantize` is {bits}; TTS.cpp's GGUF files have 8 (Q8_0), 5 (Q5_0) and 4 bits (Q4_0).")
+            raise ValueError(f"`bits` is {bits}; TTS.cpp's GGUF files have 8 (Q8_0), 5 (Q5_0) and 4 bits (Q4_0).")
         return _QUANTIZED_TYPES[bits]
     if dtype not in _PLAIN_TYPES:
         raise ValueError(
             f"TTS.cpp's GGUF files have no {str(dtype).removeprefix('torch.')}; choose `dtype` (`--dtype`) float32 or "
-            "float16, or `quantize` (`--quantize`)."
+            "float16, or `bits` (`--bits`)."
         )
     return _PLAIN_TYPES[dtype]
 
@@ -56,11 +56,6 @@ def check_tts_cpp(config: DiaConfig, codec: DacConfig | None = None) -> None:
     head_dims = {encoder.head_dim, decoder.head_dim, decoder.cross_head_dim}
     if len(head_dims) > 1:
         obstacles.append(f"heads have the widths {sorted(head_dims)}, and it has one for all")
-    if decoder.cross_num_attention_heads != decoder.num_attention_heads:
-        obstacles.append(
-            f"`cross_num_attention_heads` is {decoder.cross_num_attention_heads}, and it takes the "
-            f"{decoder.num_attention_heads} of `num_attention_heads`"
-        )
     for name, part in (("encoder", encoder), ("decoder", decoder)):
         if part.norm_eps != 1e-5:
             obstacles.append(f"`{name}_config.norm_eps` is {part.norm_eps}, and its own is fixed at 1e-05")
@@ -89,6 +84,8 @@ def find_limits(config: DiaConfig) -> list[str]:
                 f"the {name}'s {part.num_attention_heads} heads of width {part.head_dim} are not as wide as the "
                 f"decoder, {width}"
             )
+    if decoder.cross_num_attention_heads != num_heads:
+        limits.append(f"the cross-attention has {decoder.cross_num_attention_heads} heads, and not {num_heads}")
     if num_groups**2 != num_heads:
         limits.append(f"{num_heads} heads share {num_groups} key-value heads, and not the square root of their number")
     if decoder.num_channels != len(_DELAY_PATTERN):
@@ -172,7 +169,7 @@ def write_gguf(
         if _type_of(target.name, kind) == kind and target.shape[-1] % block_size:
             raise ValueError(
                 f"{target.name!r} has rows of {target.shape[-1]} values, and {kind} needs a multiple of {block_size}; "
-                "choose `dtype` float32 or float16 without `quantize`."
+                "choose `dtype` float32 or float16 without `bits`."
             )
     state = codec.state_dict()
     rules = codec_rules(codec.config)

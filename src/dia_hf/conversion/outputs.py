@@ -19,7 +19,7 @@ from .mlx_writer import check_quantizable, config_to_mlx, is_quantized, quantize
 from .nari import config_to_0626, config_to_v0_1
 from .shards import write_shards
 
-__all__ = ["OTHER_LAYOUTS", "Output", "Request", "prepare"]
+__all__ = ["OTHER_LAYOUTS", "QUANTIZED_LAYOUTS", "Output", "Request", "prepare"]
 
 logger = logging.get_logger(__name__)
 
@@ -28,7 +28,7 @@ _ONE_FILE = 1 << 62  # bytes; the original code opens a single file
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be written.
+    """A conversion that is asked for.
 
     Args:
         source (`Checkpoint`): The model.
@@ -175,7 +175,7 @@ _PREPARE: dict[str, Callable[[Request], Output]] = {
     "gguf-tts.cpp": _prepare_tts_cpp,
 }
 OTHER_LAYOUTS = tuple(_PREPARE)
-_QUANTIZED_LAYOUTS = ("mlx", "gguf-tts.cpp")
+QUANTIZED_LAYOUTS = ("gguf-tts.cpp", "mlx")
 
 
 def prepare(layout: str, request: Request) -> Output:
@@ -186,9 +186,7 @@ def prepare(layout: str, request: Request) -> Output:
         request (`Request`): What is to be written.
 
     Raises:
-        ValueError: If that software would compute something else than the model, a codec is missing, or there is no
-            such dtype or number of bits.
+        ValueError: If that software would compute something else than the model, a codec is missing, or the layout has
+            no such dtype or number of bits.
     """
-    if request.bits is not None and layout not in _QUANTIZED_LAYOUTS:
-        raise ValueError(f"`quantize` is for the layouts {' and '.join(_QUANTIZED_LAYOUTS)}, and `to` is {layout!r}.")
     return _PREPARE[layout](request)
