@@ -14,8 +14,8 @@ from transformers import DacModel
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, atomic_write, cli
-from dia_hf.conversion import checkpoint as checkpoint_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint
+from dia_hf.conversion import locate as locate_module
 from dia_hf.conversion import shards as shards_module
 from kills import stunned
 
@@ -352,8 +352,8 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
         fetched.append((name, allow_patterns))
         return str(snapshot)
 
-    monkeypatch.setattr(checkpoint_module, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(checkpoint_module, "check_model", lambda name: None)  # the Hub is not asked
+    monkeypatch.setattr(locate_module, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(locate_module, "check_model", lambda name: None)  # the Hub is not asked
     assert constants.HF_HUB_OFFLINE
     convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
     assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 
 from dia_hf import MINIATURE, Dia, DiaConfig, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.assets import __file__ as assets
+from dia_hf.training import merge_adapter
 from dia_hf.training.arguments import make_arguments
 from dia_hf.training.callbacks import StopAtNanCallback
 from dia_hf.training.finetune import finetune
-from dia_hf.training.lora import merge_adapter
 from dia_hf.training.recipe import Recipe
 from dia_hf.training.run_dir import newest_checkpoint
 from dia_hf.training.trainer import DiaTrainer

@@ -20,16 +20,17 @@ import torch
 from transformers import DacModel
 
 from ..atomic_write import atomic_write_folder, find_held
-from ..audio.codec import as_codec
-from ..audio.dac import load_dac
+from ..audio.codec import as_codec, network_name
+from ..audio.dac import DacDecoder
 from ..model_card import HOW_TO_RUN, make_model_card
 from ..processing_dia import DiaProcessor, write_codec_reference
 from ..text_files import read_json
+from .adapters import locate_adapter, merge_into_checkpoint
 from .checkpoint import (
     Checkpoint,
     choose_dtype,
     load_codec,
-    locate,
+    load_own_codec,
     make_config,
     make_generation_config,
     make_processor,
@@ -37,7 +38,10 @@ from .checkpoint import (
     plan,
     recognize,
 )
-from .descript import is_descript, load_descript_codec
+from .descript import is_descript
+from .gguf_file import is_gguf
+from .gguf_model import has_codec, is_gguf_model
+from .locate import locate
 from .onnx_codec import ONNX_FILE, write_onnx_codec
 from .outputs import OTHER_LAYOUTS, QUANTIZED_LAYOUTS, Request, prepare
 from .shards import write_shards
@@ -56,28 +60,33 @@ def _parse_size(size: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _choose_codec(source: Checkpoint, asked: str | os.PathLike | None) -> DacModel | None:
-    """Load the requested codec, or else the source's own."""
-    if asked is not None:
-        return load_codec(asked)
-    own = source.folder / "audio_tokenizer"
-    return load_dac(own) if (own / "config.json").is_file() else None
-
-
 def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest: Path, dtype: torch.dtype) -> None:
     """Write config, generation config, processor and codec."""
     make_config(source, dtype).save_pretrained(folder)
     make_generation_config(source).save_pretrained(folder)
     processor.save_pretrained(folder)
-    reference_file, published = folder / "audio_tokenizer_config.json", source.folder / "audio_tokenizer_config.json"
+    reference_file, published = folder / "audio_tokenizer_config.json", source.find("audio_tokenizer_config.json")
     if processor.audio_tokenizer is not None:
         reference = read_json(reference_file)
         if os.path.isdir(reference["audio_tokenizer_name_or_path"]):
-            write_codec_reference(folder, str(dest.absolute() / "audio_tokenizer"))
-    elif published.is_file():
+            network = network_name(processor.audio_tokenizer)
+            write_codec_reference(folder, str(dest.absolute() / "audio_tokenizer"), network)
+    elif published is not None:
         shutil.copy(published, reference_file)
     else:
         write_codec_reference(folder, "descript/dac_44khz")
+
+
+def _choose_codec(source: Checkpoint, asked: str | os.PathLike | None) -> DacModel | None:
+    """Load the requested codec, or else the source's own."""
+    return load_codec(asked) if asked is not None else load_own_codec(source)
+
+
+def _describe_codec(network: DacModel | None) -> str:
+    if network is None:
+        return "named in `audio_tokenizer_config.json`"
+    inside = "included, in `audio_tokenizer/`"
+    return f"{inside}, without its encoder: no voice prompts" if isinstance(network, DacDecoder) else inside
 
 
 _V0_1_NOTE = """\
@@ -85,6 +94,15 @@ _V0_1_NOTE = """\
 scales the end-of-speech logit. dia_hf reads this from `cross_attention_rope` in `config.json` and from
 `sample_from_guided` and `eos_logit_scale` in `generation_config.json`; transformers' own Dia ignores all three and
 silently computes something else."""
+
+_GGUF_NOTE = """\
+**Of a GGUF file.** Such a file does not say which release it was made of: it is taken for the first one (v0.1), as the
+programs do that read it. Sizes that it does not store are those of its tensors."""
+
+
+def _public_name(given: str | os.PathLike) -> str:
+    """Return a Hub id, or the name of a file or folder without its path on this machine."""
+    return f"`{Path(given).name if Path(given).exists() else given}`"
 
 
 def _write_card(
@@ -94,20 +112,26 @@ def _write_card(
     to: str,
     dtype: str,
     codec: str,
+    adapter: str | os.PathLike | None,
     how: str = HOW_TO_RUN,
     losses: str = "",
 ) -> None:
     facts = {
-        "source": f"`{Path(given).name if Path(given).exists() else given}`",
-        "layout of the source": source.layout,
+        "source": _public_name(given),
+        "layout of the source": f"{source.layout} ({source.details})" if source.details else source.layout,
         "SHA-256 of its weights": f"`{hash_files(source.weights.files)}`",
         "layout of this folder": to,
         "dtype": dtype,
         "codec": codec,
     }
-    note = losses
+    if adapter is not None:
+        facts["merged adapter"] = _public_name(adapter)
+    notes = [losses] if losses else []
     if to == "huggingface" and source.config.decoder_config.cross_attention_rope:
-        note = _V0_1_NOTE
+        notes.append(_V0_1_NOTE)
+    if source.is_gguf:
+        notes.append(_GGUF_NOTE)
+    note = "\n\n".join(notes)
     (folder / "README.md").write_text(make_model_card("Dia, converted", facts, note, how), "utf-8")
 
 
@@ -138,13 +162,15 @@ def _check_apart(dest: Path, source: str | os.PathLike, codec: str | os.PathLike
 
 
 def _convert_codec(file: Path, dest: Path, dtype: torch.dtype | None, force: bool, dry_run: bool) -> str:
-    """Convert descript's file to a `DacModel` folder."""
-    codec = load_descript_codec(file)
+    """Convert descript's file, or the codec in a GGUF file, to a `DacModel` folder."""
+    codec = load_codec(file)
     if dtype is not None:
         codec = codec.to(dtype)
     state = codec.state_dict()
     rows = [f"{name}  {list(tensor.shape)}" for name, tensor in state.items()]
-    summary = f"{len(state)} tensors, {codec.num_parameters():,} parameters, descript -> DacModel, {codec.dtype}"
+    layout = "gguf" if is_gguf(file) else "descript"
+    kind = type(codec).__name__
+    summary = f"{len(state)} tensors, {codec.num_parameters():,} parameters, {layout} -> {kind}, {codec.dtype}"
     if dry_run:
         return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
     with _written_beside(dest, force) as folder:
@@ -166,7 +192,8 @@ def _export_codec(
     if dtype not in (None, torch.float32):
         raise ValueError(f"`dtype` is {dtype}; the codec is exported in float32.")
     own = source_folder / "audio_tokenizer"
-    if codec is None and (is_descript(weights) or any(name.startswith("quantizer.") for name in weights)):
+    is_codec = is_descript(weights) or any(name.startswith("quantizer.") for name in weights)
+    if codec is None and (is_codec or (weights.is_gguf and has_codec(weights))):
         codec = source
     elif codec is None and (own / "config.json").is_file():
         codec = own
@@ -204,6 +231,7 @@ def convert_checkpoint(
     dest: str | os.PathLike,
     *,
     codec: str | os.PathLike | None = None,
+    adapter: str | os.PathLike | None = None,
     dtype: str | None = None,
     max_shard_size: str = "2GB",
     to: str = "huggingface",
@@ -215,13 +243,17 @@ def convert_checkpoint(
     """Convert a checkpoint of any known layout to a complete one.
 
     Args:
-        source (`str` or `os.PathLike`): Folder, weight file with its `config.json` beside it, or Hub id; in the layout
-            of Hugging Face, nari-labs 0626 or nari-labs v0.1, detected by content. A codec file of descript
+        source (`str` or `os.PathLike`): Folder, weight file with its `config.json` beside it, GGUF file, or Hub id; see
+            `load_checkpoint` for the layouts, which are detected by content. A codec file of descript or in GGUF
             becomes a `DacModel` folder.
         dest (`str` or `os.PathLike`): Output folder.
-        codec (`str` or `os.PathLike`, *optional*): Codec to include: descript's .pth file, or a folder or Hub id of a
-            `DacModel`. By default the source's own, or else a reference to `descript/dac_44khz`.
-        dtype (`str`, *optional*): "float32", "bfloat16" or "float16"; by default that of the source.
+        codec (`str` or `os.PathLike`, *optional*): Codec to include: descript's .pth file, a GGUF file with one, or a
+            folder or Hub id of a `DacModel`. By default the source's own, or else a reference to
+            `descript/dac_44khz`.
+        adapter (`str` or `os.PathLike`, *optional*): Adapter to merge: folder or Hub id of one that PEFT wrote. The
+            model is in memory as a whole then, in float32.
+        dtype (`str`, *optional*): "float32", "bfloat16" or "float16"; by default that of the source, or float32 for
+            GGUF with tensors of several types.
         max_shard_size (`str`, defaults to `"2GB"`): Maximum size of a weight file, which also limits the memory used.
         to (`str`, defaults to `"huggingface"`): Output layout: "huggingface"; "nari-0626" or "nari-v0.1", for the code
             of nari-labs; "mlx", for mlx-audio; "gguf-tts.cpp", for TTS.cpp; "onnx-codec", the codec's decoder alone.
@@ -238,8 +270,9 @@ def convert_checkpoint(
             read once more to compare it with its CRC-32 sums) or cannot be read; if `dest` is not empty, holds the
             source or the codec, or is being written by another process; if software that reads the target layout would
             compute something else than the model. The message names file and tensor.
-        ImportError: If the package that writes the target layout is not installed.
-        FileNotFoundError: If the source does not exist.
+        FileNotFoundError: If the source or the adapter does not exist.
+        ImportError: If a package is missing: `gguf` for GGUF, `mlx` to quantize for MLX, `onnx` and `onnxscript` for
+            ONNX, `peft` for an adapter.
         OSError: If `dest` cannot be written, for instance on a full disk. On any error or interruption `dest` is
             unchanged.
     """
@@ -256,10 +289,10 @@ def convert_checkpoint(
     weights = Weights(files)
     if to == "onnx-codec":
         return _export_codec(source, source_folder, weights, codec, dest, asked_dtype, force, dry_run)
-    if is_descript(weights):
-        if codec is not None or to != "huggingface":
+    if is_descript(weights) or (weights.is_gguf and has_codec(weights) and not is_gguf_model(weights)):
+        if codec is not None or adapter is not None or to != "huggingface":
             raise ValueError(
-                f"{files[0]} is a codec, which is converted to a DacModel; leave out `--codec` and `--to`."
+                f"{files[0]} is a codec, which is converted to a DacModel; leave out `--codec`, `--adapter` and `--to`."
             )
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognize(weights, source_folder / "config.json")
@@ -272,24 +305,26 @@ def convert_checkpoint(
     output = None
     if to in OTHER_LAYOUTS:
         own_codec = partial(_choose_codec, opened, codec)
-        output = prepare(to, Request(opened, targets, target_dtype, bits, limit, own_codec, verbose))
+        output = prepare(to, Request(opened, target_dtype, bits, limit, own_codec, verbose))
         kind = output.kind
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)
     summary = f"{len(targets)} tensors, {total:,} parameters, {opened.layout} -> {to}, {kind}"
+    adapter_folder = None if adapter is None else locate_adapter(adapter)
     if dry_run:
         return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
 
     with _written_beside(dest, force) as folder:
-        if output is not None:
-            output.write(folder)
-            _write_card(source, opened, folder, to, kind, output.codec, output.how, output.losses)
-        else:
+        if output is None:
             # Small files first: an unreadable codec is an error before the long conversion.
-            processor = make_processor(opened, _choose_codec(opened, codec))
-            _write_rest(opened, processor, folder, dest, target_dtype)
-            inside = processor.audio_tokenizer is not None
-            codec_fact = "included, in `audio_tokenizer/`" if inside else "named in `audio_tokenizer_config.json`"
+            network = _choose_codec(opened, codec)
+            _write_rest(opened, make_processor(opened, network), folder, dest, target_dtype)
+        if adapter_folder is not None:
+            opened, targets = merge_into_checkpoint(opened, adapter_folder, source, to)
+        if output is None:
             write_shards(opened, targets, folder, target_dtype, limit, verbose)
-            _write_card(source, opened, folder, to, kind, codec_fact)
+            _write_card(source, opened, folder, to, kind, _describe_codec(network), adapter)
+        else:
+            output.write(folder, opened, targets)
+            _write_card(source, opened, folder, to, kind, output.codec, adapter, output.how, output.losses)
     return "\n".join([*rows, summary, f"{dest} was written."])

@@ -1,7 +1,7 @@
 """Writer of TTS.cpp's GGUF files, tensor by tensor, over the `gguf` package.
 
-The keys are those that TTS.cpp's loader asks for, and those of the sizes that it takes for granted, which CrispASR
-and our reader ask for.
+The keys are those that TTS.cpp's loader asks for, and sizes that it takes for granted. The epsilon and the base of the
+rotary embedding have none: in TTS.cpp they are fixed, and `check_tts_cpp` refuses others.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def check_tts_cpp(config: DiaConfig, codec: DacConfig | None = None) -> None:
     if len(head_dims) > 1:
         obstacles.append(f"heads have the widths {sorted(head_dims)}, and it has one for all")
     for name, part in (("encoder", encoder), ("decoder", decoder)):
-        if part.norm_eps != 1e-5:
+        if not math.isclose(part.norm_eps, 1e-5, rel_tol=1e-6):  # of a file with float32
             obstacles.append(f"`{name}_config.norm_eps` is {part.norm_eps}, and its own is fixed at 1e-05")
         if (theta := part.rope_parameters["rope_theta"]) != 10_000:
             obstacles.append(f"`{name}_config.rope_parameters['rope_theta']` is {theta}, and its own is fixed at 10000")
@@ -102,8 +102,6 @@ def make_keys(config: DiaConfig, codec: DacModel, guidance_scale: float | None) 
         "dia.bos_token_id": decoder.bos_token_id,
         "dia.pad_token_id": decoder.pad_token_id,
         "dia.max_delay": config.max_delay,
-        "dia.rope_theta": float(decoder.rope_parameters["rope_theta"]),
-        "dia.rms_norm_eps": float(decoder.norm_eps),
         "dia.encoder.max_context_length": encoder.max_position_embeddings,
         "dia.encoder.attn_heads": encoder.num_attention_heads,
         "dia.encoder.layers": encoder.num_hidden_layers,

@@ -107,17 +107,24 @@ class Dia:
         device: str | torch.device | None = None,
         load_dac: bool = True,
         *,
+        codec: str | os.PathLike | None = None,
+        adapter: str | os.PathLike | None = None,
         quantization: str | None = None,
     ) -> Dia:
-        """Load a checkpoint.
+        """Load a checkpoint, in the Hugging Face layout or any other that `load_checkpoint` reads.
 
         Args:
-            model_name (`str` or `os.PathLike`, *optional*): Folder or Hub id, such as "nari-labs/Dia-1.6B-0626"; the
-                embedded miniature, which was trained on few words, unless given.
+            model_name (`str` or `os.PathLike`, *optional*): Folder, weight file or Hub id, such as
+                "nari-labs/Dia-1.6B-0626"; the embedded miniature, which was trained on few words, unless given.
             compute_dtype (`str` or `torch.dtype`, *optional*): "float32", "bfloat16" or "float16"; that of the
                 checkpoint unless given, or bfloat16 with `quantization`. The codec stays in its own.
             device (`str` or `torch.device`, *optional*): A GPU if there is one, unless given.
             load_dac (`bool`, defaults to `True`): Whether to load the codec. Without it `generate` raises.
+            codec (`str` or `os.PathLike`, *optional*): Codec: descript's .pth file, a GGUF file with one, or a folder
+                or Hub id of a `DacModel`. By default the checkpoint's own, or else "descript/dac_44khz". That of a GGUF
+                file can only decode: with it, audio prompts are an error.
+            adapter (`str` or `os.PathLike`, *optional*): Adapter to merge into the weights, in float32: folder or Hub
+                id of one that PEFT wrote.
             quantization (`str`, *optional*): "int8" or "int4", or "fp8" on a GPU: scheme for the decoder's weights; see
                 `quantize_model`.
 
@@ -125,10 +132,11 @@ class Dia:
             OSError: If the checkpoint or a part of it does not exist.
             ValueError: If device or dtype are unknown or not available, or the checkpoint is truncated, incomplete or
                 contradicts its config; if the quantization is unknown or not for this device, dtype or size.
-            ImportError: If `quantization` is given and torchao is missing: `pip install "dia-hf[quantize]"`.
+            ImportError: If `quantization` is given and torchao is missing: `pip install "dia-hf[quantize]"`; for an
+                adapter without PEFT, `"dia-hf[train]"`, and for GGUF without `gguf`, `"dia-hf[gguf]"`.
         """
-        dia = cls(*load_model(model_name, compute_dtype, device, load_dac, quantization))
-        dia._is_miniature = Path(model_name) == Path(MINIATURE)
+        dia = cls(*load_model(model_name, compute_dtype, device, load_dac, quantization, codec, adapter))
+        dia._is_miniature = Path(model_name) == Path(MINIATURE) and adapter is None
         return dia
 
     @classmethod

@@ -25,6 +25,7 @@ from transformers.utils import cached_file
 from ..atomic_write import atomic_write, follow_umask
 from ..audio.codec import load_network
 from ..configuration_dia import DiaConfig
+from ..conversion.adapters import merge_adapter
 from ..conversion.checkpoint import generation_config_for
 from ..data.prepared import load_prepared
 from ..hub import check_model
@@ -37,7 +38,7 @@ from .arguments import make_arguments, reporters
 from .callbacks import LoadingCallback, make_callbacks, print_less
 from .checkpoint import check_weights
 from .collator import ClipChance, DiaDataCollator
-from .lora import attach_lora, merge_adapter
+from .lora import attach_lora
 from .recipe import Recipe
 from .run_card import write_run_card
 from .run_dir import (
