@@ -19,11 +19,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Make a complete checkpoint of one in another layout, or one for other software.",
     )
     convert.add_argument(
-        "source", metavar="SOURCE", help="folder, weight file with its config.json, or name on the Hub"
+        "source", metavar="SOURCE", help="folder, weight file with its config.json, GGUF file, or name on the Hub"
     )
     convert.add_argument("dest", metavar="DEST", help="folder to be made")
     convert.add_argument(
-        "--codec", metavar="SOURCE", help="DAC to put inside: descript's .pth file, a folder or a name"
+        "--codec", metavar="SOURCE", help="DAC to put inside: descript's .pth file, a GGUF file, a folder or a name"
+    )
+    convert.add_argument(
+        "--adapter", metavar="DIR|ID", help="adapter of PEFT to merge into the weights (dia-hf[train])"
     )
     convert.add_argument("--dtype", choices=DTYPES, help="default: that of the source")
     convert.add_argument("--max-shard-size", default="2GB", metavar="SIZE", help="limit of a weight file (2GB)")

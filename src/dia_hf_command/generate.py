@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_device, add_dtype, add_model, add_result, add_sampling, positive, seed
+from .options import add_codec, add_device, add_dtype, add_model, add_result, add_sampling, positive, seed
 
 __all__ = ["add_parser"]
 
@@ -32,6 +32,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument(
         "--seed", type=seed, metavar="N", help="make the result reproducible; default: random; printed"
     )
+    add_codec(generate)
+    generate.add_argument("--adapter", metavar="DIR|ID", help="LoRA adapter to merge into the weights (dia-hf[train])")
     add_device(generate)
     add_dtype(generate)
     generate.add_argument("--quantize", choices=["int8", "int4"], help="smaller weights (dia-hf[quantize])")

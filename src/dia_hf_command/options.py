@@ -9,6 +9,7 @@ __all__ = [
     "DTYPES",
     "MINIATURE",
     "REAL_MODEL",
+    "add_codec",
     "add_device",
     "add_dtype",
     "add_model",
@@ -74,7 +75,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=MINIATURE,
         metavar="DIR|ID",
-        help=f"such as {REAL_MODEL}; default: miniature, the embedded one",
+        help=f"such as {REAL_MODEL}, or a weight file; default: miniature, the embedded one",
+    )
+
+
+def add_codec(parser: argparse.ArgumentParser) -> None:
+    """Add `--codec`."""
+    parser.add_argument(
+        "--codec",
+        metavar="SOURCE",
+        help="another DAC: descript's .pth file, a GGUF file, a folder or a name; default: the checkpoint's, or "
+        "descript/dac_44khz",
     )
 
 

@@ -253,8 +253,9 @@ class DacCodec(Codec):
         """See `Codec.encode`; raises `ValueError` for a `DacDecoder`."""
         if isinstance(self.model, DacDecoder):
             raise ValueError(
-                "this codec can only decode, because its file has no encoder: it turns codes into audio, but no recording "
-                "into a voice prompt; give a complete codec, such as `descript/dac_44khz` (`codec=`, `--codec`)."
+                "this codec can only decode, because its file has no encoder: it turns codes into audio, but no "
+                "recording into a voice prompt; give a complete codec, such as `descript/dac_44khz` (`codec=`, "
+                "`--codec`)."
             )
         spans = []
         for waveform in waveforms:

@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> None:
         args.source,
         args.dest,
         codec=args.codec,
+        adapter=args.adapter,
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         to=args.to,

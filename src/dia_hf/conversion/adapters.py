@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -21,11 +21,11 @@ from .._extras import import_extra
 from ..hub import is_hub_id
 from ..modeling_dia import DiaForConditionalGeneration
 from ..text_files import first_line, read_json
-from .checkpoint import Checkpoint, Target, plan
+from .checkpoint import Checkpoint, plan
 from .load import load_checkpoint, make_model
 from .weights import Weights
 
-__all__ = ["locate_adapter", "merge_adapter", "merge_into_checkpoint", "without_warnings_of_names"]
+__all__ = ["locate_adapter", "merge_adapter", "merged_checkpoint", "without_warnings_of_names"]
 
 _CONFIG = "adapter_config.json"
 
@@ -111,25 +111,36 @@ def merge_adapter(
     return wrapped.merge_and_unload(safe_merge=True)
 
 
-def _given(tensor: torch.Tensor, _: list[torch.Tensor]) -> torch.Tensor:
-    return tensor
+class _MergedWeights:
+    """The tensors of a merged model, which is made when the first one is read."""
+
+    def __init__(self, source: Checkpoint, adapter: Path, name: str | os.PathLike) -> None:
+        self._source, self._adapter, self._name = source, adapter, name
+        self.targets = plan(source, "huggingface")
+
+    @cached_property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        model = make_model(self._source, self.targets, torch.float32, self._name)
+        return merge_adapter(model, self._adapter).state_dict()
+
+    def read(self, name: str, _: list[torch.Tensor]) -> torch.Tensor:
+        return self._tensors[name]
 
 
-def merge_into_checkpoint(
-    source: Checkpoint, adapter: Path, name: str | os.PathLike, to: str
-) -> tuple[Checkpoint, list[Target]]:
-    """Return a checkpoint whose tensors are those of the merged model, in memory, and its tensors in a layout.
+def merged_checkpoint(source: Checkpoint, adapter: Path, name: str | os.PathLike) -> Checkpoint:
+    """Return a checkpoint in the Hugging Face layout, whose tensors are those of the merged model, float32 in memory.
 
     Args:
-        source (`Checkpoint`): The base model.
+        source (`Checkpoint`): Base model.
         adapter (`Path`): Folder of the adapter.
         name (`str` or `os.PathLike`): Name of the base model.
-        to (`str`): Layout, as for `plan`.
+
+    Raises:
+        ValueError: If a tensor of the base model is missing, unexpected or of another shape; and when the first tensor
+            is read, if the adapter does not fit it.
     """
-    model = merge_adapter(make_model(source, plan(source, "huggingface"), torch.float32, name), adapter)
-    weights = Weights([])
+    merged, weights = _MergedWeights(source, adapter, name), Weights([])
     weights.files = source.weights.files
-    for key, tensor in model.state_dict().items():
-        weights.derive(key, tuple(tensor.shape), tensor.dtype, (), partial(_given, tensor))
-    merged = replace(source, weights=weights, layout="huggingface")
-    return merged, plan(merged, to)
+    for target in merged.targets:
+        weights.derive(target.name, target.shape, torch.float32, (), partial(merged.read, target.name))
+    return replace(source, weights=weights, layout="huggingface")

@@ -25,7 +25,7 @@ from ..audio.dac import DacDecoder
 from ..model_card import HOW_TO_RUN, make_model_card
 from ..processing_dia import DiaProcessor, write_codec_reference
 from ..text_files import read_json
-from .adapters import locate_adapter, merge_into_checkpoint
+from .adapters import locate_adapter, merged_checkpoint
 from .checkpoint import (
     Checkpoint,
     choose_dtype,
@@ -192,9 +192,8 @@ def _export_codec(
     if dtype not in (None, torch.float32):
         raise ValueError(f"`dtype` is {dtype}; the codec is exported in float32.")
     own = source_folder / "audio_tokenizer"
-    is_codec = is_descript(weights) or any(name.startswith("quantizer.") for name in weights)
-    if codec is None and (is_codec or (weights.is_gguf and has_codec(weights))):
-        codec = source
+    if codec is None and (is_descript(weights) or has_codec(weights)):
+        codec = weights.files[0] if weights.is_gguf else source
     elif codec is None and (own / "config.json").is_file():
         codec = own
     if codec is None:
@@ -296,11 +295,13 @@ def convert_checkpoint(
             )
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognize(weights, source_folder / "config.json")
-    targets = plan(opened, to)
-    check_sums(files)
     if asked_dtype is None and bits is not None and to == "gguf-tts.cpp":
         asked_dtype = torch.float32  # of what is not quantized
-    target_dtype = choose_dtype(weights, asked_dtype)
+    target_dtype = choose_dtype(opened.weights, asked_dtype)
+    if adapter is not None:
+        opened = merged_checkpoint(opened, locate_adapter(adapter), source)
+    targets = plan(opened, to)
+    check_sums(files)
     kind = str(target_dtype).removeprefix("torch.")
     output = None
     if to in OTHER_LAYOUTS:
@@ -310,21 +311,17 @@ def convert_checkpoint(
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)
     summary = f"{len(targets)} tensors, {total:,} parameters, {opened.layout} -> {to}, {kind}"
-    adapter_folder = None if adapter is None else locate_adapter(adapter)
     if dry_run:
         return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
 
     with _written_beside(dest, force) as folder:
-        if output is None:
+        if output is not None:
+            output.write(folder, opened, targets)
+            _write_card(source, opened, folder, to, kind, output.codec, adapter, output.how, output.losses)
+        else:
             # Small files first: an unreadable codec is an error before the long conversion.
             network = _choose_codec(opened, codec)
             _write_rest(opened, make_processor(opened, network), folder, dest, target_dtype)
-        if adapter_folder is not None:
-            opened, targets = merge_into_checkpoint(opened, adapter_folder, source, to)
-        if output is None:
             write_shards(opened, targets, folder, target_dtype, limit, verbose)
             _write_card(source, opened, folder, to, kind, _describe_codec(network), adapter)
-        else:
-            output.write(folder, opened, targets)
-            _write_card(source, opened, folder, to, kind, output.codec, adapter, output.how, output.losses)
     return "\n".join([*rows, summary, f"{dest} was written."])

@@ -47,8 +47,8 @@ def dequantize(mode: str, bits: int, tensors: list[torch.Tensor]) -> torch.Tenso
     Args:
         mode (`str`): "affine", "mxfp4", "mxfp8" or "nvfp4".
         bits (`int`): Bits of a value.
-        tensors (`list[torch.Tensor]`): Packed integers, uint32 `[R, D · bits / 32]`; scales `[R, G]`, floating-point for
-            "affine" and uint8 for the others; for "affine" biases `[R, G]`.
+        tensors (`list[torch.Tensor]`): Packed integers, uint32 `[R, D · bits / 32]`; scales `[R, G]`, floating-point
+            for "affine" and uint8 for the others; for "affine" biases `[R, G]`.
 
     Returns:
         `torch.Tensor` of shape `[R, D]`, float32: exact but for the rounding of "affine" to float32.
