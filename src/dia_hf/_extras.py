@@ -8,7 +8,7 @@ from types import ModuleType
 __all__ = ["import_extra"]
 
 _EXTRAS = {
-    "av": ("serve",),
+    "av": ("audio", "serve"),
     "datasets": ("train",),
     "fastapi": ("serve",),
     "gguf": ("gguf",),

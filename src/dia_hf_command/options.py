@@ -12,6 +12,7 @@ __all__ = [
     "add_codec",
     "add_device",
     "add_dtype",
+    "add_extra_tag",
     "add_model",
     "add_result",
     "add_sampling",
@@ -106,6 +107,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--cfg-filter-top-k", type=count, metavar="N", help="number of tokens that guidance keeps")
     sampling.add_argument("--temperature", type=not_negative, metavar="X", help="0: greedy")
     sampling.add_argument("--top-p", type=probability, metavar="X", help="nucleus sampling")
+
+
+def add_extra_tag(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add `--extra-tag`, which `dia_hf.cli.arguments.read_tags` reads."""
+    parser.add_argument("--extra-tag", action="append", default=[], metavar="TAG[=ID]", help=what)
 
 
 def add_result(parser: argparse.ArgumentParser, fields: str) -> None:

@@ -13,6 +13,7 @@ from dia_hf_command.options import REAL_MODEL
 
 from ..assets import MINIATURE
 from ..atomic_write import find_held
+from ..tokenization_dia import speaker_tag
 
 __all__ = [
     "MINIATURE_CODES_NOTE",
@@ -21,6 +22,7 @@ __all__ = [
     "check_writable",
     "find_miniature",
     "print_result",
+    "read_tags",
     "sampling_of",
 ]
 
@@ -58,6 +60,24 @@ def check_apart(option: str, output: str | Path, inputs: dict[str, str | None]) 
             raise ValueError(
                 f"{option} {str(output)!r} is what {name} {str(path)!r} reads, and would replace it; give another file."
             )
+
+
+def read_tags(options: list[str]) -> dict[str, int | None]:
+    """Return the tags of `--extra-tag TAG[=ID]` with their ids; brackets, patterns to some shells, are added.
+
+    Raises:
+        ValueError: If an id is no number, or a tag is given twice.
+    """
+    tags: dict[str, int | None] = {}
+    for option in options:
+        name, _, number = option.partition("=")
+        tag = speaker_tag(name)
+        if "=" in option and not (number.isascii() and number.isdigit()):
+            raise ValueError(f"--extra-tag {option!r} is no TAG or TAG=ID, such as S3 or nl=14.")
+        if tag in tags:
+            raise ValueError(f"--extra-tag names {tag} twice; give it once.")
+        tags[tag] = int(number) if number else None
+    return tags
 
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:

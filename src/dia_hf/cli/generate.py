@@ -63,14 +63,14 @@ def _load_voices(args: argparse.Namespace) -> Any:
         read_audio(args.audio_prompt)
     named = {}
     for option in args.voice:
-        match = re.fullmatch(r"\[?(S\d+)\]?=(.+)", option)
+        match = re.fullmatch(r"(?:\[?(S\d+)\]?|\[([^\[\]\s]+)\])=(.+)", option)
         if match is None and len(args.voice) > 1:
             raise ValueError(
                 f"--voice {option!r} names no speaker; with several, write --voice S1=NAME --voice S2=NAME."
             )
         if match is None:
             return load_voice(option)
-        named[f"[{match[1]}]"] = load_voice(match[2])
+        named[f"[{match[1] or match[2]}]"] = load_voice(match[3])
     return named or None
 
 

@@ -36,7 +36,7 @@ from .doubts import SpeechCheck, estimate_text, warn_unknown_words
 from .loading import ComputeDtype, load_local, load_model, resolve_device
 from .options import generate_options
 from .progress import SpokenSeconds, spoken_bar
-from .script import parse_script, render, split_prefix
+from .script import parse_part, parse_script, remove_tags, render, split_prefix
 from .timestamps import Timeline
 from .voices import Voice, load_voice
 
@@ -348,7 +348,7 @@ class Dia:
             num_given = self.model.config.frames_for_steps(int(inputs["decoder_attention_mask"][index].sum()))
             ids = inputs["input_ids"][index]
             read = tokenizer.decode(ids[ids != tokenizer.pad_token_id])
-            timeline = Timeline(script, tokenizer.speaker_tokens, frame_rate)
+            timeline = Timeline(script, tokenizer.speaker_tokens, frame_rate, tokenizer.language_tokens)
             weights = weights[: num_given + len(spoken)]
             if voice is None:  # the transcript of an `audio_prompt` is in the script
                 timeline.add(read, script, weights, num_given)
@@ -457,6 +457,7 @@ class Dia:
     ) -> SpeechCheck:
         """Create the check of a call: the expected seconds of each text, and the limit that can cut it."""
         texts, frame_rate = [text] if isinstance(text, str) else list(text), self.processor.codec.frame_rate
+        tokenizer = self.processor.tokenizer
         num_read = inputs["decoder_attention_mask"].sum(dim=-1).tolist()
         prompts = [max(self.model.config.frames_for_steps(number), 0) for number in num_read]
         if max_seconds is not None:
@@ -467,7 +468,10 @@ class Dia:
             # Without BOS and EOS. Another type raises where it is used.
             limit = max(int(limit) - 2 - max(prompts), 1) if isinstance(limit, Integral) and limit else 10**9
         return SpeechCheck(
-            expected=[estimate_text(words, self.processor.tokenizer.speaker_tokens) for words in texts],
+            expected=[
+                estimate_text(remove_tags(words, tokenizer.language_tokens), tokenizer.speaker_tokens)
+                for words in texts
+            ],
             # The transcript of a voice is not part of `text`; that of an `audio_prompt` is, at an unknown length.
             prompts=[0.0 if voice is not None else prompt / frame_rate for prompt in prompts],
             sampling_rate=self.sampling_rate,
@@ -635,7 +639,7 @@ class Dia:
         for words in texts:
             if (num_ids := tokenizer.count_ids(words)) > tokenizer.model_max_length:
                 raise ValueError(
-                    f"the text has {num_ids} ids (bytes, a speaker tag counting as one), and Dia takes at most "
+                    f"the text has {num_ids} ids (bytes, a tag counting as one), and Dia takes at most "
                     f"{tokenizer.model_max_length} in one call; `Dia.dialogue` and `dia-hf generate` split texts of "
                     "any length into chunks and take a recording and its transcript apart: a `Voice`, or --prompt-text."
                 )
@@ -645,13 +649,15 @@ class Dia:
     def _as_this_voice(self, voice: Voice, text: str) -> str:
         """Put a voice's transcript before a text, under the tag of the text's first speaker."""
         voice.check(self.processor.codec)
-        tokens = self.processor.tokenizer.speaker_tokens
-        prefix, spoken = split_prefix(text, tokens)
+        tokenizer = self.processor.tokenizer
+        tokens, languages = tokenizer.speaker_tokens, tokenizer.language_tokens
+        prefix, spoken = split_prefix(text, languages)
         turns = parse_script(spoken, tokens)
         if not turns:
             raise ValueError("the text is empty; give a text, such as '[S1] Hello.'.")
-        transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
-        return render([*parse_script(transcript, tokens), *turns], prefix=prefix)
+        is_for_all = len(voice.speakers_of(tokens)) > 1
+        transcript = voice.transcript if is_for_all else voice.transcript_as(turns[0].speaker, tokens)
+        return render([*parse_part(transcript, tokens, languages, prefix), *turns], prefix=prefix)
 
 
 def _load_voices(voices: Mapping[str, VoiceLike] | VoiceLike | None) -> dict[str, Voice] | Voice | None:
