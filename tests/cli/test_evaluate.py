@@ -36,8 +36,8 @@ def test_evaluate(sentences, capsys):
     assert report["sentences"][0]["reference"] and report["sentences"][1]["reference"] is None
     assert report["metrics"]["word_errors"]["model"]["words"] == 4
     for place, line in enumerate(report["sentences"]):
-        assert Path(line["file"]) == Path("kept", f"000{place}.wav")
-        samples, rate = read_audio(line["file"])
+        assert Path(line["model"]["file"]) == Path("kept", f"000{place}.wav")
+        samples, rate = read_audio(line["model"]["file"])
         assert samples.shape[-1] / rate == pytest.approx(line["seconds"], abs=1e-3)
 
 

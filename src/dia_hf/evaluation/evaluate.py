@@ -30,7 +30,7 @@ from ..audio.codec import Codec
 from ..audio.io import resample, write_audio
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..speech import Dia, SpeechWarning
-from .results import EvaluationReport, SentenceReport, Transcript
+from .results import EvaluationReport, SentenceReport, SourceReport
 from .sentences import Sentence
 
 __all__ = ["evaluate"]
@@ -214,9 +214,10 @@ def _score(
     num_frames: int,
     file: Path | None,
 ) -> SentenceReport:
-    def transcribe(waveform: np.ndarray, sampling_rate: int) -> Transcript:
+    def transcribe(waveform: np.ndarray, sampling_rate: int, path: Any = None) -> SourceReport:
         text = recognizer.transcribe(waveform, sampling_rate)
-        return Transcript(text, word_errors(sentence.text, text))
+        named = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+        return SourceReport(text, word_errors(sentence.text, text), len(waveform) / sampling_rate, named)
 
     reference = floor = seconds = None
     wanted = None if sentence.codes is None else sentence.codes.cpu().long()
@@ -224,7 +225,7 @@ def _score(
         samples, rate = sentence.load_audio()
         clip = {"array": samples, "sampling_rate": rate}
         (waveform,) = DiaFeatureExtractor(sampling_rate=rate).load_waveforms(clip)
-        reference, seconds = transcribe(waveform, rate), len(waveform) / rate
+        reference, seconds = transcribe(waveform, rate, sentence.audio), len(waveform) / rate
         if wanted is None:
             (coded,) = codec.encode([torch.from_numpy(resample(waveform, rate, codec.sampling_rate))])
             floor = transcribe(codec.decode([coded])[0].numpy(), codec.sampling_rate)
@@ -236,14 +237,13 @@ def _score(
         seed=seed,
         seconds=len(speech.codes) / codec.frame_rate,
         ended=len(speech.codes) < num_frames,
-        model=transcribe(speech.waveform, codec.sampling_rate),
+        model=transcribe(speech.waveform, codec.sampling_rate, file),
         reference=reference,
         codec=floor,
         reference_seconds=seconds,
         within_a_frame=None if wanted is None else abs(len(speech.codes) - len(wanted)) <= 1,
         same_first_channel=None if wanted is None else torch.equal(speech.codes[:, 0], wanted[:, 0]),
         same_codes=None if wanted is None else torch.equal(speech.codes, wanted),
-        file=None if file is None else str(file),
     )
 
 
