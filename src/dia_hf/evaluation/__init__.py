@@ -1,7 +1,7 @@
-"""Evaluation of a model, or of audio that exists, by judges: recognizer, speaker model, DNSMOS, and the audio's timing.
+"""Evaluation of a model, or of audio that exists, by judges: a recognizer, a speaker model, DNSMOS, and its timing.
 
-`sentences.py` reads the texts and references, `evaluate.py` generates, `judge.py` measures, `results.py` summarizes. The
-command is `dia-hf evaluate`. Needs `pip install "dia-hf[evaluate]"`, and for the judges `"dia-hf[judges]"`.
+`sentences.py` reads the texts and references, `evaluate.py` generates, `judge.py` measures, `results.py` summarizes.
+The command is `dia-hf evaluate`. Needs `pip install "dia-hf[evaluate]"`, and for the judges `"dia-hf[judges]"`.
 """
 
 from .evaluate import evaluate

@@ -1,7 +1,7 @@
 """Metrics of an evaluation: what each is called, its unit and direction, and its value with a confidence interval.
 
-The value of every metric in a sentence is a pair of sums, `Measure`; over several sentences both are added up, so that a
-long sentence counts more in word errors, and as much as any other in a mean. Knows nothing of audio and judges.
+The value of every metric in a sentence is a pair of sums, `Measure`; over several sentences both are added up, so that
+a long sentence counts more in word errors, and as much as any other in a mean. Knows nothing of audio and judges.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ class EvaluationReport:
             beside.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     def table(self) -> str:
-        """Return Markdown tables of word errors and of the other metrics, by reference, codec and model, and further lines."""
+        """Return Markdown tables of word errors and other metrics by reference, codec and model, and further lines."""
         metrics = self.metrics()
         rows = [["source", "word errors", "95 %", "substitutions", "deletions", "insertions", "words"]]
         for name in SOURCES:
