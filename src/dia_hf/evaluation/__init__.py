@@ -4,9 +4,10 @@
 The command is `dia-hf evaluate`. Needs `pip install "dia-hf[evaluate]"`, and for the judges `"dia-hf[judges]"`.
 """
 
+from ..asr.recognizers import HeardWord
 from .evaluate import evaluate
 from .metrics import METRICS, Measure, Metric
-from .results import EvaluationReport, HeardWord, SentenceReport, SourceReport
+from .results import EvaluationReport, SentenceReport, SourceReport
 from .sentences import Sentence, read_sentences
 
 __all__ = [

@@ -10,30 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from ..asr.recognizers import HeardWord
 from ..asr.wer import WordErrors
 from ..atomic_write import atomic_write
 from .metrics import METRICS, Measure, Summary, summarize
 
-__all__ = ["SOURCES", "EvaluationReport", "HeardWord", "SentenceReport", "SourceReport"]
+__all__ = ["SOURCES", "EvaluationReport", "SentenceReport", "SourceReport"]
 
 SOURCES = ("reference", "codec", "model")
 """What is judged: recordings, these through the codec, and the generated speech."""
-
-
-@dataclass(frozen=True)
-class HeardWord:
-    """Word with its time in the audio.
-
-    Args:
-        text (`str`): The word.
-        start, end (`float`): Seconds from the beginning.
-        speaker (`str`, *optional*): Tag of the speaker whose voice it has; `None` unless voices are compared.
-    """
-
-    text: str
-    start: float
-    end: float
-    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -266,10 +251,10 @@ def _as_measure(errors: WordErrors) -> Measure:
     return Measure(errors.errors, errors.words)
 
 
-def _sum_up(counts: Sequence[WordErrors]) -> dict[str, Any]:
-    """Summarize the word errors of sentences, independently of their order."""
-    summary = summarize(map(_as_measure, counts))
-    assert summary is not None  # each text has words
+def _sum_up(counts: Sequence[WordErrors]) -> dict[str, Any] | None:
+    """Summarize the word errors of sentences, independently of their order; `None` without words."""
+    if (summary := summarize(map(_as_measure, counts))) is None:
+        return None
     kinds = ("substitutions", "deletions", "insertions")
     return {
         "rate": summary.value,
