@@ -174,16 +174,13 @@ class _Routes:
     async def _respond(
         self, request: Request, body: SpeechBody, shape: Shape | None = None, unit: Unit | None = None
     ) -> Response:
-        text, tags = body.input.strip(), self.requests.speaker_tokens
-        shift = len(body.input) - len(body.input.lstrip())
-        if not text.startswith(tags):
-            text, shift = f"{tags[0]} {text}", shift - len(tags[0]) - 1
+        text = self.requests.with_speaker(body.input.strip())
         voices = await self.requests.find_voices(body)
-        speech = self.requests.make(body, text, voices, text, body.stream, unit)
+        speech = self.requests.make(body, text, voices, text, body.stream, unit, script=body.input)
         engine = await find_engine(self.engine, body.model)
         if speech.timestamps is not None:
             await self.requests.times.prepare(engine.dia)
-        return SpeechResponse(request, body, speech, engine, self.settings, self.metrics, shape, shift)
+        return SpeechResponse(request, body, speech, engine, self.settings, self.metrics, shape)
 
     async def check_script(self, request: Request) -> Response:
         """Check a text without generating: turns, issues with their places, chunks with estimated durations."""

@@ -25,7 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ..audio.encoders import FORMATS
 from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest
 from ..speech.timestamps import TimedText
-from .captions import Shape, describe_words, placed
+from .captions import Shape, describe_words
 from .encoding import SpeechEncoding
 from .errors import ApiError, error_of, log_error
 from .metrics import Metrics
@@ -65,7 +65,6 @@ class SpeechResponse(Response):
         settings (`ServerSettings`): Settings.
         metrics (`Metrics`): Counts the end.
         shape (`Shape`, *optional*): Shape of JSON with times; a line for each part of a stream, or one object.
-        shift (`int`, defaults to 0): Place of the engine's text in that of the client, in characters.
 
     Calling it raises `ApiError` if there is an error before the first chunk.
     """
@@ -79,9 +78,8 @@ class SpeechResponse(Response):
         settings: ServerSettings,
         metrics: Metrics,
         shape: Shape | None = None,
-        shift: int = 0,
     ) -> None:
-        self.shape, self.shift = shape, shift
+        self.shape = shape
         self.body_fields, self.speech, self.engine = body, speech, engine
         self.settings, self.metrics = settings, metrics
         self.request_id: str = request.state.request_id
@@ -275,17 +273,13 @@ class SpeechResponse(Response):
         self, handle: SpeechHandle, encoding: SpeechEncoding, first: np.ndarray, chunks: AsyncIterator[np.ndarray]
     ) -> _Pieces:
         """Yield encoded audio with its times; raise where the request ended with an error."""
-        times = self._times(handle, encoding)  # of the chunks that were taken
+        times = encoding.moved(handle.take_times())  # of the chunks that were taken
         yield await encoding.encode(first), times
         async for chunk in chunks:
-            times = self._times(handle, encoding)
+            times = encoding.moved(handle.take_times())
             yield await encoding.encode(chunk), times
         self._check_end(handle)
-        yield await encoding.encode(None), self._times(handle, encoding)
-
-    def _times(self, handle: SpeechHandle, encoding: SpeechEncoding) -> list[TimedText]:
-        """Return the times in the chunks that were taken, in the audio and the text of the client."""
-        return placed(encoding.moved(handle.take_times()), self.shift)
+        yield await encoding.encode(None), encoding.moved(handle.take_times())
 
     def _check_end(self, handle: SpeechHandle) -> None:
         if handle.error is not None:

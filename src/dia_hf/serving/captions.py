@@ -10,7 +10,6 @@ import asyncio
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -26,7 +25,6 @@ __all__ = [
     "Shape",
     "TimestampModels",
     "describe_words",
-    "placed",
     "split_output_format",
 ]
 
@@ -143,13 +141,6 @@ def split_output_format(name: str) -> tuple[str, int]:
         message = f"`output_format` is {name!r}; give a rate from {limits['ge']:,} to {limits['le']:,} hertz."
         raise ApiError(400, message, param="output_format", code="invalid_value")
     return match[1], rate
-
-
-def placed(times: Sequence[TimedText], shift: int) -> list[TimedText]:
-    """Return times whose places are moved by a number of characters."""
-    if shift == 0:
-        return list(times)
-    return [replace(one, start_char=one.start_char + shift, end_char=one.end_char + shift) for one in times]
 
 
 class TimestampModels:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from ..speech.handle import SpeechRequest
 from ..speech.live_timeline import Unit
+from ..speech.script import split_prefix
 from ..speech.text_stream import TextStream
 from ..speech.voices import Voice, voice_of_first_speaker
 from ..text_files import shortened
@@ -40,6 +41,13 @@ class SpeechRequests:
         self.times = TimestampModels()
         # One recording at a time is made a voice: further ones wait here, and not in threads that others need.
         self.recordings = asyncio.Semaphore(1)
+
+    def with_speaker(self, text: str) -> str:
+        """Give a text that begins with no speaker's tag that of the first speaker, behind the tag of a language."""
+        prefix, spoken = split_prefix(text, self.tokenizer.language_tokens)
+        if spoken.lstrip().startswith(self.speaker_tokens):
+            return text
+        return " ".join([prefix] * bool(prefix) + [self.speaker_tokens[0], spoken.lstrip()])
 
     def check_text(self, text: str) -> None:
         """Check a piece of a text.
@@ -96,6 +104,7 @@ class SpeechRequests:
         beginning: str,
         is_streamed: bool = True,
         timestamps: Unit | None = None,
+        script: str | None = None,
     ) -> SpeechRequest:
         """Make a request.
 
@@ -106,9 +115,10 @@ class SpeechRequests:
             beginning (`str`): The text as far as it is known, for the first speaker.
             is_streamed (`bool`, defaults to `True`): See `SpeechRequest`.
             timestamps (`str`, *optional*): See `SpeechRequest`; "word" unless given, if the fields ask for them.
+            script (`str`, *optional*): See `SpeechRequest`.
         """
         if voices is not None and not isinstance(voices, dict):
-            voices = voice_of_first_speaker(voices, beginning, self.speaker_tokens[0])
+            voices = voice_of_first_speaker(voices, beginning, self.speaker_tokens)
         return SpeechRequest(
             text,
             voices=voices,
@@ -120,4 +130,5 @@ class SpeechRequests:
             max_seconds=fields.max_seconds,
             is_streamed=is_streamed,
             timestamps=timestamps or ("word" if fields.word_timestamps else None),
+            script=script,
         )

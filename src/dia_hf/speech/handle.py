@@ -61,6 +61,8 @@ class SpeechRequest:
             comes at the end, decoded when no player waits.
         timestamps (`str`, *optional*): Whether to find the times of words ("word") or characters ("char"), see
             `SpeechHandle.take_times`. The audio is the same.
+        script (`str`, *optional*): The text as it was sent, if `text` has other tags or white space: times have their
+            places in it.
     """
 
     text: str | TextStream
@@ -73,6 +75,7 @@ class SpeechRequest:
     max_seconds: float | None = None
     is_streamed: bool = True
     timestamps: Unit | None = None
+    script: str | None = None
 
 
 class TextFrames(BaseStreamer):
@@ -195,10 +198,12 @@ class SpeechHandle:
         unit = self.request.timestamps
         if unit is None:
             return None
-        script = "" if isinstance(dialogue, StreamedDialogue) else dialogue.script
+        given = dialogue.script if self.request.script is None else self.request.script
+        script = "" if isinstance(dialogue, StreamedDialogue) else given
         lag = audio_lag(dialogue.model.config, dialogue.codec)
         tags = dialogue.speaker_tokens
-        return LiveTimeline(script, tags, dialogue.codec.frame_rate, lag, unit, speaker=tags[0])
+        rate, languages = dialogue.codec.frame_rate, dialogue.language_tokens
+        return LiveTimeline(script, tags, rate, lag, unit, languages, speaker=tags[0])
 
     def __iter__(self) -> SpeechHandle:
         return self

@@ -52,9 +52,10 @@ class StreamTimes:
         self._model, self._inputs, self._heads = model, inputs, heads
         self._reads = texts_of(processor.tokenizer, inputs)
         self._hop_length: int = processor.codec.hop_length
-        lag, tags = audio_lag(model.config, processor.codec), processor.tokenizer.speaker_tokens
+        lag, tokenizer = audio_lag(model.config, processor.codec), processor.tokenizer
+        tags, languages = tokenizer.speaker_tokens, tokenizer.language_tokens
         texts = [text] if isinstance(text, str) else text
-        self._timelines = [LiveTimeline(one, tags, processor.codec.frame_rate, lag, unit) for one in texts]
+        self._timelines = [LiveTimeline(one, tags, processor.codec.frame_rate, lag, unit, languages) for one in texts]
 
     def begin(self, has_given: bool) -> None:
         """Begin the chunk of each text.

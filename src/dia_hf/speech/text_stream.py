@@ -16,7 +16,7 @@ from sentencex import segment
 from ..text_files import shortened
 from ..tokenization_dia import SPEAKER_TAG
 from .dialogue import Dialogue
-from .script import estimate_seconds, parse_script, split_prefix
+from .script import estimate_seconds, parse_part, split_prefix
 
 __all__ = ["SETTLE_SECONDS", "SPLITS", "SentenceSplitter", "StreamedDialogue", "TextStream"]
 
@@ -286,7 +286,7 @@ class StreamedDialogue(Dialogue):
         super().__init__(model, processor, "", voices, **options)
 
     def _read_script(self, script: str, voices: Any, chunk_length_s: tuple[float, float], language: str) -> None:
-        self.voices = self._take_voices(voices)
+        self.voices, self._given_voices = self._take_voices(voices), voices
         self._chunk_length_s, self._language = chunk_length_s, language
         self._speaker = self.speaker_tokens[0]
         self.update()
@@ -315,7 +315,8 @@ class StreamedDialogue(Dialogue):
     def _take(self, sentence: str) -> None:
         self.processor.tokenizer.check_text(sentence)
         if not self.chunks:
-            self.prefix, sentence = split_prefix(sentence, self.speaker_tokens)
-        turns = parse_script(f"{self._speaker} {sentence}", self.speaker_tokens)
+            self.prefix, _ = split_prefix(sentence, self.language_tokens)
+            self.voices = self._take_voices(self._given_voices)
+        turns = parse_part(sentence, self.speaker_tokens, self.language_tokens, self.prefix, self._speaker)
         self._speaker = turns[-1].speaker
         self._add_chunks(self._plan(turns, self._chunk_length_s, self._language))

@@ -9,7 +9,6 @@ Legend: T frames, S text bytes.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from ..generation import find_path
+from ..tokenization_dia import any_of
 
 __all__ = ["TimedText", "Timeline"]
 
@@ -56,19 +56,22 @@ class Timeline:
 
     Args:
         script (`str`): The whole text, with tags.
-        speaker_tokens (`Sequence[str]`): Tags of the tokenizer.
+        speaker_tokens (`Sequence[str]`): Tags of speakers of the tokenizer.
         frame_rate (`float`): Frames a second.
+        language_tokens (`Sequence[str]`, *optional*): Its tags of languages and styles, which change no speaker.
 
     Attributes:
         script (`str`): The text.
         num_frames (`int`): Frames that were added.
     """
 
-    def __init__(self, script: str, speaker_tokens: Sequence[str], frame_rate: float) -> None:
+    def __init__(
+        self, script: str, speaker_tokens: Sequence[str], frame_rate: float, language_tokens: Sequence[str] = ()
+    ) -> None:
         self.script = script
         self.frame_rate = frame_rate
         self.num_frames = 0
-        self._tags = re.compile("|".join(re.escape(tag) for tag in sorted(speaker_tokens, key=len, reverse=True)))
+        self._tags, self._speakers = any_of([*speaker_tokens, *language_tokens]), frozenset(speaker_tokens)
         self._characters = self._spoken(script)
         # Frames, one entry for each character that a chunk has added:
         self._starts: list[int] = []
@@ -80,7 +83,8 @@ class Timeline:
         spoken, place, first_id, speaker = [], 0, 0, None
         while place < len(text):
             if (tag := self._tags.match(text, place)) is not None:
-                speaker, place, first_id = tag[0], tag.end(), first_id + 1
+                speaker = tag[0] if tag[0] in self._speakers else speaker
+                place, first_id = tag.end(), first_id + 1
                 continue
             next_id = first_id + len(text[place].encode())
             if not text[place].isspace():
@@ -153,7 +157,9 @@ class Timeline:
     @property
     def words(self) -> list[TimedText]:
         """The words that were spoken, in order: characters up to white space or a tag, punctuation included."""
-        return [self._timed(first, last) for first, last in self._words() if self._was_reached(first, last)]
+        return [
+            self._timed(first, last) for first, last in self._words(len(self._ends)) if self._was_reached(first, last)
+        ]
 
     def shifted(self, seconds: float, factor: float = 1.0) -> list[TimedText]:
         """Return the words for audio that was cut or whose speed was changed.
@@ -171,13 +177,22 @@ class Timeline:
     @property
     def all_words(self) -> list[TimedText]:
         """The words of the chunks that were added, those that were not spoken included."""
-        return [self._timed(first, last) for first, last in self._words()]
+        return [self._timed(first, last) for first, last in self._words(len(self._ends))]
 
-    def _words(self) -> Iterator[tuple[int, int]]:
-        """Yield the indices of the first and the last character of each word."""
+    @property
+    def script_words(self) -> list[TimedText]:
+        """The words of the whole script, without times: both are 0."""
+        words = []
+        for first, last in self._words(len(self._characters)):
+            place, after = self._characters[first].place, self._characters[last].place + 1
+            words.append(TimedText(self.script[place:after], 0.0, 0.0, place, after, self._characters[first].speaker))
+        return words
+
+    def _words(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield the indices of the first and the last of so many characters for each word."""
         first = 0
-        for i in range(1, len(self._ends) + 1):
-            if i == len(self._ends) or self._characters[i].place != self._characters[i - 1].place + 1:
+        for i in range(1, number + 1):
+            if i == number or self._characters[i].place != self._characters[i - 1].place + 1:
                 yield first, i - 1
                 first = i
 
