@@ -55,7 +55,9 @@ class StreamTimes:
         lag, tokenizer = audio_lag(model.config, processor.codec), processor.tokenizer
         options: dict[str, Any] = {"unit": unit, "language_tokens": tokenizer.language_tokens}
         tags, frame_rate = tokenizer.speaker_tokens, processor.codec.frame_rate
-        self._timelines = [LiveTimeline(one, tags, frame_rate, lag, **options) for one in ([text] if isinstance(text, str) else text)]
+        self._timelines = [
+            LiveTimeline(one, tags, frame_rate, lag, **options) for one in ([text] if isinstance(text, str) else text)
+        ]
 
     def begin(self, has_given: bool) -> None:
         """Begin the chunk of each text.
