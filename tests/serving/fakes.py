@@ -244,7 +244,7 @@ class FakeVoices:
     """The interface of `ServedVoices`: one saved voice, "anna"."""
 
     def __init__(self):
-        self.anna = SimpleNamespace(speakers=("[S1]",), name="anna")
+        self.anna = SimpleNamespace(speakers=("[S1]",), speakers_of=lambda tags: ("[S1]",), name="anna")
         self.asked = []
 
     def list(self):
@@ -259,7 +259,9 @@ class FakeVoices:
     def from_recording(self, content, transcript=None):
         if transcript is None:
             raise ValueError("the transcript of the recording is missing; send it.")
-        return SimpleNamespace(speakers=("[S1]",), name=f"{len(content)} bytes, {transcript}")
+        return SimpleNamespace(
+            speakers=("[S1]",), speakers_of=lambda tags: ("[S1]",), name=f"{len(content)} bytes, {transcript}"
+        )
 
     def add(self, name, content, filename=None, transcript=None, consent=None):
         if name == "anna":

@@ -201,9 +201,8 @@ class SpeechHandle:
         given = dialogue.script if self.request.script is None else self.request.script
         script = "" if isinstance(dialogue, StreamedDialogue) else given
         lag = audio_lag(dialogue.model.config, dialogue.codec)
-        tags = dialogue.speaker_tokens
-        rate, languages = dialogue.codec.frame_rate, dialogue.language_tokens
-        return LiveTimeline(script, tags, rate, lag, unit, languages, speaker=tags[0])
+        tags, languages = dialogue.speaker_tokens, dialogue.language_tokens
+        return LiveTimeline(script, tags, dialogue.codec.frame_rate, lag, unit, tags[0], languages)
 
     def __iter__(self) -> SpeechHandle:
         return self

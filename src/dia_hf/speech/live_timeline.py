@@ -26,12 +26,12 @@ class LiveTimeline(Timeline):
 
     Args:
         script (`str`): The text so far, with tags.
-        speaker_tokens (`Sequence[str]`): Tags of speakers of the tokenizer.
+        speaker_tokens (`Sequence[str]`): Tags of the tokenizer.
         frame_rate (`float`): Frames a second.
         lag (`int`): Later frames that are known when a frame is settled, see `audio_lag`.
         unit (`str`, defaults to `"word"`): What `take` returns: "word" or "char".
-        language_tokens (`Sequence[str]`, *optional*): Its tags of languages and styles.
         speaker (`str`, *optional*): Speaker of the text before the first tag.
+        language_tokens (`Sequence[str]`, *optional*): Tags of languages and styles, which change no speaker.
 
     Attributes:
         num_taken (`int`): Characters before those that `take` returns next.
@@ -44,8 +44,8 @@ class LiveTimeline(Timeline):
         frame_rate: float,
         lag: int,
         unit: Unit = "word",
-        language_tokens: Sequence[str] = (),
         speaker: str | None = None,
+        language_tokens: Sequence[str] = (),
     ) -> None:
         super().__init__("", speaker_tokens, frame_rate, language_tokens)
         self._lag, self._unit, self._speaker = lag, unit, speaker
@@ -67,8 +67,8 @@ class LiveTimeline(Timeline):
         for character in self._spoken(part):
             speaker = self._speaker if character.speaker is None else character.speaker
             self._characters.append(character._replace(place=begin + character.place, speaker=speaker))
-        tags = [tag for tag in self._tags.findall(part) if tag in self._speakers]
-        self._speaker = tags[-1] if tags else self._speaker
+        for tag in self._tags.finditer(part):
+            self._speaker = tag[0] if tag[0] in self._speakers else self._speaker
 
     # --- chunks ---
 

@@ -53,9 +53,11 @@ class StreamTimes:
         self._reads = texts_of(processor.tokenizer, inputs)
         self._hop_length: int = processor.codec.hop_length
         lag, tokenizer = audio_lag(model.config, processor.codec), processor.tokenizer
-        tags, languages = tokenizer.speaker_tokens, tokenizer.language_tokens
-        texts = [text] if isinstance(text, str) else text
-        self._timelines = [LiveTimeline(one, tags, processor.codec.frame_rate, lag, unit, languages) for one in texts]
+        options: dict[str, Any] = {"unit": unit, "language_tokens": tokenizer.language_tokens}
+        tags, frame_rate = tokenizer.speaker_tokens, processor.codec.frame_rate
+        self._timelines = [
+            LiveTimeline(one, tags, frame_rate, lag, **options) for one in ([text] if isinstance(text, str) else text)
+        ]
 
     def begin(self, has_given: bool) -> None:
         """Begin the chunk of each text.
