@@ -392,8 +392,8 @@ class DiaConfig(PreTrainedConfig):
         values, kwargs = super().get_config_dict(*args, **kwargs)
         if "model" in values and "data" in values:
             raise ValueError(
-                "it is in the layout of nari-labs' first release (v0.1); load it with `Dia.from_local`, or make a "
-                "checkpoint of it with `dia-hf convert`"
+                "it is in the layout of nari-labs' first release (v0.1); load it with `Dia.from_pretrained` or "
+                "`dia_hf.conversion.load_checkpoint`, or make a checkpoint of it, `dia-hf convert`"
             )
         if (model_type := values.get("model_type", cls.model_type)) != cls.model_type:
             raise ValueError(f"`model_type` is {model_type!r}; a Dia's is {cls.model_type!r}")

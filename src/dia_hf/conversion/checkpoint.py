@@ -22,7 +22,7 @@ from transformers import DacModel, GenerationConfig
 from ..audio.dac import load_dac
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..hub import check_model, is_hub_id
+from ..hub import check_model, is_hub_id, is_nari_name
 from ..processing_dia import DiaProcessor
 from ..text_files import read_json
 from ..tokenization_dia import DiaTokenizer
@@ -30,7 +30,7 @@ from .descript import load_descript_codec
 from .gguf_file import is_gguf
 from .gguf_model import config_from_gguf, has_codec, is_gguf_model, load_gguf_codec
 from .mlx import unpack_weights
-from .nari import TensorRule, config_from_v0_1, generation_config_for, is_nari_name, tensor_rules
+from .nari import TensorRule, config_from_v0_1, generation_config_for, tensor_rules
 from .tts_cpp import tts_cpp_rules
 from .weights import Weights, find_weight_files
 

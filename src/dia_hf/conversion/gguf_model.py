@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DacConfig, DacModel
 
@@ -52,7 +53,7 @@ def _number(fields: Mapping[str, Any], name: str, default: float | None = None) 
     kinds = (int, float) if isinstance(default, float) else int
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < 2**31:
         raise ValueError(f"`{name}` is {shortened(value)}; expected a number above 0")
-    return value
+    return float(str(np.float32(value))) if isinstance(value, float) else value  # 1e-05, and not the nearest float32
 
 
 def config_from_gguf(weights: Weights) -> DiaConfig:

@@ -13,11 +13,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
-from ..hub import check_model, is_hub_id
+from ..hub import check_model, is_hub_id, is_nari_name
 from ..text_files import read_json
 from .gguf_file import GGUF_SUFFIX
 from .gguf_model import is_gguf_model
-from .nari import is_nari_config, is_nari_name
+from .nari import is_nari_config
 from .weights import WEIGHT_KINDS, WEIGHT_SUFFIXES, Weights, find_weight_files
 
 __all__ = ["locate", "needs_conversion"]

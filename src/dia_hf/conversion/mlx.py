@@ -102,7 +102,7 @@ def unpack_weights(weights: Weights, quantization: Any) -> str:
         raise ValueError(
             f"`quantization` is {shortened(quantization)}; expected an object with `group_size` and `bits`"
         )
-    found = set()
+    found, plain = set(), weights.dtypes() - {None}  # both hold every value of the modes without a bias
     for scales in [name for name in weights if name.endswith(".scales")]:
         module = scales.removesuffix(".scales")
         mode, bits, group_size = _settings(quantization, module)
@@ -126,7 +126,7 @@ def unpack_weights(weights: Weights, quantization: Any) -> str:
         expected = ["U32", *(["F32|F16|BF16"] * 2 if mode == "affine" else ["U8"])]
         if any(kind not in wanted.split("|") for kind, wanted in zip(kinds, expected, strict=True)):
             raise ValueError(f"{weights.file(scales)}: the parts of {module!r} are {', '.join(map(str, kinds))}")
-        dtype = weights.dtype(scales) or torch.bfloat16  # holds every value of the modes without a bias
+        dtype = weights.dtype(scales) or (torch.float32 if plain == {torch.float32} else torch.bfloat16)
         weights.derive(names[0], (groups[0], width), dtype, tuple(names), partial(dequantize, mode, bits))
         found.add(f"{mode}, {bits} bits, groups of {group_size}")
     return f"MLX, {'; '.join(sorted(found))}" if found else ""

@@ -24,14 +24,8 @@ __all__ = [
     "find_v0_1_obstacles",
     "generation_config_for",
     "is_nari_config",
-    "is_nari_name",
     "tensor_rules",
 ]
-
-
-def is_nari_name(name: str) -> bool:
-    """Whether a tensor's name is one of nari-labs' that the Hugging Face layout has not."""
-    return name.endswith(".mlp.wi_fused.weight")
 
 
 def is_nari_config(values: dict[str, Any]) -> bool:

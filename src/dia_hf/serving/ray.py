@@ -45,7 +45,8 @@ class AppArguments(BaseModel):
 
     Args:
         model (`str`, *optional*): Folder, file or Hub id that every node can read; the embedded miniature unless given.
-        device, dtype, codec, quantize (`str`, *optional*): As for `Dia.from_pretrained`. Serve chooses the GPU of a replica.
+        device, dtype, codec, quantize (`str`, *optional*): As for `Dia.from_pretrained`. Serve chooses the GPU of a
+            replica.
         max_batch_size (`int`, defaults to 16): Samples that a replica computes at once.
         max_queue (`int`, *optional*): Requests that may wait in a proxy for a replica, further ones get status 429;
             four batches unless given.
