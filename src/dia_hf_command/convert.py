@@ -32,7 +32,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     convert.add_argument("--max-shard-size", default="2GB", metavar="SIZE", help="limit of a weight file (2GB)")
     convert.add_argument("--to", choices=LAYOUTS, default="huggingface", help="layout to write (huggingface)")
     convert.add_argument(
-        "--quantize", type=int, metavar="BITS", help="bits of weights: 8, 5, 4 in gguf-tts.cpp, and 8, 6, 4 in mlx"
+        "--bits", type=int, metavar="BITS", help="quantize the weights: 8, 5, 4 in gguf-tts.cpp, and 8, 6, 4 in mlx"
     )
     convert.add_argument("--force", action="store_true", help="replace DEST if it is not empty")
     convert.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")

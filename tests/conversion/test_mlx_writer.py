@@ -45,7 +45,7 @@ def test_names_and_values(v0_1, v0_1_config, tmp_path):
 def test_quantized(v0_1, tmp_path, bits, dtype):
     """Other matrices than embeddings were quantized, whose quantized form mlx-audio does not have."""
     exact, _ = write(v0_1, tmp_path / "exact", dtype=dtype)
-    weights, config = write(v0_1, tmp_path / "made", dtype=dtype, quantize=bits)
+    weights, config = write(v0_1, tmp_path / "made", dtype=dtype, bits=bits)
     embeddings = {name for name in exact if "embedding" in name}
     assert len(embeddings) == 10
     assert set(weights) - set(exact) == {
@@ -73,7 +73,7 @@ def test_quantized(v0_1, tmp_path, bits, dtype):
 
 def test_several_files(v0_1, v0_1_config, tmp_path):
     """The index named a quantized tensor's integers, and neither scales nor biases."""
-    convert_checkpoint(v0_1, tmp_path / "made", to="mlx", quantize=8, max_shard_size="100KB", verbose=False)
+    convert_checkpoint(v0_1, tmp_path / "made", to="mlx", bits=8, max_shard_size="100KB", verbose=False)
     index = json.loads((tmp_path / "made" / "model.safetensors.index.json").read_text("utf-8"))
     files = sorted((tmp_path / "made").glob("*.safetensors"))
     assert len(files) > 1
@@ -93,7 +93,7 @@ def test_a_model_of_0626(tmp_path):
 def test_what_cannot_be_quantized(v0_1, tmp_path):
     """mlx reports a size without a name, after minutes; or a number of bits that no published checkpoint has."""
     with pytest.raises(ValueError, match=r"is 5; .*4, 6, 8"):
-        write(v0_1, tmp_path / "made", quantize=5)
+        write(v0_1, tmp_path / "made", bits=5)
     with pytest.raises(ValueError, match=r"encoder_config.hidden_size` is 40.*64"):
         check_quantizable(DiaConfig(encoder_config={"hidden_size": 40}, decoder_config={"cross_hidden_size": 40}), 4)
 
@@ -102,5 +102,5 @@ def test_without_mlx(v0_1, tmp_path, monkeypatch):
     """The package was missing, and the error named neither it nor the extra."""
     monkeypatch.setitem(sys.modules, "mlx.core", None)
     with pytest.raises(ImportError, match=r"dia-hf\[mlx\]"):
-        write(v0_1, tmp_path / "made", quantize=4)
+        write(v0_1, tmp_path / "made", bits=4)
     assert not list(tmp_path.iterdir())

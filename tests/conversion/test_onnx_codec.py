@@ -68,8 +68,8 @@ def test_without_a_codec(tmp_path):
     shutil.copytree(MINIATURE, source, ignore=shutil.ignore_patterns("audio_tokenizer"))
     with pytest.raises(ValueError, match="no codec inside"):
         convert_checkpoint(source, tmp_path / "made", to="onnx-codec")
-    with pytest.raises(ValueError, match=r"quantize` is for"):
-        convert_checkpoint(DAC, tmp_path / "made", to="onnx-codec", quantize=8)
+    with pytest.raises(ValueError, match=r"`bits` .* is for"):
+        convert_checkpoint(DAC, tmp_path / "made", to="onnx-codec", bits=8)
     with pytest.raises(ValueError, match="in float32"):
         convert_checkpoint(DAC, tmp_path / "made", to="onnx-codec", dtype="bfloat16")
     assert not (tmp_path / "made").exists()

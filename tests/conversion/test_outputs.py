@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, DiaConfig, DiaTokenizer, cli
+from dia_hf.audio.codec import as_codec, load_network
 from dia_hf.conversion import convert_checkpoint
 from dia_hf.conversion.convert import _LAYOUTS
 from dia_hf.conversion.nari import config_from_v0_1, config_to_v0_1
@@ -78,12 +80,12 @@ def test_speaker_tags_that_others_do_not_know(v0_1, tmp_path):
 @pytest.mark.parametrize(
     ("to", "options", "word"),
     [
-        ("huggingface", {"quantize": 4}, "gguf-tts.cpp and mlx"),
-        ("nari-v0.1", {"quantize": 4}, "mlx and gguf-tts.cpp"),
+        ("huggingface", {"bits": 4}, "gguf-tts.cpp and mlx"),
+        ("nari-v0.1", {"bits": 4}, "gguf-tts.cpp and mlx"),
     ],
 )
 def test_layouts_without_quantization(v0_1, tmp_path, to, options, word):
-    """`--quantize` was ignored, and the file was eight times as large as asked for."""
+    """`--bits` was ignored, and the file was eight times as large as asked for."""
     with pytest.raises(ValueError, match=word):
         convert_checkpoint(v0_1, tmp_path / "made", to=to, verbose=False, **options)
 
@@ -102,6 +104,36 @@ def test_dry_run(v0_1, tmp_path, capsys, to):
     captured = capsys.readouterr()
     assert "(dry run)" in captured.out or (to == "nari-0626" and "this is a v0.1 model" in captured.err)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_gguf_there_and_back(v0_1, v0_1_config, tmp_path, bits):
+    """A model that was written as GGUF and read again had another size, value or codec."""
+    there, back = tmp_path / "there", tmp_path / "back"
+    convert_checkpoint(v0_1, there, to="gguf-tts.cpp", bits=bits, verbose=False)
+    convert_checkpoint(there, back, dtype="float32", verbose=False)
+    config = DiaConfig.from_pretrained(back)
+    assert {**config.to_dict(), "dtype": None} == {**DiaConfig.from_pretrained(v0_1).to_dict(), "dtype": None}
+    before, after = (load_file(folder / "model.safetensors") for folder in (v0_1, back))
+    for name, wanted in before.items():
+        assert torch.equal(after[name], wanted) or (bits is not None and "norm" not in name), name
+        torch.testing.assert_close(after[name], wanted, rtol=0, atol=0 if bits is None else 0.01)
+    codes = torch.randint(0, 1024, (20, 9), generator=torch.Generator().manual_seed(0))
+    waveforms = [as_codec(load_network(folder / "audio_tokenizer")).decode([codes])[0] for folder in (v0_1, back)]
+    assert torch.equal(*waveforms)
+
+
+@pytest.mark.parametrize("bits", [None, 6])
+def test_mlx_there_and_back(v0_1, v0_1_config, tmp_path, bits):
+    """A model that was written for mlx-audio and read again had another size or value."""
+    there, back = tmp_path / "there", tmp_path / "back"
+    convert_checkpoint(v0_1, there, to="mlx", bits=bits, verbose=False)
+    convert_checkpoint(there, back, verbose=False)
+    assert DiaConfig.from_pretrained(back).to_dict() == DiaConfig.from_pretrained(v0_1).to_dict()
+    before, after = (load_file(folder / "model.safetensors") for folder in (v0_1, back))
+    for name, wanted in before.items():
+        assert torch.equal(after[name], wanted) or (bits is not None and "embed" in name), name
+        torch.testing.assert_close(after[name], wanted, rtol=0, atol=0 if bits is None else 0.01)
 
 
 def test_unchanged_from_a_layout_to_itself(tmp_path):

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         to=args.to,
-        quantize=args.quantize,
+        bits=args.bits,
         force=args.force,
         dry_run=args.dry_run,
         verbose=not args.quiet,

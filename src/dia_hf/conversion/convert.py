@@ -43,7 +43,7 @@ from .gguf_file import is_gguf
 from .gguf_model import has_codec, is_gguf_model
 from .locate import locate
 from .onnx_codec import ONNX_FILE, write_onnx_codec
-from .outputs import OTHER_LAYOUTS, Request, prepare
+from .outputs import OTHER_LAYOUTS, QUANTIZED_LAYOUTS, Request, prepare
 from .shards import write_shards
 from .weights import Weights, check_sums, hash_files
 
@@ -58,11 +58,6 @@ def _parse_size(size: str) -> int:
     if match is None or float(match[1]) == 0:
         raise ValueError(f"`max_shard_size` is {size!r}; give a size such as '2GB' or '500MB'.")
     return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _choose_codec(source: Checkpoint, asked: str | os.PathLike | None) -> DacModel | None:
-    """Load the requested codec, or else the source's own."""
-    return load_own_codec(source) if asked is None else load_codec(asked)
 
 
 def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest: Path, dtype: torch.dtype) -> None:
@@ -80,6 +75,11 @@ def _write_rest(source: Checkpoint, processor: DiaProcessor, folder: Path, dest:
         shutil.copy(published, reference_file)
     else:
         write_codec_reference(folder, "descript/dac_44khz")
+
+
+def _choose_codec(source: Checkpoint, asked: str | os.PathLike | None) -> DacModel | None:
+    """Load the requested codec, or else the source's own."""
+    return load_codec(asked) if asked is not None else load_own_codec(source)
 
 
 def _describe_codec(network: DacModel | None) -> str:
@@ -234,7 +234,7 @@ def convert_checkpoint(
     dtype: str | None = None,
     max_shard_size: str = "2GB",
     to: str = "huggingface",
-    quantize: int | None = None,
+    bits: int | None = None,
     force: bool = False,
     dry_run: bool = False,
     verbose: bool = True,
@@ -256,7 +256,7 @@ def convert_checkpoint(
         max_shard_size (`str`, defaults to `"2GB"`): Maximum size of a weight file, which also limits the memory used.
         to (`str`, defaults to `"huggingface"`): Output layout: "huggingface"; "nari-0626" or "nari-v0.1", for the code
             of nari-labs; "mlx", for mlx-audio; "gguf-tts.cpp", for TTS.cpp; "onnx-codec", the codec's decoder alone.
-        quantize (`int`, *optional*): Bits of quantized weights: 8, 5 or 4 in "gguf-tts.cpp", 8, 6 or 4 in "mlx".
+        bits (`int`, *optional*): Bits of quantized weights: 8, 5 or 4 in "gguf-tts.cpp", 8, 6 or 4 in "mlx".
         force (`bool`, defaults to `False`): Whether to replace a `dest` that is not empty.
         dry_run (`bool`, defaults to `False`): Whether to check only, without writing.
         verbose (`bool`, defaults to `True`): Whether to show a progress bar.
@@ -270,7 +270,8 @@ def convert_checkpoint(
             source or the codec, or is being written by another process; if software that reads the target layout would
             compute something else than the model. The message names file and tensor.
         FileNotFoundError: If the source or the adapter does not exist.
-        ImportError: If the package is not installed that reads the source, writes the target layout or merges adapters.
+        ImportError: If a package is missing: `gguf` for GGUF, `mlx` to quantize for MLX, `onnx` and `onnxscript` for
+            ONNX, `peft` for an adapter.
         OSError: If `dest` cannot be written, for instance on a full disk. On any error or interruption `dest` is
             unchanged.
     """
@@ -279,8 +280,8 @@ def convert_checkpoint(
         raise ValueError(f"`to` is {to!r}; it must be one of {', '.join(map(repr, _LAYOUTS))}.")
     if dest.suffix in (".gguf", ".onnx"):
         raise ValueError(f"{dest} would be a folder; give a name without {dest.suffix}, and find the file in it.")
-    if quantize is not None and to in ("huggingface", "onnx-codec"):
-        raise ValueError(f"`quantize` is for the layouts gguf-tts.cpp and mlx, and `to` is {to!r}.")
+    if bits is not None and to not in QUANTIZED_LAYOUTS:
+        raise ValueError(f"`bits` (`--bits`) is for the layouts {' and '.join(QUANTIZED_LAYOUTS)}; `to` is {to!r}.")
     asked_dtype, limit = parse_dtype(dtype), _parse_size(max_shard_size)
     source_folder, files = locate(source)
     _check_apart(dest, source, codec, files)
@@ -294,7 +295,7 @@ def convert_checkpoint(
             )
         return _convert_codec(files[0], dest, asked_dtype, force, dry_run)
     opened = recognize(weights, source_folder / "config.json")
-    if asked_dtype is None and quantize is not None and to == "gguf-tts.cpp":
+    if asked_dtype is None and bits is not None and to == "gguf-tts.cpp":
         asked_dtype = torch.float32  # of what is not quantized
     target_dtype = choose_dtype(opened.weights, asked_dtype)
     if adapter is not None:
@@ -305,7 +306,7 @@ def convert_checkpoint(
     output = None
     if to in OTHER_LAYOUTS:
         own_codec = partial(_choose_codec, opened, codec)
-        output = prepare(to, Request(opened, targets, target_dtype, quantize, limit, own_codec, verbose))
+        output = prepare(to, Request(opened, target_dtype, bits, limit, own_codec, verbose))
         kind = output.kind
     rows = [f"{t.name}  {list(t.shape)}  <-  {', '.join(t.sources)}" for t in targets]
     total = sum(torch.Size(t.shape).numel() for t in targets)
@@ -315,7 +316,7 @@ def convert_checkpoint(
 
     with _written_beside(dest, force) as folder:
         if output is not None:
-            output.write(folder)
+            output.write(folder, opened, targets)
             _write_card(source, opened, folder, to, kind, output.codec, adapter, output.how, output.losses)
         else:
             # Small files first: an unreadable codec is an error before the long conversion.

@@ -1,7 +1,7 @@
 """Writer of TTS.cpp's GGUF files, tensor by tensor, over the `gguf` package.
 
-The keys are those that TTS.cpp's loader asks for, and those of the sizes that it takes for granted, which CrispASR
-and our reader ask for.
+The keys are those that TTS.cpp's loader asks for, and sizes that it takes for granted. The epsilon and the base of the
+rotary embedding have none: in TTS.cpp they are fixed, and `check_tts_cpp` refuses others.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def choose_type(dtype: torch.dtype, bits: int | None) -> str:
     """
     if bits is not None:
         if bits not in _QUANTIZED_TYPES:
-            raise ValueError(f"`quantize` is {bits}; TTS.cpp's GGUF files have 8 (Q8_0), 5 (Q5_0) and 4 bits (Q4_0).")
+            raise ValueError(f"`bits` is {bits}; TTS.cpp's GGUF files have 8 (Q8_0), 5 (Q5_0) and 4 bits (Q4_0).")
         return _QUANTIZED_TYPES[bits]
     if dtype not in _PLAIN_TYPES:
         raise ValueError(
             f"TTS.cpp's GGUF files have no {str(dtype).removeprefix('torch.')}; choose `dtype` (`--dtype`) float32 or "
-            "float16, or `quantize` (`--quantize`)."
+            "float16, or `bits` (`--bits`)."
         )
     return _PLAIN_TYPES[dtype]
 
@@ -56,13 +56,8 @@ def check_tts_cpp(config: DiaConfig, codec: DacConfig | None = None) -> None:
     head_dims = {encoder.head_dim, decoder.head_dim, decoder.cross_head_dim}
     if len(head_dims) > 1:
         obstacles.append(f"heads have the widths {sorted(head_dims)}, and it has one for all")
-    if decoder.cross_num_attention_heads != decoder.num_attention_heads:
-        obstacles.append(
-            f"`cross_num_attention_heads` is {decoder.cross_num_attention_heads}, and it takes the "
-            f"{decoder.num_attention_heads} of `num_attention_heads`"
-        )
     for name, part in (("encoder", encoder), ("decoder", decoder)):
-        if part.norm_eps != 1e-5:
+        if not math.isclose(part.norm_eps, 1e-5, rel_tol=1e-6):  # of a file with float32
             obstacles.append(f"`{name}_config.norm_eps` is {part.norm_eps}, and its own is fixed at 1e-05")
         if (theta := part.rope_parameters["rope_theta"]) != 10_000:
             obstacles.append(f"`{name}_config.rope_parameters['rope_theta']` is {theta}, and its own is fixed at 10000")
@@ -89,6 +84,8 @@ def find_limits(config: DiaConfig) -> list[str]:
                 f"the {name}'s {part.num_attention_heads} heads of width {part.head_dim} are not as wide as the "
                 f"decoder, {width}"
             )
+    if decoder.cross_num_attention_heads != num_heads:
+        limits.append(f"the cross-attention has {decoder.cross_num_attention_heads} heads, and not {num_heads}")
     if num_groups**2 != num_heads:
         limits.append(f"{num_heads} heads share {num_groups} key-value heads, and not the square root of their number")
     if decoder.num_channels != len(_DELAY_PATTERN):
@@ -105,8 +102,6 @@ def make_keys(config: DiaConfig, codec: DacModel, guidance_scale: float | None) 
         "dia.bos_token_id": decoder.bos_token_id,
         "dia.pad_token_id": decoder.pad_token_id,
         "dia.max_delay": config.max_delay,
-        "dia.rope_theta": float(decoder.rope_parameters["rope_theta"]),
-        "dia.rms_norm_eps": float(decoder.norm_eps),
         "dia.encoder.max_context_length": encoder.max_position_embeddings,
         "dia.encoder.attn_heads": encoder.num_attention_heads,
         "dia.encoder.layers": encoder.num_hidden_layers,
@@ -172,7 +167,7 @@ def write_gguf(
         if _type_of(target.name, kind) == kind and target.shape[-1] % block_size:
             raise ValueError(
                 f"{target.name!r} has rows of {target.shape[-1]} values, and {kind} needs a multiple of {block_size}; "
-                "choose `dtype` float32 or float16 without `quantize`."
+                "choose `dtype` float32 or float16 without `bits`."
             )
     state = codec.state_dict()
     rules = codec_rules(codec.config)

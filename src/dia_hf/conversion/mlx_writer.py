@@ -30,17 +30,17 @@ def is_quantized(name: str) -> bool:
 def check_quantizable(config: DiaConfig, bits: int) -> None:
     """Raise `ValueError` if mlx-audio reads no such number of bits, or embeddings are no multiple of a group wide."""
     if bits not in _BITS:
-        raise ValueError(f"`quantize` is {bits}; mlx-audio's checkpoints have {', '.join(map(str, _BITS))} bits.")
+        raise ValueError(f"`bits` is {bits}; mlx-audio's checkpoints have {', '.join(map(str, _BITS))} bits.")
     for name, part in (("encoder", config.encoder_config), ("decoder", config.decoder_config)):
         if part.hidden_size % GROUP_SIZE:
             raise ValueError(
                 f"`{name}_config.hidden_size` is {part.hidden_size}, and MLX quantizes groups of {GROUP_SIZE} values; "
-                "convert without `quantize` (`--quantize`)."
+                "convert without `bits` (`--bits`)."
             )
 
 
 def config_to_mlx(config: DiaConfig, dtype: str, bits: int | None) -> dict[str, Any]:
-    """Return the config of a checkpoint with weights of `dtype`, of which the embeddings may have fewer bits.
+    """Return the config of a checkpoint with weights of `dtype`, of which the embeddings may be quantized to `bits`.
 
     Raises:
         ValueError: If mlx-audio would compute something else than the model, with each reason.

@@ -19,7 +19,7 @@ from .mlx_writer import check_quantizable, config_to_mlx, is_quantized, quantize
 from .nari import config_to_0626, config_to_v0_1
 from .shards import write_shards
 
-__all__ = ["OTHER_LAYOUTS", "Output", "Request", "prepare"]
+__all__ = ["OTHER_LAYOUTS", "QUANTIZED_LAYOUTS", "Output", "Request", "prepare"]
 
 logger = logging.get_logger(__name__)
 
@@ -28,11 +28,10 @@ _ONE_FILE = 1 << 62  # bytes; the original code opens a single file
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be written.
+    """A conversion that is asked for.
 
     Args:
         source (`Checkpoint`): The model.
-        targets (`list[Target]`): Its tensors in the layout.
         dtype (`torch.dtype`): Of the tensors.
         bits (`int`, *optional*): Bits of quantized weights.
         limit (`int`): Bytes of a weight file, where a layout has several.
@@ -41,7 +40,6 @@ class Request:
     """
 
     source: Checkpoint
-    targets: list[Target]
     dtype: torch.dtype
     bits: int | None
     limit: int
@@ -59,14 +57,14 @@ class Output:
     """Checked conversion.
 
     Args:
-        write (`Callable`): Writes config and weights to a folder.
+        write (`Callable`): Writes config and weights to a folder; takes it, the model and its tensors in the layout.
         how (`str`): How to run it, as Markdown.
         codec (`str`): Where the codec is.
         kind (`str`): Types of the weights.
         losses (`str`, defaults to `""`): What the layout does not hold, as Markdown.
     """
 
-    write: Callable[[Path], None]
+    write: Callable[[Path, Checkpoint, list[Target]], None]
     how: str
     codec: str
     kind: str
@@ -93,14 +91,14 @@ def _prepare_nari(request: Request, release: str) -> Output:
     else:
         config, name = config_to_v0_1(request.source.config, request.dtype_name), "dia-v0_1.pth"
 
-    def write(folder: Path) -> None:
+    def write(folder: Path, source: Checkpoint, targets: list[Target]) -> None:
         _write_json(folder / "config.json", config)
         if release == "0626":
-            write_shards(request.source, request.targets, folder, request.dtype, _ONE_FILE, request.verbose)
+            write_shards(source, targets, folder, request.dtype, _ONE_FILE, request.verbose)
             return
         tensors = {
-            target.name: make_tensor(request.source, target, request.dtype)
-            for target in tqdm(request.targets, desc="converting", unit=" tensors", disable=not request.verbose)
+            target.name: make_tensor(source, target, request.dtype)
+            for target in tqdm(targets, desc="converting", unit=" tensors", disable=not request.verbose)
         }
         with (folder / name).open("wb") as file:
             torch.save(tensors, file)
@@ -123,11 +121,9 @@ def _prepare_mlx(request: Request) -> Output:
     def pack(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: tensor} if bits is None or not is_quantized(name) else quantize(name, tensor, bits)
 
-    def write(folder: Path) -> None:
+    def write(folder: Path, source: Checkpoint, targets: list[Target]) -> None:
         _write_json(folder / "config.json", config)
-        write_shards(
-            request.source, request.targets, folder, request.dtype, request.limit, request.verbose, pack, "mlx"
-        )
+        write_shards(source, targets, folder, request.dtype, request.limit, request.verbose, pack, "mlx")
 
     return Output(
         write,
@@ -139,8 +135,8 @@ def _prepare_mlx(request: Request) -> Output:
 
 
 def _prepare_tts_cpp(request: Request) -> Output:
-    source = request.source
-    check_tts_cpp(source.config)
+    config = request.source.config
+    check_tts_cpp(config)
     kind = choose_type(request.dtype, request.bits)
     codec = request.codec()
     if codec is None:
@@ -148,16 +144,16 @@ def _prepare_tts_cpp(request: Request) -> Output:
             "a GGUF file of TTS.cpp holds the codec's decoder, and the source has no codec inside; give one: `codec` "
             "(`--codec`)."
         )
-    make_processor(source, codec)  # the two fit together
-    check_tts_cpp(source.config, codec.config)
+    make_processor(request.source, codec)  # the two fit together
+    check_tts_cpp(config, codec.config)
     losses = _find_losses(request) + " The codec's encoder: voice prompts need the checkpoint itself."
-    if limits := find_limits(source.config):
+    if limits := find_limits(config):
         losses += f" TTS.cpp will not load this file, because of sizes that are fixed in it: {'; '.join(limits)}."
         logger.warning(losses)
-    keys = make_keys(source.config, codec, make_generation_config(source).guidance_scale)
+    keys = make_keys(config, codec, make_generation_config(request.source).guidance_scale)
 
-    def write(folder: Path) -> None:
-        write_gguf(folder / "model.gguf", source, request.targets, codec, keys, kind, request.verbose)
+    def write(folder: Path, source: Checkpoint, targets: list[Target]) -> None:
+        write_gguf(folder / "model.gguf", source, targets, codec, keys, kind, request.verbose)
 
     return Output(
         write,
@@ -175,7 +171,7 @@ _PREPARE: dict[str, Callable[[Request], Output]] = {
     "gguf-tts.cpp": _prepare_tts_cpp,
 }
 OTHER_LAYOUTS = tuple(_PREPARE)
-_QUANTIZED_LAYOUTS = ("mlx", "gguf-tts.cpp")
+QUANTIZED_LAYOUTS = ("gguf-tts.cpp", "mlx")
 
 
 def prepare(layout: str, request: Request) -> Output:
@@ -186,9 +182,7 @@ def prepare(layout: str, request: Request) -> Output:
         request (`Request`): What is to be written.
 
     Raises:
-        ValueError: If that software would compute something else than the model, a codec is missing, or there is no
-            such dtype or number of bits.
+        ValueError: If that software would compute something else than the model, a codec is missing, or the layout has
+            no such dtype or number of bits.
     """
-    if request.bits is not None and layout not in _QUANTIZED_LAYOUTS:
-        raise ValueError(f"`quantize` is for the layouts {' and '.join(_QUANTIZED_LAYOUTS)}, and `to` is {layout!r}.")
     return _PREPARE[layout](request)
