@@ -7,10 +7,10 @@ each run of white space as one space.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from .script import ends_sentence
 from .timestamps import TimedText
 
 __all__ = ["SUBTITLE_FORMATS", "Cue", "format_subtitles", "make_cues"]
@@ -21,7 +21,6 @@ SUBTITLE_FORMATS = (".srt", ".vtt", ".json")
 _MOST_CHARACTERS = 84  # of a cue: two lines of 42, as broadcasters have them
 _MOST_SECONDS = 7.0
 _LONGEST_PAUSE = 1.0  # seconds between words of a cue
-_SENTENCE_END = re.compile(r"""[.!?…。！？]["'”’»)\]]*$""")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def make_cues(words: Sequence[TimedText]) -> list[Cue]:
         is_new = (
             not group
             or group[-1].speaker != word.speaker
-            or _SENTENCE_END.search(group[-1].text) is not None
+            or ends_sentence(group[-1].text)
             or word.start - group[-1].end > _LONGEST_PAUSE
             or word.end - group[0].start > _MOST_SECONDS
             or sum(len(one.text) + 1 for one in group) + len(word.text) > _MOST_CHARACTERS
