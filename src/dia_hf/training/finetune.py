@@ -34,6 +34,7 @@ from ..processing_dia import DiaProcessor
 from ..speech import Dia
 from ..text_files import first_line
 from ..tokenization_dia import DiaTokenizer
+from .alignment_heads import update_heads
 from .arguments import make_arguments, reporters
 from .callbacks import LoadingCallback, make_callbacks, print_less
 from .checkpoint import check_weights
@@ -415,6 +416,7 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
             )
             assert not report["missing_keys"], report  # missing weights would be random
             model.generation_config = trained.generation_config
+        update_heads(model, processor, trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset)
         # Without the general model card of the class: `write_run_card` writes that of the run.
         super(DiaForConditionalGeneration, model).save_pretrained(output)
         processor.save_pretrained(output)
