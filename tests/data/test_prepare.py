@@ -19,7 +19,7 @@ from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
 from dia_hf.tokenization_dia import DiaTokenizer
 from kills import kill_everywhere, stunned
 
-COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row"]
+COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row", "speakers", "session"]
 
 
 def without_a_plot(*args):

@@ -210,7 +210,8 @@ _OPTIONS = {
     "convert": "--codec --dtype --max-shard-size --to --force --dry-run",
     "voices": "--transcript --transcribe --model --force",
     "prepare": "--model --split --config --num-proc --device --audio-column --speaker-tag --extra-tag --loudness "
-    "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second",
+    "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second --session-column --audio-root --tier "
+    "--join-turns --no-join-turns --dialogue-seconds --max-pause --max-overlap --turn-gap",
     "finetune": "--recipe --model --set --resume --show",
     "evaluate": "--model --sentences --asr --vocabulary --output --keep --batch-size --max-seconds --seed --dtype",
 }

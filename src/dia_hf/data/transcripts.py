@@ -30,11 +30,12 @@ class Texts:
     """Normalizer of transcripts; language tags are declared as they appear."""
 
     def __init__(self, tokenizer: DiaTokenizer, settings: PrepareConfig) -> None:
-        self._max_length = int(tokenizer.model_max_length)
+        self.max_length = int(tokenizer.model_max_length)
         self._speaker_tags = settings.speaker_tags
         self.tags: list[str] = []
         for tag in (*tokenizer.speaker_tokens, *settings.extra_tags):
             self._declare(tag)
+        self.speaker_tags = [tag for tag in self.tags if SPEAKER_TAG.fullmatch(tag)]
         for speaker, tag in self._speaker_tags.items():
             if tag not in self.tags:
                 raise ValueError(
@@ -48,7 +49,7 @@ class Texts:
                 raise ValueError(
                     f"{', '.join(self.tags)} and {tag} are more than the {_MAX_TAGS} tags that Dia supports."
                 )
-            self._tokenizer = DiaTokenizer(max_length=self._max_length, speaker_tokens=[*self.tags, tag])
+            self._tokenizer = DiaTokenizer(max_length=self.max_length, speaker_tokens=[*self.tags, tag])
             self.tags.append(tag)
 
     def _is_speaker(self, tag: str) -> bool:
@@ -119,10 +120,10 @@ class Texts:
             if ord(character) < 9 or unicodedata.category(character) == "Cs":
                 raise RowError("unreadable_text", f"the transcript contains the character U+{ord(character):04X}.")
         length = len(self._tokenizer.tokenize(text))
-        if length > self._max_length:
+        if length > self.max_length:
             raise RowError(
                 "text_too_long",
-                f"the transcript has {length} ids (UTF-8 bytes, a tag counting as one); at most {self._max_length}.",
+                f"the transcript has {length} ids (UTF-8 bytes, a tag counting as one); at most {self.max_length}.",
             )
 
     def num_characters(self, text: str) -> int:

@@ -22,7 +22,7 @@ from ..asr.wer import words_of
 from ..data.clips import find_clip, read_clip
 from ..data.prepared import load_prepared
 from ..data.rows import RowError, is_missing
-from ..data.sources import open_file
+from ..data.tables import open_file
 from ..text_files import read_text
 
 __all__ = ["Sentence", "read_sentences"]
