@@ -25,6 +25,7 @@ import yaml
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write
 from ..configuration_dia import DiaConfig
+from ..data.splits import SPLIT_UNITS
 from ..text_files import first_line, read_json, read_text
 
 __all__ = ["Recipe"]
