@@ -335,6 +335,8 @@ def test_meetings_end_to_end(processor, tone, tmp_path):
     assert "joined: 3 of 5 turns of 1 sessions to 2 clips" in str(report)
     assert "joined: 3 of 5 turns" in (tmp_path / "x" / "report.md").read_text()
     assert prepare_dataset(tmp_path / "all.jsonl", tmp_path / "x", processor, JOIN).num_encoded == 0
+    single = prepare_dataset(tmp_path / "all.jsonl", tmp_path / "y", processor, PrepareConfig(loudness=None))
+    assert "note: 1 sessions have several speakers: `join_turns` (--join-turns) makes dialogues" in str(single)
 
 
 def test_subtitles_end_to_end(processor, tone, tmp_path):

@@ -263,6 +263,9 @@ def prepare_dataset(
             for item, found in encode_rows(pending, num_proc, use_ray, model, extractor, done, cache, device):
                 run.finish(item, found, bar)
         report = replace(run.report(opened.name), layout=opened.layout, joined=counts if counts.num_turns else None)
+        if settings.join_turns is None and (number := _count_conversations(report.clips)):
+            note = f"{number} sessions have several speakers: `join_turns` (--join-turns) makes dialogues of them."
+            report = replace(report, notes=[note])
         if not report.clips:
             write_jsonl(folder / "rejected.jsonl", report.rejected)
             raise ValueError(_explain_nothing(report, folder))
@@ -281,6 +284,15 @@ def prepare_dataset(
             "seconds": round(report.seconds, 3),
         }
         return _write(folder, report, info)
+
+
+def _count_conversations(clips: Iterable[Clip]) -> int:
+    """Count the sessions whose clips have different speakers."""
+    speakers: dict[str, set[str]] = {}
+    for clip in clips:
+        if clip.session is not None and len(clip.speakers) == 1:
+            speakers.setdefault(clip.session, set()).update(clip.speakers)
+    return sum(len(names) > 1 for names in speakers.values())
 
 
 def _name_of(processor: DiaProcessor) -> str | None:
@@ -355,7 +367,7 @@ def _write(folder: Path, report: PrepareReport, info: Mapping[str, Any]) -> Prep
         plot_report(folder / "report.png", report)
     except ImportError:
         (folder / "report.png").unlink(missing_ok=True)
-        report = replace(report, notes=["report.png was not written: install matplotlib."])
+        report = replace(report, notes=[*report.notes, "report.png was not written: install matplotlib."])
     _write_json(folder / "report.json", report.to_dict())
     with atomic_write(folder / "report.md") as beside:
         beside.write_text(report.to_markdown(), "utf-8", errors="backslashreplace")
