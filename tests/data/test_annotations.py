@@ -110,6 +110,8 @@ def test_segments_of_whisperx(tmp_path):
     expected = [(0.5, 1.5, "SPEAKER_00", "Yes."), (2.0, 3.0, "SPEAKER_01", "No.")]
     assert read(tmp_path, "a.json", json.dumps(WHISPERX)) == expected
     assert read(tmp_path, "a.json", json.dumps(WHISPERX["segments"])) == expected
+    whole = {"id": "x", "text": "All of it.", "speaker": "anna", "duration": 3.2}
+    assert read(tmp_path, "a.json", json.dumps(whole)) == [(0.0, None, "anna", "All of it.")]
 
 
 def test_which_file_is_the_annotation(tmp_path):
@@ -156,7 +158,8 @@ HOSTILE = {
     "no.ass": "[Events]\nDialogue: 0,x\n",
     "no.json": "{",
     "deep.json": "[" * 100_000,
-    "other.json": '{"text": "Hello."}',
+    "other.json": '{"transcript": "Hello."}',
+    "number.json": '{"text": 7}',
     "nan.json": '[{"start": NaN, "end": 1, "text": "a"}]',
     "texts.json": '[{"start": "a", "end": 1, "text": "a"}]',
     "row.json": "[1, 2]",

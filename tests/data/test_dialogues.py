@@ -1,11 +1,13 @@
 """Dialogues: rows with lists of turns, and turns joined to clips of two speakers."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +101,8 @@ def test_cuts_are_at_pauses():
         "[S1] four. [S2] Five.",
     ]
     assert len(join(rows, max_seconds=7)) > 1, "the limit of all clips"
+    other = [replace(row, language="nl" if row.number > 2 else "de") for row in rows]
+    assert [row.language for row in join(other)] == ["de", "nl"]
 
 
 def test_a_third_speaker_begins_a_clip():
@@ -311,7 +315,8 @@ def test_dialogues_with_times_are_cut(talk, cells, form):
 
 def test_meetings_end_to_end(processor, tone, tmp_path):
     """Diarized recordings did not become data with [S1] and [S2], or a second run encoded them again."""
-    sf.write(tmp_path / "m.wav", tone(12, 16000), 16000)
+    wave = tone(12, 16000)
+    sf.write(tmp_path / "m.wav", wave, 16000, subtype="FLOAT")
     rows = [
         ("m.wav", 0.5, 2.5, "anna", "This is what anna said."),
         ("m.wav", 2.8, 5.0, "ben", "And this is what ben said."),
@@ -324,6 +329,9 @@ def test_meetings_end_to_end(processor, tone, tmp_path):
     report = prepare_dataset(tmp_path / "all.jsonl", tmp_path / "x", processor, JOIN)
     clips, _ = load_prepared(tmp_path / "x")
     assert clips["text"][:] == ["[S1] This is what anna said. [S2] And this is what ben said."]
+    (waveform,) = processor.feature_extractor.load_waveforms(wave[6400:81600], 16000)  # 0.4 to 5.1 s
+    (expected,) = processor.codec.encode([torch.from_numpy(waveform)])
+    assert torch.equal(torch.tensor(clips[0]["codes"]), expected)
     assert clips["speakers"][:] == [["anna", "ben"]] and clips["session"][:] == ["m.wav"]
     assert [(issue.row, issue.code) for issue in report.rejected] == [
         (3, "overlapping_turns"),
@@ -348,13 +356,16 @@ def test_subtitles_end_to_end(processor, tone, tmp_path):
     (tmp_path / "talk.rttm").write_text("SPEAKER talk 1 0.4 8.4 <NA> <NA> anna <NA> <NA>\n")
     sf.write(tmp_path / "plain.wav", tone(2, 16000, 300), 16000)
     (tmp_path / "plain.txt").write_text(TEXT)
+    sf.write(tmp_path / "quick.wav", tone(2, 16000, 350), 16000)
+    (tmp_path / "quick.json").write_text(json.dumps({"text": TEXT, "speaker": "ben", "duration": 2.0}))
     sf.write(tmp_path / "bad.wav", tone(2, 16000, 400), 16000)
     (tmp_path / "bad.vtt").write_text("WEBVTT\n")
     settings = PrepareConfig(loudness=None)
     report = prepare_dataset(tmp_path, tmp_path.parent / f"{tmp_path.name}-x", processor, settings)
-    assert report.layout.startswith("recordings with srt and vtt files")
+    assert report.layout.startswith("recordings with json and srt and vtt files")
     assert [(clip.id, clip.text, clip.speaker) for clip in report.clips] == [
         ("plain", f"[S1] {TEXT}", None),
+        ("quick", f"[S1] {TEXT}", "ben"),
         ("talk@0.400-4.100", "[S1] This is what was said here.", "anna"),
         ("talk@6.900-8.500", "[S1] And this, later.", "anna"),
     ]

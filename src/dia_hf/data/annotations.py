@@ -19,7 +19,7 @@ from typing import Any
 
 from .._extras import import_extra
 from ..text_files import decode_text, first_line, is_deep, read_text
-from .rows import RowError, quote
+from .rows import RowError, is_missing, quote
 
 __all__ = ["SUFFIXES", "Turn", "find_annotation", "read_annotation", "speaker_at"]
 
@@ -28,7 +28,8 @@ SUFFIXES = (".srt", ".vtt", ".ass", ".textgrid", ".json")
 
 _MAX_BYTES = 1 << 26  # a day of subtitles is 5 MB
 _MAX_SECONDS = 1e6
-_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")  # WebVTT's voice span
+_MAX_NAME = 200  # characters of a tier's name that are compared
+_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]+)>")  # WebVTT's voice span
 _MARKUP = re.compile(r"<[^<>]*>")
 _DASH = re.compile(r"[-‐‑–—]\s*\S")  # a line of one of several speakers
 # A label of WhisperX ("[SPEAKER_00]: "), or a name in capitals and a colon.
@@ -54,13 +55,13 @@ class Turn:
     """Timed text.
 
     Args:
-        begin, end (`float`): In seconds.
+        begin, end (`float`): In seconds; the end is `None` for the text of the whole recording.
         text (`str` or `RowError`): Text, or the reason why it cannot be used.
         speaker (`str`, *optional*): Speaker name.
     """
 
     begin: float
-    end: float
+    end: float | None
     text: Any
     speaker: str | None = None
 
@@ -111,7 +112,7 @@ def read_annotation(path: Path, tiers: Sequence[str] = ()) -> list[Turn]:
 
     Args:
         path (`Path`): SubRip, WebVTT, SubStation Alpha, Praat TextGrid, or JSON with `segments` of `start`, `end`,
-            `text` and, optionally, `speaker`, as Whisper and WhisperX write it.
+            `text` and, optionally, `speaker`, as Whisper and WhisperX write it; or with `text` and `speaker` alone.
         tiers (`Sequence[str]`, *optional*): Tiers of a TextGrid that hold the texts. By default those that are named
             after utterances, sentences and the like, or else after words; if there are none, all but phones, each
             being that of the speaker whose name it has.
@@ -131,7 +132,7 @@ def read_annotation(path: Path, tiers: Sequence[str] = ()) -> list[Turn]:
         else:
             turns = list(_read_subtitles(read_text(path), suffix[1:]))
         for turn in turns:
-            if not 0 <= turn.begin < turn.end <= _MAX_SECONDS:
+            if turn.end is not None and not 0 <= turn.begin < turn.end <= _MAX_SECONDS:
                 raise ValueError(f"a text lasts from {turn.begin:g} to {turn.end:g} s")
         if not turns:
             raise ValueError("it has no timed texts")
@@ -219,7 +220,7 @@ def _read_tiers(text: str) -> Iterator[tuple[str, list[tuple[float, float, str]]
 
 def _choose_tiers(names: Sequence[str], are_given: bool) -> Iterator[tuple[str, str | None]]:
     """Yield the tiers that hold texts, and the speaker of each."""
-    matches = {name: _TIER.fullmatch(name.strip()) for name in names}
+    matches = {name: _TIER.fullmatch(name.strip()[:_MAX_NAME]) for name in names}
     if are_given:
         chosen = list(names)
     else:
@@ -238,6 +239,9 @@ def _read_segments(text: str) -> Iterator[Turn]:
             raise RecursionError
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    if isinstance(content, dict) and "segments" not in content and isinstance(content.get("text"), str):
+        yield Turn(0.0, None, content["text"], _name(content.get("speaker")))
+        return
     segments = content.get("segments") if isinstance(content, dict) else content
     if not isinstance(segments, list):
         raise ValueError("it has no list 'segments'")
@@ -245,9 +249,13 @@ def _read_segments(text: str) -> Iterator[Turn]:
         times: list[Any] = [segment.get(name) for name in ("start", "end")] if isinstance(segment, dict) else [None]
         if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
             raise ValueError(f"segment {number} has no numbers 'start' and 'end'")
-        said, speaker = segment.get("text"), segment.get("speaker")
+        said = segment.get("text")
         if isinstance(said, str) and said.strip():
-            yield Turn(float(times[0]), float(times[1]), said.strip(), None if speaker is None else str(speaker))
+            yield Turn(float(times[0]), float(times[1]), said.strip(), _name(segment.get("speaker")))
+
+
+def _name(speaker: Any) -> str | None:
+    return None if is_missing(speaker) else str(speaker)
 
 
 def speaker_at(recording: str, begin: float, end: float) -> str | None:

@@ -267,7 +267,7 @@ def _join_session(
         if not is_usable:
             yield from (replace(turn.row, text=turn.error) for turn in run)
             continue
-        for part in _split_at_pauses(run, settings.max_pause):
+        for part in _split(run, settings.max_pause):
             for clip, is_clip in _cut(part, settings, tags, max_bytes):
                 if is_clip:
                     yield _as_row(clip, settings, tags, counts)
@@ -276,10 +276,11 @@ def _join_session(
                     yield from (replace(turn.row, text=RowError("overlapping_turns", reason)) for turn in clip)
 
 
-def _split_at_pauses(turns: Iterable[_Turn], max_pause: float) -> Iterator[list[_Turn]]:
+def _split(turns: Iterable[_Turn], max_pause: float) -> Iterator[list[_Turn]]:
+    """Split turns at long pauses, and where the language changes."""
     part: list[_Turn] = []
     for turn in turns:
-        if part and turn.free_before > max_pause:
+        if part and (turn.free_before > max_pause or turn.row.language != part[-1].row.language):
             yield part
             part = []
         part.append(turn)

@@ -234,7 +234,7 @@ def _read_beside(
             continue
         source = found.relative_to(folder).as_posix()
         for number, turn in enumerate(turns, start=1):
-            times = {"start": turn.begin, "end": turn.end}
+            times = {} if turn.end is None else {"start": turn.begin, "end": turn.end}
             yield source, number, {"audio": name, "text": turn.text, "speaker": turn.speaker, **times}
 
 
