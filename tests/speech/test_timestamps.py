@@ -103,6 +103,33 @@ def test_words_that_were_cut_have_no_time(dia):
     assert words[0].text == "Hello,"
 
 
+@pytest.mark.parametrize(
+    "text", ["[S1] Saturday green time milk girl a no love", "[S2] Ninety apple name why eighty one for."]
+)
+def test_the_last_word_has_a_time(dia, text):
+    """In the silence after it the heads look at the space before the last word, which got no time."""
+    waveform, words = dia.generate(text, temperature=0, return_timestamps="word")
+    assert [word.text for word in words] == text.split()[1:]
+    last = np.flatnonzero(sounding(waveform, dia))[-1] / dia.processor.codec.frame_rate
+    assert words[-1].end == pytest.approx(last, abs=0.15)
+    assert words[-1].end - words[-1].start > 0.1
+
+
+def test_silence_before_the_first_word_is_not_its_own():
+    """A sentence that begins with silence had its first word from 0 s on."""
+    timeline = Timeline("[S1] ab", TAGS, 10)
+    timeline.add("[S1] ab", "[S1] ab", weights_of([1, 1, 1, 2, 3, 3], 4))
+    assert [(word.start, word.end) for word in timeline.words] == [(0.3, 0.6)]
+
+
+def test_a_vowel_sign_belongs_to_its_word():
+    """Vowel signs, which are no letters in Unicode, were pauses: a word ended before its last one."""
+    text = "[S1] \u0928\u092e\u0938\u094d\u0924\u0947"  # "namaste"; its last character is a vowel sign
+    timeline = Timeline(text, TAGS, 10)
+    timeline.add(text, text, weights_of(range(20), 20))
+    assert [(word.start, word.end) for word in timeline.words] == [(0.2, 2.0)]
+
+
 SCRIPT = (
     "[S1] Hello, I am Dia. One two three four five six seven.\n[S2]  Good morning, father. "
     "Sunday, Monday, Tuesday, Wednesday.\n[S1] Nine ten eleven twelve. The cat and the dog."

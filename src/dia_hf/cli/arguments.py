@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "check_apart",
     "check_writable",
     "find_miniature",
+    "load_voices",
     "print_result",
     "read_tags",
     "sampling_of",
@@ -51,6 +53,26 @@ def check_writable(option: str, path: Path) -> None:
 def find_miniature(name: str | None) -> str | None:
     """Return the embedded checkpoint for "miniature", as files say how they were made, unless a folder is called so."""
     return MINIATURE if name == "miniature" and not os.path.exists(name) else name
+
+
+def load_voices(args: argparse.Namespace) -> Any:
+    """Load what `--voice` names, as `Dia.dialogue` takes it, and look at `--audio-prompt`, before the model."""
+    from ..audio.io import read_audio
+    from ..speech.voices import load_voice
+
+    if args.audio_prompt is not None:
+        read_audio(args.audio_prompt)
+    named = {}
+    for option in args.voice:
+        match = re.fullmatch(r"(?:\[?(S\d+)\]?|\[([^\[\]\s]+)\])=(.+)", option)
+        if match is None and len(args.voice) > 1:
+            raise ValueError(
+                f"--voice {option!r} names no speaker; with several, write --voice S1=NAME --voice S2=NAME."
+            )
+        if match is None:
+            return load_voice(option)
+        named[f"[{match[1] or match[2]}]"] = load_voice(match[3])
+    return named or None
 
 
 def check_apart(option: str, output: str | Path, inputs: dict[str, str | None]) -> None:

@@ -105,7 +105,7 @@ def load_engine(args: argparse.Namespace) -> SpeechEngine:
     from ..speech.engine import SpeechEngine, share_cores
 
     transformers_logging.disable_progress_bar()
-    dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
+    dia = Dia.from_pretrained(args.model, args.dtype, args.device, codec=args.codec, quantization=args.quantize)
     share_cores(dia)
     return SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
 
@@ -120,6 +120,7 @@ def _run_replicas(args: argparse.Namespace, on_page: Callable[[str], None] | Non
 
     arguments = AppArguments(
         model=_absolute(args.model),
+        codec=None if args.codec is None else _absolute(args.codec),
         device=args.device,
         dtype=args.dtype,
         quantize=args.quantize,

@@ -418,18 +418,17 @@ class Dialogue:
                 if len(self.chunks) > 1:
                     bar.set_description_str(f"speaking, chunk {run.index + 1} of {len(self.chunks)}")
                 codes = self._load_chunk(run.index)
-                weights: list[torch.Tensor] = []
+                weights = torch.zeros(0, 0)
                 if codes is not None:
                     clip.push(codes)
                     if self.timeline is not None:
-                        weights.append(run.attend(codes))
+                        weights = run.attend(codes)
                     bar.update(len(codes) / frame_rate)
                     yield from ready()
                 else:
                     frames = [torch.zeros(0, self.codec.num_codebooks, dtype=torch.long)]
                     try:
                         streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
-                        streamer.put_alignment = weights.append
                         with closing(streamer.listen(self.model.generate, **run.next_call())) as spoken:
                             for frame in spoken:
                                 frames.append(frame)
@@ -443,11 +442,10 @@ class Dialogue:
                         raise DialogueError(
                             f"chunk {run.index + 1} of {len(self.chunks)} failed: {error}{advice}"
                         ) from error
-                    codes = torch.cat(frames)
+                    codes, weights = torch.cat(frames), streamer.alignment.take()
                     self._save_chunk(run.index, codes)
-                if self.timeline is not None and len(codes) > 0:
-                    own = self.render(self.chunks[run.index])
-                    self.timeline.add(run.next_input()[0], own, torch.cat(weights)[: len(codes)])
+                if self.timeline is not None:
+                    self.timeline.add(*run.next_texts(), weights[: len(codes)])
                 run.add(codes)
             yield from ready(is_last=True)
         tell(run.find_doubts(heard), stacklevel=2)
@@ -543,6 +541,10 @@ class DialogueRun:
         """Return the text that the model reads for the next chunk, transcripts of its prompt first, and the prompt."""
         turns, prompt = self._choose_prompt()
         return self.dialogue.render([*turns, *self.dialogue.chunks[self.index]]), prompt
+
+    def next_texts(self) -> tuple[str, str]:
+        """Return the text that the model reads for the next chunk, and the chunk's own text at its end."""
+        return self.next_input()[0], self.dialogue.render(self.dialogue.chunks[self.index])
 
     def attend(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the mean weights `[T, S]` of the alignment heads for codes `[T, C]` of the next chunk."""

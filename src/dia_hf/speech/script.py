@@ -24,6 +24,7 @@ __all__ = [
     "NON_VERBAL_TAGS",
     "Turn",
     "check_script",
+    "ends_sentence",
     "estimate_seconds",
     "parse_part",
     "parse_script",
@@ -55,6 +56,8 @@ _JOINER = "\u200d"
 _SENTENCE_COST, _CLAUSE_COST, _WORD_COST, _CHARACTER_COST = 10.0, 20.0, 40.0, 80.0
 # A chunk that is too short costs more than thousands of splits.
 _SHORT_COST = 1e6
+
+_SENTENCE_END = re.compile(r"""[.!?…。！？]["'”’»)\]]*$""")
 
 _SOUND = rf"\((?:{'|'.join(NON_VERBAL_TAGS)})\)"
 _SOUNDS = re.compile(_SOUND, re.IGNORECASE)
@@ -350,6 +353,11 @@ def estimate_seconds(text: str) -> float:
     ```
     """
     return _num_characters(_normalize(text)) / _CHARACTERS_PER_SECOND
+
+
+def ends_sentence(word: str) -> bool:
+    """Return whether a word ends a sentence by its punctuation; "Mr." does, too."""
+    return _SENTENCE_END.search(word) is not None
 
 
 def _cut_sentences(text: str, language: str) -> list[str]:
