@@ -56,8 +56,8 @@ def import_cli(args: argparse.Namespace) -> ModuleType:
 def needs_all_packages(args: argparse.Namespace) -> bool:
     """Decide whether a command may need a package that is not among the required dependencies.
 
-    `generate` and `voices` need none, unless they transcribe, quantize, merge an adapter, or load a model from the Hub or
-    one that was saved quantized. The answer is `True` where that is not known.
+    `generate` and `voices` need none, unless they transcribe, quantize, merge an adapter, or load a model from the Hub
+    or one that was saved quantized. The answer is `True` where that is not known.
     """
     if args.verb not in ("generate", "voices") or getattr(args, "transcribe", None) is not None:
         return True
