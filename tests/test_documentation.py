@@ -78,6 +78,9 @@ def desk(tmp_path, monkeypatch, tone):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "my-voices"))
     write_audio("voice.wav", tone(0.5, 44100), 44100)
+    Path("cast").mkdir()
+    shutil.copy("voice.wav", "cast/clara.wav")
+    Path("cast/clara.txt").write_text("This is what I said.", "utf-8")
     Path("recordings").mkdir()
     table = ["file_name,text"]
     for number in range(6):

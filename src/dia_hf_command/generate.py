@@ -37,7 +37,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="F",
         help="ends in .wav, .flac, .mp3 or .ogg; - for raw PCM on standard output while it is generated",
     )
-    generate.add_argument("--subtitles", metavar="F", help="times of words: ends in .srt, .vtt or .json (every word)")
+    generate.add_argument(
+        "--subtitles", metavar="F", help="times of words: ends in .srt, .vtt, .json (every word) or .TextGrid"
+    )
     add_model(generate)
     generate.add_argument(
         "--seed", type=seed, metavar="N", help="make the result reproducible; default: random; printed"

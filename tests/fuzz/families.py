@@ -240,7 +240,8 @@ _OPTIONS = {
     "convert": "--codec --adapter --dtype --max-shard-size --to --force --dry-run",
     "voices": "--transcript --transcribe --model --force",
     "prepare": "--model --split --config --num-proc --device --audio-column --speaker-tag --extra-tag --loudness "
-    "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second",
+    "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second --session-column --audio-root --tier "
+    "--join-turns --no-join-turns --dialogue-seconds --max-pause --max-overlap --turn-gap",
     "finetune": "--recipe --model --set --resume --show",
     "evaluate": "--model --sentences --asr --vocabulary --output --keep --batch-size --max-seconds --seed --dtype",
 }
@@ -323,6 +324,45 @@ def _tables(draw: Random, whole: Path, folder: Path) -> Case:
             draw.choice(["--text-column", "--audio-column", "--id-column"]),
             draw.choice(["text", "begin", "", "x"]),
         ]
+    return Case(argv, outputs=("out",))
+
+
+_TALK = [{"start": 0.1, "end": 0.9, "text": "Hello there.", "speaker": "anna"}]
+_TALK.append({"start": 1.0, "end": 2.0, "text": "And hello to you.", "speaker": "ben"})
+_SUBTITLES = "1\n00:00:00,100 --> 00:00:00,900\nHello there.\n\n2\n00:00:01,000 --> 00:00:02,000\n<i>And</i> hello.\n"
+_TEXTGRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2.2\n<exists>\n2\n' + "".join(
+    f'"IntervalTier"\n"{name}"\n0\n2.2\n2\n0\n1\n"{first}"\n1\n2.2\n"{second}"\n'
+    for name, first, second in (("anna", "Hello there.", ""), ("ben", "", "And hello to you."))
+)
+_LAYOUTS: dict[str, dict[str, str]] = {
+    "srt": {"0.srt": _SUBTITLES, "0.rttm": "SPEAKER 0 1 0.0 2.2 <NA> <NA> anna <NA> <NA>\n"},
+    "vtt": {"0.vtt": "WEBVTT\n\n" + _SUBTITLES.replace(",", ".").replace("<i>And</i>", "<v Ben>And</v>")},
+    "textgrid": {"0.TextGrid": _TEXTGRID},
+    "whisperx": {"0.json": json.dumps({"segments": _TALK})},
+    "turns": {"metadata.jsonl": json.dumps({"path": "0.wav", "turns": _TALK}) + "\n"},
+    "common voice": {"train.tsv": "client_id\tpath\tsentence\na\t0.wav\tHello there.\n", "clips/1.txt": ""},
+    "esd": {"0011/0011.txt": "0011_1\tHello there.\tSad\n"},
+    "libritts": {"0.normalized.txt": "Hello there."},
+    "librispeech": {"0.trans.txt": "0 HELLO THERE\n"},
+    "kaldi": {"wav.scp": "0 0.wav\n", "text": "a HELLO THERE\n", "segments": "a 0 0.1 1.9\n", "utt2spk": "a x\n"},
+}
+
+
+def _make_layouts(folder: Path) -> None:
+    _make_checkpoint(folder)
+    for name, files in _LAYOUTS.items():
+        for path, content in files.items():
+            (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name / path).write_text(content, "utf-8")
+        sf.write(folder / name / "0.wav", _sound(2.2), 16000)
+
+
+def _layouts(draw: Random, whole: Path, folder: Path) -> Case:
+    """Damaged annotations and lists of corpora."""
+    name = draw.choice(sorted(_LAYOUTS))
+    source = copy_fresh(whole / name, folder / "in")
+    damage_file(draw, source / draw.choice(sorted(_LAYOUTS[name])))
+    argv = ["prepare", "in", "out", "--model", str(whole / "model"), "--join-turns"]
     return Case(argv, outputs=("out",))
 
 
@@ -469,6 +509,7 @@ FAMILIES = {
     "dialogues": Family(_make_dialogues, _dialogues),
     "arguments": Family(_make_recordings, _arguments),
     "tables": Family(_make_tables, _tables),
+    "layouts": Family(_make_layouts, _layouts),
     "recipes": Family(_make_training, _recipes),
     "prepared": Family(_make_training, _prepared),
     "runs": Family(_make_training, _runs),

@@ -13,18 +13,32 @@ Legend: B samples, T frames, C channels, S text bytes, J heads.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..atomic_write import atomic_write
 from ..delay_pattern import num_valid_frames
 from ..engine import AlignmentHeads, make_frame_decoder, unsupported_reason_of
+from ..text_files import read_json
 
-__all__ = ["PathSearch", "attend_to_text", "check_heads", "find_alignment_heads", "find_path", "score_heads"]
+__all__ = [
+    "PathSearch",
+    "attend_to_text",
+    "check_heads",
+    "choose_heads",
+    "find_alignment_heads",
+    "find_path",
+    "score_heads",
+    "store_heads",
+]
 
 _LEAST_WEIGHT = 1e-3  # Weights below it say nothing: a frame may be of any byte.
 _NEARLY = 0.9  # Heads with at least this share of the best score are used, ...
@@ -243,17 +257,43 @@ def find_alignment_heads(
         ValueError: If no head aligns; the model has not learned to speak the texts, or not by attention.
     """
     decoder = model.config.decoder_config
+
+    def speak() -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        for text in texts:
+            ids = tokenizer([text], return_tensors="pt")["input_ids"].to(model.device)
+            generator = torch.Generator(model.device).manual_seed(0)
+            frames = model.generate(input_ids=ids, max_new_tokens=max_frames, generator=generator)
+            delay, eos, pad = model.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id
+            yield ids, frames, int(num_valid_frames(frames[:, 1:], delay, eos, pad)[0])
+
+    return choose_heads(model, speak())
+
+
+def choose_heads(model: Any, samples: Iterable[tuple[torch.Tensor, torch.Tensor, int]]) -> list[list[int]]:
+    """Choose the heads of cross-attention that follow the text of speech that is given.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model.
+        samples (`Iterable[tuple[torch.Tensor, torch.Tensor, int]]`): Bytes `[1, S]`, delayed codes `[1, T, C]` from the
+            beginning of speech on, and the number of frames without delay.
+
+    Returns:
+        `list[list[int]]`: Layer and query head of each, best first.
+
+    Raises:
+        ValueError: If no head follows the text, or there are no samples.
+    """
+    decoder = model.config.decoder_config
     every = tuple(
         (layer, head) for layer in range(decoder.num_hidden_layers) for head in range(decoder.cross_num_attention_heads)
     )
-    scores = torch.zeros(len(every), dtype=torch.double)
-    for text in texts:
-        ids = tokenizer([text], return_tensors="pt")["input_ids"].to(model.device)
-        generator = torch.Generator(model.device).manual_seed(0)
-        frames = model.generate(input_ids=ids, max_new_tokens=max_frames, generator=generator)
-        number = num_valid_frames(frames[:, 1:], model.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
-        weights = attend_to_text(model, ids, frames, every)[0, : max(int(number[0]), 2)]
-        scores += score_heads(weights).cpu() / len(texts)
+    found = []
+    for ids, frames, number in samples:
+        weights = attend_to_text(model, ids, frames, every)[0, : max(number, 2)]
+        found.append(score_heads(weights).cpu())
+    if not found:
+        raise ValueError("there are no texts; give some that the model speaks, such as '[S1] One two three.'.")
+    scores = torch.stack(found).mean(0)
     best = scores.max().item()
     if best < _LEAST_SCORE:
         raise ValueError(
@@ -262,3 +302,23 @@ def find_alignment_heads(
         )
     order = scores.argsort(descending=True)[:_MOST_HEADS].tolist()
     return [list(every[place]) for place in order if scores[place] >= _NEARLY * best]
+
+
+def store_heads(folder: str | os.PathLike, heads: Sequence[Sequence[int]]) -> None:
+    """Write alignment heads into the `generation_config.json` of a checkpoint; all else in it stays.
+
+    Args:
+        folder (`str` or `os.PathLike`): The checkpoint.
+        heads (`Sequence[Sequence[int]]`): Layer and query head of each.
+
+    Raises:
+        ValueError: If it has no `generation_config.json`, or a damaged one.
+        OSError: If the file cannot be written; it is left unchanged.
+    """
+    file = Path(folder, "generation_config.json")
+    if not file.is_file():
+        raise ValueError(f"there is no {str(file)!r}; give the folder of a checkpoint in Hugging Face's layout.")
+    config = read_json(file)
+    config["alignment_heads"] = [list(map(int, pair)) for pair in heads]
+    with atomic_write(file) as beside:
+        beside.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

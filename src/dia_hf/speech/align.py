@@ -110,9 +110,11 @@ class _Aligner:
     def align(self, text: str, audio: Any, sampling_rate: int | None, verbose: bool) -> list[AlignedWord]:
         """Return the words of the whole text."""
         self.processor.tokenizer.check_text(text)
-        codes = self.processor.encode_audio([audio], sampling_rate)[0]
         prefix, script = split_prefix(text, self.language_tokens)
         every = self._timeline(script).script_words
+        if not every:
+            raise ValueError("the transcript has no words; give what is said in the recording.")
+        codes = self.processor.encode_audio([audio], sampling_rate)[0]
         words: list[AlignedWord] = []
         frame, expected = 0, _expected_shares(every)
         with tqdm(total=round(len(codes) / self.frame_rate, 1), desc="aligning", unit="s", disable=not verbose) as bar:

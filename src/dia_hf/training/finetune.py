@@ -28,12 +28,14 @@ from ..configuration_dia import DiaConfig
 from ..conversion.adapters import merge_adapter
 from ..conversion.checkpoint import generation_config_for
 from ..data.prepared import load_prepared, tags_of
+from ..data.splits import group_clips
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
 from ..text_files import first_line
 from ..tokenization_dia import DiaTokenizer
+from .alignment_heads import update_heads
 from .arguments import make_arguments, reporters
 from .callbacks import LoadingCallback, make_callbacks, print_less
 from .checkpoint import check_weights
@@ -220,7 +222,9 @@ def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Datase
     clips, apart = concatenate_datasets(folders[: len(recipe.data)]), folders[len(recipe.data) :]
     chance = ClipChance(recipe.seed)
     chance.set_epoch(0)
-    is_apart = [chance.draw("evaluation", clip_id) < recipe.eval_fraction for clip_id in clips["id"]]
+    known = {name: clips[name] for name in ("id", "speaker", "speakers", "session") if name in clips.column_names}
+    groups = group_clips(known, recipe.eval_unit)
+    is_apart = [chance.draw("evaluation", group) < recipe.eval_fraction for group in groups]
     train_set = clips.select([index for index, drawn in enumerate(is_apart) if not drawn])
     if any(is_apart):
         apart.append(clips.select([index for index, drawn in enumerate(is_apart) if drawn]))
@@ -415,6 +419,7 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
             )
             assert not report["missing_keys"], report  # missing weights would be random
             model.generation_config = trained.generation_config
+        update_heads(model, processor, trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset)
         # Without the general model card of the class: `write_run_card` writes that of the run.
         super(DiaForConditionalGeneration, model).save_pretrained(output)
         processor.save_pretrained(output)
