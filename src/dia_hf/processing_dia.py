@@ -27,7 +27,7 @@ from .audio.io import write_audio
 from .configuration_dia import DiaConfig
 from .delay_pattern import apply_delay, valid_codes
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
-from .hub import check_model, is_hub_id
+from .hub import check_huggingface_layout, check_model, is_hub_id
 from .loss import IGNORE_INDEX
 from .text_files import read_json, shortened
 from .tokenization_dia import DiaTokenizer
@@ -462,6 +462,7 @@ class DiaProcessor(ProcessorMixin):
         hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
         if not hub_options:
             check_model(pretrained_model_name_or_path)
+            check_huggingface_layout(pretrained_model_name_or_path)
         audio_tokenizer = kwargs.get("audio_tokenizer")
         if audio_tokenizer is None and kwargs.get("load_codec", True):
             placement = {name: kwargs[name] for name in ("device_map", "dtype") if name in kwargs}

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_device, add_dtype, add_model, add_result, add_sampling, positive, seed
+from .options import (
+    add_codec,
+    add_device,
+    add_dtype,
+    add_model,
+    add_result,
+    add_sampling,
+    add_voice,
+    positive,
+    seed,
+)
 
 __all__ = ["add_parser"]
 
@@ -34,6 +44,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument(
         "--seed", type=seed, metavar="N", help="make the result reproducible; default: random; printed"
     )
+    add_codec(generate)
+    generate.add_argument("--adapter", metavar="DIR|ID", help="LoRA adapter to merge into the weights (dia-hf[train])")
     add_device(generate)
     add_dtype(generate)
     generate.add_argument("--quantize", choices=["int8", "int4"], help="smaller weights (dia-hf[quantize])")
@@ -47,20 +59,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="exit status 3 if the audio is empty, silent, cut off or of an unlikely length; the file is written",
     )
-    voice = generate.add_argument_group("voice")
-    voice.add_argument(
-        "--voice",
-        action="append",
-        default=[],
-        metavar="[SPEAKER=]NAME",
-        help="a voice of `dia-hf voices`, or its file; S1=anna gives each speaker one",
-    )
-    voice.add_argument("--audio-prompt", metavar="F", help="clone the voice of this recording (5 to 10 s)")
-    voice.add_argument(
-        "--prompt-text",
-        metavar="TEXT",
-        help="its transcript; without this option, TEXT begins with it",
-    )
+    voice = add_voice(generate)
     voice.add_argument(
         "--transcribe", metavar="MODEL", help="transcribe it with a speech recognizer (openai/whisper-small)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_device, add_model, add_result, count, not_negative, positive
+from .options import add_device, add_extra_tag, add_model, add_result, count, not_negative, positive
 
 __all__ = ["add_parser"]
 
@@ -41,7 +41,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="NAME=TAG",
         help="anna=S1, once for each; default: S1 for all",
     )
-    tags.add_argument("--extra-tag", action="append", default=[], metavar="TAG", help="that texts hold, such as S3")
+    add_extra_tag(tags, "that texts hold, such as S3, or nl=14 with its byte")
     sound = prepare.add_argument_group("sound")
     loudness = sound.add_mutually_exclusive_group()
     loudness.add_argument("--loudness", type=float, default=-23.0, metavar="LUFS", help="-23; needs dia-hf[audio]")

@@ -30,7 +30,8 @@ from fuzz.damage import (
     damage_text,
 )
 from fuzz.harness import Case
-from tiny import write_random_checkpoint
+from other_formats import random_v0_1, write_crispasr, write_crispasr_codec, write_mlx, write_nari, write_tts_cpp
+from tiny import random_codec, write_random_checkpoint
 from training.clips import quick_recipe, write_prepared
 
 FORMATS = ["wav", "flac", "ogg", "mp3", "aiff", "au"]
@@ -141,6 +142,30 @@ def _checkpoints(draw: Random, whole: Path, folder: Path) -> Case:
     return Case(["generate", "[S1] Hi.", "-o", "out.wav", *QUICK, "--model", "in"], outputs=("out.wav",))
 
 
+def _make_formats(folder: Path) -> None:
+    config, tensors = random_v0_1()
+    for name in ("tts.cpp", "crispasr"):
+        (folder / name).mkdir()
+    write_tts_cpp(folder / "tts.cpp" / "dia.gguf", config, tensors, "Q8_0", random_codec())
+    write_crispasr(folder / "crispasr" / "dia.gguf", config, tensors)
+    write_crispasr_codec(folder / "crispasr" / "dac-44khz.gguf", random_codec())
+    write_mlx(folder / "mlx", config, tensors, 4, 64, "affine", "float32")
+    write_nari(folder / "fine-tune", config, {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()})
+
+
+def _formats(draw: Random, whole: Path, folder: Path) -> Case:
+    """Damaged files of other software, to generate from and to convert."""
+    name = draw.choice(["tts.cpp", "crispasr", "mlx", "fine-tune"])
+    copy_fresh(whole / name, folder / "in")
+    damage_folder(draw, folder / "in")
+    dry = ["--dry-run"] if draw.random() < 0.2 else []
+    if name == "crispasr" and draw.random() < 0.3:
+        return Case(["convert", "in/dac-44khz.gguf", "out", *dry], outputs=("out",))
+    if name in ("mlx", "fine-tune") or draw.random() < 0.5:
+        return Case(["convert", "in", "out", *dry], outputs=("out",))
+    return Case(["generate", "[S1] Hi.", "-o", "out.wav", *QUICK, "--model", "in"], outputs=("out.wav",))
+
+
 def _make_voices(folder: Path) -> None:
     _make_recordings(folder)
     processor = DiaProcessor.from_pretrained(folder / "model")
@@ -204,10 +229,10 @@ def _dialogues(draw: Random, whole: Path, folder: Path) -> Case:
 
 
 _OPTIONS = {
-    "generate": "--text-file --output --model --seed --device --dtype --quantize --max-seconds --voice --audio-prompt "
-    "--prompt-text --transcribe --language --closing-tag --loudness --peak --speed --trim-silence --cfg-scale "
-    "--cfg-filter-top-k --temperature --top-p",
-    "convert": "--codec --dtype --max-shard-size --to --force --dry-run",
+    "generate": "--text-file --output --model --codec --adapter --seed --device --dtype --quantize --max-seconds "
+    "--voice --audio-prompt --prompt-text --transcribe --language --closing-tag --loudness --peak --speed "
+    "--trim-silence --cfg-scale --cfg-filter-top-k --temperature --top-p",
+    "convert": "--codec --adapter --dtype --max-shard-size --to --force --dry-run",
     "voices": "--transcript --transcribe --model --force",
     "prepare": "--model --split --config --num-proc --device --audio-column --speaker-tag --extra-tag --loudness "
     "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second",
@@ -434,6 +459,7 @@ FAMILIES = {
     "texts": Family(_make_checkpoint, _texts),
     "recordings": Family(_make_recordings, _recordings),
     "checkpoints": Family(_make_checkpoints, _checkpoints),
+    "formats": Family(_make_formats, _formats),
     "voices": Family(_make_voices, _voices),
     "dialogues": Family(_make_dialogues, _dialogues),
     "arguments": Family(_make_recordings, _arguments),

@@ -156,7 +156,7 @@ class FakeEngine:
     max_batch_size: int = 8
 
     def __post_init__(self):
-        tokenizer = SimpleNamespace(speaker_tokens=["[S1]", "[S2]"], check_text=lambda text: None)
+        tokenizer = SimpleNamespace(speaker_tokens=["[S1]", "[S2]"], language_tokens=[], check_text=lambda text: None)
         self.dia = SimpleNamespace(sampling_rate=RATE, processor=SimpleNamespace(tokenizer=tokenizer))
         self.handles = []
         self.active = set()

@@ -46,22 +46,22 @@ limits = st.tuples(
     [
         ("[nl] [S1] Dag. [nl] [S2] Hoi.", "[nl]"),
         ("\n [nl][slow]\n[S2] Dag.", "[nl] [slow]"),
-        ("[nl] Dag. [S1] Hoi.", ""),
+        ("[nl] Dag. [S1] Hoi.", "[nl]"),
         ("[S1] [nl] Dag.", ""),
         ("[S1] [S2] Dag.", ""),
         ("[de] [S1] Tag.", ""),
         ("Dag.", ""),
-        ("[nl]", ""),
+        ("[nl]", "[nl]"),
     ],
 )
 def test_a_prefix_is_no_speakers(text, prefix):
     """A speaker tag was taken for a language, or the prefix shifted the places in warnings."""
-    found, rest = split_prefix(text, ["[S1]", "[S2]", "[nl]", "[slow]"])
+    found, rest = split_prefix(text, ["[nl]", "[slow]"])
     assert found == prefix
     assert len(rest) == len(text)
     assert rest.count("\n") == text.count("\n")
     assert " ".join(f"{found} {rest}".split()) == " ".join(text.replace("][", "] [").split())
-    assert split_prefix(text, ["[S1]", "[S2]"]) == ("", text)
+    assert split_prefix(text, []) == ("", text)
 
 
 def merge(turns):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dia_hf import Dia
+from dia_hf import Dia, DiaTokenizer
 from dia_hf.speech import Voice
 from dia_hf.speech.script import parse_script, render
 from dia_hf.speech.timestamps import Timeline
@@ -243,6 +243,19 @@ def test_offsets_are_exact_in_any_text(turns, spaces, data):
     for word in timeline.words:
         assert script[word.start_char : word.end_char] == word.text
         assert not any(map(str.isspace, word.text))
+
+
+def test_a_language_is_no_speaker_and_has_no_time():
+    """A tag of a language was a word of the subtitles, or the speaker of the words after it."""
+    script = "[nl] [S1] Hoi. [en] Yes. [S2] Ja."
+    timeline = Timeline(script, ["[S1]", "[S2]"], frame_rate=10, language_tokens=["[nl]", "[en]"])
+    ids = len(DiaTokenizer(language_tokens=["[nl]", "[en]"])(script)["input_ids"])
+    timeline.add(script, script, weights_of(range(ids), ids))
+    assert [(word.text, word.speaker) for word in timeline.words] == [
+        ("Hoi.", "[S1]"),
+        ("Yes.", "[S1]"),
+        ("Ja.", "[S2]"),
+    ]
 
 
 def _split(text):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..audio.containers import CONTAINER_SUFFIXES
 from ..audio.io import audio_seconds, read_audio
 from .rows import RowError, is_missing, quote
 from .segments import Segment, find_segment, locate
@@ -25,9 +26,9 @@ from .segments import Segment, find_segment, locate
 __all__ = ["AUDIO_SUFFIXES", "digest_audio", "file_of", "find_audio", "find_clip", "read_clip"]
 
 AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".m4a", ".aac", ".webm",
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", *CONTAINER_SUFFIXES,
 )  # fmt: skip
-"""Suffixes of audio files, including formats that libsndfile does not read."""
+"""Suffixes of audio files, and of files with a sound track."""
 
 _PLACES = ("wavs", "wav", "clips")  # folders of LJSpeech, similar corpora and Common Voice
 
@@ -133,7 +134,7 @@ def read_clip(audio: Any, max_seconds: float | None = None) -> tuple[np.ndarray,
         raise RowError("missing_file", str(error)) from error
     except RowError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise RowError("unreadable_audio", str(error)) from error
     samples, sampling_rate = recording["array"], recording["sampling_rate"]
     if isinstance(audio, Segment) and samples.ndim:

@@ -26,8 +26,9 @@ class PrepareConfig:
             given; it adds a tag such as "[nl]" before the text.
         speaker_tags (`Mapping[str, str]`): Tag of each speaker, such as `{"anna": "[S1]", "ben": "[S2]"}`, for texts
             without a tag. By default all of them get "[S1]".
-        extra_tags (`Sequence[str]`): Further tags that occur in texts, such as "[S3]". These and language tags, in
-            order of appearance, take the ids after the tokenizer's own.
+        extra_tags (`Sequence[str]` or `Mapping[str, int | None]`): Further tags that occur in texts, such as "[S3]", or
+            with their ids, `{"[S3]": 3, "[nl]": 14}`. Those without an id and language tags, in order of appearance,
+            take the lowest ids up to 8 that are free.
         loudness (`float`, *optional*, defaults to -23.0): Target loudness in LUFS, measured with pyloudnorm; `None` for
             no loudness normalization.
         keep_silence (`float`, *optional*, defaults to 0.1): Seconds of silence kept at both ends; `None` for no
@@ -48,7 +49,7 @@ class PrepareConfig:
     language_column: str | None = None
     id_column: str | None = None
     speaker_tags: Mapping[str, str] = field(default_factory=dict)
-    extra_tags: Sequence[str] = ()
+    extra_tags: Sequence[str] | Mapping[str, int | None] = ()
     loudness: float | None = -23.0
     keep_silence: float | None = 0.1
     min_seconds: float = 0.5

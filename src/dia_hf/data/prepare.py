@@ -31,7 +31,7 @@ from .clips import file_of
 from .config import TAG, PrepareConfig
 from .encoding import Cache, Pending, Recording, encode_rows
 from .prepare_report import Clip, Issue, PrepareReport, plot_report, write_jsonl
-from .prepared import CACHE_MARK, VERSION
+from .prepared import CACHE_MARK, VERSION, tags_of
 from .rows import Row, RowError
 from .sources import open_source
 from .transcripts import TAG_HINT, Texts
@@ -185,7 +185,7 @@ def prepare_dataset(
 
     Raises:
         ValueError: If no clip is usable, `dest` has other contents or contains the source, another process writes
-            there, or there are more than eight tags; and as `open_source`.
+            there, or no id is left for a tag; and as `open_source`.
         FileNotFoundError: If the source does not exist.
         ImportError: If `datasets` is not installed.
         OSError: If a file cannot be written, or a process dies. Clips encoded so far are kept.
@@ -262,7 +262,7 @@ def prepare_dataset(
                 "num_codebooks": codec.num_codebooks,
             },
             "model": _name_of(processor),
-            "speaker_tokens": run.texts.tags,
+            **tags_of(run.texts.tokenizer),
             "settings": {**_fields(done), "source": opened.name, "split": split, "config": config},
             "num_clips": len(report.clips),
             "seconds": round(report.seconds, 3),
@@ -280,7 +280,9 @@ def _name_of(processor: DiaProcessor) -> str | None:
 
 def _fields(settings: PrepareConfig) -> dict[str, Any]:
     """Return the settings as JSON-serializable values."""
-    return {**vars(settings), "speaker_tags": dict(settings.speaker_tags), "extra_tags": list(settings.extra_tags)}
+    tags = settings.extra_tags
+    extra_tags = dict(tags) if isinstance(tags, Mapping) and any(tags.values()) else list(tags)
+    return {**vars(settings), "speaker_tags": dict(settings.speaker_tags), "extra_tags": extra_tags}
 
 
 def _check_dest(folder: Path) -> None:

@@ -146,6 +146,7 @@ class PathSearch:
         self._before_words = first[self._words] - 1
         self._score: np.ndarray | None = None
         self._came_from: list[np.ndarray] = []
+        self._best: list[int] = []  # the place of the best path, at each frame
 
     def add(self, weights: torch.Tensor) -> None:
         """Add frames.
@@ -163,6 +164,7 @@ class PathSearch:
             if self._score is None:
                 self._came_from.append(self._places)
                 self._score = self._reach + row
+                self._best.append(int(self._score.argmax()))
                 continue
             # The best of the paths that have come no further; the last of equals, so that a path moves no more than
             # needed. First those of the same word, or to a pause; then those from before a word.
@@ -176,13 +178,20 @@ class PathSearch:
             score[words], place[words] = entered[is_better], place[before]
             self._came_from.append(place)
             self._score = score + row
+            self._best.append(int(self._score.argmax()))
 
-    def path(self) -> torch.Tensor:
-        """Return the most probable path of the frames so far: `torch.LongTensor` of shape `[T]`, not decreasing."""
-        path = np.zeros(len(self._came_from), dtype=np.int64)
-        place = 0 if self._score is None else int(self._score.argmax())
-        for frame in range(len(path) - 1, -1, -1):
-            path[frame] = place
+    def path(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
+        """Return the most probable path of the frames so far: `torch.LongTensor` of shape `[T]`, not decreasing.
+
+        Args:
+            begin (`int`, defaults to 0): Frames to leave out at its beginning.
+            end (`int`, *optional*): Frames of the path, as it was when it had no more; all unless given.
+        """
+        end = len(self._best) if end is None else end
+        path = np.zeros(end - begin, dtype=np.int64)
+        place = self._best[end - 1] if end else 0
+        for frame in range(end - 1, begin - 1, -1):
+            path[frame - begin] = place
             place = self._came_from[frame][place]
         return torch.from_numpy(path)
 

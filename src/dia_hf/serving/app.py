@@ -122,9 +122,7 @@ class _Routes:
             body = parse_speech(content, self.settings)
         else:
             body = await asyncio.to_thread(parse_speech, content, self.settings)
-        text = body.input.strip()
-        if not text.startswith(self.requests.speaker_tokens):
-            text = f"{self.requests.speaker_tokens[0]} {text}"
+        text = self.requests.with_speaker(body.input.strip())
         voices = await self.requests.find_voices(body)
         speech = self.requests.make(body, text, voices, text, body.stream)
         engine = await find_engine(self.engine, body.model)

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import nullcontext
 
 from ..speech.handle import SpeechRequest
+from ..speech.script import split_prefix
 from ..speech.text_stream import TextStream
 from ..speech.voices import Voice, voice_of_first_speaker
 from ..text_files import shortened
@@ -34,6 +35,13 @@ class SpeechRequests:
         self.speaker_tokens: tuple[str, ...] = tuple(tokenizer.speaker_tokens)
         # One recording at a time is made a voice: further ones wait here, and not in threads that others need.
         self.recordings = asyncio.Semaphore(1)
+
+    def with_speaker(self, text: str) -> str:
+        """Give a text that begins with no speaker's tag that of the first speaker, behind the tag of a language."""
+        prefix, spoken = split_prefix(text, self.tokenizer.language_tokens)
+        if spoken.lstrip().startswith(self.speaker_tokens):
+            return text
+        return " ".join([prefix] * bool(prefix) + [self.speaker_tokens[0], spoken.lstrip()])
 
     def check_text(self, text: str) -> None:
         """Check a piece of a text.
@@ -95,7 +103,7 @@ class SpeechRequests:
             is_streamed (`bool`, defaults to `True`): See `SpeechRequest`.
         """
         if voices is not None and not isinstance(voices, dict):
-            voices = voice_of_first_speaker(voices, beginning, self.speaker_tokens[0])
+            voices = voice_of_first_speaker(voices, beginning, self.speaker_tokens)
         return SpeechRequest(
             text,
             voices=voices,

@@ -96,6 +96,7 @@ class _Aligner:
         self.processor = processor
         self.heads = heads
         self.tokens = processor.tokenizer.speaker_tokens
+        self.language_tokens = processor.tokenizer.language_tokens
         self.frame_rate = processor.codec.frame_rate
         self.max_ids = processor.tokenizer.model_max_length
         longest = model.config.max_training_frames / self.frame_rate
@@ -103,11 +104,14 @@ class _Aligner:
             raise ValueError(f"`chunk_length_s` is {chunk_length_s}; this model reads windows of 2 to {longest:.1f} s.")
         self.max_frames = int(chunk_length_s * self.frame_rate)
 
+    def _timeline(self, text: str) -> Timeline:
+        return Timeline(text, self.tokens, self.frame_rate, self.language_tokens)
+
     def align(self, text: str, audio: Any, sampling_rate: int | None, verbose: bool) -> list[AlignedWord]:
         """Return the words of the whole text."""
         self.processor.tokenizer.check_text(text)
-        prefix, script = split_prefix(text, self.tokens)
-        every = Timeline(script, self.tokens, self.frame_rate).script_words
+        prefix, script = split_prefix(text, self.language_tokens)
+        every = self._timeline(script).script_words
         if not every:
             raise ValueError("the transcript has no words; give what is said in the recording.")
         codes = self.processor.encode_audio([audio], sampling_rate)[0]
@@ -178,7 +182,7 @@ class _Aligner:
         weights = attend_to_text(self.model, ids, frames, self.heads)[0, : len(codes)].mean(1).cpu()
         likelihood = _log_likelihood(self.model, ids, frames, len(codes))
         gain = likelihood - _log_likelihood(self.model, 0 * ids, frames, len(codes))
-        timeline = Timeline(text, self.tokens, self.frame_rate)
+        timeline = self._timeline(text)
         timeline.add(text, text, weights)
         aligned = []
         for word, timed in zip(words, timeline.all_words, strict=True):
