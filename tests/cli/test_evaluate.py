@@ -147,3 +147,36 @@ def test_a_result_for_programs(sentences, capsys):
         "word_error_rate": metrics["word_errors"]["model"]["rate"],
         "measures": {name: row["model"]["value"] for name, row in metrics["measures"].items()},
     }
+
+
+def test_two_evaluations_are_compared(sentences, capsys):
+    """The comparison needed a model, or its order was that of the sentences."""
+    for seed, name in (("1", "a.json"), ("2", "b.json")):
+        assert run("evaluate", "--sentences", sentences, *ASR, *FAST, "--seed", seed, "-o", name) == 0
+    capsys.readouterr()
+    assert run("evaluate", "--compare", "a.json", "b.json", "-o", "both.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["A: a.json", "B: b.json", "2 sentences"] and lines[4].startswith("| metric")
+    assert any(line.startswith("| word errors") for line in lines)
+    row = json.loads(Path("both.json").read_text("utf-8"))["differences"][0]
+    assert row["metric"] == "wer" and row["low"] <= row["difference"] <= row["high"] and row["p"] > 0.05
+    assert run("evaluate", "--compare", "a.json", "table.csv") == 2
+    assert run("evaluate", "--compare", "a.json", "b.json", "--sentences", sentences) == 2
+    assert "leave out --sentences" in capsys.readouterr().err
+    assert run("evaluate", "--sentences", sentences) == 2
+    assert "give --sentences and --asr; or --compare" in capsys.readouterr().err
+
+
+def test_a_report_has_the_audio_of_all_sources(sentences, capsys):
+    """The report had no audio without `--keep`, or the results named files of a folder that is gone."""
+    assert (
+        run("evaluate", "--sentences", sentences, *ASR, *FAST, "--report", "new/report.html", "-o", "report.json") == 0
+    )
+    page = Path("new/report.html").read_text("utf-8")
+    for key in ("0-reference", "0-codec", "0-model", "1-model"):
+        assert f'"{key}": "data:audio/flac;base64,' in page
+    rows = json.loads(Path("report.json").read_text("utf-8"))["sentences"]
+    assert rows[0]["model"]["file"] is rows[0]["codec"]["file"] is None
+    assert Path(rows[0]["reference"]["file"]).is_file()
+    assert run("evaluate", "--sentences", sentences, *ASR, "--report", "report.txt") == 2
+    assert "must end in .html" in capsys.readouterr().err
