@@ -6,6 +6,7 @@ Gradio brings Pillow.
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -16,12 +17,22 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Route, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "[S1] Hello, I am Dia. [S2] Welcome, Dia. (laughs) What can you do?\n[S1] I can read and I can sing."
 WRONG = "[S1] Good morning, my friend. (laugh) [S3] Hello!\n[S2] What day is it today?"
 VOICES = {"anna": "[S2] I can read and I can sing.", "ben": "[S1] I have a dog and a cat."}
+SUBTITLES_PAGE = """<!doctype html>
+<meta charset="utf-8">
+<style>
+  body { margin: 0; background: #0f172a; }
+  video { display: block; width: 100vw; height: 100vh; }
+</style>
+<video src="data:audio/wav;base64,AUDIO" controls muted>
+  <track src="speech.vtt" kind="subtitles" srclang="en" label="English" default>
+</video>
+"""
 WIDE, NARROW = (1180, 900), (375, 812)
 
 
@@ -64,11 +75,50 @@ def take_all(server: str, folder: Path, work: Path) -> None:
                 page.get_by_role("button", name="Delete ben").wait_for()
                 page.screenshot(path=folder / "page-voices.png", clip={"x": 0, "y": 0, "width": width, "height": 700})
             page.close()
+        take_subtitles(browser.new_page(viewport={"width": 720, "height": 220}), server, folder)
         browser.close()
-    for file in folder.glob("page*.png"):  # a palette: a third of the size
+    for file in [*folder.glob("page*.png"), folder / "subtitles.png"]:  # a palette: a third of the size
         Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
             file, optimize=True
         )
+
+
+def take_subtitles(page: Page, server: str, folder: Path) -> None:
+    """Take a screenshot of subtitles over the audio, as Chromium shows them."""
+    body = {"input": SCRIPT, "seed": 7, "response_format": "wav", "stream_format": "sse", "word_timestamps": True}
+    audio, words = b"", []
+    for line in post(server, "speech", body).decode().splitlines():
+        event = json.loads(line.removeprefix("data: ")) if line else {}
+        audio, words = audio + base64.b64decode(event.get("audio", "")), words + event.get("words", [])
+    subtitles = post(server, "subtitles", {"words": words, "response_format": "vtt"})
+    show_subtitles(page, audio, subtitles.decode())
+    page.evaluate(f"document.querySelector('video').currentTime = {(words[0]['start'] + words[1]['end']) / 2}")
+    page.wait_for_timeout(500)
+    page.screenshot(path=folder / "subtitles.png")
+
+
+def show_subtitles(page: Page, audio: bytes, subtitles: str) -> None:
+    """Load audio and WebVTT in a page of an address that does not exist."""
+    content = SUBTITLES_PAGE.replace("AUDIO", base64.b64encode(audio).decode("ascii"))
+    files = {
+        "page.html": (content.encode(), "text/html"),
+        "speech.vtt": (subtitles.encode(), "text/vtt"),
+    }
+
+    def answer(route: Route) -> None:
+        content, kind = files[route.request.url.rpartition("/")[2]]
+        route.fulfill(body=content, content_type=kind)
+
+    page.route("http://subtitles.test/**", answer)
+    page.goto("http://subtitles.test/page.html")
+    page.wait_for_function("document.querySelector('track').readyState === 2")
+    page.wait_for_function("document.querySelector('video').readyState >= 2")
+
+
+def post(server: str, path: str, body: dict) -> bytes:
+    """Send a request to the server's API."""
+    headers = {"content-type": "application/json"}
+    return urlopen(Request(f"{server}/v1/audio/{path}", json.dumps(body).encode(), headers)).read()
 
 
 def save_voices(page: Page, server: str, work: Path) -> None:
@@ -76,9 +126,8 @@ def save_voices(page: Page, server: str, work: Path) -> None:
     page.get_by_role("tab", name="Voices").click()
     for name, text in VOICES.items():
         body = {"input": text, "seed": 4, "response_format": "wav", "stream": False}
-        request = Request(f"{server}/v1/audio/speech", json.dumps(body).encode(), {"content-type": "application/json"})
         file = work / f"{name}.wav"
-        file.write_bytes(urlopen(request).read())
+        file.write_bytes(post(server, "speech", body))
         page.get_by_label("Recording", exact=True).set_input_files(file)
         page.get_by_label("Transcript").fill(text[5:])
         page.get_by_label("Name").fill(name)
