@@ -1,21 +1,26 @@
 """Take the screenshots of the page for the documentation: `python scripts/page_screenshots.py [FOLDER]`.
 
-Starts a server of the miniature with voices of its own. Needs `pip install "dia-hf[ui]" playwright` and Chromium;
+Starts a server of the miniature with voices of its own. Needs `pip install "dia-hf[serve,ui]" playwright` and Chromium;
 Gradio brings Pillow.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
+import math
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from fractions import Fraction
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import av
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, Route, sync_playwright
 
@@ -28,11 +33,13 @@ SUBTITLES_PAGE = """<!doctype html>
 <style>
   body { margin: 0; background: #0f172a; }
   video { display: block; width: 100vw; height: 100vh; }
+  video::cue { font-size: 24px; }
 </style>
-<video src="data:audio/wav;base64,AUDIO" controls muted>
+<video src="data:video/webm;base64,VIDEO" controls muted>
   <track src="speech.vtt" kind="subtitles" srclang="en" label="English" default>
 </video>
 """
+FRAME_RATE = 25  # of the picture that subtitles are shown over
 WIDE, NARROW = (1180, 900), (375, 812)
 
 
@@ -93,13 +100,14 @@ def take_subtitles(page: Page, server: str, folder: Path) -> None:
     subtitles = post(server, "subtitles", {"words": words, "response_format": "vtt"})
     show_subtitles(page, audio, subtitles.decode())
     page.evaluate(f"document.querySelector('video').currentTime = {(words[0]['start'] + words[1]['end']) / 2}")
-    page.wait_for_timeout(500)
+    page.wait_for_function("document.querySelector('video').readyState === 4")
+    page.wait_for_timeout(2000)
     page.screenshot(path=folder / "subtitles.png")
 
 
 def show_subtitles(page: Page, audio: bytes, subtitles: str) -> None:
-    """Load audio and WebVTT in a page of an address that does not exist."""
-    content = SUBTITLES_PAGE.replace("AUDIO", base64.b64encode(audio).decode("ascii"))
+    """Load audio of a wav file and WebVTT in a page of an address that does not exist."""
+    content = SUBTITLES_PAGE.replace("VIDEO", base64.b64encode(add_picture(audio)).decode("ascii"))
     files = {
         "page.html": (content.encode(), "text/html"),
         "speech.vtt": (subtitles.encode(), "text/vtt"),
@@ -113,6 +121,24 @@ def show_subtitles(page: Page, audio: bytes, subtitles: str) -> None:
     page.goto("http://subtitles.test/page.html")
     page.wait_for_function("document.querySelector('track').readyState === 2")
     page.wait_for_function("document.querySelector('video').readyState >= 2")
+
+
+def add_picture(audio: bytes) -> bytes:
+    """Make a video of audio and a dark picture: over audio alone, Chromium shows no subtitles."""
+    content = io.BytesIO()
+    with av.open(io.BytesIO(audio)) as source, av.open(content, "w", format="webm") as video:
+        picture = video.add_stream("libvpx", rate=FRAME_RATE, width=720, height=220, pix_fmt="yuv420p")
+        sound = video.add_stream("libopus", rate=48_000, layout="mono")
+        seconds = 0.0
+        for frame in source.decode(audio=0):
+            seconds += frame.samples / frame.sample_rate
+            video.mux(sound.encode(frame))
+        frame = av.VideoFrame.from_ndarray(np.full((220, 720, 3), (15, 23, 42), np.uint8), format="rgb24")
+        for index in range(math.ceil(seconds * FRAME_RATE)):
+            frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
+            video.mux(picture.encode(frame))
+        video.mux([*sound.encode(None), *picture.encode(None)])
+    return content.getvalue()
 
 
 def post(server: str, path: str, body: dict) -> bytes:
