@@ -72,6 +72,18 @@ def test_subtitles(tmp_path):
     assert read(tmp_path, "b.vtt", by_whisperx) == [(0.5, 1.5, "SPEAKER_00", "Yes."), (2.0, 3.0, "SPEAKER_01", "No.")]
 
 
+def test_substation_alpha(tmp_path):
+    """The speakers of lines were lost, and comments were read as speech."""
+    head = "[Script Info]\nScriptType: v4.00+\n\n[Events]\n"
+    head += "Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+    lines = ["Dialogue: 0,0:00:02.00,0:00:03.00,Default,,0,0,0,,No.", "Comment: 0,0:00:00.50,0:00:01.50,x,,0,0,0,,Note"]
+    lines.append("Dialogue: 0,0:00:00.50,0:00:01.50,Default,Anna,0,0,0,,{\\i1}Yes,{\\i0} I\\Ndo.")
+    assert read(tmp_path, "a.ass", head + "\n".join(lines)) == [
+        (0.5, 1.5, "Anna", "Yes, I do."),
+        (2.0, 3.0, None, "No."),
+    ]
+
+
 def test_rolling_captions_are_read_once(tmp_path):
     """Each line of rolling captions was in the text twice or three times."""
     cues = ["one two", "one two\nthree four", "three four", "three four\nfive six", "five six\none two"]

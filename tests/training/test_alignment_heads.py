@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dia_hf import Dia
+from dia_hf.conversion.adapters import merge_adapter
 from dia_hf.training.alignment_heads import update_heads
 from dia_hf.training.finetune import finetune
-from dia_hf.training.lora import merge_adapter
 from training.clips import quick_recipe
 
 TEXTS = ["[S1] One two three four five.", "[S2] Good morning, father. Hello."]
