@@ -147,3 +147,60 @@ def test_a_result_for_programs(sentences, capsys):
         "word_error_rate": metrics["word_errors"]["model"]["rate"],
         "measures": {name: row["model"]["value"] for name, row in metrics["measures"].items()},
     }
+
+
+def test_judges_and_audio_that_exists(sentences, capsys):
+    """A judge was not loaded, or the audio of another system was generated instead of judged."""
+    judges = ["--speaker-model", "resemblyzer", "--quality", "dnsmos"]
+    assert run("evaluate", "--sentences", sentences, *ASR, *judges, *FAST, "--keep", "kept", "-o", "ours.json") == 0
+    args = ["--sentences", sentences, "--asr", "whisper-tiny.en", *judges, "--normalizer", "words", "--audio", "kept"]
+    assert run("evaluate", *args, "-o", "theirs.json") == 0
+    ours, theirs = (json.loads(Path(f"{name}.json").read_text("utf-8")) for name in ("ours", "theirs"))
+    assert ours["settings"]["speaker_model"] == theirs["settings"]["speaker_model"] == "resemblyzer"
+    assert (ours["settings"]["normalizer"], theirs["settings"]["normalizer"]) == ("words", "words")
+    assert theirs["settings"]["audio"] == "kept" and "model" not in theirs["settings"]
+    assert [line["seconds"] for line in ours["sentences"]] == pytest.approx(
+        [line["seconds"] for line in theirs["sentences"]], abs=1e-3
+    )
+    first = ours["sentences"][0]["model"]["measures"]["dnsmos"]["value"]
+    assert first == pytest.approx(theirs["sentences"][0]["model"]["measures"]["dnsmos"]["value"], abs=0.02)
+    assert "DNSMOS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["voice", "prompt"])
+def test_voices(sentences, option, monkeypatch):
+    """`--voice` or `--audio-prompt` did not reach the generation."""
+    heard = []
+    monkeypatch.setattr("dia_hf.evaluation.evaluate", lambda *args, voices, **options: heard.append(voices) or exit(7))
+    if option == "voice":
+        assert run("voices", "add", "voice.safetensors", "clips/a.wav", "--transcript", "Hello.") == 0
+        args = ["--voice", "S2=voice.safetensors"]
+    else:
+        args = ["--audio-prompt", "clips/a.wav", "--prompt-text", "Hello."]
+    with pytest.raises(SystemExit):
+        run("evaluate", "--sentences", sentences, *ASR, *FAST, *args)
+    voice = heard[0]["[S2]"] if option == "voice" else heard[0]
+    assert voice.transcript == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["--audio", "nowhere"], "'nowhere' is no folder"),
+        (["--audio", "clips"], "'clips' has no audio for sentence 1; it is named '0000.wav'"),
+        (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
+        (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
+        (["--audio-prompt", "clips/a.wav"], "go together; give both"),
+        (["--prompt-text", "Hello."], "go together; give both"),
+        (["--voice", "a", "--audio-prompt", "clips/a.wav", "--prompt-text", "Hi."], "either --voice or --audio-prompt"),
+        (["--voice", "nobody"], "nobody"),
+        (["--speaker-model", "./nowhere"], "nowhere"),
+        (["--quality", "pesq"], "invalid choice: 'pesq'"),
+        (["--normalizer", "german"], "invalid choice: 'german'"),
+    ],
+)
+def test_judging_that_cannot_begin(sentences, args, error, capsys, monkeypatch):
+    """A wrong option of the judges showed after the model had been loaded."""
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    assert run("evaluate", "--sentences", sentences, *ASR, *args) == 2
+    assert error in capsys.readouterr().err.splitlines()[-1]
