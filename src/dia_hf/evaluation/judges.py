@@ -149,7 +149,7 @@ class _Dnsmos:
             import_extra(package)
         dnsmos = import_extra("speechmos.dnsmos")
         self._window = int(dnsmos.INPUT_LENGTH * self.sampling_rate)
-        folder = Path(dnsmos.__file__).parent / "dnsmos_models"
+        folder = Path(str(dnsmos.__file__)).parent / "dnsmos_models"
         models = [str(folder / name) for name in ("sig_bak_ovr.onnx", "model_v8.onnx")]
         self._estimate = dnsmos.DNSMOS(*models)
         # Its own sessions take all cores, and keep them busy while they wait.
