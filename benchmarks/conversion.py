@@ -2,8 +2,9 @@
 
     python benchmarks/conversion.py FOLDER [options of dia-hf convert]
 
-FOLDER needs 13 GB. The source is in nari-labs' 0626 layout, float32. The source is made and converted in separate
-processes; the operating system reports the peak memory of the conversion.
+FOLDER needs 13 GB. The source is in nari-labs' layout, float32: a 0626 model, or a v0.1 model for `--to` nari-v0.1, mlx
+and gguf-tts.cpp. It is made and converted in separate processes; the operating system reports the peak memory of the
+conversion. The codec of a GGUF file is a random one of the published size.
 """
 
 import json
@@ -15,18 +16,26 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import DacConfig, DacModel
 
 from dia_hf import DiaConfig
-from dia_hf.conversion.nari import config_to_0626, tensor_rules
+from dia_hf.conversion.nari import config_to_0626, config_to_v0_1, tensor_rules
+
+OF_V0_1 = ("nari-v0.1", "mlx", "gguf-tts.cpp")
 
 
 def make_source(source: Path) -> None:
-    """Write the source's config and random weights."""
+    """Write the source's config and random weights, the same under a config of v0.1, and a random codec."""
     source.mkdir(parents=True)
     config = DiaConfig()
     (source / "config.json").write_text(json.dumps(config_to_0626(config)))
+    DacModel(DacConfig(sampling_rate=44100)).save_pretrained(source / "dac")
+    config.decoder_config.cross_attention_rope = True
+    (source / "v0.1").mkdir()
+    (source / "v0.1" / "config.json").write_text(json.dumps(config_to_v0_1(config)))
     tensors = {name: torch.randn(rule.shape) for rule in tensor_rules(config) for name in rule.sources}
     save_file(tensors, source / "model.safetensors")
+    os.link(source / "model.safetensors", source / "v0.1" / "model.safetensors")
 
 
 def main(folder: str, *options: str) -> None:
@@ -35,6 +44,13 @@ def main(folder: str, *options: str) -> None:
     if not source.exists():
         # In a separate process: memory of this one would count for the process that it starts.
         subprocess.run([sys.executable, __file__, "--make", str(source)], check=True)
+    layout = options[options.index("--to") + 1] if "--to" in options else "huggingface"
+    if layout == "gguf-tts.cpp":
+        options = (*options, "--codec", str(source / "dac"))
+    if layout == "onnx-codec":
+        source = source / "dac"
+    elif layout in OF_V0_1:
+        source = source / "v0.1"
     command = [sys.executable, "-m", "dia_hf.cli", "convert", str(source), str(dest), "--force", *options]
     start = time.perf_counter()
     _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)

@@ -19,7 +19,20 @@ from dia_hf_command.parser import make_parser
 
 HOME = Path(__file__).parent.parent
 SOURCE = Path(dia_hf_command.__file__).parent
-VERBS = ["generate", "voices", "batch", "serve", "ui", "prepare", "finetune", "evaluate", "convert", "bench"]
+VERBS = [
+    "generate",
+    "voices",
+    "align",
+    "batch",
+    "serve",
+    "ui",
+    "prepare",
+    "finetune",
+    "evaluate",
+    "convert",
+    "heads",
+    "bench",
+]
 
 
 def start(tmp_path, before: str) -> subprocess.CompletedProcess:

@@ -1,6 +1,8 @@
 import json
+import logging
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.models.dia import DiaConfig as TheirConfig
 
@@ -112,6 +114,27 @@ def test_small_vocabulary_with_ids_at_the_top_level():
     assert {name: getattr(decoder, name) for name in ids} == ids
 
 
+def test_small_vocabulary_of_a_file_of_4_53(pack, tmp_path, caplog):
+    """The decoder was made with ids outside of its vocabulary, which some transformers refuse, and others warn of."""
+    values = json.loads((pack / "config.json").read_text()) | {
+        "eos_token_id": 40,
+        "pad_token_id": 41,
+        "bos_token_id": 42,
+    }
+    values["decoder_config"]["vocab_size"] = 44
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        config = DiaConfig.from_pretrained(tmp_path)
+        model = DiaForConditionalGeneration(config)
+    finally:
+        library.removeHandler(caplog.handler)
+    assert not caplog.records
+    assert model.config.decoder_config.eos_token_id == 40
+    assert model(torch.tensor([[3]]), decoder_input_ids=torch.full((1, 1, 9), 42)).logits.shape[-1] == 44
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -145,7 +168,7 @@ def test_the_generating_part_is_the_decoder():
         ('{"model_type": "llama"}', "`model_type` is 'llama'"),
         ('{"model_type": "dia", "delay_pattern": 5}', "delay_pattern"),
         ('{"model_type": "dia", "decoder_config": {"hidden_size": "a"}}', "hidden_size"),
-        ('{"model": {}, "data": {}}', r"`Dia\.from_local`"),
+        ('{"model": {}, "data": {}}', r"`Dia\.from_pretrained`"),
     ],
 )
 def test_a_file_that_is_no_config_of_a_dia(tmp_path, content, message):

@@ -6,9 +6,11 @@ import time
 import pytest
 from huggingface_hub import constants
 
-from dia_hf import Dia, DiaProcessor, hub
+from conftest import REFERENCE
+from dia_hf import Dia, DiaForConditionalGeneration, DiaProcessor, hub
 from dia_hf.conversion import convert_checkpoint
 from dia_hf.hub import check_model
+from other_formats import random_v0_1, write_nari, write_tts_cpp
 
 
 @pytest.mark.parametrize("name", ["./a", "../a", "/a/b", "~/a", "a/b/c", "./a/b", "a b", "a\\b", ""])
@@ -75,3 +77,18 @@ def test_a_damaged_file_of_a_checkpoint(tmp_path, name, content, match):
     with pytest.raises(ValueError, match=match) as refused:
         check_model(tmp_path)
     assert str(file) in str(refused.value) and len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("kind", ["0626", "v0.1", "file", "gguf", "gguf file"])
+@pytest.mark.parametrize("part", [DiaForConditionalGeneration, DiaProcessor])
+def test_parts_of_another_layout(tmp_path, kind, part):
+    """A folder of nari-labs was an error of mismatched tensors or of a missing codec, which named no way to load it."""
+    config, tensors = random_v0_1()
+    weights = write_nari(tmp_path / "nari", config, tensors)
+    (tmp_path / "gguf").mkdir()
+    write_tts_cpp(tmp_path / "gguf" / "dia.gguf", config, tensors)
+    sources = {"0626": REFERENCE / "nari-0626", "v0.1": weights.parent, "file": weights, "gguf": tmp_path / "gguf"}
+    source = sources.get(kind, tmp_path / "gguf" / "dia.gguf")
+    with pytest.raises(ValueError, match=r"`Dia\.from_pretrained` or `dia_hf\.conversion\.load_checkpoint`, or make"):
+        part.from_pretrained(source)
+    Dia.from_pretrained(source, device="cpu", load_dac=False)

@@ -31,6 +31,7 @@ else:  # types that are accepted
     _Rope = dict | None
 
 
+_TOKEN_IDS = ("pad_token_id", "eos_token_id", "bos_token_id")
 _MOST_PARTS = 4096  # layers, heads or channels: loops over them run before anything is allocated
 
 
@@ -282,18 +283,19 @@ class DiaConfig(PreTrainedConfig):
     bos_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Set before the decoder is made: its own defaults may lie outside of its vocabulary.
+        above = {name: getattr(self, name) for name in _TOKEN_IDS if getattr(self, name) is not None}
         for name, config_class in self.sub_configs.items():
             value = getattr(self, name)
             if not isinstance(value, config_class):
                 # A config of another implementation is copied by its values.
                 values = value.to_dict() if isinstance(value, PreTrainedConfig) else dict(value or {})
-                setattr(self, name, config_class(**values))
+                setattr(self, name, config_class(**{**values, **(above if name == "decoder_config" else {})}))
         if self.delay_pattern is None:
             self.delay_pattern = [0, 8, 9, 10, 11, 12, 13, 14, 15]
-        for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
-            if getattr(self, name) is not None:
-                setattr(self.decoder_config, name, getattr(self, name))
-                setattr(self, name, None)
+        for name, token_id in above.items():
+            setattr(self.decoder_config, name, token_id)
+            setattr(self, name, None)
         super().__post_init__(**kwargs)
         self.validate_architecture()
 
@@ -390,8 +392,8 @@ class DiaConfig(PreTrainedConfig):
         values, kwargs = super().get_config_dict(*args, **kwargs)
         if "model" in values and "data" in values:
             raise ValueError(
-                "it is in the layout of nari-labs' first release (v0.1); load it with `Dia.from_local`, or make a "
-                "checkpoint of it with `dia-hf convert`"
+                "it is in the layout of nari-labs' first release (v0.1); load it with `Dia.from_pretrained` or "
+                "`dia_hf.conversion.load_checkpoint`, or make a checkpoint of it, `dia-hf convert`"
             )
         if (model_type := values.get("model_type", cls.model_type)) != cls.model_type:
             raise ValueError(f"`model_type` is {model_type!r}; a Dia's is {cls.model_type!r}")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
 
 from .text_files import is_deep, shortened
 
-__all__ = ["check_model", "is_hub_id", "looks_like_path"]
+__all__ = ["check_huggingface_layout", "check_model", "is_hub_id", "is_nari_name", "looks_like_path"]
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SECONDS = 4.0  # time to wait for the Hub
@@ -52,6 +53,40 @@ def looks_like_path(name: str | os.PathLike) -> bool:
 def is_hub_id(name: str) -> bool:
     """Return whether a name has the form of a Hub id, owner and repository, and is no local folder."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not os.path.isdir(name)
+
+
+def is_nari_name(name: str) -> bool:
+    """Return whether a tensor's name is one of nari-labs' that the Hugging Face layout has not."""
+    return name.endswith(".mlp.wi_fused.weight")
+
+
+def check_huggingface_layout(name: str | os.PathLike) -> None:
+    """Refuse a file, or a folder in another layout, which `from_pretrained` of a part would read as a damaged one.
+
+    Args:
+        name (`str` or `os.PathLike`): Folder, file or Hub id.
+
+    Raises:
+        ValueError: If it is one; the message names the functions that load it.
+    """
+    path = Path(name)
+    found = None
+    if path.is_file():
+        found = "a file"
+    elif path.is_dir() and not list(path.glob("model*.safetensors*")) and not list(path.glob("pytorch_model*")):
+        others = sorted(file.name for ending in (".gguf", ".pth", ".pt") for file in path.glob(f"*{ending}"))
+        found = f"a folder with {others[0]}" if others else None
+    elif (file := path / "model.safetensors").is_file():
+        try:
+            with safe_open(file, framework="pt") as opened:
+                found = "in the layout of nari-labs" if any(map(is_nari_name, opened.keys())) else None
+        except (SafetensorError, OSError):
+            return  # its reader says why
+    if found is not None:
+        raise ValueError(
+            f"{str(name)!r} is {found}, and no checkpoint in the Hugging Face layout: load it with "
+            "`Dia.from_pretrained` or `dia_hf.conversion.load_checkpoint`, or convert it, `dia-hf convert`."
+        )
 
 
 def check_model(name: str | os.PathLike) -> None:

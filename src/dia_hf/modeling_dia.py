@@ -45,6 +45,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ._compat import CACHE_NAME, network_arguments
 from .configuration_dia import DiaConfig, DiaDecoderConfig, DiaEncoderConfig
 from .generation.generation_dia import DiaGenerationMixin
+from .hub import check_huggingface_layout
 from .loss import ChannelSums, channel_sums, channel_sums_in_chunks, fused_linear_cross_entropy, weighted_sum
 from .model_card import write_model_card
 from .packing import PackedRuns, attend_to_runs, find_runs
@@ -334,6 +335,17 @@ class DiaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as in the base class.
+
+        Raises:
+            ValueError: If it is a file, or a folder in the layout of nari-labs or with GGUF.
+        """
+        if pretrained_model_name_or_path is not None and not kwargs.keys() & {"subfolder", "state_dict"}:
+            check_huggingface_layout(pretrained_model_name_or_path)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save as transformers does, with a warning where transformers' own Dia would load another model.

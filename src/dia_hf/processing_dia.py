@@ -27,7 +27,7 @@ from .audio.io import write_audio
 from .configuration_dia import DiaConfig
 from .delay_pattern import apply_delay, valid_codes
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
-from .hub import check_model, is_hub_id
+from .hub import check_huggingface_layout, check_model, is_hub_id
 from .loss import IGNORE_INDEX
 from .text_files import read_json, shortened
 from .tokenization_dia import DiaTokenizer
@@ -267,6 +267,21 @@ class DiaProcessor(ProcessorMixin):
             model_inputs |= self._make_labels(**model_inputs)
         return BatchFeature(model_inputs)
 
+    def encode_audio(self, audio: Any, sampling_rate: int | None = None) -> list[torch.Tensor]:
+        """Encode audio to codes; codes stay as they are.
+
+        Args:
+            audio: One clip or a list of clips, in any form that `__call__` takes.
+            sampling_rate (`int`, *optional*): Rate in hertz of clips without a rate of their own.
+
+        Returns:
+            `list[torch.LongTensor]`, each `[T_i, C]`, on the CPU.
+
+        Raises:
+            ValueError: If the codes have another shape or are out of range; and as `load_waveforms` does.
+        """
+        return self._encode_clips(as_clips(audio), sampling_rate)
+
     def _encode_clips(self, clips: list[Any], sampling_rate: int | None) -> list[torch.Tensor]:
         """Encode clips to codes `[T_i, C]`, `None` to `[0, C]`."""
         decoder = self.config.decoder_config
@@ -447,6 +462,7 @@ class DiaProcessor(ProcessorMixin):
         hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
         if not hub_options:
             check_model(pretrained_model_name_or_path)
+            check_huggingface_layout(pretrained_model_name_or_path)
         audio_tokenizer = kwargs.get("audio_tokenizer")
         if audio_tokenizer is None and kwargs.get("load_codec", True):
             placement = {name: kwargs[name] for name in ("device_map", "dtype") if name in kwargs}

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_device, add_dtype, add_model, add_result, add_sampling, add_voice, positive, seed
+from .options import (
+    add_codec,
+    add_device,
+    add_dtype,
+    add_model,
+    add_result,
+    add_sampling,
+    add_voice,
+    positive,
+    seed,
+)
 
 __all__ = ["add_parser"]
 
@@ -27,11 +37,15 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="F",
         help="ends in .wav, .flac, .mp3 or .ogg; - for raw PCM on standard output while it is generated",
     )
-    generate.add_argument("--subtitles", metavar="F", help="times of words: ends in .srt, .vtt or .json (every word)")
+    generate.add_argument(
+        "--subtitles", metavar="F", help="times of words: ends in .srt, .vtt, .json (every word) or .TextGrid"
+    )
     add_model(generate)
     generate.add_argument(
         "--seed", type=seed, metavar="N", help="make the result reproducible; default: random; printed"
     )
+    add_codec(generate)
+    generate.add_argument("--adapter", metavar="DIR|ID", help="LoRA adapter to merge into the weights (dia-hf[train])")
     add_device(generate)
     add_dtype(generate)
     generate.add_argument("--quantize", choices=["int8", "int4"], help="smaller weights (dia-hf[quantize])")

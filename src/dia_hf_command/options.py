@@ -9,8 +9,10 @@ __all__ = [
     "DTYPES",
     "MINIATURE",
     "REAL_MODEL",
+    "add_codec",
     "add_device",
     "add_dtype",
+    "add_extra_tag",
     "add_model",
     "add_result",
     "add_sampling",
@@ -75,7 +77,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=MINIATURE,
         metavar="DIR|ID",
-        help=f"such as {REAL_MODEL}; default: miniature, the embedded one",
+        help=f"such as {REAL_MODEL}, or a weight file; default: miniature, the embedded one",
+    )
+
+
+def add_codec(parser: argparse.ArgumentParser) -> None:
+    """Add `--codec`."""
+    parser.add_argument(
+        "--codec",
+        metavar="SOURCE",
+        help="another DAC: descript's .pth file, a GGUF file, a folder or a name; default: the checkpoint's, or "
+        "descript/dac_44khz",
     )
 
 
@@ -96,6 +108,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--cfg-filter-top-k", type=count, metavar="N", help="number of tokens that guidance keeps")
     sampling.add_argument("--temperature", type=not_negative, metavar="X", help="0: greedy")
     sampling.add_argument("--top-p", type=probability, metavar="X", help="nucleus sampling")
+
+
+def add_extra_tag(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add `--extra-tag`, which `dia_hf.cli.arguments.read_tags` reads."""
+    parser.add_argument("--extra-tag", action="append", default=[], metavar="TAG[=ID]", help=what)
 
 
 def add_voice(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_device, add_dtype, add_model, count, not_negative, positive
+from .options import add_codec, add_device, add_dtype, add_model, count, not_negative, positive
 
 __all__ = ["add_engine", "add_options", "add_parser", "add_voices"]
 
@@ -35,6 +35,7 @@ def _adapter(value: str) -> tuple[str, str]:
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the options of the engine."""
+    add_codec(parser)
     add_device(parser)
     add_dtype(parser)
     parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="smaller weights (dia-hf[quantize])")
@@ -83,7 +84,7 @@ def add_options(serve: argparse.ArgumentParser) -> None:
         type=_adapter,
         action="append",
         default=[],
-        metavar="NAME=DIR",
+        metavar="NAME=DIR|ID",
         help="LoRA adapter for requests whose `model` is this name; repeatable (dia-hf[train])",
     )
     serve.add_argument("--max-adapters", type=count, default=2, metavar="N", help="adapters to keep loaded (2)")

@@ -65,7 +65,7 @@ def test_writes_subtitles(tmp_path, capsys, kind):
 def test_refuses_subtitles_that_cannot_be_written(tmp_path, capsys):
     """An hour of speech was generated before the error."""
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--subtitles", str(tmp_path / "a.sub")) == 2
-    assert "must end in one of .srt, .vtt, .json" in capsys.readouterr().err
+    assert "must end in one of .srt, .vtt, .json, .textgrid" in capsys.readouterr().err
     assert not (tmp_path / "a.wav").exists()
 
 

@@ -14,9 +14,9 @@ from transformers import DacModel
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, atomic_write, cli
-from dia_hf.conversion import checkpoint as checkpoint_module
-from dia_hf.conversion import convert as convert_module
 from dia_hf.conversion import convert_checkpoint, load_checkpoint
+from dia_hf.conversion import locate as locate_module
+from dia_hf.conversion import shards as shards_module
 from kills import stunned
 
 PACK = REFERENCE / "nari-0626"
@@ -229,7 +229,7 @@ def test_two_conversions_into_one_folder(tmp_path, capsys, monkeypatch):
             statuses.append(cli.main(["convert", str(PACK), str(tmp_path / "dest"), "--force"]))
         save_file(*args, **kwargs)
 
-    monkeypatch.setattr(convert_module, "save_file", save_both)
+    monkeypatch.setattr(shards_module, "save_file", save_both)
     assert cli.main(["convert", str(PACK), str(tmp_path / "dest")]) == 0
     assert statuses == [None, 2]
     assert "another process is writing" in capsys.readouterr().err
@@ -288,7 +288,7 @@ def test_a_run_that_breaks_off(tmp_path, capsys, monkeypatch, failure, existing)
             raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert_module, "save_file", fail)
+    monkeypatch.setattr(shards_module, "save_file", fail)
     status = cli.main(["convert", str(PACK), str(dest), "--force"])
     error = capsys.readouterr().err
     assert (status, ("disk is full" in error)) == ((130, False) if failure == "interrupted" else (2, True))
@@ -311,7 +311,7 @@ def test_a_write_error_is_one_line(tmp_path, capsys, monkeypatch, number, who):
         raise OSError(number, os.strerror(number), str(tmp_path / ".dia-hf-new-dest" / "x"))
 
     where = {"codec": (DacModel, "save_pretrained"), "folder": (atomic_write, "follow_umask")}
-    monkeypatch.setattr(*where.get(who, (convert_module, "save_file")), fail)
+    monkeypatch.setattr(*where.get(who, (shards_module, "save_file")), fail)
     source = REFERENCE / "descript-dac" / "weights.pth" if who == "codec" else PACK
     assert cli.main(["convert", str(source), str(dest), "--force"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "dia-hf: " in line]
@@ -352,8 +352,8 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
         fetched.append((name, allow_patterns))
         return str(snapshot)
 
-    monkeypatch.setattr(checkpoint_module, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(checkpoint_module, "check_model", lambda name: None)  # the Hub is not asked
+    monkeypatch.setattr(locate_module, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(locate_module, "check_model", lambda name: None)  # the Hub is not asked
     assert constants.HF_HUB_OFFLINE
     convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
     assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"
@@ -373,6 +373,17 @@ def test_own_tokenizer_and_codec_come_along(tmp_path):
     processor = DiaProcessor.from_pretrained(tmp_path / "dest")
     assert processor.tokenizer("[S3]")["input_ids"] == [3]
     assert processor.audio_tokenizer is not None
+
+
+def test_tags_of_a_fine_tune(tmp_path):
+    """A fine-tune's file knows the bytes of its languages, and the converted checkpoint read their tags as letters."""
+    source, tags = REFERENCE / "nari-v0.1" / "dia-v0_1.pth", {"[nl]": 14, "[S3]": None}
+    convert_checkpoint(source, tmp_path / "dest", codec=DESCRIPT, extra_tags=tags)
+    from dia_hf import DiaProcessor
+
+    assert DiaProcessor.from_pretrained(tmp_path / "dest").tokenizer("[nl] [S3]")["input_ids"] == [14, 32, 3]
+    with pytest.raises(ValueError, match="`extra_tags` are for a tokenizer"):
+        convert_checkpoint(MINIATURE, tmp_path / "nari", to="nari-0626", extra_tags=tags)
 
 
 def test_sums_are_looked_at_once_per_file(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Weight files: wrapped, indexed, mapped, damaged."""
 
+import re
 import shutil
 
 import pytest
@@ -31,19 +32,30 @@ def test_a_pickle_is_mapped_now_and_then(sources, monkeypatch):
     assert_same_model(model, expected)
 
 
+def _wrapped(name):
+    """Name a tensor as of a layer that is wrapped by itself."""
+    return re.sub(r"(layers\.\d+\.)", r"\1_fsdp_wrapped_module._checkpoint_wrapped_module.", name)
+
+
 WRAPPED = {
     "model": lambda state: {"model": state, "optimizer": {}, "epoch": 1},
     "model_state_dict": lambda state: {"model_state_dict": state},
     "compiled": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "nested": lambda state: {"state_dict": {"model": {"model_state_dict": state}}, "step": 3},
+    "half": lambda state: {"model": {f"_orig_mod.{name}": tensor.half() for name, tensor in state.items()}},
+    "fsdp": lambda state: {f"_fsdp_wrapped_module.{_wrapped(name)}": tensor for name, tensor in state.items()},
+    "fsdp, compiled": lambda state: {
+        f"module._orig_mod._fsdp_wrapped_module.module.{_wrapped(name)}": tensor for name, tensor in state.items()
+    },
     "parallel": lambda state: {"state_dict": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}},
 }
 
 
 @pytest.mark.parametrize("how", [*WRAPPED, "compiled safetensors"])
 def test_what_training_scripts_save(tmp_path, how):
-    """Weights under `model`, or behind the prefixes of `torch.compile` and `DataParallel`, were not recognized."""
+    """Weights under `model`, or behind the names of `torch.compile`, `DataParallel` and FSDP, were not recognized."""
     state = torch.load(REFERENCE / "nari-v0.1" / "dia-v0_1.pth", weights_only=True)
-    if how == "compiled safetensors":
+    if how.startswith("compiled safe"):
         file = tmp_path / "model.safetensors"
         save_file(WRAPPED["compiled"](state), file)
     else:
@@ -52,7 +64,8 @@ def test_what_training_scripts_save(tmp_path, how):
     config = REFERENCE / "nari-v0.1" / "config.json"
     expected = load_checkpoint(REFERENCE / "nari-v0.1" / "dia-v0_1.pth", config)[0].state_dict()
     loaded = load_checkpoint(file, config)[0].state_dict()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    dtype = torch.float16 if how == "half" else torch.float32
+    assert all(torch.equal(loaded[name], tensor.to(dtype)) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,9 @@ def damage_file(draw: Random, path: Path) -> None:
         content = damage_json(draw, content)
     elif path.suffix == ".safetensors":
         content = damage_safetensors(draw, content)
+    elif path.suffix == ".gguf":
+        size = draw.choice([100, 1000, 10_000, len(content)])  # of the header, mostly
+        content = damage_bytes(draw, content[:size]) + content[size:]
     elif path.suffix in (".txt", ".csv", ".tsv", ".yaml") and draw.random() < 0.7:
         content = damage_text(draw, content.decode("utf-8", "replace")).encode("utf-8", "surrogatepass")
     else:

@@ -30,7 +30,8 @@ from fuzz.damage import (
     damage_text,
 )
 from fuzz.harness import Case
-from tiny import write_random_checkpoint
+from other_formats import random_v0_1, write_crispasr, write_crispasr_codec, write_mlx, write_nari, write_tts_cpp
+from tiny import random_codec, write_random_checkpoint
 from training.clips import quick_recipe, write_prepared
 
 FORMATS = ["wav", "flac", "ogg", "mp3", "aiff", "au"]
@@ -141,6 +142,30 @@ def _checkpoints(draw: Random, whole: Path, folder: Path) -> Case:
     return Case(["generate", "[S1] Hi.", "-o", "out.wav", *QUICK, "--model", "in"], outputs=("out.wav",))
 
 
+def _make_formats(folder: Path) -> None:
+    config, tensors = random_v0_1()
+    for name in ("tts.cpp", "crispasr"):
+        (folder / name).mkdir()
+    write_tts_cpp(folder / "tts.cpp" / "dia.gguf", config, tensors, "Q8_0", random_codec())
+    write_crispasr(folder / "crispasr" / "dia.gguf", config, tensors)
+    write_crispasr_codec(folder / "crispasr" / "dac-44khz.gguf", random_codec())
+    write_mlx(folder / "mlx", config, tensors, 4, 64, "affine", "float32")
+    write_nari(folder / "fine-tune", config, {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()})
+
+
+def _formats(draw: Random, whole: Path, folder: Path) -> Case:
+    """Damaged files of other software, to generate from and to convert."""
+    name = draw.choice(["tts.cpp", "crispasr", "mlx", "fine-tune"])
+    copy_fresh(whole / name, folder / "in")
+    damage_folder(draw, folder / "in")
+    dry = ["--dry-run"] if draw.random() < 0.2 else []
+    if name == "crispasr" and draw.random() < 0.3:
+        return Case(["convert", "in/dac-44khz.gguf", "out", *dry], outputs=("out",))
+    if name in ("mlx", "fine-tune") or draw.random() < 0.5:
+        return Case(["convert", "in", "out", *dry], outputs=("out",))
+    return Case(["generate", "[S1] Hi.", "-o", "out.wav", *QUICK, "--model", "in"], outputs=("out.wav",))
+
+
 def _make_voices(folder: Path) -> None:
     _make_recordings(folder)
     processor = DiaProcessor.from_pretrained(folder / "model")
@@ -204,13 +229,14 @@ def _dialogues(draw: Random, whole: Path, folder: Path) -> Case:
 
 
 _OPTIONS = {
-    "generate": "--text-file --output --model --seed --device --dtype --quantize --max-seconds --voice --audio-prompt "
-    "--prompt-text --transcribe --language --closing-tag --loudness --peak --speed --trim-silence --cfg-scale "
-    "--cfg-filter-top-k --temperature --top-p",
-    "convert": "--codec --dtype --max-shard-size --to --force --dry-run",
+    "generate": "--text-file --output --model --codec --adapter --seed --device --dtype --quantize --max-seconds "
+    "--voice --audio-prompt --prompt-text --transcribe --language --closing-tag --loudness --peak --speed "
+    "--trim-silence --cfg-scale --cfg-filter-top-k --temperature --top-p",
+    "convert": "--codec --adapter --dtype --max-shard-size --to --force --dry-run",
     "voices": "--transcript --transcribe --model --force",
     "prepare": "--model --split --config --num-proc --device --audio-column --speaker-tag --extra-tag --loudness "
-    "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second",
+    "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second --session-column --audio-root --tier "
+    "--join-turns --no-join-turns --dialogue-seconds --max-pause --max-overlap --turn-gap",
     "finetune": "--recipe --model --set --resume --show",
     "evaluate": "--model --sentences --asr --vocabulary --output --keep --batch-size --max-seconds --seed --dtype",
 }
@@ -293,6 +319,45 @@ def _tables(draw: Random, whole: Path, folder: Path) -> Case:
             draw.choice(["--text-column", "--audio-column", "--id-column"]),
             draw.choice(["text", "begin", "", "x"]),
         ]
+    return Case(argv, outputs=("out",))
+
+
+_TALK = [{"start": 0.1, "end": 0.9, "text": "Hello there.", "speaker": "anna"}]
+_TALK.append({"start": 1.0, "end": 2.0, "text": "And hello to you.", "speaker": "ben"})
+_SUBTITLES = "1\n00:00:00,100 --> 00:00:00,900\nHello there.\n\n2\n00:00:01,000 --> 00:00:02,000\n<i>And</i> hello.\n"
+_TEXTGRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2.2\n<exists>\n2\n' + "".join(
+    f'"IntervalTier"\n"{name}"\n0\n2.2\n2\n0\n1\n"{first}"\n1\n2.2\n"{second}"\n'
+    for name, first, second in (("anna", "Hello there.", ""), ("ben", "", "And hello to you."))
+)
+_LAYOUTS: dict[str, dict[str, str]] = {
+    "srt": {"0.srt": _SUBTITLES, "0.rttm": "SPEAKER 0 1 0.0 2.2 <NA> <NA> anna <NA> <NA>\n"},
+    "vtt": {"0.vtt": "WEBVTT\n\n" + _SUBTITLES.replace(",", ".").replace("<i>And</i>", "<v Ben>And</v>")},
+    "textgrid": {"0.TextGrid": _TEXTGRID},
+    "whisperx": {"0.json": json.dumps({"segments": _TALK})},
+    "turns": {"metadata.jsonl": json.dumps({"path": "0.wav", "turns": _TALK}) + "\n"},
+    "common voice": {"train.tsv": "client_id\tpath\tsentence\na\t0.wav\tHello there.\n", "clips/1.txt": ""},
+    "esd": {"0011/0011.txt": "0011_1\tHello there.\tSad\n"},
+    "libritts": {"0.normalized.txt": "Hello there."},
+    "librispeech": {"0.trans.txt": "0 HELLO THERE\n"},
+    "kaldi": {"wav.scp": "0 0.wav\n", "text": "a HELLO THERE\n", "segments": "a 0 0.1 1.9\n", "utt2spk": "a x\n"},
+}
+
+
+def _make_layouts(folder: Path) -> None:
+    _make_checkpoint(folder)
+    for name, files in _LAYOUTS.items():
+        for path, content in files.items():
+            (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name / path).write_text(content, "utf-8")
+        sf.write(folder / name / "0.wav", _sound(2.2), 16000)
+
+
+def _layouts(draw: Random, whole: Path, folder: Path) -> Case:
+    """Damaged annotations and lists of corpora."""
+    name = draw.choice(sorted(_LAYOUTS))
+    source = copy_fresh(whole / name, folder / "in")
+    damage_file(draw, source / draw.choice(sorted(_LAYOUTS[name])))
+    argv = ["prepare", "in", "out", "--model", str(whole / "model"), "--join-turns"]
     return Case(argv, outputs=("out",))
 
 
@@ -434,10 +499,12 @@ FAMILIES = {
     "texts": Family(_make_checkpoint, _texts),
     "recordings": Family(_make_recordings, _recordings),
     "checkpoints": Family(_make_checkpoints, _checkpoints),
+    "formats": Family(_make_formats, _formats),
     "voices": Family(_make_voices, _voices),
     "dialogues": Family(_make_dialogues, _dialogues),
     "arguments": Family(_make_recordings, _arguments),
     "tables": Family(_make_tables, _tables),
+    "layouts": Family(_make_layouts, _layouts),
     "recipes": Family(_make_training, _recipes),
     "prepared": Family(_make_training, _prepared),
     "runs": Family(_make_training, _runs),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
-from dia_hf.training.lora import LORA_TARGET_MODULES, attach_lora, merge_adapter
+from dia_hf.training import LORA_TARGET_MODULES, attach_lora, merge_adapter
 from tiny import checkpoint_gradients, random_batch, random_config, random_model
 
 SETTINGS = [{}, {"r": 4, "lora_alpha": 8, "use_rslora": True}, {"r": 2, "use_dora": True}]

@@ -23,6 +23,7 @@ __all__ = ["Codec", "DecoderStream", "as_codec", "codec_class", "load_network", 
 
 _CODECS: dict[str, type[Codec] | tuple[str, str]] = {
     "DacModel": ("dia_hf.audio.dac", "DacCodec"),
+    "DacDecoder": ("dia_hf.audio.dac", "DacCodec"),
     "DAC": ("dia_hf.audio.dac", "DacCodec"),  # descript's own class
 }
 """Class name of a network → its codec, as a class or as module and name of one that is imported when it is needed."""

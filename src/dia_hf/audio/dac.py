@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from transformers import DacModel
+from transformers import DacConfig, DacModel
 from transformers.utils import cached_file
 
 from ..text_files import shortened
@@ -37,7 +37,7 @@ from .codec import Codec, DecoderStream
 from .layers import GrowingRun, make_plan, margin_of, run_plan
 from .native_decoder import NativeDecoder, native_decoder_of
 
-__all__ = ["DacCodec", "check_codebooks", "load_dac"]
+__all__ = ["DacCodec", "DacDecoder", "check_codebooks", "load_dac"]
 
 
 _LONGEST_PIECE = 128  # frames; a power of two
@@ -77,8 +77,24 @@ def check_codebooks(number: Any) -> None:
         raise ValueError(f"`n_codebooks` is {shortened(number)}; a codec has 1 to 1024")
 
 
+class DacDecoder(DacModel):
+    """DAC without its encoder, as files for programs that only speak store it: it decodes codes, and encodes nothing.
+
+    Args:
+        config (`DacConfig`): Sizes of the whole codec.
+    """
+
+    def __init__(self, config: DacConfig) -> None:
+        super().__init__(config)
+        self.encoder = None
+        for quantizer in self.quantizer.quantizers:
+            quantizer.in_proj = None
+
+
 def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
     """Load a `DacModel`, and refuse one with randomly initialized tensors, whose output would be noise.
+
+    A folder whose `config.json` names the architecture `DacDecoder` is loaded as one.
 
     Args:
         name (`str` or `os.PathLike`): Folder or Hub id.
@@ -114,8 +130,9 @@ def load_dac(name: str | os.PathLike, **options: Any) -> DacModel:
         check_codebooks(values.get("n_codebooks", 1))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the codec's {file} cannot be used: {error}.") from error
+    network = DacDecoder if values.get("architectures") == [DacDecoder.__name__] else DacModel
     try:
-        codec, report = DacModel.from_pretrained(name, output_loading_info=True, **options)
+        codec, report = network.from_pretrained(name, output_loading_info=True, **options)
     except (OSError, ImportError):
         raise
     except Exception as error:  # of any kind, caused by a wrong size or type
@@ -188,7 +205,7 @@ class DacCodec(Codec):
             self.codebook_size = model.codebook_size
         else:
             raise TypeError(f"the codec is a {type(model).__name__}; use transformers' DacModel or descript's dac.DAC.")
-        self._encoder = make_plan(model.encoder)
+        self._encoder = [] if isinstance(model, DacDecoder) else make_plan(model.encoder)
         self._decoder = make_plan(model.decoder)
         # Not of layers with weight normalization.
         is_bare = all(layer.is_bare for layer in self._decoder)
@@ -233,7 +250,13 @@ class DacCodec(Codec):
 
     @torch.no_grad()
     def encode(self, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """See `Codec.encode`."""
+        """See `Codec.encode`; raises `ValueError` for a `DacDecoder`."""
+        if isinstance(self.model, DacDecoder):
+            raise ValueError(
+                "this codec can only decode, because its file has no encoder: it turns codes into audio, but no "
+                "recording into a voice prompt; give a complete codec, such as `descript/dac_44khz` (`codec=`, "
+                "`--codec`)."
+            )
         spans = []
         for waveform in waveforms:
             if waveform.ndim != 1:

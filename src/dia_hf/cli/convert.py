@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .arguments import print_result
+from .arguments import print_result, read_tags
 
 __all__ = ["run"]
 
@@ -20,9 +20,12 @@ def run(args: argparse.Namespace) -> None:
         args.source,
         args.dest,
         codec=args.codec,
+        adapter=args.adapter,
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         to=args.to,
+        bits=args.bits,
+        extra_tags=read_tags(args.extra_tag),
         force=args.force,
         dry_run=args.dry_run,
         verbose=not args.quiet,

@@ -214,7 +214,8 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
             )
     # Before the model: a recognizer or a package that is missing is an error at once, and memory holds one at a time.
     transcript = _find_transcript(args)
-    dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=args.device, quantization=args.quantize)
+    parts = {"codec": args.codec, "adapter": args.adapter}
+    dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize, **parts)
     outlet: AbstractContextManager = nullcontext()
     if is_pcm:
         outlet = open_stdout()

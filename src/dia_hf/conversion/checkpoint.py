@@ -1,43 +1,47 @@
 """Checkpoint of any layout: recognized by content, its tensors planned and checked, its parts made.
 
-Steps: find the files → recognize the layout and read the config → plan and check all tensors with sources and shapes →
-make config, processor and tensors. `convert.py` writes the parts, `load.py` makes a model of them.
+Steps: find the files (`locate.py`) → recognize the layout and read the config → plan and check all tensors with sources
+and shapes → make config, processor and tensors. `convert.py` writes the parts, `load.py` makes a model of them.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from transformers import DacModel, GenerationConfig
-from transformers.utils import cached_file
 
 from ..audio.dac import load_dac
 from ..configuration_dia import DiaConfig
 from ..feature_extraction_dia import DiaFeatureExtractor
-from ..hub import check_model, looks_like_path
+from ..hub import check_model, is_hub_id, is_nari_name
 from ..processing_dia import DiaProcessor
 from ..text_files import read_json
 from ..tokenization_dia import DiaTokenizer
 from .descript import load_descript_codec
+from .gguf_file import is_gguf
+from .gguf_model import config_from_gguf, has_codec, is_gguf_model, load_gguf_codec
+from .mlx import unpack_weights
 from .nari import TensorRule, config_from_v0_1, generation_config_for, tensor_rules
-from .weights import WEIGHT_SUFFIXES, Weights, find_weight_files
+from .tts_cpp import tts_cpp_rules
+from .weights import Weights, find_weight_files
 
 __all__ = [
     "DTYPES",
     "Checkpoint",
     "Target",
     "choose_dtype",
-    "is_nari",
+    "layout_rules",
     "load_codec",
-    "locate",
+    "load_own_codec",
     "make_config",
     "make_generation_config",
     "make_processor",
@@ -49,7 +53,7 @@ __all__ = [
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_SIBLING_CODEC = "dac*44khz*.gguf"  # the names that CrispASR looks for beside a model
 
 
 @dataclass(frozen=True)
@@ -75,20 +79,30 @@ class Checkpoint:
 
     Args:
         weights (`Weights`): Tensors.
-        config_file (`Path`): The config.json. Other files (generation config, tokenizer, …) are read from its folder.
-        layout (`str`): "huggingface", "nari-0626" or "nari-v0.1".
+        config_file (`Path`): The config.json, or the GGUF file, which is one.
+        layout (`str`): "huggingface", "nari-0626", "nari-v0.1" or "gguf-tts.cpp".
         config (`DiaConfig`): Content of the config file.
+        details (`str`, defaults to `""`): How the tensors are stored, where that is not plain.
     """
 
     weights: Weights
     config_file: Path
     layout: str
     config: DiaConfig
+    details: str = ""
+
+    def find(self, name: str) -> Path | None:
+        """Return another file of the checkpoint (generation config, tokenizer, …), if there is one.
+
+        They are beside the config. A GGUF file is complete: what lies beside it belongs to something else.
+        """
+        file = self.config_file.parent / name
+        return file if file.is_file() and not self.is_gguf else None
 
     @property
-    def folder(self) -> Path:
-        """Folder of the config file."""
-        return self.config_file.parent
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file."""
+        return self.config_file in self.weights.files
 
     @property
     def is_ours(self) -> bool:
@@ -110,51 +124,6 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return DTYPES[name]
 
 
-def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
-    """Return the folder and the weight files of a source, downloaded from the Hub if it is a Hub id.
-
-    Raises:
-        FileNotFoundError: If the source does not exist.
-        ValueError: If a folder has no weights, or it is ambiguous which files to use.
-    """
-    path = Path(source)
-    is_name = _HUB_NAME.fullmatch(str(source)) and not looks_like_path(source)
-    if not path.exists() and is_name and path.suffix not in WEIGHT_SUFFIXES:
-        check_model(source)
-        path = Path(snapshot_download(str(source), allow_patterns=["*.json", *(f"*{end}" for end in WEIGHT_SUFFIXES)]))
-    if path.exists():
-        check_model(path if path.is_dir() else path.parent)
-    if path.is_dir():
-        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-            raise ValueError(
-                f"{path} is an adapter, not a complete model; merge it into its base model: "
-                "`dia_hf.training.merge_adapter`."
-            )
-        return path, find_weight_files(path)
-    if path.is_file() and path.suffix == ".json":
-        raise ValueError(
-            f"{str(source)!r} is a config without weights; give its folder, or the weight file beside it "
-            f"({', '.join(WEIGHT_SUFFIXES)})."
-        )
-    if path.is_file():
-        return path.parent, [path]
-    raise FileNotFoundError(f"there is no checkpoint at {str(source)!r}: no such folder, file or name on the Hub.")
-
-
-def is_nari(source: str | os.PathLike) -> bool:
-    """Whether a checkpoint is in a layout of nari-labs: v0.1 by its config, 0626 (a local folder) by its tensors."""
-    try:
-        if {"model", "data"} <= read_json(str(cached_file(source, "config.json"))).keys():
-            return True
-        return os.path.isdir(source) and any(map(_is_theirs, Weights(find_weight_files(Path(source)))))
-    except (OSError, ValueError):
-        return False  # loading it raises the error
-
-
-def _is_theirs(name: str) -> bool:
-    return name.endswith(".mlp.wi_fused.weight")
-
-
 def recognize(weights: Weights, config_file: Path) -> Checkpoint:
     """Detect the layout by content, and read the config.
 
@@ -162,16 +131,18 @@ def recognize(weights: Weights, config_file: Path) -> Checkpoint:
         ValueError: If the layout is unknown, or the config is missing or invalid.
     """
     names, file = set(weights), weights.files[0]
+    if weights.is_gguf:
+        return _recognize_gguf(weights)
     if any(name.startswith("quantizer.") for name in names):
         raise ValueError(f"{file} is a DacModel, not a Dia; give it as `codec` (`--codec`) with a Dia as source.")
     if "logits_dense.weight" in names or any(name.startswith("model.") for name in names):
         layout = "huggingface"
-    elif any(_is_theirs(name) for name in names):
+    elif any(map(is_nari_name, names)):
         layout = "nari"
     else:
         raise ValueError(
-            f"{file} is not a Dia in a known layout (Hugging Face, nari-labs 0626, nari-labs v0.1); its tensors are "
-            f"named {', '.join(sorted(names)[:3])}, …"
+            f"{file} is not a Dia in a known layout (Hugging Face, nari-labs 0626, nari-labs v0.1, GGUF); its tensors "
+            f"are named {', '.join(sorted(names)[:3])}, …"
         )
     if not config_file.is_file():
         raise ValueError(f"{config_file} is missing; it is needed for the sizes of the model.")
@@ -179,12 +150,60 @@ def recognize(weights: Weights, config_file: Path) -> Checkpoint:
         values = read_json(config_file)
         if layout == "nari":
             layout = "nari-v0.1" if "model" in values else "nari-0626"
-        config = config_from_v0_1(values) if layout == "nari-v0.1" else DiaConfig.from_dict(values)
+        details = unpack_weights(weights, values["quantization"]) if "quantization" in values else ""
+        if layout == "nari-v0.1":
+            config = config_from_v0_1(_with_widths(values, weights, config_file))
+        else:
+            config = DiaConfig.from_dict(values)
     except KeyError as error:
         raise ValueError(f"{config_file} lacks {error}.") from error
     except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"{config_file} is not valid: {error}") from error
-    return Checkpoint(weights, config_file, layout, config)
+    return Checkpoint(weights, config_file, layout, config, details)
+
+
+def _recognize_gguf(weights: Weights) -> Checkpoint:
+    file = weights.files[0]
+    if not is_gguf_model(weights):
+        if has_codec(weights):
+            raise ValueError(f"{file} is a codec, not a Dia; give it as `codec` (`--codec`) with a Dia as source.")
+        names = ", ".join(sorted(weights)[:3])
+        raise ValueError(f"{file} is not a Dia of TTS.cpp or CrispASR; its tensors are named {names}, …")
+    try:
+        config = config_from_gguf(weights)
+    except KeyError as error:
+        raise ValueError(f"{file} lacks {error}.") from error
+    except (ValueError, TypeError, IndexError, AttributeError, StrictDataclassError) as error:
+        raise ValueError(f"{file} is not valid: {error}") from error
+    own = weights.only("dia.")
+    kinds = Counter(map(own.kind, own))
+    return Checkpoint(own, file, "gguf-tts.cpp", config, ", ".join(f"{n} tensors {k}" for k, n in kinds.most_common()))
+
+
+def _with_widths(values: dict[str, Any], weights: Weights, config_file: Path) -> dict[str, Any]:
+    """Return a config of v0.1 with the widths of the tensors: fine-tunes were published with others in it."""
+    model = dict(values["model"])
+    for part in ("encoder", "decoder"):
+        name, told = f"{part}.norm.weight", model[part]["n_embd"]
+        width = weights.shape(name) if name in weights else ()
+        if len(width) == 1 and isinstance(told, int) and told != width[0]:
+            warnings.warn(
+                f"{config_file}: `n_embd` of the {part} is {told}, but its tensors are {width[0]} wide; {width[0]} is "
+                "used.",
+                stacklevel=4,
+            )
+            model[part] = {**model[part], "n_embd": width[0]}
+    return {**values, "model": model}
+
+
+def layout_rules(layout: str, config: DiaConfig) -> list[TensorRule]:
+    """Return the rules of all tensors of a layout, those of one of our tensors at the same place in every layout."""
+    if layout == "gguf-tts.cpp":
+        return tts_cpp_rules(config)
+    rules = tensor_rules(config)
+    if layout == "huggingface":
+        return [TensorRule(rule.name, (rule.name,), rule.our_shape) for rule in rules]
+    return rules
 
 
 def plan(source: Checkpoint, to: str) -> list[Target]:
@@ -192,20 +211,17 @@ def plan(source: Checkpoint, to: str) -> list[Target]:
 
     Args:
         source (`Checkpoint`): Source checkpoint.
-        to (`str`): Output layout, "huggingface" or "nari-0626".
+        to (`str`): Output layout, as for `convert_checkpoint`.
 
     Raises:
         ValueError: If a tensor is missing, unexpected or of another shape.
     """
-    table, weights, asking = tensor_rules(source.config), source.weights, source.config_file.name
+    weights, asking = source.weights, source.config_file.name
     targets: list[Target] = []
     expected: dict[str, tuple[int, ...]] = {}
-    for rule in table:
-        if source.is_ours:
-            expected[rule.name] = rule.our_shape
-        else:
-            expected |= dict.fromkeys(rule.sources, rule.shape)
-        targets += _targets(rule, source.is_ours, to)
+    for read, written in zip(layout_rules(source.layout, source.config), layout_rules(to, source.config), strict=True):
+        expected |= dict.fromkeys(read.sources, read.shape)
+        targets += _targets(read, written)
     for name, shape in expected.items():
         if name not in weights:
             raise ValueError(f"{weights.files[0]}: the tensor {name!r} required by {asking} is missing.")
@@ -221,28 +237,26 @@ def plan(source: Checkpoint, to: str) -> list[Target]:
     return targets
 
 
-def _targets(rule: TensorRule, from_ours: bool, to: str) -> Iterator[Target]:
-    if to == "huggingface":
-        sources = (rule.name,) if from_ours else rule.sources
-        yield Target(rule.name, rule.our_shape, sources, _only if from_ours else rule.to_ours)
-    elif from_ours:
-        for index, name in enumerate(rule.sources):
-            yield Target(name, rule.shape, (rule.name,), partial(_their_part, rule, index))
-    else:
-        for name in rule.sources:
-            yield Target(name, rule.shape, (name,), _only)
+def _targets(read: TensorRule, written: TensorRule) -> Iterator[Target]:
+    """Yield the tensors to write for one of ours."""
+    are_equal = (read.shape, read.num_in, len(read.sources)) == (written.shape, written.num_in, len(written.sources))
+    for index, name in enumerate(written.sources):
+        if are_equal:
+            yield Target(name, written.shape, (read.sources[index],), _only)
+        else:
+            yield Target(name, written.shape, read.sources, partial(_part, read, written, index))
 
 
 def _only(tensors: list[torch.Tensor]) -> torch.Tensor:
     return tensors[0]
 
 
-def _their_part(rule: TensorRule, index: int, tensors: list[torch.Tensor]) -> torch.Tensor:
-    return rule.to_theirs(tensors[0])[index]
+def _part(read: TensorRule, written: TensorRule, index: int, tensors: list[torch.Tensor]) -> torch.Tensor:
+    return written.to_theirs(read.to_ours(tensors))[index]
 
 
 def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:
-    """Return the requested dtype, or else that of all tensors.
+    """Return the requested dtype, or else that of all tensors; of GGUF, whose tensors differ, one that holds them all.
 
     Raises:
         ValueError: If none is requested and the tensors have several.
@@ -250,6 +264,8 @@ def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:
     if asked is not None:
         return asked
     dtypes = weights.dtypes()
+    if weights.is_gguf and len(dtypes) > 1:
+        return torch.float32
     dtype = next(iter(dtypes))
     if len(dtypes) > 1 or dtype is None:
         found = ", ".join(sorted("no floating-point" if d is None else str(d).removeprefix("torch.") for d in dtypes))
@@ -277,40 +293,55 @@ def make_config(source: Checkpoint, dtype: torch.dtype) -> DiaConfig:
 
 def make_generation_config(source: Checkpoint) -> GenerationConfig:
     """Return the generation config of a checkpoint: the source's own, or else the default of its release."""
-    if source.is_ours and (source.folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(source.folder)
+    if source.is_ours and (file := source.find("generation_config.json")) is not None:
+        return GenerationConfig.from_pretrained(file.parent)
     return generation_config_for(source.config)
 
 
 def load_codec(given: str | os.PathLike) -> DacModel:
-    """Load a codec from descript's file or from a folder or Hub name in transformers' layout.
+    """Load a codec from descript's file, a GGUF file, or a folder or Hub name in transformers' layout.
 
     Raises:
         FileNotFoundError: If it does not exist.
         ValueError: If it cannot be read or is incomplete.
     """
     path = Path(given)
-    if path.is_file():
-        return load_descript_codec(path)
     if path.is_dir() and not (path / "config.json").is_file():
-        (file,) = find_weight_files(path)
-        return load_descript_codec(file)
-    if not path.exists() and not _HUB_NAME.fullmatch(str(given)):
+        (path,) = find_weight_files(path)
+    if path.is_file():
+        return load_gguf_codec(path) if is_gguf(path) else load_descript_codec(path)
+    if not path.exists() and not is_hub_id(str(given)):
         raise FileNotFoundError(f"there is no codec at {str(given)!r}: no such folder, file or name on the Hub.")
+    check_model(given)
     return load_dac(given)
+
+
+def load_own_codec(source: Checkpoint) -> DacModel | None:
+    """Load the codec inside a checkpoint; `None` if it has none.
+
+    A GGUF file may hold the decoder of one, or lie beside a file of it, as CrispASR's do.
+
+    Raises:
+        ValueError: If it cannot be read or is incomplete.
+    """
+    if source.is_gguf:
+        file = source.config_file
+        beside = sorted(file.parent.glob(_SIBLING_CODEC))
+        if has_codec(Weights([file])):
+            return load_gguf_codec(file)
+        return load_gguf_codec(beside[0]) if len(beside) == 1 and is_gguf(beside[0]) else None
+    config = source.find("audio_tokenizer/config.json")
+    return None if config is None else load_dac(config.parent)
 
 
 def make_processor(source: Checkpoint, codec: DacModel | None) -> DiaProcessor:
     """Make the processor of a checkpoint, with the source's own tokenizer and feature extractor if it has them."""
-    folder = source.folder
-    if (folder / "tokenizer_config.json").is_file():
-        tokenizer = DiaTokenizer.from_pretrained(folder)
+    if (file := source.find("tokenizer_config.json")) is not None:
+        tokenizer = DiaTokenizer.from_pretrained(file.parent)
     else:
         tokenizer = DiaTokenizer(max_length=source.config.encoder_config.max_position_embeddings)
-    if (folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file():
-        extractor = DiaFeatureExtractor.from_pretrained(folder)
-    else:
-        extractor = DiaFeatureExtractor()
+    file = source.find("preprocessor_config.json") or source.find("processor_config.json")
+    extractor = DiaFeatureExtractor() if file is None else DiaFeatureExtractor.from_pretrained(file.parent)
     processor = DiaProcessor(extractor, tokenizer, codec, source.config)
     if codec is not None:
         extractor.sampling_rate, extractor.hop_length = processor.codec.sampling_rate, processor.codec.hop_length

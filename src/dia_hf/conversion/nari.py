@@ -16,12 +16,26 @@ from transformers import GenerationConfig
 
 from ..configuration_dia import DiaConfig
 
-__all__ = ["TensorRule", "config_from_v0_1", "config_to_0626", "generation_config_for", "tensor_rules"]
+__all__ = [
+    "TensorRule",
+    "config_from_v0_1",
+    "config_to_0626",
+    "config_to_v0_1",
+    "find_v0_1_obstacles",
+    "generation_config_for",
+    "is_nari_config",
+    "tensor_rules",
+]
+
+
+def is_nari_config(values: dict[str, Any]) -> bool:
+    """Whether the content of a config.json is that of the first release (v0.1)."""
+    return {"model", "data"} <= values.keys()
 
 
 @dataclass(frozen=True)
 class TensorRule:
-    """Relation of one of our tensors to one or several of nari-labs'.
+    """Relation of one of our tensors to one or several of another layout.
 
     Args:
         name (`str`): Our name.
@@ -49,10 +63,10 @@ class TensorRule:
         return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
     def to_theirs(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Convert our tensor to theirs."""
+        """Convert our tensor to theirs, as views if possible."""
         if self.num_in:
-            return [tensor.T.reshape(self.shape).contiguous()]
-        return [part.contiguous() for part in tensor.chunk(len(self.sources))]
+            return [tensor.T.reshape(self.shape)]
+        return list(tensor.chunk(len(self.sources)))
 
 
 def tensor_rules(config: DiaConfig) -> list[TensorRule]:
@@ -199,6 +213,86 @@ def config_from_v0_1(values: dict[str, Any]) -> DiaConfig:
         delay_pattern=data["delay_pattern"],
         norm_eps=model["normalization_layer_epsilon"],
     )
+
+
+def find_v0_1_obstacles(config: DiaConfig) -> list[str]:
+    """List what code for the first release would compute otherwise, each as a clause; nothing of a v0.1 model."""
+    encoder, decoder = config.encoder_config, config.decoder_config
+    obstacles = []
+    if not decoder.cross_attention_rope:
+        obstacles.append(
+            "`decoder_config.cross_attention_rope` is false, as in the 0626 release, and v0.1 rotates queries and keys "
+            "of the cross-attention, which changes every logit"
+        )
+    for name, part, heads in (("encoder", encoder, ""), ("decoder", decoder, "cross_")):
+        num_heads, num_groups = (getattr(part, f"{heads}num_{kind}_heads") for kind in ("attention", "key_value"))
+        if num_heads != num_groups:
+            obstacles.append(
+                f"`{name}_config.{heads}num_key_value_heads` is {num_groups}, and v0.1 has as many as "
+                f"`{heads}num_attention_heads`, {num_heads}"
+            )
+        if part.hidden_act != "silu":
+            obstacles.append(f"`{name}_config.hidden_act` is {part.hidden_act!r}, and v0.1 has 'silu'")
+    if encoder.norm_eps != decoder.norm_eps:
+        obstacles.append(f"`norm_eps` is {encoder.norm_eps} and {decoder.norm_eps}, and v0.1 has one for both")
+    thetas = [part.rope_parameters["rope_theta"] for part in (encoder, decoder)]
+    if thetas[0] != thetas[1] or thetas[0] % 1:
+        obstacles.append(f"`rope_theta` is {thetas[0]} and {thetas[1]}, and v0.1 has one whole number for both")
+    return obstacles
+
+
+def config_to_v0_1(config: DiaConfig, dtype: str = "float32") -> dict[str, Any]:
+    """Return the nested config of the first release for weights of `dtype`, which it computes in, too.
+
+    Raises:
+        ValueError: If that release would compute something else than the model, with each reason.
+    """
+    if obstacles := find_v0_1_obstacles(config):
+        raise ValueError(
+            f"the layout of nari-labs v0.1 cannot express this model: {'; '.join(obstacles)}. Other layouts can: "
+            "'huggingface', and for a 0626 model 'nari-0626'."
+        )
+    encoder, decoder = config.encoder_config, config.decoder_config
+    return {
+        "version": "0.1",
+        "model": {
+            "encoder": {
+                "n_layer": encoder.num_hidden_layers,
+                "n_embd": encoder.hidden_size,
+                "n_hidden": encoder.intermediate_size,
+                "n_head": encoder.num_attention_heads,
+                "head_dim": encoder.head_dim,
+            },
+            "decoder": {
+                "n_layer": decoder.num_hidden_layers,
+                "n_embd": decoder.hidden_size,
+                "n_hidden": decoder.intermediate_size,
+                "gqa_query_heads": decoder.num_attention_heads,
+                "kv_heads": decoder.num_key_value_heads,
+                "gqa_head_dim": decoder.head_dim,
+                "cross_query_heads": decoder.cross_num_attention_heads,
+                "cross_head_dim": decoder.cross_head_dim,
+            },
+            "src_vocab_size": encoder.vocab_size,
+            "tgt_vocab_size": decoder.vocab_size,
+            "dropout": 0.0,
+            "normalization_layer_epsilon": decoder.norm_eps,
+            "weight_dtype": dtype,
+            "rope_min_timescale": 1,
+            "rope_max_timescale": int(decoder.rope_parameters["rope_theta"]),
+        },
+        "training": {"dtype": dtype},
+        "data": {
+            "text_length": encoder.max_position_embeddings,
+            "audio_length": decoder.max_position_embeddings,
+            "channels": decoder.num_channels,
+            "text_pad_value": 0,
+            "audio_eos_value": decoder.eos_token_id,
+            "audio_pad_value": decoder.pad_token_id,
+            "audio_bos_value": decoder.bos_token_id,
+            "delay_pattern": config.delay_pattern,
+        },
+    }
 
 
 def config_to_0626(config: DiaConfig, dtype: str = "float32") -> dict[str, Any]:

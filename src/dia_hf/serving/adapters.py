@@ -13,10 +13,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 from .._extras import import_extra
-from ..quantization import quantize_model
+from ..conversion.adapters import locate_adapter
 from ..speech.dia import Dia
 from ..speech.engine import SpeechEngine
 
@@ -24,14 +25,12 @@ __all__ = ["AdapterCache", "AdapterEngines", "AdapterLoader", "find_adapters", "
 
 logger = logging.getLogger(__name__)
 
-_FILE = "adapter_config.json"  # that PEFT writes
-
 
 def find_adapters(folders: Mapping[str, str | os.PathLike]) -> dict[str, Path]:
-    """Check the folders of adapters.
+    """Find the folders of adapters.
 
     Args:
-        folders (`Mapping[str, str]`): Name, which requests give as their `model`, to folder.
+        folders (`Mapping[str, str]`): Name, which requests give as their `model`, to folder or Hub id.
 
     Raises:
         FileNotFoundError: If a folder has no adapter.
@@ -39,13 +38,15 @@ def find_adapters(folders: Mapping[str, str | os.PathLike]) -> dict[str, Path]:
     """
     if folders:
         import_extra("peft")
-    found = {name: Path(folder).expanduser().resolve() for name, folder in folders.items()}
-    for name, folder in found.items():
-        if not (folder / _FILE).is_file():
+    found = {}
+    for name, folder in folders.items():
+        try:
+            found[name] = locate_adapter(folder).resolve()
+        except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"the adapter {name!r} is not in {str(folder)!r}: there is no {_FILE}; give a folder that PEFT wrote, "
-                "such as `adapter` of a training run."
-            )
+                f"the adapter {name!r}: {error} Give a folder or Hub id of what PEFT wrote, such as `adapter` of a "
+                "training run."
+            ) from error
     return found
 
 
@@ -83,18 +84,13 @@ class AdapterLoader:
         Raises:
             ValueError: If the adapter does not fit the model.
         """
-        from ..training.lora import merge_adapter  # which takes seconds to import
-
         begin = time.perf_counter()
         base = self._base
-        loaded = Dia.from_pretrained(self._model, "float32", "cpu", load_dac=False).model
+        options: dict[str, Any] = {"adapter": self.folders[name], "quantization": self._quantization}
         try:
-            model = merge_adapter(loaded, self.folders[name])
+            model = Dia.from_pretrained(self._model, base.compute_dtype, base.device, load_dac=False, **options).model
         except ValueError as error:  # of the server's files, and no fault of the request
             raise RuntimeError(str(error)) from error
-        model = model.to(device=base.device, dtype=base.compute_dtype).eval()
-        if self._quantization is not None:
-            quantize_model(model, self._quantization)
         engine = SpeechEngine(Dia(model, base.processor), *self._limits)
         engine.warm_up()
         logger.info("adapter %r loaded in %.1f s", name, time.perf_counter() - begin)

@@ -16,14 +16,14 @@ _KEY_VARIABLE = "DIA_HF_API_KEY"
 
 
 def model_id(model: str) -> str:
-    """Return the id of a model in `/models`: its name on the Hub, or that of its folder.
+    """Return the id of a model in `/models`: its name on the Hub, or that of its folder or file.
 
     Args:
-        model (`str`): Folder or Hub id.
+        model (`str`): Folder, file or Hub id.
     """
     if model == MINIATURE:
         return "miniature"
-    return Path(model).resolve().name if os.path.isdir(model) else model
+    return Path(model).resolve().name if os.path.exists(model) else model
 
 
 def read_api_keys(given: Iterable[str], file: str | os.PathLike | None) -> list[str]:

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from .._extras import import_extra
 from ..assets import MINIATURE
 from ..speech.dia import Dia
-from ..speech.engine import SpeechEngine
+from ..speech.engine import SpeechEngine, share_cores
 from .adapters import AdapterEngines, AdapterLoader, find_adapters
 from .app import create_app
 from .metrics import Metrics
@@ -44,8 +44,9 @@ class AppArguments(BaseModel):
     """Arguments of the application: `args` of a config file, or `NAME=VALUE` of `serve run`.
 
     Args:
-        model (`str`, *optional*): Folder or Hub id that every node can read; the embedded miniature unless given.
-        device, dtype, quantize (`str`, *optional*): As for `Dia.from_pretrained`. Serve chooses the GPU of a replica.
+        model (`str`, *optional*): Folder, file or Hub id that every node can read; the embedded miniature unless given.
+        device, dtype, codec, quantize (`str`, *optional*): As for `Dia.from_pretrained`. Serve chooses the GPU of a
+            replica.
         max_batch_size (`int`, defaults to 16): Samples that a replica computes at once.
         max_queue (`int`, *optional*): Requests that may wait in a proxy for a replica, further ones get status 429;
             four batches unless given.
@@ -56,7 +57,8 @@ class AppArguments(BaseModel):
         voices (`str`, *optional*): Folder or address (`s3://…`) of saved voices that all replicas can read.
         voice_names (`dict[str, str]`, defaults to none): Further names of voices, such as `{"alloy": "anna"}`.
         transcribe (`str`, *optional*): Speech recognizer for uploads without a transcript.
-        adapters (`dict[str, str]`, defaults to none): LoRA adapters: name, which requests give as `model`, to folder.
+        adapters (`dict[str, str]`, defaults to none): LoRA adapters: name, which requests give as `model`, to folder
+            or Hub id.
         max_adapters (`int`, defaults to 2): Adapters that a replica keeps loaded.
         max_input, max_seconds, cors_origins, open_metrics, log_texts: As the options of `dia-hf serve`.
         ui (`bool`, defaults to `False`): Whether to serve the page at `/ui`, too.
@@ -77,6 +79,7 @@ class AppArguments(BaseModel):
     model: str = MINIATURE
     device: str | None = None
     dtype: str | None = None
+    codec: str | None = None
     quantize: str | None = None
     max_batch_size: int = Field(16, ge=1)
     max_queue: int | None = Field(None, ge=1)
@@ -156,9 +159,9 @@ class SpeechReplica:
             warnings.simplefilter("ignore", UserWarning)  # those about scripts and words repeat parts of the text
         self._settings = arguments.server_settings()
         self._has_page = arguments.ui
-        dia = Dia.from_pretrained(arguments.model, arguments.dtype, arguments.device, quantization=arguments.quantize)
-        if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
-            torch.set_num_threads(max(1, int(arguments.num_cpus) // 2))
+        options: dict[str, Any] = {"codec": arguments.codec, "quantization": arguments.quantize}
+        dia = Dia.from_pretrained(arguments.model, arguments.dtype, arguments.device, **options)
+        share_cores(dia, int(arguments.num_cpus) or 1)
         # Serve bounds the requests of a replica, so the engine needs no bound of its own.
         self._base = SpeechEngine(dia, arguments.max_batch_size)
         self.engine: SpeechEngine | AdapterEngines = self._base

@@ -14,14 +14,20 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from ..conversion import load_checkpoint
-from ..conversion.checkpoint import is_nari
+from ..conversion.adapters import locate_adapter, merge_adapter
+from ..conversion.checkpoint import choose_dtype, load_codec, load_own_codec, make_processor, parse_dtype
+from ..conversion.load import make_model, open_checkpoint
+from ..conversion.locate import needs_conversion
 from ..conversion.weights import read_index
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..quantization import check_scheme, quantize_model
+from ..text_files import first_line
 
 __all__ = ["ComputeDtype", "load_local", "load_model", "resolve_device"]
+
+_CODEC = "descript/dac_44khz"  # that of all published models
 
 Device = str | torch.device | None
 Loaded = tuple[DiaForConditionalGeneration, DiaProcessor]
@@ -75,8 +81,8 @@ def _check_folder(model_name: str | os.PathLike) -> None:
     folder = Path(model_name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(
-            f"{str(model_name)!r} is an adapter, not a complete model; merge it into the model that it was trained on: "
-            "`dia_hf.training.merge_adapter`."
+            f"{str(model_name)!r} is an adapter, not a complete model; give the model that it was trained on, and the "
+            "adapter as `adapter` (`--adapter`)."
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
@@ -103,17 +109,29 @@ def load_model(
     model_name: str | os.PathLike,
     compute_dtype: str | torch.dtype | None = None,
     device: Device = None,
-    load_codec: bool = True,
+    with_codec: bool = True,
     quantization: str | None = None,
+    codec: str | os.PathLike | None = None,
+    adapter: str | os.PathLike | None = None,
 ) -> Loaded:
-    """Load a checkpoint in the Hugging Face layout, or a folder in nari-labs'; see `Dia.from_pretrained`."""
+    """Load a checkpoint of any layout; see `Dia.from_pretrained`."""
     dtype, device = _resolve_placement(compute_dtype, device, quantization)
     check_model(model_name)
     _check_folder(model_name)
-    if is_nari(model_name):
-        model, processor = _load_nari(model_name, dtype, load_codec)
-        _place(model, device, quantization)
-        return model, processor
+    adapter_folder = None if adapter is None else locate_adapter(adapter)
+    load = _load_other if needs_conversion(model_name) else _load_huggingface
+    # The dtype of the result applies after an adapter is merged, in float32 and from the weights' own.
+    model, processor = load(model_name, "auto" if adapter is not None else dtype, with_codec, codec)
+    if adapter_folder is not None:
+        own_dtype = model.dtype
+        model = merge_adapter(model, adapter_folder).to(own_dtype if dtype == "auto" else dtype)
+    _place(model, device, quantization)
+    return model, processor
+
+
+def _load_huggingface(
+    model_name: str | os.PathLike, dtype: str | torch.dtype, with_codec: bool, codec: str | os.PathLike | None
+) -> Loaded:
     try:
         model, report = DiaForConditionalGeneration.from_pretrained(model_name, dtype=dtype, output_loading_info=True)
     except (RuntimeError, SafetensorError, StrictDataclassError, TypeError, KeyError, AttributeError) as error:
@@ -124,25 +142,30 @@ def load_model(
             f"{str(model_name)!r} lacks {len(missing)} of the model's tensors, such as {missing[0]!r}; it is "
             "incomplete, or no Dia checkpoint in the Hugging Face layout."
         )
-    _place(model, device, quantization)
-    return model, DiaProcessor.from_pretrained(model_name, load_codec=load_codec)
+    if with_codec and codec is not None:
+        return model, DiaProcessor.from_pretrained(model_name, audio_tokenizer=load_codec(codec))
+    return model, DiaProcessor.from_pretrained(model_name, load_codec=with_codec)
 
 
-def _load_nari(model_name: str | os.PathLike, dtype: str | torch.dtype, load_codec: bool) -> Loaded:
-    """Load a folder in a layout of nari-labs; its codec is the Hub's unless one is inside."""
-    inside = os.path.join(model_name, "audio_tokenizer")
-    codec = inside if os.path.isdir(inside) else "descript/dac_44khz"
-    try:
-        return load_checkpoint(
-            model_name, dtype=None if dtype == "auto" else dtype, codec=codec if load_codec else None
-        )
-    except (OSError, ValueError) as error:
-        kind = ValueError if isinstance(error, ValueError) else OSError
-        raise kind(
-            f"{str(model_name)!r} is in nari-labs' layout; name its files, `Dia.from_local(config_path, "
-            "checkpoint_path, codec=...)`, or make it whole, `dia-hf convert --codec`. As a folder, "
-            f"with the codec {codec!r}, it cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
+def _load_other(
+    model_name: str | os.PathLike, dtype: str | torch.dtype, with_codec: bool, codec: str | os.PathLike | None
+) -> Loaded:
+    """Load a checkpoint in another layout; its codec is the given one, or its own, or the Hub's."""
+    source, targets = open_checkpoint(model_name)
+    network = None
+    if with_codec:
+        network = load_codec(codec) if codec is not None else load_own_codec(source)
+    if with_codec and network is None:
+        try:
+            network = load_codec(_CODEC)
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"{str(model_name)!r} ({source.layout}) has no codec inside, and {_CODEC!r} cannot be loaded "
+                f"({first_line(error)}); give one: `Dia.from_pretrained(..., codec=...)`, `--codec`."
+            ) from error
+    processor = make_processor(source, network)
+    target_dtype = choose_dtype(source.weights, parse_dtype(None if dtype == "auto" else dtype))
+    return make_model(source, targets, target_dtype, model_name), processor
 
 
 def load_local(

@@ -3,12 +3,13 @@
 `collator` makes batches (`voice_prompts` joins clips of one speaker first), `trainer` trains on them with AdamW or
 `muon`, and `speak` generates samples meanwhile. `recipe` holds the settings of a run, from which `arguments` and
 `callbacks` are made; `run_dir` and `checkpoint` manage its folder, `run_card` writes its model card, `lora` attaches
-and merges adapters, and `finetune` runs all of it. Needs `pip install "dia-hf[train]"`.
+adapters, and `finetune` runs all of it. Needs `pip install "dia-hf[train]"`.
 """
 
+from ..conversion.adapters import merge_adapter
 from .collator import DiaDataCollator
 from .finetune import finetune
-from .lora import LORA_TARGET_MODULES, attach_lora, merge_adapter
+from .lora import LORA_TARGET_MODULES, attach_lora
 from .recipe import Recipe
 from .speak import SpeakCallback
 from .trainer import DiaTrainer
