@@ -191,7 +191,7 @@ def test_a_text_stream_has_times_of_what_was_written(dia, engine):
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_a_chunk_that_is_generated_again_has_the_times_of_the_last_attempt(dia, monkeypatch, is_streamed):
     """Words of a refused attempt were returned, too, and those after them had its frames."""
-    from dia_hf.speech.dialogue import DialogueRun
+    from dia_hf.speech.dialogue_run import DialogueRun
 
     doubted = []
 
