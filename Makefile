@@ -90,6 +90,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) --no-deps Resemblyzer
+	-$(INSTALL) meeteval  # the oracle of cpWER; needs a compiler
 	touch $@
 
 .venv/installed-docs: .venv/installed
@@ -100,4 +102,5 @@ clean:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint $< torch
 	.venv-oldest/bin/python -m pip install --quiet --constraint $< --editable ".[dev]"
+	.venv-oldest/bin/python -m pip install --quiet --no-deps Resemblyzer==0.1.4
 	touch $@

@@ -19,7 +19,20 @@ from dia_hf_command.parser import make_parser
 
 HOME = Path(__file__).parent.parent
 SOURCE = Path(dia_hf_command.__file__).parent
-VERBS = ["generate", "voices", "batch", "serve", "ui", "prepare", "finetune", "evaluate", "convert", "bench"]
+VERBS = [
+    "generate",
+    "voices",
+    "align",
+    "batch",
+    "serve",
+    "ui",
+    "prepare",
+    "finetune",
+    "evaluate",
+    "convert",
+    "heads",
+    "bench",
+]
 
 
 def start(tmp_path, before: str) -> subprocess.CompletedProcess:
@@ -183,6 +196,7 @@ def test_commands_that_need_all_packages(tmp_path, checkpoint):
         (["generate", "Hi.", "--model", str(quantized)], True),
         (["generate", "Hi.", "--model", "someone/dia"], True),
         (["generate", "Hi.", "--quantize", "int8"], True),
+        (["generate", "Hi.", "--model", checkpoint, "--adapter", "anna"], True),
         (["generate", "Hi.", "--audio-prompt", "a.wav", "--transcribe", "whisper"], True),
         (["voices", "add", "anna", "a.wav", "--transcribe", "whisper"], True),
         (["finetune", "data", "run"], True),

@@ -10,6 +10,7 @@ from transformers.models.dia.feature_extraction_dia import DiaFeatureExtractor a
 
 from dia_hf import DiaFeatureExtractor
 from dia_hf.audio.io import resample, write_audio
+from phone_recordings import encode_recording
 
 EXTRACTOR = DiaFeatureExtractor()
 RATE = EXTRACTOR.sampling_rate
@@ -184,6 +185,18 @@ def test_integers_that_were_not_scaled_are_told(tmp_path, tone, scale):
         warnings.simplefilter("error")
         EXTRACTOR.load_waveforms(6 * wave, RATE)  # loud, but not unscaled
         EXTRACTOR.load_waveforms((32767 * wave).astype(np.int16), RATE)
+
+
+def test_a_recording_of_a_telephone(tmp_path, tone):
+    """An m4a was refused, or read with the encoder's samples in front."""
+    stereo = np.stack([tone(1.0, 48000), np.zeros(48000, np.float32)])
+    path = tmp_path / "memo.m4a"
+    path.write_bytes(encode_recording(stereo, "ipod", "aac", 48000))
+    for clip in (path, path.read_bytes(), {"bytes": None, "path": str(path)}):
+        (waveform,) = DiaFeatureExtractor().load_waveforms(clip)
+        expected = resample(tone(1.0, 48000), 48000, 44100) / 2
+        assert abs(len(waveform) - len(expected)) <= 1
+        np.testing.assert_allclose(waveform[2000:44000], expected[2000:44000], atol=0.02)
 
 
 def test_a_column_is_a_batch(tmp_path, tone):

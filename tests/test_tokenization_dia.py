@@ -3,9 +3,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 from transformers.models.dia.tokenization_dia import DiaTokenizer as TheirTokenizer
 
-from dia_hf import DiaTokenizer
+from dia_hf import DiaConfig, DiaTokenizer
 
 OURS, THEIRS = DiaTokenizer(), TheirTokenizer()
 
@@ -72,6 +73,94 @@ def test_further_speakers(tmp_path):
     assert OURS("[S3]")["input_ids"] == list(b"[S3]")
 
 
+# Ids of bytes that text does not need, white space aside.
+FREE = [*range(1, 9), 11, 12, *range(14, 32), 127, 192, 193, *range(245, 256)]
+PUBLIC = {"en": 3, "de": 4, "fr": 5, "es": 6, "it": 7, "nl": 14, "pl": 15, "pt": 16, "tr": 17, "hu": 18}
+names = st.text("S12nl[]-é<", min_size=1, max_size=3).map(lambda name: f"[{name}]")
+
+
+@given(st.dictionaries(names, st.sampled_from(FREE)), st.integers(0, 9), st.data())
+def test_any_set_of_tags(tags, num_speakers, data):
+    """Tags at bytes with gaps, or of which one begins with another, were not decoded to the text, or counted wrong."""
+    tags = {tag: number for number, tag in {number: tag for tag, number in tags.items()}.items()}  # an id each
+    pairs = list(tags.items())
+    speakers = dict(pairs[:num_speakers]) or {"[speaker]": min(set(FREE) - set(tags.values()))}
+    tokenizer = DiaTokenizer(speaker_tokens=speakers, language_tokens=dict(pairs[num_speakers:]))
+    allowed = st.characters(exclude_categories=("Cs",), exclude_characters=[chr(number) for number in [0, *FREE]])
+    parts = st.one_of(st.text(allowed, max_size=9), st.sampled_from([*speakers, *tags]))
+    text = data.draw(st.lists(parts, max_size=9).map("".join))
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.count_ids(text) == len(ids)
+    for tag, number in (speakers | tags).items():
+        assert tokenizer(tag)["input_ids"] == [number]
+    assert tokenizer.speaker_ids == speakers
+    assert tokenizer.language_ids == dict(pairs[num_speakers:])
+
+
+def test_tags_of_public_fine_tunes(tmp_path):
+    """Their languages have bytes with gaps up to 18, and other styles 19 and 30; all of them were read as letters."""
+    speakers, languages = {"[S1]": 1, "[S2]": 2, "[anna]": 30}, {f"[{name}]": byte for name, byte in PUBLIC.items()}
+    tokenizer = DiaTokenizer(speaker_tokens=speakers, language_tokens={**languages, "[whisper]": 19})
+    text, ids = "[nl] [anna] a[S2][whisper]", [14, 32, 30, 32, 97, 2, 19]
+    tokenizer.save_pretrained(tmp_path)
+    DiaConfig().save_pretrained(tmp_path)
+    for again in (tokenizer, DiaTokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
+        assert again(text)["input_ids"] == ids
+        assert (again.speaker_ids, again.language_ids) == (speakers, {**languages, "[whisper]": 19})
+    assert TheirTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == ids
+
+
+def test_tags_in_files_of_other_programs(tmp_path):
+    """transformers keeps tags in `added_tokens_decoder` alone: the tokenizer knew them, and scripts did not."""
+    DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[S3]"], language_tokens={"[nl]": 14}).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    content = json.loads(file.read_text())
+    del content["speaker_tokens"], content["language_tokens"]
+    file.write_text(json.dumps(content))
+    tokenizer = DiaTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("[S3] [nl]")["input_ids"] == [3, 32, 14]
+    assert tokenizer.speaker_tokens == ["[S1]", "[S2]", "[S3]"]
+    assert tokenizer.language_ids == {"[nl]": 14}
+    changed = DiaTokenizer.from_pretrained(tmp_path, speaker_tokens=["[S1]"], language_tokens={"[de]": 14})
+    assert changed("[nl][de][S3]")["input_ids"] == [*b"[nl]", 14, *b"[S3]"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"language_tokens": {"[nl]": 65}}, "text needs the others"),
+        ({"language_tokens": {"[nl]": 0}}, "id is 1 to 31"),
+        ({"language_tokens": {"[nl]": 256}}, "id is 1 to 31"),
+        ({"language_tokens": {"[nl]": True}}, "id is 1 to 31"),
+        ({"language_tokens": {"[nl]": 2}}, r"\[S2\].* has; give each its own"),
+        ({"language_tokens": {"[S2]": 3}}, r"one of the tags before"),
+        ({"language_tokens": ["[nl]", "[nl]"]}, "twice"),
+        ({"language_tokens": {"[n l]": 3}}, "without spaces"),
+        ({"language_tokens": {"x": 3}}, "without spaces"),
+        ({"language_tokens": {"<pad>": 3}}, "means padding"),
+        ({"language_tokens": "[nl]"}, "give a list of tags"),
+        ({"speaker_tokens": ["[S1]"] * 2}, "twice"),
+    ],
+)
+def test_impossible_tags(tags, message):
+    """A tag at the byte of a letter made each such letter a tag."""
+    with pytest.raises(ValueError, match=message):
+        DiaTokenizer(**tags)
+
+
+def test_further_tags():
+    """Tags that were added by name moved those before, or took an id that another one was to have."""
+    tokenizer = OURS.with_tags({"[S3]": None, "[nl]": 3, "[anna]": None}, ["[anna]"])
+    assert tokenizer.speaker_ids == {"[S1]": 1, "[S2]": 2, "[S3]": 4, "[anna]": 5}
+    assert tokenizer.language_ids == {"[nl]": 3}
+    assert tokenizer.with_tags(["[nl]"]).language_ids == {"[nl]": 3}
+    with pytest.raises(ValueError, match=r"'\[nl\]' is to have the id 14, but has 3"):
+        tokenizer.with_tags({"[nl]": 14})
+    with pytest.raises(ValueError, match=r"\[xx\] are more than the 8 tags.*give further tags their ids"):
+        tokenizer.with_tags(["[de]", "[fr]", "[it]", "[xx]"])
+
+
 def test_added_tokens_count_and_outlive_saving(tmp_path):
     """`add_tokens` gave id 256 to each token, `len` stayed 256, and saving lost them."""
     tokenizer = DiaTokenizer()
@@ -88,7 +177,7 @@ def test_added_tokens_count_and_outlive_saving(tmp_path):
 
 def test_too_many_speakers():
     """A ninth tag would use the tab's byte."""
-    with pytest.raises(ValueError, match="at most 8"):
+    with pytest.raises(ValueError, match=r"9 tags; at most 8"):
         DiaTokenizer(speaker_tokens=[f"[S{i}]" for i in range(9)])
 
 

@@ -6,7 +6,8 @@ audio is follows from it: each word's unit in the speaker's voice, and silence a
 A tenth of all pairs of neighboring words is never trained on. Sentences to evaluate with are made of such pairs only.
 
     python compose.py words|phrases|dialogues WORK   # writes WORK/clips-words, …
-    python compose.py evaluation WORK                # writes WORK/evaluation.jsonl and the flite audio beside it
+    python compose.py evaluation WORK                # writes WORK/evaluation.jsonl and the flite audio beside it,
+                                                     # with ordinary speech of both voices, to know them by
 
 Legend: T frames, C codebooks.
 """
@@ -33,7 +34,7 @@ from transformers import DacModel
 from codec import read_codes, read_sounds
 from dia_hf.asr.wer import read_vocabulary
 from dia_hf.audio.dac import DacCodec
-from teacher import HOP_LENGTH, SAMPLING_RATE, VOCABULARY, VOICES
+from teacher import HOP_LENGTH, NUM_SENTENCES, SAMPLING_RATE, VOCABULARY, VOICES
 
 SEED = 0
 HELD_OUT = 0.1  # of the pairs of words
@@ -54,6 +55,7 @@ PARTS: dict[str, tuple[int, dict[tuple[int, int], float]]] = {
 # is given, as nothing else determines it.
 SHARE_IN_THE_MIDDLE = 0.2
 NUM_EVALUATED = 200
+NUM_TO_KNOW = 4  # sentences by which a voice is known: some 10 s
 
 
 @functools.cache
@@ -220,6 +222,12 @@ def write_evaluation(work: Path) -> None:
     units, (codes, silent_code) = read_sounds(work / "units.npz"), read_codes(work / "codes.npz")
     draw = random.Random(SEED + 1)
     (work / "evaluation").mkdir(exist_ok=True)
+    spoken, voices = read_sounds(work / "sentences.npz"), {}
+    for place in range(len(VOICES)):
+        start = place * NUM_SENTENCES
+        file = Path("evaluation", f"voice{place + 1}.wav")
+        soundfile.write(work / file, np.concatenate(spoken[start : start + NUM_TO_KNOW]), SAMPLING_RATE)
+        voices[f"prompt_audio_speaker{place + 1}"] = file.as_posix()  # without a transcript: for the judges alone
     with open(work / "evaluation.jsonl", "w", encoding="utf-8") as table:
         for number in range(NUM_EVALUATED):
             num_turns = draw.choices([1, 2, 3], [6, 3, 1])[0]
@@ -228,7 +236,7 @@ def write_evaluation(work: Path) -> None:
             frames = np.concatenate([(silent_code if unit < 0 else codes[unit]).numpy() for unit in clip.units])
             file = Path("evaluation", f"{number:03d}.wav")
             soundfile.write(work / file, sound, SAMPLING_RATE)
-            row = {"text": clip.text, "audio": file.as_posix(), "codes": frames.tolist()}
+            row = {"text": clip.text, "audio": file.as_posix(), "codes": frames.tolist(), **voices}
             table.write(json.dumps(row) + "\n")
 
 

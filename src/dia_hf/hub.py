@@ -85,7 +85,7 @@ def check_huggingface_layout(name: str | os.PathLike) -> None:
     if found is not None:
         raise ValueError(
             f"{str(name)!r} is {found}, and no checkpoint in the Hugging Face layout: load it with "
-            "`Dia.from_pretrained` or `dia_hf.conversion.load_checkpoint`, or make a checkpoint of it, `dia-hf convert`."
+            "`Dia.from_pretrained` or `dia_hf.conversion.load_checkpoint`, or convert it, `dia-hf convert`."
         )
 
 

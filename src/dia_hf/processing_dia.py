@@ -267,6 +267,21 @@ class DiaProcessor(ProcessorMixin):
             model_inputs |= self._make_labels(**model_inputs)
         return BatchFeature(model_inputs)
 
+    def encode_audio(self, audio: Any, sampling_rate: int | None = None) -> list[torch.Tensor]:
+        """Encode audio to codes; codes stay as they are.
+
+        Args:
+            audio: One clip or a list of clips, in any form that `__call__` takes.
+            sampling_rate (`int`, *optional*): Rate in hertz of clips without a rate of their own.
+
+        Returns:
+            `list[torch.LongTensor]`, each `[T_i, C]`, on the CPU.
+
+        Raises:
+            ValueError: If the codes have another shape or are out of range; and as `load_waveforms` does.
+        """
+        return self._encode_clips(as_clips(audio), sampling_rate)
+
     def _encode_clips(self, clips: list[Any], sampling_rate: int | None) -> list[torch.Tensor]:
         """Encode clips to codes `[T_i, C]`, `None` to `[0, C]`."""
         decoder = self.config.decoder_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import DTYPES, add_result
+from .options import DTYPES, add_extra_tag, add_result
 
 __all__ = ["add_parser"]
 
@@ -34,6 +34,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     convert.add_argument(
         "--bits", type=int, metavar="BITS", help="quantize the weights: 8, 5, 4 in gguf-tts.cpp, and 8, 6, 4 in mlx"
     )
+    add_extra_tag(convert, "of the tokenizer, for a fine-tune: nl=14 for the tag [nl] of byte 14, S3 for the next byte")
     convert.add_argument("--force", action="store_true", help="replace DEST if it is not empty")
     convert.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
     add_result(convert, "path, written, summary")

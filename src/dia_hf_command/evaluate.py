@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_device, add_dtype, add_model, add_result, add_sampling, count, positive, seed
+from .options import add_device, add_dtype, add_model, add_result, add_sampling, add_voice, count, positive, seed
 
 __all__ = ["add_parser"]
 
@@ -14,22 +14,24 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     evaluate = verbs.add_parser(
         "evaluate",
         help="measure how well a model speaks",
-        description="Let a model say sentences, and a speech recognizer judge them; with references also the "
-        "recordings, and what the codec leaves of them (dia-hf[evaluate]).",
+        description="Let a model say sentences, and judge them: by a speech recognizer, and on request by a speaker "
+        "model and DNSMOS; with references also the recordings, and what the codec leaves of them (dia-hf[evaluate]; "
+        "judges: dia-hf[judges]).",
     )
     add_model(evaluate)
     evaluate.add_argument(
         "--sentences",
         required=True,
         metavar="F",
-        help=".txt, a text a line; .jsonl, .csv or .tsv with text and perhaps audio (.jsonl: codes); or a folder of "
-        "`dia-hf prepare`",
+        help=".txt, a text a line; .jsonl, .csv or .tsv with text and perhaps audio (.jsonl: codes) and prompts; .lst "
+        "of Seed-TTS-eval or TTSD-eval; or a folder of `dia-hf prepare`",
     )
     evaluate.add_argument(
         "--asr",
         required=True,
         metavar="MODEL",
-        help="pocketsphinx, which knows the words of the sentences alone, or a model such as openai/whisper-small",
+        help="pocketsphinx, which knows the words of the sentences alone; whisper-tiny.en, offline, too; or a model "
+        "such as openai/whisper-small",
     )
     evaluate.add_argument(
         "--vocabulary",
@@ -37,6 +39,23 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="what pocketsphinx knows: a word a line, perhaps with its pronunciation (dia D IY AH), # for comments; "
         "default: the words of the sentences",
     )
+    evaluate.add_argument(
+        "--normalizer",
+        choices=["english", "words"],
+        help="how words are compared: english as Whisper's, words without capitals and punctuation; default: english, "
+        "with pocketsphinx words",
+    )
+    evaluate.add_argument(
+        "--speaker-model",
+        metavar="MODEL",
+        help="resemblyzer, offline, or a model such as microsoft/wavlm-base-plus-sv: who says each turn, and how alike "
+        "the voices are",
+    )
+    evaluate.add_argument("--quality", choices=["dnsmos"], help="estimate the quality: DNSMOS, offline")
+    evaluate.add_argument(
+        "--audio", metavar="DIR", help="judge the audio there, of any system, instead of generating: ID.wav or 0000.wav"
+    )
+    add_voice(evaluate)
     evaluate.add_argument("--output", "-o", metavar="F", help="write all of it there, as JSON")
     evaluate.add_argument("--keep", metavar="DIR", help="keep what was said there, as WAV")
     evaluate.add_argument("--batch-size", type=count, default=8, metavar="N", help="sentences at once (8)")
@@ -45,4 +64,4 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     add_device(evaluate)
     add_dtype(evaluate)
     add_sampling(evaluate)
-    add_result(evaluate, "path, seconds, seed, speed, word_error_rate")
+    add_result(evaluate, "path, seconds, seed, speed, word_error_rate, measures")

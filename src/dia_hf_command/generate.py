@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_codec, add_device, add_dtype, add_model, add_result, add_sampling, positive, seed
+from .options import (
+    add_codec,
+    add_device,
+    add_dtype,
+    add_model,
+    add_result,
+    add_sampling,
+    add_voice,
+    positive,
+    seed,
+)
 
 __all__ = ["add_parser"]
 
@@ -27,7 +37,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar="F",
         help="ends in .wav, .flac, .mp3 or .ogg; - for raw PCM on standard output while it is generated",
     )
-    generate.add_argument("--subtitles", metavar="F", help="times of words: ends in .srt, .vtt or .json (every word)")
+    generate.add_argument(
+        "--subtitles", metavar="F", help="times of words: ends in .srt, .vtt, .json (every word) or .TextGrid"
+    )
     add_model(generate)
     generate.add_argument(
         "--seed", type=seed, metavar="N", help="make the result reproducible; default: random; printed"
@@ -47,20 +59,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         action="store_true",
         help="exit status 3 if the audio is empty, silent, cut off or of an unlikely length; the file is written",
     )
-    voice = generate.add_argument_group("voice")
-    voice.add_argument(
-        "--voice",
-        action="append",
-        default=[],
-        metavar="[SPEAKER=]NAME",
-        help="a voice of `dia-hf voices`, or its file; S1=anna gives each speaker one",
-    )
-    voice.add_argument("--audio-prompt", metavar="F", help="clone the voice of this recording (5 to 10 s)")
-    voice.add_argument(
-        "--prompt-text",
-        metavar="TEXT",
-        help="its transcript; without this option, TEXT begins with it",
-    )
+    voice = add_voice(generate)
     voice.add_argument(
         "--transcribe", metavar="MODEL", help="transcribe it with a speech recognizer (openai/whisper-small)"
     )

@@ -12,9 +12,11 @@ __all__ = [
     "add_codec",
     "add_device",
     "add_dtype",
+    "add_extra_tag",
     "add_model",
     "add_result",
     "add_sampling",
+    "add_voice",
     "count",
     "not_negative",
     "positive",
@@ -106,6 +108,30 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--cfg-filter-top-k", type=count, metavar="N", help="number of tokens that guidance keeps")
     sampling.add_argument("--temperature", type=not_negative, metavar="X", help="0: greedy")
     sampling.add_argument("--top-p", type=probability, metavar="X", help="nucleus sampling")
+
+
+def add_extra_tag(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add `--extra-tag`, which `dia_hf.cli.arguments.read_tags` reads."""
+    parser.add_argument("--extra-tag", action="append", default=[], metavar="TAG[=ID]", help=what)
+
+
+def add_voice(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add `--voice`, `--audio-prompt` and `--prompt-text`, and return their group."""
+    voice = parser.add_argument_group("voice")
+    voice.add_argument(
+        "--voice",
+        action="append",
+        default=[],
+        metavar="[SPEAKER=]NAME",
+        help="a voice of `dia-hf voices`, or its file; S1=anna gives each speaker one",
+    )
+    voice.add_argument("--audio-prompt", metavar="F", help="clone the voice of this recording (5 to 10 s)")
+    voice.add_argument(
+        "--prompt-text",
+        metavar="TEXT",
+        help="its transcript; without this option, TEXT begins with it",
+    )
+    return voice
 
 
 def add_result(parser: argparse.ArgumentParser, fields: str) -> None:

@@ -12,11 +12,11 @@ from importlib.metadata import version
 from itertools import takewhile
 from typing import Any, NoReturn
 
-from . import batch, bench, convert, evaluate, finetune, generate, prepare, serve, ui, voices, wyoming
+from . import align, batch, bench, convert, evaluate, finetune, generate, heads, prepare, serve, ui, voices, wyoming
 
 __all__ = ["make_parser", "one_line"]
 
-_VERBS = (generate, voices, batch, serve, ui, wyoming, prepare, finetune, evaluate, convert, bench)
+_VERBS = (generate, voices, align, batch, serve, ui, wyoming, prepare, finetune, evaluate, convert, heads, bench)
 
 _LONGEST = 480  # characters of a message, which may repeat a text of any length
 

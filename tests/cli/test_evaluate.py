@@ -26,7 +26,7 @@ def test_evaluate(sentences, capsys):
     assert run("evaluate", *args) == 0
     captured = capsys.readouterr()
     rows = [line.split("|")[1].strip() for line in captured.out.splitlines() if line.startswith("|")]
-    assert rows[2:] == ["reference", "codec", "model"]
+    assert rows[2:5] == ["reference", "codec", "model"]
     assert "× real time" in captured.out and "evaluating" not in captured.out
     assert "evaluating: 100%" in captured.err and "new/report.json: all figures" in captured.err
     report = json.loads(Path("new/report.json").read_text("utf-8"))
@@ -36,8 +36,8 @@ def test_evaluate(sentences, capsys):
     assert report["sentences"][0]["reference"] and report["sentences"][1]["reference"] is None
     assert report["metrics"]["word_errors"]["model"]["words"] == 4
     for place, line in enumerate(report["sentences"]):
-        assert Path(line["file"]) == Path("kept", f"000{place}.wav")
-        samples, rate = read_audio(line["file"])
+        assert Path(line["model"]["file"]) == Path("kept", f"000{place}.wav")
+        samples, rate = read_audio(line["model"]["file"])
         assert samples.shape[-1] / rate == pytest.approx(line["seconds"], abs=1e-3)
 
 
@@ -145,4 +145,5 @@ def test_a_result_for_programs(sentences, capsys):
         "seed": 1,
         "speed": metrics["speed"]["real_time"],
         "word_error_rate": metrics["word_errors"]["model"]["rate"],
+        "measures": {name: row["model"]["value"] for name, row in metrics["measures"].items()},
     }

@@ -375,6 +375,17 @@ def test_own_tokenizer_and_codec_come_along(tmp_path):
     assert processor.audio_tokenizer is not None
 
 
+def test_tags_of_a_fine_tune(tmp_path):
+    """A fine-tune's file knows the bytes of its languages, and the converted checkpoint read their tags as letters."""
+    source, tags = REFERENCE / "nari-v0.1" / "dia-v0_1.pth", {"[nl]": 14, "[S3]": None}
+    convert_checkpoint(source, tmp_path / "dest", codec=DESCRIPT, extra_tags=tags)
+    from dia_hf import DiaProcessor
+
+    assert DiaProcessor.from_pretrained(tmp_path / "dest").tokenizer("[nl] [S3]")["input_ids"] == [14, 32, 3]
+    with pytest.raises(ValueError, match="`extra_tags` are for a tokenizer"):
+        convert_checkpoint(MINIATURE, tmp_path / "nari", to="nari-0626", extra_tags=tags)
+
+
 def test_sums_are_looked_at_once_per_file(tmp_path, monkeypatch):
     """Each conversion read its weights and its codec several times to compute checksums."""
     source = REFERENCE / "nari-v0.1" / "dia-v0_1.pth"

@@ -18,8 +18,9 @@ from dia_hf.audio.dac import DacCodec
 from dia_hf.data import PrepareConfig, load_prepared, prepare_dataset
 from dia_hf.tokenization_dia import DiaTokenizer
 from kills import kill_everywhere, stunned
+from phone_recordings import encode_recording
 
-COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row"]
+COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row", "speakers", "session"]
 
 
 def without_a_plot(*args):
@@ -399,14 +400,49 @@ def test_speakers_and_languages(processor, make_source, tmp_path):
     dataset, info = load_prepared(tmp_path / "x")
     assert dataset["text"][:] == [f"[nl] [S1] {TEXT}", f"[S3] {TEXT}", f"[de] [S1] {TEXT}"]
     assert dataset["speaker"][:] == ["anna", "ben", "ben"]
-    assert info["speaker_tokens"] == ["[S1]", "[S2]", "[S3]", "[nl]", "[de]"]
-    assert DiaTokenizer(speaker_tokens=info["speaker_tokens"])(dataset[2]["text"])["input_ids"][:3] == [5, 32, 1]
+    assert info["speaker_tokens"] == ["[S1]", "[S2]", "[S3]"]
+    assert info["language_tokens"] == {"[nl]": 4, "[de]": 5}
+    tags = {name: info[name] for name in ("speaker_tokens", "language_tokens")}
+    assert DiaTokenizer(**tags)(dataset[2]["text"])["input_ids"][:3] == [5, 32, 1]
     assert [(notice.row, notice.code) for notice in report.rejected] == [(4, "speaker_without_tag")]
     assert report.speakers == {"ben": (2, pytest.approx(2.4)), "anna": (1, pytest.approx(1.2))}
     many = [(TEXT, "anna", f"l{number}") for number in range(7)]
     make_source(*many, header=("file_name", "text", "speaker", "lang"))
     with pytest.raises(ValueError, match="more than the 8 tags"):
         prepare_dataset(source, tmp_path / "x", processor, replace(settings, speaker_tags={}))
+
+
+def test_recordings_of_telephones(processor, tone, tmp_path):
+    """Memos of a telephone were rejected one by one as unreadable; or a segment of one was that of the wrong place."""
+    source = tmp_path / "memos"
+    source.mkdir()
+    (source / "a.m4a").write_bytes(encode_recording(tone(1.2, 44100), "ipod", "aac", 44100))
+    (source / "b.webm").write_bytes(encode_recording(tone(1.2, 48000), "webm", "libopus", 48000))
+    (source / "c.mp4").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(99))
+    for name in "abc":
+        (source / f"{name}.txt").write_text(TEXT)
+    report = prepare_dataset(source, tmp_path / "x", processor)
+    assert [clip.id for clip in report.clips] == ["a", "b"]
+    assert [clip.seconds_before for clip in report.clips] == pytest.approx([1.2, 1.2], abs=0.001)
+    assert [(issue.id, issue.code) for issue in report.rejected] == [("c", "unreadable_audio")]
+    rows = [{"audio": str(source / "a.m4a"), "text": TEXT, "start": 0.1, "end": 1.0}]
+    segments = prepare_dataset(rows, tmp_path / "y", processor)
+    assert segments.clips[0].seconds_before == pytest.approx(0.9, abs=0.001)
+
+
+def test_tags_with_their_bytes(processor, make_source, tmp_path):
+    """Data for a fine-tune with a language at byte 14 were prepared with byte 3."""
+    source = make_source((TEXT, "nl"), (f"[S3] {TEXT}", "de"), header=("file_name", "text", "lang"))
+    settings = PrepareConfig(extra_tags={"[S3]": 30, "[nl]": 14, "[whisper]": None}, language_column="lang")
+    prepare_dataset(source, tmp_path / "x", processor, settings)
+    dataset, info = load_prepared(tmp_path / "x")
+    assert info["speaker_tokens"] == {"[S1]": 1, "[S2]": 2, "[S3]": 30}
+    assert info["language_tokens"] == {"[whisper]": 3, "[de]": 4, "[nl]": 14}
+    assert dataset["text"][:] == [f"[nl] [S1] {TEXT}", f"[de] [S3] {TEXT}"]
+    path = tmp_path / "x" / "prepared.json"
+    path.write_text(path.read_text().replace('"[nl]": 14', '"[nl]": "14"'))
+    with pytest.raises(ValueError, match=r"`language_tokens` is .*must be tags with ids"):
+        load_prepared(tmp_path / "x")
 
 
 @pytest.mark.parametrize(

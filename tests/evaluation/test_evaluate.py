@@ -12,7 +12,7 @@ from dia_hf.asr.recognizers import load_recognizer
 from dia_hf.audio.io import read_audio, write_audio
 from dia_hf.delay_pattern import num_valid_frames, revert_delay
 from dia_hf.evaluation import Sentence, evaluate
-from dia_hf.evaluation.evaluate import _Speech
+from dia_hf.evaluation.speak import Speech
 from dia_hf.speech import Dia
 from evaluation.ears import Ears
 
@@ -58,18 +58,18 @@ def test_what_is_judged_is_what_generate_says(dia, tmp_path):
         assert (line.text, line.seed) == (text, 5 + place)
         np.testing.assert_allclose(ears.clips[place], said, atol=1e-4)
         assert line.seconds == pytest.approx(len(said) / dia.sampling_rate)
-        kept, rate = read_audio(line.file)
+        kept, rate = read_audio(line.model.file)
         assert rate == dia.sampling_rate and kept.shape[-1] == len(said)
     assert ears.rates == [dia.sampling_rate] * 3
-    assert [line.file for line in report.sentences] == [str(tmp_path / "kept" / f"000{i}.wav") for i in range(3)]
+    assert [line.model.file for line in report.sentences] == [str(tmp_path / "kept" / f"000{i}.wav") for i in range(3)]
 
 
 def test_nothing_said_is_no_file(dia, tmp_path, monkeypatch):
     """An audio file needs a sample: one sentence without frames ended the evaluation with an error."""
-    nothing = _Speech(torch.zeros(0, 9, dtype=torch.long), np.zeros(0, dtype=np.float32))
-    monkeypatch.setitem(evaluate.__globals__, "_speak", lambda dia, texts, *args: [nothing] * len(texts))
+    nothing = Speech(torch.zeros(0, 9, dtype=torch.long), np.zeros(0, dtype=np.float32), True)
+    monkeypatch.setitem(evaluate.__globals__, "speak", lambda dia, texts, *args: [nothing] * len(texts))
     report = evaluate(dia, TEXTS, Ears(""), **SAMPLED, folder=tmp_path / "kept")
-    assert [(line.file, line.seconds) for line in report.sentences] == [(None, 0.0)] * 3
+    assert [(line.model.file, line.seconds) for line in report.sentences] == [(None, 0.0)] * 3
 
 
 def test_recordings_are_not_replaced(dia, tmp_path, tone):

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dia_hf.asr.wer import WordErrors
-from dia_hf.evaluation import EvaluationReport, SentenceReport, Transcript
+from dia_hf.evaluation import EvaluationReport, SentenceReport, SourceReport
 
 COUNTS = st.builds(WordErrors, *[st.integers(0, 3)] * 3, st.integers(3, 9))
-HEARD = st.builds(Transcript, st.just("so"), COUNTS)
+HEARD = st.builds(SourceReport, st.just("so"), COUNTS)
 LINES = st.lists(
     st.builds(
         SentenceReport,
@@ -41,7 +41,7 @@ def make_line(errors=(0, 0, 0, 4), **fields):
 
 
 def heard(errors, text="one"):
-    return Transcript(text, WordErrors(*errors))
+    return SourceReport(text, WordErrors(*errors))
 
 
 def test_metrics():
@@ -132,11 +132,13 @@ def test_the_table(lines):
 
 def test_the_file(tmp_path):
     """The file lacked a sentence's fields, or was ASCII-escaped or no plain JSON."""
-    report = make_report([make_line((1, 0, 0, 4), reference=heard((0, 0, 0, 4), "grüße"), file="0.wav")])
+    report = make_report([make_line((1, 0, 0, 4), reference=heard((0, 0, 0, 4), "grüße"))])
     report.save(tmp_path / "new" / "report.json")
     text = (tmp_path / "new" / "report.json").read_text("utf-8")
     content = json.loads(text)
     assert content == report.to_dict()
-    assert set(content) == {"settings", "versions", "metrics", "sentences"}
+    assert set(content) == {"settings", "versions", "metrics", "definitions", "sentences"}
     assert content["sentences"][0]["model"]["errors"]["substitutions"] == 1
+    assert content["sentences"][0]["model"]["measures"]["wer"] == {"total": 1, "weight": 4, "value": 0.25}
+    assert content["definitions"]["wer"]["better"] == "lower"
     assert "grüße" in text

@@ -1,6 +1,7 @@
 """Alignment of speech and text by cross-attention."""
 
 import itertools
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +16,7 @@ from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor, DiaToke
 from dia_hf.calibration import TEXTS
 from dia_hf.engine import Engine
 from dia_hf.generation import DiaCodesStreamer, DiaGenerateOutput, attend_to_text, find_alignment_heads, find_path
-from dia_hf.generation.alignment import score_heads
+from dia_hf.generation.alignment import PathSearch, score_heads
 from tiny import as_inputs, random_config, random_model
 from waiting import wait_for
 
@@ -217,6 +218,59 @@ def test_a_path_is_the_most_probable_one(num_frames, num_bytes, seed, is_sparse)
     paths = itertools.combinations_with_replacement(range(num_bytes), num_frames)
     assert score(path.tolist()) == pytest.approx(max(map(score, paths)))
     assert (path.diff() >= 0).all()
+
+
+def score_of_path(path, weights, is_pause):
+    """Log-likelihood of a path by its definition: weights of its frames, and words that it passes."""
+    rows, has_end = weights.double(), any(is_pause) and not is_pause[-1]
+    most = rows[:, is_pause].max(-1).values if any(is_pause) else None
+    words, place = [], 0
+    for paused, group in itertools.groupby(is_pause):
+        size = len(list(group))
+        if not paused:
+            words.append(range(place, place + size))
+        place += size
+    total = 0.0
+    for frame, place in enumerate(path):
+        own = 0.0 if place == len(is_pause) else float(rows[frame, place])
+        if place == len(is_pause):
+            own = float(most[frame])
+        elif is_pause[place]:
+            own = (own + float(most[frame])) / 2
+        total += math.log(own + 1e-3)
+    assert has_end or max(path) < len(is_pause)
+    passed = sum(word[-1] < path[-1] and not set(word) & set(path) for word in words)
+    return total + passed * math.log(1e-3)
+
+
+@given(data=st.data(), num_frames=st.integers(1, 5), is_pause=st.lists(st.booleans(), min_size=1, max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_the_path_with_pauses_is_the_best_of_all(data, num_frames, is_pause):
+    """The search in one pass passed words without their cost, or took it within a word."""
+    draw = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
+    weights = torch.rand(num_frames, len(is_pause), generator=draw) ** data.draw(st.sampled_from([1, 8, 40]))
+    path = find_path(weights, is_pause).tolist()
+    num_places = len(is_pause) + (any(is_pause) and not is_pause[-1])
+    best = max(
+        score_of_path(one, weights, is_pause)
+        for one in itertools.combinations_with_replacement(range(num_places), num_frames)
+    )
+    assert score_of_path(path, weights, is_pause) == pytest.approx(best)
+    search, cut = PathSearch(is_pause), data.draw(st.integers(0, num_frames))
+    search.add(weights[:cut])
+    assert search.path().tolist() == find_path(weights[:cut], is_pause).tolist()
+    search.add(weights[cut:])
+    assert search.path().tolist() == path
+
+
+def test_the_last_word_is_passed_where_silence_looks_at_a_pause_before_it():
+    """A text without a mark at its end has no byte for the silence there: the last word got no frame."""
+    is_pause = [False, False, True, False, False]
+    looked_at = torch.tensor([0, 1, 3, 4] + [2] * 8)  # "ab cd", and silence
+    weights = torch.nn.functional.one_hot(looked_at, 5).float()
+    assert find_path(weights, is_pause).tolist() == [0, 1, 3, 4] + [5] * 8
+    # A recording that is cut in the pause does not reach the last word.
+    assert find_path(weights[[0, 1, 4, 4, 4]], is_pause).tolist() == [0, 1, 2, 2, 2]
 
 
 def test_heads_are_scored_by_peaks_in_order():

@@ -8,9 +8,10 @@ import torch
 from transformers.generation import BaseStreamer
 
 from dia_hf.engine import make_frame_decoder, memory, runners, scheduler
+from dia_hf.engine.async_reads import AsyncReads
 from dia_hf.engine.decoder import FrameDecoder
 from dia_hf.engine.runners import CudaGraphRunner, EagerRunner
-from dia_hf.engine.scheduler import AsyncReads, FrameScheduler
+from dia_hf.engine.scheduler import FrameScheduler
 from tiny import as_inputs, random_config, random_model
 
 pytestmark = pytest.mark.gpu

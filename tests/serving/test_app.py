@@ -101,6 +101,14 @@ def test_speaker_tags(fake, text, spoken):
     assert fake.engine.handles[0].request.text == spoken
 
 
+def test_a_language_stays_before_the_speaker(fake, monkeypatch):
+    """`[nl] Dag.` became `[S1] [nl] Dag.`, which a fine-tune has never read."""
+    monkeypatch.setattr(fake.engine.dia.processor.tokenizer, "language_tokens", ["[nl]"])
+    for text in ("[nl] Dag.", "[nl] [S2] Dag."):
+        assert fake.speak(input=text).status_code == 200
+    assert [handle.request.text for handle in fake.engine.handles] == ["[nl] [S1] Dag.", "[nl] [S2] Dag."]
+
+
 def test_options_reach_the_engine(fake):
     """A field was checked and then forgotten."""
     options = {"seed": 7, "cfg_scale": 2.5, "temperature": 1.1, "top_p": 0.8, "cfg_filter_top_k": 30, "max_seconds": 5}

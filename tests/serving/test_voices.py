@@ -4,7 +4,6 @@ import os
 import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from types import SimpleNamespace
 
 import av
@@ -18,6 +17,7 @@ from dia_hf.audio.effects import trim_silence
 from dia_hf.serving.recordings import read_recording
 from dia_hf.serving.voices import OPENAI_VOICES, ServedVoices
 from dia_hf.speech.voices import Voice, VoiceLibrary
+from phone_recordings import encode_recording
 
 RATE = 16000
 WORDS = "[S1] Hello, I am Dia. Welcome, Dia."
@@ -45,23 +45,6 @@ def encoded(waveform, rate=RATE, file_format="WAV", subtype=None) -> bytes:
     with sf.SoundFile(file, "w", rate, num_channels, subtype, format=file_format) as sound:
         for start in range(0, waveform.shape[-1], 1 << 14):  # Vorbis: minutes at once crash the process
             sound.write(waveform[..., start : start + (1 << 14)].T)
-    return file.getvalue()
-
-
-def encoded_by_ffmpeg(waveform, container_format, codec, rate=48000, pictures=False) -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format=container_format) as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.layout = "mono"
-        if pictures:
-            video = container.add_stream("vp8", rate=1)
-            video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-            container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
-            container.mux(video.encode(None))
-        frame = av.AudioFrame.from_ndarray(waveform[None], "fltp", "mono")
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
     return file.getvalue()
 
 
@@ -296,6 +279,8 @@ def test_formats_of_libsndfile(voices, tone, file_format):
         ("webm", "libopus", False),
         ("webm", "libopus", True),
         ("mp4", "aac", False),
+        ("ipod", "aac", False),
+        ("mov", "alac", False),
         ("adts", "aac", False),
         ("ogg", "libopus", False),
         ("mp3", "libmp3lame", False),
@@ -303,7 +288,7 @@ def test_formats_of_libsndfile(voices, tone, file_format):
 )
 def test_formats_of_browsers_and_phones(voices, tone, container, codec, pictures):
     """A recording of a browser or a telephone was refused, or read at another speed."""
-    content = encoded_by_ffmpeg(tone(4.0, 48000), container, codec, pictures=pictures)
+    content = encode_recording(tone(4.0, 48000), container, codec, 48000, "vp8" if pictures else None)
     assert voices.from_recording(content, WORDS).seconds == pytest.approx(4.0, abs=0.1)
     waveform, rate = read_recording(content, 30)
     assert frequency_of(waveform[0], rate) == pytest.approx(220, abs=1)
@@ -334,7 +319,7 @@ def test_a_recording_that_is_too_long(voices, file_format):
     minute = np.zeros(60 * rate, np.float32)
     minute[:rate] = 0.1
     webm = file_format == "webm"
-    content = encoded_by_ffmpeg(minute, "webm", "libopus") if webm else encoded(minute, rate, file_format)
+    content = encode_recording(minute, "webm", "libopus", rate) if webm else encoded(minute, rate, file_format)
     with pytest.raises(ValueError, match=r"'a\.x': the recording is longer than 30 s"):
         voices.add("anna", content, "a.x", WORDS)
 

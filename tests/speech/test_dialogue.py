@@ -18,7 +18,7 @@ from transformers import LogitsProcessor
 
 from dia_hf import Dia, DiaTokenizer
 from dia_hf.speech.dialogue import Dialogue, DialogueError
-from dia_hf.speech.script import estimate_seconds, render
+from dia_hf.speech.script import Turn, estimate_seconds, render
 from dia_hf.speech.voices import Voice
 
 EOS = 1024
@@ -123,7 +123,7 @@ def test_every_chunk_is_prompted_with_what_each_speaker_said_last(dia, monkeypat
 def test_every_chunk_begins_with_the_language(dia, monkeypatch):
     """A language tag was taken for a speaker's, or put before the first chunk only."""
     processor = copy.copy(dia.processor)
-    processor.tokenizer = DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[nl]"])
+    processor.tokenizer = DiaTokenizer(language_tokens={"[nl]": 14})
     dutch = Dia(dia.model, processor)
     seen = record_inputs(dutch, monkeypatch)
     voice = make_voice(dia, 20, "My words.")
@@ -137,6 +137,53 @@ def test_every_chunk_begins_with_the_language(dia, monkeypatch):
     ]
     dutch.generate("[nl] [S2] Goed.", voice=voice, max_seconds=0.5)
     assert seen[-1][0] == "[nl] [S2] My words. Goed."
+
+
+def with_tags(dia, **tags):
+    """The same model with a tokenizer of a fine-tune."""
+    processor = copy.copy(dia.processor)
+    processor.tokenizer = DiaTokenizer(**tags)
+    return Dia(dia.model, processor)
+
+
+def test_languages_of_voices_and_turns(dia, monkeypatch):
+    """The language in a voice's transcript stood twice before a chunk; one inside a turn was a turn of its own."""
+    dutch = with_tags(dia, language_tokens={"[nl]": 14, "[en]": 3})
+    seen = record_inputs(dutch, monkeypatch)
+    voices = {
+        "[S1]": make_voice(dia, 20, "[nl] [S1] Mijn woorden."),
+        "[S2]": make_voice(dia, 20, "[en] [S1] My words."),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dialogue = make_dialogue(dutch, "[nl] [S1] Dat is goed. [S2] [en] Fine.", chunk_length_s=(1, 9), voices=voices)
+    dialogue.generate()
+    assert seen[0][0] == "[nl] [S1] Mijn woorden. [S2] [en] My words. [S1] Dat is goed. [S2] [en] Fine."
+    assert dialogue.expected_seconds == [estimate_seconds("Dat is goed.") + estimate_seconds("Fine.")]
+    assert make_dialogue(dutch, "[nl] Dag.").chunks == [[Turn("[S1]", "Dag.")]]
+    with pytest.raises(ValueError, match="the script is empty"):
+        make_dialogue(dutch, "[nl]")
+
+
+def test_speakers_by_name(dia, monkeypatch):
+    """Only [S1], [S2] and so on could have a voice, or begin a turn."""
+    named = with_tags(dia, speaker_tokens={"[anna]": 5, "[ben]": 19})
+    seen = record_inputs(named, monkeypatch)
+    voices = {"[ben]": make_voice(dia, 20, "[anna] My words."), "[anna]": make_voice(dia, 20, "Mine.", 1)}
+    make_dialogue(named, "[anna] Hello. [ben] Good day.", chunk_length_s=(1, 9), voices=voices).generate()
+    assert seen[0][0] == "[ben] My words. [anna] Mine. Hello. [ben] Good day."
+    both = make_voice(dia, 20, "[anna] Hello. [ben] Good day.")
+    make_dialogue(named, "[anna] Yes.", voices=both).generate()
+    assert seen[1][0] == "[anna] Hello. [ben] Good day. [anna] Yes."
+    named.generate("[ben] No.", voice=make_voice(dia, 20, "My words."), max_seconds=0.5)
+    assert seen[2][0] == "[ben] My words. No."
+
+
+def test_tags_at_the_bytes_of_white_space(dia):
+    """A script of several lines was refused, although its line ends are no part of what the model reads."""
+    dialogue = make_dialogue(with_tags(dia, language_tokens={"[nl]": 10}), "[nl] [S1] Dat\nis goed.")
+    assert dialogue.chunks == [[Turn("[S1]", "Dat is goed.")]]
+    assert dialogue.issues == []
 
 
 def test_voices_are_prompts_of_their_speakers(dia, monkeypatch):

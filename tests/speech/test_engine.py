@@ -19,6 +19,7 @@ from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.speech import SpeechEngine, SpeechRequest, Voice
 from dia_hf.speech import handle as handle_module
 from dia_hf.speech.dialogue import DialogueRun
+from dia_hf.speech.engine import share_cores
 from waiting import wait_for
 
 SHORT = "[S1] Hello, I am Dia."
@@ -358,3 +359,15 @@ def test_a_transcript_that_the_tokenizer_refuses(dia, engine):
         engine.submit(SpeechRequest(SHORT, voices=damaged))
     with pytest.raises(ValueError, match=r"control character U\+0001"):
         Voice.from_audio(np.ones(16_000, np.float32), "Hello\1 there.", dia.processor)
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "threads"), [("cpu", 8, 4), ("cpu", 3, 1), ("cpu", 1, 1), ("cpu", None, 3), ("cuda", 8, None)]
+)
+def test_steps_and_codec_share_the_cores(device, cores, threads, monkeypatch):
+    """Steps and codec each used every core, and waited for each other; or one core was no thread."""
+    set_to = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    share_cores(SimpleNamespace(device=torch.device(device)), cores)
+    assert set_to == ([] if threads is None else [threads])

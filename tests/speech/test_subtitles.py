@@ -2,7 +2,9 @@
 
 import html
 import io
+import itertools
 import json
+import re
 
 import pysubs2
 import pytest
@@ -60,7 +62,7 @@ def test_hours_and_rounding():
 
 def test_an_unknown_format_is_refused():
     """An empty file was written."""
-    with pytest.raises(ValueError, match=r"'.sub'; give one of .srt, .vtt, .json"):
+    with pytest.raises(ValueError, match=r"'.sub'; give one of .srt, .vtt, .json, .textgrid"):
         format_subtitles([], ".sub")
 
 
@@ -108,3 +110,42 @@ def test_empty_speech_has_an_empty_file():
     assert format_subtitles([], ".srt") == ""
     assert format_subtitles([], ".vtt") == "WEBVTT\n\n"
     assert list(webvtt.from_buffer(io.StringIO(format_subtitles([], ".vtt")))) == []
+
+
+def read_text_grid(content):
+    """Tiers of a TextGrid by Praat's rule for text files: only numbers, texts in quotes and flags in <> count."""
+    tokens = re.findall(r'"(?:[^"]|"")*"|<[^>]*>|(?<=[= ])-?\d+(?:\.\d+)?(?=\s|$)', content)
+    values = [t[1:-1].replace('""', '"') if t[0] == '"' else t if t[0] == "<" else float(t) for t in tokens]
+    assert values[:2] == ["ooTextFile", "TextGrid"] and values[4] == "<exists>"
+    last, place, tiers = values[3], 6, {}
+    for _ in range(int(values[5])):
+        assert values[place] == "IntervalTier" and values[place + 2 : place + 4] == [0.0, last]
+        name, number = values[place + 1], int(values[place + 4])
+        place += 5
+        tiers[name] = [tuple(values[place + 3 * i : place + 3 * i + 3]) for i in range(number)]
+        place += 3 * number
+    assert place == len(values)
+    return last, tiers
+
+
+@given(
+    words=st.lists(
+        st.tuples(st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=5), st.booleans()),
+        max_size=12,
+    ),
+    gap=st.sampled_from([0.0, 0.125]),
+)
+@settings(max_examples=80)
+def test_a_text_grid_has_every_word_in_whole_tiers(words, gap):
+    """A quote ended a text, or intervals of a tier left gaps, which Praat refuses."""
+    found, start = [], gap
+    for text, is_first in words:
+        found.append(TimedText(text, start, start + 0.25, 0, 1, "[S1]" if is_first else "[S2]"))
+        start += 0.25 + gap
+    last, tiers = read_text_grid(format_subtitles(found, ".textgrid", start + 1))
+    assert last == pytest.approx(start + 1)
+    for intervals in tiers.values():
+        assert intervals[0][0] == 0 and intervals[-1][1] == last
+        assert all(a[1] == b[0] and a[0] < a[1] for a, b in itertools.pairwise(intervals))
+    spoken = sorted((begin, text) for intervals in tiers.values() for begin, _, text in intervals if text)
+    assert [text for _, text in spoken] == [word.text for word in found]

@@ -1,6 +1,7 @@
 """Text that comes in pieces: its sentences, and their speech."""
 
 import asyncio
+import copy
 import threading
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf import Dia
+from dia_hf import Dia, DiaTokenizer
 from dia_hf.engine import EngineError
 from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.speech import SpeechEngine, SpeechRequest, SpeechWarning, TextStream, Voice
@@ -197,6 +198,20 @@ def test_sentences_are_prompted_with_those_before(engine, monkeypatch):
         [FIRST, SECOND, "Hello.", THIRD],
     ]
     assert [number for _, number in prompts] == [sum(frames[:count]) for count in (0, 1, 2, 3, 4)]
+
+
+def test_the_language_is_that_of_the_beginning(dia):
+    """The language was repeated within later sentences, or a speaker of its own."""
+    processor = copy.copy(dia.processor)
+    processor.tokenizer = DiaTokenizer(language_tokens={"[nl]": 14, "[en]": 3})
+    pieces = ["[nl] Dat is goed. ", "[nl] [S2] Wat is dat? ", "[en] Is it? ", "Ja."]
+    dialogue = StreamedDialogue(dia.model, processor, spoken(TextStream(), pieces))
+    assert [dialogue.render(turns) for turns in dialogue.chunks] == [
+        "[nl] [S1] Dat is goed.",
+        "[nl] [S2] Wat is dat?",
+        "[nl] [S2] [en] Is it?",
+        "[nl] [S2] Ja.",
+    ]
 
 
 def test_the_prompt_is_bounded(dia):

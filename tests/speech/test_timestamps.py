@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dia_hf import Dia
+from dia_hf import Dia, DiaTokenizer
 from dia_hf.speech import Voice
 from dia_hf.speech.script import parse_script, render
 from dia_hf.speech.timestamps import Timeline
@@ -101,6 +101,33 @@ def test_words_that_were_cut_have_no_time(dia):
     _, words = dia.generate(TEXT, temperature=0, max_seconds=1.2, return_timestamps="word")
     assert 1 <= len(words) <= 4
     assert words[0].text == "Hello,"
+
+
+@pytest.mark.parametrize(
+    "text", ["[S1] Saturday green time milk girl a no love", "[S2] Ninety apple name why eighty one for."]
+)
+def test_the_last_word_has_a_time(dia, text):
+    """In the silence after it the heads look at the space before the last word, which got no time."""
+    waveform, words = dia.generate(text, temperature=0, return_timestamps="word")
+    assert [word.text for word in words] == text.split()[1:]
+    last = np.flatnonzero(sounding(waveform, dia))[-1] / dia.processor.codec.frame_rate
+    assert words[-1].end == pytest.approx(last, abs=0.15)
+    assert words[-1].end - words[-1].start > 0.1
+
+
+def test_silence_before_the_first_word_is_not_its_own():
+    """A sentence that begins with silence had its first word from 0 s on."""
+    timeline = Timeline("[S1] ab", TAGS, 10)
+    timeline.add("[S1] ab", "[S1] ab", weights_of([1, 1, 1, 2, 3, 3], 4))
+    assert [(word.start, word.end) for word in timeline.words] == [(0.3, 0.6)]
+
+
+def test_a_vowel_sign_belongs_to_its_word():
+    """Vowel signs, which are no letters in Unicode, were pauses: a word ended before its last one."""
+    text = "[S1] \u0928\u092e\u0938\u094d\u0924\u0947"  # "namaste"; its last character is a vowel sign
+    timeline = Timeline(text, TAGS, 10)
+    timeline.add(text, text, weights_of(range(20), 20))
+    assert [(word.start, word.end) for word in timeline.words] == [(0.2, 2.0)]
 
 
 SCRIPT = (
@@ -216,6 +243,19 @@ def test_offsets_are_exact_in_any_text(turns, spaces, data):
     for word in timeline.words:
         assert script[word.start_char : word.end_char] == word.text
         assert not any(map(str.isspace, word.text))
+
+
+def test_a_language_is_no_speaker_and_has_no_time():
+    """A tag of a language was a word of the subtitles, or the speaker of the words after it."""
+    script = "[nl] [S1] Hoi. [en] Yes. [S2] Ja."
+    timeline = Timeline(script, ["[S1]", "[S2]"], frame_rate=10, language_tokens=["[nl]", "[en]"])
+    ids = len(DiaTokenizer(language_tokens=["[nl]", "[en]"])(script)["input_ids"])
+    timeline.add(script, script, weights_of(range(ids), ids))
+    assert [(word.text, word.speaker) for word in timeline.words] == [
+        ("Hoi.", "[S1]"),
+        ("Yes.", "[S1]"),
+        ("Ja.", "[S2]"),
+    ]
 
 
 def _split(text):

@@ -16,7 +16,7 @@ class StoppedError(Exception):
     """The error that ends a run in these tests."""
 
 
-def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]"), fingerprint=None, first=0):
+def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]"), fingerprint=None, first=0, **tags):
     """Write the output of `prepare_dataset`: random codes of the miniature's codec, 12 to 30 frames a clip."""
     draw = np.random.default_rng(seed)
     rows = []
@@ -32,6 +32,8 @@ def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]")
                 "speaker": "anna" if number % 2 else "bert",
                 "source": "clips.py",
                 "row": number + 1,
+                "speakers": ["anna" if number % 2 else "bert"],
+                "session": f"session-{number // 4}",
             }
         )
     features = datasets.Features(
@@ -43,6 +45,8 @@ def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]")
             "speaker": datasets.Value("string"),
             "source": datasets.Value("string"),
             "row": datasets.Value("int64"),
+            "speakers": [datasets.Value("string")],
+            "session": datasets.Value("string"),
         }
     )
     datasets.Dataset.from_list(rows, features=features).save_to_disk(str(folder))
@@ -56,6 +60,7 @@ def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]")
             "num_codebooks": codec.num_codebooks,
         },
         "speaker_tokens": list(speaker_tokens),
+        **tags,
         "settings": {},
         "num_clips": num_clips,
         "seconds": float(sum(row["seconds"] for row in rows)),

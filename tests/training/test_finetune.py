@@ -395,10 +395,14 @@ def test_tags_come_with_the_data(tmp_path):
         assert DiaProcessor.from_pretrained(MINIATURE).tokenizer.speaker_tokens == tags[:2]
         assert room.DiaTokenizer.from_pretrained(tmp_path / folder).speaker_tokens == tags
     assert Dia.from_pretrained(tmp_path / "run").processor.tokenizer("[de]")["input_ids"] == [3]
+    gaps = write_prepared(tmp_path / "gaps", first=24, language_tokens={"[nl]": 14, "[hu]": 18})
+    finetune(quick_recipe([plain, gaps], tmp_path / "gaps-run", {"max_steps": 1}))
+    assert Dia.from_pretrained(tmp_path / "gaps-run").processor.tokenizer("[hu] [nl]")["input_ids"] == [18, 32, 14]
+    moved = write_prepared(tmp_path / "moved", first=36, language_tokens={"[nl]": 15})
     other = write_prepared(tmp_path / "other", speaker_tokens=["[fr]", "[S2]"])
     finetune(quick_recipe(other, tmp_path / "other-run", {"max_steps": 1}))
     assert Dia.from_pretrained(tmp_path / "other-run").processor.tokenizer("[fr]")["input_ids"] == [1]
-    for settings in ({"data": [plain, other]}, {"data": plain, "eval_data": [other]}):
+    for settings in ({"data": [plain, other]}, {"data": plain, "eval_data": [other]}, {"data": [gaps, moved]}):
         with pytest.raises(ValueError, match="prepare all with the same tags"):
             finetune(quick_recipe(**settings, output=tmp_path / "third"))
 
@@ -419,6 +423,19 @@ def test_a_clip_stays_on_its_side(tmp_path):
     assert (len(given[0]), len(given[1])) == (20, 20)
     with pytest.raises(ValueError, match="none of the 20 clips remains"):
         room._load_data(quick_recipe(few, "run", eval_fraction=1), processor)
+
+
+def test_a_session_stays_on_one_side(tmp_path):
+    """Other clips of the conversations of the evaluation were trained on, which makes its loss too low."""
+    processor = DiaProcessor.from_pretrained(MINIATURE)
+    folder = write_prepared(tmp_path / "data", num_clips=40)
+    for unit, column in (("session", "session"), ("speaker", "speaker")):
+        recipe = quick_recipe(folder, "run", eval_fraction=0.55, eval_unit=unit, seed=0)
+        train_set, eval_set = room._load_data(recipe, processor)
+        assert not set(train_set[column]) & set(eval_set[column])
+        assert len(train_set) + len(eval_set) == 40
+    with pytest.raises(ValueError, match="`eval_unit` is 'word'; it must be one of 'clip', 'speaker', 'session'"):
+        quick_recipe(folder, "run", eval_unit="word")
 
 
 def test_evaluation_speech_and_an_early_end(tmp_path, data):

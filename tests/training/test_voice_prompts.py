@@ -174,6 +174,21 @@ def test_text_is_dropped_whether_there_is_a_prompt_or_not():
     assert abs(is_dropped[has_prompt].float().mean() - is_dropped[~has_prompt].float().mean()) < 0.2
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("[nl] [S1] Een.", "[nl] [S1] Twee."), "[nl] [S1] Een. [S1] Twee."),
+        (("[en] [S1] One.", "[nl] [S1] Twee."), "[nl] [S1] [en] One. [S1] Twee."),
+        (("[S1] One.", "[nl] [S1] Twee."), "[nl] [S1] One. [S1] Twee."),
+    ],
+)
+def test_the_language_stands_at_the_beginning(texts, expected):
+    """The language stood before the prompt and again before the clip, and in cloning only at the beginning."""
+    clips = prepared(["anna", "anna"]).map(lambda clip, index: {"text": texts[index]}, with_indices=True)
+    processor = small_processor(language_tokens={"[nl]": 14, "[en]": 3})
+    assert add_voice_prompts(clips, processor, 1.0)[1]["text"] == expected
+
+
 def test_learning_begins_after_the_prompt():
     """A prompt with labels counts few clips more often, and its end is where the clip must continue."""
     prompted = add_voice_prompts(prepared(["anna", "anna"], [5, 7]), small_processor(), 1.0)

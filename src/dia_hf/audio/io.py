@@ -23,6 +23,7 @@ import soxr
 
 from ..atomic_write import atomic_write
 from ..text_files import shortened
+from .containers import ContainerError, container_seconds, is_container, read_container
 
 __all__ = [
     "AUDIO_FORMATS",
@@ -100,9 +101,15 @@ def _reading(source: str | os.PathLike | bytes) -> Iterator[tuple[Any, list[Any]
             yield (_Content(source) if isinstance(source, bytes) else source), interrupts
     except sf.LibsndfileError as error:
         raise ValueError(
-            f"{_name_of(source)} cannot be read as audio ({error.error_string.strip()}); give a wav, flac, mp3 or ogg "
-            "file."
+            f"{_name_of(source)} cannot be read as audio ({error.error_string.strip()}); give a wav, flac, mp3, ogg or "
+            "m4a file."
         ) from error
+    except ContainerError as error:
+        raise ValueError(
+            f"{_name_of(source)} cannot be read as audio ({error}); give a wav, flac, mp3, ogg or m4a file."
+        ) from error
+    except ImportError as error:
+        raise ImportError(f"{_name_of(source)} is a file that PyAV reads: {error}") from error
 
 
 def _name_of(source: str | os.PathLike | bytes) -> str:
@@ -112,7 +119,10 @@ def _name_of(source: str | os.PathLike | bytes) -> str:
 def read_audio(
     source: str | os.PathLike | bytes, begin: float = 0.0, end: float | None = None
 ) -> tuple[np.ndarray, int]:
-    """Read an audio file of any format that libsndfile knows (wav, flac, mp3, ogg, aiff, …).
+    """Read an audio file of any format that libsndfile knows (wav, flac, mp3, ogg with Vorbis or Opus, aiff, …).
+
+    Recordings of telephones, browsers and cameras (m4a, mp4, mov, 3gp, aac, amr, webm, mkv) are decoded by PyAV; of
+    several sound tracks, the first one is read.
 
     Args:
         source (`str`, `os.PathLike` or `bytes`): The file, or its content.
@@ -125,7 +135,11 @@ def read_audio(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no audio, or its header claims more samples than a file of its size can hold.
+        ImportError: If it is one for PyAV, which is not installed.
     """
+    if is_container(source):
+        with _reading(source):
+            return read_container(source, begin, end)
     with _reading(source) as (file, interrupts), sf.SoundFile(file) as sound:
         num_bytes = len(source) if isinstance(source, bytes) else os.path.getsize(source)
         if sound.frames > _MAX_SAMPLES_PER_BYTE * num_bytes and sound.frames != _UNKNOWN_LENGTH:
@@ -164,12 +178,16 @@ def _read_samples(sound: sf.SoundFile, num_samples: int) -> np.ndarray:
 
 
 def audio_seconds(source: str | os.PathLike | bytes) -> float:
-    """Return the duration of an audio file in seconds by its header, or by its samples if it was streamed.
+    """Return the duration of an audio file in seconds by its header, or by its samples if it was streamed or is PyAV's.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no audio.
+        ImportError: If it is one for PyAV, which is not installed.
     """
+    if is_container(source):
+        with _reading(source):
+            return container_seconds(source)
     with _reading(source) as (file, _), sf.SoundFile(file) as sound:
         num_samples, sampling_rate = sound.frames, sound.samplerate
     if num_samples == _UNKNOWN_LENGTH:
@@ -302,6 +320,8 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no audio, or another program has cut or changed its metadata.
     """
+    if is_container(path):
+        return {}
     with _reading(path), open(path, "rb") as file:
         comment = _read_comment(file)
     if not comment.startswith(_RECORD_BEGINS):

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..assets import MINIATURE
 from ..ray_cluster import cluster, resources_of
 from ..speech.dia import Dia
-from ..speech.engine import SpeechEngine
+from ..speech.engine import SpeechEngine, share_cores
 from ..text_files import first_line
 from .rows import BatchRow, BatchSettings, Failure
 from .run import BatchReport, Speak, identify, run_table
@@ -46,16 +45,17 @@ class _Worker:
     device: str | None
     quantization: str | None
     max_batch_size: int
-    num_threads: int
+    num_cores: int
     table: Path
     output: Path
     settings: BatchSettings
     voices: Path | None
 
     def load(self) -> Dia:
-        torch.set_num_threads(self.num_threads)
         logging.getLogger("transformers").setLevel(logging.ERROR)
-        return Dia.from_pretrained(self.model, self.compute_dtype, self.device, quantization=self.quantization)
+        dia = Dia.from_pretrained(self.model, self.compute_dtype, self.device, quantization=self.quantization)
+        share_cores(dia, self.num_cores)
+        return dia
 
 
 class _Actor:
@@ -131,9 +131,7 @@ def run_batch_on_ray(
             device=device,
             quantization=quantization,
             max_batch_size=max_batch_size,
-            num_threads=max(
-                1, resources["num_cpus"] // 2
-            ),  # for the steps and for the codec, which run at the same time
+            num_cores=resources["num_cpus"],
             table=table,
             output=output,
             settings=settings,

@@ -68,14 +68,14 @@ class RowVoices:
             assert row.audio_prompt_transcript is not None
             recording = str(self._find_recording(row.audio_prompt))
             voice = self._load(recording, row.audio_prompt_transcript, processor)
-            return voice_of_first_speaker(voice, row.text)
+            return voice_of_first_speaker(voice, row.text, processor.tokenizer.speaker_tokens)
         named = {
             tag: self._load(str(path), "", processor)
             for tag, name in _names_of(row).items()
             if (path := self._find_voice(name)[0]) is not None
         }
         if isinstance(row.voices, str) and named:
-            return voice_of_first_speaker(next(iter(named.values())), row.text)
+            return voice_of_first_speaker(next(iter(named.values())), row.text, processor.tokenizer.speaker_tokens)
         return named or None
 
     def _find_recording(self, name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from dia_hf_command.options import REAL_MODEL
 
 from ..assets import MINIATURE
 from ..atomic_write import find_held
+from ..tokenization_dia import speaker_tag
 
 __all__ = [
     "MINIATURE_CODES_NOTE",
@@ -20,7 +22,9 @@ __all__ = [
     "check_apart",
     "check_writable",
     "find_miniature",
+    "load_voices",
     "print_result",
+    "read_tags",
     "sampling_of",
 ]
 
@@ -51,6 +55,26 @@ def find_miniature(name: str | None) -> str | None:
     return MINIATURE if name == "miniature" and not os.path.exists(name) else name
 
 
+def load_voices(args: argparse.Namespace) -> Any:
+    """Load what `--voice` names, as `Dia.dialogue` takes it, and look at `--audio-prompt`, before the model."""
+    from ..audio.io import read_audio
+    from ..speech.voices import load_voice
+
+    if args.audio_prompt is not None:
+        read_audio(args.audio_prompt)
+    named = {}
+    for option in args.voice:
+        match = re.fullmatch(r"(?:\[?(S\d+)\]?|\[([^\[\]\s]+)\])=(.+)", option)
+        if match is None and len(args.voice) > 1:
+            raise ValueError(
+                f"--voice {option!r} names no speaker; with several, write --voice S1=NAME --voice S2=NAME."
+            )
+        if match is None:
+            return load_voice(option)
+        named[f"[{match[1] or match[2]}]"] = load_voice(match[3])
+    return named or None
+
+
 def check_apart(option: str, output: str | Path, inputs: dict[str, str | None]) -> None:
     """Refuse an output that is one of the inputs, also by way of links: it would be replaced by what is made of it."""
     for name, path in inputs.items():
@@ -58,6 +82,24 @@ def check_apart(option: str, output: str | Path, inputs: dict[str, str | None]) 
             raise ValueError(
                 f"{option} {str(output)!r} is what {name} {str(path)!r} reads, and would replace it; give another file."
             )
+
+
+def read_tags(options: list[str]) -> dict[str, int | None]:
+    """Return the tags of `--extra-tag TAG[=ID]` with their ids; brackets, patterns to some shells, are added.
+
+    Raises:
+        ValueError: If an id is no number, or a tag is given twice.
+    """
+    tags: dict[str, int | None] = {}
+    for option in options:
+        name, _, number = option.partition("=")
+        tag = speaker_tag(name)
+        if "=" in option and not (number.isascii() and number.isdigit()):
+            raise ValueError(f"--extra-tag {option!r} is no TAG or TAG=ID, such as S3 or nl=14.")
+        if tag in tags:
+            raise ValueError(f"--extra-tag names {tag} twice; give it once.")
+        tags[tag] = int(number) if number else None
+    return tags
 
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -19,12 +19,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--actors is the number of actors of --ray, which is missing.")
     check_writable("OUTPUT", Path(args.output, "batch.json"))
 
-    import torch
     from transformers.utils import logging
 
     from ..batch import BatchReport, BatchSettings, run_batch
     from ..batch.tables import check_table
     from ..speech.dia import Dia
+    from ..speech.engine import share_cores
 
     check_table(Path(args.table))
     options = {
@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
             )
         else:
             dia = Dia.from_pretrained(args.model, args.dtype, args.device, quantization=args.quantize)
-            if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
-                torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+            share_cores(dia)
             report = run_batch(dia, args.table, args.output, settings, **common)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("rows that are spoken are kept; the same command goes on from there.") from error

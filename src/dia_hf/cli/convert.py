@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .arguments import print_result
+from .arguments import print_result, read_tags
 
 __all__ = ["run"]
 
@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> None:
         max_shard_size=args.max_shard_size,
         to=args.to,
         bits=args.bits,
+        extra_tags=read_tags(args.extra_tag),
         force=args.force,
         dry_run=args.dry_run,
         verbose=not args.quiet,

@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..assets import MINIATURE
 from ..atomic_write import find_held
-from .arguments import check_apart, check_writable, print_result, sampling_of
+from .arguments import check_apart, check_writable, load_voices, print_result, sampling_of
 
 if TYPE_CHECKING:
     from ..evaluation import Sentence
@@ -20,24 +20,16 @@ __all__ = ["run"]
 
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf evaluate`."""
-    if args.output is not None:
-        check_writable("--output", Path(args.output))
-        check_apart("--output", args.output, {"--sentences": args.sentences, "--vocabulary": args.vocabulary})
-        if Path(args.sentences).is_dir() and find_held(args.sentences, [args.output]) is not None:
-            raise ValueError(
-                f"--output {args.output!r} is a file of --sentences {args.sentences!r}; give another file."
-            )
-    if args.keep is not None:
-        check_writable("--keep", Path(args.keep, "0000.wav"))
+    _check_options(args)
 
     from transformers.utils import logging
 
     from .._extras import import_extra
-    from ..asr.recognizers import POCKETSPHINX, load_recognizer
     from ..evaluation import evaluate, read_sentences
-    from ..evaluation.evaluate import check_folder
+    from ..evaluation.evaluate import check_folder, evaluate_audio, find_recordings
     from ..speech import Dia
     from ..speech.dia import resolve_device
+    from ..speech.voices import Voice
 
     if args.keep is not None:
         check_folder(args.keep)
@@ -48,39 +40,107 @@ def run(args: argparse.Namespace) -> None:
     if args.output is not None:
         recordings = {f"sentence {n}": s.audio for n, s in enumerate(sentences, 1) if isinstance(s.audio, str | Path)}
         check_apart("--output", args.output, {name: str(path) for name, path in recordings.items()})
-    if args.asr == POCKETSPHINX:
-        recognizer = load_recognizer(args.asr, *_vocabulary(args.vocabulary, sentences))
-    elif args.vocabulary is not None:
-        raise ValueError(f"--vocabulary is for --asr {POCKETSPHINX}; {args.asr!r} has its own, leave it out.")
+    judges = _load_judges(args, sentences, device)
+    recognizer = judges.pop("recognizer")
+    if args.audio is not None:
+        if args.output is not None:
+            files = find_recordings(sentences, args.audio)
+            check_apart("--output", args.output, {f"--audio, sentence {n}": str(f) for n, f in enumerate(files, 1)})
+        report = evaluate_audio(sentences, args.audio, recognizer, **judges, verbose=not args.quiet)
     else:
-        recognizer = load_recognizer(args.asr, device=device)
-    dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=device)
-    report = evaluate(
-        dia,
-        sentences,
-        recognizer,
-        **sampling_of(args),
-        seed=args.seed,
-        batch_size=args.batch_size,
-        max_seconds=args.max_seconds,
-        folder=args.keep,
-        verbose=not args.quiet,
+        voices = load_voices(args)
+        dia = Dia.from_pretrained(args.model, compute_dtype=args.dtype, device=device)
+        if args.audio_prompt is not None:
+            voices = Voice.from_audio(args.audio_prompt, args.prompt_text, dia.processor)
+        report = evaluate(
+            dia,
+            sentences,
+            recognizer,
+            **judges,
+            voices=voices,
+            **sampling_of(args),
+            seed=args.seed,
+            batch_size=args.batch_size,
+            max_seconds=args.max_seconds,
+            folder=args.keep,
+            verbose=not args.quiet,
+        )
+        report.settings["model"] = "miniature" if args.model == MINIATURE else args.model
+    report.settings.update(
+        sentences=args.sentences,
+        asr=args.asr,
+        vocabulary=args.vocabulary,
+        speaker_model=args.speaker_model,
+        quality=args.quality,
+        voice=args.voice or None,
+        audio_prompt=args.audio_prompt,
+        prompt_text=args.prompt_text,
     )
-    model = "miniature" if args.model == MINIATURE else args.model
-    report.settings.update(model=model, sentences=args.sentences, asr=args.asr, vocabulary=args.vocabulary)
     metrics = report.metrics()
     result = {
         "path": args.output,
         "seconds": metrics["end"]["seconds"],
-        "seed": args.seed,
-        "speed": metrics["speed"]["real_time"],
-        "word_error_rate": metrics["word_errors"]["model"]["rate"],
+        "seed": None if args.audio is not None else args.seed,
+        "speed": None if metrics["speed"] is None else metrics["speed"]["real_time"],
+        "word_error_rate": None if metrics["word_errors"]["model"] is None else metrics["word_errors"]["model"]["rate"],
+        "measures": {
+            name: summaries["model"]["value"]
+            for name, summaries in metrics["measures"].items()
+            if summaries["model"] is not None
+        },
     }
     print_result(args, report.table(), result)
     if args.output is not None:
         report.save(args.output)
     if args.output is not None and not args.quiet:
         print(f"{args.output}: all figures, and what was heard of each sentence", file=sys.stderr)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and outputs that cannot be written, before the work."""
+    if args.output is not None:
+        check_writable("--output", Path(args.output))
+        read = {"--sentences": args.sentences, "--vocabulary": args.vocabulary, "--audio-prompt": args.audio_prompt}
+        check_apart("--output", args.output, read)
+        if Path(args.sentences).is_dir() and find_held(args.sentences, [args.output]) is not None:
+            raise ValueError(
+                f"--output {args.output!r} is a file of --sentences {args.sentences!r}; give another file."
+            )
+    if args.keep is not None:
+        check_writable("--keep", Path(args.keep, "0000.wav"))
+    if args.voice and args.audio_prompt is not None:
+        raise ValueError("give either --voice or --audio-prompt.")
+    if (args.audio_prompt is None) != (args.prompt_text is None):
+        raise ValueError("--audio-prompt and --prompt-text, its transcript, go together; give both.")
+    if args.audio is not None:
+        given = {"--keep": args.keep, "--voice": args.voice or None, "--audio-prompt": args.audio_prompt}
+        if unused := [option for option, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{unused[0]} is for generated speech, and --audio {args.audio!r} is judged; leave one out."
+            )
+
+
+def _load_judges(args: argparse.Namespace, sentences: Sequence[Sentence], device: Any) -> dict[str, Any]:
+    """Load the judges, as `evaluate` takes them."""
+    from ..asr.alignment import Aligner
+    from ..asr.recognizers import POCKETSPHINX, load_recognizer
+    from ..evaluation.judges import load_quality_judge, load_speaker_model
+
+    pronunciations: dict[str, str] = {}
+    if args.asr == POCKETSPHINX:
+        words, pronunciations = _vocabulary(args.vocabulary, sentences)
+        recognizer = load_recognizer(args.asr, words, pronunciations)
+    elif args.vocabulary is not None:
+        raise ValueError(f"--vocabulary is for --asr {POCKETSPHINX}; {args.asr!r} has its own, leave it out.")
+    else:
+        recognizer = load_recognizer(args.asr, device=device)
+    return {
+        "recognizer": recognizer,
+        "normalizer": args.normalizer,
+        "speaker_model": None if args.speaker_model is None else load_speaker_model(args.speaker_model, device),
+        "aligner": None if args.speaker_model is None else Aligner(pronunciations),
+        "quality": None if args.quality is None else load_quality_judge(args.quality),
+    }
 
 
 def _vocabulary(file: str | None, sentences: Sequence[Sentence]) -> tuple[list[str], dict[str, str]]:

@@ -21,7 +21,7 @@ from ..atomic_write import atomic_write
 from ..audio.io import audio_format
 from ..hub import check_model
 from ..text_files import decode_text, read_text
-from .arguments import MINIATURE_NOTE, check_apart, check_writable, print_result, sampling_of
+from .arguments import MINIATURE_NOTE, check_apart, check_writable, load_voices, print_result, sampling_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,26 +52,6 @@ def _check_voice(args: argparse.Namespace) -> None:
         raise ValueError("give either --prompt-text or --transcribe.")
     if args.voice and args.audio_prompt is not None:
         raise ValueError("give either --voice or --audio-prompt.")
-
-
-def _load_voices(args: argparse.Namespace) -> Any:
-    """Load what `--voice` names, as `Dia.dialogue` takes it, and look at `--audio-prompt`, before the model."""
-    from ..audio.io import read_audio
-    from ..speech.voices import load_voice
-
-    if args.audio_prompt is not None:
-        read_audio(args.audio_prompt)
-    named = {}
-    for option in args.voice:
-        match = re.fullmatch(r"\[?(S\d+)\]?=(.+)", option)
-        if match is None and len(args.voice) > 1:
-            raise ValueError(
-                f"--voice {option!r} names no speaker; with several, write --voice S1=NAME --voice S2=NAME."
-            )
-        if match is None:
-            return load_voice(option)
-        named[f"[{match[1]}]"] = load_voice(match[2])
-    return named or None
 
 
 def _find_transcript(args: argparse.Namespace) -> str | None:
@@ -220,7 +200,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
         warnings.simplefilter("ignore")
         _finish_sound(args, np.zeros(44100, dtype=np.float32), 44100)  # what is wrong or missing shows before the work
 
-    voices = _load_voices(args)
+    voices = load_voices(args)
     logging.disable_progress_bar()
     if args.model == MINIATURE and not args.quiet:
         print(MINIATURE_NOTE, file=sys.stderr)

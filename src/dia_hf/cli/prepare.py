@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from ..assets import MINIATURE
-from .arguments import MINIATURE_CODES_NOTE, print_result
+from .arguments import MINIATURE_CODES_NOTE, print_result, read_tags
 
 __all__ = ["run"]
 
@@ -19,20 +19,27 @@ def run(args: argparse.Namespace) -> None:
     from ..data import PrepareConfig, prepare_dataset
     from ..processing_dia import DiaProcessor
     from ..speech.dia import resolve_device
+    from ..tokenization_dia import speaker_tag
 
     speaker_tags = {}
     for option in args.speaker_tag:
         name, _, tag = option.rpartition("=")
         if not name or not tag:
             raise ValueError(f"--speaker-tag {option!r} is no NAME=TAG, such as anna=S1.")
-        speaker_tags[name] = _as_tag(tag)
+        speaker_tags[name] = speaker_tag(tag)
+    roles = ("audio", "text", "speaker", "language", "id", "session")
     rates = ("min_characters_per_second", "max_characters_per_second")
     settings = PrepareConfig(
-        **{
-            f"{role}_column": getattr(args, f"{role}_column") for role in ("audio", "text", "speaker", "language", "id")
-        },
+        **{f"{role}_column": getattr(args, f"{role}_column") for role in roles},
+        audio_root=args.audio_root,
+        tiers=args.tier,
+        join_turns=args.join_turns,
+        dialogue_seconds=args.dialogue_seconds,
+        max_pause=args.max_pause,
+        max_overlap=args.max_overlap,
+        turn_gap=args.turn_gap,
         speaker_tags=speaker_tags,
-        extra_tags=[_as_tag(tag) for tag in args.extra_tag],
+        extra_tags=read_tags(args.extra_tag),
         loudness=None if args.no_loudness else args.loudness,
         keep_silence=None if args.no_trim else 0.1,
         min_seconds=args.min_seconds,
@@ -65,8 +72,3 @@ def run(args: argparse.Namespace) -> None:
         "seconds": round(report.seconds, 3),
     }
     print_result(args, f"{report}\n{args.dest}: read report.md and rejected.jsonl there", result)
-
-
-def _as_tag(option: str) -> str:
-    """Put a tag into brackets, which some shells take for patterns."""
-    return option if option.startswith("[") else f"[{option}]"

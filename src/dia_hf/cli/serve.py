@@ -99,16 +99,14 @@ def _browsable(host: str) -> str:
 
 def load_engine(args: argparse.Namespace) -> SpeechEngine:
     """Load the model, and make the engine of a server."""
-    import torch
     from transformers.utils import logging as transformers_logging
 
     from ..speech.dia import Dia
-    from ..speech.engine import SpeechEngine
+    from ..speech.engine import SpeechEngine, share_cores
 
     transformers_logging.disable_progress_bar()
     dia = Dia.from_pretrained(args.model, args.dtype, args.device, codec=args.codec, quantization=args.quantize)
-    if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
-        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+    share_cores(dia)
     return SpeechEngine(dia, args.max_batch_size, args.max_queue or _QUEUED_BATCHES * args.max_batch_size)
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -236,6 +236,7 @@ def convert_checkpoint(
     max_shard_size: str = "2GB",
     to: str = "huggingface",
     bits: int | None = None,
+    extra_tags: Sequence[str] | Mapping[str, int | None] = (),
     force: bool = False,
     dry_run: bool = False,
     verbose: bool = True,
@@ -259,6 +260,8 @@ def convert_checkpoint(
             of nari-labs; "mlx", for mlx-audio; "gguf-tts.cpp", for TTS.cpp; "onnx", for ONNX Runtime, and "onnx-codec",
             the codec's decoder alone.
         bits (`int`, *optional*): Bits of quantized weights: 8, 5 or 4 in "gguf-tts.cpp", 8, 6 or 4 in "mlx".
+        extra_tags (`Sequence[str]` or `Mapping[str, int | None]`, *optional*): Tags that a fine-tune knows beside those
+            of its tokenizer, such as `{"[nl]": 14}`; see `DiaTokenizer.with_tags`.
         force (`bool`, defaults to `False`): Whether to replace a `dest` that is not empty.
         dry_run (`bool`, defaults to `False`): Whether to check only, without writing.
         verbose (`bool`, defaults to `True`): Whether to show a progress bar.
@@ -284,6 +287,8 @@ def convert_checkpoint(
         raise ValueError(f"{dest} would be a folder; give a name without {dest.suffix}, and find the file in it.")
     if bits is not None and to not in QUANTIZED_LAYOUTS:
         raise ValueError(f"`bits` (`--bits`) is for the layouts {' and '.join(QUANTIZED_LAYOUTS)}; `to` is {to!r}.")
+    if extra_tags and to != "huggingface":
+        raise ValueError(f"`extra_tags` are for a tokenizer, which the layout {to!r} does not have; leave them out.")
     asked_dtype, limit = parse_dtype(dtype), _parse_size(max_shard_size)
     source_folder, files = locate(source)
     _check_apart(dest, source, codec, files)
@@ -323,7 +328,10 @@ def convert_checkpoint(
         else:
             # Small files first: an unreadable codec is an error before the long conversion.
             network = _choose_codec(opened, codec)
-            _write_rest(opened, make_processor(opened, network), folder, dest, target_dtype)
+            processor = make_processor(opened, network)
+            if extra_tags:
+                processor.tokenizer = processor.tokenizer.with_tags(extra_tags)
+            _write_rest(opened, processor, folder, dest, target_dtype)
             write_shards(opened, targets, folder, target_dtype, limit, verbose)
             _write_card(source, opened, folder, to, kind, _describe_codec(network), adapter)
     return "\n".join([*rows, summary, f"{dest} was written."])

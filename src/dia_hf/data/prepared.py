@@ -20,7 +20,9 @@ from ..text_files import first_line, read_json
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["CACHE_MARK", "VERSION", "load_prepared", "read_info"]
+    from ..tokenization_dia import DiaTokenizer
+
+__all__ = ["CACHE_MARK", "VERSION", "load_prepared", "read_info", "tags_of"]
 
 VERSION = 1
 """Version of the format, in prepared.json."""
@@ -36,8 +38,9 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
 
     Returns:
         `tuple[datasets.Dataset, dict]`: The clips, with the columns `id`, `text` (with tags), `codes` (int16
-        `[T, C]`, without delay, BOS and EOS), `seconds`, `speaker`, `source` and `row`; and the content of
-        prepared.json: `codec`, `speaker_tokens`, `settings`, `num_clips`, `seconds`.
+        `[T, C]`, without delay, BOS and EOS), `seconds`, `speaker`, `source`, `row`, `speakers` and `session`; and
+        the content of prepared.json: `codec`, `speaker_tokens` and `language_tokens` (as `DiaTokenizer` takes them),
+        `settings`, `num_clips`, `seconds`.
 
     Raises:
         ValueError: If the folder is not a prepared dataset, is incomplete or damaged, or was written by a newer
@@ -54,6 +57,14 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
             f"{_AGAIN}."
         )
     return clips, info
+
+
+def tags_of(tokenizer: DiaTokenizer) -> dict[str, Any]:
+    """Return the tags of a tokenizer as prepared.json has them, and as `DiaTokenizer` takes them."""
+    speakers, languages = tokenizer.speaker_ids, tokenizer.language_ids
+    is_counted = [*speakers.values()] == [*range(1, len(speakers) + 1)]
+    tags: dict[str, Any] = {"speaker_tokens": list(speakers) if is_counted else speakers}
+    return tags | {"language_tokens": languages} if languages else tags
 
 
 def read_info(folder: str | os.PathLike) -> dict[str, Any]:
@@ -84,6 +95,10 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(name, str) and name for name in value)
 
 
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) > 0 and all(type(number) is int for number in value.values())
+
+
 def _is_files(value: Any) -> bool:
     return _is_names(value) and all(os.path.basename(name) == name for name in value)
 
@@ -93,7 +108,8 @@ _AGAIN = "run `dia-hf prepare` again to rewrite it"
 _FIELDS: tuple[tuple[str, bool, Callable[[Any], bool], str], ...] = (
     ("codec", True, lambda value: isinstance(value, dict), "an object"),
     ("codec.fingerprint", True, lambda value: isinstance(value, str), "a string"),
-    ("speaker_tokens", True, _is_names, "a list of tags"),
+    ("speaker_tokens", True, lambda value: _is_names(value) or _is_ids(value), "a list of tags, or tags with ids"),
+    ("language_tokens", False, lambda value: _is_ids(value), "tags with ids"),
     ("settings", False, lambda value: isinstance(value, dict), "an object"),
     ("num_clips", False, lambda value: type(value) is int and value >= 0, "a whole number"),
     ("seconds", False, lambda value: type(value) in (int, float) and 0 <= value < float("inf"), "a number"),

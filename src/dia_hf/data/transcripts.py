@@ -17,7 +17,6 @@ from .rows import RowError, is_missing
 __all__ = ["TAG_HINT", "Texts"]
 
 TAG_HINT = "declare it: `extra_tags` (--extra-tag)"
-_MAX_TAGS = 8  # ids 1 to 8; id 9 is the tab
 _LEADING_TAG = re.compile(r"(\[[^\[\]\s]+\]) ?")
 # Speaker labels of other programs; without brackets only at the begin of a turn.
 _LIKE_SPEAKER_TAG = re.compile(
@@ -27,14 +26,15 @@ _NUMBER = re.compile(r"[\d\s.,:;%/+-]*\d[\d\s.,:;%/+-]*")
 
 
 class Texts:
-    """Normalizer of transcripts; language tags are declared as they appear."""
+    """Normalizer of transcripts; language tags are declared as they appear.
+
+    Attributes:
+        tokenizer (`DiaTokenizer`): Tokenizer with all tags that were declared.
+    """
 
     def __init__(self, tokenizer: DiaTokenizer, settings: PrepareConfig) -> None:
-        self._max_length = int(tokenizer.model_max_length)
         self._speaker_tags = settings.speaker_tags
-        self.tags: list[str] = []
-        for tag in (*tokenizer.speaker_tokens, *settings.extra_tags):
-            self._declare(tag)
+        self.tokenizer = tokenizer.with_tags(settings.extra_tags, settings.speaker_tags.values())
         for speaker, tag in self._speaker_tags.items():
             if tag not in self.tags:
                 raise ValueError(
@@ -42,17 +42,14 @@ class Texts:
                     f"{TAG_HINT}."
                 )
 
+    @property
+    def tags(self) -> list[str]:
+        """All tags, speakers first."""
+        return [*self.tokenizer.speaker_tokens, *self.tokenizer.language_tokens]
+
     def _declare(self, tag: str) -> None:
         if tag not in self.tags:
-            if len(self.tags) == _MAX_TAGS:
-                raise ValueError(
-                    f"{', '.join(self.tags)} and {tag} are more than the {_MAX_TAGS} tags that Dia supports."
-                )
-            self._tokenizer = DiaTokenizer(max_length=self._max_length, speaker_tokens=[*self.tags, tag])
-            self.tags.append(tag)
-
-    def _is_speaker(self, tag: str) -> bool:
-        return tag in self.tags and (SPEAKER_TAG.fullmatch(tag) is not None or tag in self._speaker_tags.values())
+            self.tokenizer = self.tokenizer.with_tags([tag])
 
     def make(self, raw: Any, speaker: str | None, language: str | None) -> str:
         """Return the text with its tags in Unicode NFC, with each run of whitespace replaced by a space."""
@@ -85,10 +82,10 @@ class Texts:
                 raise RowError("unknown_language", f"the language is {language!r}; it must be one word, such as 'nl'.")
             self._declare(tag)
             text = text if tag in tags else f"{tag} {text}"
-        if not any(self._is_speaker(tag) for tag in tags):
+        if not any(tag in self.tokenizer.speaker_tokens for tag in tags):
             # After language tags and the like at the beginning.
             begin = 0
-            while (match := _LEADING_TAG.match(text, begin)) and match[1] in self.tags:
+            while (match := _LEADING_TAG.match(text, begin)) and match[1] in self.tokenizer.language_tokens:
                 begin = match.end()
             text = f"{text[:begin]}{self._tag_of(speaker)} {text[begin:]}"
         self._check(text)
@@ -104,7 +101,7 @@ class Texts:
 
     def _tag_of(self, speaker: str | None) -> str:
         if not self._speaker_tags:
-            return self.tags[0]
+            return self.tokenizer.speaker_tokens[0]
         if speaker is None or speaker not in self._speaker_tags:
             raise RowError(
                 "speaker_without_tag",
@@ -114,15 +111,20 @@ class Texts:
         return self._speaker_tags[speaker]
 
     def _check(self, text: str) -> None:
+        ids = {*self.tokenizer.speaker_ids.values(), *self.tokenizer.language_ids.values()}
         for character in text:
             # The lowest bytes are padding and tags; lone surrogates cannot be encoded in UTF-8.
-            if ord(character) < 9 or unicodedata.category(character) == "Cs":
+            if (
+                ord(character) < 9
+                or (ord(character) < 128 and ord(character) in ids)
+                or unicodedata.category(character) == "Cs"
+            ):
                 raise RowError("unreadable_text", f"the transcript contains the character U+{ord(character):04X}.")
-        length = len(self._tokenizer.tokenize(text))
-        if length > self._max_length:
+        length, most = len(self.tokenizer.tokenize(text)), self.tokenizer.model_max_length
+        if length > most:
             raise RowError(
                 "text_too_long",
-                f"the transcript has {length} ids (UTF-8 bytes, a tag counting as one); at most {self._max_length}.",
+                f"the transcript has {length} ids (UTF-8 bytes, a tag counting as one); at most {most}.",
             )
 
     def num_characters(self, text: str) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from .async_reads import AsyncReads
 from .decoder import FrameDecoder
 from .memory import num_fitting
 from .noise import ExponentialNoise
@@ -27,7 +28,7 @@ from .runners import EagerRunner, make_runner
 from .sampling import NEVER, SamplingParams, SamplingSpec
 from .step import FrameState, FrameView
 
-__all__ = ["AsyncReads", "Call", "FrameScheduler", "RequestBatch"]
+__all__ = ["Call", "FrameScheduler", "RequestBatch"]
 
 _POLL_INTERVAL = 8
 
@@ -593,46 +594,3 @@ class FrameScheduler:
                 noise_of_all = drawn.draw(drawn.raw.new_empty((num_requests, *noise.shape[1:])), call.generator)
                 drawn.raw.index_copy_(0, slots, noise_of_all[requests])
         drawn.copy_to(noise)
-
-
-class AsyncReads:
-    """A queue of asynchronous copies of small tensors from device to host.
-
-    Args:
-        receive (`Callable`): Receives each tensor, on the CPU, in the order in which they were sent.
-        max_pending (`int`, defaults to 0): Copies that may be in flight before the host waits for the oldest; with 0
-            the host waits for each, which costs nothing where the tensors are on the CPU.
-    """
-
-    def __init__(self, receive: Callable[[torch.Tensor], None], max_pending: int = 0) -> None:
-        self.receive = receive
-        self.max_pending = max_pending
-        self._pending: deque[tuple[torch.Tensor, Any]] = deque()
-
-    def send(self, value: torch.Tensor) -> None:
-        """Start a copy of a tensor, and deliver the copies that have arrived."""
-        if value.device.type == "cuda":
-            copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            copy.copy_(value, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-        else:
-            copy, arrived = value.clone() if value.device.type == "cpu" else value.cpu(), None
-        self._pending.append((copy, arrived))
-        while self._pending and (len(self._pending) > self.max_pending or self._has_arrived()):
-            self._deliver()
-
-    def flush(self) -> None:
-        """Wait for all copies, and deliver them."""
-        while self._pending:
-            self._deliver()
-
-    def _has_arrived(self) -> bool:
-        event = self._pending[0][1]
-        return event is not None and event.query()
-
-    def _deliver(self) -> None:
-        copy, event = self._pending.popleft()
-        if event is not None:
-            event.synchronize()
-        self.receive(copy)

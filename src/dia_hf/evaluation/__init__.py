@@ -1,11 +1,24 @@
-"""Evaluation of a model with a speech recognizer: word errors, lengths and codes, compared with references if given.
+"""Evaluation of a model, or of audio that exists, by judges: a recognizer, a speaker model, DNSMOS, and its timing.
 
-`sentences.py` reads the texts and references, `evaluate.py` generates and measures, `results.py` summarizes. The
-command is `dia-hf evaluate`. Needs `pip install "dia-hf[evaluate]"`.
+`sentences.py` reads the texts and references, `evaluate.py` generates, `judge.py` measures, `results.py` summarizes.
+The command is `dia-hf evaluate`. Needs `pip install "dia-hf[evaluate]"`, and for the judges `"dia-hf[judges]"`.
 """
 
+from ..asr.recognizers import HeardWord
 from .evaluate import evaluate
-from .results import EvaluationReport, SentenceReport, Transcript
+from .metrics import METRICS, Measure, Metric
+from .results import EvaluationReport, SentenceReport, SourceReport
 from .sentences import Sentence, read_sentences
 
-__all__ = ["EvaluationReport", "Sentence", "SentenceReport", "Transcript", "evaluate", "read_sentences"]
+__all__ = [
+    "METRICS",
+    "EvaluationReport",
+    "HeardWord",
+    "Measure",
+    "Metric",
+    "Sentence",
+    "SentenceReport",
+    "SourceReport",
+    "evaluate",
+    "read_sentences",
+]

@@ -13,18 +13,32 @@ Legend: B samples, T frames, C channels, S text bytes, J heads.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..atomic_write import atomic_write
 from ..delay_pattern import num_valid_frames
 from ..engine import AlignmentHeads, make_frame_decoder, unsupported_reason_of
+from ..text_files import read_json
 
-__all__ = ["attend_to_text", "check_heads", "find_alignment_heads", "find_path", "score_heads"]
+__all__ = [
+    "PathSearch",
+    "attend_to_text",
+    "check_heads",
+    "choose_heads",
+    "find_alignment_heads",
+    "find_path",
+    "score_heads",
+    "store_heads",
+]
 
 _LEAST_WEIGHT = 1e-3  # Weights below it say nothing: a frame may be of any byte.
 _NEARLY = 0.9  # Heads with at least this share of the best score are used, ...
@@ -97,32 +111,106 @@ def attend_to_text(
     return cache.attention
 
 
-def find_path(weights: torch.Tensor) -> torch.Tensor:
+class PathSearch:
+    """Viterbi search for the byte that each frame speaks, over frames that arrive in parts.
+
+    The path never goes back. Three rules complete the weights:
+
+    - in a pause the heads look at any pause of the text, not always at the one that is due: half of the weight of a
+      pause is its own, and half that of the pause that is looked at most;
+    - the pause after a text that ends with a letter has no byte: it is index S, whose weight is that of the pause that
+      is looked at most;
+    - a word that is passed without a frame costs as much as a frame without weight.
+
+    Args:
+        is_pause (`Sequence[bool]` of length S): Whether each byte is one of a pause: white space, a mark, a tag. Those
+            between two pauses are a word. All `False` leaves the weights as they are.
+    """
+
+    def __init__(self, is_pause: Sequence[bool] | np.ndarray) -> None:
+        self._is_pause = np.asarray(is_pause, dtype=bool)
+        has_end = self._is_pause.any() and not self._is_pause[-1]
+        self._has_end = bool(has_end)
+        is_pause = np.append(self._is_pause, True) if has_end else self._is_pause
+        before = np.append(True, is_pause)[:-1]
+        after = np.append(is_pause, True)[1:]
+        begins, ends = ~is_pause & before, ~is_pause & after
+        self._places = np.arange(len(is_pause))
+        # Potentials: passing words between two places costs the difference of what is skipped before each.
+        skip = math.log(_LEAST_WEIGHT)
+        self._leave = -skip * np.cumsum(begins)
+        self._reach = skip * (np.cumsum(ends) - ends)
+        self._stay = self._reach + skip * ~is_pause
+        first = np.maximum.accumulate(np.where(begins, self._places, 0))
+        self._words = np.flatnonzero(~is_pause & (first > 0))
+        self._before_words = first[self._words] - 1
+        self._score: np.ndarray | None = None
+        self._came_from: list[np.ndarray] = []
+        self._best: list[int] = []  # the place of the best path, at each frame
+
+    def add(self, weights: torch.Tensor) -> None:
+        """Add frames.
+
+        Args:
+            weights (`torch.Tensor` of shape `[T, S]`): Mean weights of the alignment heads.
+        """
+        rows = weights.double().cpu().numpy()
+        if self._is_pause.any():
+            rows = rows.copy()
+            most = rows[:, self._is_pause].max(1, keepdims=True)
+            rows[:, self._is_pause] = (rows[:, self._is_pause] + most) / 2
+            rows = np.concatenate([rows, most], axis=1) if self._has_end else rows
+        for row in np.log(rows + _LEAST_WEIGHT):
+            if self._score is None:
+                self._came_from.append(self._places)
+                self._score = self._reach + row
+                self._best.append(int(self._score.argmax()))
+                continue
+            # The best of the paths that have come no further; the last of equals, so that a path moves no more than
+            # needed. First those of the same word, or to a pause; then those from before a word.
+            score = self._score + self._leave
+            best = np.maximum.accumulate(score)
+            place = np.maximum.accumulate(np.where(score == best, self._places, 0)).astype(np.int32)
+            score = best + self._stay
+            entered = best[self._before_words] + self._reach[self._words]
+            is_better = entered > score[self._words]
+            words, before = self._words[is_better], self._before_words[is_better]
+            score[words], place[words] = entered[is_better], place[before]
+            self._came_from.append(place)
+            self._score = score + row
+            self._best.append(int(self._score.argmax()))
+
+    def path(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
+        """Return the most probable path of the frames so far: `torch.LongTensor` of shape `[T]`, not decreasing.
+
+        Args:
+            begin (`int`, defaults to 0): Frames to leave out at its beginning.
+            end (`int`, *optional*): Frames of the path, as it was when it had no more; all unless given.
+        """
+        end = len(self._best) if end is None else end
+        path = np.zeros(end - begin, dtype=np.int64)
+        place = self._best[end - 1] if end else 0
+        for frame in range(end - 1, begin - 1, -1):
+            path[frame - begin] = place
+            place = self._came_from[frame][place]
+        return torch.from_numpy(path)
+
+
+def find_path(weights: torch.Tensor, is_pause: Sequence[bool] | np.ndarray | None = None) -> torch.Tensor:
     """Find the byte that each frame speaks: the most probable path through the weights that never goes back.
 
     Args:
         weights (`torch.Tensor` of shape `[T, S]`): Mean weights of the alignment heads.
+        is_pause (`Sequence[bool]` of length S, *optional*): Whether each byte is one of a pause, see `PathSearch`; none
+            is unless given.
 
     Returns:
-        `torch.LongTensor` of shape `[T]`: Indices of bytes, which do not decrease.
+        `torch.LongTensor` of shape `[T]`: Indices of bytes, which do not decrease. With `is_pause`, S is the pause
+        after a text that ends with a letter.
     """
-    logs = weights.double().cpu().numpy()
-    logs = np.log(logs + _LEAST_WEIGHT)
-    num_frames, num_bytes = logs.shape
-    places = np.arange(num_bytes)
-    came_from = np.zeros((num_frames, num_bytes), dtype=np.int32)
-    score = np.zeros(num_bytes)
-    for frame in range(num_frames):
-        # The best of the paths that have come no further; the last of equals, so that a path moves no more than needed.
-        best = np.maximum.accumulate(score)
-        came_from[frame] = np.maximum.accumulate(np.where(score == best, places, 0))
-        score = best + logs[frame]
-    path = np.zeros(num_frames, dtype=np.int64)
-    place = int(score.argmax()) if num_frames else 0
-    for frame in range(num_frames - 1, -1, -1):
-        path[frame] = place
-        place = came_from[frame, place]
-    return torch.from_numpy(path)
+    search = PathSearch(np.zeros(weights.shape[1], dtype=bool) if is_pause is None else is_pause)
+    search.add(weights)
+    return search.path()
 
 
 def score_heads(weights: torch.Tensor) -> torch.Tensor:
@@ -169,17 +257,43 @@ def find_alignment_heads(
         ValueError: If no head aligns; the model has not learned to speak the texts, or not by attention.
     """
     decoder = model.config.decoder_config
+
+    def speak() -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        for text in texts:
+            ids = tokenizer([text], return_tensors="pt")["input_ids"].to(model.device)
+            generator = torch.Generator(model.device).manual_seed(0)
+            frames = model.generate(input_ids=ids, max_new_tokens=max_frames, generator=generator)
+            delay, eos, pad = model.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id
+            yield ids, frames, int(num_valid_frames(frames[:, 1:], delay, eos, pad)[0])
+
+    return choose_heads(model, speak())
+
+
+def choose_heads(model: Any, samples: Iterable[tuple[torch.Tensor, torch.Tensor, int]]) -> list[list[int]]:
+    """Choose the heads of cross-attention that follow the text of speech that is given.
+
+    Args:
+        model (`DiaForConditionalGeneration`): The model.
+        samples (`Iterable[tuple[torch.Tensor, torch.Tensor, int]]`): Bytes `[1, S]`, delayed codes `[1, T, C]` from the
+            beginning of speech on, and the number of frames without delay.
+
+    Returns:
+        `list[list[int]]`: Layer and query head of each, best first.
+
+    Raises:
+        ValueError: If no head follows the text, or there are no samples.
+    """
+    decoder = model.config.decoder_config
     every = tuple(
         (layer, head) for layer in range(decoder.num_hidden_layers) for head in range(decoder.cross_num_attention_heads)
     )
-    scores = torch.zeros(len(every), dtype=torch.double)
-    for text in texts:
-        ids = tokenizer([text], return_tensors="pt")["input_ids"].to(model.device)
-        generator = torch.Generator(model.device).manual_seed(0)
-        frames = model.generate(input_ids=ids, max_new_tokens=max_frames, generator=generator)
-        number = num_valid_frames(frames[:, 1:], model.config.delay_pattern, decoder.eos_token_id, decoder.pad_token_id)
-        weights = attend_to_text(model, ids, frames, every)[0, : max(int(number[0]), 2)]
-        scores += score_heads(weights).cpu() / len(texts)
+    found = []
+    for ids, frames, number in samples:
+        weights = attend_to_text(model, ids, frames, every)[0, : max(number, 2)]
+        found.append(score_heads(weights).cpu())
+    if not found:
+        raise ValueError("there are no texts; give some that the model speaks, such as '[S1] One two three.'.")
+    scores = torch.stack(found).mean(0)
     best = scores.max().item()
     if best < _LEAST_SCORE:
         raise ValueError(
@@ -188,3 +302,23 @@ def find_alignment_heads(
         )
     order = scores.argsort(descending=True)[:_MOST_HEADS].tolist()
     return [list(every[place]) for place in order if scores[place] >= _NEARLY * best]
+
+
+def store_heads(folder: str | os.PathLike, heads: Sequence[Sequence[int]]) -> None:
+    """Write alignment heads into the `generation_config.json` of a checkpoint; all else in it stays.
+
+    Args:
+        folder (`str` or `os.PathLike`): The checkpoint.
+        heads (`Sequence[Sequence[int]]`): Layer and query head of each.
+
+    Raises:
+        ValueError: If it has no `generation_config.json`, or a damaged one.
+        OSError: If the file cannot be written; it is left unchanged.
+    """
+    file = Path(folder, "generation_config.json")
+    if not file.is_file():
+        raise ValueError(f"there is no {str(file)!r}; give the folder of a checkpoint in Hugging Face's layout.")
+    config = read_json(file)
+    config["alignment_heads"] = [list(map(int, pair)) for pair in heads]
+    with atomic_write(file) as beside:
+        beside.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -26,6 +26,7 @@ from transformers.generation import BaseStreamer
 
 from ..configuration_dia import DiaConfig
 from ..delay_pattern import valid_codes
+from .spoken_path import SpokenWeights
 
 __all__ = ["DiaAudioStreamer", "DiaCodesStreamer"]
 
@@ -43,8 +44,8 @@ class DiaCodesStreamer(BaseStreamer):
         timeout (`float`, *optional*): Seconds to wait for a chunk; no limit unless given.
 
     Attributes:
-        put_alignment (`Callable`, *optional*): With `return_alignment`, receives the mean weights `[B, S]` of the
-            alignment heads of each step, in the generating thread, before `put` receives the step's tokens.
+        alignment (`SpokenWeights`): With `return_alignment`, the mean weights of the alignment heads at the frames that
+            are spoken, for the consumer to take.
 
     Raises:
         ValueError: If a length is below 1, or the later chunks are shorter than the first.
@@ -76,7 +77,7 @@ class DiaCodesStreamer(BaseStreamer):
                 "least 1 and at most the second."
             )
         self.config = config
-        self.put_alignment: Callable[[torch.Tensor], None] | None = None
+        self.alignment = SpokenWeights(config.decoder_config.eos_token_id)
         self.chunk_frames = chunk_frames
         self.timeout = timeout
         self._next_frames = first_chunk_frames
@@ -100,8 +101,13 @@ class DiaCodesStreamer(BaseStreamer):
             if self._num_samples == 0:
                 self._num_samples = value.shape[0] // num_channels
             else:
-                self._delayed.append(value.view(-1, num_channels))
+                self._delayed.append(tokens := value.view(-1, num_channels))
+                self.alignment.put(tokens)
             self._changed.notify_all()
+
+    def put_alignment(self, weights: torch.Tensor) -> None:
+        """Receive the mean weights `[B, S]` of the alignment heads of a step, before its tokens."""
+        self.alignment.put_alignment(weights)
 
     def end(self) -> None:
         """Mark the end of the tokens."""

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from .._extras import import_extra
 from ..assets import MINIATURE
 from ..speech.dia import Dia
-from ..speech.engine import SpeechEngine
+from ..speech.engine import SpeechEngine, share_cores
 from .adapters import AdapterEngines, AdapterLoader, find_adapters
 from .app import create_app
 from .metrics import Metrics
@@ -161,8 +161,7 @@ class SpeechReplica:
         self._has_page = arguments.ui
         options: dict[str, Any] = {"codec": arguments.codec, "quantization": arguments.quantize}
         dia = Dia.from_pretrained(arguments.model, arguments.dtype, arguments.device, **options)
-        if dia.device.type == "cpu":  # for the steps and for the codec, which run at the same time
-            torch.set_num_threads(max(1, int(arguments.num_cpus) // 2))
+        share_cores(dia, int(arguments.num_cpus) or 1)
         # Serve bounds the requests of a replica, so the engine needs no bound of its own.
         self._base = SpeechEngine(dia, arguments.max_batch_size)
         self.engine: SpeechEngine | AdapterEngines = self._base

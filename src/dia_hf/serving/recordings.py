@@ -1,18 +1,19 @@
 """Reading of uploaded recordings: content of unknown origin, in formats that browsers and the OpenAI clients send.
 
-libsndfile reads wav, flac, mp3, ogg and aiff; FFmpeg, through PyAV, reads the others: webm, mp4 (m4a) and aac.
+libsndfile reads wav, flac, mp3, ogg and aiff; PyAV reads the others (webm, mp4, m4a, aac, amr), and what is damaged or
+was streamed.
 
 Legend: N samples.
 """
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .._extras import import_extra
+from ..audio.containers import read_container
 from ..audio.io import FAR_BEYOND_FULL_SCALE, read_audio
 
 __all__ = ["read_recording"]
@@ -21,13 +22,6 @@ _RATES = (1000, 192_000)
 _MAX_CHANNELS = 8
 # First bytes of what libsndfile may read. Its parsers of rare formats are not needed here.
 _SOUNDFILE = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b"\xff")
-# FFmpeg recognizes playlists, too (HLS, ffconcat), and would open the files and addresses in them. It would also decode
-# pictures, of any size, to find their format.
-_FFMPEG_OPTIONS = {
-    "protocol_whitelist": "none",
-    "format_whitelist": "aac,flac,matroska,mov,mp3,ogg,wav",
-    "codec_whitelist": "aac,alac,flac,libopus,libvorbis,mp3,mp3float,opus,pcm_f32le,pcm_s16le,vorbis",
-}
 
 
 def read_recording(content: bytes, max_seconds: float) -> tuple[np.ndarray, int]:
@@ -47,9 +41,15 @@ def read_recording(content: bytes, max_seconds: float) -> tuple[np.ndarray, int]
     try:
         if not content.startswith(_SOUNDFILE):
             raise ValueError("its first bytes are of no format that libsndfile reads")
-        waveform, rate = _read_with_soundfile(content, max_seconds)
+        waveform, rate = _read_bounded(read_audio, content, max_seconds)
     except ValueError:
-        waveform, rate = _read_with_ffmpeg(content, max_seconds)
+        try:
+            waveform, rate = _read_bounded(read_container, content, max_seconds)
+        except ValueError as error:
+            raise ValueError(
+                f"the recording of {len(content)} bytes cannot be read as audio ({error}); send wav, flac, mp3, ogg, "
+                "webm, mp4 or aac."
+            ) from error
     if waveform.size == 0:
         raise ValueError("the recording holds 0 samples; send one with speech in it.")
     if waveform.shape[-1] > max_seconds * rate:
@@ -60,37 +60,11 @@ def read_recording(content: bytes, max_seconds: float) -> tuple[np.ndarray, int]
     return waveform, rate
 
 
-def _read_with_soundfile(content: bytes, max_seconds: float) -> tuple[np.ndarray, int]:
-    nothing, rate = read_audio(content, end=0)
-    _check_form(rate, len(nothing))
-    return read_audio(content, end=max_seconds + 1)
-
-
-def _read_with_ffmpeg(content: bytes, max_seconds: float) -> tuple[np.ndarray, int]:
-    """Read with FFmpeg; channels are mixed to one."""
-    av: Any = import_extra("av")
-    parts, num_samples = [np.zeros(0, np.float32)], 0
-    try:
-        with av.open(io.BytesIO(content), options=_FFMPEG_OPTIONS, metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise ValueError("it has no audio stream")
-            stream = container.streams.audio[0]
-            rate = stream.codec_context.sample_rate
-            _check_form(rate, stream.codec_context.channels)
-            mixer = av.AudioResampler("flt", "mono", rate)
-            for frame in container.decode(stream):
-                for mixed in mixer.resample(frame):
-                    parts.append(mixed.to_ndarray()[0])
-                    num_samples += mixed.samples
-                if num_samples > max_seconds * rate:
-                    break
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"the recording of {len(content)} bytes cannot be read as audio ({reason}); send wav, flac, mp3, ogg, "
-            "webm, mp4 or aac."
-        ) from error
-    return np.concatenate(parts)[None], rate
+def _read_bounded(read: Callable[..., Any], content: bytes, max_seconds: float) -> tuple[np.ndarray, int]:
+    """Look at the beginning first: its form decides how much memory the rest takes."""
+    beginning, rate = read(content, end=0)
+    _check_form(rate, len(beginning))
+    return read(content, end=max_seconds + 1)
 
 
 def _check_form(rate: int, num_channels: int) -> None:

@@ -13,7 +13,16 @@ import json
 from typing import Any, Literal, NoReturn, TypeVar
 
 from fastapi import Request
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from starlette.datastructures import FormData
 from starlette.types import Message, Receive
 
@@ -25,6 +34,8 @@ from .errors import ApiError, field_error
 from .settings import ServerSettings
 
 __all__ = [
+    "CaptionBody",
+    "ElevenLabsBody",
     "ScriptBody",
     "SessionFields",
     "SpeechBody",
@@ -33,6 +44,7 @@ __all__ = [
     "parse_script_body",
     "parse_session",
     "parse_speech",
+    "parse_speech_as",
     "read_form",
     "read_json",
 ]
@@ -77,6 +89,7 @@ class SpeechFields(BaseModel):
     cfg_filter_top_k: int | None = _bounded_field("cfg_filter_top_k")
     max_seconds: float | None = _bounded_field("max_seconds")
     sample_rate: int | None = _bounded_field("sample_rate")
+    word_timestamps: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +151,43 @@ class SpeechBody(SpeechFields):
             raise ValueError("there are no words in it")
         return text
 
+    @field_validator("word_timestamps")
+    @classmethod
+    def _check_word_timestamps(cls, is_wanted: bool, info: ValidationInfo) -> bool:
+        if is_wanted and info.data.get("stream_format") != "sse":
+            raise ValueError('raw audio has no room for times; give `stream_format` "sse"')
+        return is_wanted
+
+
+class CaptionBody(SpeechBody):
+    """Body of `POST /dev/captioned_speech`, whose shape is Kokoro-FastAPI's, with the fields of `SpeechBody`."""
+
+    return_timestamps: bool = True
+    stream_format: Literal["audio"] = "audio"
+
+
+class _VoiceSettings(BaseModel):
+    """`voice_settings` of ElevenLabs; the others have no effect."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    speed: float | None = _bounded_field("speed")
+
+
+class ElevenLabsBody(SpeechBody):
+    """Body of `POST /text-to-speech/{voice}`, whose names are ElevenLabs', with the other fields of `SpeechBody`."""
+
+    input: str = Field(validation_alias="text")
+    model: str = Field("", validation_alias=AliasChoices("model_id", "model"))
+    stream_format: Literal["audio"] = "audio"
+    voice_settings: _VoiceSettings | None = None
+
+    @model_validator(mode="after")
+    def _set_speed(self) -> ElevenLabsBody:
+        if self.voice_settings is not None and self.voice_settings.speed is not None:
+            self.speed = self.voice_settings.speed
+        return self
+
 
 class SessionFields(SpeechFields):
     """Fields of `session.config` of a WebSocket, whose names vLLM-Omni and SGLang-Omni share, and those of a body.
@@ -150,7 +200,6 @@ class SessionFields(SpeechFields):
     stream_audio: bool = False
     split_granularity: Literal["sentence", "clause", "none"] = "sentence"
     language: str = Field("en", max_length=64)
-    word_timestamps: Literal[False] = False
 
     @model_validator(mode="after")
     def _set_stream(self) -> SessionFields:
@@ -166,7 +215,8 @@ class ScriptBody(BaseModel):
     input: str
 
 
-_Body = TypeVar("_Body", SpeechBody, ScriptBody)
+_Speech = TypeVar("_Speech", SpeechBody, CaptionBody, ElevenLabsBody)
+_Body = TypeVar("_Body", SpeechBody, CaptionBody, ElevenLabsBody, ScriptBody)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -267,16 +317,22 @@ def parse_json(content: bytes) -> Any:
 
 
 def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
-    """Parse and check a body of `POST /audio/speech`.
+    """Parse and check a body of `POST /audio/speech`; see `parse_speech_as`."""
+    return parse_speech_as(SpeechBody, content, settings)
+
+
+def parse_speech_as(kind: type[_Speech], content: bytes, settings: ServerSettings) -> _Speech:
+    """Parse and check a body of a route that answers with speech.
 
     Args:
+        kind (`type`): Its class.
         content (`bytes`): The body.
         settings (`ServerSettings`): With the limits of `input` and `max_seconds`.
 
     Raises:
         ApiError: If it is no JSON object, or a field is wrong; it names the field.
     """
-    body = _validate(SpeechBody, content, settings)
+    body = _validate(kind, content, settings)
     _limit_seconds(body, settings)
     return body
 

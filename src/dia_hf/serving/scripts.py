@@ -9,7 +9,7 @@ from typing import Any
 from ..speech.dia import Dia
 from ..speech.dialogue import Dialogue
 from ..speech.doubts import unknown_words
-from ..speech.script import Turn, check_script, estimate_seconds, parse_script, split_prefix
+from ..speech.script import Turn, check_script, estimate_seconds, parse_script, remove_tags, split_prefix
 
 __all__ = ["describe_script"]
 
@@ -30,9 +30,9 @@ def describe_script(dia: Dia, text: str) -> dict[str, Any]:
             generated; `seconds` of the whole. Lines and columns (in characters) are counted from 1. A voice can take
             some of a chunk's room, and so change the chunks.
     """
-    tokens = dia.processor.tokenizer.speaker_tokens
-    _, spoken = split_prefix(text, tokens)
-    turns = parse_script(spoken, tokens)
+    tokenizer = dia.processor.tokenizer
+    _, spoken = split_prefix(text, tokenizer.language_tokens)
+    turns = parse_script(spoken, tokenizer.speaker_tokens)
     chunks: list[dict[str, Any]] = []
     try:
         if turns:
@@ -42,7 +42,7 @@ def describe_script(dia: Dia, text: str) -> dict[str, Any]:
     except ValueError:  # control characters, which are among the issues
         chunks = []
     issues = []
-    for issue in check_script(spoken, tokens):
+    for issue in check_script(spoken, tokenizer.speaker_ids, tokenizer.language_ids):
         place = _PLACE.fullmatch(issue)
         assert place is not None, issue
         issues.append({"line": int(place[1]), "column": int(place[2]), "message": place[3]})
@@ -52,7 +52,7 @@ def describe_script(dia: Dia, text: str) -> dict[str, Any]:
         "turns": _describe_turns(turns),
         "issues": issues,
         "chunks": chunks,
-        "seconds": round(sum(estimate_seconds(turn.text) for turn in turns), 2),
+        "seconds": round(sum(estimate_seconds(remove_tags(turn.text, tokenizer.language_tokens)) for turn in turns), 2),
     }
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +34,12 @@ from ..text_files import shortened
 from .align import AlignedWord, align
 from .dialogue import Dialogue
 from .doubts import SpeechCheck, estimate_text, warn_unknown_words
+from .live_timeline import Unit
 from .loading import ComputeDtype, load_local, load_model, resolve_device
 from .options import generate_options
 from .progress import SpokenSeconds, spoken_bar
-from .script import parse_script, render, split_prefix
+from .script import parse_part, parse_script, remove_tags, render, split_prefix
+from .stream_times import StreamTimes, texts_of
 from .timestamps import Timeline
 from .voices import Voice, load_voice
 
@@ -76,6 +79,7 @@ class Dia:
         self.processor = processor
         self.engine: Engine | None = None
         self.sampling_rate: int = processor.feature_extractor.sampling_rate
+        self._finding = threading.Lock()  # of alignment heads
         if processor.audio_tokenizer is not None:
             processor.audio_tokenizer.to(model.device)
 
@@ -191,7 +195,7 @@ class Dia:
         max_seconds: float | None = None,
         max_batch_size: int | None = None,
         return_codes: bool = False,
-        return_timestamps: Literal["word", "char"] | None = None,
+        return_timestamps: Unit | None = None,
     ) -> np.ndarray | list[np.ndarray] | tuple[Any, ...]:
         """Generate speech.
 
@@ -241,8 +245,7 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
-        if return_timestamps not in (None, "word", "char"):
-            raise ValueError(f"`return_timestamps` is {shortened(return_timestamps)}; give 'word' or 'char'.")
+        _check_unit(return_timestamps)
         if audio_prompt_path is not None:
             warnings.warn("`audio_prompt_path` is deprecated; use `audio_prompt`.", FutureWarning, stacklevel=2)
             audio_prompt = audio_prompt_path
@@ -290,24 +293,36 @@ class Dia:
         """
         config = self.model.generation_config
         if not getattr(config, "alignment_heads", None):
-            config.alignment_heads = find_alignment_heads(self.model, self.processor.tokenizer, TEXTS[:4])
+            with self._finding:  # one of several threads; the others wait
+                if not getattr(config, "alignment_heads", None):
+                    config.alignment_heads = find_alignment_heads(self.model, self.processor.tokenizer, TEXTS[:4])
         return config.alignment_heads
 
-    def align(self, text: str, audio: Any, sampling_rate: int | None = None) -> list[AlignedWord]:
+    def align(
+        self,
+        text: str,
+        audio: Any,
+        sampling_rate: int | None = None,
+        *,
+        chunk_length_s: float = 10.0,
+        verbose: bool = False,
+    ) -> list[AlignedWord]:
         """Align a recording and its transcript: the time of each word, and how far the two agree (see `align.py`).
 
         Args:
             text (`str`): Transcript with speaker tags.
-            audio: The recording: a path, codes (`load_audio`), or any form that `DiaProcessor` takes; of the length of
-                one pass at most.
+            audio: The recording, of any length: a path, codes (`load_audio`), or any form that `DiaProcessor` takes.
             sampling_rate (`int`, *optional*): Rate of a waveform in hertz; a file has its own.
+            chunk_length_s (`float`, defaults to 10.0): Seconds that the model reads at once; a longer recording is
+                read in windows, each from the end of a sentence on.
+            verbose (`bool`, defaults to `False`): Whether to show a progress bar, in seconds of audio.
 
         Returns:
-            `list[AlignedWord]`: The words in order. An `evidence` below 0 means that a word is probably not what is
+            `list[AlignedWord]`: All words in order. An `evidence` below 0 means that a word is probably not what is
             said there.
 
         Raises:
-            ValueError: If the text or the recording is too long for one pass, or unusable.
+            ValueError: If the text or the recording is unusable, or `chunk_length_s` longer than one pass of the model.
 
         Example:
         ```python
@@ -319,7 +334,8 @@ class Dia:
 
         ```
         """
-        return align(self.model, self.processor, text, audio, self.alignment_heads(), sampling_rate)
+        heads = self.alignment_heads()
+        return align(self.model, self.processor, text, audio, heads, sampling_rate, chunk_length_s, verbose)
 
     def _timelines(
         self,
@@ -333,11 +349,10 @@ class Dia:
         texts = [text] if isinstance(text, str) else list(text)
         tokenizer, frame_rate = self.processor.tokenizer, self.processor.codec.frame_rate
         timelines = []
-        for index, (script, weights, spoken) in enumerate(zip(texts, alignment, codes, strict=True)):
+        reads = texts_of(tokenizer, inputs)
+        for index, (script, read, weights, spoken) in enumerate(zip(texts, reads, alignment, codes, strict=True)):
             num_given = self.model.config.frames_for_steps(int(inputs["decoder_attention_mask"][index].sum()))
-            ids = inputs["input_ids"][index]
-            read = tokenizer.decode(ids[ids != tokenizer.pad_token_id])
-            timeline = Timeline(script, tokenizer.speaker_tokens, frame_rate)
+            timeline = Timeline(script, tokenizer.speaker_tokens, frame_rate, tokenizer.language_tokens)
             weights = weights[: num_given + len(spoken)]
             if voice is None:  # the transcript of an `audio_prompt` is in the script
                 timeline.add(read, script, weights, num_given)
@@ -364,6 +379,7 @@ class Dia:
         chunk_frames: int = 64,
         split: str = "sentence",
         language: str = "en",
+        return_timestamps: Unit | None = None,
     ) -> Iterator[Any]:
         """Generate speech, and yield it during generation.
 
@@ -383,10 +399,15 @@ class Dia:
             first_chunk_frames, chunk_frames (`int`): Lengths of the first chunk and of the later ones; see
                 `DiaAudioStreamer`.
             split, language (`str`): For a text in pieces: where it is split, see `SentenceSplitter`.
+            return_timestamps (`str`, *optional*): Whether to return the times of words ("word") or characters ("char")
+                as well, each with the chunk that it ends in; see `generate`. The audio is the same. A time is that of
+                the most probable path up to the frames that the chunk needs anyway, so it can differ from `generate`'s,
+                which reads to the end. For a text in pieces, places are those in the pieces joined.
 
         Returns:
             An iterator over `np.ndarray` of shape `[N]`, float32; where `text` is a list, over lists of them, of 0
-            samples for a finished text.
+            samples for a finished text. With `return_timestamps` over pairs of these and of a `list[TimedText]`, or a
+            list of them.
 
         Raises:
             ValueError: If text, prompt or an option is unusable; each error names a remedy.
@@ -397,14 +418,21 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
+        _check_unit(return_timestamps)
         if isinstance(text, Iterator):
             for name, value in (("max_tokens", max_tokens), ("audio_prompt", audio_prompt)):
                 if value is not None:
                     raise ValueError(f"`{name}` is for a whole text; give `max_seconds` and a `voice` for pieces.")
             if use_torch_compile:
                 raise ValueError("`use_torch_compile` is for a whole text; leave it out for pieces.")
-            parameters = {"cfg_scale": cfg_scale, "temperature": temperature, "top_p": top_p, "seed": seed}
+            parameters: dict[str, Any] = {
+                "cfg_scale": cfg_scale,
+                "temperature": temperature,
+                "top_p": top_p,
+                "seed": seed,
+            }
             parameters |= {"cfg_filter_top_k": cfg_filter_top_k, "max_seconds": max_seconds}
+            parameters |= {"timestamps": return_timestamps}
             return self._stream_pieces(text, voice, split, language, parameters)
         num_texts = len(text) if isinstance(text, Sequence) and not isinstance(text, str) else 1
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed, num_texts)
@@ -413,9 +441,18 @@ class Dia:
         if self._is_miniature:
             warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
+        times: StreamTimes | None = None
+        if return_timestamps is not None:
+            heads = self.alignment_heads()
+            options |= {"return_alignment": True, "alignment_heads": heads}
+            times = StreamTimes(self.model, self.processor, text, inputs, heads, return_timestamps)
+            times.begin(has_given=voice is None)
         chunks = streamer.listen(self.model.generate, **inputs, **options, engine=self.engine)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
-        return self._checked(chunks, check, is_list=not isinstance(text, str))
+        is_list = not isinstance(text, str)
+        if times is None:
+            return self._checked(chunks, check, is_list)
+        return times.add(self._checked(chunks, check, is_list=True), streamer.alignment, is_list)
 
     def _stream_pieces(
         self, pieces: Iterator[str], voice: Any, split: str, language: str, sampling: dict[str, Any]
@@ -427,7 +464,9 @@ class Dia:
         text = TextStream(split, language)
         return stream_text(self, pieces, text, SpeechRequest(text, voices=_load_voices(voice), **sampling))
 
-    def _checked(self, chunks: Generator[Any, None, None], check: SpeechCheck, is_list: bool) -> Iterator[Any]:
+    def _checked(
+        self, chunks: Generator[Any, None, None], check: SpeechCheck, is_list: bool
+    ) -> Generator[Any, None, None]:
         """Yield audio chunks, as lists if `is_list`, and warn at the end of implausible audio."""
         with closing(chunks):
             for chunk in chunks:
@@ -446,6 +485,7 @@ class Dia:
     ) -> SpeechCheck:
         """Create the check of a call: the expected seconds of each text, and the limit that can cut it."""
         texts, frame_rate = [text] if isinstance(text, str) else list(text), self.processor.codec.frame_rate
+        tokenizer = self.processor.tokenizer
         num_read = inputs["decoder_attention_mask"].sum(dim=-1).tolist()
         prompts = [max(self.model.config.frames_for_steps(number), 0) for number in num_read]
         if max_seconds is not None:
@@ -456,7 +496,10 @@ class Dia:
             # Without BOS and EOS. Another type raises where it is used.
             limit = max(int(limit) - 2 - max(prompts), 1) if isinstance(limit, Integral) and limit else 10**9
         return SpeechCheck(
-            expected=[estimate_text(words, self.processor.tokenizer.speaker_tokens) for words in texts],
+            expected=[
+                estimate_text(remove_tags(words, tokenizer.language_tokens), tokenizer.speaker_tokens)
+                for words in texts
+            ],
             # The transcript of a voice is not part of `text`; that of an `audio_prompt` is, at an unknown length.
             prompts=[0.0 if voice is not None else prompt / frame_rate for prompt in prompts],
             sampling_rate=self.sampling_rate,
@@ -624,7 +667,7 @@ class Dia:
         for words in texts:
             if (num_ids := tokenizer.count_ids(words)) > tokenizer.model_max_length:
                 raise ValueError(
-                    f"the text has {num_ids} ids (bytes, a speaker tag counting as one), and Dia takes at most "
+                    f"the text has {num_ids} ids (bytes, a tag counting as one), and Dia takes at most "
                     f"{tokenizer.model_max_length} in one call; `Dia.dialogue` and `dia-hf generate` split texts of "
                     "any length into chunks and take a recording and its transcript apart: a `Voice`, or --prompt-text."
                 )
@@ -634,13 +677,20 @@ class Dia:
     def _as_this_voice(self, voice: Voice, text: str) -> str:
         """Put a voice's transcript before a text, under the tag of the text's first speaker."""
         voice.check(self.processor.codec)
-        tokens = self.processor.tokenizer.speaker_tokens
-        prefix, spoken = split_prefix(text, tokens)
+        tokenizer = self.processor.tokenizer
+        tokens, languages = tokenizer.speaker_tokens, tokenizer.language_tokens
+        prefix, spoken = split_prefix(text, languages)
         turns = parse_script(spoken, tokens)
         if not turns:
             raise ValueError("the text is empty; give a text, such as '[S1] Hello.'.")
-        transcript = voice.transcript if len(voice.speakers) > 1 else voice.transcript_as(turns[0].speaker)
-        return render([*parse_script(transcript, tokens), *turns], prefix=prefix)
+        is_for_all = len(voice.speakers_of(tokens)) > 1
+        transcript = voice.transcript if is_for_all else voice.transcript_as(turns[0].speaker, tokens)
+        return render([*parse_part(transcript, tokens, languages, prefix), *turns], prefix=prefix)
+
+
+def _check_unit(unit: Any) -> None:
+    if unit not in (None, "word", "char"):
+        raise ValueError(f"`return_timestamps` is {shortened(unit)}; give 'word' or 'char'.")
 
 
 def _load_voices(voices: Mapping[str, VoiceLike] | VoiceLike | None) -> dict[str, Voice] | Voice | None:

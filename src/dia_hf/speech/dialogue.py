@@ -34,7 +34,17 @@ from ..processing_dia import DiaProcessor
 from ..text_files import first_line, read_json, shortened
 from .doubts import SpeechStats, find_doubt, tell
 from .progress import spoken_bar
-from .script import Turn, check_script, estimate_seconds, parse_script, plan_chunks, render, split_prefix
+from .script import (
+    Turn,
+    check_script,
+    estimate_seconds,
+    parse_part,
+    parse_script,
+    plan_chunks,
+    remove_tags,
+    render,
+    split_prefix,
+)
 from .timestamps import Timeline
 from .voices import Voice
 
@@ -192,6 +202,7 @@ class Dialogue:
         self.text_limit: int = processor.tokenizer.model_max_length
 
         self.speaker_tokens: list[str] = processor.tokenizer.speaker_tokens
+        self.language_tokens: list[str] = processor.tokenizer.language_tokens
         self.prefix = ""
         self.issues: list[str] = []
         self.chunks: list[list[Turn]] = []
@@ -215,33 +226,37 @@ class Dialogue:
         language: str,
     ) -> None:
         """Read script and voices into the attributes above."""
-        self.prefix, spoken = split_prefix(script, self.speaker_tokens)
-        self.issues = check_script(spoken, self.speaker_tokens)
+        tokenizer = self.processor.tokenizer
+        self.prefix, spoken = split_prefix(script, self.language_tokens)
+        self.issues = check_script(spoken, tokenizer.speaker_ids, tokenizer.language_ids)
         turns = parse_script(spoken, self.speaker_tokens)
         if not turns:
             raise ValueError("the script is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
-        self.processor.tokenizer.check_text(script)
+        tokenizer.check_text(render(turns))  # without tabs and line ends, whose bytes a tag may have
         self.voices = self._take_voices(voices)
         self._add_chunks(self._plan(turns, chunk_length_s, language))
 
     def _add_chunks(self, chunks: list[list[Turn]]) -> None:
-        self.expected_seconds += [sum(estimate_seconds(turn.text) for turn in turns) for turns in chunks]
+        self.expected_seconds += [
+            sum(estimate_seconds(remove_tags(turn.text, self.language_tokens)) for turn in turns) for turns in chunks
+        ]
         self.chunks += chunks  # last, as another thread may read it
 
     def _take_voices(self, voices: Mapping[str, Voice] | Voice | None) -> dict[str, _Segment]:
         """Make one segment for each speaker; a voice of several speakers is the same segment for each."""
         if voices is None:
             return {}
-        if isinstance(voices, Voice) and len(voices.speakers) < 2:
-            voices = {voices.speakers[0] if voices.speakers else self.speaker_tokens[0]: voices}
+        tags = self.speaker_tokens, self.language_tokens
         segments = {}
+        if isinstance(voices, Voice) and len(speakers := voices.speakers_of(self.speaker_tokens)) < 2:
+            voices = {speakers[0] if speakers else self.speaker_tokens[0]: voices}
         if isinstance(voices, Voice):
-            whole = _Segment(-1, parse_script(voices.transcript, self.speaker_tokens), voices.codes)
-            segments = dict.fromkeys(voices.speakers, whole)
+            whole = _Segment(-1, parse_part(voices.transcript, *tags, self.prefix), voices.codes)
+            segments = dict.fromkeys(speakers, whole)
         else:
             for order, (speaker, voice) in enumerate(voices.items(), start=-len(voices)):
-                transcript = voice.transcript_as(speaker)
-                segments[speaker] = _Segment(order, parse_script(transcript, self.speaker_tokens), voice.codes)
+                transcript = voice.transcript_as(speaker, self.speaker_tokens)
+                segments[speaker] = _Segment(order, parse_part(transcript, *tags, self.prefix), voice.codes)
         for speaker in segments:
             if speaker not in self.speaker_tokens:
                 raise ValueError(f"a voice is given to {speaker!r}; the speakers are {', '.join(self.speaker_tokens)}.")
@@ -384,7 +399,7 @@ class Dialogue:
         next_frames, frame_rate = first_chunk_frames, self.codec.frame_rate
         self.num_frames = run.num_frames
         if self.alignment_heads is not None:
-            self.timeline = Timeline(self.script, self.speaker_tokens, frame_rate)
+            self.timeline = Timeline(self.script, self.speaker_tokens, frame_rate, self.language_tokens)
         heard = SpeechStats(self.codec.sampling_rate)
         max_seconds = None if self.max_frames is None else self.max_frames / frame_rate
 
@@ -403,18 +418,17 @@ class Dialogue:
                 if len(self.chunks) > 1:
                     bar.set_description_str(f"speaking, chunk {run.index + 1} of {len(self.chunks)}")
                 codes = self._load_chunk(run.index)
-                weights: list[torch.Tensor] = []
+                weights = torch.zeros(0, 0)
                 if codes is not None:
                     clip.push(codes)
                     if self.timeline is not None:
-                        weights.append(run.attend(codes))
+                        weights = run.attend(codes)
                     bar.update(len(codes) / frame_rate)
                     yield from ready()
                 else:
                     frames = [torch.zeros(0, self.codec.num_codebooks, dtype=torch.long)]
                     try:
                         streamer = DiaCodesStreamer(self.model.config, first_chunk_frames=1, chunk_frames=1)
-                        streamer.put_alignment = weights.append
                         with closing(streamer.listen(self.model.generate, **run.next_call())) as spoken:
                             for frame in spoken:
                                 frames.append(frame)
@@ -428,11 +442,10 @@ class Dialogue:
                         raise DialogueError(
                             f"chunk {run.index + 1} of {len(self.chunks)} failed: {error}{advice}"
                         ) from error
-                    codes = torch.cat(frames)
+                    codes, weights = torch.cat(frames), streamer.alignment.take()
                     self._save_chunk(run.index, codes)
-                if self.timeline is not None and len(codes) > 0:
-                    own = self.render(self.chunks[run.index])
-                    self.timeline.add(run.next_input()[0], own, torch.cat(weights)[: len(codes)])
+                if self.timeline is not None:
+                    self.timeline.add(*run.next_texts(), weights[: len(codes)])
                 run.add(codes)
             yield from ready(is_last=True)
         tell(run.find_doubts(heard), stacklevel=2)
@@ -528,6 +541,10 @@ class DialogueRun:
         """Return the text that the model reads for the next chunk, transcripts of its prompt first, and the prompt."""
         turns, prompt = self._choose_prompt()
         return self.dialogue.render([*turns, *self.dialogue.chunks[self.index]]), prompt
+
+    def next_texts(self) -> tuple[str, str]:
+        """Return the text that the model reads for the next chunk, and the chunk's own text at its end."""
+        return self.next_input()[0], self.dialogue.render(self.dialogue.chunks[self.index])
 
     def attend(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the mean weights `[T, S]` of the alignment heads for codes `[T, C]` of the next chunk."""

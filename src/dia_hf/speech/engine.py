@@ -30,13 +30,24 @@ from .handle import Mark, SpeechHandle, SpeechRequest, TextFrames
 from .options import generate_options
 from .text_stream import StreamedDialogue, TextStream
 
-__all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest", "TextStream"]
+__all__ = ["SpeechEngine", "SpeechHandle", "SpeechRequest", "TextStream", "share_cores"]
 
 logger = logging.get_logger(__name__)
 
 # Frames to decode at once. On a CPU one stream, as several take as much longer.
 _ROUND_FRAMES = {"cuda": 2048, "cpu": 1}
 _MOST_RETRIES = 2  # Further attempts at a chunk whose length is implausible.
+
+
+def share_cores(dia: Dia, num_cores: int | None = None) -> None:
+    """Set PyTorch's threads for an engine on a CPU, where steps and codec run at the same time: half the cores each.
+
+    Args:
+        dia (`Dia`): Model of the engine; nothing is set if it is not on a CPU.
+        num_cores (`int`, *optional*): Cores of this process; by default PyTorch's threads.
+    """
+    if dia.device.type == "cpu":
+        torch.set_num_threads(max(1, (num_cores or torch.get_num_threads()) // 2))
 
 
 class SpeechEngine:
@@ -144,6 +155,7 @@ class SpeechEngine:
             "max_seconds": request.max_seconds,
             "options": generate_options(dia.device, *sampling),
             "engine": self._engine,
+            "alignment_heads": None if request.timestamps is None else dia.alignment_heads(),
         }
         if isinstance(request.text, TextStream):
             dialogue: Dialogue = StreamedDialogue(dia.model, dia.processor, request.text, request.voices, **options)
@@ -300,14 +312,17 @@ class SpeechEngine:
         """Generate the next chunk of a request, again if its length is implausible and nobody has heard it."""
         run, mark = handle._run, Mark(handle)
         for attempt in range(_MOST_RETRIES + 1):
-            frames = TextFrames(self.dia.model.config, lambda number: self._notice(handle, number))
+            text, own = run.next_texts() if handle.timeline is not None else ("", "")
+            frames = TextFrames(self.dia.model.config, lambda number: self._notice(handle, number), text, own)
             with handle._changed:
                 handle._parts.append(frames)
             with self._changed:
                 self._changed.notify_all()  # what the decoding thread waits for has changed
             call = run.next_call(attempt)
             cancel = DiaCancelStoppingCriteria(lambda: handle.is_canceled)
-            tokens = self.dia.model.generate(**call, streamer=frames, stopping_criteria=[cancel])
+            tokens: Any = self.dia.model.generate(**call, streamer=frames, stopping_criteria=[cancel])
+            if handle.timeline is not None:
+                tokens = tokens.sequences
             if handle.is_canceled:
                 return
             num_prompt = self.dia.processor.get_audio_prompt_len(call["decoder_attention_mask"])

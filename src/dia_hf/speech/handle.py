@@ -24,9 +24,12 @@ from transformers.utils import logging
 
 from ..configuration_dia import DiaConfig
 from ..delay_pattern import valid_codes
+from ..generation import SpokenWeights, audio_lag
 from .dialogue import Dialogue, DialogueRun
 from .doubts import SpeechStats
-from .text_stream import TextStream
+from .live_timeline import LiveTimeline, Unit
+from .text_stream import StreamedDialogue, TextStream
+from .timestamps import TimedText
 from .voices import Voice
 
 if TYPE_CHECKING:
@@ -56,6 +59,10 @@ class SpeechRequest:
         max_seconds (`float`, *optional*): Limit of the audio.
         is_streamed (`bool`, defaults to `True`): Whether a player begins with the first chunk. Otherwise the audio
             comes at the end, decoded when no player waits.
+        timestamps (`str`, *optional*): Whether to find the times of words ("word") or characters ("char"), see
+            `SpeechHandle.take_times`. The audio is the same.
+        script (`str`, *optional*): The text as it was sent, if `text` has other tags or white space: times have their
+            places in it.
     """
 
     text: str | TextStream
@@ -67,6 +74,8 @@ class SpeechRequest:
     cfg_filter_top_k: int | None = None
     max_seconds: float | None = None
     is_streamed: bool = True
+    timestamps: Unit | None = None
+    script: str | None = None
 
 
 class TextFrames(BaseStreamer):
@@ -75,14 +84,19 @@ class TextFrames(BaseStreamer):
     Args:
         config (`DiaConfig`): Delay pattern and token ids.
         changed (`Callable`): Called at each step with the number of complete frames that were not taken.
+        text, own (`str`): What the model reads, and the chunk at its end.
 
     Attributes:
         num_taken (`int`): Frames that were taken.
         has_ended (`bool`): Whether no further frames come.
+        alignment (`SpokenWeights`): Weights of the alignment heads, if the call records them.
+        is_followed (`bool`): Whether the chunk was begun in the handle's timeline.
     """
 
-    def __init__(self, config: DiaConfig, changed: Callable[[int], None]) -> None:
-        self.config = config
+    def __init__(self, config: DiaConfig, changed: Callable[[int], None], text: str = "", own: str = "") -> None:
+        self.config, self.text, self.own = config, text, own
+        self.alignment = SpokenWeights(config.decoder_config.eos_token_id)
+        self.is_followed = False
         self._changed = changed
         self.num_taken = 0
         self._delayed: list[torch.Tensor] = []  # tokens `[1, C]` of the steps from the first frame that was not taken
@@ -91,9 +105,15 @@ class TextFrames(BaseStreamer):
     def put(self, value: torch.Tensor) -> None:
         """Receive the prompt, then the tokens of each step."""
         if self._has_prompt:
-            self._delayed.append(value.view(1, -1))
+            tokens = value.view(1, -1)
+            self.alignment.put(tokens)
+            self._delayed.append(tokens)
             self._changed(self.num_complete)
         self._has_prompt = True
+
+    def put_alignment(self, weights: torch.Tensor) -> None:
+        """Receive the weights `[1, S]` of the alignment heads of a step, before its tokens."""
+        self.alignment.put_alignment(weights)
 
     def end(self) -> None:
         """Mark the end of the tokens."""
@@ -135,6 +155,8 @@ class SpeechHandle:
             of another length than the text has); "canceled" or "error".
         doubt (`str` or `None`): Why the audio is implausible or cut.
         error (`Exception` or `None`): What ended the request.
+        timeline (`LiveTimeline` or `None`): With `timestamps`, the times of what was spoken, to be read at the end.
+            Its `script` is the text as it was given or written.
     """
 
     def __init__(
@@ -155,6 +177,8 @@ class SpeechHandle:
         # Between the reader, the worker and the decoding thread, guarded by the condition:
         self._changed = threading.Condition()
         self._chunks: deque[np.ndarray] = deque()
+        self._times: deque[list[TimedText]] = deque()  # that end in each chunk
+        self._taken_times: list[TimedText] = []  # of chunks that were read
         self._num_read = self._num_put = 0  # samples
         self._parts: deque[TextFrames] = deque()  # of the chunks of text whose frames were not all taken
         self._decoding = threading.Lock()  # held to change the clip
@@ -166,8 +190,19 @@ class SpeechHandle:
         self._is_complete = False  # no further frames come
         self._is_parked = False  # the reader is far behind, or the text not there yet
         self._first_time: float | None = None
+        self.timeline = self._make_timeline(dialogue)
         self._next_frames = 1  # twice the last chunk
         self._wake_at = 1  # Complete frames of the current part from which on the decoding thread looks at this.
+
+    def _make_timeline(self, dialogue: Dialogue) -> LiveTimeline | None:
+        unit = self.request.timestamps
+        if unit is None:
+            return None
+        given = dialogue.script if self.request.script is None else self.request.script
+        script = "" if isinstance(dialogue, StreamedDialogue) else given
+        lag = audio_lag(dialogue.model.config, dialogue.codec)
+        tags, languages = dialogue.speaker_tokens, dialogue.language_tokens
+        return LiveTimeline(script, tags, dialogue.codec.frame_rate, lag, unit, tags[0], languages)
 
     def __iter__(self) -> SpeechHandle:
         return self
@@ -187,13 +222,29 @@ class SpeechHandle:
             raise self.error
         raise StopIteration
 
-    def take(self) -> list[np.ndarray]:
-        """Return the chunks that are there, without waiting; none before the end of a request that is not streamed."""
-        return self._pop(len(self._chunks)) if self.is_done or self.request.is_streamed else []
+    def take(self, limit: int | None = None) -> list[np.ndarray]:
+        """Return the chunks that are there, without waiting; none before the end of a request that is not streamed.
+
+        Args:
+            limit (`int`, *optional*): Chunks to return at most; all unless given.
+        """
+        number = len(self._chunks) if limit is None else limit
+        return self._pop(number) if self.is_done or self.request.is_streamed else []
+
+    def take_times(self) -> list[TimedText]:
+        """Return the words or characters that end in the chunks that were read, each once; see `timestamps`.
+
+        A time is known when the audio is there, and does not change later. Times count from the beginning of the audio.
+        """
+        with self._changed:
+            taken, self._taken_times = self._taken_times, []
+        return taken
 
     def _pop(self, number: int) -> list[np.ndarray]:
         with self._changed:
             chunks = [self._chunks.popleft() for _ in range(min(number, len(self._chunks)))]
+            for _ in chunks if self.timeline is not None else ():
+                self._taken_times += self._times.popleft()
             self._num_read += sum(map(len, chunks))
         if self._is_parked:
             self._engine._unpark(self)
@@ -286,8 +337,10 @@ class SpeechHandle:
         """Add the frames that are complete to the clip; `_decoding` is held."""
         with self._changed:
             while self._parts and not self._clip.is_closed:
-                self._clip.push(self._parts[0].take())
-                if not self._parts[0].is_empty:
+                part = self._parts[0]
+                self._clip.push(part.take())
+                self._follow(part)
+                if not part.is_empty:
                     return
                 self._parts.popleft()
                 if self._has_clips:
@@ -295,6 +348,21 @@ class SpeechHandle:
                     self._ends_sentence = True
             if self._is_complete and not self._parts:
                 self._clip.close()
+
+    def _follow(self, part: TextFrames) -> None:
+        """Add the weights of a part's frames to the timeline."""
+        timeline, dialogue = self.timeline, self._run.dialogue
+        if timeline is None:
+            return
+        if not part.is_followed:
+            part.is_followed = True
+            if isinstance(dialogue, StreamedDialogue):
+                for source in dialogue.take_sources():
+                    timeline.append(source)
+            timeline.begin(part.text, part.own)
+        timeline.extend(part.alignment.take())
+        if part.alignment.has_ended() or part.is_empty:
+            timeline.end()
 
     def _put(self, samples: np.ndarray, num_frames: int) -> None:
         with self._changed:
@@ -305,6 +373,8 @@ class SpeechHandle:
             self._num_put += len(samples)
             self._heard.add(samples)
             self.num_frames += num_frames
+            if self.timeline is not None:
+                self._times.append(self.timeline.take(self.num_frames))
             self._changed.notify_all()
         if self.request.is_streamed:
             self._tell()
@@ -325,6 +395,9 @@ class SpeechHandle:
                 return
             self.finish_reason, self.error, self.doubt, self.is_done = reason, error, doubt, True
             self._parts.clear()
+            if self.timeline is not None and error is None and not self.is_canceled:  # a word that was cut
+                left = self._times[-1] if self._times else self._taken_times
+                left += self.timeline.take(self.num_frames, is_last=True)
             self._changed.notify_all()
         self._tell()
 
@@ -345,6 +418,7 @@ class Mark:
             handle._pull()
             self.clip, self.heard = copy.copy(handle._clip), copy.copy(handle._heard)
             self.num_chunks, self.num_frames = len(handle._chunks), handle.num_frames
+            self.num_timed = 0 if handle.timeline is None else handle.timeline.num_taken
 
     def rewind(self, handle: SpeechHandle, frames: TextFrames) -> bool:
         """Take the audio since then back, unless a reader may have it; return whether that was possible.
@@ -358,12 +432,23 @@ class Mark:
                 if frames.num_taken or frames not in handle._parts:
                     return False
                 handle._parts.remove(frames)
+                self._drop(handle, frames)
                 return True
             if handle.request.is_streamed and handle.num_frames > self.num_frames:
                 return False
             while len(handle._chunks) > self.num_chunks:
                 handle._chunks.pop()
+                if handle.timeline is not None:
+                    handle._times.pop()
+            self._drop(handle, frames)
+            if handle.timeline is not None:
+                handle.timeline.num_taken = self.num_timed
             handle._clip, handle._heard = copy.copy(self.clip), copy.copy(self.heard)
             handle.num_frames = self.num_frames
             handle._parts.clear()
             return True
+
+    @staticmethod
+    def _drop(handle: SpeechHandle, frames: TextFrames) -> None:
+        if handle.timeline is not None and frames.is_followed:
+            handle.timeline.drop()

@@ -11,20 +11,25 @@ import math
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import NamedTuple
 
 from sentencex import segment
 
+from ..tokenization_dia import any_of
+
 __all__ = [
     "NON_VERBAL_TAGS",
     "Turn",
     "check_script",
+    "ends_sentence",
     "estimate_seconds",
+    "parse_part",
     "parse_script",
     "plan_chunks",
+    "remove_tags",
     "render",
     "split_prefix",
 ]
@@ -41,6 +46,9 @@ _CHARACTERS_PER_SECOND = 15
 _CHARACTERS_PER_WIDE_CHARACTER = 3
 _SECONDS_PER_SOUND = 1
 
+# A tag of a language or a style inside a turn; a longer one can be split.
+_TAG = r"\[[A-Za-z0-9_-]{1,12}\]"
+
 # Joins two emojis to one.
 _JOINER = "\u200d"
 
@@ -49,11 +57,13 @@ _SENTENCE_COST, _CLAUSE_COST, _WORD_COST, _CHARACTER_COST = 10.0, 20.0, 40.0, 80
 # A chunk that is too short costs more than thousands of splits.
 _SHORT_COST = 1e6
 
+_SENTENCE_END = re.compile(r"""[.!?…。！？]["'”’»)\]]*$""")
+
 _SOUND = rf"\((?:{'|'.join(NON_VERBAL_TAGS)})\)"
 _SOUNDS = re.compile(_SOUND, re.IGNORECASE)
 _CLAUSES = re.compile(r""".+?(?:[,;:،؛…–-]["'”’»)]* |[—，、；：]["'”’»」』）]* ?|$)""")
 _WORDS = re.compile(rf"(?:{_SOUND}|\S)+ ?", re.IGNORECASE)
-_CHARACTERS = re.compile(rf"(?:{_SOUND}|\S) ?", re.IGNORECASE)
+_CHARACTERS = re.compile(rf"(?:{_SOUND}|{_TAG}|\S) ?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,7 @@ def _read(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str |
     for tag in speaker_tokens:
         if not tag or tag.split() != [tag]:
             raise ValueError(f"{tag!r} cannot be a speaker token; use a word without spaces, such as '[S1]'.")
-    # As in the tokenizer: tags are found anywhere, and the longest one wins.
-    pattern = "|".join(re.escape(tag) for tag in sorted(speaker_tokens, key=len, reverse=True))
-    tags = list(re.finditer(pattern, text))
+    tags = list(any_of(speaker_tokens).finditer(text))  # anywhere, as in the tokenizer
     ends = [*(match.start() for match in tags), len(text)]
     before = text[: ends[0]]
     if before.strip():
@@ -95,13 +103,12 @@ def _read(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str |
         yield match.start(), match.group(), _normalize(text[match.end() : end])
 
 
-def split_prefix(text: str, tags: Sequence[str]) -> tuple[str, str]:
+def split_prefix(text: str, language_tokens: Sequence[str]) -> tuple[str, str]:
     """Split off tags of a language or a style, such as `[nl]`, at the beginning of a script.
 
     Args:
         text (`str`): The script.
-        tags (`Sequence[str]`): All tags of the tokenizer. The prefix is those at the beginning that are not `[S1]`,
-            `[S2]` and so on, and are directly followed by another tag.
+        language_tokens (`Sequence[str]`): Tags of the tokenizer that are no speaker's.
 
     Returns:
         `tuple[str, str]`: The prefix, with single spaces, and the script with spaces in its place.
@@ -109,17 +116,52 @@ def split_prefix(text: str, tags: Sequence[str]) -> tuple[str, str]:
     Example:
     ```python
     >>> from dia_hf.speech.script import split_prefix
-    >>> split_prefix("[nl] [S1] Dat is goed.", ["[S1]", "[S2]", "[nl]"])
+    >>> split_prefix("[nl] [S1] Dat is goed.", ["[nl]", "[de]"])
     ('[nl]', '     [S1] Dat is goed.')
 
     ```
     """
-    every = "|".join(map(re.escape, tags))
-    others = "|".join(re.escape(tag) for tag in tags if not re.fullmatch(r"\[S\d+\]", tag))
-    match = re.match(rf"\s*(?:(?:{others})\s*)+(?={every})", text) if others else None
+    tags = any_of(language_tokens)
+    match = re.match(rf"\s*(?:(?:{tags.pattern})\s*)+", text)
     if match is None:
         return "", text
-    return " ".join(re.findall(every, match.group())), re.sub(r"\S", " ", match.group()) + text[match.end() :]
+    return " ".join(tags.findall(match.group())), re.sub(r"\S", " ", match.group()) + text[match.end() :]
+
+
+def parse_part(
+    text: str,
+    speaker_tokens: Sequence[str],
+    language_tokens: Sequence[str] = (),
+    prefix: str = "",
+    speaker: str | None = None,
+) -> list[Turn]:
+    """Parse a part of a dialogue, such as the transcript of a voice, that is rendered behind the dialogue's prefix.
+
+    Args:
+        text (`str`): The part.
+        speaker_tokens, language_tokens (`Sequence[str]`): Tags of the tokenizer.
+        prefix (`str`, defaults to `""`): The dialogue's, see `split_prefix`. The part's own is left out if it is the
+            same, and otherwise stays at the beginning of the first turn.
+        speaker (`str`, *optional*): Speaker of text before the first tag; the first of the tokenizer unless given.
+
+    Returns:
+        `list[Turn]`: The turns, see `parse_script`.
+    """
+    own, spoken = split_prefix(text, language_tokens)
+    turns = parse_script(f"{speaker or ''} {spoken}", speaker_tokens)
+    if turns and own:
+        after, rest = split_prefix(turns[0].text, language_tokens)
+        turns[0] = replace(turns[0], text=" ".join([own, after, rest.strip()]))
+    if turns and prefix:
+        own, rest = split_prefix(turns[0].text, language_tokens)
+        if own == prefix and rest.strip():
+            turns[0] = replace(turns[0], text=rest.strip())
+    return [replace(turn, text=_normalize(turn.text)) for turn in turns]
+
+
+def remove_tags(text: str, tags: Sequence[str]) -> str:
+    """Return a text without some tags, and with single spaces."""
+    return _normalize(any_of(tags).sub(" ", text))
 
 
 def _locator(text: str) -> Callable[[int], tuple[int, int]]:
@@ -184,19 +226,25 @@ def _check_turns(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int
             yield position, f"{tag} is repeated; the two turns become one"
 
 
-def _check_brackets(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
+def _check_brackets(
+    text: str, speaker_tokens: Sequence[str], language_tokens: Sequence[str]
+) -> Iterator[tuple[int, str]]:
     known = ", ".join(speaker_tokens)
     for match in re.finditer(r"\[[^\[\]]*\]|[\[\]]", text):
         found = _excerpt(match.group())
         word = "".join(found.split()).lower()
-        if match.group() in speaker_tokens:
+        if match.group() in speaker_tokens or match.group() in language_tokens:
             continue
         if len(match.group()) == 1:
             message = f"{found} is not paired; known speaker tags are {known}"
         elif re.fullmatch(r"\[s\d+\]", word) or word in [tag.lower() for tag in speaker_tokens]:
             message = f"unknown speaker tag {found}; known are {known}"
+        elif word in [tag.lower() for tag in language_tokens]:
+            message = f"unknown language tag {found}; known are {', '.join(language_tokens)}"
         else:
-            message = f"{found} is no speaker tag (known are {known}); sounds stand in parentheses, such as (laughs)"
+            every = ", ".join([*speaker_tokens, *language_tokens])
+            kind = "tag" if language_tokens else "speaker tag"
+            message = f"{found} is no {kind} (known are {every}); sounds stand in parentheses, such as (laughs)"
         yield match.start(), message
 
 
@@ -214,14 +262,26 @@ def _check_sounds(text: str) -> Iterator[tuple[int, str]]:
         yield match.start(), f"({_excerpt(phrase)}) is no sound that Dia was trained on; {advice}"
 
 
-def _check_control_characters(text: str, speaker_tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
-    meanings = ["padding", *speaker_tokens]
-    for match in re.finditer(f"[\\0-{chr(len(speaker_tokens))}]", text):
+def _check_control_characters(text: str, tags: Mapping[str, int]) -> Iterator[tuple[int, str]]:
+    meanings = {0: "padding", **{number: tag for tag, number in tags.items()}}
+    for match in re.finditer(r"[\0-\x1f\x7f]", text):
         code = ord(match.group())
-        yield match.start(), f"control character U+{code:04X}, which the tokenizer refuses: it means {meanings[code]}"
+        if code in meanings and not match.group().isspace():  # white space becomes a space
+            message = f"control character U+{code:04X}, which the tokenizer refuses: it means {meanings[code]}"
+            yield match.start(), message
 
 
-def check_script(text: str, speaker_tokens: Sequence[str] = ("[S1]", "[S2]")) -> list[str]:
+def _ids_of(speaker_tokens: Sequence[str] | Mapping[str, int], first: int = 1) -> Mapping[str, int]:
+    if isinstance(speaker_tokens, Mapping):
+        return speaker_tokens
+    return {tag: number for number, tag in enumerate(speaker_tokens, start=first)}
+
+
+def check_script(
+    text: str,
+    speaker_tokens: Sequence[str] | Mapping[str, int] = ("[S1]", "[S2]"),
+    language_tokens: Sequence[str] | Mapping[str, int] = (),
+) -> list[str]:
     """Find probable mistakes, and sounds that Dia was not trained on.
 
     A parenthesis of at most three words, all of letters, is taken for a sound, any other one for text. A tag at the
@@ -229,7 +289,10 @@ def check_script(text: str, speaker_tokens: Sequence[str] = ("[S1]", "[S2]")) ->
 
     Args:
         text (`str`): The script.
-        speaker_tokens (`Sequence[str]`, defaults to `("[S1]", "[S2]")`): Tags of the tokenizer.
+        speaker_tokens (`Sequence[str]` or `Mapping[str, int]`, defaults to `("[S1]", "[S2]")`): Tags of the tokenizer,
+            of the ids 1, 2, … or with their ids.
+        language_tokens (`Sequence[str]` or `Mapping[str, int]`, defaults to none): Its tags of languages and styles, of
+            the ids that follow or with their ids.
 
     Returns:
         `list[str]`: Warnings in the order of the script, each beginning with its line and column (in characters), both
@@ -246,11 +309,13 @@ def check_script(text: str, speaker_tokens: Sequence[str] = ("[S1]", "[S2]")) ->
 
     ```
     """
+    speaker_ids = _ids_of(speaker_tokens)
+    language_ids = _ids_of(language_tokens, first=len(speaker_ids) + 1)
     findings = [
-        *_check_turns(text, speaker_tokens),
-        *_check_brackets(text, speaker_tokens),
+        *_check_turns(text, list(speaker_ids)),
+        *_check_brackets(text, list(speaker_ids), list(language_ids)),
         *_check_sounds(text),
-        *_check_control_characters(text, speaker_tokens),
+        *_check_control_characters(text, {**speaker_ids, **language_ids}),
     ]
     locate = _locator(text)
     return ["line {}, column {}: {}".format(*locate(position), message) for position, message in sorted(findings)]
@@ -288,6 +353,11 @@ def estimate_seconds(text: str) -> float:
     ```
     """
     return _num_characters(_normalize(text)) / _CHARACTERS_PER_SECOND
+
+
+def ends_sentence(word: str) -> bool:
+    """Return whether a word ends a sentence by its punctuation; "Mr." does, too."""
+    return _SENTENCE_END.search(word) is not None
 
 
 def _cut_sentences(text: str, language: str) -> list[str]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .doubts import tell, warn_unknown_words
 from .engine import SpeechEngine
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["stream_text"]
 
 
-def stream_text(dia: Dia, pieces: Iterator[str], text: TextStream, request: SpeechRequest) -> Iterator[np.ndarray]:
+def stream_text(dia: Dia, pieces: Iterator[str], text: TextStream, request: SpeechRequest) -> Iterator[Any]:
     """Speak text that comes in pieces, and yield the audio.
 
     Args:
@@ -34,7 +32,7 @@ def stream_text(dia: Dia, pieces: Iterator[str], text: TextStream, request: Spee
         request (`SpeechRequest`): Request with this stream.
 
     Yields:
-        `np.ndarray` of shape `[N]`, float32.
+        `np.ndarray` of shape `[N]`, float32; with `timestamps` of the request, pairs of it and a `list[TimedText]`.
 
     Raises:
         ValueError: If the text has no words.
@@ -49,7 +47,8 @@ def stream_text(dia: Dia, pieces: Iterator[str], text: TextStream, request: Spee
         handle = engine.submit(request)
         source.start()
         try:
-            yield from handle
+            for chunk in handle:
+                yield chunk if request.timestamps is None else (chunk, handle.take_times())
         except ValueError:
             if source.error is None:
                 raise

@@ -16,7 +16,7 @@ from sentencex import segment
 from ..text_files import shortened
 from ..tokenization_dia import SPEAKER_TAG
 from .dialogue import Dialogue
-from .script import estimate_seconds, parse_script, split_prefix
+from .script import estimate_seconds, parse_part, split_prefix
 
 __all__ = ["SETTLE_SECONDS", "SPLITS", "SentenceSplitter", "StreamedDialogue", "TextStream"]
 
@@ -50,6 +50,9 @@ class SentenceSplitter:
             takes a second or more; "none": the whole text is one, at its end.
         language (`str`, defaults to `"en"`): Language code for `sentencex`.
 
+    Attributes:
+        sources (`list[str]`): The sentences that are complete, as they were written; joined, they are the text.
+
     Raises:
         ValueError: If `split` is unknown.
 
@@ -67,6 +70,7 @@ class SentenceSplitter:
         if split not in SPLITS:
             raise ValueError(f"`split` is {shortened(split)}; give one of {', '.join(SPLITS)}.")
         self.split, self.language = split, language
+        self.sources: list[str] = []
         self._text = ""  # that is in no sentence yet
 
     @property
@@ -95,8 +99,7 @@ class SentenceSplitter:
             else:
                 end = len(before) if character not in _CLOSING and _WIDE_END.search(before) else 0
             if end and (_has_letters(self._text[:end]) or end == len(self._text) > _LONGEST_NUMBERS):
-                sentences.append(" ".join(self._text[:end].split()))
-                self._text = self._text[end:]
+                sentences.append(self._cut(end))
         return sentences
 
     def settle(self) -> list[str]:
@@ -107,8 +110,16 @@ class SentenceSplitter:
 
     def flush(self) -> list[str]:
         """Return the rest, if there are words in it, as the last sentence."""
-        text, self._text = self._text, ""
-        return [" ".join(text.split())] if _has_words(text) else []
+        if not _has_words(self._text):
+            self._text = ""
+            return []
+        return [self._cut(len(self._text))]
+
+    def _cut(self, end: int) -> str:
+        """Take a sentence of this length from the text; return it with single spaces."""
+        self.sources.append(self._text[:end])
+        self._text = self._text[end:]
+        return " ".join(self.sources[-1].split())
 
     def _end_at_space(self) -> int:
         """Return the length of the sentence at the beginning, 0 if it is not complete at this white space."""
@@ -147,6 +158,7 @@ class TextStream:
 
     Attributes:
         sentences (`list[str]`): The sentences that are complete.
+        sources (`list[str]`): These sentences as they were written; joined, they are the text.
         num_characters (`int`): Characters that were written.
         is_closed (`bool`): Whether the text is complete.
 
@@ -178,6 +190,11 @@ class TextStream:
         self._splitter = SentenceSplitter(split, language)
         self._changed: Callable[[], None] | None = None
         self._lock = threading.RLock()
+
+    @property
+    def sources(self) -> list[str]:
+        """The sentences that are complete, as they were written."""
+        return self._splitter.sources
 
     @property
     def is_settled(self) -> bool:
@@ -264,12 +281,12 @@ class StreamedDialogue(Dialogue):
 
     def __init__(self, model: Any, processor: Any, text: TextStream, voices: Any = None, **options: Any) -> None:
         self.text = text
-        self._num_taken = 0  # sentences
+        self._num_taken = self._num_read = 0  # sentences; those whose sources were taken
         self._lock = threading.Lock()
         super().__init__(model, processor, "", voices, **options)
 
     def _read_script(self, script: str, voices: Any, chunk_length_s: tuple[float, float], language: str) -> None:
-        self.voices = self._take_voices(voices)
+        self.voices, self._given_voices = self._take_voices(voices), voices
         self._chunk_length_s, self._language = chunk_length_s, language
         self._speaker = self.speaker_tokens[0]
         self.update()
@@ -289,10 +306,17 @@ class StreamedDialogue(Dialogue):
                 raise ValueError("the text is empty; give a text, such as '[S1] Hello. [S2] Hi!'.")
             self.is_open = not is_closed
 
+    def take_sources(self) -> list[str]:
+        """Return the sentences as they were written, without those that were returned before."""
+        with self._lock:
+            begin, self._num_read = self._num_read, self._num_taken
+            return self.text.sources[begin : self._num_read]
+
     def _take(self, sentence: str) -> None:
         self.processor.tokenizer.check_text(sentence)
         if not self.chunks:
-            self.prefix, sentence = split_prefix(sentence, self.speaker_tokens)
-        turns = parse_script(f"{self._speaker} {sentence}", self.speaker_tokens)
+            self.prefix, _ = split_prefix(sentence, self.language_tokens)
+            self.voices = self._take_voices(self._given_voices)
+        turns = parse_part(sentence, self.speaker_tokens, self.language_tokens, self.prefix, self._speaker)
         self._speaker = turns[-1].speaker
         self._add_chunks(self._plan(turns, self._chunk_length_s, self._language))

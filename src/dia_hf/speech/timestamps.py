@@ -1,14 +1,15 @@
 """Times of words and characters in generated speech, from the alignment that was recorded while the model spoke.
 
 The text is the caller's, byte for byte: every time has its place in it. A character has the time in which its bytes are
-spoken (`find_path`); a word lasts from its first letter to its last. Tags and white space have no time.
+spoken (`find_path`); a word lasts from its first letter to its last. Tags and white space have no time; they and
+punctuation are the pauses of the path.
 
 Legend: T frames, S text bytes.
 """
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from ..generation import find_path
+from ..tokenization_dia import any_of
 
 __all__ = ["TimedText", "Timeline"]
 
@@ -54,19 +56,22 @@ class Timeline:
 
     Args:
         script (`str`): The whole text, with tags.
-        speaker_tokens (`Sequence[str]`): Tags of the tokenizer.
+        speaker_tokens (`Sequence[str]`): Tags of speakers of the tokenizer.
         frame_rate (`float`): Frames a second.
+        language_tokens (`Sequence[str]`, *optional*): Its tags of languages and styles, which change no speaker.
 
     Attributes:
         script (`str`): The text.
         num_frames (`int`): Frames that were added.
     """
 
-    def __init__(self, script: str, speaker_tokens: Sequence[str], frame_rate: float) -> None:
+    def __init__(
+        self, script: str, speaker_tokens: Sequence[str], frame_rate: float, language_tokens: Sequence[str] = ()
+    ) -> None:
         self.script = script
         self.frame_rate = frame_rate
         self.num_frames = 0
-        self._tags = re.compile("|".join(re.escape(tag) for tag in sorted(speaker_tokens, key=len, reverse=True)))
+        self._tags, self._speakers = any_of([*speaker_tokens, *language_tokens]), frozenset(speaker_tokens)
         self._characters = self._spoken(script)
         # Frames, one entry for each character that a chunk has added:
         self._starts: list[int] = []
@@ -78,7 +83,8 @@ class Timeline:
         spoken, place, first_id, speaker = [], 0, 0, None
         while place < len(text):
             if (tag := self._tags.match(text, place)) is not None:
-                speaker, place, first_id = tag[0], tag.end(), first_id + 1
+                speaker = tag[0] if tag[0] in self._speakers else speaker
+                place, first_id = tag.end(), first_id + 1
                 continue
             next_id = first_id + len(text[place].encode())
             if not text[place].isspace():
@@ -97,23 +103,43 @@ class Timeline:
             num_given (`int`, defaults to 0): Frames at their beginning that were given: a recording whose transcript
                 is a part of the script. Its words have no time.
         """
-        spoken = self._spoken(text)
-        spoken = spoken[len(spoken) - len(self._spoken(own)) :]
+        spoken, first = self._split(text, own)
         begin = self.num_frames - num_given
         self.num_frames += len(weights) - num_given
         if not spoken:
             return
-        first = spoken[0].first_id
-        path = find_path(weights[:, first:]).numpy() + first
+        path = np.zeros(0)  # of a chunk without frames
+        if len(weights):
+            is_pause = self._pauses(text, spoken, first, weights.shape[1])
+            path = find_path(weights[:, first:], is_pause).numpy() + first
         self._starts += (begin + np.searchsorted(path, [character.first_id for character in spoken])).tolist()
         self._ends += (begin + np.searchsorted(path, [character.next_id for character in spoken])).tolist()
         self._limits += [self.num_frames] * len(spoken)
 
+    def _split(self, text: str, own: str) -> tuple[list[_Character], int]:
+        """Return the characters of a chunk, and the first id of the pause before them."""
+        every = self._spoken(text)
+        spoken = every[len(every) - len(self._spoken(own)) :]
+        return spoken, every[-len(spoken) - 1].next_id if len(every) > len(spoken) else 0
+
+    @staticmethod
+    def _pauses(text: str, spoken: list[_Character], first: int, num_ids: int) -> np.ndarray:
+        """Return whether each id from `first` on is one of a pause."""
+        is_pause = np.ones(num_ids - first, dtype=bool)
+        for character in spoken:
+            if _is_voiced(text[character.place]):
+                is_pause[character.first_id - first : character.next_id - first] = False
+        return is_pause
+
+    def _voiced(self, first: int, last: int) -> tuple[int, int]:
+        """Return the first and the last letter of some characters; of marks alone, those themselves."""
+        voiced = [i for i in range(first, last + 1) if _is_voiced(self.script[self._characters[i].place])]
+        return (voiced[0], voiced[-1]) if voiced else (first, last)
+
     def _timed(self, first: int, last: int) -> TimedText:
         """Return the text from one character that was spoken to another one."""
         place, after = self._characters[first].place, self._characters[last].place + 1
-        voiced = [i for i in range(first, last + 1) if self.script[self._characters[i].place].isalnum()]
-        start, end = (voiced[0], voiced[-1]) if voiced else (first, last)
+        start, end = self._voiced(first, last)
         return TimedText(
             text=self.script[place:after],
             start=max(self._starts[start], 0) / self.frame_rate,
@@ -126,12 +152,14 @@ class Timeline:
     @property
     def characters(self) -> list[TimedText]:
         """The characters that were spoken, in order, without white space and tags."""
-        return [self._timed(i, i) for i in range(len(self._starts)) if self._was_reached(i, i)]
+        return [self._timed(i, i) for i in range(len(self._ends)) if self._was_reached(i, i)]
 
     @property
     def words(self) -> list[TimedText]:
         """The words that were spoken, in order: characters up to white space or a tag, punctuation included."""
-        return [self._timed(first, last) for first, last in self._words() if self._was_reached(first, last)]
+        return [
+            self._timed(first, last) for first, last in self._words(len(self._ends)) if self._was_reached(first, last)
+        ]
 
     def shifted(self, seconds: float, factor: float = 1.0) -> list[TimedText]:
         """Return the words for audio that was cut or whose speed was changed.
@@ -149,17 +177,31 @@ class Timeline:
     @property
     def all_words(self) -> list[TimedText]:
         """The words of the chunks that were added, those that were not spoken included."""
-        return [self._timed(first, last) for first, last in self._words()]
+        return [self._timed(first, last) for first, last in self._words(len(self._ends))]
 
-    def _words(self) -> Iterator[tuple[int, int]]:
-        """Yield the indices of the first and the last character of each word."""
+    @property
+    def script_words(self) -> list[TimedText]:
+        """The words of the whole script, without times: both are 0."""
+        words = []
+        for first, last in self._words(len(self._characters)):
+            place, after = self._characters[first].place, self._characters[last].place + 1
+            words.append(TimedText(self.script[place:after], 0.0, 0.0, place, after, self._characters[first].speaker))
+        return words
+
+    def _words(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield the indices of the first and the last of so many characters for each word."""
         first = 0
-        for i in range(1, len(self._starts) + 1):
-            if i == len(self._starts) or self._characters[i].place != self._characters[i - 1].place + 1:
+        for i in range(1, number + 1):
+            if i == number or self._characters[i].place != self._characters[i - 1].place + 1:
                 yield first, i - 1
                 first = i
 
     def _was_reached(self, first: int, last: int) -> bool:
         """Return whether these characters were spoken, and not given or cut."""
-        is_mark = not any(self.script[self._characters[i].place].isalnum() for i in range(first, last + 1))
+        is_mark = not any(_is_voiced(self.script[self._characters[i].place]) for i in range(first, last + 1))
         return self._ends[last] > 0 and (is_mark or self._starts[first] < self._limits[first])
+
+
+def _is_voiced(character: str) -> bool:
+    """Return whether a character is a letter, a digit or a mark on one, such as a vowel sign."""
+    return unicodedata.category(character)[0] in "LNM"

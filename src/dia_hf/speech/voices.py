@@ -9,9 +9,10 @@ Legend: N samples, T frames, C codebooks.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -27,20 +28,21 @@ from ..asr.recognizers import Recognizer, load_recognizer
 from ..atomic_write import LOCK, atomic_write, locked
 from ..audio.codec import Codec
 from ..audio.effects import trim_silence
-from ..audio.io import AUDIO_FORMATS
+from ..data.clips import AUDIO_SUFFIXES
 from ..data.config import MAX_CHARACTERS_PER_SECOND, MIN_CHARACTERS_PER_SECOND
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..processing_dia import DiaProcessor
 from ..text_files import shortened
-from ..tokenization_dia import SPEAKER_TAG
+from ..tokenization_dia import SPEAKER_TAG, any_of
 
-__all__ = ["Voice", "VoiceLibrary", "check_name", "load_voice", "transcribe", "voice_of_first_speaker"]
+__all__ = ["Voice", "VoiceLibrary", "check_name", "load_voice", "name_key", "transcribe", "voice_of_first_speaker"]
 
 _FORMAT = "dia_hf voice"
 _VERSION = "1"
 _SUFFIX = ".safetensors"
 _MAX_CODE = torch.iinfo(torch.int16).max
 _MAX_NAME_LENGTH = 50  # of up to 4 bytes each; a file name has at most 255 bytes, ending included
+_LEADING_TAGS = re.compile(r"(?:\[[^\[\]\s]+\]\s*)*")
 # Seconds. From nari-labs' advice (5 to 10 s); below and above these, users report noise and rushed speech.
 _SHORT_PROMPT, _LONG_PROMPT = 3.0, 15.0
 
@@ -216,7 +218,7 @@ class Voice:
                     )
                 codes = file.get_tensor("codes")
         except SafetensorError as error:
-            if path.suffix.lower() in (*AUDIO_FORMATS, ".m4a", ".aiff", ".aif", ".opus"):
+            if path.suffix.lower() in AUDIO_SUFFIXES:
                 raise ValueError(
                     f"{str(path)!r} is a recording and no voice; make one of it, `dia-hf voices add NAME "
                     f"{str(path)!r} --transcript TEXT`, or give it as --audio-prompt (`audio_prompt`)."
@@ -266,11 +268,18 @@ class Voice:
         """Speaker tags of the transcript, each once, in order of first occurrence."""
         return tuple(dict.fromkeys(SPEAKER_TAG.findall(self.transcript)))
 
-    def transcript_as(self, speaker: str) -> str:
+    def speakers_of(self, speaker_tokens: Sequence[str]) -> tuple[str, ...]:
+        """Return the tags of speakers as `speakers` does, by the tags of a tokenizer, which may be names."""
+        tags = any_of([*speaker_tokens, *self.speakers])
+        return tuple(dict.fromkeys(tags.findall(self.transcript)))
+
+    def transcript_as(self, speaker: str, speaker_tokens: Sequence[str] = ()) -> str:
         """Return the transcript with the tag of one speaker.
 
         Args:
             speaker (`str`): A tag, such as "[S2]".
+            speaker_tokens (`Sequence[str]`, *optional*): Tags of the tokenizer, where they are not `[S1]`, `[S2]` and
+                so on alone.
 
         Returns:
             `str`: Transcript, beginning with the tag; another tag is replaced by it.
@@ -278,15 +287,17 @@ class Voice:
         Raises:
             ValueError: If `speaker` is no tag, or the transcript has several speakers.
         """
-        if not SPEAKER_TAG.fullmatch(speaker):
+        if not SPEAKER_TAG.fullmatch(speaker) and speaker not in speaker_tokens:
             raise ValueError(f"`speaker` is {speaker!r}; give a tag, such as '[S1]'.")
-        if len(self.speakers) > 1:
+        if len(speakers := self.speakers_of(speaker_tokens)) > 1:
             raise ValueError(
-                f"the voice has {len(self.speakers)} speakers ({', '.join(self.speakers)}) and cannot be {speaker} "
+                f"the voice has {len(speakers)} speakers ({', '.join(speakers)}) and cannot be {speaker} "
                 "alone; use its transcript as it is, for the whole dialogue, or give each speaker a voice."
             )
-        transcript = SPEAKER_TAG.sub(speaker, self.transcript.strip())
-        return transcript if transcript.startswith(speaker) else f"{speaker} {transcript}"
+        transcript = any_of(speakers).sub(lambda _: speaker, self.transcript.strip())
+        before = _LEADING_TAGS.match(transcript)
+        is_first = before is not None and speaker in before[0]  # behind the tag of a language, or alone
+        return transcript if is_first or transcript.startswith(speaker) else f"{speaker} {transcript}"
 
     def check(self, codec: Codec) -> None:
         """Check that the voice was made with this codec; in another, its codes have another meaning.
@@ -302,7 +313,7 @@ class Voice:
             )
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Normalize names that some file system cannot distinguish: Unicode's canonical caseless matching, D145."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
@@ -365,7 +376,7 @@ class VoiceLibrary:
     def find(self, name: str) -> Path | None:
         """Return the file of a voice, or `None` if there is none of this name."""
         files = self.files()
-        alike = [path for other, path in files.items() if _key(other) == _key(name)]
+        alike = [path for other, path in files.items() if name_key(other) == name_key(name)]
         # Several are equal only if files were added by hand.
         return files.get(unicodedata.normalize("NFC", name)) or next(iter(alike), None)
 
@@ -373,7 +384,7 @@ class VoiceLibrary:
         """Return the file of an existing voice."""
         if (path := self.find(name)) is not None:
             return path
-        nearest = sorted(self, key=lambda other: -SequenceMatcher(None, _key(name), _key(other)).ratio())
+        nearest = sorted(self, key=lambda other: -SequenceMatcher(None, name_key(name), name_key(other)).ratio())
         there_is = f"it has {', '.join(map(repr, nearest))}" if nearest else "it is empty"
         raise ValueError(f"there is no voice {name!r} in the library {str(self.folder)!r}; {there_is}.")
 
@@ -456,18 +467,21 @@ def load_voice(voice: Voice | str | os.PathLike) -> Voice:
     return VoiceLibrary().get(voice)
 
 
-def voice_of_first_speaker(voice: Voice, text: str, default: str = "[S1]") -> dict[str, Voice] | Voice:
+def voice_of_first_speaker(
+    voice: Voice, text: str, speaker_tokens: Sequence[str] = ("[S1]",)
+) -> dict[str, Voice] | Voice:
     """Give a voice to the first speaker of a text; one of several speakers is for all of them, and returned as it is.
 
     Args:
         voice (`Voice`): The voice.
         text (`str`): The text, or its beginning.
-        default (`str`, defaults to `"[S1]"`): Tag of the speaker of a text without tags.
+        speaker_tokens (`Sequence[str]`, defaults to `("[S1]",)`): Tags of the tokenizer. The first one is that of the
+            speaker of a text without tags.
     """
-    if len(voice.speakers) > 1:
+    if len(voice.speakers_of(speaker_tokens)) > 1:
         return voice
-    first = SPEAKER_TAG.search(text)
-    return {first[0] if first is not None else default: voice}
+    tags = [*any_of(speaker_tokens).findall(text)[:1], *SPEAKER_TAG.findall(text)[:1]]
+    return {min(tags, key=text.find, default=speaker_tokens[0]): voice}
 
 
 def transcribe(

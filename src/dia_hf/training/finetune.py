@@ -27,13 +27,15 @@ from ..audio.codec import load_network
 from ..configuration_dia import DiaConfig
 from ..conversion.adapters import merge_adapter
 from ..conversion.checkpoint import generation_config_for
-from ..data.prepared import load_prepared
+from ..data.prepared import load_prepared, tags_of
+from ..data.splits import group_clips
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
 from ..speech import Dia
 from ..text_files import first_line
 from ..tokenization_dia import DiaTokenizer
+from .alignment_heads import update_heads
 from .arguments import make_arguments, reporters
 from .callbacks import LoadingCallback, make_callbacks, print_less
 from .checkpoint import check_weights
@@ -199,7 +201,7 @@ def _load_processor(recipe: Recipe) -> DiaProcessor:
     if recipe.config is not None:
         processor.config = DiaConfig(**recipe.config)
         longest = processor.config.encoder_config.max_position_embeddings
-        processor.tokenizer = DiaTokenizer(max_length=longest, speaker_tokens=processor.tokenizer.speaker_tokens)
+        processor.tokenizer = DiaTokenizer(max_length=longest, **tags_of(processor.tokenizer))
     codec, decoder = processor.codec, processor.config.decoder_config
     if codec.num_codebooks != decoder.num_channels or codec.codebook_size > decoder.eos_token_id:
         raise ValueError(
@@ -220,7 +222,9 @@ def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Datase
     clips, apart = concatenate_datasets(folders[: len(recipe.data)]), folders[len(recipe.data) :]
     chance = ClipChance(recipe.seed)
     chance.set_epoch(0)
-    is_apart = [chance.draw("evaluation", clip_id) < recipe.eval_fraction for clip_id in clips["id"]]
+    known = {name: clips[name] for name in ("id", "speaker", "speakers", "session") if name in clips.column_names}
+    groups = group_clips(known, recipe.eval_unit)
+    is_apart = [chance.draw("evaluation", group) < recipe.eval_fraction for group in groups]
     train_set = clips.select([index for index, drawn in enumerate(is_apart) if not drawn])
     if any(is_apart):
         apart.append(clips.select([index for index, drawn in enumerate(is_apart) if drawn]))
@@ -243,25 +247,35 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
                 "training and evaluation. Give it once."
             )
         clips, about = load_prepared(folder)
-        theirs = about["codec"]["fingerprint"]
-        if theirs != ours:
+        codec = about["codec"]["fingerprint"]
+        if codec != ours:
             raise ValueError(
-                f"{folder!r} has codes of the codec {theirs}, but the model uses {ours}; prepare the data again with "
+                f"{folder!r} has codes of the codec {codec}, but the model uses {ours}; prepare the data again with "
                 "this model (`dia-hf prepare --model`), or set `codec` to the codec of the data."
             )
-        tags, known = about["speaker_tokens"], tokenizer.speaker_tokens
-        shorter = min(len(tags), len(known))
-        if tags[:shorter] != known[:shorter]:
+        theirs = DiaTokenizer(
+            max_length=tokenizer.model_max_length,
+            speaker_tokens=about["speaker_tokens"],
+            language_tokens=about.get("language_tokens"),
+        )
+        try:
+            tokenizer = theirs.with_tags(
+                tokenizer.speaker_ids | tokenizer.language_ids, {*theirs.speaker_tokens, *tokenizer.speaker_tokens}
+            )
+        except ValueError as error:
             if found:
                 raise ValueError(
-                    f"{folder!r} has the tags {tags}, but the data before it {known}; prepare all with the same tags."
-                )
-            known = []  # the ids get new names
-        if len(tags) > len(known):
-            tokenizer = DiaTokenizer(max_length=tokenizer.model_max_length, speaker_tokens=tags)
+                    f"{folder!r} has the tags {_named(theirs)}, but the data before it {_named(tokenizer)}; prepare "
+                    "all with the same tags."
+                ) from error
+            tokenizer = theirs  # the ids get new names
         found.append(clips.with_format("numpy", columns=["codes"], output_all_columns=True))
     processor.tokenizer = tokenizer
     return found
+
+
+def _named(tokenizer: DiaTokenizer) -> str:
+    return ", ".join(f"{tag} {number}" for tag, number in (tokenizer.speaker_ids | tokenizer.language_ids).items())
 
 
 def _load_model(recipe: Recipe, processor: DiaProcessor, arguments: TrainingArguments) -> DiaForConditionalGeneration:
@@ -405,6 +419,7 @@ def _save(trainer: DiaTrainer, processor: DiaProcessor, recipe: Recipe) -> None:
             )
             assert not report["missing_keys"], report  # missing weights would be random
             model.generation_config = trained.generation_config
+        update_heads(model, processor, trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset)
         # Without the general model card of the class: `write_run_card` writes that of the run.
         super(DiaForConditionalGeneration, model).save_pretrained(output)
         processor.save_pretrained(output)

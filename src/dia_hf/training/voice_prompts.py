@@ -17,6 +17,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ..processing_dia import DiaProcessor
+from ..speech.script import parse_part, render, split_prefix
 from .collator import ClipChance
 
 if TYPE_CHECKING:
@@ -62,12 +63,20 @@ class VoicePrompts(Dataset):
         if prompt_index is None:
             return clip
         prompt = self.dataset[prompt_index]
-        text = f"{prompt['text'].strip()} {clip['text'].strip()}"
+        text = self._join(prompt["text"].strip(), clip["text"].strip())
         codes = np.concatenate([np.asarray(prompt["codes"]), np.asarray(clip["codes"])])
         if len(codes) > self.max_frames or len(self.tokenizer.tokenize(text)) > self.tokenizer.model_max_length:
             return clip
         seconds = clip["seconds"] + prompt["seconds"]
         return {**clip, "text": text, "codes": codes, "seconds": seconds, "prompt_frames": len(prompt["codes"])}
+
+    def _join(self, prompt: str, text: str) -> str:
+        """Join two texts as in voice cloning, where the tag of the language stands at the beginning alone."""
+        speakers, languages = self.tokenizer.speaker_tokens, self.tokenizer.language_tokens
+        if not split_prefix(f"{prompt} {text}", languages)[0] and not split_prefix(text, languages)[0]:
+            return f"{prompt} {text}"
+        prefix, spoken = split_prefix(text, languages)
+        return render(parse_part(prompt, speakers, languages, prefix), prefix=prefix) + f" {spoken.strip()}"
 
     def _choose(self, index: int, clip: dict[str, Any]) -> int | None:
         """Return the index of a clip's prompt, or `None` for no prompt."""
@@ -100,9 +109,10 @@ def add_voice_prompts(
 ) -> VoicePrompts:
     """Precede clips of a prepared dataset by another clip of the same speaker as a voice prompt.
 
-    Texts, with their tags, are joined by a space and codes are concatenated, the prompt first; `prompt_frames` tells
-    `DiaDataCollator` where the loss begins. Prompts depend on seed, epoch (`set_epoch`; before the first call, on
-    torch's global generator) and the clip's `id`, and differ between epochs.
+    Texts, with their tags, are joined by a space, the tag of the clip's language at the beginning, and codes are
+    concatenated, the prompt first; `prompt_frames` tells `DiaDataCollator` where the loss begins. Prompts depend on
+    seed, epoch (`set_epoch`; before the first call, on torch's global generator) and the clip's `id`, and differ
+    between epochs.
 
     A clip gets no prompt if its speaker is unknown or has no other suitable clip, or if both together exceed the
     model's limits of text or frames. Evaluate on the prepared dataset itself: prompts would only add noise.

@@ -82,7 +82,7 @@ def _about(dia: Dia, settings: ServerSettings) -> dict[str, Any]:
         "model": settings.model_name,
         "needsKey": bool(settings.api_keys),
         "sampleRate": min(max(dia.sampling_rate, low), high),
-        "speakers": [tag for tag in dia.processor.tokenizer.speaker_tokens if re.fullmatch(r"\[S\d+\]", tag)],
+        "speakers": dia.processor.tokenizer.speaker_tokens,
         "sounds": NON_VERBAL_TAGS,
         "formats": list(FORMATS),
         "maxInput": settings.max_input,
