@@ -74,7 +74,7 @@ def test_speaker_tags_that_others_do_not_know(v0_1, tmp_path):
     shutil.copytree(v0_1, source)
     DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[S3]"]).save_pretrained(source)
     convert_checkpoint(source, tmp_path / "made", to="nari-v0.1", verbose=False)
-    assert "The speaker tags [S3] are read as their letters" in (tmp_path / "made" / "README.md").read_text("utf-8")
+    assert "The tags [S3] are read as their letters" in (tmp_path / "made" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,10 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 def _find_losses(request: Request) -> str:
     """Tell what runtimes with fixed tags and sampling parameters do not take from a checkpoint."""
     losses = "Not in these files: sampling parameters, channel weights of the loss."
-    tags = make_processor(request.source, None).tokenizer.speaker_tokens
+    tokenizer = make_processor(request.source, None).tokenizer
+    tags = (*tokenizer.speaker_tokens, *tokenizer.language_tokens)
     if others := [tag for tag in tags if tag not in ("[S1]", "[S2]")]:
-        losses += f" The speaker tags {', '.join(others)} are read as their letters: the runtime knows [S1] and [S2]."
+        losses += f" The tags {', '.join(others)} are read as their letters: the runtime knows [S1] and [S2]."
         logger.warning(losses)
     return losses
 
