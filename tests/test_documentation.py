@@ -20,6 +20,8 @@ from dia_hf.audio.io import write_audio
 from dia_hf.speech.voices import Voice
 from dia_hf.training import DiaTrainer
 from dia_hf_command.parser import make_parser
+from other_formats import random_v0_1, write_mlx, write_tts_cpp
+from tiny import random_codec
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -76,6 +78,9 @@ def desk(tmp_path, monkeypatch, tone):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIA_HF_VOICES", str(tmp_path / "my-voices"))
     write_audio("voice.wav", tone(0.5, 44100), 44100)
+    Path("cast").mkdir()
+    shutil.copy("voice.wav", "cast/clara.wav")
+    Path("cast/clara.txt").write_text("This is what I said.", "utf-8")
     Path("recordings").mkdir()
     table = ["file_name,text"]
     for number in range(6):
@@ -92,6 +97,9 @@ def desk(tmp_path, monkeypatch, tone):
     shutil.copy(REFERENCE / "descript-dac" / "weights.pth", "dac.pth")
     for file in Path("nari-v0.1").iterdir():
         shutil.copy(file, file.name)
+    config, tensors = random_v0_1()
+    write_tts_cpp(Path("dia-q8_0.gguf"), config, tensors, "Q8_0", random_codec())
+    write_mlx(Path("dia-4bit"), config, tensors, 4, 64, "affine", "bfloat16")
     torch.manual_seed(0)
     return tmp_path
 

@@ -27,6 +27,7 @@ _EXTRAS = {
     "pocketsphinx": ("evaluate",),
     "prometheus_client": ("serve",),
     "pyloudnorm": ("audio",),
+    "pysubs2": ("train",),
     "python_multipart": ("serve",),
     "ray": ("ray",),
     "requests": ("judges",),

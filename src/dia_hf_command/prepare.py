@@ -19,20 +19,34 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     prepare.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder with metadata.csv or with a .txt beside each recording, table (csv, tsv, jsonl, parquet), dataset "
-        "saved to disk, or name on the Hub",
+        help="folder with metadata.csv, of a known corpus, or with a .txt, subtitles or a TextGrid beside each "
+        "recording; table (csv, tsv, jsonl, parquet); dataset saved to disk, or name on the Hub",
     )
     prepare.add_argument("dest", metavar="DEST", help="folder to be made, or brought up to date")
     add_model(prepare)
-    prepare.add_argument("--split", metavar="NAME", help="of a dataset with several")
+    prepare.add_argument("--split", metavar="NAME", help="of a dataset or corpus with several")
     prepare.add_argument("--config", metavar="NAME", help="of a dataset on the Hub with several")
     prepare.add_argument("--num-proc", type=count, default=1, metavar="N", help="processes that encode (1)")
     prepare.add_argument("--ray", action="store_true", help="encode in N actors of Ray instead (dia-hf[ray])")
     add_device(prepare)
     columns = prepare.add_argument_group("columns", "found by their usual names unless given")
-    for role in ("audio", "text", "speaker", "id"):
+    for role in ("audio", "text", "speaker", "id", "session"):
         columns.add_argument(f"--{role}-column", metavar="NAME")
     columns.add_argument("--language-column", metavar="NAME", help="what it says becomes a tag before the text: [nl]")
+    columns.add_argument("--audio-root", metavar="FOLDER", help="of the recordings, if not that of the table")
+    columns.add_argument(
+        "--tier", action="append", default=[], metavar="NAME", help="of TextGrids that holds texts; repeatable"
+    )
+    turns = prepare.add_argument_group("dialogues", "of turns of one session, or segments of one recording")
+    turns.add_argument(
+        "--join-turns",
+        action=argparse.BooleanOptionalAction,
+        help="to clips with [S1] and [S2] (default: only subtitles, and lists of turns with times)",
+    )
+    turns.add_argument("--dialogue-seconds", type=positive, default=30.0, metavar="S", help="of a joined clip (30)")
+    turns.add_argument("--max-pause", type=not_negative, default=2.0, metavar="S", help="within a joined clip (2)")
+    turns.add_argument("--max-overlap", type=not_negative, default=0.5, metavar="S", help="of two speakers (0.5)")
+    turns.add_argument("--turn-gap", type=not_negative, default=0.2, metavar="S", help="of turns without times (0.2)")
     tags = prepare.add_argument_group("tags")
     tags.add_argument(
         "--speaker-tag",

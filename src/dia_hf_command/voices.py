@@ -21,6 +21,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     transcript.add_argument("--transcribe", metavar="MODEL", help="transcribe with a speech recognizer instead")
     add_model(add)
     add.add_argument("--force", action="store_true", help="replace a voice of this name")
+    folder = voices_verbs.add_parser("import", help="make a voice of each recording of a folder")
+    folder.add_argument(
+        "folder", metavar="FOLDER", help="recordings, each with its transcript beside it: anna.wav, anna.txt"
+    )
+    add_model(folder)
+    folder.add_argument("--force", action="store_true", help="replace voices of these names")
     voices_verbs.add_parser("list", help="list the saved voices")
     remove = voices_verbs.add_parser("remove", help="remove a voice")
     remove.add_argument("name", metavar="NAME")

@@ -1,12 +1,15 @@
 """`dia-hf evaluate`, run on a trained model."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from cli.command import FAST, run
+from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.audio.io import read_audio, write_audio
+from dia_hf.speech.voices import Voice
 
 ASR = ["--asr", "pocketsphinx"]
 
@@ -180,3 +183,61 @@ def test_a_report_has_the_audio_of_all_sources(sentences, capsys):
     assert Path(rows[0]["reference"]["file"]).is_file()
     assert run("evaluate", "--sentences", sentences, *ASR, "--report", "report.txt") == 2
     assert "must end in .html" in capsys.readouterr().err
+
+
+def test_judges_and_audio_that_exists(sentences, capsys):
+    """A judge was not loaded, or the audio of another system was generated instead of judged."""
+    judges = ["--speaker-model", "resemblyzer", "--quality", "dnsmos"]
+    assert run("evaluate", "--sentences", sentences, *ASR, *judges, *FAST, "--keep", "kept", "-o", "ours.json") == 0
+    args = ["--sentences", sentences, "--asr", "whisper-tiny.en", *judges, "--normalizer", "words", "--audio", "kept"]
+    assert run("evaluate", *args, "-o", "theirs.json") == 0
+    ours, theirs = (json.loads(Path(f"{name}.json").read_text("utf-8")) for name in ("ours", "theirs"))
+    assert ours["settings"]["speaker_model"] == theirs["settings"]["speaker_model"] == "resemblyzer"
+    assert (ours["settings"]["normalizer"], theirs["settings"]["normalizer"]) == ("words", "words")
+    assert theirs["settings"]["audio"] == "kept" and "model" not in theirs["settings"]
+    assert [line["seconds"] for line in ours["sentences"]] == pytest.approx(
+        [line["seconds"] for line in theirs["sentences"]], abs=1e-3
+    )
+    first = ours["sentences"][0]["model"]["measures"]["dnsmos"]["value"]
+    assert first == pytest.approx(theirs["sentences"][0]["model"]["measures"]["dnsmos"]["value"], abs=0.02)
+    assert "DNSMOS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["voice", "prompt"])
+def test_voices(sentences, option, monkeypatch):
+    """`--voice` or `--audio-prompt` did not reach the generation."""
+    heard = []
+    monkeypatch.setattr(
+        "dia_hf.evaluation.evaluate", lambda *args, voices, **options: heard.append(voices) or sys.exit(7)
+    )
+    if option == "voice":
+        Voice.from_audio("clips/a.wav", "Hello.", DiaProcessor.from_pretrained(MINIATURE)).save("voice.safetensors")
+        args = ["--voice", "S2=voice.safetensors"]
+    else:
+        args = ["--audio-prompt", "clips/a.wav", "--prompt-text", "Hello."]
+    run("evaluate", "--sentences", sentences, *ASR, *FAST, *args)
+    voice = heard[0]["[S2]"] if option == "voice" else heard[0]
+    assert voice.transcript == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["--audio", "nowhere"], "'nowhere' is no folder"),
+        (["--audio", "clips"], "'clips' has no audio for sentence 1; it is named '0000.wav'"),
+        (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
+        (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
+        (["--audio-prompt", "clips/a.wav"], "go together; give both"),
+        (["--prompt-text", "Hello."], "go together; give both"),
+        (["--voice", "a", "--audio-prompt", "clips/a.wav", "--prompt-text", "Hi."], "either --voice or --audio-prompt"),
+        (["--voice", "nobody"], "nobody"),
+        (["--speaker-model", "./nowhere"], "nowhere"),
+        (["--quality", "pesq"], "invalid choice: 'pesq'"),
+        (["--normalizer", "german"], "invalid choice: 'german'"),
+    ],
+)
+def test_judging_that_cannot_begin(sentences, args, error, capsys, monkeypatch):
+    """A wrong option of the judges showed after the model had been loaded."""
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    assert run("evaluate", "--sentences", sentences, *ASR, *args) == 2
+    assert error in capsys.readouterr().err.splitlines()[-1]

@@ -40,7 +40,7 @@ def test_prepares_a_folder(recordings, capsys):
     """The summary did not state how many clips were kept or rejected, or why."""
     assert run("recordings", "prepared") == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("2 of 3 clips kept, 3.0 s; 2 encoded in this run\n")
+    assert captured.out.startswith("2 of 3 clips kept, 3.0 s; 2 encoded in this run\nsource: table: audio 'file_name',")
     assert "empty_text  1\n    metadata.csv row 3: the transcript is empty." in captured.out
     assert "prepared: read report.md and rejected.jsonl there" in captured.out
     assert "codec: --model nari-labs/Dia-1.6B-0626" in captured.err
@@ -75,8 +75,23 @@ def test_options_arrive(recordings):
         "--max-seconds",
         "9",
     ]
+    turns = [
+        "--no-join-turns",
+        "--dialogue-seconds",
+        "20",
+        "--max-pause",
+        "1",
+        "--max-overlap",
+        "0.1",
+        "--turn-gap",
+        "0",
+    ]
+    turns += ["--tier", "anna", "--tier", "ben", "--session-column", "speaker", "--audio-root", "recordings"]
     args += ["--characters-per-second", "1", "30", "--text-column", "text", "--audio-column", "file_name"]
-    assert run(*args, "--id-column", "text", "--speaker-column", "speaker", "--num-proc", "1", "--device", "cpu") == 0
+    assert (
+        run(*args, "--id-column", "text", "--speaker-column", "speaker", "--num-proc", "1", "--device", "cpu", *turns)
+        == 0
+    )
     dataset, info = load_prepared("prepared")
     assert dataset["text"][:] == [f"[ben] [S1] {SENTENCES[0]}", f"[anna] [S3] {SENTENCES[1]}"]
     assert info["settings"] == {
@@ -85,6 +100,14 @@ def test_options_arrive(recordings):
         "speaker_column": "speaker",
         "language_column": "speaker",
         "id_column": "text",
+        "session_column": "speaker",
+        "audio_root": "recordings",
+        "tiers": ["anna", "ben"],
+        "join_turns": False,
+        "dialogue_seconds": 20.0,
+        "max_pause": 1.0,
+        "max_overlap": 0.1,
+        "turn_gap": 0.0,
         "speaker_tags": {"anna": "[S3]", "ben": "[S1]"},
         "extra_tags": ["[S3]"],
         "loudness": -20.0,

@@ -46,6 +46,26 @@ def test_short_recordings_are_warned_of(library, tmp_path, tone, capsys):
     assert captured.err.startswith("dia-hf: warning: the recording has 1.0 s")
 
 
+def test_import(library, tmp_path, tone, capsys):
+    """A folder of voices had to be added one by one; or faults were not told by file."""
+    folder = tmp_path / "cast"
+    folder.mkdir()
+    for name in ("anna", "ben"):
+        sf.write(folder / f"{name}.wav", tone(3.5, 16000), 16000)
+        (folder / f"{name}.txt").write_text("These are my words.")
+    assert run("voices", "import", str(folder)) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["anna: 3.5 s", "ben: 3.5 s"]
+    (folder / "ben.txt").unlink()
+    assert run("voices", "import", str(folder)) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith("anna.wav: there is a voice 'anna' already")
+    assert errors[1].startswith("ben.wav: there is a voice 'ben' already")
+    assert errors[2].startswith("dia-hf: error: 2 of 2 recordings cannot be imported, and none was saved")
+    assert run("voices", "import", str(folder), "--force") == 2
+    assert "ben.wav: its transcript is missing" in capsys.readouterr().err
+    assert list(library) == ["anna", "ben"]
+
+
 @pytest.mark.parametrize("missing", ["transcript", "words"])
 def test_a_voice_needs_a_transcript(library, tmp_path, tone, capsys, missing):
     """A voice without a transcript, which generates unintelligible speech, was accepted."""

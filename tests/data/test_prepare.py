@@ -20,7 +20,7 @@ from dia_hf.tokenization_dia import DiaTokenizer
 from kills import kill_everywhere, stunned
 from phone_recordings import encode_recording
 
-COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row"]
+COLUMNS = ["id", "text", "codes", "seconds", "speaker", "source", "row", "speakers", "session"]
 
 
 def without_a_plot(*args):

@@ -16,8 +16,9 @@ import torch
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.conversion import load_checkpoint
 from dia_hf.speech.voices import Voice, VoiceLibrary
-from dia_hf.training import DiaTrainer
+from dia_hf.training import DiaTrainer, attach_lora
 from dia_hf.training.finetune import finetune
 from fuzz.damage import (
     ODD_TEXTS,
@@ -151,14 +152,18 @@ def _make_formats(folder: Path) -> None:
     write_crispasr_codec(folder / "crispasr" / "dac-44khz.gguf", random_codec())
     write_mlx(folder / "mlx", config, tensors, 4, 64, "affine", "float32")
     write_nari(folder / "fine-tune", config, {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()})
+    model, _ = load_checkpoint(folder / "fine-tune")
+    attach_lora(model, {"r": 2}).save_pretrained(folder / "adapter")
 
 
 def _formats(draw: Random, whole: Path, folder: Path) -> Case:
     """Damaged files of other software, to generate from and to convert."""
-    name = draw.choice(["tts.cpp", "crispasr", "mlx", "fine-tune"])
+    name = draw.choice(["tts.cpp", "crispasr", "mlx", "fine-tune", "adapter"])
     copy_fresh(whole / name, folder / "in")
     damage_folder(draw, folder / "in")
     dry = ["--dry-run"] if draw.random() < 0.2 else []
+    if name == "adapter":
+        return Case(["convert", str(whole / "fine-tune"), "out", "--adapter", "in", *dry], outputs=("out",))
     if name == "crispasr" and draw.random() < 0.3:
         return Case(["convert", "in/dac-44khz.gguf", "out", *dry], outputs=("out",))
     if name in ("mlx", "fine-tune") or draw.random() < 0.5:
@@ -235,7 +240,8 @@ _OPTIONS = {
     "convert": "--codec --adapter --dtype --max-shard-size --to --force --dry-run",
     "voices": "--transcript --transcribe --model --force",
     "prepare": "--model --split --config --num-proc --device --audio-column --speaker-tag --extra-tag --loudness "
-    "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second",
+    "--no-loudness --no-trim --min-seconds --max-seconds --characters-per-second --session-column --audio-root --tier "
+    "--join-turns --no-join-turns --dialogue-seconds --max-pause --max-overlap --turn-gap",
     "finetune": "--recipe --model --set --resume --show",
     "evaluate": "--model --sentences --asr --vocabulary --output --keep --batch-size --max-seconds --seed --dtype",
 }
@@ -318,6 +324,45 @@ def _tables(draw: Random, whole: Path, folder: Path) -> Case:
             draw.choice(["--text-column", "--audio-column", "--id-column"]),
             draw.choice(["text", "begin", "", "x"]),
         ]
+    return Case(argv, outputs=("out",))
+
+
+_TALK = [{"start": 0.1, "end": 0.9, "text": "Hello there.", "speaker": "anna"}]
+_TALK.append({"start": 1.0, "end": 2.0, "text": "And hello to you.", "speaker": "ben"})
+_SUBTITLES = "1\n00:00:00,100 --> 00:00:00,900\nHello there.\n\n2\n00:00:01,000 --> 00:00:02,000\n<i>And</i> hello.\n"
+_TEXTGRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2.2\n<exists>\n2\n' + "".join(
+    f'"IntervalTier"\n"{name}"\n0\n2.2\n2\n0\n1\n"{first}"\n1\n2.2\n"{second}"\n'
+    for name, first, second in (("anna", "Hello there.", ""), ("ben", "", "And hello to you."))
+)
+_LAYOUTS: dict[str, dict[str, str]] = {
+    "srt": {"0.srt": _SUBTITLES, "0.rttm": "SPEAKER 0 1 0.0 2.2 <NA> <NA> anna <NA> <NA>\n"},
+    "vtt": {"0.vtt": "WEBVTT\n\n" + _SUBTITLES.replace(",", ".").replace("<i>And</i>", "<v Ben>And</v>")},
+    "textgrid": {"0.TextGrid": _TEXTGRID},
+    "whisperx": {"0.json": json.dumps({"segments": _TALK})},
+    "turns": {"metadata.jsonl": json.dumps({"path": "0.wav", "turns": _TALK}) + "\n"},
+    "common voice": {"train.tsv": "client_id\tpath\tsentence\na\t0.wav\tHello there.\n", "clips/1.txt": ""},
+    "esd": {"0011/0011.txt": "0011_1\tHello there.\tSad\n"},
+    "libritts": {"0.normalized.txt": "Hello there."},
+    "librispeech": {"0.trans.txt": "0 HELLO THERE\n"},
+    "kaldi": {"wav.scp": "0 0.wav\n", "text": "a HELLO THERE\n", "segments": "a 0 0.1 1.9\n", "utt2spk": "a x\n"},
+}
+
+
+def _make_layouts(folder: Path) -> None:
+    _make_checkpoint(folder)
+    for name, files in _LAYOUTS.items():
+        for path, content in files.items():
+            (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name / path).write_text(content, "utf-8")
+        sf.write(folder / name / "0.wav", _sound(2.2), 16000)
+
+
+def _layouts(draw: Random, whole: Path, folder: Path) -> Case:
+    """Damaged annotations and lists of corpora."""
+    name = draw.choice(sorted(_LAYOUTS))
+    source = copy_fresh(whole / name, folder / "in")
+    damage_file(draw, source / draw.choice(sorted(_LAYOUTS[name])))
+    argv = ["prepare", "in", "out", "--model", str(whole / "model"), "--join-turns"]
     return Case(argv, outputs=("out",))
 
 
@@ -464,6 +509,7 @@ FAMILIES = {
     "dialogues": Family(_make_dialogues, _dialogues),
     "arguments": Family(_make_recordings, _arguments),
     "tables": Family(_make_tables, _tables),
+    "layouts": Family(_make_layouts, _layouts),
     "recipes": Family(_make_training, _recipes),
     "prepared": Family(_make_training, _prepared),
     "runs": Family(_make_training, _runs),

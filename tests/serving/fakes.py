@@ -9,6 +9,7 @@ import numpy as np
 from dia_hf.engine import EngineError, QueueFullError
 from dia_hf.serving.voices import VoiceInfo
 from dia_hf.speech.text_stream import TextStream
+from dia_hf.speech.timestamps import TimedText
 
 RATE = 16_000
 FRAME = 512  # samples
@@ -51,7 +52,7 @@ class FakeHandle:
         self.sentences = [request.text] if is_whole else []
         self.sentence_ends = []
         self.num_text_ids = len(request.text.encode()) if is_whole else 7
-        self._num_samples = 0
+        self._num_samples = self._num_taken = self._num_told = 0
         self.num_frames = 0
         self.num_retries = script.num_retries
         self.doubt = script.doubt
@@ -70,10 +71,24 @@ class FakeHandle:
     def is_done(self):
         return self.finish_reason is not None
 
-    def take(self):
+    def take(self, limit=None):
         with self._lock:
-            taken, self._chunks = self._chunks, []
+            number = len(self._chunks) if limit is None else limit
+            taken, self._chunks = self._chunks[:number], self._chunks[number:]
+            self._num_taken += sum(map(len, taken))
         return taken
+
+    def take_times(self):
+        """The words that end in what was taken; each lasts as long as a chunk, and says its number."""
+        if self.request.timestamps is None:
+            return []
+        number, times = self._num_taken // self.script.chunk_samples, []
+        while self._num_told < number:
+            begin = self._num_told
+            seconds = self.script.chunk_samples / RATE
+            times.append(TimedText(str(begin), begin * seconds, (begin + 1) * seconds, begin, begin + 1, "[S1]"))
+            self._num_told += 1
+        return times
 
     def cancel(self):
         if not self.is_done:
@@ -148,6 +163,20 @@ class FakeHandle:
             self.on_change()
 
 
+@dataclass(eq=False)
+class FakeDia:
+    sampling_rate: int
+    processor: SimpleNamespace
+    heads: Exception | None = None  # raised where they are asked for
+    num_asked: int = 0
+
+    def alignment_heads(self):
+        self.num_asked += 1
+        if self.heads is not None:
+            raise self.heads
+        return [[0, 0]]
+
+
 @dataclass
 class FakeEngine:
     """The interface of `SpeechEngine`; each request has a thread, and runs by `script`."""
@@ -157,7 +186,7 @@ class FakeEngine:
 
     def __post_init__(self):
         tokenizer = SimpleNamespace(speaker_tokens=["[S1]", "[S2]"], language_tokens=[], check_text=lambda text: None)
-        self.dia = SimpleNamespace(sampling_rate=RATE, processor=SimpleNamespace(tokenizer=tokenizer))
+        self.dia = FakeDia(RATE, SimpleNamespace(tokenizer=tokenizer))
         self.handles = []
         self.active = set()
         self.num_queued = 0
@@ -182,7 +211,7 @@ class FakeEngine:
         return handle
 
     def warm_up(self):
-        for _ in self.submit(SimpleNamespace(text="[S1] Hello.", seed=0)):
+        for _ in self.submit(SimpleNamespace(text="[S1] Hello.", seed=0, timestamps=None)):
             pass
 
     def release(self):
@@ -215,7 +244,7 @@ class FakeVoices:
     """The interface of `ServedVoices`: one saved voice, "anna"."""
 
     def __init__(self):
-        self.anna = SimpleNamespace(speakers=("[S1]",), name="anna")
+        self.anna = SimpleNamespace(speakers=("[S1]",), speakers_of=lambda tags: ("[S1]",), name="anna")
         self.asked = []
 
     def list(self):
@@ -230,7 +259,9 @@ class FakeVoices:
     def from_recording(self, content, transcript=None):
         if transcript is None:
             raise ValueError("the transcript of the recording is missing; send it.")
-        return SimpleNamespace(speakers=("[S1]",), name=f"{len(content)} bytes, {transcript}")
+        return SimpleNamespace(
+            speakers=("[S1]",), speakers_of=lambda tags: ("[S1]",), name=f"{len(content)} bytes, {transcript}"
+        )
 
     def add(self, name, content, filename=None, transcript=None, consent=None):
         if name == "anna":

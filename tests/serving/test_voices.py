@@ -279,6 +279,8 @@ def test_formats_of_libsndfile(voices, tone, file_format):
         ("webm", "libopus", False),
         ("webm", "libopus", True),
         ("mp4", "aac", False),
+        ("ipod", "aac", False),
+        ("mov", "alac", False),
         ("adts", "aac", False),
         ("ogg", "libopus", False),
         ("mp3", "libmp3lame", False),

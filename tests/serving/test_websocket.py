@@ -283,7 +283,7 @@ def test_splits(fake):
         ('{"type": "session.config", "speed": 9}', "`speed` is 9"),
         ('{"type": "session.config", "response_format": "ogg"}', "`response_format` is 'ogg'"),
         ('{"type": "session.config", "split_granularity": "word"}', "`split_granularity` is 'word'"),
-        ('{"type": "session.config", "word_timestamps": true}', "`word_timestamps` is True"),
+        ('{"type": "session.config", "word_timestamps": "maybe"}', "`word_timestamps` is 'maybe'"),
         ('{"type": "session.config", "session": 1}', "the body is 1"),
         ('{"type": "session.config", "max_seconds": 99}', "at most 10 s"),
     ],

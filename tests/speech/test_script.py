@@ -227,6 +227,26 @@ def test_control_characters_are_those_the_tokenizer_refuses(code):
     assert bool(check_script(f"[S1] a{chr(code)}b", tokens)) == is_refused
 
 
+def test_warnings_about_tags_of_languages():
+    """A known tag of a language was reported, or a misspelled one taken for text."""
+    languages = {"[nl]": 14, "[whisper]": 30}
+    assert check_script("[S1] a [nl] b [whisper] c", ("[S1]", "[S2]"), languages) == []
+    assert check_script("[S1] a [NL] b [xx]\x0e\x1e", {"[S1]": 1, "[anna]": 5}, languages) == [
+        "line 1, column 8: unknown language tag [NL]; known are [nl], [whisper]",
+        "line 1, column 15: [xx] is no tag (known are [S1], [anna], [nl], [whisper]); sounds stand in parentheses, "
+        "such as (laughs)",
+        "line 1, column 19: control character U+000E, which the tokenizer refuses: it means [nl]",
+    ]
+
+
+@pytest.mark.parametrize("before", [0, 1, 33, 90])
+def test_a_tag_is_never_split(before):
+    """A tag within a long word was cut in two, and read as letters."""
+    turns = [Turn("[S1]", f"{'好' * before}[zh]{'好' * 200}")]
+    chunks = plan_chunks(turns, max_seconds=2, min_seconds=0, max_bytes=64)
+    assert sum(turn.text.count("[zh]") for chunk in chunks for turn in chunk) == 1
+
+
 def test_long_finds_are_shortened():
     """A bracket that is closed much later filled the screen."""
     (warning,) = check_script(f"[S1] [{'la ' * 1000}]")

@@ -32,6 +32,8 @@ def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]")
                 "speaker": "anna" if number % 2 else "bert",
                 "source": "clips.py",
                 "row": number + 1,
+                "speakers": ["anna" if number % 2 else "bert"],
+                "session": f"session-{number // 4}",
             }
         )
     features = datasets.Features(
@@ -43,6 +45,8 @@ def write_prepared(folder, num_clips=12, seed=0, speaker_tokens=("[S1]", "[S2]")
             "speaker": datasets.Value("string"),
             "source": datasets.Value("string"),
             "row": datasets.Value("int64"),
+            "speakers": [datasets.Value("string")],
+            "session": datasets.Value("string"),
         }
     )
     datasets.Dataset.from_list(rows, features=features).save_to_disk(str(folder))

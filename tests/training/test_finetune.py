@@ -425,6 +425,19 @@ def test_a_clip_stays_on_its_side(tmp_path):
         room._load_data(quick_recipe(few, "run", eval_fraction=1), processor)
 
 
+def test_a_session_stays_on_one_side(tmp_path):
+    """Other clips of the conversations of the evaluation were trained on, which makes its loss too low."""
+    processor = DiaProcessor.from_pretrained(MINIATURE)
+    folder = write_prepared(tmp_path / "data", num_clips=40)
+    for unit, column in (("session", "session"), ("speaker", "speaker")):
+        recipe = quick_recipe(folder, "run", eval_fraction=0.55, eval_unit=unit, seed=0)
+        train_set, eval_set = room._load_data(recipe, processor)
+        assert not set(train_set[column]) & set(eval_set[column])
+        assert len(train_set) + len(eval_set) == 40
+    with pytest.raises(ValueError, match="`eval_unit` is 'word'; it must be one of 'clip', 'speaker', 'session'"):
+        quick_recipe(folder, "run", eval_unit="word")
+
+
 def test_evaluation_speech_and_an_early_end(tmp_path, data):
     """The last checkpoint was saved in place of the best one, or the generated evaluation files were lost."""
     recipe = quick_recipe(

@@ -46,6 +46,8 @@ class StreamFormat:
         sample_format (`str`, defaults to `"s16"`): libav's name of the samples that the codec takes.
         bit_rate (`int`, *optional*): In bits per second; lossless without it.
         muxer_options, codec_options (`tuple`): Names and values of libav's options.
+        delay (`int`, defaults to 0): Samples of silence that decoders return before the audio, as they follow no
+            header that tells them to leave these out.
     """
 
     content_type: str
@@ -56,6 +58,7 @@ class StreamFormat:
     bit_rate: int | None = None
     muxer_options: tuple[tuple[str, str], ...] = ()
     codec_options: tuple[tuple[str, str], ...] = ()
+    delay: int = 0
 
 
 FORMATS = {
@@ -70,6 +73,7 @@ FORMATS = {
         muxer_options=(("write_xing", "0"), ("id3v2_version", "0")),
         # The bit reservoir lets a frame begin in earlier ones, which are held back for it for 100 ms.
         codec_options=(("reservoir", "0"),),
+        delay=1105,  # 576 of the encoder and 529 of decoders
     ),
     "opus": StreamFormat(
         "audio/ogg",
@@ -82,7 +86,7 @@ FORMATS = {
         # same audio gives the same bytes.
         muxer_options=(("page_duration", "20000"), ("fflags", "+bitexact")),
     ),
-    "aac": StreamFormat("audio/aac", ".aac", "adts", "aac", "fltp", 96_000),
+    "aac": StreamFormat("audio/aac", ".aac", "adts", "aac", "fltp", 96_000, delay=1024),
     # Level 2 is the highest with short blocks: 26 ms instead of 105.
     "flac": StreamFormat(
         "audio/flac",

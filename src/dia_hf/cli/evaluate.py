@@ -49,7 +49,6 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, folder: str | None) -> None:
-
     from transformers.utils import logging
 
     from .._extras import import_extra
@@ -157,6 +156,8 @@ def _check_options(args: argparse.Namespace) -> None:
             )
     if args.keep is not None:
         check_writable("--keep", Path(args.keep, "0000.wav"))
+        if args.audio_prompt is not None and find_held(args.keep, [args.audio_prompt]) is not None:
+            raise ValueError(f"--keep {args.keep!r} holds --audio-prompt {args.audio_prompt!r}; give another folder.")
     if args.voice and args.audio_prompt is not None:
         raise ValueError("give either --voice or --audio-prompt.")
     if (args.audio_prompt is None) != (args.prompt_text is None):

@@ -27,11 +27,17 @@ def run(args: argparse.Namespace) -> None:
         if not name or not tag:
             raise ValueError(f"--speaker-tag {option!r} is no NAME=TAG, such as anna=S1.")
         speaker_tags[name] = speaker_tag(tag)
+    roles = ("audio", "text", "speaker", "language", "id", "session")
     rates = ("min_characters_per_second", "max_characters_per_second")
     settings = PrepareConfig(
-        **{
-            f"{role}_column": getattr(args, f"{role}_column") for role in ("audio", "text", "speaker", "language", "id")
-        },
+        **{f"{role}_column": getattr(args, f"{role}_column") for role in roles},
+        audio_root=args.audio_root,
+        tiers=args.tier,
+        join_turns=args.join_turns,
+        dialogue_seconds=args.dialogue_seconds,
+        max_pause=args.max_pause,
+        max_overlap=args.max_overlap,
+        turn_gap=args.turn_gap,
         speaker_tags=speaker_tags,
         extra_tags=read_tags(args.extra_tag),
         loudness=None if args.no_loudness else args.loudness,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
+
+from dia_hf_command.parser import one_line
 
 from ..atomic_write import LOCK, remove_stale_lock
 
@@ -11,7 +14,8 @@ __all__ = ["run"]
 
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf voices`."""
-    {"add": _add_voice, "list": _list_voices, "remove": _remove_voice}[args.voices_verb](args)
+    verbs = {"add": _add_voice, "import": _import_voices, "list": _list_voices, "remove": _remove_voice}
+    verbs[args.voices_verb](args)
 
 
 def _add_voice(args: argparse.Namespace) -> None:
@@ -31,6 +35,27 @@ def _add_voice(args: argparse.Namespace) -> None:
         print(f"transcript: {transcript}")
     voice = Voice.from_audio(args.recording, transcript, DiaProcessor.from_pretrained(args.model))
     print(f"{args.name}: {voice.seconds:.1f} s, {library.add(args.name, voice, force=args.force)}")
+
+
+def _import_voices(args: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from ..processing_dia import DiaProcessor
+    from ..speech.voice_import import VoiceImportError, import_voices
+    from ..speech.voices import VoiceLibrary
+
+    logging.disable_progress_bar()
+    library = VoiceLibrary()
+    processor = DiaProcessor.from_pretrained(args.model)
+    try:
+        voices = import_voices(args.folder, processor, library, force=args.force, verbose=True)
+    except VoiceImportError as error:
+        remove_stale_lock(library.folder / LOCK)
+        for name, reason in error.problems.items():
+            print(f"{name}: {one_line(reason)}", file=sys.stderr)
+        raise
+    for name, voice in voices.items():
+        print(f"{name}: {voice.seconds:.1f} s, {library.find(name)}")
 
 
 def _list_voices(args: argparse.Namespace) -> None:

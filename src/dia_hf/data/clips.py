@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from ..audio.containers import CONTAINER_SUFFIXES
-from ..audio.io import audio_seconds, read_audio
+from ..audio.io import audio_seconds, read_audio, resample
 from .rows import RowError, is_missing, quote
-from .segments import Segment, find_segment, locate
+from .segments import Mix, Segment, find_segment, locate
 
-__all__ = ["AUDIO_SUFFIXES", "digest_audio", "file_of", "find_audio", "find_clip", "read_clip"]
+__all__ = ["AUDIO_SUFFIXES", "clip_seconds", "digest_audio", "file_of", "find_audio", "find_clip", "read_clip"]
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", *CONTAINER_SUFFIXES,
@@ -34,28 +34,37 @@ _PLACES = ("wavs", "wav", "clips")  # folders of LJSpeech, similar corpora and C
 
 
 def file_of(audio: Any) -> str | None:
-    """Return the path of a row's audio, where it has one."""
+    """Return the path of a row's audio, where it has one; of a mix, that of its first part."""
+    if isinstance(audio, Mix):
+        audio = audio.parts[0]
     if isinstance(audio, Segment):
         audio = audio.audio
     return audio if isinstance(audio, str) else None
 
 
-def find_clip(value: Any, folder: Path, record: Mapping[str, Any]) -> Any:
+def find_clip(value: Any, folder: Path, record: Mapping[str, Any], root: Path | None = None) -> Any:
     """Return the audio of a row, as `find_audio` does, or the `Segment` of it that the row's other cells define.
 
     Args:
         value: Audio cell of the row.
         folder (`Path`): Folder that relative paths start from.
         record (`Mapping[str, Any]`): The other cells, by column.
+        root (`Path`, *optional*): As in `find_audio`.
 
     Raises:
         RowError: As `find_audio` and `find_segment`.
     """
-    return find_segment(find_audio(value, folder), record)
+    return find_segment(find_audio(value, folder, root), record)
 
 
-def find_audio(value: Any, folder: Path) -> Any:
+def find_audio(value: Any, folder: Path, root: Path | None = None) -> Any:
     """Return the audio of a cell: the path of an existing file, bytes, or a dictionary of `array` and `sampling_rate`.
+
+    Args:
+        value: Audio cell of the row.
+        folder (`Path`): Folder that relative paths start from.
+        root (`Path`, *optional*): Folder of the recordings that is tried before `folder`. Of an absolute path that is
+            not there, the longest end that is below it counts.
 
     Raises:
         RowError: "missing_audio", "missing_file", "audio_not_path" or "unreadable_audio".
@@ -84,19 +93,26 @@ def find_audio(value: Any, folder: Path) -> Any:
         return value
     if not isinstance(value, (str, os.PathLike)):
         raise RowError("audio_not_path", f"{quote(value)} is not a path to an audio file.")
-    return _find_file(os.fspath(value), folder)
+    return _find_file(os.fspath(value), folder, root)
 
 
-def _find_file(written: str, folder: Path) -> str:
+def _find_file(written: str, folder: Path, root: Path | None) -> str:
     name = written.strip()
-    candidates = [folder / name, folder / written]
-    if "\\" in name:  # a table made under Windows
-        candidates.append(folder / name.replace("\\", "/"))
     has_suffix = name.lower().endswith(AUDIO_SUFFIXES)
-    if has_suffix:
-        candidates += [folder / place / name for place in _PLACES]
-    else:  # LJSpeech lists ids without a suffix
-        candidates += [folder / place / f"{name}{suffix}" for place in ("", *_PLACES) for suffix in AUDIO_SUFFIXES[:4]]
+    candidates: list[Path] = []
+    for base in (folder,) if root is None else (root, folder):
+        candidates += [base / name, base / written]
+        if "\\" in name:  # a table made under Windows
+            candidates.append(base / name.replace("\\", "/"))
+        if has_suffix:
+            candidates += [base / place / name for place in _PLACES]
+        else:  # LJSpeech lists ids without a suffix
+            candidates += [
+                base / place / f"{name}{suffix}" for place in ("", *_PLACES) for suffix in AUDIO_SUFFIXES[:4]
+            ]
+    parts = name.replace("\\", "/").split("/")
+    if root is not None and (parts[0] == "" or re.fullmatch(r"[A-Za-z]:", parts[0])):  # of another machine
+        candidates += [root.joinpath(*parts[first:]) for first in range(1, min(len(parts), 64))]
     for path in candidates:
         if os.path.isfile(path):
             return str(path)
@@ -121,6 +137,8 @@ def read_clip(audio: Any, max_seconds: float | None = None) -> tuple[np.ndarray,
     """
     if isinstance(audio, RowError):
         raise audio
+    if isinstance(audio, Mix):
+        return _read_mix(audio, max_seconds)
     begin, end = 0.0, None
     recording = audio.audio if isinstance(audio, Segment) else audio
     try:
@@ -141,6 +159,50 @@ def read_clip(audio: Any, max_seconds: float | None = None) -> tuple[np.ndarray,
         first, last = round(begin * sampling_rate), None if end is None else round(end * sampling_rate)
         samples = samples.take(range(*slice(first, last).indices(max(samples.shape))), int(np.argmax(samples.shape)))
     return samples, sampling_rate
+
+
+def _read_mix(mix: Mix, max_seconds: float | None) -> tuple[np.ndarray, int]:
+    """Read the parts of a mix as mono at the sampling rate of the first, each added at its time."""
+    placed: list[tuple[int, np.ndarray]] = []
+    rate = 0
+    for part, begin in zip(mix.parts, mix.begins, strict=True):
+        samples, own_rate = read_clip(part, max_seconds)
+        if samples.ndim == 2:
+            samples = samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
+        if samples.ndim != 1:
+            raise RowError("unreadable_audio", f"the samples have the shape {list(samples.shape)}.")
+        if samples.dtype.kind != "f":
+            samples = samples / np.float32(np.iinfo(samples.dtype).max)
+        rate = rate or own_rate
+        try:
+            placed.append((round(begin * rate), resample(samples, own_rate, rate)))
+        except ValueError as error:
+            raise RowError("unreadable_audio", str(error)) from error
+        _check_seconds(begin + len(samples) / own_rate, max_seconds)
+    mixed = np.zeros(max(first + len(samples) for first, samples in placed), dtype=np.float32)
+    for first, samples in placed:
+        mixed[first : first + len(samples)] += samples
+    return mixed, rate
+
+
+def clip_seconds(audio: Any) -> float:
+    """Return the duration of a row's audio in seconds by its header and its segment, without reading the samples.
+
+    Raises:
+        RowError: "missing_file", "unreadable_audio" or "unclear_segment".
+    """
+    try:
+        if not isinstance(audio, Segment):
+            return _seconds_of(audio)
+        seconds = _seconds_of(audio.audio)
+        begin, end = locate(audio, seconds)
+        return (seconds if end is None else end) - begin
+    except FileNotFoundError as error:
+        raise RowError("missing_file", str(error)) from error
+    except RowError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RowError("unreadable_audio", str(error)) from error
 
 
 def _seconds_of(recording: Any) -> float:
@@ -172,6 +234,9 @@ def digest_audio(audio: Any) -> bytes:
             _digest_file(os.path.abspath(recording), *_stamp(recording)) if is_file else digest_audio(recording)
         )
         digest.update(f"{audio.begin} {audio.duration}".encode())
+    elif isinstance(audio, Mix):
+        for part, begin in zip(audio.parts, audio.begins, strict=True):
+            digest.update(digest_audio(part) + f" {begin} ".encode())
     elif isinstance(audio, dict):
         array = np.ascontiguousarray(audio["array"])
         digest.update(f"{array.dtype} {array.shape} {audio['sampling_rate']}".encode())

@@ -29,11 +29,13 @@ from ..atomic_write import LOCK, atomic_write, find_held, is_leftover, locked
 from ..processing_dia import DiaProcessor
 from .clips import file_of
 from .config import TAG, PrepareConfig
+from .dialogues import JoinCounts, join_turns
 from .encoding import Cache, Pending, Recording, encode_rows
 from .prepare_report import Clip, Issue, PrepareReport, plot_report, write_jsonl
 from .prepared import CACHE_MARK, VERSION, tags_of
 from .rows import Row, RowError
 from .sources import open_source
+from .tables import USUAL_COLUMNS
 from .transcripts import TAG_HINT, Texts
 
 __all__ = ["prepare_dataset"]
@@ -98,6 +100,8 @@ class _Run:
             sampling_rate=found.sampling_rate,
             loudness=found.loudness,
             speaker=row.speaker,
+            speakers=row.speakers or (() if row.speaker is None else (row.speaker,)),
+            session=row.session,
         )
         self._kept[item.position] = replace(row, audio=file_of(row.audio), text=None), clip, found.clipped
         self._num_encoded += found.is_new
@@ -231,14 +235,22 @@ def prepare_dataset(
         done = replace(settings, loudness=None)
     folder = Path(dest)
     _check_dest(folder)
-    columns = {role: getattr(settings, f"{role}_column") for role in ("audio", "text", "speaker", "language", "id")}
-    opened = open_source(source, columns, split, config)
+    texts, counts = Texts(processor.tokenizer, settings), JoinCounts()
+    opened = open_source(
+        source,
+        {role: getattr(settings, f"{role}_column") for role in USUAL_COLUMNS},
+        split,
+        config,
+        audio_root=settings.audio_root,
+        tiers=settings.tiers,
+        tags=texts.tokenizer.speaker_tokens,
+    )
     if isinstance(source, str | os.PathLike) and find_held(folder, [source]) is not None:
         raise ValueError(
             f"{str(folder)!r} contains the source {os.fspath(source)!r}; the output would be mixed with it. Give "
             "another folder."
         )
-    run = _Run(Texts(processor.tokenizer, settings))
+    run = _Run(texts)
     cache = folder / "cache"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, f"another process is preparing {str(folder)!r}; wait for it, or give another folder."):
@@ -246,10 +258,15 @@ def prepare_dataset(
             beside.write_text(_CACHE_NOTE, "utf-8")
         model = processor.audio_tokenizer
         with tqdm(desc="preparing", total=opened.num_rows, unit=" clips", disable=not verbose) as bar:
-            pending = run.read(opened.rows, bar)
+            max_length = int(texts.tokenizer.model_max_length)
+            rows = join_turns(opened.rows, settings, texts.tokenizer.speaker_tokens, max_length, counts)
+            pending = run.read(rows, bar)
             for item, found in encode_rows(pending, num_proc, use_ray, model, extractor, done, cache, device):
                 run.finish(item, found, bar)
-        report = run.report(opened.name)
+        report = replace(run.report(opened.name), layout=opened.layout, joined=counts if counts.num_turns else None)
+        if settings.join_turns is None and (number := _count_conversations(report.clips)):
+            note = f"{number} sessions have several speakers: `join_turns` (--join-turns) makes dialogues of them."
+            report = replace(report, notes=[note])
         if not report.clips:
             write_jsonl(folder / "rejected.jsonl", report.rejected)
             raise ValueError(_explain_nothing(report, folder))
@@ -270,6 +287,15 @@ def prepare_dataset(
         return _write(folder, report, info)
 
 
+def _count_conversations(clips: Iterable[Clip]) -> int:
+    """Count the sessions whose clips have different speakers."""
+    speakers: dict[str, set[str]] = {}
+    for clip in clips:
+        if clip.session is not None and len(clip.speakers) == 1:
+            speakers.setdefault(clip.session, set()).update(clip.speakers)
+    return sum(len(names) > 1 for names in speakers.values())
+
+
 def _name_of(processor: DiaProcessor) -> str | None:
     """Return the checkpoint of a processor: a Hub id, "miniature", or the absolute path of a folder."""
     name = str(getattr(processor.tokenizer, "name_or_path", "") or "")
@@ -282,7 +308,8 @@ def _fields(settings: PrepareConfig) -> dict[str, Any]:
     """Return the settings as JSON-serializable values."""
     tags = settings.extra_tags
     extra_tags = dict(tags) if isinstance(tags, Mapping) and any(tags.values()) else list(tags)
-    return {**vars(settings), "speaker_tags": dict(settings.speaker_tags), "extra_tags": extra_tags}
+    values = {"speaker_tags": dict(settings.speaker_tags), "extra_tags": extra_tags, "tiers": list(settings.tiers)}
+    return {**vars(settings), **values}
 
 
 def _check_dest(folder: Path) -> None:
@@ -339,7 +366,7 @@ def _write(folder: Path, report: PrepareReport, info: Mapping[str, Any]) -> Prep
         plot_report(folder / "report.png", report)
     except ImportError:
         (folder / "report.png").unlink(missing_ok=True)
-        report = replace(report, notes=["report.png was not written: install matplotlib."])
+        report = replace(report, notes=[*report.notes, "report.png was not written: install matplotlib."])
     _write_json(folder / "report.json", report.to_dict())
     with atomic_write(folder / "report.md") as beside:
         beside.write_text(report.to_markdown(), "utf-8", errors="backslashreplace")
@@ -376,7 +403,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _write_dataset(folder: Path, clips: Sequence[Clip], cache: Cache, num_codebooks: int) -> None:
     """Write the dataset clip by clip: the codes of a thousand hours are 5 GB."""
-    from datasets import Array2D, Dataset, Features, Value
+    from datasets import Array2D, Dataset, Features, Sequence, Value
     from datasets.arrow_writer import ArrowWriter
 
     features = Features(
@@ -388,6 +415,8 @@ def _write_dataset(folder: Path, clips: Sequence[Clip], cache: Cache, num_codebo
             "speaker": Value("string"),
             "source": Value("string"),
             "row": Value("int64"),
+            "speakers": Sequence(Value("string")),
+            "session": Value("string"),
         }
     )
     folder.mkdir()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..atomic_write import atomic_write
+from .dialogues import JoinCounts
 
 __all__ = ["Clip", "Issue", "Outlier", "PrepareReport", "find_outliers", "plot_report", "write_jsonl"]
 
@@ -41,7 +42,9 @@ class Clip:
         num_characters (`int`): Number of characters of the text without its tags.
         sampling_rate (`int`): Sampling rate of the recording in hertz.
         loudness (`float`, *optional*): Loudness of the recording in LUFS; `None` if it was not measured.
-        speaker (`str`, *optional*): Speaker name.
+        speaker (`str`, *optional*): Speaker name; of a dialogue the names joined by " + ", in the order of their tags.
+        speakers (`Sequence[str]`): Names of all speakers.
+        session (`str`, *optional*): Conversation or recording that the clip belongs to.
     """
 
     id: str
@@ -55,6 +58,8 @@ class Clip:
     sampling_rate: int
     loudness: float | None = None
     speaker: str | None = None
+    speakers: Sequence[str] = ()
+    session: str | None = None
 
     @property
     def characters_per_second(self) -> float:
@@ -191,6 +196,8 @@ class PrepareReport:
         rejected (`Sequence[Issue]`): Rejected rows.
         warnings (`Sequence[Issue]`): Warnings about kept clips.
         num_encoded (`int`): Number of clips encoded in this run; the codes of the others were cached.
+        layout (`str`): Recognized layout and columns of the source.
+        joined (`JoinCounts`, *optional*): Counts of turns that were joined, if there were any.
         notes (`Sequence[str]`): Notes about the run, such as a plot that needs matplotlib.
     """
 
@@ -201,6 +208,8 @@ class PrepareReport:
     warnings: Sequence[Issue]
     num_encoded: int
     notes: Sequence[str] = ()
+    layout: str = ""
+    joined: JoinCounts | None = None
 
     @property
     def seconds(self) -> float:
@@ -221,6 +230,8 @@ class PrepareReport:
         return {
             "version": 1,
             "source": self.source,
+            "layout": self.layout,
+            "joined": None if self.joined is None else self.joined.to_dict(),
             "num_rows": self.num_rows,
             "num_clips": len(self.clips),
             "seconds": round(self.seconds, 3),
@@ -260,6 +271,8 @@ class PrepareReport:
         longest = max((len(code) for code, _ in (*_count(self.rejected), *_count(self.warnings))), default=0)
         kept = f"{len(self.clips)} of {self.num_rows} clips kept, {_duration(self.seconds)}"
         lines = [f"{kept}; {self.num_encoded} encoded in this run"]
+        lines += [f"source: {self.layout}"] * bool(self.layout)
+        lines += [] if self.joined is None else [self.joined.to_text()]
         lines += [
             f"  {speaker}: {num_clips} {'clip' if num_clips == 1 else 'clips'}, {_duration(seconds)}"
             for speaker, (num_clips, seconds) in list(self.speakers.items())[:10]
@@ -285,6 +298,8 @@ class PrepareReport:
             f"{len(self.clips)} of {self.num_rows} clips kept, {_duration(self.seconds)} "
             f"({_duration(content['seconds_before_trimming'])} before trimming).",
             "",
+            *([f"Source: {_cell(self.layout)}", ""] if self.layout else []),
+            *([] if self.joined is None else [f"{self.joined.to_text()}.", ""]),
             *_table(("", *_QUANTILES), [(_MEASURES[n].title, *q.values()) for n, q in content["quantiles"].items()]),
         ]
         for title, issues, file in (

@@ -38,9 +38,9 @@ def load_prepared(folder: str | os.PathLike) -> tuple[Dataset, dict[str, Any]]:
 
     Returns:
         `tuple[datasets.Dataset, dict]`: The clips, with the columns `id`, `text` (with tags), `codes` (int16
-        `[T, C]`, without delay, BOS and EOS), `seconds`, `speaker`, `source` and `row`; and the content of
-        prepared.json: `codec`, `speaker_tokens` and `language_tokens` (as `DiaTokenizer` takes them), `settings`,
-        `num_clips`, `seconds`.
+        `[T, C]`, without delay, BOS and EOS), `seconds`, `speaker`, `source`, `row`, `speakers` and `session`; and
+        the content of prepared.json: `codec`, `speaker_tokens` and `language_tokens` (as `DiaTokenizer` takes them),
+        `settings`, `num_clips`, `seconds`.
 
     Raises:
         ValueError: If the folder is not a prepared dataset, is incomplete or damaged, or was written by a newer

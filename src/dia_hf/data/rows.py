@@ -37,11 +37,15 @@ class Row:
         number (`int`): Number of the row, from 1, without the header; in JSONL the number of the line.
         id (`str`): Value of the id column; else the audio file's path without its suffix, followed for a segment by "@"
             and its begin and end in seconds; else the row's number.
-        audio: Path, bytes of a file, dictionary of `array` and `sampling_rate`, `Segment` of one of these, or the
-            `RowError` that explains why there is none.
+        audio: Path, bytes of a file, dictionary of `array` and `sampling_rate`, `Segment` of one of these, `Mix` of
+            these, or the `RowError` that explains why there is none.
         text: Value of the text column, or a `RowError`.
         speaker (`str`, *optional*): Speaker name.
         language (`str`, *optional*): Language.
+        session (`str`, *optional*): Conversation that the row belongs to: value of the session column; else, for a
+            segment of a file, the file's path.
+        speakers (`tuple[str, ...]`): Names of all speakers of a dialogue, in the order of their tags.
+        is_timed (`bool`): Whether the row is one of consecutive pieces of a recording, as a cue of subtitles is.
     """
 
     source: str
@@ -51,6 +55,9 @@ class Row:
     text: Any
     speaker: str | None = None
     language: str | None = None
+    session: str | None = None
+    speakers: tuple[str, ...] = ()
+    is_timed: bool = False
 
 
 def is_missing(value: Any) -> bool:

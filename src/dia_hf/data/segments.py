@@ -18,7 +18,7 @@ import numpy as np
 
 from .rows import RowError, is_missing, quote
 
-__all__ = ["Segment", "find_segment", "locate"]
+__all__ = ["Mix", "Segment", "find_segment", "locate"]
 
 # Column names as `_plain_name` returns them; a unit may follow.
 _BEGINS = (
@@ -59,6 +59,19 @@ class Segment:
     def __str__(self) -> str:
         begin = self.begin or 0.0
         return f"{begin:.3f}-{'' if self.duration is None else f'{begin + self.duration:.3f}'}"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Recordings or segments at their times in a conversation, added where they overlap.
+
+    Args:
+        parts (`tuple`): Recordings, or segments of recordings.
+        begins (`tuple[float, ...]`): Begin of each part in seconds, from that of the first.
+    """
+
+    parts: tuple[Any, ...]
+    begins: tuple[float, ...]
 
 
 def find_segment(audio: Any, record: Mapping[str, Any]) -> Any:

@@ -6,38 +6,29 @@ nothing of codecs, tags and what makes a clip fit for training; called by `prepa
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._extras import import_extra
-from ..text_files import first_line, read_text
+from ..text_files import read_text
+from .annotations import SUFFIXES, find_annotation, read_annotation, speaker_at
 from .clips import AUDIO_SUFFIXES, file_of, find_clip
+from .corpora import find_corpus, select_split
+from .dialogues import expand_turns
 from .rows import Row, RowError, is_missing
 from .segments import Segment
+from .tables import TABLES, USUAL_COLUMNS, Table, columns_of, open_file, peek_columns, reading_as
 
-__all__ = ["RowSource", "open_file", "open_source"]
+__all__ = ["RowSource", "open_source"]
 
-# Lower case, in order of preference. None for language: a language tag is added only on request.
-_USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
-    "audio": (
-        "audio", "file_name", "path", "audio_path", "audio_filepath", "audio_file", "filename", "file", "wav",
-    ),
-    "text": ("text", "transcript", "transcription", "sentence", "normalized_text"),
-    "speaker": ("speaker", "speaker_id", "speaker_name"),
-    "language": (),
-    "id": ("id", "utterance_id", "segment_id", "clip_id"),
-}  # fmt: skip
-_DELIMITERS = (",", "\t", ";", "|")
-_TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
+_LISTS = (list, tuple, dict, np.ndarray)  # types of cells with several values
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -49,29 +40,24 @@ class RowSource:
         name (`str`): Name of the file or folder without its parents, or of the dataset.
         rows (`Iterable[Row]`): Rows in the order of the source.
         num_rows (`int`, *optional*): Number of rows, if known.
+        layout (`str`): Recognized layout and columns, for people.
     """
 
     name: str
     rows: Iterable[Row]
     num_rows: int | None
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Records with the same columns."""
-
-    name: str
-    column_names: Sequence[str]
-    records: Iterable[tuple[str, int, Mapping[str, Any] | RowError]]  # source, row, content
-    num_rows: int | None = None
-    folder: Path | None = None  # base of relative paths
-    root: Path | None = None  # base of ids
-    id_prefix: str = ""
-    audio_column: str | None = None  # the column whose feature type is audio
+    layout: str = ""
 
 
 def open_source(
-    source: Any, columns: Mapping[str, str | None] | None = None, split: str | None = None, config: str | None = None
+    source: Any,
+    columns: Mapping[str, str | None] | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    *,
+    audio_root: str | os.PathLike | None = None,
+    tiers: Sequence[str] = (),
+    tags: Sequence[str] = ("[S1]", "[S2]"),
 ) -> RowSource:
     """Open a source of recordings and their transcripts.
 
@@ -79,16 +65,22 @@ def open_source(
         source: One of
 
             - a folder with `metadata.csv`, `.tsv`, `.jsonl` or `.parquet`, in it or in folders below it;
-            - a folder of audio files, each with a `.txt` of the same name beside it;
+            - a folder in the layout of LibriSpeech, LibriTTS, VCTK, ESD or Kaldi;
+            - a folder with another table of recordings, such as Common Voice's `train.tsv`;
+            - a folder of audio files, each with a `.txt`, subtitles, a TextGrid or segments in JSON of the same name
+              beside it;
             - a table: csv, tsv, jsonl, json or parquet, or a list of `file|text` without a header. Paths in it are
               relative to its folder;
             - a folder of parquet files, or one that `datasets` saved to disk;
             - the name of a dataset on the Hub;
             - a `datasets.Dataset`, or any iterable of dictionaries.
-        columns (`Mapping[str, str]`, *optional*): The names of the columns `audio`, `text`, `speaker`, `language` and
-            `id`. For a missing entry the usual names are tried; for language there are none.
-        split (`str`, *optional*): Split of a dataset that has several.
+        columns (`Mapping[str, str]`, *optional*): The names of the columns `audio`, `text`, `speaker`, `language`, `id`
+            and `session`. For a missing entry the usual names are tried; for language there are none.
+        split (`str`, *optional*): Split of a dataset or corpus that has several; of a corpus, or several joined by "+".
         config (`str`, *optional*): Config of a Hub dataset that has several.
+        audio_root (`str` or `os.PathLike`, *optional*): Folder of the recordings, as in `find_audio`.
+        tiers (`Sequence[str]`, *optional*): Tiers of TextGrids, as in `read_annotation`.
+        tags (`Sequence[str]`, *optional*): Speaker tags for rows that are dialogues, as in `expand_turns`.
 
     Returns:
         `RowSource`: Rows are read lazily; their audio is read by `dia_hf.data.clips.read_clip`.
@@ -96,7 +88,7 @@ def open_source(
     Raises:
         ValueError: If the source is empty, a column is missing (the error lists the columns found), or a split must be
             chosen.
-        FileNotFoundError: If there is no file, folder or dataset with this name.
+        FileNotFoundError: If there is no file, folder or dataset with this name, or no folder `audio_root`.
 
     Example:
     ```python
@@ -107,16 +99,21 @@ def open_source(
 
     ```
     """
-    columns = {role: (columns or {}).get(role) for role in _USUAL_COLUMNS}
+    columns = {role: (columns or {}).get(role) for role in USUAL_COLUMNS}
     given = {name for name in columns.values() if name is not None}
+    root = None if audio_root is None else Path(audio_root)
+    if root is not None and not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(root)!r}, which `audio_root` (--audio-root) names.")
     if isinstance(source, (str, os.PathLike)) and os.path.exists(source):
         path = Path(source)
         if config is not None:
             raise ValueError(f"`config` is {config!r}, but {str(path)!r} is not a Hub dataset; leave it out.")
         name = path.name or path.resolve().name
-        tables = _open_folder(path, given, split) if path.is_dir() else [open_file(path, path.parent, given)]
-        is_on_disk = any(table.folder is None for table in tables)
-        if split is not None and not is_on_disk:
+        if path.is_dir():
+            tables = _open_folder(path, given, split, root, tiers)
+        else:
+            tables = [open_file(path, path.parent, given)]
+        if split is not None and not any(table.has_splits for table in tables):
             raise ValueError(
                 f"`split` is {split!r}, but {str(path)!r} is not a dataset; give the folder or file of the split."
             )
@@ -129,32 +126,116 @@ def open_source(
     found = [(table, _find_columns(table, columns)) for table in tables]
     counts = [table.num_rows for table in tables]
     num_rows = None if None in counts else sum(count or 0 for count in counts)
-    return RowSource(name, chain.from_iterable(_read_rows(table, where) for table, where in found), num_rows)
+    rows = chain.from_iterable(_read_rows(table, where, root, tags) for table, where in found)
+    return RowSource(name, rows, num_rows, "; ".join(dict.fromkeys(_describe(*pair) for pair in found)))
 
 
-def _open_folder(folder: Path, given: set[str], split: str | None) -> list[_Table]:
+def _describe(table: Table, columns: Mapping[str, str | None]) -> str:
+    roles = ", ".join(f"{role} {name!r}" for role, name in columns.items() if name is not None)
+    return f"{table.layout}: {roles}"
+
+
+def _open_folder(
+    folder: Path, given: set[str], split: str | None, root: Path | None, tiers: Sequence[str]
+) -> list[Table]:
     if (folder / "prepared.json").is_file():
         raise ValueError(f"{str(folder)!r} is a prepared dataset; give its source instead.")
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        with _reading(folder, "a dataset"):
+        with reading_as(folder, "a dataset"):
             loaded = import_extra("datasets").load_from_disk(str(folder))
         return [_open_dataset(loaded, folder.resolve().name, split)]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    tables = [path for path in files if path.name in {f"metadata{suffix}" for suffix in _TABLES if suffix != ".txt"}]
-    tables = tables or [path for path in files if path.suffix == ".parquet"]
+    tables = [path for path in files if path.name in {f"metadata{suffix}" for suffix in TABLES if suffix != ".txt"}]
+    if not tables:
+        if corpus := find_corpus(folder, files, split):
+            return [corpus]
+        tables = [path for path in files if path.suffix == ".parquet"]
     if tables:
         return [open_file(path, folder, given, is_alone=len(tables) == 1) for path in tables]
-    recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    if tables := _find_tables(folder, files, given):
+        chosen = select_split(tables, lambda path: path.stem, split, str(folder))
+        opened = [open_file(path, folder, given, is_alone=len(chosen) == 1) for path in chosen]
+        is_common_voice = (folder / "clips").is_dir() and all(path.suffix == ".tsv" for path in chosen)
+        layout = "Common Voice" if is_common_voice else "table"
+        return [replace(table, has_splits=True, layout=layout) for table in opened]
+    recordings = _find_recordings(folder, files, root)
     if not recordings:
+        others = [path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in TABLES]
+        columns = [f"{name!r} has the columns {peek_columns(folder / name, given)}" for name in others[:3]]
         raise ValueError(
-            f"there are no clips in {str(folder)!r}; add a metadata.csv with the columns file_name and text, or audio "
-            "files with a .txt file of the same name beside each."
+            f"there are no clips in {str(folder)!r}{''.join(f'; {found}' for found in columns)}. Add a metadata.csv "
+            "with the columns file_name and text, or audio files with a .txt file, subtitles or a TextGrid of the "
+            "same name beside each; or give a table and its columns (--audio-column, --text-column, --audio-root)."
         )
-    records = (
-        (name := path.relative_to(folder).as_posix(), 1, {"audio": name, "text": _read_text_beside(path)})
-        for path in recordings
-    )
-    return [_Table(folder.name, ["audio", "text"], records, len(recordings), folder, folder)]
+    annotated = {path: found for path in recordings if (found := _annotation_of(path)) is not None}
+    names = ["audio", "text", *(["speaker", "start", "end"] if annotated else [])]
+    kinds = sorted({found.suffix.lower()[1:] for found in annotated.values() if isinstance(found, Path)})
+    layout = f"recordings with {' and '.join(kinds) or 'txt'} files"
+    return [
+        Table(
+            folder.name,
+            names,
+            _read_beside(folder, recordings, annotated, tiers),
+            None if annotated else len(recordings),
+            folder,
+            folder,
+            layout=layout,
+            is_timed=bool(annotated),
+        )
+    ]
+
+
+def _find_tables(folder: Path, files: Sequence[Path], given: set[str]) -> list[Path]:
+    """Return the tables at the top of a folder that have the columns of audio and text."""
+    found = []
+    for path in files:
+        if path.parent == folder and path.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
+            names = {name.lower() for name in peek_columns(path, given)}
+            wanted = [{*USUAL_COLUMNS[role], *map(str.lower, given)} for role in ("audio", "text")]
+            if len(names) > 1 and all(names & usual for usual in wanted):
+                found.append(path)
+    return found
+
+
+def _find_recordings(folder: Path, files: Sequence[Path], root: Path | None) -> list[Path]:
+    """Return the recordings in a folder, or those below `root` that its annotations are about."""
+    recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    if recordings or root is None:
+        return recordings
+    stems = {path.with_suffix("") for path in files if path.suffix.lower() in (*SUFFIXES, ".txt")}
+    stems |= {stem.with_suffix("") for stem in stems}  # a language code
+    named = (stem.with_name(f"{stem.name}{suffix}") for stem in sorted(stems) for suffix in AUDIO_SUFFIXES)
+    return [path for path in named if (root / path.relative_to(folder)).is_file()]
+
+
+def _annotation_of(recording: Path) -> Path | RowError | None:
+    try:
+        return find_annotation(recording)
+    except RowError as error:
+        return error
+
+
+def _read_beside(
+    folder: Path, recordings: Sequence[Path], annotated: Mapping[Path, Path | RowError], tiers: Sequence[str]
+) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    """Read the turns beside each recording, or its whole text."""
+    for path in recordings:
+        name = path.relative_to(folder).as_posix()
+        found = annotated.get(path)
+        if found is None:
+            yield name, 1, {"audio": name, "text": _read_text_beside(path)}
+            continue
+        try:
+            if isinstance(found, RowError):
+                raise found
+            turns = read_annotation(found, tiers)
+        except RowError as error:
+            yield name, 1, {"audio": name, "text": error}
+            continue
+        source = found.relative_to(folder).as_posix()
+        for number, turn in enumerate(turns, start=1):
+            times = {} if turn.end is None else {"start": turn.begin, "end": turn.end}
+            yield source, number, {"audio": name, "text": turn.text, "speaker": turn.speaker, **times}
 
 
 def _read_text_beside(recording: Path) -> str | RowError:
@@ -167,185 +248,8 @@ def _read_text_beside(recording: Path) -> str | RowError:
         return RowError("unreadable_text", str(error))
 
 
-def open_file(path: Path, root: Path, given: set[str], is_alone: bool = True) -> _Table:
-    """Open a table.
-
-    Args:
-        path (`Path`): The table: csv, tsv, txt, jsonl, json or parquet.
-        root (`Path`): Folder that the table's name and the ids are relative to.
-        given (`set[str]`): Column names that the caller asked for.
-        is_alone (`bool`, defaults to `True`): Whether it is the only table; otherwise ids begin with its path.
-
-    Raises:
-        ValueError: If the file cannot be read, or has an unknown suffix.
-    """
-    name = path.relative_to(root).as_posix()
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        import_extra("datasets")  # pyarrow is one of its dependencies
-        from pyarrow import parquet
-
-        with _reading(path, "parquet"):
-            file = parquet.ParquetFile(path)
-        content = _read_parquet(path, file)
-        with _reading(path, "parquet"):
-            names, num_rows = file.schema_arrow.names, file.metadata.num_rows
-        records: Iterable[tuple[int, Any]] = enumerate(content, start=1)
-    elif suffix in _TABLES:
-        text = read_text(path)
-        if suffix in (".jsonl", ".json"):
-            names, records = _read_json(path, text)
-        else:
-            names, records = _read_csv(path, text, given)
-        num_rows = len(records)
-    elif suffix in AUDIO_SUFFIXES:
-        raise ValueError(f"{str(path)!r} is a single recording; give its folder, or a table with its transcript.")
-    else:
-        raise ValueError(f"{str(path)!r} has an unknown suffix; give a folder or one of {', '.join(_TABLES)}.")
-    placed = ((name, number, record) for number, record in records)
-    prefix = "" if is_alone else f"{os.path.splitext(name)[0]}/"
-    return _Table(name, names, placed, num_rows, path.parent, root, prefix)
-
-
-@contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Convert the errors of pyarrow and `datasets`, which have many types, to a `ValueError` that names the file."""
-    try:
-        yield
-    except (MemoryError, ImportError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{str(path)!r} cannot be read as {kind} ({first_line(error)}).") from error
-
-
-def _read_parquet(path: Path, file: Any) -> Iterator[dict[str, Any]]:
-    batches = file.iter_batches(batch_size=64)
-    while True:
-        with _reading(path, "parquet"):
-            batch = next(batches, None)
-            rows = [] if batch is None else batch.to_pylist()
-        if batch is None:
-            return
-        yield from rows
-
-
-def _read_json(path: Path, text: str) -> tuple[list[str], list[tuple[int, Any]]]:
-    """Read a JSON list or JSON lines, whatever the suffix; return the columns and the rows."""
-    records: list[tuple[int, Any]] = []
-    content: Any = None
-    if path.suffix.lower() == ".json" or text.lstrip().startswith("["):
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            # NeMo manifests have the suffix .json and contain JSON lines.
-            is_lines = path.suffix.lower() != ".json" or isinstance(_first_line_of(text), dict)
-            if not is_lines:
-                raise ValueError(f"{str(path)!r} is not valid JSON ({error}).") from error
-        else:
-            content = [content] if _is_row(content) else content
-            if not isinstance(content, list):
-                raise ValueError(
-                    f"{str(path)!r} does not contain a list; give a list of objects, or one object per line, with "
-                    "audio and text."
-                )
-    if content is not None:
-        records = list(enumerate(content, start=1))
-    else:
-        # Not `splitlines`: it splits at characters that JSON allows in a string.
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    records.append((number, json.loads(line)))
-                except (ValueError, RecursionError) as error:
-                    records.append((number, RowError("unreadable_row", f"the line is not valid JSON ({error}).")))
-    for place, (number, record) in enumerate(records):
-        if not isinstance(record, (dict, RowError)):
-            kind = type(record).__name__
-            records[place] = number, RowError("unreadable_row", f"the row is a {kind}; it must be an object.")
-    return _columns_of(record for _, record in records), records
-
-
-def _columns_of(records: Iterable[Any]) -> list[str]:
-    """Return the columns of all rows; a row may lack some."""
-    return list(dict.fromkeys(chain.from_iterable(record for record in records if isinstance(record, Mapping))))
-
-
-def _first_line_of(text: str) -> Any:
-    try:
-        return json.loads(text.lstrip().split("\n", 1)[0])
-    except (ValueError, RecursionError):
-        return None
-
-
-def _is_row(content: Any) -> bool:
-    """Whether the content of a JSON file is the single row of a manifest."""
-    if not isinstance(content, dict):
-        return False
-    by_lower = {str(name).lower(): value for name, value in content.items()}
-    return all(any(isinstance(by_lower.get(name), str) for name in _USUAL_COLUMNS[role]) for role in ("audio", "text"))
-
-
-def _read_csv(path: Path, text: str, given: set[str]) -> tuple[list[str], list[tuple[int, Any]]]:
-    """Read a table, detecting the delimiter in its first line; without a header it is `file|text`, as in LJSpeech."""
-    first = text.split("\n", 1)[0].rstrip("\r")
-    known = {name for names in _USUAL_COLUMNS.values() for name in names} | {name.lower() for name in given}
-    marks = ("\t",) if path.suffix.lower() == ".tsv" else _DELIMITERS
-    try:
-        heads = {mark: _split(first, mark) for mark in marks}
-    except csv.Error as error:
-        raise ValueError(f"{str(path)!r} is not a table: its first line cannot be read ({error}).") from error
-    delimiter = next((mark for mark, cells in heads.items() if known & {cell.strip().lower() for cell in cells}), None)
-    names = [] if delimiter is None else [cell.strip() for cell in heads[delimiter]]
-    if delimiter is None and "|" in first:
-        delimiter = "|"
-        # The third column of LJSpeech has numbers spelled out; other projects have the speaker in the second.
-        names = ["file_name", "text"] if len(heads["|"]) == 2 else ["file_name", "second", "text"]
-        text = "\n" + text
-    elif delimiter is None:
-        delimiter = max(heads, key=lambda mark: len(heads[mark]))
-        names = [cell.strip() for cell in heads[delimiter]]
-    records: list[tuple[int, Any]] = []
-    try:
-        for cells in _split_lines(text, delimiter):
-            if not cells:
-                continue
-            if len(cells) > len(names):
-                record: Any = RowError(
-                    "extra_cells",
-                    f"the row has {len(cells)} cells but the table {len(names)} columns; put a text that contains "
-                    f"{delimiter!r} in quotes.",
-                )
-            else:
-                record = dict(zip(names, cells, strict=False))
-            records.append((len(records) + 1, record))
-    except csv.Error as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read after row {len(records)} ({error}); check for an unclosed quote."
-        ) from error
-    return names, records
-
-
-def _split(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter), [])
-
-
-def _split_lines(text: str, delimiter: str) -> Iterator[list[str]]:
-    """Yield the cells of each line after the first."""
-    if delimiter in ",;":
-        # Strict: otherwise an unclosed quote merges all following rows into one text.
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        next(lines, None)
-        yield from lines
-        return
-    # Texts between tabs or bars may contain quotes: a cell is unquoted only if the quotes enclose all of it.
-    for line in text.split("\n")[1:]:
-        cells = line.rstrip("\r").split(delimiter) if line.strip() else []
-        quoted = (len(cell) > 1 and cell[0] == cell[-1] == '"' and delimiter == "\t" for cell in cells)
-        yield [cell[1:-1].replace('""', '"') if q else cell for cell, q in zip(cells, quoted, strict=True)]
-
-
-def _open_hub(name: str, config: str | None, split: str | None) -> _Table:
-    if not _HUB_NAME.fullmatch(name) or name.endswith(_TABLES):
+def _open_hub(name: str, config: str | None, split: str | None) -> Table:
+    if not _HUB_NAME.fullmatch(name) or name.endswith(TABLES):
         raise FileNotFoundError(f"there is no file or folder {name!r}.")
     datasets = import_extra("datasets")
     try:
@@ -357,7 +261,7 @@ def _open_hub(name: str, config: str | None, split: str | None) -> _Table:
     return _open_dataset(loaded, name, split=None)
 
 
-def _open_rows(rows: Any, split: str | None) -> _Table:
+def _open_rows(rows: Any, split: str | None) -> Table:
     datasets = import_extra("datasets")
     if isinstance(rows, (datasets.Dataset, datasets.IterableDataset, dict)):
         return _open_dataset(rows, getattr(getattr(rows, "info", None), "dataset_name", None) or "dataset", split)
@@ -369,11 +273,11 @@ def _open_rows(rows: Any, split: str | None) -> _Table:
         found = "is empty" if first is None else f"contains a {type(first).__name__}"
         raise ValueError(f"the source {found}; give dictionaries with at least audio and text.")
     records = (("rows", number, row) for number, row in enumerate(chain([first], iterator), start=1))
-    names = _columns_of(rows if isinstance(rows, (list, tuple)) else [first])
-    return _Table("rows", names, records, len(rows) if hasattr(rows, "__len__") else None)
+    names = columns_of(rows if isinstance(rows, (list, tuple)) else [first])
+    return Table("rows", names, records, len(rows) if hasattr(rows, "__len__") else None)
 
 
-def _open_dataset(dataset: Any, name: str, split: str | None) -> _Table:
+def _open_dataset(dataset: Any, name: str, split: str | None) -> Table:
     datasets = import_extra("datasets")
     if isinstance(dataset, dict):
         if split is None and len(dataset) == 1:
@@ -402,8 +306,14 @@ def _open_dataset(dataset: Any, name: str, split: str | None) -> _Table:
         (name, number, record | {column: _label(feature, record[column]) for column, feature in labels.items()})
         for number, record in enumerate(content, start=1)
     )
-    return _Table(
-        name, names, records, len(dataset) if is_sized else None, audio_column=next(iter(audio_columns), None)
+    return Table(
+        name,
+        names,
+        records,
+        len(dataset) if is_sized else None,
+        audio_column=next(iter(audio_columns), None),
+        layout="dataset",
+        has_splits=True,
     )
 
 
@@ -411,12 +321,12 @@ def _label(feature: Any, value: int | None) -> str | None:
     return None if value is None or value < 0 else feature.int2str(value)
 
 
-def _find_columns(table: _Table, given: Mapping[str, str | None]) -> dict[str, str | None]:
+def _find_columns(table: Table, given: Mapping[str, str | None]) -> dict[str, str | None]:
     """Return the column of each role; `None` if there is none."""
     there = f"{table.name!r} has the columns {', '.join(map(repr, table.column_names)) or '(none)'}"
     by_lower = {name.lower(): name for name in reversed(table.column_names)}
     found: dict[str, str | None] = {}
-    for role, usual in _USUAL_COLUMNS.items():
+    for role, usual in USUAL_COLUMNS.items():
         name = given[role]
         if name is not None and name not in table.column_names:
             raise ValueError(f"there is no {role} column {name!r}: {there}.")
@@ -429,25 +339,48 @@ def _find_columns(table: _Table, given: Mapping[str, str | None]) -> dict[str, s
     return found
 
 
-def _read_rows(table: _Table, columns: Mapping[str, str | None]) -> Iterator[Row]:
+def _read_rows(
+    table: Table, columns: Mapping[str, str | None], root: Path | None, tags: Sequence[str]
+) -> Iterator[Row]:
     for source, number, record in table.records:
         if isinstance(record, RowError):
             yield Row(source, number, f"{table.id_prefix}{number:06d}", None, record)
             continue
         values = {role: None if column is None else record.get(column) for role, column in columns.items()}
-        named = {
-            role: None if is_missing(values[role]) else str(values[role]) for role in ("speaker", "language", "id")
-        }
+        named = {role: _name(values[role]) for role in ("speaker", "language", "id", "session")}
+        text = values["text"]
         taken = {column for column in columns.values() if column is not None}
         spare = {column: value for column, value in record.items() if column not in taken}
+        has_turns = not isinstance(text, str) and isinstance(text, _LISTS)
+        of_clip = {column: value for column, value in spare.items() if not (has_turns and isinstance(value, _LISTS))}
         try:
-            audio = find_clip(values["audio"], table.folder or Path(), spare)
+            audio = find_clip(values["audio"], table.folder or Path(), of_clip, root)
         except RowError as error:
             audio = error
-        name = named["id"]
+        if named["speaker"] is None and isinstance(audio, Segment) and not isinstance(text, RowError):
+            try:
+                named["speaker"] = _speaker_of(audio)
+            except RowError as error:
+                text = error
+        name, session = named["id"], named["session"]
         if name is None and (file := file_of(audio)) is not None and table.root is not None:
             name = os.path.splitext(Path(os.path.relpath(file, table.root)).as_posix())[0]
             if isinstance(audio, Segment) and audio.begin is not None:
                 name = f"{name}@{audio}"
         name = name or f"{table.id_prefix}{number:06d}"
-        yield Row(source, number, name, audio, values["text"], named["speaker"], named["language"])
+        if session is None and isinstance(audio, Segment) and audio.begin is not None and (file := file_of(audio)):
+            session = file if table.root is None else Path(os.path.relpath(file, table.root)).as_posix()
+        row = Row(source, number, name, audio, text, named["speaker"], named["language"], session)
+        row = replace(row, is_timed=table.is_timed and isinstance(audio, Segment))
+        yield from expand_turns(row, text, values["speaker"], spare, tags)
+
+
+def _speaker_of(segment: Segment) -> str | None:
+    file = file_of(segment)
+    if file is None or segment.begin is None or segment.duration is None:
+        return None
+    return speaker_at(file, segment.begin, segment.begin + segment.duration)
+
+
+def _name(value: Any) -> str | None:
+    return None if is_missing(value) or isinstance(value, _LISTS) else str(value)

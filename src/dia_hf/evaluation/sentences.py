@@ -23,7 +23,7 @@ from ..asr.wer import words_of
 from ..data.clips import find_audio, find_clip, read_clip
 from ..data.prepared import load_prepared
 from ..data.rows import RowError, is_missing
-from ..data.sources import open_file
+from ..data.tables import open_file
 from ..text_files import read_text
 from ..tokenization_dia import SPEAKER_TAG
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
@@ -15,13 +16,25 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from ..speech.engine import SpeechEngine
+from ..speech.live_timeline import Unit
 from ..text_files import shortened
 from .adapters import AdapterEngines, find_engine
 from .body import SpeechResponse
+from .captions import CaptionedSpeech, CharacterAlignment, Shape, split_output_format, subtitles_of
 from .errors import ApiError, error_of
 from .gate import Gate
 from .metrics import Metrics
-from .requests import SpeechBody, parse_json, parse_script_body, parse_speech, read_form, read_json
+from .requests import (
+    CaptionBody,
+    ElevenLabsBody,
+    SpeechBody,
+    parse_json,
+    parse_script_body,
+    parse_speech_as,
+    parse_subtitles,
+    read_form,
+    read_json,
+)
 from .scripts import describe_script
 from .settings import ServerSettings, ServerStatus
 from .speech_requests import SpeechRequests
@@ -34,6 +47,16 @@ _MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LARGE = 2**16  # bytes of JSON, a recording in base64; it is parsed in a thread
 _EXPOSED = ("x-request-id", "x-seed", "x-sample-rate", "x-finish-reason", "x-input-tokens", "x-output-tokens")
 _GET = ["GET", "HEAD"]
+_SUBTITLES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
+# Ends of ElevenLabs' routes, whether they stream, and whether they tell times.
+_ELEVENLABS = (
+    ("", False, False),
+    ("/stream", True, False),
+    ("/with-timestamps", False, True),
+    ("/stream/with-timestamps", True, True),
+)
+
+_Body = TypeVar("_Body", SpeechBody, CaptionBody, ElevenLabsBody)
 
 
 def create_app(
@@ -102,7 +125,12 @@ class _Routes:
         router = APIRouter()
         speech = {"content": {"application/json": {"schema": SpeechBody.model_json_schema()}}, "required": True}
         router.add_api_route("/audio/speech", self.speak, methods=["POST"], openapi_extra={"requestBody": speech})
+        router.add_api_route("/dev/captioned_speech", self.speak_captioned, methods=["POST"])
+        for path, is_streamed, is_timed in _ELEVENLABS:
+            handler = self._aligned(is_streamed, is_timed)
+            router.add_api_route(f"/text-to-speech/{{voice_id}}{path}", handler, methods=["POST"])
         router.add_api_route("/audio/script", self.check_script, methods=["POST"])
+        router.add_api_route("/audio/subtitles", self.make_subtitles, methods=["POST"])
         router.add_api_websocket_route("/audio/speech/stream", self.stream)
         router.add_api_route("/audio/voices", self.list_or_add_voices, methods=[*_GET, "POST"])
         router.add_api_route("/audio/voices/{voice_id}", self.delete_voice, methods=["DELETE"])
@@ -117,21 +145,57 @@ class _Routes:
 
     async def speak(self, request: Request) -> Response:
         """Generate speech."""
+        return await self._respond(request, await self._read_speech(request, SpeechBody))
+
+    async def speak_captioned(self, request: Request) -> Response:
+        """Generate speech with the times of words, in the shape of Kokoro-FastAPI."""
+        body = await self._read_speech(request, CaptionBody)
+        unit: Unit | None = "word" if body.return_timestamps else None
+        return await self._respond(request, body, CaptionedSpeech(body.response_format), unit)
+
+    def _aligned(self, is_streamed: bool, is_timed: bool) -> Callable[[Request, str], Awaitable[Response]]:
+        """Return the handler of a route of ElevenLabs."""
+
+        async def speak_aligned(request: Request, voice_id: str) -> Response:
+            """Generate speech, with the times of characters on some routes, in the shape of ElevenLabs."""
+            output_format = request.query_params.get("output_format", "mp3_44100_128")
+            body = await self._read_speech(request, ElevenLabsBody)
+            body.response_format, body.sample_rate = split_output_format(output_format)
+            body.voice, body.stream = voice_id, is_streamed
+            if not is_timed:
+                return await self._respond(request, body)
+            return await self._respond(request, body, CharacterAlignment(body.input), "char")
+
+        return speak_aligned
+
+    async def _read_speech(self, request: Request, kind: type[_Body]) -> _Body:
         content = await read_json(request, self.settings)
         if len(content) < _LARGE:
-            body = parse_speech(content, self.settings)
-        else:
-            body = await asyncio.to_thread(parse_speech, content, self.settings)
+            return parse_speech_as(kind, content, self.settings)
+        return await asyncio.to_thread(parse_speech_as, kind, content, self.settings)
+
+    async def _respond(
+        self, request: Request, body: SpeechBody, shape: Shape | None = None, unit: Unit | None = None
+    ) -> Response:
         text = self.requests.with_speaker(body.input.strip())
         voices = await self.requests.find_voices(body)
-        speech = self.requests.make(body, text, voices, text, body.stream)
+        speech = self.requests.make(body, text, voices, text, body.stream, unit, script=body.input)
         engine = await find_engine(self.engine, body.model)
-        return SpeechResponse(request, body, speech, engine, self.settings, self.metrics)
+        if speech.timestamps is not None:
+            await self.requests.times.prepare(engine.dia)
+        return SpeechResponse(request, body, speech, engine, self.settings, self.metrics, shape)
 
     async def check_script(self, request: Request) -> Response:
         """Check a text without generating: turns, issues with their places, chunks with estimated durations."""
         body = parse_script_body(await read_json(request, self.settings), self.settings)
         return JSONResponse(await asyncio.to_thread(describe_script, self.engine.dia, body.input))
+
+    async def make_subtitles(self, request: Request) -> Response:
+        """Make subtitles of words, such as those of a stream."""
+        content = await read_json(request, self.settings)
+        body = await asyncio.to_thread(parse_subtitles, content)
+        subtitles = await asyncio.to_thread(subtitles_of, body)
+        return Response(subtitles, media_type=f"{_SUBTITLES[body.response_format]}; charset=utf-8")
 
     async def stream(self, socket: WebSocket) -> None:
         """Generate speech of text that comes in pieces."""

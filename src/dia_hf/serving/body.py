@@ -1,4 +1,4 @@
-"""Audio as the body of a response: streamed, as server-sent events, or whole.
+"""Audio as the body of a response: streamed, as server-sent events, as JSON with times, or whole.
 
 The status line is sent when the first chunk is there, so that an error before it has a status of its own. After it, an
 error is an event, and a stream of raw audio breaks off: it must not look complete. A client that disconnects, or that
@@ -24,6 +24,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..audio.encoders import FORMATS
 from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest
+from ..speech.timestamps import TimedText
+from .captions import Shape, describe_words
 from .encoding import SpeechEncoding
 from .errors import ApiError, error_of, log_error
 from .metrics import Metrics
@@ -33,6 +35,8 @@ from .settings import ServerSettings
 __all__ = ["SpeechResponse", "usage_of"]
 
 logger = logging.getLogger(__name__)
+
+_Pieces = AsyncIterator[tuple[bytes, list[TimedText]]]  # encoded audio, and the words that end in it
 
 _SLICE = 2**16  # bytes of a whole body in a write, each of which waits until the one before has left
 
@@ -60,6 +64,7 @@ class SpeechResponse(Response):
         engine (`SpeechEngine`): The engine.
         settings (`ServerSettings`): Settings.
         metrics (`Metrics`): Counts the end.
+        shape (`Shape`, *optional*): Shape of JSON with times; a line for each part of a stream, or one object.
 
     Calling it raises `ApiError` if there is an error before the first chunk.
     """
@@ -72,7 +77,9 @@ class SpeechResponse(Response):
         engine: SpeechEngine,
         settings: ServerSettings,
         metrics: Metrics,
+        shape: Shape | None = None,
     ) -> None:
+        self.shape = shape
         self.body_fields, self.speech, self.engine = body, speech, engine
         self.settings, self.metrics = settings, metrics
         self.request_id: str = request.state.request_id
@@ -134,7 +141,11 @@ class SpeechResponse(Response):
             raise ApiError(500, message, code="no_audio")
         encoding = await asyncio.to_thread(SpeechEncoding, self.body_fields, self.sampling_rate)
         pieces = self._pieces(handle, encoding, first, chunks)
-        if self.body_fields.stream_format == "sse":
+        if self.shape is not None and self.body_fields.stream:
+            await self._send_lines(handle, encoding, pieces, self.shape, send)
+        elif self.shape is not None:
+            await self._send_object(handle, encoding, pieces, self.shape, send)
+        elif self.body_fields.stream_format == "sse":
             await self._send_events(handle, encoding, pieces, send)
         elif self.body_fields.stream:
             await self._send_stream(handle, encoding, pieces, send)
@@ -142,12 +153,13 @@ class SpeechResponse(Response):
             await self._send_whole(handle, encoding, pieces, send)
 
     async def _send_stream(
-        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: AsyncIterator[bytes], send: Callable
+        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: _Pieces, send: Callable
     ) -> None:
         await send(_start(FORMATS[encoding.format].content_type, self._speech_headers(handle, encoding)))
         try:
-            async for piece in pieces:
-                await send(_part(piece))
+            async for piece, _ in pieces:
+                if piece:
+                    await send(_part(piece))
         except _BrokenError:
             raise
         except Exception as error:
@@ -155,21 +167,46 @@ class SpeechResponse(Response):
             raise _BrokenError(_reason_of_error(handle)) from error
         await send(_part(b"", is_last=True))
 
+    async def _send_lines(
+        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: _Pieces, shape: Shape, send: Callable
+    ) -> None:
+        """Send a line of JSON for each part. After an error the stream breaks off, as raw audio does."""
+        await send(_start("application/x-ndjson", self._speech_headers(handle, encoding)))
+        try:
+            async for piece, times in pieces:
+                await send(_part(_line(shape.add(piece, times, is_last=False))))
+        except _BrokenError:
+            raise
+        except Exception as error:
+            self._api_error(error)  # for the log
+            raise _BrokenError(_reason_of_error(handle)) from error
+        await send(_part(_line(shape.add(b"", [], is_last=True)), is_last=True))
+
+    async def _send_object(
+        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: _Pieces, shape: Shape, send: Callable
+    ) -> None:
+        content, times = await self._gather(pieces)
+        body = _line(shape.add(content, times, is_last=True))
+        await self._send_content(body, "application/json", self._whole_headers(handle, encoding), send)
+
     async def _send_events(
-        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: AsyncIterator[bytes], send: Callable
+        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: _Pieces, send: Callable
     ) -> None:
         headers = {**self._speech_headers(handle, encoding), "cache-control": "no-cache"}
         await send(_start("text/event-stream", headers))
         progress = None
         try:
-            async for piece in pieces:
+            async for piece, times in pieces:
                 if self.body_fields.progress and progress != handle.progress:
                     progress = handle.progress
                     chunk, num_chunks = progress
                     told = {"type": "speech.audio.progress", "chunk": chunk, "num_chunks": num_chunks}
                     await send(_part(_event(told)))
-                audio = base64.b64encode(piece).decode("ascii")
-                await send(_part(_event({"type": "speech.audio.delta", "audio": audio})))
+                if times:
+                    await send(_part(_event({"type": "speech.audio.words", "words": describe_words(times)})))
+                if piece:
+                    audio = base64.b64encode(piece).decode("ascii")
+                    await send(_part(_event({"type": "speech.audio.delta", "audio": audio})))
             done: dict[str, Any] = {"type": "speech.audio.done", "usage": usage_of(handle)}
             done |= {"finish_reason": handle.finish_reason, "seed": handle.seed}
             if handle.doubt is not None:
@@ -185,21 +222,34 @@ class SpeechResponse(Response):
         await send(_part(_event(done), is_last=True))
 
     async def _send_whole(
-        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: AsyncIterator[bytes], send: Callable
+        self, handle: SpeechHandle, encoding: SpeechEncoding, pieces: _Pieces, send: Callable
     ) -> None:
+        content, _ = await self._gather(pieces)
+        headers = self._whole_headers(handle, encoding)
+        await self._send_content(content, FORMATS[encoding.format].content_type, headers, send)
+
+    async def _gather(self, pieces: _Pieces) -> tuple[bytes, list[TimedText]]:
+        """Return all audio and all times."""
+        content, all_times = [], []
         try:
-            content = b"".join([piece async for piece in pieces])
+            async for piece, times in pieces:
+                content.append(piece)
+                all_times += times
         except Exception as error:
             raise self._api_error(error) from error
+        return b"".join(content), all_times
+
+    def _whole_headers(self, handle: SpeechHandle, encoding: SpeechEncoding) -> dict[str, str]:
         usage = usage_of(handle)
-        headers = {
+        return {
             **self._speech_headers(handle, encoding),
-            "content-length": str(len(content)),
             "x-finish-reason": handle.finish_reason or "",
             "x-input-tokens": str(usage["input_tokens"]),
             "x-output-tokens": str(usage["output_tokens"]),
         }
-        await send(_start(FORMATS[encoding.format].content_type, headers))
+
+    async def _send_content(self, content: bytes, content_type: str, headers: dict[str, str], send: Callable) -> None:
+        await send(_start(content_type, {**headers, "content-length": str(len(content))}))
         for begin in range(0, max(len(content), 1), _SLICE):
             await send(_part(content[begin : begin + _SLICE], is_last=begin + _SLICE >= len(content)))
 
@@ -221,16 +271,15 @@ class SpeechResponse(Response):
 
     async def _pieces(
         self, handle: SpeechHandle, encoding: SpeechEncoding, first: np.ndarray, chunks: AsyncIterator[np.ndarray]
-    ) -> AsyncIterator[bytes]:
-        """Yield encoded audio; raise where the request ended with an error."""
-        if piece := await encoding.encode(first):
-            yield piece
+    ) -> _Pieces:
+        """Yield encoded audio with its times; raise where the request ended with an error."""
+        times = encoding.moved(handle.take_times())  # of the chunks that were taken
+        yield await encoding.encode(first), times
         async for chunk in chunks:
-            if piece := await encoding.encode(chunk):
-                yield piece
+            times = encoding.moved(handle.take_times())
+            yield await encoding.encode(chunk), times
         self._check_end(handle)
-        if piece := await encoding.encode(None):
-            yield piece
+        yield await encoding.encode(None), encoding.moved(handle.take_times())
 
     def _check_end(self, handle: SpeechHandle) -> None:
         if handle.error is not None:
@@ -301,6 +350,10 @@ def _start(content_type: str, headers: dict[str, str]) -> Message:
 
 def _part(content: bytes, is_last: bool = False) -> Message:
     return {"type": "http.response.body", "body": content, "more_body": not is_last}
+
+
+def _line(content: dict[str, Any] | None) -> bytes:
+    return b"" if content is None else f"{json.dumps(content, ensure_ascii=False)}\n".encode()
 
 
 def _event(content: dict[str, Any]) -> bytes:

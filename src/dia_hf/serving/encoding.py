@@ -6,11 +6,14 @@ Used by the bodies of responses and by the sentences of a WebSocket.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ..audio.encoders import StreamEncoder
+from ..audio.encoders import FORMATS, StreamEncoder
 from ..audio.streams import StreamResampler, StreamTimeStretcher
+from ..speech.timestamps import TimedText
 from .requests import SpeechFields
 
 __all__ = ["SpeechEncoding"]
@@ -33,7 +36,7 @@ class SpeechEncoding:
     """
 
     def __init__(self, fields: SpeechFields, sampling_rate: int) -> None:
-        self.format = fields.response_format
+        self.format, self._speed = fields.response_format, fields.speed
         self._rate = fields.rate(sampling_rate)
         self._stages: list[StreamTimeStretcher | StreamResampler] = []
         if fields.speed != 1:
@@ -49,6 +52,20 @@ class SpeechEncoding:
     def sampling_rate(self) -> int:
         """Rate of the audio in hertz."""
         return self._encoder.sampling_rate
+
+    def moved(self, times: Sequence[TimedText], seconds: float = 0.0) -> list[TimedText]:
+        """Return times of the chunks as those of the decoded audio: at its speed, and after the delay of its format.
+
+        Args:
+            times (`Sequence[TimedText]`): Times of words or characters.
+            seconds (`float`, defaults to 0.0): Where the chunks begin in them.
+        """
+        delay = FORMATS[self.format].delay / self.sampling_rate
+
+        def move(time: float) -> float:
+            return max(time - seconds, 0.0) / self._speed + delay
+
+        return [replace(one, start=move(one.start), end=move(one.end)) for one in times]
 
     def add(self, chunk: np.ndarray) -> bytes:
         """Encode a chunk, `[N]`; nothing where the header needs the length of the whole."""

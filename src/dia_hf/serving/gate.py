@@ -95,7 +95,9 @@ class Gate:
         if path in _PROBES or (path == "/metrics" and self.settings.has_open_metrics):
             return None
         if self._keys:
-            scheme, _, key = headers.get("authorization", "").partition(" ")
+            # ElevenLabs' clients have a header of their own.
+            given = headers.get("authorization") or f"Bearer {headers.get('xi-api-key', '')}"
+            scheme, _, key = given.partition(" ")
             digest = hashlib.sha256(key.strip().encode("latin-1")).digest()
             fits = [hmac.compare_digest(digest, one) for one in self._keys]  # all of them, whichever fits
             if scheme.lower() != "bearer" or not any(fits):

@@ -13,7 +13,16 @@ import json
 from typing import Any, Literal, NoReturn, TypeVar
 
 from fastapi import Request
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from starlette.datastructures import FormData
 from starlette.types import Message, Receive
 
@@ -25,20 +34,26 @@ from .errors import ApiError, field_error
 from .settings import ServerSettings
 
 __all__ = [
+    "CaptionBody",
+    "ElevenLabsBody",
     "ScriptBody",
     "SessionFields",
     "SpeechBody",
     "SpeechFields",
+    "SubtitlesBody",
     "parse_json",
     "parse_script_body",
     "parse_session",
     "parse_speech",
+    "parse_speech_as",
+    "parse_subtitles",
     "read_form",
     "read_json",
 ]
 
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes
+_MAX_SECONDS = 1e6  # of a subtitle
 _PCM_RATE = 24_000  # hertz; clients of OpenAI's API play raw PCM at this rate
 
 
@@ -77,6 +92,7 @@ class SpeechFields(BaseModel):
     cfg_filter_top_k: int | None = _bounded_field("cfg_filter_top_k")
     max_seconds: float | None = _bounded_field("max_seconds")
     sample_rate: int | None = _bounded_field("sample_rate")
+    word_timestamps: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +154,43 @@ class SpeechBody(SpeechFields):
             raise ValueError("there are no words in it")
         return text
 
+    @field_validator("word_timestamps")
+    @classmethod
+    def _check_word_timestamps(cls, is_wanted: bool, info: ValidationInfo) -> bool:
+        if is_wanted and info.data.get("stream_format") != "sse":
+            raise ValueError('raw audio has no room for times; give `stream_format` "sse"')
+        return is_wanted
+
+
+class CaptionBody(SpeechBody):
+    """Body of `POST /dev/captioned_speech`, whose shape is Kokoro-FastAPI's, with the fields of `SpeechBody`."""
+
+    return_timestamps: bool = True
+    stream_format: Literal["audio"] = "audio"
+
+
+class _VoiceSettings(BaseModel):
+    """`voice_settings` of ElevenLabs; the others have no effect."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    speed: float | None = _bounded_field("speed")
+
+
+class ElevenLabsBody(SpeechBody):
+    """Body of `POST /text-to-speech/{voice}`, whose names are ElevenLabs', with the other fields of `SpeechBody`."""
+
+    input: str = Field(validation_alias="text")
+    model: str = Field("", validation_alias=AliasChoices("model_id", "model"))
+    stream_format: Literal["audio"] = "audio"
+    voice_settings: _VoiceSettings | None = None
+
+    @model_validator(mode="after")
+    def _set_speed(self) -> ElevenLabsBody:
+        if self.voice_settings is not None and self.voice_settings.speed is not None:
+            self.speed = self.voice_settings.speed
+        return self
+
 
 class SessionFields(SpeechFields):
     """Fields of `session.config` of a WebSocket, whose names vLLM-Omni and SGLang-Omni share, and those of a body.
@@ -150,7 +203,6 @@ class SessionFields(SpeechFields):
     stream_audio: bool = False
     split_granularity: Literal["sentence", "clause", "none"] = "sentence"
     language: str = Field("en", max_length=64)
-    word_timestamps: Literal[False] = False
 
     @model_validator(mode="after")
     def _set_stream(self) -> SessionFields:
@@ -166,7 +218,38 @@ class ScriptBody(BaseModel):
     input: str
 
 
-_Body = TypeVar("_Body", SpeechBody, ScriptBody)
+class _SubtitleWord(BaseModel):
+    """A word as the events of a stream have it."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    word: str = Field(pattern=r"^\S+$", max_length=1000)
+    start: float = Field(ge=0, le=_MAX_SECONDS)
+    end: float = Field(ge=0, le=_MAX_SECONDS)
+    start_char: int = Field(ge=0)
+    end_char: int = Field(ge=0)
+    speaker: str | None = Field(None, pattern=r"^[^\s<>&]+$", max_length=64)
+
+
+class SubtitlesBody(BaseModel):
+    """Body of `POST /audio/subtitles`: words in order, as the events of a stream have them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    words: list[_SubtitleWord]
+    response_format: Literal["srt", "vtt"] = "srt"
+
+    @field_validator("words")
+    @classmethod
+    def _check_words(cls, words: list[_SubtitleWord]) -> list[_SubtitleWord]:
+        times = [time for word in words for time in (word.start, word.end)]
+        if times != sorted(times):
+            raise ValueError("a word ends before it begins, or before the one before it; give them in order")
+        return words
+
+
+_Speech = TypeVar("_Speech", SpeechBody, CaptionBody, ElevenLabsBody)
+_Body = TypeVar("_Body", SpeechBody, CaptionBody, ElevenLabsBody, ScriptBody)
 
 
 def _too_large(limit: int) -> ApiError:
@@ -267,16 +350,22 @@ def parse_json(content: bytes) -> Any:
 
 
 def parse_speech(content: bytes, settings: ServerSettings) -> SpeechBody:
-    """Parse and check a body of `POST /audio/speech`.
+    """Parse and check a body of `POST /audio/speech`; see `parse_speech_as`."""
+    return parse_speech_as(SpeechBody, content, settings)
+
+
+def parse_speech_as(kind: type[_Speech], content: bytes, settings: ServerSettings) -> _Speech:
+    """Parse and check a body of a route that answers with speech.
 
     Args:
+        kind (`type`): Its class.
         content (`bytes`): The body.
         settings (`ServerSettings`): With the limits of `input` and `max_seconds`.
 
     Raises:
         ApiError: If it is no JSON object, or a field is wrong; it names the field.
     """
-    body = _validate(SpeechBody, content, settings)
+    body = _validate(kind, content, settings)
     _limit_seconds(body, settings)
     return body
 
@@ -306,6 +395,21 @@ def _limit_seconds(fields: SpeechFields, settings: ServerSettings) -> None:
         message = f"`max_seconds` is {fields.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
         raise ApiError(400, message, param="max_seconds", code="invalid_value")
     fields.max_seconds = fields.max_seconds or settings.max_seconds
+
+
+def parse_subtitles(content: bytes) -> SubtitlesBody:
+    """Parse and check a body of `POST /audio/subtitles`.
+
+    Args:
+        content (`bytes`): The body.
+
+    Raises:
+        ApiError: If it is no JSON object, or a field is wrong; it names the field.
+    """
+    try:
+        return SubtitlesBody.model_validate(parse_json(content))
+    except ValidationError as error:
+        raise field_error(error) from None
 
 
 def parse_script_body(content: bytes, settings: ServerSettings) -> ScriptBody:

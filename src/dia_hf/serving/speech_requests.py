@@ -6,11 +6,13 @@ import asyncio
 from contextlib import nullcontext
 
 from ..speech.handle import SpeechRequest
+from ..speech.live_timeline import Unit
 from ..speech.script import split_prefix
 from ..speech.text_stream import TextStream
 from ..speech.voices import Voice, voice_of_first_speaker
 from ..text_files import shortened
 from ..tokenization_dia import DiaTokenizer, speaker_tag
+from .captions import TimestampModels
 from .errors import ApiError
 from .requests import SpeechFields
 from .settings import ServerSettings
@@ -28,11 +30,15 @@ class SpeechRequests:
         voices (`ServedVoices`): The voices on offer.
         settings (`ServerSettings`): Settings, with the limit of a recording.
         tokenizer (`DiaTokenizer`): The tokenizer.
+
+    Attributes:
+        times (`TimestampModels`): To be awaited before requests that ask for times.
     """
 
     def __init__(self, voices: ServedVoices, settings: ServerSettings, tokenizer: DiaTokenizer) -> None:
         self.voices, self.settings, self.tokenizer = voices, settings, tokenizer
         self.speaker_tokens: tuple[str, ...] = tuple(tokenizer.speaker_tokens)
+        self.times = TimestampModels()
         # One recording at a time is made a voice: further ones wait here, and not in threads that others need.
         self.recordings = asyncio.Semaphore(1)
 
@@ -91,7 +97,14 @@ class SpeechRequests:
             raise ApiError(400, str(error), param=param, code="invalid_value") from None
 
     def make(
-        self, fields: SpeechFields, text: str | TextStream, voices: Voices, beginning: str, is_streamed: bool = True
+        self,
+        fields: SpeechFields,
+        text: str | TextStream,
+        voices: Voices,
+        beginning: str,
+        is_streamed: bool = True,
+        timestamps: Unit | None = None,
+        script: str | None = None,
     ) -> SpeechRequest:
         """Make a request.
 
@@ -101,6 +114,8 @@ class SpeechRequests:
             voices (*optional*): From `find_voices`; one of a single speaker is given to the first speaker.
             beginning (`str`): The text as far as it is known, for the first speaker.
             is_streamed (`bool`, defaults to `True`): See `SpeechRequest`.
+            timestamps (`str`, *optional*): See `SpeechRequest`; "word" unless given, if the fields ask for them.
+            script (`str`, *optional*): See `SpeechRequest`.
         """
         if voices is not None and not isinstance(voices, dict):
             voices = voice_of_first_speaker(voices, beginning, self.speaker_tokens)
@@ -114,4 +129,6 @@ class SpeechRequests:
             cfg_filter_top_k=fields.cfg_filter_top_k,
             max_seconds=fields.max_seconds,
             is_streamed=is_streamed,
+            timestamps=timestamps or ("word" if fields.word_timestamps else None),
+            script=script,
         )

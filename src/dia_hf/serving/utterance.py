@@ -14,6 +14,7 @@ import numpy as np
 
 from ..speech.engine import SpeechEngine, SpeechHandle, SpeechRequest, TextStream
 from ..speech.text_stream import SETTLE_SECONDS
+from ..speech.timestamps import TimedText
 from ..speech.voices import Voice
 from .adapters import AdapterEngines, find_engine
 from .errors import ApiError
@@ -98,8 +99,11 @@ class Utterance:
             self.handle.cancel()
         self._changed.set()
 
-    async def audio(self) -> AsyncIterator[tuple[int, np.ndarray | None]]:
+    async def audio(self) -> AsyncIterator[tuple[int, np.ndarray | None, list[TimedText]]]:
         """Yield the index of a sentence with a chunk of its audio, `[N]`, or with `None` at its end.
+
+        With a chunk come the words that end in it, if the request asks for times; they count from the beginning of the
+        utterance's audio.
 
         Raises:
             ApiError: If the engine ended the request, because it was closed.
@@ -117,16 +121,19 @@ class Utterance:
         while True:
             self._changed.clear()
             is_done = handle.is_done  # before `take`, which then returns all of the rest
-            for chunk in [*handle.take(), None]:
-                if self.is_canceled:
-                    return
+            while not self.is_canceled:
+                chunk = next(iter(handle.take(1)), None)
+                times = handle.take_times()
                 while index < len(handle.sentence_ends) and handle.sentence_ends[index] <= num_samples:
-                    yield index, None
+                    yield index, None, []
                     index += 1
-                if chunk is not None:
-                    num_samples += len(chunk)
-                    self._count(len(chunk))
-                    yield index, chunk
+                if chunk is None:
+                    break
+                num_samples += len(chunk)
+                self._count(len(chunk))
+                yield index, chunk, times
+            if self.is_canceled:
+                return
             if is_done:
                 break
             await self._wait()

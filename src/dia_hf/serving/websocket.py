@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -21,9 +21,11 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..speech.engine import SpeechEngine, SpeechRequest, TextStream
+from ..speech.timestamps import TimedText
 from ..text_files import shortened
 from .adapters import AdapterEngines, find_engine
 from .body import usage_of
+from .captions import describe_words
 from .encoding import SpeechEncoding
 from .errors import ApiError, error_of, log_error
 from .metrics import Metrics
@@ -177,10 +179,12 @@ class SpeechSession:
         fields = parse_session(message, self.settings)
         voices = await self.requests.find_voices(fields)
         try:
-            await find_engine(self.engine, fields.model)  # loaded ahead of the text
+            engine = await find_engine(self.engine, fields.model)  # loaded ahead of the text
         except Exception as error:  # of an adapter's files
             log_error(error, self.request_id, self.settings.logs_texts)
             raise error_of(error, self.request_id) from error
+        if fields.word_timestamps:
+            await self.requests.times.prepare(engine.dia)
         self._fields, self._voices, self._heard = fields, voices, HeardVoices()
         await self.send(
             {
@@ -189,6 +193,7 @@ class SpeechSession:
                 "response_format": fields.response_format,
                 "stream_audio": fields.stream_audio,
                 "split_granularity": fields.split_granularity,
+                "word_timestamps": fields.word_timestamps,
             }
         )
 
@@ -269,6 +274,7 @@ class _Speaker:
         self.num_sentences = 0
         self._encoding: SpeechEncoding | None = None  # of a sentence that has begun
         self._kept: list[bytes] = []  # that is not sent, of a sentence that is sent as a whole
+        self._times: list[TimedText] = []  # of the audio that is not sent
         self._num_bytes = 0  # that were sent
 
     async def speak(self) -> None:
@@ -276,8 +282,8 @@ class _Speaker:
         session, utterance = self.session, self.utterance
         reason, failure = "error", None
         try:
-            async for index, chunk in utterance.audio():
-                await self._send_chunk(index, chunk)
+            async for index, chunk, times in utterance.audio():
+                await self._send_chunk(index, chunk, times)
             handle = utterance.handle
             reason = "canceled" if utterance.is_canceled else (handle and handle.finish_reason) or "stop"
         except _SlowReaderError:
@@ -301,8 +307,8 @@ class _Speaker:
         if failure is not None and failure.code == "shutting_down":
             raise _EndError(_RESTART)
 
-    async def _send_chunk(self, index: int, chunk: np.ndarray | None) -> None:
-        """Send a chunk of a sentence, or its end."""
+    async def _send_chunk(self, index: int, chunk: np.ndarray | None, times: Sequence[TimedText]) -> None:
+        """Send a chunk of a sentence with the words that end in it, or its end."""
         if self._encoding is None:
             self._encoding = await asyncio.to_thread(SpeechEncoding, self.fields, self.session.engine.dia.sampling_rate)
             assert self.utterance.handle is not None
@@ -310,15 +316,26 @@ class _Speaker:
             message["sentence_text"] = self.utterance.handle.sentences[index]
             message |= {"format": self.fields.response_format, "sample_rate": self._encoding.sampling_rate}
             await self.session.send({**message, "channels": 1})
+        self._times += self._encoding.moved(times, self._seconds_before(index))
         piece = await self._encoding.encode(chunk)
         self._kept.append(piece)
         if self.fields.stream_audio or chunk is None:
             content, self._kept = b"".join(self._kept), []
+            if self._times:
+                words, self._times = describe_words(self._times), []
+                message = {"type": "audio.words", **self.place, "sentence_index": index}
+                await self.session.send({**message, "words": words})
             if content:
                 await self.session.send(content)
                 self._num_bytes += len(content)
         if chunk is None:
             await self._end_sentence()
+
+    def _seconds_before(self, index: int) -> float:
+        """Return the seconds of audio before a sentence."""
+        handle = self.utterance.handle
+        assert handle is not None
+        return handle.sentence_ends[index - 1] / self.session.engine.dia.sampling_rate if index else 0.0
 
     async def _end_sentence(self, is_failed: bool = False) -> None:
         message = {"type": "audio.done", **self.place, "sentence_index": self.num_sentences}

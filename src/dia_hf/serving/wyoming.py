@@ -296,7 +296,7 @@ class _Handler(AsyncEventHandler):
         form = {"rate": rate, "width": 2, "channels": 1}
         is_begun = False
         try:
-            async for _, chunk in utterance.audio():
+            async for _, chunk, _ in utterance.audio():
                 if not is_begun:
                     await self._write(AudioStart(**form))
                     is_begun = True

@@ -8,6 +8,7 @@ from .engine import SpeechEngine, SpeechHandle, SpeechRequest
 from .subtitles import format_subtitles
 from .text_stream import TextStream
 from .timestamps import TimedText
+from .voice_import import VoiceImportError, import_voices
 from .voices import Voice, VoiceLibrary, load_voice, transcribe
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "TextStream",
     "TimedText",
     "Voice",
+    "VoiceImportError",
     "VoiceLibrary",
     "format_subtitles",
+    "import_voices",
     "load_voice",
     "transcribe",
 ]

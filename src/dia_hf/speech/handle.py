@@ -61,6 +61,8 @@ class SpeechRequest:
             comes at the end, decoded when no player waits.
         timestamps (`str`, *optional*): Whether to find the times of words ("word") or characters ("char"), see
             `SpeechHandle.take_times`. The audio is the same.
+        script (`str`, *optional*): The text as it was sent, if `text` has other tags or white space: times have their
+            places in it.
     """
 
     text: str | TextStream
@@ -73,6 +75,7 @@ class SpeechRequest:
     max_seconds: float | None = None
     is_streamed: bool = True
     timestamps: Unit | None = None
+    script: str | None = None
 
 
 class TextFrames(BaseStreamer):
@@ -195,7 +198,8 @@ class SpeechHandle:
         unit = self.request.timestamps
         if unit is None:
             return None
-        script = "" if isinstance(dialogue, StreamedDialogue) else dialogue.script
+        given = dialogue.script if self.request.script is None else self.request.script
+        script = "" if isinstance(dialogue, StreamedDialogue) else given
         lag = audio_lag(dialogue.model.config, dialogue.codec)
         tags, languages = dialogue.speaker_tokens, dialogue.language_tokens
         return LiveTimeline(script, tags, dialogue.codec.frame_rate, lag, unit, tags[0], languages)
@@ -218,9 +222,14 @@ class SpeechHandle:
             raise self.error
         raise StopIteration
 
-    def take(self) -> list[np.ndarray]:
-        """Return the chunks that are there, without waiting; none before the end of a request that is not streamed."""
-        return self._pop(len(self._chunks)) if self.is_done or self.request.is_streamed else []
+    def take(self, limit: int | None = None) -> list[np.ndarray]:
+        """Return the chunks that are there, without waiting; none before the end of a request that is not streamed.
+
+        Args:
+            limit (`int`, *optional*): Chunks to return at most; all unless given.
+        """
+        number = len(self._chunks) if limit is None else limit
+        return self._pop(number) if self.is_done or self.request.is_streamed else []
 
     def take_times(self) -> list[TimedText]:
         """Return the words or characters that end in the chunks that were read, each once; see `timestamps`.
@@ -386,8 +395,9 @@ class SpeechHandle:
                 return
             self.finish_reason, self.error, self.doubt, self.is_done = reason, error, doubt, True
             self._parts.clear()
-            if self.timeline is not None and self._times and error is None:  # marks after the last word
-                self._times[-1] += self.timeline.take(self.num_frames, is_last=True)
+            if self.timeline is not None and error is None and not self.is_canceled:  # a word that was cut
+                left = self._times[-1] if self._times else self._taken_times
+                left += self.timeline.take(self.num_frames, is_last=True)
             self._changed.notify_all()
         self._tell()
 

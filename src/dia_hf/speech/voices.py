@@ -35,7 +35,7 @@ from ..processing_dia import DiaProcessor
 from ..text_files import shortened
 from ..tokenization_dia import SPEAKER_TAG, any_of
 
-__all__ = ["Voice", "VoiceLibrary", "check_name", "load_voice", "transcribe", "voice_of_first_speaker"]
+__all__ = ["Voice", "VoiceLibrary", "check_name", "load_voice", "name_key", "transcribe", "voice_of_first_speaker"]
 
 _FORMAT = "dia_hf voice"
 _VERSION = "1"
@@ -313,7 +313,7 @@ class Voice:
             )
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Normalize names that some file system cannot distinguish: Unicode's canonical caseless matching, D145."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
@@ -376,7 +376,7 @@ class VoiceLibrary:
     def find(self, name: str) -> Path | None:
         """Return the file of a voice, or `None` if there is none of this name."""
         files = self.files()
-        alike = [path for other, path in files.items() if _key(other) == _key(name)]
+        alike = [path for other, path in files.items() if name_key(other) == name_key(name)]
         # Several are equal only if files were added by hand.
         return files.get(unicodedata.normalize("NFC", name)) or next(iter(alike), None)
 
@@ -384,7 +384,7 @@ class VoiceLibrary:
         """Return the file of an existing voice."""
         if (path := self.find(name)) is not None:
             return path
-        nearest = sorted(self, key=lambda other: -SequenceMatcher(None, _key(name), _key(other)).ratio())
+        nearest = sorted(self, key=lambda other: -SequenceMatcher(None, name_key(name), name_key(other)).ratio())
         there_is = f"it has {', '.join(map(repr, nearest))}" if nearest else "it is empty"
         raise ValueError(f"there is no voice {name!r} in the library {str(self.folder)!r}; {there_is}.")
 

@@ -28,6 +28,7 @@ from ..configuration_dia import DiaConfig
 from ..conversion.adapters import merge_adapter
 from ..conversion.checkpoint import generation_config_for
 from ..data.prepared import load_prepared, tags_of
+from ..data.splits import group_clips
 from ..hub import check_model
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
@@ -221,7 +222,9 @@ def _load_data(recipe: Recipe, processor: DiaProcessor) -> tuple[datasets.Datase
     clips, apart = concatenate_datasets(folders[: len(recipe.data)]), folders[len(recipe.data) :]
     chance = ClipChance(recipe.seed)
     chance.set_epoch(0)
-    is_apart = [chance.draw("evaluation", clip_id) < recipe.eval_fraction for clip_id in clips["id"]]
+    known = {name: clips[name] for name in ("id", "speaker", "speakers", "session") if name in clips.column_names}
+    groups = group_clips(known, recipe.eval_unit)
+    is_apart = [chance.draw("evaluation", group) < recipe.eval_fraction for group in groups]
     train_set = clips.select([index for index, drawn in enumerate(is_apart) if not drawn])
     if any(is_apart):
         apart.append(clips.select([index for index, drawn in enumerate(is_apart) if drawn]))
@@ -256,9 +259,7 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
             language_tokens=about.get("language_tokens"),
         )
         try:
-            tokenizer = theirs.with_tags(
-                tokenizer.speaker_ids | tokenizer.language_ids, {*theirs.speaker_tokens, *tokenizer.speaker_tokens}
-            )
+            tokenizer = tokenizer.with_tags(theirs.speaker_ids | theirs.language_ids, theirs.speaker_tokens)
         except ValueError as error:
             if found:
                 raise ValueError(

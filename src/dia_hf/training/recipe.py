@@ -25,6 +25,7 @@ import yaml
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write
 from ..configuration_dia import DiaConfig
+from ..data.splits import SPLIT_UNITS
 from ..text_files import first_line, read_json, read_text
 
 __all__ = ["Recipe"]
@@ -171,6 +172,8 @@ class Recipe:
         output (`str`): Output folder of the result and all files of the run. It must be new or the run's own.
         eval_fraction (`float`, defaults to 0.0): Fraction of the clips used for evaluation instead of training, from 0
             to 1. The split depends on each clip's id and `seed`, and is stable when data is added.
+        eval_unit (`str`, defaults to `"clip"`): What the split keeps together: `"clip"`, `"speaker"` (with all who are
+            in dialogues with each other) or `"session"`. No speaker or session is then in both parts.
         eval_data (`list[str]`): Prepared folders for evaluation, in addition to `eval_fraction`.
         lora (`dict`, *optional*): Train LoRA adapters instead of all weights: `r` (rank, 32), `lora_alpha`
             (32), `lora_dropout` (0.0), `target_modules` (`LORA_TARGET_MODULES`), `use_rslora`
@@ -224,6 +227,7 @@ class Recipe:
     data: list[str] = field(default_factory=list)
     output: str = ""
     eval_fraction: float = 0.0
+    eval_unit: str = "clip"
     eval_data: list[str] = field(default_factory=list)
     lora: dict[str, Any] | None = None
     text_dropout: float = 0.15
@@ -268,6 +272,9 @@ class Recipe:
         _check_range("muon_learning_rate", self.muon_learning_rate, 0, float("inf"))
         for name in ("max_frames", "frames_per_row", "loss_chunk_size", "early_stopping_patience"):
             _check_range(name, getattr(self, name), 1, float("inf"))
+        if self.eval_unit not in SPLIT_UNITS:
+            units = ", ".join(map(repr, SPLIT_UNITS))
+            raise ValueError(f"the recipe's `eval_unit` is {self.eval_unit!r}; it must be one of {units}.")
         for name in ("dtype", "save_dtype"):
             if getattr(self, name) not in (None, *_DTYPES):
                 raise ValueError(
