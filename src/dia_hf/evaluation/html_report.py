@@ -24,6 +24,7 @@ from .results import SOURCES, EvaluationReport, SentenceReport
 __all__ = ["format_report", "write_report"]
 
 _NUM_WORST = 10
+_MOST_WORDS = 30  # that were heard in place of others, in a row
 _MOST_SECONDS = 60.0  # of a clip; the rest of a longer one is left out
 
 _STYLE = """
@@ -41,8 +42,8 @@ th, td { padding: .45rem .75rem .45rem 0; border-bottom: 1px solid var(--line); 
 th { font-weight: 600; color: var(--dim); font-size: .85rem; }
 td.number { white-space: nowrap; }
 small { color: var(--dim); }
-svg { display: block; width: 9rem; height: .9rem; }
-svg line { stroke: var(--mark); stroke-width: 2; } svg circle { fill: var(--mark); }
+svg { display: block; width: 11rem; height: .8rem; margin-top: .2rem; }
+svg line { stroke: var(--mark); stroke-width: 2; vector-effect: non-scaling-stroke; }
 details { border: 1px solid var(--line); border-radius: .5rem; margin: .6rem 0; background: var(--soft); }
 summary { padding: .6rem .9rem; cursor: pointer; font-weight: 600; }
 details > div { padding: 0 .9rem .6rem; }
@@ -138,7 +139,7 @@ def _json(content: Any) -> str:
 
 
 def _metrics_table(measures: dict[str, dict[str, dict[str, Any] | None]], judged: list[str]) -> str:
-    heads = "".join(f"<th>{source}</th><th></th>" for source in judged)
+    heads = "".join(f"<th>{source}</th>" for source in judged)
     rows = [f"<tr><th>metric</th><th>better</th>{heads}<th>sentences</th></tr>"]
     for name, summaries in measures.items():
         metric, found = METRICS[name], [one for one in summaries.values() if one is not None]
@@ -146,14 +147,16 @@ def _metrics_table(measures: dict[str, dict[str, dict[str, Any] | None]], judged
         cells = []
         for source in judged:
             if (one := summaries[source]) is None:
-                cells.append("<td></td><td></td>")
+                cells.append("<td></td>")
                 continue
             value, begin, end = (metric.number(one[part]) for part in ("value", "low", "high"))
             bar = _bar(one["low"], one["value"], one["high"], low, high)
-            cells.append(f'<td class="number">{value} <small>{begin} to {end}</small></td><td>{bar}</td>')
+            cells.append(f'<td class="number">{value} <small>{begin} to {end}</small>{bar}</td>')
         number = max(one["sentences"] for one in found)
         label = f"{escape(metric.heading)}<br><small>{escape(metric.meaning)}</small>"
-        rows.append(f"<tr><td>{label}</td><td>{metric.better or ''}</td>{''.join(cells)}<td>{number}</td></tr>")
+        rows.append(
+            f'<tr><td class="text">{label}</td><td>{metric.better or ""}</td>{"".join(cells)}<td>{number}</td></tr>'
+        )
     return "\n".join(rows)
 
 
@@ -163,7 +166,7 @@ def _bar(low: float, value: float, high: float, least: float, most: float) -> st
     begin, middle, end = (4 + 92 * (one - least) / span for one in (low, value, high))
     return (
         f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="interval"><line x1="{begin:.1f}" '
-        f'y1="5" x2="{end:.1f}" y2="5"/><circle cx="{middle:.1f}" cy="5" r="3"/></svg>'
+        f'y1="5" x2="{end:.1f}" y2="5"/><line x1="{middle:.1f}" y1="1" x2="{middle:.1f}" y2="9"/></svg>'
     )
 
 
@@ -205,7 +208,8 @@ def _heard(line: SentenceReport) -> str:
             word = escape(said[place])
             parts.append(word if kind == "equal" or tags[place] else f"<del>{word}</del>")
         if kind != "equal" and c < d:
-            parts.append(f"<ins>{escape(' '.join(heard[c:d]))}</ins>")
+            rest = " …" if d - c > _MOST_WORDS else ""  # recognizers repeat themselves at times
+            parts.append(f"<ins>{escape(' '.join(heard[c : min(d, c + _MOST_WORDS)]))}{rest}</ins>")
     return " ".join(parts)
 
 
