@@ -28,7 +28,7 @@ from dia_hf.training.collator import DiaDataCollator
 from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 
 MAX_BYTES = 10_000_000
-JUDGED = ("attribution", "sim", "cpwer", "dnsmos", "truncated", "abrupt", "pace", "pauses")  # rows of the model card
+JUDGED = ("attribution", "sim", "wer", "cpwer", "dnsmos", "truncated", "abrupt", "pace", "pauses")  # rows of the card
 CALIBRATION_CLIPS, FACTORS = 160, 2.0 ** (torch.arange(13) / 4)
 # Defaults of `generate()`.
 SETTINGS = {"max_length": 384, "do_sample": True, "temperature": 1.0, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
@@ -113,28 +113,26 @@ def interval(name: str, summary: dict[str, float] | None) -> str:
     return f"{value} ({low} to {high})"
 
 
-def make_judgements(greedy: dict[str, Any], whisper: dict[str, Any]) -> str:
+def make_judgements(metrics: dict[str, Any]) -> str:
     """Lay out what the judges say of the recordings, of these through the codec, and of the miniature, greedy."""
     rows = [["", "flite itself", "its codes through the codec", "the miniature, greedy"], ["---"] * 4]
-    lines = [("word errors by pocketsphinx, %", "wer", greedy), ("word errors by Whisper tiny.en, %", "wer", whisper)]
-    lines += [(METRICS[name].heading, name, greedy) for name in JUDGED]
-    for title, name, metrics in lines:
-        summaries = metrics["measures"][name]
-        rows.append([title, *(interval(name, summaries[source]) for source in SOURCES)])
+    for name in JUDGED:
+        title = METRICS[name].heading + (" by Whisper tiny.en" if name == "wer" else "")
+        rows.append([title, *(interval(name, metrics["measures"][name][source]) for source in SOURCES)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def card(work: str, dest: str) -> None:
     """Write the checkpoint with its model card."""
     folder, target = Path(work), Path(dest)
-    names = ("greedy", "guided", "whisper")
+    names = ("greedy", "guided", "judged")
     reports = {name: json.loads((folder / f"{name}.json").read_text())["metrics"] for name in names}
     words, _ = read_vocabulary(VOCABULARY)
     text = Path(__file__).with_name("card.md").read_text("utf-8")
     known = {"num_words": len(words), "words": ", ".join(words), "sampling_rate": SAMPLING_RATE}
     known |= {"voices": " and ".join(VOICES.values()), "table": make_table(reports)}
-    known |= {"judgements": make_judgements(reports["greedy"], reports["whisper"])}
-    known |= {"num_whisper": reports["whisper"]["word_errors"]["model"]["sentences"]}
+    known |= {"judgements": make_judgements(reports["judged"])}
+    known |= {"num_judged": reports["judged"]["word_errors"]["model"]["sentences"]}
     for name, value in known.items():
         text = text.replace(f"<{name}>", str(value))
     (folder / "miniature" / "README.md").write_text(text, "utf-8")

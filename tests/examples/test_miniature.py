@@ -412,8 +412,8 @@ def test_theirs_says_the_same(packed):
 @pytest.fixture
 def reports(scripts, packed):
     """Reports like those of `dia-hf evaluate`."""
-    for name in ("greedy", "guided", "whisper"):
-        measures = dict.fromkeys(scripts.pack.JUDGED, Measure(0.5))
+    for name in ("greedy", "guided", "judged"):
+        measures = {name: Measure(0.5) for name in scripts.pack.JUDGED if name != "wer"}
         heard = SourceReport("one two", WordErrors(1, 0, 0, 3), measures=measures)
         line = {"model": heard, "reference": heard, "codec": heard, "reference_seconds": 1.0, "within_a_frame": True}
         line |= {"same_first_channel": True, "same_codes": False}
