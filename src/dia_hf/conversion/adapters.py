@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError, safe_open
 
 from .._extras import import_extra
 from ..hub import is_hub_id
@@ -24,6 +26,9 @@ from ..text_files import first_line, read_json
 from .checkpoint import Checkpoint, plan
 from .load import load_checkpoint, make_model
 from .weights import Weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 __all__ = ["locate_adapter", "merge_adapter", "merged_checkpoint", "without_warnings_of_names"]
 
@@ -106,9 +111,25 @@ def merge_adapter(
     try:
         with without_warnings_of_names():
             wrapped = peft.PeftModel.from_pretrained(model.float(), os.fspath(folder))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the adapter {os.fspath(adapter)!r} does not fit the model: {error}") from error
+            _check_complete(wrapped, folder)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        told = first_line(error, 300)
+        raise ValueError(f"the adapter {os.fspath(adapter)!r} does not fit the model: {told}") from error
     return wrapped.merge_and_unload(safe_merge=True)
+
+
+def _check_complete(wrapped: PeftModel, folder: Path) -> None:
+    """Raise `ValueError` where PEFT would leave a layer without its tensors, or tensors without a layer."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():  # a pickle, of old releases
+        return
+    with safe_open(file, framework="pt") as opened:
+        found = set(opened.keys())
+    expected = set(import_extra("peft").get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    if missing := sorted(expected - found):
+        raise ValueError(f"it has {len(missing)} tensors less than its config says, such as {missing[0]!r}")
+    if extra := sorted(name for name in found - expected if ".lora_" in name):
+        raise ValueError(f"{len(extra)} of its tensors belong to no layer of the model, such as {extra[0]!r}")
 
 
 class _MergedWeights:
