@@ -171,6 +171,7 @@ def speak(page: Page, script: str) -> None:
     page.wait_for_function("/seed/.test(document.querySelector('.dia-status').textContent)", timeout=300_000)
     page.wait_for_function("document.querySelector('dia-speak').player.position > 1.5")
     page.locator("#dia-toggle").click()
+    page.evaluate("document.querySelector('dia-speak').player.seek(1.5)")
     page.mouse.move(0, 0)
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)

@@ -159,7 +159,7 @@ class TimestampModels:
     """
 
     def __init__(self) -> None:
-        self._found: WeakKeyDictionary[Dia, asyncio.Future[Any]] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[Dia, asyncio.Future[str | None]] = WeakKeyDictionary()  # why there are none
 
     async def prepare(self, dia: Dia) -> None:
         """Wait until the heads of a model are known.
@@ -168,9 +168,17 @@ class TimestampModels:
             ApiError: If no head follows the text.
         """
         if dia not in self._found:
-            self._found[dia] = asyncio.ensure_future(asyncio.to_thread(dia.alignment_heads))
-        try:
-            await asyncio.shield(self._found[dia])  # which goes on if this client leaves
-        except ValueError as error:
-            message = f"this model has no times of words: {error}"
-            raise ApiError(400, message, param="word_timestamps", code="no_timestamps") from None
+            self._found[dia] = asyncio.ensure_future(asyncio.to_thread(_find_heads, dia))
+        reason = await asyncio.shield(self._found[dia])  # which goes on if this client leaves
+        if reason is not None:
+            message = f"this model has no times of words: {reason}"
+            raise ApiError(400, message, param="word_timestamps", code="no_timestamps")
+
+
+def _find_heads(dia: Dia) -> str | None:
+    """Have the heads of a model found; return why there are none."""
+    try:
+        dia.alignment_heads()
+    except ValueError as error:
+        return str(error)
+    return None
