@@ -345,7 +345,7 @@ def test_unknown_options(tmp_path, options, word):
     [("nari-0626", "codec"), ("nari-v0.1", "codec"), ("mlx", "codec"), ("onnx-codec", "adapter")],
 )
 def test_options_that_a_layout_has_no_place_for(tmp_path, to, option):
-    """`--to mlx --codec dac.pth` and `--to onnx-codec --adapter run` ignored the codec and the adapter without a word."""
+    """`--to mlx --codec dac.pth` and `--to onnx-codec --adapter run` ignored codec and adapter without a word."""
     with pytest.raises(ValueError, match=rf"`{option}` \(`--{option}`\).* leave it out"):
         convert_checkpoint(PACK, tmp_path / "dest", to=to, **{option: tmp_path})
     assert not list(tmp_path.iterdir())

@@ -271,8 +271,9 @@ def convert_checkpoint(
     Raises:
         ValueError: If source or codec are incomplete, contradict their config, hold code, are damaged (a pickle is
             read once more to compare it with its CRC-32 sums) or cannot be read; if `dest` is not empty, holds the
-            source, the codec or the adapter, or is being written by another process; if software that reads the target layout would
-            compute something else than the model. The message names file and tensor.
+            source, the codec or the adapter, or is being written by another process; if an option is not for the target
+            layout, or software that reads it would compute something else than the model. The message names file and
+            tensor.
         FileNotFoundError: If the source or the adapter does not exist.
         ImportError: If a package is missing: `gguf` for GGUF, `mlx` to quantize for MLX, `onnx` and `onnxscript` for
             ONNX, `peft` for an adapter.
