@@ -110,6 +110,18 @@ def test_an_adapter_that_is_not_whole(made, tmp_path, kind):
         Dia.from_pretrained(bases["nari"], device="cpu", load_dac=False, adapter=tmp_path / "adapter")
 
 
+def test_a_destination_that_holds_the_adapter(made, tmp_path, capsys):
+    """`dia-hf convert base run --adapter run/adapter --force` deleted the adapter with the run around it."""
+    bases, adapter, _ = made
+    shutil.copytree(adapter, tmp_path / "run" / "adapter")
+    before = sorted(tmp_path.rglob("*"))
+    for dest in ("run", "run/adapter"):
+        options = ["--adapter", str(tmp_path / "run" / "adapter"), "--force"]
+        assert cli.main(["convert", str(bases["nari"]), str(tmp_path / dest), *options]) == 2
+        assert "would be lost" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_adapter_on_the_hub(made, tmp_path, monkeypatch):
     """Only folders were accepted, or a mistyped folder was looked up."""
     asked = []

@@ -340,6 +340,17 @@ def test_unknown_options(tmp_path, options, word):
         convert_checkpoint(PACK, tmp_path / "dest", **options)
 
 
+@pytest.mark.parametrize(
+    ("to", "option"),
+    [("nari-0626", "codec"), ("nari-v0.1", "codec"), ("mlx", "codec"), ("onnx-codec", "adapter")],
+)
+def test_options_that_a_layout_has_no_place_for(tmp_path, to, option):
+    """`--to mlx --codec dac.pth` and `--to onnx-codec --adapter run` ignored codec and adapter without a word."""
+    with pytest.raises(ValueError, match=rf"`{option}` \(`--{option}`\).* leave it out"):
+        convert_checkpoint(PACK, tmp_path / "dest", to=to, **{option: tmp_path})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
     """Files that belong to no checkpoint were downloaded, or the card named a cache folder and not the repository."""
     snapshot = tmp_path / "models--nari-labs--Dia-1.6B-0626" / "snapshots" / ("0" * 40)

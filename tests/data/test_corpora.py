@@ -239,6 +239,13 @@ def test_damaged_corpora(processor, tree, tmp_path, files):
         prepare_dataset(tree(files), tmp_path / "x", processor)
 
 
+def test_a_line_that_names_a_place_outside(tree):
+    """One line with an absolute path made all lines after it unusable, as if the file were not text."""
+    source = tree({"1/2/1-2.trans.txt": f"/1-2-0 {TEXT}\n1-2-1 {TEXT}\n", "1/2/1-2-1.wav": 1.0})
+    first, second = open_source(source).rows
+    assert first.audio.code == "missing_file" and second.id == "1/2/1-2-1"
+
+
 def test_columns_that_are_not_decoded(recordings, monkeypatch):
     """Columns of undecoded bytes and paths needed torchcodec, or were taken for texts."""
     monkeypatch.setitem(__import__("sys").modules, "torchcodec", None)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+import unicodedata
 
 import datasets
 import numpy as np
@@ -185,6 +186,31 @@ def test_texts_beside_recordings(recordings):
     assert rows_of(recordings)[1].text.code == "unreadable_text" and "UTF-16" in str(rows_of(recordings)[1].text)
     (recordings / "1.txt").write_bytes(b"\xef\xbb\xbf[S1] Hi.\r\n[S2] Oh.\r\n")
     assert rows_of(recordings)[1].text == "[S1] Hi.\n[S2] Oh.\n"
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_of_another_system(recordings, form):
+    """Of an archive of macOS, "café.txt" was "not beside café.wav", and a table found none of its recordings."""
+    name, other = unicodedata.normalize(form, "é"), unicodedata.normalize("NFC" if form == "NFD" else "NFD", "é")
+    (recordings / "0.wav").rename(recordings / f"{name}.wav")
+    (recordings / f"{other}.TXT").write_text("Oui.")
+    (row,) = (row for row in rows_of(recordings) if row.id == name)
+    assert row.text == "Oui."
+    (recordings / f"{name}.srt").write_text("1\n00:00:00,000 --> 00:00:00,500\nNon.\n")
+    (recordings / f"{name}.srt").rename(recordings / f"{other}.srt")
+    (row,) = (row for row in rows_of(recordings) if row.source == f"{other}.srt")
+    assert row.text == "Non."
+    write_csv(recordings / "metadata.csv", [["file_name", "text"], [f"{other}.wav", "Oui."]])
+    assert [row.audio for row in rows_of(recordings)] == [str(recordings / f"{name}.wav")]
+
+
+def test_two_texts_beside_a_recording(recordings):
+    """Of two files that could be the text, one would be taken at random; one of exactly the name is the one."""
+    for name in ("0.Txt", "0.TXT"):
+        (recordings / name).write_text(name)
+    assert rows_of(recordings)[0].text.code == "several_annotations"
+    (recordings / "0.txt").write_text("Hello.")
+    assert rows_of(recordings)[0].text == "Hello."
 
 
 def test_metadata_in_several_folders(recordings):

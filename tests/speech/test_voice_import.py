@@ -81,6 +81,17 @@ def test_recordings_that_cannot_be_encoded(folder, voices, processor):
     assert list(voices) == []
 
 
+def test_transcripts_in_another_form_of_unicode(folder, voices, processor):
+    """The transcript of "José" was missing, and left out, if one name came from macOS; of two, one was taken."""
+    name, other = "Jose\u0301", "Jos\u00e9"
+    (folder / "anna.wav").rename(folder / f"{name}.wav")
+    (folder / "anna.txt").rename(folder / f"{other}.txt")
+    assert list(import_voices(folder, processor, voices)) == ["Ben-2", other]
+    (folder / f"{name}.TXT").write_text("Other words.")
+    with pytest.raises(VoiceImportError, match="it has several transcripts, "):
+        import_voices(folder, processor, voices, force=True)
+
+
 def test_force_replaces(folder, voices, processor):
     """A corrected transcript could not be imported; or a voice kept its old one."""
     import_voices(folder, processor, voices)

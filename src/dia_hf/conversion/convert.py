@@ -50,6 +50,7 @@ from .weights import Weights, check_sums, hash_files
 __all__ = ["convert_checkpoint"]
 
 _LAYOUTS = ("huggingface", *OTHER_LAYOUTS, "onnx-codec")
+_WITHOUT_CODEC = ("nari-0626", "nari-v0.1", "mlx")
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -152,12 +153,12 @@ def _written_beside(dest: Path, force: bool) -> Iterator[Path]:
             raise
 
 
-def _check_apart(dest: Path, source: str | os.PathLike, codec: str | os.PathLike | None, files: list[Path]) -> None:
-    """Raise `ValueError` if replacing the destination would delete the source or the codec, also through links."""
-    folders = [Path(path) for path in (source, codec) if path is not None and Path(path).is_dir()]
+def _check_apart(dest: Path, given: Sequence[str | os.PathLike | None], files: list[Path]) -> None:
+    """Raise `ValueError` if replacing the destination would delete what is read, also through links."""
+    folders = [Path(path) for path in given if path is not None and Path(path).is_dir()]
     folders += [file.parent for file in files]
     inside = [path for folder in folders for path in (*folder.iterdir(), *(folder / "audio_tokenizer").glob("*"))]
-    if (held := find_held(dest, [source, codec, *folders, *files, *inside])) is not None:
+    if (held := find_held(dest, [*given, *folders, *files, *inside])) is not None:
         raise ValueError(f"{dest} is or contains {held}, which is read and would be lost. Give another folder.")
 
 
@@ -272,8 +273,9 @@ def convert_checkpoint(
     Raises:
         ValueError: If source or codec are incomplete, contradict their config, hold code, are damaged (a pickle is
             read once more to compare it with its CRC-32 sums) or cannot be read; if `dest` is not empty, holds the
-            source or the codec, or is being written by another process; if software that reads the target layout would
-            compute something else than the model. The message names file and tensor.
+            source, the codec or the adapter, or is being written by another process; if an option is not for the target
+            layout, or software that reads it would compute something else than the model. The message names file and
+            tensor.
         FileNotFoundError: If the source or the adapter does not exist.
         ImportError: If a package is missing: `gguf` for GGUF, `mlx` to quantize for MLX, `onnx` and `onnxscript` for
             ONNX, `peft` for an adapter.
@@ -289,9 +291,14 @@ def convert_checkpoint(
         raise ValueError(f"`bits` (`--bits`) is for the layouts {' and '.join(QUANTIZED_LAYOUTS)}; `to` is {to!r}.")
     if extra_tags and to != "huggingface":
         raise ValueError(f"`extra_tags` are for a tokenizer, which the layout {to!r} does not have; leave them out.")
+    if codec is not None and to in _WITHOUT_CODEC:
+        raise ValueError(f"`codec` (`--codec`) would not be written: the layout {to!r} has no codec; leave it out.")
+    if adapter is not None and to == "onnx-codec":
+        raise ValueError("`adapter` (`--adapter`) is for a model, and 'onnx-codec' is its codec alone; leave it out.")
     asked_dtype, limit = parse_dtype(dtype), _parse_size(max_shard_size)
     source_folder, files = locate(source)
-    _check_apart(dest, source, codec, files)
+    adapter_folder = None if adapter is None else locate_adapter(adapter)
+    _check_apart(dest, [source, codec, adapter_folder], files)
     weights = Weights(files)
     if to == "onnx-codec":
         return _export_codec(source, source_folder, weights, codec, dest, asked_dtype, force, dry_run)
@@ -305,8 +312,8 @@ def convert_checkpoint(
     if asked_dtype is None and bits is not None and to == "gguf-tts.cpp":
         asked_dtype = torch.float32  # of what is not quantized
     target_dtype = choose_dtype(opened.weights, asked_dtype)
-    if adapter is not None:
-        opened = merged_checkpoint(opened, locate_adapter(adapter), source)
+    if adapter_folder is not None:
+        opened = merged_checkpoint(opened, adapter_folder, source)
     targets = plan(opened, to)
     check_sums(files)
     kind = str(target_dtype).removeprefix("torch.")

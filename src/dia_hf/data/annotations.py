@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from .._extras import import_extra
 from ..text_files import decode_text, first_line, is_deep, read_text
 from .rows import RowError, is_missing, quote
 
-__all__ = ["SUFFIXES", "Turn", "find_annotation", "read_annotation", "speaker_at"]
+__all__ = ["SUFFIXES", "Turn", "find_annotation", "find_text", "read_annotation", "speaker_at"]
 
 SUFFIXES = (".srt", ".vtt", ".ass", ".textgrid", ".json")
 """Suffixes of annotations, in lower case and in order of preference."""
@@ -72,28 +73,46 @@ def find_annotation(recording: Path) -> Path | None:
     Raises:
         RowError: "several_annotations".
     """
-    names = _names_in(recording.parent, _stamp(recording.parent))
     for suffix in SUFFIXES:
-        exact = names.get(f"{recording.stem}{suffix}".lower(), [])
-        by_language = names.get(f"{recording.stem}.*{suffix}".lower(), [])
-        found = exact or by_language
-        if len(found) > 1:
-            raise RowError(
-                "several_annotations",
-                f"there are {', '.join(map(repr, sorted(found)))} beside {recording.name!r}; leave one there.",
-            )
-        if found:
-            return recording.parent / found[0]
+        if (found := _find_beside(recording, suffix) or _find_beside(recording, f".*{suffix}")) is not None:
+            return found
     return None
+
+
+def find_text(recording: Path) -> Path | None:
+    """Return the .txt file of a recording's name.
+
+    Raises:
+        RowError: "several_annotations".
+    """
+    return _find_beside(recording, ".txt")
+
+
+def _find_beside(recording: Path, ending: str) -> Path | None:
+    """Return the file of a recording's name: of exactly it, or in another case or Unicode form of an accent."""
+    found = _names_in(recording.parent, _stamp(recording.parent)).get(_key(f"{recording.stem}{ending}"), [])
+    if (exact := f"{recording.stem}{ending}") in found:
+        found = [exact]
+    if len(found) > 1:
+        raise RowError(
+            "several_annotations",
+            f"there are {', '.join(map(repr, sorted(found)))} beside {recording.name!r}; leave one there.",
+        )
+    return recording.parent / found[0] if found else None
+
+
+def _key(name: str) -> str:
+    # Archives made under macOS have "é" as two characters; what is typed elsewhere, as one.
+    return unicodedata.normalize("NFC", name).lower()
 
 
 @lru_cache(maxsize=16)
 def _names_in(folder: Path, changed: int) -> dict[str, list[str]]:
-    """Return the annotations in a folder by their lower-case name, and with a language code replaced by a star."""
+    """Return the annotations and texts in a folder by `_key`, and with a language code replaced by a star."""
     found: dict[str, list[str]] = {}
     for name in os.listdir(folder):
-        stem, suffix = os.path.splitext(name.lower())
-        if suffix in SUFFIXES:
+        stem, suffix = os.path.splitext(_key(name))
+        if suffix in (*SUFFIXES, ".txt"):
             found.setdefault(f"{stem}{suffix}", []).append(name)
             if match := re.fullmatch(r"(.+)\.[a-z]{2,3}(-[a-z0-9]{2,8})*", stem):
                 found.setdefault(f"{match[1]}.*{suffix}", []).append(name)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,7 @@ def find_audio(value: Any, folder: Path, root: Path | None = None) -> Any:
     return _find_file(os.fspath(value), folder, root)
 
 
-def _find_file(written: str, folder: Path, root: Path | None) -> str:
+def _find_file(written: str, folder: Path, root: Path | None, is_literal: bool = True) -> str:
     name = written.strip()
     has_suffix = name.lower().endswith(AUDIO_SUFFIXES)
     candidates: list[Path] = []
@@ -116,6 +118,12 @@ def _find_file(written: str, folder: Path, root: Path | None) -> str:
     for path in candidates:
         if os.path.isfile(path):
             return str(path)
+    # Archives made under macOS have "é" as two characters; what is typed elsewhere, as one.
+    for form in ("NFC", "NFD") if is_literal else ():
+        other = unicodedata.normalize(form, written)
+        if other != written:
+            with suppress(RowError):
+                return _find_file(other, folder, root, is_literal=False)
     if has_suffix or not re.search(r"\s", name):
         raise RowError("missing_file", f"there is no file {str(candidates[0])!r}.")
     raise RowError("audio_not_path", f"{quote(name)} is not a path to an audio file.")

@@ -96,7 +96,7 @@ def _find_librispeech(folder: Path, files: Sequence[Path]) -> list[Path]:
 def _read_librispeech(folder: Path, lists: Sequence[Path], files: Sequence[Path]) -> _Records:
     def record_of(path: Path, line: str) -> Mapping[str, Any] | RowError:
         name, _, text = line.partition(" ")
-        audio = (path.parent / name).relative_to(folder).as_posix()
+        audio = f"{path.parent.relative_to(folder).as_posix()}/{name}"
         chapter = path.name.removesuffix(".trans.txt")
         return {"audio": audio, "text": text, "speaker": name.split("-")[0], "session": chapter}
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from .._extras import import_extra
 from ..text_files import read_text
-from .annotations import SUFFIXES, find_annotation, read_annotation, speaker_at
+from .annotations import SUFFIXES, find_annotation, find_text, read_annotation, speaker_at
 from .clips import AUDIO_SUFFIXES, file_of, find_clip
 from .corpora import find_corpus, select_split
 from .dialogues import expand_turns
@@ -239,11 +239,13 @@ def _read_beside(
 
 
 def _read_text_beside(recording: Path) -> str | RowError:
-    path = recording.with_suffix(".txt")
-    if not path.is_file():
-        return RowError("missing_text", f"there is no {path.name} beside {recording.name}.")
     try:
+        path = find_text(recording)
+        if path is None or not path.is_file():
+            return RowError("missing_text", f"there is no {recording.stem}.txt beside {recording.name}.")
         return read_text(path)
+    except RowError as error:
+        return error
     except (OSError, ValueError) as error:
         return RowError("unreadable_text", str(error))
 

@@ -97,18 +97,24 @@ def import_voices(
             f"there are no recordings in {str(folder)!r}; put some there, such as anna.wav or anna.m4a, each with its "
             "transcript beside it: anna.txt."
         )
-    transcripts = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
-    for stem in transcripts.keys() - {path.stem for path in recordings}:
-        warnings.warn(f"{transcripts[stem].name} is left out: there is no recording of its name.", stacklevel=2)
     names, problems = _find_names(recordings, library, force)
+    transcripts: dict[str, list[Path]] = {}
+    for path in files:
+        if path.suffix.lower() == ".txt":
+            transcripts.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
+    for stem in sorted(transcripts.keys() - set(names.values())):
+        warnings.warn(f"{transcripts[stem][0].name} is left out: there is no recording of its name.", stacklevel=2)
     texts: dict[Path, str] = {}
     for path in recordings:
         try:
-            if path.stem not in transcripts:
+            found = transcripts.get(names[path], [])
+            if not found:
                 raise ValueError(f"its transcript is missing: write it to {path.stem}.txt beside it.")
-            texts[path] = read_text(transcripts[path.stem]).strip()
+            if len(found) > 1:
+                raise ValueError(f"it has several transcripts, {', '.join(text.name for text in found)}; leave one.")
+            texts[path] = read_text(found[0]).strip()
             if not texts[path]:
-                raise ValueError(f"{transcripts[path.stem].name} is empty; write the words of the recording there.")
+                raise ValueError(f"{found[0].name} is empty; write the words of the recording there.")
         except (OSError, ValueError) as error:
             problems.setdefault(path.name, first_line(error, 300))
     if problems:  # before the recordings are encoded
