@@ -306,7 +306,7 @@ def convert_checkpoint(
         asked_dtype = torch.float32  # of what is not quantized
     target_dtype = choose_dtype(opened.weights, asked_dtype)
     if adapter is not None:
-        opened = merged_checkpoint(opened, locate_adapter(adapter), source)
+        opened = merged_checkpoint(opened, locate_adapter(adapter), source, to)
     targets = plan(opened, to)
     check_sums(files)
     kind = str(target_dtype).removeprefix("torch.")
