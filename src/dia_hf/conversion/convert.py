@@ -313,7 +313,7 @@ def convert_checkpoint(
         asked_dtype = torch.float32  # of what is not quantized
     target_dtype = choose_dtype(opened.weights, asked_dtype)
     if adapter_folder is not None:
-        opened = merged_checkpoint(opened, adapter_folder, source)
+        opened = merged_checkpoint(opened, adapter_folder, source, to)
     targets = plan(opened, to)
     check_sums(files)
     kind = str(target_dtype).removeprefix("torch.")
