@@ -81,8 +81,8 @@ def _find_losses(request: Request) -> str:
     """Tell what runtimes with fixed tags and sampling parameters do not take from a checkpoint."""
     losses = "Not in these files: sampling parameters, channel weights of the loss."
     tokenizer = make_processor(request.source, None).tokenizer
-    tags = (*tokenizer.speaker_tokens, *tokenizer.language_tokens)
-    if others := [tag for tag in tags if tag not in ("[S1]", "[S2]")]:
+    tags = tokenizer.speaker_ids | tokenizer.language_ids
+    if others := [tag for tag, number in tags.items() if {"[S1]": 1, "[S2]": 2}.get(tag) != number]:
         losses += f" The tags {', '.join(others)} are read as their letters: the runtime knows [S1] and [S2]."
         logger.warning(losses)
     return losses

@@ -16,8 +16,10 @@ from weakref import WeakKeyDictionary
 from ..audio.encoders import FORMATS
 from ..speech.dia import Dia
 from ..speech.options import LIMITS
+from ..speech.subtitles import format_subtitles
 from ..speech.timestamps import TimedText
 from .errors import ApiError
+from .requests import SubtitlesBody
 
 __all__ = [
     "CaptionedSpeech",
@@ -26,6 +28,7 @@ __all__ = [
     "TimestampModels",
     "describe_words",
     "split_output_format",
+    "subtitles_of",
 ]
 
 _OUTPUT_FORMAT = re.compile(r"(mp3|pcm|opus|wav)_(\d{4,6})(?:_\d{2,3})?", re.ASCII)
@@ -123,6 +126,12 @@ class CharacterAlignment:
             "character_start_times_seconds": [round(time, 3) for time in starts],
             "character_end_times_seconds": [round(time, 3) for time in ends],
         }
+
+
+def subtitles_of(body: SubtitlesBody) -> str:
+    """Return the subtitles of words, see `format_subtitles`."""
+    words = [TimedText(one.word, one.start, one.end, one.start_char, one.end_char, one.speaker) for one in body.words]
+    return format_subtitles(words, f".{body.response_format}")
 
 
 def split_output_format(name: str) -> tuple[str, int]:
