@@ -1,11 +1,11 @@
-"""Time and peak memory of converting a checkpoint of the full size, 1.6 billion random parameters.
+"""Time and peak memory of reading other formats at full size, 1.6 billion random parameters.
 
-    python benchmarks/conversion_sources.py FOLDER [--source KIND] [--keep] [options of dia-hf convert]
+    python benchmarks/conversion_sources.py FOLDER KIND [options of dia-hf convert]
 
 FOLDER needs 13 GB. The source is made with the library of its format, and converted by another process, whose peak
-memory the operating system reports. KIND is nari-0626 (float32; the default), fine-tune (float16, as `torch.save` of a
-compiled model beside its step), mlx-4bit (bfloat16), F32, F16, Q8_0, Q5_0 or Q4_0 (GGUF), or adapter (a LoRA of rank 32
-on nari-0626).
+memory the operating system reports; both are removed. KIND is fine-tune (float16, as `torch.save` of a compiled model
+beside its step), mlx-4bit (bfloat16), F32, F16, Q8_0, Q5_0 or Q4_0 (GGUF), or adapter (a LoRA of rank 32 on nari-labs'
+0626 layout in float32).
 """
 
 import argparse
@@ -28,7 +28,7 @@ from dia_hf.conversion.nari import config_to_0626, config_to_v0_1, tensor_rules
 from dia_hf.conversion.tts_cpp import codec_rules, tts_cpp_rules
 from dia_hf.training import LORA_TARGET_MODULES
 
-KINDS = ["nari-0626", "fine-tune", "mlx-4bit", "F32", "F16", "Q8_0", "Q5_0", "Q4_0", "adapter"]
+KINDS = ["fine-tune", "mlx-4bit", "F32", "F16", "Q8_0", "Q5_0", "Q4_0", "adapter"]
 V0_1 = DiaConfig(decoder_config={"cross_attention_rope": True})
 
 
@@ -109,16 +109,15 @@ def make_adapter(folder: Path) -> None:
 def make(kind: str, source: Path) -> None:
     """Write a source."""
     source.mkdir(parents=True)
-    if kind in ("nari-0626", "adapter"):
-        make_nari(source)
     if kind == "adapter":
+        make_nari(source)
         (source / "adapter").mkdir()
         make_adapter(source / "adapter")
     elif kind == "fine-tune":
         make_fine_tune(source)
     elif kind == "mlx-4bit":
         make_mlx(source)
-    elif kind != "nari-0626":
+    else:
         make_gguf(source, kind)
 
 
@@ -148,25 +147,23 @@ def measure(kind: str, source: Path, dest: Path, options: list[str]) -> None:
 
 
 def main() -> None:
-    """Make the source if it is missing, convert it, and remove what was written."""
+    """Make a source, convert it, and remove both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--source", choices=KINDS, default="nari-0626")
-    parser.add_argument("--keep", action="store_true", help="keep the source for another run")
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     args, options = parser.parse_known_args()
-    source = args.folder / f"source-{args.source}"
+    source, dest = args.folder / f"source-{args.kind}", args.folder / "converted"
     if args.make:
-        make(args.source, source)
+        make(args.kind, source)
         return
-    if not source.exists():
-        # In a separate process: memory of this one would count for the process that it starts.
-        command = [sys.executable, __file__, str(args.folder), "--source", args.source, "--make"]
-        subprocess.run(command, check=True)
-    measure(args.source, source, args.folder / "converted", options)
-    shutil.rmtree(args.folder / "converted")
-    if not args.keep:
+    # In a separate process: memory of this one would count for the process that it starts.
+    subprocess.run([sys.executable, __file__, str(args.folder), args.kind, "--make"], check=True)
+    try:
+        measure(args.kind, source, dest, options)
+    finally:
         shutil.rmtree(source)
+        shutil.rmtree(dest, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@
 The miniature speaks 200 sentences whose pairs of words were all held out from its training, greedily. Their audio is
 made of flite's units, so that the times of the words are known: a unit begins and ends where its samples do. Then
 transcripts, three of four with one word replaced, added or left out, are aligned with codes of the right text.
+Recordings of flite are aligned with their own transcripts and others, and 40 of them as one.
+
+With --others N: the times of N of these sentences also by Whisper tiny.en (faster-whisper) and by pocketsphinx's forced
+alignment, on the same audio (dia-hf[judges]).
 
 With --cost instead of the folder: steps of the published size (random weights, int8) with and without recording, in
 turns.
@@ -20,6 +24,7 @@ import re
 import statistics
 import sys
 import time
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ from dia_hf.asr.wer import read_vocabulary
 from dia_hf.bench import make_config, make_model
 from dia_hf.engine import make_frame_decoder
 from dia_hf.quantization import quantize_model
+from dia_hf.speech.aligned_clips import fits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "miniature"))
 import compose
@@ -87,13 +93,7 @@ def measure_boundaries(dia: Dia, work: Path, number: int) -> dict[str, Any]:
                 ends.append(word.end - end)
     result: dict[str, Any] = {"sentences": number, "of the right length": num_equal, "missing words": num_missing}
     for name, errors in (("begin", begins), ("end", ends), ("both", begins + ends)):
-        size = 1000 * np.abs(errors)
-        result[name] = {
-            "boundaries": len(errors),
-            "median ms": round(float(np.median(size)), 1),
-            "95th percentile ms": round(float(np.percentile(size, 95)), 1),
-            "bias ms": round(float(1000 * np.mean(errors)), 1),
-        }
+        result[name] = _summary(errors)
     result["time with timestamps, of that without"] = round(timed / plain, 3)
     return result
 
@@ -134,6 +134,99 @@ def measure_errors(dia: Dia, number: int) -> dict[str, Any]:
     return counts | {"precision": round(found / (found + wrong), 4), "recall": round(found / counts["errors"], 4)}
 
 
+def _summary(errors: list[float]) -> dict[str, Any]:
+    size = 1000 * np.abs(errors)
+    return {
+        "boundaries": len(errors),
+        "median ms": round(float(np.median(size)), 1),
+        "95th percentile ms": round(float(np.percentile(size, 95)), 1),
+        "bias ms": round(float(1000 * np.mean(errors)), 1),
+    }
+
+
+def measure_others(dia: Dia, work: Path, number: int) -> dict[str, Any]:
+    """Compare the times of words by other aligners with those of flite's units, and with the model's own."""
+    from dia_hf.asr.alignment import Aligner
+    from dia_hf.asr.recognizers import load_recognizer, recognize
+
+    units, (codes, _) = read_sounds(work / "units.npz"), read_codes(work / "codes.npz")
+    _, pronunciations = read_vocabulary(compose.VOCABULARY)
+    whisper, sphinx = load_recognizer("whisper-tiny.en"), Aligner(pronunciations)
+    errors: dict[str, list[float]] = {"attention": [], "whisper": [], "pocketsphinx": []}
+    apart: dict[str, list[float]] = {"whisper": [], "pocketsphinx": []}
+    seconds, num_words = dict.fromkeys(errors, 0.0), 0
+    for clip in tqdm(draw_clips(number, compose.SEED + 1), "others"):
+        begin = time.perf_counter()
+        waveform, words = dia.generate(clip.text, temperature=0, return_timestamps="word")
+        truth, num_frames = true_times(clip, units, codes, dia.processor.codec.frame_rate)
+        if len(waveform) // dia.processor.codec.hop_length != num_frames:
+            continue
+        seconds["attention"] += time.perf_counter() - begin  # of speaking, too
+        spoken = [match[0].lower() for match in _WORD.finditer(clip.text)]
+        own = {word.start_char: (word.start, word.end) for word in words}
+        places = [match.start() for match in _WORD.finditer(clip.text)]
+        found: dict[str, list[tuple[float, float] | None]] = {"attention": [own.get(place) for place in places]}
+        begin = time.perf_counter()
+        heard = recognize(whisper, waveform, dia.sampling_rate)[1] or []
+        seconds["whisper"] += time.perf_counter() - begin
+        plain = [re.sub(r"[^a-z']", "", word.text.lower()) for word in heard]
+        found["whisper"] = [None] * len(spoken)
+        for first, second, size in SequenceMatcher(None, spoken, plain, autojunk=False).get_matching_blocks():
+            for place in range(size):
+                word = heard[second + place]
+                found["whisper"][first + place] = word.start, word.end
+        begin = time.perf_counter()
+        found["pocketsphinx"] = sphinx.align(spoken, waveform, dia.sampling_rate)
+        seconds["pocketsphinx"] += time.perf_counter() - begin
+        num_words += len(spoken)
+        for name, times in found.items():
+            for mine, theirs, right in zip(found["attention"], times, truth, strict=True):
+                if theirs is not None:
+                    errors[name] += [theirs[0] - right[0], theirs[1] - right[1]]
+                    if name != "attention" and mine is not None:
+                        apart[name] += [theirs[0] - mine[0], theirs[1] - mine[1]]
+    return {
+        "words": num_words,
+        "errors": {name: _summary(one) for name, one in errors.items()},
+        "from the model's own": {name: _summary(one) for name, one in apart.items()},
+        "seconds": {name: round(one, 1) for name, one in seconds.items()},
+    }
+
+
+def measure_recordings(dia: Dia, work: Path) -> dict[str, Any]:
+    """Align recordings of flite: with their transcripts and others, and 40 sentences as one."""
+    units, (codes, silence) = read_sounds(work / "units.npz"), read_codes(work / "codes.npz")
+    quiet = np.zeros(compose.HOP_LENGTH)
+
+    def record(clip: compose.Clip) -> np.ndarray:
+        parts = [quiet if unit < 0 else units[unit].numpy() for unit in clip.units]
+        return np.concatenate(parts).astype(np.float32)
+
+    clips = [draw_clips(1, seed)[0] for seed in range(200, 260)]
+    counts = {"right transcripts": 0, "told not to fit": 0, "others": 0, "others told not to fit": 0}
+    for clip, other in zip(tqdm(clips, "recordings"), [*clips[1:], clips[0]], strict=True):
+        for name, text in (("right transcripts", clip.text), ("others", other.text)):
+            words = dia.align(text, record(clip), compose.SAMPLING_RATE)
+            counts[name] += 1
+            counts["told not to fit" if name == "right transcripts" else "others told not to fit"] += not fits(words)
+    sentences, times, begin = draw_clips(40, 4), [], 0.0
+    for clip in sentences:
+        times += [
+            (start + begin, end + begin)
+            for start, end in true_times(clip, units, codes, dia.processor.codec.frame_rate)[0]
+        ]
+        begin += len(record(clip)) / compose.SAMPLING_RATE
+    text = "\n".join(clip.text for clip in sentences)
+    all_codes = torch.cat([silence if unit < 0 else codes[unit] for clip in sentences for unit in clip.units]).long()
+    long = {}
+    for name, audio in (("codes", all_codes), ("recording", np.concatenate([record(clip) for clip in sentences]))):
+        found = {word.start_char: word for word in dia.align(text, audio, compose.SAMPLING_RATE)}
+        own = [found[match.start()] for match in _WORD.finditer(text)]
+        pairs = zip(own, times, strict=True)
+        long[name] = _summary([error for word, (a, b) in pairs for error in (word.start - a, word.end - b)])
+    return {"transcripts": counts, "seconds of 40 sentences": round(begin, 1), "40 sentences as one": long}
+
+
 def measure_cost(text_bytes: int = 200, frames: int = 800, num_heads: int = 6, rounds: int = 60) -> dict[str, Any]:
     """Measure steps of the published size with and without recording, in turns."""
     model = quantize_model(make_model(make_config("full"), dtype=torch.bfloat16), "int8")
@@ -162,6 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="?", help="folder of the miniature's corpus")
     parser.add_argument("--cost", action="store_true", help="measure the cost of recording at the published size")
+    parser.add_argument("--others", type=int, metavar="N", help="only compare with other aligners, on N sentences")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sentences", type=int, default=200)
     parser.add_argument("--transcripts", type=int, default=270)
@@ -173,12 +267,15 @@ def main() -> None:
     result: dict[str, Any]
     if args.cost:
         result = {"cost": measure_cost()}
+    elif args.others is not None:
+        result = {"others": measure_others(Dia.from_pretrained(), args.work, args.others)}
     else:
         dia = Dia.from_pretrained()
         result = {
             "heads": dia.alignment_heads(),
             "times": measure_boundaries(dia, args.work, args.sentences),
             "wrong words": measure_errors(dia, args.transcripts),
+            "recordings": measure_recordings(dia, args.work),
         }
     text = json.dumps(result, indent=1) + "\n"
     print(text, end="")

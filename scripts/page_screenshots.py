@@ -1,27 +1,45 @@
 """Take the screenshots of the page for the documentation: `python scripts/page_screenshots.py [FOLDER]`.
 
-Starts a server of the miniature with voices of its own. Needs `pip install "dia-hf[ui]" playwright` and Chromium;
+Starts a server of the miniature with voices of its own. Needs `pip install "dia-hf[serve,ui]" playwright` and Chromium;
 Gradio brings Pillow.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import math
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from fractions import Fraction
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import av
+import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Route, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "[S1] Hello, I am Dia. [S2] Welcome, Dia. (laughs) What can you do?\n[S1] I can read and I can sing."
 WRONG = "[S1] Good morning, my friend. (laugh) [S3] Hello!\n[S2] What day is it today?"
 VOICES = {"anna": "[S2] I can read and I can sing.", "ben": "[S1] I have a dog and a cat."}
+SUBTITLES_PAGE = """<!doctype html>
+<meta charset="utf-8">
+<style>
+  body { margin: 0; background: #0f172a; }
+  video { display: block; width: 100vw; height: 100vh; }
+  video::cue { font-size: 24px; }
+</style>
+<video src="data:video/webm;base64,VIDEO" controls muted>
+  <track src="speech.vtt" kind="subtitles" srclang="en" label="English" default>
+</video>
+"""
+FRAME_RATE = 25  # of the picture that subtitles are shown over
 WIDE, NARROW = (1180, 900), (375, 812)
 
 
@@ -64,11 +82,69 @@ def take_all(server: str, folder: Path, work: Path) -> None:
                 page.get_by_role("button", name="Delete ben").wait_for()
                 page.screenshot(path=folder / "page-voices.png", clip={"x": 0, "y": 0, "width": width, "height": 700})
             page.close()
+        take_subtitles(browser.new_page(viewport={"width": 720, "height": 220}), server, folder)
         browser.close()
-    for file in folder.glob("page*.png"):  # a palette: a third of the size
+    for file in [*folder.glob("page*.png"), folder / "subtitles.png"]:  # a palette: a third of the size
         Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
             file, optimize=True
         )
+
+
+def take_subtitles(page: Page, server: str, folder: Path) -> None:
+    """Take a screenshot of subtitles over the audio, as Chromium shows them."""
+    body = {"input": SCRIPT, "seed": 7, "response_format": "wav", "stream_format": "sse", "word_timestamps": True}
+    audio, words = b"", []
+    for line in post(server, "speech", body).decode().splitlines():
+        event = json.loads(line.removeprefix("data: ")) if line else {}
+        audio, words = audio + base64.b64decode(event.get("audio", "")), words + event.get("words", [])
+    subtitles = post(server, "subtitles", {"words": words, "response_format": "vtt"})
+    show_subtitles(page, audio, subtitles.decode())
+    page.evaluate(f"document.querySelector('video').currentTime = {(words[0]['start'] + words[1]['end']) / 2}")
+    page.wait_for_function("document.querySelector('video').readyState === 4")
+    page.wait_for_timeout(2000)
+    page.screenshot(path=folder / "subtitles.png")
+
+
+def show_subtitles(page: Page, audio: bytes, subtitles: str) -> None:
+    """Load audio of a wav file and WebVTT in a page of an address that does not exist."""
+    content = SUBTITLES_PAGE.replace("VIDEO", base64.b64encode(add_picture(audio)).decode("ascii"))
+    files = {
+        "page.html": (content.encode(), "text/html"),
+        "speech.vtt": (subtitles.encode(), "text/vtt"),
+    }
+
+    def answer(route: Route) -> None:
+        content, kind = files[route.request.url.rpartition("/")[2]]
+        route.fulfill(body=content, content_type=kind)
+
+    page.route("http://subtitles.test/**", answer)
+    page.goto("http://subtitles.test/page.html")
+    page.wait_for_function("document.querySelector('track').readyState === 2")
+    page.wait_for_function("document.querySelector('video').readyState >= 2")
+
+
+def add_picture(audio: bytes) -> bytes:
+    """Make a video of audio and a dark picture: over audio alone, Chromium shows no subtitles."""
+    content = io.BytesIO()
+    with av.open(io.BytesIO(audio)) as source, av.open(content, "w", format="webm") as video:
+        picture = video.add_stream("libvpx", rate=FRAME_RATE, width=720, height=220, pix_fmt="yuv420p")
+        sound = video.add_stream("libopus", rate=48_000, layout="mono")
+        seconds = 0.0
+        for frame in source.decode(audio=0):
+            seconds += frame.samples / frame.sample_rate
+            video.mux(sound.encode(frame))
+        frame = av.VideoFrame.from_ndarray(np.full((220, 720, 3), (15, 23, 42), np.uint8), format="rgb24")
+        for index in range(math.ceil(seconds * FRAME_RATE)):
+            frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
+            video.mux(picture.encode(frame))
+        video.mux([*sound.encode(None), *picture.encode(None)])
+    return content.getvalue()
+
+
+def post(server: str, path: str, body: dict) -> bytes:
+    """Send a request to the server's API."""
+    headers = {"content-type": "application/json"}
+    return urlopen(Request(f"{server}/v1/audio/{path}", json.dumps(body).encode(), headers)).read()
 
 
 def save_voices(page: Page, server: str, work: Path) -> None:
@@ -76,9 +152,8 @@ def save_voices(page: Page, server: str, work: Path) -> None:
     page.get_by_role("tab", name="Voices").click()
     for name, text in VOICES.items():
         body = {"input": text, "seed": 4, "response_format": "wav", "stream": False}
-        request = Request(f"{server}/v1/audio/speech", json.dumps(body).encode(), {"content-type": "application/json"})
         file = work / f"{name}.wav"
-        file.write_bytes(urlopen(request).read())
+        file.write_bytes(post(server, "speech", body))
         page.get_by_label("Recording", exact=True).set_input_files(file)
         page.get_by_label("Transcript").fill(text[5:])
         page.get_by_label("Name").fill(name)
@@ -96,6 +171,7 @@ def speak(page: Page, script: str) -> None:
     page.wait_for_function("/seed/.test(document.querySelector('.dia-status').textContent)", timeout=300_000)
     page.wait_for_function("document.querySelector('dia-speak').player.position > 1.5")
     page.locator("#dia-toggle").click()
+    page.evaluate("document.querySelector('dia-speak').player.seek(1.5)")
     page.mouse.move(0, 0)
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)

@@ -41,6 +41,7 @@ PAGES = {
     "benchmarks/results/serving_soak.md": "benchmarks/serving-soak.md",
     "benchmarks/results/start.md": "benchmarks/start.md",
     "benchmarks/results/streaming.md": "benchmarks/streaming.md",
+    "benchmarks/results/runtimes.md": "benchmarks/runtimes.md",
     "benchmarks/results/word_times.md": "benchmarks/word-times.md",
     "benchmarks/results/text_streaming.md": "benchmarks/text-streaming.md",
     "examples/miniature/README.md": "miniature/from-scratch.md",

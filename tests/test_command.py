@@ -196,6 +196,7 @@ def test_commands_that_need_all_packages(tmp_path, checkpoint):
         (["generate", "Hi.", "--model", str(quantized)], True),
         (["generate", "Hi.", "--model", "someone/dia"], True),
         (["generate", "Hi.", "--quantize", "int8"], True),
+        (["generate", "Hi.", "--model", checkpoint, "--adapter", "anna"], True),
         (["generate", "Hi.", "--audio-prompt", "a.wav", "--transcribe", "whisper"], True),
         (["voices", "add", "anna", "a.wav", "--transcribe", "whisper"], True),
         (["finetune", "data", "run"], True),

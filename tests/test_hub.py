@@ -89,6 +89,8 @@ def test_parts_of_another_layout(tmp_path, kind, part):
     write_tts_cpp(tmp_path / "gguf" / "dia.gguf", config, tensors)
     sources = {"0626": REFERENCE / "nari-0626", "v0.1": weights.parent, "file": weights, "gguf": tmp_path / "gguf"}
     source = sources.get(kind, tmp_path / "gguf" / "dia.gguf")
-    with pytest.raises(ValueError, match=r"`Dia\.from_pretrained` or `dia_hf\.conversion\.load_checkpoint`, or make"):
+    with pytest.raises(
+        ValueError, match=r"`Dia\.from_pretrained` or `dia_hf\.conversion\.load_checkpoint`, or convert it"
+    ):
         part.from_pretrained(source)
     Dia.from_pretrained(source, device="cpu", load_dac=False)

@@ -155,6 +155,10 @@ def test_further_tags():
     assert tokenizer.speaker_ids == {"[S1]": 1, "[S2]": 2, "[S3]": 4, "[anna]": 5}
     assert tokenizer.language_ids == {"[nl]": 3}
     assert tokenizer.with_tags(["[nl]"]).language_ids == {"[nl]": 3}
+    assert tokenizer.with_tags(["[nl]", "[S1]"]) is tokenizer
+    grown = DiaTokenizer()
+    grown.add_tokens(["[laugh]"])
+    assert grown.with_tags({"[nl]": 14})("[laugh][nl]")["input_ids"] == [256, 14]
     with pytest.raises(ValueError, match=r"'\[nl\]' is to have the id 14, but has 3"):
         tokenizer.with_tags({"[nl]": 14})
     with pytest.raises(ValueError, match=r"\[xx\] are more than the 8 tags.*give further tags their ids"):

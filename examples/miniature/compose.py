@@ -34,7 +34,7 @@ from transformers import DacModel
 from codec import read_codes, read_sounds
 from dia_hf.asr.wer import read_vocabulary
 from dia_hf.audio.dac import DacCodec
-from teacher import HOP_LENGTH, NUM_SENTENCES, SAMPLING_RATE, VOCABULARY, VOICES
+from teacher import HOP_LENGTH, SAMPLING_RATE, VOCABULARY, VOICES
 
 SEED = 0
 HELD_OUT = 0.1  # of the pairs of words
@@ -224,7 +224,7 @@ def write_evaluation(work: Path) -> None:
     (work / "evaluation").mkdir(exist_ok=True)
     spoken, voices = read_sounds(work / "sentences.npz"), {}
     for place in range(len(VOICES)):
-        start = place * NUM_SENTENCES
+        start = place * len(spoken) // len(VOICES)
         file = Path("evaluation", f"voice{place + 1}.wav")
         soundfile.write(work / file, np.concatenate(spoken[start : start + NUM_TO_KNOW]), SAMPLING_RATE)
         voices[f"prompt_audio_speaker{place + 1}"] = file.as_posix()  # without a transcript: for the judges alone

@@ -21,11 +21,14 @@ from transformers import DacModel
 
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
 from dia_hf.asr.wer import read_vocabulary
+from dia_hf.evaluation import METRICS
+from dia_hf.evaluation.results import SOURCES
 from dia_hf.processing_dia import write_codec_reference
 from dia_hf.training.collator import DiaDataCollator
 from teacher import SAMPLING_RATE, VOCABULARY, VOICES
 
 MAX_BYTES = 10_000_000
+JUDGED = ("attribution", "sim", "wer", "cpwer", "dnsmos", "truncated", "abrupt", "pace", "pauses")  # rows of the card
 CALIBRATION_CLIPS, FACTORS = 160, 2.0 ** (torch.arange(13) / 4)
 # Defaults of `generate()`.
 SETTINGS = {"max_length": 384, "do_sample": True, "temperature": 1.0, "top_k": 45, "top_p": None, "guidance_scale": 3.0}
@@ -102,14 +105,34 @@ def make_table(reports: dict[str, dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def interval(name: str, summary: dict[str, float] | None) -> str:
+    """Write a metric with its confidence interval."""
+    if summary is None:
+        return ""
+    value, low, high = (METRICS[name].number(summary[part]) for part in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def make_judgements(metrics: dict[str, Any]) -> str:
+    """Lay out what the judges say of the recordings, of these through the codec, and of the miniature, greedy."""
+    rows = [["", "flite itself", "its codes through the codec", "the miniature, greedy"], ["---"] * 4]
+    for name in JUDGED:
+        title = METRICS[name].heading + (" by Whisper tiny.en" if name == "wer" else "")
+        rows.append([title, *(interval(name, metrics["measures"][name][source]) for source in SOURCES)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def card(work: str, dest: str) -> None:
     """Write the checkpoint with its model card."""
     folder, target = Path(work), Path(dest)
-    reports = {name: json.loads((folder / f"{name}.json").read_text())["metrics"] for name in ("greedy", "guided")}
+    names = ("greedy", "guided", "judged")
+    reports = {name: json.loads((folder / f"{name}.json").read_text())["metrics"] for name in names}
     words, _ = read_vocabulary(VOCABULARY)
     text = Path(__file__).with_name("card.md").read_text("utf-8")
     known = {"num_words": len(words), "words": ", ".join(words), "sampling_rate": SAMPLING_RATE}
     known |= {"voices": " and ".join(VOICES.values()), "table": make_table(reports)}
+    known |= {"judgements": make_judgements(reports["judged"])}
+    known |= {"num_judged": reports["judged"]["word_errors"]["model"]["sentences"]}
     for name, value in known.items():
         text = text.replace(f"<{name}>", str(value))
     (folder / "miniature" / "README.md").write_text(text, "utf-8")

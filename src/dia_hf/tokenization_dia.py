@@ -210,7 +210,7 @@ class DiaTokenizer(PreTrainedTokenizer):
         return dict(self._language_ids)
 
     def with_tags(self, tags: Sequence[str] | Mapping[str, int | None], speakers: Collection[str] = ()) -> DiaTokenizer:
-        """Return a tokenizer with further tags.
+        """Return a tokenizer with further tags; this one, if it has all of them.
 
         Args:
             tags (`Sequence[str]` or `Mapping[str, int | None]`): The tags, with their ids; without one, a tag that is
@@ -240,8 +240,14 @@ class DiaTokenizer(PreTrainedTokenizer):
                 number = free[0]
             is_speaker = tag in speakers or SPEAKER_TAG.fullmatch(tag) is not None
             ids["speakers" if is_speaker else "languages"][tag] = number
+        if (ids["speakers"], ids["languages"]) == (self._speaker_ids, self._language_ids):
+            return self
         return DiaTokenizer(
-            max_length=self.model_max_length, speaker_tokens=ids["speakers"], language_tokens=ids["languages"]
+            pad_token=self.pad_token,
+            max_length=self.model_max_length,
+            speaker_tokens=ids["speakers"],
+            language_tokens=ids["languages"],
+            added_tokens_decoder={number: one for number, one in self.added_tokens_decoder.items() if number > 255},
         )
 
     def count_ids(self, text: str) -> int:

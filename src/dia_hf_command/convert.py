@@ -8,7 +8,7 @@ from .options import DTYPES, add_extra_tag, add_result
 
 __all__ = ["add_parser"]
 
-LAYOUTS = ["huggingface", "nari-0626", "nari-v0.1", "mlx", "gguf-tts.cpp", "onnx-codec"]
+LAYOUTS = ["huggingface", "nari-0626", "nari-v0.1", "mlx", "gguf-tts.cpp", "onnx", "onnx-codec"]
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:

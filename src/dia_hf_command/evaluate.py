@@ -21,14 +21,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     add_model(evaluate)
     evaluate.add_argument(
         "--sentences",
-        required=True,
         metavar="F",
         help=".txt, a text a line; .jsonl, .csv or .tsv with text and perhaps audio (.jsonl: codes) and prompts; .lst "
         "of Seed-TTS-eval or TTSD-eval; or a folder of `dia-hf prepare`",
     )
     evaluate.add_argument(
         "--asr",
-        required=True,
         metavar="MODEL",
         help="pocketsphinx, which knows the words of the sentences alone; whisper-tiny.en, offline, too; or a model "
         "such as openai/whisper-small",
@@ -57,6 +55,15 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     add_voice(evaluate)
     evaluate.add_argument("--output", "-o", metavar="F", help="write all of it there, as JSON")
+    evaluate.add_argument(
+        "--report", metavar="F", help="write it as an HTML file with the worst sentences to hear: ends in .html"
+    )
+    evaluate.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="compare two files of --output for the same sentences instead of evaluating",
+    )
     evaluate.add_argument("--keep", metavar="DIR", help="keep what was said there, as WAV")
     evaluate.add_argument("--batch-size", type=count, default=8, metavar="N", help="sentences at once (8)")
     evaluate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of a sentence")

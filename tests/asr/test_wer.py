@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf.asr.wer import read_vocabulary, vocabulary_of, word_errors, words_of
+from dia_hf.asr.wer import (
+    _whisper_normalizer,
+    align_words,
+    english_words_of,
+    read_vocabulary,
+    vocabulary_of,
+    word_errors,
+    words_of,
+)
 
 SAID = st.lists(st.sampled_from(["one", "two", "three", "isn't"]), min_size=1, max_size=8).map(" ".join)
 
@@ -83,3 +91,30 @@ def test_a_vocabulary_in_another_encoding(tmp_path):
     (tmp_path / "words.txt").write_bytes("Grüße\n".encode("cp1252"))
     with pytest.raises(ValueError, match=r"words\.txt' is not in UTF-8 .*cp1252.* save it as UTF-8"):
         read_vocabulary(tmp_path / "words.txt")
+
+
+def test_whispers_normalizer():
+    """Ways of writing the same words counted as errors of the model; a tag or a laugh was a word."""
+    said = "[S1] Three dogs, Mr. Smith won't (laughs) [S2] colour it, hmm."
+    heard = "3 dogs, Mister Smith will not color it."
+    assert word_errors(said, heard, english_words_of).errors == 0
+    assert word_errors(said, heard).errors > 3
+    assert english_words_of("[S1] Uh, hmm.") == []
+
+
+def test_without_whispers_normalizer(monkeypatch):
+    """The missing package was not named."""
+    _whisper_normalizer.cache_clear()
+    monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)
+    with pytest.raises(ImportError, match=r"whisper_normalizer` cannot be imported .*dia-hf\[evaluate\]"):
+        english_words_of("a")
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=7), st.lists(st.sampled_from("abc"), max_size=7))
+def test_an_alignment_has_the_counted_errors(said, heard):
+    """A pair was missing or out of order, or was none of the alignment with the fewest errors."""
+    pairs = align_words(said, heard)
+    assert [place for place, _ in pairs if place is not None] == list(range(len(said)))
+    assert [place for _, place in pairs if place is not None] == list(range(len(heard)))
+    wrong = sum(first is None or second is None or said[first] != heard[second] for first, second in pairs)
+    assert wrong == word_errors(" ".join(said), " ".join(heard)).errors

@@ -1,12 +1,15 @@
 """`dia-hf evaluate`, run on a trained model."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from cli.command import FAST, run
+from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.audio.io import read_audio, write_audio
+from dia_hf.speech.voices import Voice
 
 ASR = ["--asr", "pocketsphinx"]
 
@@ -147,3 +150,94 @@ def test_a_result_for_programs(sentences, capsys):
         "word_error_rate": metrics["word_errors"]["model"]["rate"],
         "measures": {name: row["model"]["value"] for name, row in metrics["measures"].items()},
     }
+
+
+def test_two_evaluations_are_compared(sentences, capsys):
+    """The comparison needed a model, or its order was that of the sentences."""
+    for seed, name in (("1", "a.json"), ("2", "b.json")):
+        assert run("evaluate", "--sentences", sentences, *ASR, *FAST, "--seed", seed, "-o", name) == 0
+    capsys.readouterr()
+    assert run("evaluate", "--compare", "a.json", "b.json", "-o", "both.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["A: a.json", "B: b.json", "2 sentences"] and lines[4].startswith("| metric")
+    assert any(line.startswith("| word errors") for line in lines)
+    row = json.loads(Path("both.json").read_text("utf-8"))["differences"][0]
+    assert row["metric"] == "wer" and row["low"] <= row["difference"] <= row["high"] and row["p"] > 0.05
+    assert run("evaluate", "--compare", "a.json", "table.csv") == 2
+    assert run("evaluate", "--compare", "a.json", "b.json", "--sentences", sentences) == 2
+    assert "leave out --sentences" in capsys.readouterr().err
+    assert run("evaluate", "--sentences", sentences) == 2
+    assert "give --sentences and --asr; or --compare" in capsys.readouterr().err
+
+
+def test_a_report_has_the_audio_of_all_sources(sentences, capsys):
+    """The report had no audio without `--keep`, or the results named files of a folder that is gone."""
+    assert (
+        run("evaluate", "--sentences", sentences, *ASR, *FAST, "--report", "new/report.html", "-o", "report.json") == 0
+    )
+    page = Path("new/report.html").read_text("utf-8")
+    for key in ("0-reference", "0-codec", "0-model", "1-model"):
+        assert f'"{key}": "data:audio/flac;base64,' in page
+    rows = json.loads(Path("report.json").read_text("utf-8"))["sentences"]
+    assert rows[0]["model"]["file"] is rows[0]["codec"]["file"] is None
+    assert Path(rows[0]["reference"]["file"]).is_file()
+    assert run("evaluate", "--sentences", sentences, *ASR, "--report", "report.txt") == 2
+    assert "must end in .html" in capsys.readouterr().err
+
+
+def test_judges_and_audio_that_exists(sentences, capsys):
+    """A judge was not loaded, or the audio of another system was generated instead of judged."""
+    judges = ["--speaker-model", "resemblyzer", "--quality", "dnsmos"]
+    assert run("evaluate", "--sentences", sentences, *ASR, *judges, *FAST, "--keep", "kept", "-o", "ours.json") == 0
+    args = ["--sentences", sentences, "--asr", "whisper-tiny.en", *judges, "--normalizer", "words", "--audio", "kept"]
+    assert run("evaluate", *args, "-o", "theirs.json") == 0
+    ours, theirs = (json.loads(Path(f"{name}.json").read_text("utf-8")) for name in ("ours", "theirs"))
+    assert ours["settings"]["speaker_model"] == theirs["settings"]["speaker_model"] == "resemblyzer"
+    assert (ours["settings"]["normalizer"], theirs["settings"]["normalizer"]) == ("words", "words")
+    assert theirs["settings"]["audio"] == "kept" and "model" not in theirs["settings"]
+    assert [line["seconds"] for line in ours["sentences"]] == pytest.approx(
+        [line["seconds"] for line in theirs["sentences"]], abs=1e-3
+    )
+    first = ours["sentences"][0]["model"]["measures"]["dnsmos"]["value"]
+    assert first == pytest.approx(theirs["sentences"][0]["model"]["measures"]["dnsmos"]["value"], abs=0.02)
+    assert "DNSMOS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["voice", "prompt"])
+def test_voices(sentences, option, monkeypatch):
+    """`--voice` or `--audio-prompt` did not reach the generation."""
+    heard = []
+    monkeypatch.setattr(
+        "dia_hf.evaluation.evaluate", lambda *args, voices, **options: heard.append(voices) or sys.exit(7)
+    )
+    if option == "voice":
+        Voice.from_audio("clips/a.wav", "Hello.", DiaProcessor.from_pretrained(MINIATURE)).save("voice.safetensors")
+        args = ["--voice", "S2=voice.safetensors"]
+    else:
+        args = ["--audio-prompt", "clips/a.wav", "--prompt-text", "Hello."]
+    run("evaluate", "--sentences", sentences, *ASR, *FAST, *args)
+    voice = heard[0]["[S2]"] if option == "voice" else heard[0]
+    assert voice.transcript == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["--audio", "nowhere"], "'nowhere' is no folder"),
+        (["--audio", "clips"], "'clips' has no audio for sentence 1; it is named '0000.wav'"),
+        (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
+        (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
+        (["--audio-prompt", "clips/a.wav"], "go together; give both"),
+        (["--prompt-text", "Hello."], "go together; give both"),
+        (["--voice", "a", "--audio-prompt", "clips/a.wav", "--prompt-text", "Hi."], "either --voice or --audio-prompt"),
+        (["--voice", "nobody"], "nobody"),
+        (["--speaker-model", "./nowhere"], "nowhere"),
+        (["--quality", "pesq"], "invalid choice: 'pesq'"),
+        (["--normalizer", "german"], "invalid choice: 'german'"),
+    ],
+)
+def test_judging_that_cannot_begin(sentences, args, error, capsys, monkeypatch):
+    """A wrong option of the judges showed after the model had been loaded."""
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    assert run("evaluate", "--sentences", sentences, *ASR, *args) == 2
+    assert error in capsys.readouterr().err.splitlines()[-1]

@@ -23,9 +23,13 @@ from dia_hf.asr.wer import words_of
 from dia_hf.assets import miniature_vocabulary
 from dia_hf.audio.effects import measure_loudness
 from dia_hf.audio.io import read_metadata
+from dia_hf.conversion import load_checkpoint
 from dia_hf.speech.dialogue import Dialogue
 from dia_hf.speech.doubts import unknown_words
 from dia_hf.speech.voices import Voice
+from dia_hf.training import attach_lora
+from other_formats import random_v0_1, write_tts_cpp
+from tiny import random_codec
 
 
 def test_says_a_text(tmp_path, capsys, monkeypatch):
@@ -536,6 +540,25 @@ def test_what_an_option_needs_is_looked_for_before_the_model(
     assert run("generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), *options) == 2
     assert message in capsys.readouterr().err
     assert loaded == [] and not (tmp_path / "a.wav").exists()
+
+
+@pytest.mark.parametrize("has_codec", [False, True])
+def test_a_gguf_file_with_an_adapter_and_another_codec(tmp_path, tone, capsys, has_codec):
+    """A file was not taken for a model, or a voice prompt on its codec, which only decodes, was a traceback."""
+    config, tensors = random_v0_1()
+    write_tts_cpp(tmp_path / "dia.gguf", config, tensors, "Q8_0", random_codec())
+    model, _ = load_checkpoint(tmp_path / "dia.gguf")
+    attach_lora(model, {"r": 2}).save_pretrained(tmp_path / "anna")
+    random_codec().save_pretrained(tmp_path / "dac")
+    sf.write(tmp_path / "prompt.wav", tone(1.0, 44100), 44100)
+    command = ["generate", "[S1] Hi.", "-o", str(tmp_path / "a.wav"), "--model", str(tmp_path / "dia.gguf"), *FAST]
+    command += ["--adapter", str(tmp_path / "anna")]
+    assert run(*command) == 0
+    assert sf.info(tmp_path / "a.wav").samplerate == 44100
+    prompt = ["--audio-prompt", str(tmp_path / "prompt.wav"), "--prompt-text", "[S1] Yes."]
+    codec = ["--codec", str(tmp_path / "dac")] if has_codec else []
+    assert run(*command, *prompt, *codec) == (0 if has_codec else 2)
+    assert ("this codec can only decode" in capsys.readouterr().err) is not has_codec
 
 
 def test_disk_full_while_writing(tmp_path, checkpoint):

@@ -70,6 +70,23 @@ def test_a_stream_comes_in_pieces(cluster):
     assert len(pieces) > 5 and pieces[0] < sum(pieces) / 10
 
 
+def test_times_of_words(cluster, single):
+    """Replicas or adapters had no times of words, others than the server without Ray, or sent them at the end."""
+    fields = {"seed": 7, "stream_format": "sse", "word_timestamps": True}
+
+    def words_of(response):
+        events = [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
+        return [word for event in events for word in event.get("words", [])]
+
+    alone = words_of(httpx.post(f"{single}/v1/audio/speech", json=cluster.body(**fields), timeout=60))
+    assert [word["word"] for word in alone] == ["Hello,", "I", "am", "Dia."]
+    assert [words_of(cluster.speak(**fields)) for _ in range(4)] == [alone] * 4
+    assert words_of(cluster.speak(**fields, model="anna"))
+    with cluster.http.stream("POST", "/dev/captioned_speech", json=cluster.body(input=LONG, seed=1)) as response:
+        lines = [json.loads(line) for line in response.iter_lines()]
+    assert len(lines) > 5 and sum(bool(line["timestamps"]) for line in lines) > 5
+
+
 def test_errors(cluster):
     """An error of the application lost its JSON on the way through the proxy."""
     response = cluster.speak(input="")

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dia_hf import Dia, DiaForConditionalGeneration, cli
 from dia_hf.conversion import adapters as adapters_module
@@ -89,6 +90,24 @@ def test_an_adapter_that_does_not_fit(made, tmp_path, capsys):
         assert cli.main(command) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "dest").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "extra"])
+def test_an_adapter_that_is_not_whole(made, tmp_path, kind):
+    """Layers whose tensors were missing, or named otherwise, stayed as they were, with a warning or without one."""
+    bases, adapter, _ = made
+    shutil.copytree(adapter, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = "base_model.model.model.decoder.layers.1.mlp.down_proj.lora_A.weight"
+    if kind == "missing":
+        del tensors[name]
+    else:
+        tensors[name.replace("layers.1", "layers.7")] = tensors[name].clone()
+    save_file(tensors, file)
+    message = {"missing": r"1 tensors less than its config says", "extra": r"belong to no layer of the model"}[kind]
+    with pytest.raises(ValueError, match=message):
+        Dia.from_pretrained(bases["nari"], device="cpu", load_dac=False, adapter=tmp_path / "adapter")
 
 
 def test_a_destination_that_holds_the_adapter(made, tmp_path, capsys):

@@ -72,9 +72,9 @@ def test_speaker_tags_that_others_do_not_know(v0_1, tmp_path):
     """A fine-tune's third speaker was read aloud as "[S3]" elsewhere, and nothing had said so."""
     source = tmp_path / "source"
     shutil.copytree(v0_1, source)
-    DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[S3]"]).save_pretrained(source)
+    DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[S3]"], language_tokens={"[nl]": 14}).save_pretrained(source)
     convert_checkpoint(source, tmp_path / "made", to="nari-v0.1", verbose=False)
-    assert "The speaker tags [S3] are read as their letters" in (tmp_path / "made" / "README.md").read_text("utf-8")
+    assert "The tags [S3], [nl] are read as their letters" in (tmp_path / "made" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,20 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration
+from dia_hf.asr.alignment import Aligner
 from dia_hf.asr.recognizers import load_recognizer
 from dia_hf.audio.io import read_audio, write_audio
 from dia_hf.delay_pattern import num_valid_frames, revert_delay
-from dia_hf.evaluation import Sentence, evaluate
+from dia_hf.evaluation import METRICS, Prompt, Sentence, evaluate, evaluate_audio
+from dia_hf.evaluation.judges import load_quality_judge, load_speaker_model
+from dia_hf.evaluation.results import SOURCES
 from dia_hf.evaluation.speak import Speech
 from dia_hf.speech import Dia
 from evaluation.ears import Ears
@@ -251,3 +255,50 @@ def test_without_jiwer(dia, monkeypatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(ImportError, match=r"dia-hf\[evaluate\]"):
         evaluate(dia, TEXTS, Ears("so"))
+
+
+# --- judges, and audio that exists
+
+
+def test_all_judges(dia, tmp_path):
+    """A metric was missing from the report, or of one source only; the prompts did not reach the judges."""
+    recording = dia.generate("[S1] Good morning. [S2] Thank you very much.", temperature=0, cfg_scale=1)
+    tones = [
+        {"array": np.sin(np.arange(8000) * pitch / 2546).astype(np.float32), "sampling_rate": 16000} for pitch in (2, 4)
+    ]
+    sentence = Sentence(
+        "[S1] Good morning. [S2] Thank you very much.",
+        {"array": recording, "sampling_rate": 16000},
+        prompts={"[S1]": Prompt(tones[0]), "[S2]": Prompt(tones[1])},
+        id="first",
+    )
+    recognizer = load_recognizer("whisper-tiny.en")
+    judges = {"speaker_model": load_speaker_model("resemblyzer"), "quality": load_quality_judge(), "aligner": Aligner()}
+    report = evaluate(dia, [sentence], recognizer, **judges, temperature=0, cfg_scale=1, folder=tmp_path)
+    (line,) = report.sentences
+    assert line.id == "first" and report.settings["normalizer"] == "english"
+    missing = {source: set(METRICS) - set(getattr(line, source).measures) - {"wer"} for source in SOURCES}
+    assert missing == {"reference": {"endless"}, "codec": {"endless"}, "model": set()}
+    assert set(report.metrics()["measures"]) == set(METRICS)
+    assert "speaker similarity" in report.table()
+    again = evaluate_audio([replace(sentence, id="")], tmp_path, recognizer, **judges)
+    assert again.sentences[0].model.errors == line.model.errors and again.sentences[0].ended is None
+    assert again.sentences[0].model.measures["sim"].value == pytest.approx(line.model.measures["sim"].value, abs=1e-3)
+    assert again.elapsed is None and again.metrics()["speed"] is None and "real time" not in again.table()
+
+
+def test_audio_of_another_system(tmp_path, tone):
+    """Audio was judged for another sentence, or one without audio was left out."""
+    ears = Ears("hello there", "good bye")
+    sentences = [Sentence(TEXTS[0], id="utt7"), Sentence(TEXTS[1])]
+    write_audio(tmp_path / "utt7.flac", tone(0.3, 8000), 8000)
+    with pytest.raises(ValueError, match=r"no audio for sentence 2; it is named '0001\.wav'"):
+        evaluate_audio(sentences, tmp_path, ears)
+    write_audio(tmp_path / "0001.wav", tone(0.4, 16000), 16000)
+    report = evaluate_audio(sentences, tmp_path, ears)
+    assert ears.rates == [8000, 16000] and [line.id for line in report.sentences] == ["utt7", "0001"]
+    assert [line.model.errors.errors for line in report.sentences] == [0, 0]
+    assert [line.seconds for line in report.sentences] == [0.3, 0.4] and report.settings["audio"] == str(tmp_path)
+    assert report.sentences[0].model.file == str(tmp_path / "utt7.flac") and report.sentences[0].seed is None
+    with pytest.raises(ValueError, match="is no folder"):
+        evaluate_audio(sentences, tmp_path / "nowhere", ears)

@@ -8,7 +8,7 @@ import torch
 
 from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.audio.io import write_audio
-from dia_hf.evaluation import Sentence, read_sentences
+from dia_hf.evaluation import Prompt, Sentence, read_sentences
 from training.clips import write_prepared
 
 CODES = [[1, 2, 3], [4, 5, 6]]
@@ -149,3 +149,64 @@ def test_made_by_hand(tmp_path, tone):
         Sentence("Hello.", codes=torch.zeros(3, 9))
     with pytest.raises(ValueError, match="must be integers"):
         Sentence("Hello.", codes=torch.from_numpy(np.zeros((0, 9), np.int64)))
+
+
+@pytest.fixture
+def wavs(tmp_path, tone):
+    """Recordings a.wav and b.wav in a folder beside the sentences."""
+    for name in ("a", "b"):
+        write_audio(tmp_path / "wavs" / f"{name}.wav", tone(0.2, 8000), 8000)
+    return tmp_path / "wavs"
+
+
+def test_seed_tts_eval(write, wavs):
+    """The transcript of the prompt was spoken, or the reference was taken for the prompt."""
+    path = write(
+        "meta.lst", "utt1|I said so.|wavs/a.wav|Say this, too.|wavs/b.wav\nutt2|I said so.|wavs/a.wav|Or this.\n"
+    )
+    first, second = read_sentences(path)
+    assert (first.id, first.text) == ("utt1", "[S1] Say this, too.") and second.id == "utt2"
+    assert first.prompts["[S1]"].text == "I said so." and first.prompts["[S1]"].audio == str(wavs / "a.wav")
+    assert first.audio == str(wavs / "b.wav") and second.audio is None
+
+
+def test_ttsd_eval(write, wavs):
+    """The second speaker's recording was lost, or a line with two recordings was one of Seed-TTS-eval."""
+    (one,) = read_sentences(write("meta.lst", "utt1|wavs/a.wav|wavs/b.wav|[S1] Hello. [S2] Hi!\n"))
+    assert (one.id, one.text) == ("utt1", "[S1] Hello. [S2] Hi!") and one.audio is None
+    assert {tag: (prompt.audio, prompt.text) for tag, prompt in one.prompts.items()} == {
+        "[S1]": (str(wavs / "a.wav"), None),
+        "[S2]": (str(wavs / "b.wav"), None),
+    }
+
+
+def test_prompts_in_a_table(write, wavs):
+    """The columns of MOSS-TTSD were not read, or not relative to their `base_path`."""
+    row = {"id": "x", "text": "[S1] Hello. [S2] Hi!", "base_path": "wavs", "prompt_audio_speaker1": "a.wav"}
+    row |= {"prompt_text_speaker1": "I said so.", "prompt_audio_speaker2": "b.wav", "prompt_text_speaker2": ""}
+    (one,) = read_sentences(write("table.jsonl", [row]))
+    assert one.id == "x" and list(one.prompts) == ["[S1]", "[S2]"]
+    assert (one.prompts["[S1]"].audio, one.prompts["[S1]"].text) == (str(wavs / "a.wav"), "I said so.")
+    assert one.prompts["[S2]"].text is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("utt1|Say this.", r"meta\.lst', row 1: the line has 2 fields; it must be name\|"),
+        ("utt1|So.|nowhere.wav|Say this.", r"row 1: there is no file '.*nowhere\.wav'"),
+        ("utt1|So.|wavs/a.wav|Say this.\nutt2|wavs/a.wav|wavs/c.wav|[S1] So.", r"row 2: there is no file"),
+        ("utt1|So.|wavs/a.wav|?", r"row 1: the text '\[S1\] \?' has no words"),
+        ("", "no sentences"),
+    ],
+)
+def test_lists_that_cannot_be_read(write, wavs, content, message):
+    """A line of another form was an error of Python, or was left out."""
+    with pytest.raises(ValueError, match=message):
+        read_sentences(write("meta.lst", content))
+
+
+def test_a_prompt_of_no_speaker():
+    """A prompt for "S1" was silently ignored."""
+    with pytest.raises(ValueError, match="a prompt is given to 'S1'; give it to a speaker tag"):
+        Sentence("Hello.", prompts={"S1": Prompt("a.wav")})

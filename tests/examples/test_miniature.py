@@ -26,7 +26,7 @@ from transformers.models.dia import DiaForConditionalGeneration as TheirModel
 from dia_hf import MINIATURE, Dia, DiaProcessor, cli
 from dia_hf.asr.wer import WordErrors, read_vocabulary
 from dia_hf.audio.io import read_audio
-from dia_hf.evaluation.results import EvaluationReport, SentenceReport, Transcript
+from dia_hf.evaluation.results import EvaluationReport, Measure, SentenceReport, SourceReport
 
 datasets = pytest.importorskip("datasets")
 
@@ -410,10 +410,11 @@ def test_theirs_says_the_same(packed):
 
 
 @pytest.fixture
-def reports(packed):
+def reports(scripts, packed):
     """Reports like those of `dia-hf evaluate`."""
-    for name in ("greedy", "guided"):
-        heard = Transcript("one two", WordErrors(1, 0, 0, 3))
+    for name in ("greedy", "guided", "judged"):
+        measures = {name: Measure(0.5) for name in scripts.pack.JUDGED if name != "wer"}
+        heard = SourceReport("one two", WordErrors(1, 0, 0, 3), measures=measures)
         line = {"model": heard, "reference": heard, "codec": heard, "reference_seconds": 1.0, "within_a_frame": True}
         line |= {"same_first_channel": True, "same_codes": False}
         lines = [SentenceReport("[S1] One two three.", 0, 1.0, True, **line)]
@@ -428,6 +429,7 @@ def test_the_card_has_no_gaps(scripts, reports, tmp_path, monkeypatch):
     assert not re.search(r"<\w+>", card) and "None" not in card
     assert f"{len(WORDS)} words of English" in card and ", ".join(WORDS) in card
     assert "| 33.3 % |" in card and "100.0 %" in card
+    assert "| attribution, % | 50.0 (50.0 to 50.0) |" in card
     Dia.from_pretrained(tmp_path / "there", device="cpu")
     monkeypatch.setattr(scripts.pack, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match=r"the miniature has \d+ bytes; .* may have 1000"):

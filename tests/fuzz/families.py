@@ -16,8 +16,9 @@ import torch
 
 from conftest import REFERENCE
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.conversion import load_checkpoint
 from dia_hf.speech.voices import Voice, VoiceLibrary
-from dia_hf.training import DiaTrainer
+from dia_hf.training import DiaTrainer, attach_lora
 from dia_hf.training.finetune import finetune
 from fuzz.damage import (
     ODD_TEXTS,
@@ -151,14 +152,18 @@ def _make_formats(folder: Path) -> None:
     write_crispasr_codec(folder / "crispasr" / "dac-44khz.gguf", random_codec())
     write_mlx(folder / "mlx", config, tensors, 4, 64, "affine", "float32")
     write_nari(folder / "fine-tune", config, {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()})
+    model, _ = load_checkpoint(folder / "fine-tune")
+    attach_lora(model, {"r": 2}).save_pretrained(folder / "adapter")
 
 
 def _formats(draw: Random, whole: Path, folder: Path) -> Case:
     """Damaged files of other software, to generate from and to convert."""
-    name = draw.choice(["tts.cpp", "crispasr", "mlx", "fine-tune"])
+    name = draw.choice(["tts.cpp", "crispasr", "mlx", "fine-tune", "adapter"])
     copy_fresh(whole / name, folder / "in")
     damage_folder(draw, folder / "in")
     dry = ["--dry-run"] if draw.random() < 0.2 else []
+    if name == "adapter":
+        return Case(["convert", str(whole / "fine-tune"), "out", "--adapter", "in", *dry], outputs=("out",))
     if name == "crispasr" and draw.random() < 0.3:
         return Case(["convert", "in/dac-44khz.gguf", "out", *dry], outputs=("out",))
     if name in ("mlx", "fine-tune") or draw.random() < 0.5:

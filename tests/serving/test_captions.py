@@ -16,6 +16,7 @@ from dia_hf.audio.encoders import FORMATS, StreamEncoder
 from dia_hf.serving.captions import CharacterAlignment, split_output_format
 from dia_hf.serving.errors import ApiError
 from dia_hf.serving.settings import ServerSettings
+from dia_hf.speech.subtitles import format_subtitles
 from dia_hf.speech.timestamps import TimedText
 from serving.fakes import FRAME, RATE, FakeDia, Script
 from serving.test_body import audio_of, decode, events_of
@@ -330,3 +331,42 @@ def test_a_client_that_leaves_does_not_end_the_search(serve):
         return dia.num_asked
 
     assert asyncio.run(run()) == 1
+
+
+# --- subtitles ---
+
+WORD = {"word": "Hello.", "start": 0.1, "end": 0.5, "start_char": 5, "end_char": 11, "speaker": "[S1]"}
+
+
+def test_subtitles_of_words(fake):
+    """Words of a stream made other subtitles than those of the library."""
+    words = [WORD, {**WORD, "word": "<b>&", "start": 0.6, "end": 1.0, "start_char": 12, "end_char": 16}]
+    expected = format_subtitles([TimedText(*list(word.values())[:5], "[S1]") for word in words], ".vtt")
+    made = fake.http.post("/v1/audio/subtitles", json={"words": words, "response_format": "vtt"})
+    assert made.text == expected and "<v S1>" in made.text and "&lt;b&gt;&amp;" in made.text
+    assert made.headers["content-type"] == "text/vtt; charset=utf-8"
+    made = fake.http.post("/audio/subtitles", json={"words": words})
+    assert made.text.startswith("1\n00:00:00,100 --> 00:00:00,500\nHello.\n")
+    assert fake.http.post("/audio/subtitles", json={"words": []}).text == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        None,
+        {},
+        ["Hello."],
+        [{**WORD, "word": "a\n\n00:00:00,000 --> 00:00:01,000"}],
+        [{**WORD, "word": ""}],
+        [{**WORD, "start": -1}],
+        [{**WORD, "end": 1e300}],
+        [{**WORD, "end": 0.0}],
+        [WORD, WORD],
+        [{**WORD, "speaker": "S1>--> "}],
+        [{**WORD, "start_char": "first"}],
+    ],
+)
+def test_words_that_make_no_subtitles(fake, words):
+    """A word with lines of its own made cues, or words in a wrong order made subtitles that no player shows."""
+    response = fake.http.post("/v1/audio/subtitles", json={"words": words})
+    assert response.status_code == 400 and response.json()["error"]["param"] == "words"

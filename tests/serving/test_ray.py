@@ -76,9 +76,15 @@ def test_a_replica_speaks(replica):
     async def speak():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://replica") as client:
             body = {"input": "Hello.", "response_format": "wav", "max_seconds": 0.3}
-            return await client.post("/v1/audio/speech", json=body), await client.get("/v1/models")
+            timed = {**body, "stream_format": "sse", "word_timestamps": True, "max_seconds": 2}
+            return [
+                await client.post("/v1/audio/speech", json=body),
+                await client.get("/v1/models"),
+                await client.post("/v1/audio/speech", json=timed),
+            ]
 
-    speech, models = asyncio.run(speak())
+    speech, models, timed = asyncio.run(speak())
+    assert '"word": "Hello."' in timed.text
     assert speech.status_code == 200 and speech.content[:4] == b"RIFF"
     assert models.json()["data"][0]["id"] == "miniature"
 

@@ -18,7 +18,7 @@ from dia_hf.engine import EngineError, QueueFullError
 from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.speech import SpeechEngine, SpeechRequest, Voice
 from dia_hf.speech import handle as handle_module
-from dia_hf.speech.dialogue import DialogueRun
+from dia_hf.speech.dialogue_run import DialogueRun
 from dia_hf.speech.engine import share_cores
 from waiting import wait_for
 

@@ -1,6 +1,7 @@
 """Times of words while they are spoken."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dia_hf import Dia
-from dia_hf.speech import SpeechEngine, SpeechRequest, TextStream, Voice
+from dia_hf.speech import SpeechEngine, SpeechRequest, SpeechWarning, TextStream, Voice
 from dia_hf.speech.live_timeline import LiveTimeline
 from dia_hf.speech.script import parse_script, render
 from dia_hf.speech.timestamps import Timeline
@@ -128,6 +129,14 @@ def test_an_iterator_of_text(dia):
     assert [word.speaker for word in words] == ["[S1]"] * 6 + ["[S2]"] * 2
 
 
+def test_a_warning_names_the_line_of_the_caller(dia):
+    """A warning about a stream with times named a line of this package."""
+    with pytest.warns(SpeechWarning, match="is cut at") as caught:
+        for _ in dia.stream(TEXT, seed=1, max_seconds=0.5, return_timestamps="word"):
+            pass
+    assert [Path(warning.filename).name for warning in caught] == ["test_live_timeline.py"]
+
+
 def test_an_unknown_unit_is_refused(dia):
     """`return_timestamps=True` returned no times."""
     with pytest.raises(ValueError, match="`return_timestamps` is True; give 'word' or 'char'"):
@@ -191,7 +200,7 @@ def test_a_text_stream_has_times_of_what_was_written(dia, engine):
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_a_chunk_that_is_generated_again_has_the_times_of_the_last_attempt(dia, monkeypatch, is_streamed):
     """Words of a refused attempt were returned, too, and those after them had its frames."""
-    from dia_hf.speech.dialogue import DialogueRun
+    from dia_hf.speech.dialogue_run import DialogueRun
 
     doubted = []
 

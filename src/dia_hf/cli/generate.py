@@ -189,7 +189,7 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     from transformers.utils import logging
 
     from ..speech import Dia
-    from ..speech.dialogue import remove_chunks
+    from ..speech.chunk_folder import remove_chunks
     from ..speech.doubts import warn_unknown_words
     from ..speech.playback import import_sounddevice, open_player, open_stdout
     from ..speech.voices import Voice

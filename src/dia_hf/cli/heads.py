@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..text_files import read_text
@@ -28,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.model!r} is no folder with a generation_config.json that can be written; convert the checkpoint "
             "into a folder first (`dia-hf convert`), or give --dry-run."
         )
-    texts: Sequence[str] = TEXTS[:4]
+    texts = list(TEXTS[:4])
     if args.texts is not None:
         texts = [line.strip() for line in read_text(args.texts).split("\n") if line.strip()]
     logging.disable_progress_bar()

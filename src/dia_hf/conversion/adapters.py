@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError, safe_open
 
 from .._extras import import_extra
 from ..hub import is_hub_id
@@ -24,6 +27,9 @@ from ..text_files import first_line, read_json
 from .checkpoint import Checkpoint, plan
 from .load import load_checkpoint, make_model
 from .weights import Weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 __all__ = ["locate_adapter", "merge_adapter", "merged_checkpoint", "without_warnings_of_names"]
 
@@ -106,17 +112,34 @@ def merge_adapter(
     try:
         with without_warnings_of_names():
             wrapped = peft.PeftModel.from_pretrained(model.float(), os.fspath(folder))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the adapter {os.fspath(adapter)!r} does not fit the model: {error}") from error
+            _check_complete(wrapped, folder)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        told = first_line(error, 300)
+        raise ValueError(f"the adapter {os.fspath(adapter)!r} does not fit the model: {told}") from error
     return wrapped.merge_and_unload(safe_merge=True)
 
 
+def _check_complete(wrapped: PeftModel, folder: Path) -> None:
+    """Raise `ValueError` where PEFT would leave a layer without its tensors, or tensors without a layer."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():  # a pickle, of old releases
+        return
+    with safe_open(file, framework="pt") as opened:
+        found = set(opened.keys())
+    expected = set(import_extra("peft").get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    if missing := sorted(expected - found):
+        raise ValueError(f"it has {len(missing)} tensors less than its config says, such as {missing[0]!r}")
+    if extra := sorted(name for name in found - expected if ".lora_" in name):
+        raise ValueError(f"{len(extra)} of its tensors belong to no layer of the model, such as {extra[0]!r}")
+
+
 class _MergedWeights:
-    """The tensors of a merged model, which is made when the first one is read."""
+    """The tensors of a merged model, which is made when the first one is read; each is released after its last read."""
 
     def __init__(self, source: Checkpoint, adapter: Path, name: str | os.PathLike) -> None:
         self._source, self._adapter, self._name = source, adapter, name
         self.targets = plan(source, "huggingface")
+        self.num_reads: Counter[str] = Counter()
 
     @cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -124,16 +147,18 @@ class _MergedWeights:
         return merge_adapter(model, self._adapter).state_dict()
 
     def read(self, name: str, _: list[torch.Tensor]) -> torch.Tensor:
-        return self._tensors[name]
+        self.num_reads[name] -= 1
+        return self._tensors[name] if self.num_reads[name] > 0 else self._tensors.pop(name)
 
 
-def merged_checkpoint(source: Checkpoint, adapter: Path, name: str | os.PathLike) -> Checkpoint:
+def merged_checkpoint(source: Checkpoint, adapter: Path, name: str | os.PathLike, to: str) -> Checkpoint:
     """Return a checkpoint in the Hugging Face layout, whose tensors are those of the merged model, float32 in memory.
 
     Args:
         source (`Checkpoint`): Base model.
         adapter (`Path`): Folder of the adapter.
         name (`str` or `os.PathLike`): Name of the base model.
+        to (`str`): Layout whose tensors will be made of it, each once.
 
     Raises:
         ValueError: If a tensor of the base model is missing, unexpected or of another shape; and when the first tensor
@@ -143,4 +168,6 @@ def merged_checkpoint(source: Checkpoint, adapter: Path, name: str | os.PathLike
     weights.files = source.weights.files
     for target in merged.targets:
         weights.derive(target.name, target.shape, torch.float32, (), partial(merged.read, target.name))
-    return replace(source, weights=weights, layout="huggingface")
+    checkpoint = replace(source, weights=weights, layout="huggingface")
+    merged.num_reads.update(name for target in plan(checkpoint, to) for name in target.sources)
+    return checkpoint

@@ -201,7 +201,7 @@ def layout_rules(layout: str, config: DiaConfig) -> list[TensorRule]:
     if layout == "gguf-tts.cpp":
         return tts_cpp_rules(config)
     rules = tensor_rules(config)
-    if layout == "huggingface":
+    if layout in ("huggingface", "onnx"):
         return [TensorRule(rule.name, (rule.name,), rule.our_shape) for rule in rules]
     return rules
 

@@ -42,7 +42,7 @@ from .descript import is_descript
 from .gguf_file import is_gguf
 from .gguf_model import has_codec, is_gguf_model
 from .locate import locate
-from .onnx_codec import ONNX_FILE, write_onnx_codec
+from .onnx_export import CODEC_FILE, check_onnx, write_onnx_codec
 from .outputs import OTHER_LAYOUTS, QUANTIZED_LAYOUTS, Request, prepare
 from .shards import write_shards
 from .weights import Weights, check_sums, hash_files
@@ -199,6 +199,7 @@ def _export_codec(
         codec = own
     if codec is None:
         raise ValueError(f"{source} has no codec inside; give one: `codec` (`--codec`).")
+    check_onnx()
     network = load_codec(codec)
     config = network.config
     rows = [f"codes  [clips, {config.n_codebooks}, frames]", f"waveform  [clips, {config.hop_length} * frames]"]
@@ -217,7 +218,7 @@ def _export_codec(
 ```python
 import onnxruntime
 
-decoder = onnxruntime.InferenceSession("{ONNX_FILE}")
+decoder = onnxruntime.InferenceSession("{CODEC_FILE}")
 (waveform,) = decoder.run(None, {{"codes": codes}})  # [clips, {config.n_codebooks}, frames], int64
 ```
 """
@@ -257,7 +258,8 @@ def convert_checkpoint(
             GGUF with tensors of several types.
         max_shard_size (`str`, defaults to `"2GB"`): Maximum size of a weight file, which also limits the memory used.
         to (`str`, defaults to `"huggingface"`): Output layout: "huggingface"; "nari-0626" or "nari-v0.1", for the code
-            of nari-labs; "mlx", for mlx-audio; "gguf-tts.cpp", for TTS.cpp; "onnx-codec", the codec's decoder alone.
+            of nari-labs; "mlx", for mlx-audio; "gguf-tts.cpp", for TTS.cpp; "onnx", for ONNX Runtime, and "onnx-codec",
+            the codec's decoder alone.
         bits (`int`, *optional*): Bits of quantized weights: 8, 5 or 4 in "gguf-tts.cpp", 8, 6 or 4 in "mlx".
         extra_tags (`Sequence[str]` or `Mapping[str, int | None]`, *optional*): Tags that a fine-tune knows beside those
             of its tokenizer, such as `{"[nl]": 14}`; see `DiaTokenizer.with_tags`.
@@ -311,7 +313,7 @@ def convert_checkpoint(
         asked_dtype = torch.float32  # of what is not quantized
     target_dtype = choose_dtype(opened.weights, asked_dtype)
     if adapter_folder is not None:
-        opened = merged_checkpoint(opened, adapter_folder, source)
+        opened = merged_checkpoint(opened, adapter_folder, source, to)
     targets = plan(opened, to)
     check_sums(files)
     kind = str(target_dtype).removeprefix("torch.")

@@ -13,10 +13,12 @@ from tqdm.auto import tqdm
 from transformers import DacModel
 from transformers.utils import logging
 
-from .checkpoint import Checkpoint, Target, make_generation_config, make_processor, make_tensor
+from .checkpoint import Checkpoint, Target, make_config, make_generation_config, make_processor, make_tensor
 from .gguf_writer import check_tts_cpp, choose_type, find_limits, make_keys, write_gguf
+from .load import make_model
 from .mlx_writer import check_quantizable, config_to_mlx, is_quantized, quantize
 from .nari import config_to_0626, config_to_v0_1
+from .onnx_export import check_onnx, write_onnx_codec, write_onnx_model
 from .shards import write_shards
 
 __all__ = ["OTHER_LAYOUTS", "QUANTIZED_LAYOUTS", "Output", "Request", "prepare"]
@@ -78,9 +80,10 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 def _find_losses(request: Request) -> str:
     """Tell what runtimes with fixed tags and sampling parameters do not take from a checkpoint."""
     losses = "Not in these files: sampling parameters, channel weights of the loss."
-    tags = make_processor(request.source, None).tokenizer.speaker_tokens
-    if others := [tag for tag in tags if tag not in ("[S1]", "[S2]")]:
-        losses += f" The speaker tags {', '.join(others)} are read as their letters: the runtime knows [S1] and [S2]."
+    tokenizer = make_processor(request.source, None).tokenizer
+    tags = tokenizer.speaker_ids | tokenizer.language_ids
+    if others := [tag for tag, number in tags.items() if {"[S1]": 1, "[S2]": 2}.get(tag) != number]:
+        losses += f" The tags {', '.join(others)} are read as their letters: the runtime knows [S1] and [S2]."
         logger.warning(losses)
     return losses
 
@@ -164,11 +167,39 @@ def _prepare_tts_cpp(request: Request) -> Output:
     )
 
 
+def _prepare_onnx(request: Request) -> Output:
+    if request.dtype != torch.float32:
+        raise ValueError(f"the model is exported in float32, and not in {request.dtype_name}: `dtype` (`--dtype`).")
+    check_onnx()
+    codec = request.codec()
+    make_processor(request.source, codec)
+
+    def write(folder: Path, source: Checkpoint, targets: list[Target]) -> None:
+        make_config(source, torch.float32).save_pretrained(folder)
+        if codec is not None:
+            write_onnx_codec(codec, folder)
+        write_onnx_model(make_model(source, targets, torch.float32, ""), folder)
+
+    return Output(
+        write,
+        how=_ONNX_HOW,
+        codec="its decoder is included" if codec is not None else "none: `dia-hf convert --to onnx-codec` writes it",
+        kind="float32",
+        losses=_find_losses(request) + " Guidance, delay pattern and sampling are left to the caller.",
+    )
+
+
+_ONNX_HOW = """\
+With ONNX Runtime: `text_encoder.onnx` once a text; `decoder_step.onnx` once a frame, with the tokens that are chosen as
+the next `codes`, and `new_keys` and `new_values` as the next `keys` and `values`; `codec_decoder.onnx` at the end.
+"""
+
 _PREPARE: dict[str, Callable[[Request], Output]] = {
     "nari-0626": lambda request: _prepare_nari(request, "0626"),
     "nari-v0.1": lambda request: _prepare_nari(request, "v0.1"),
     "mlx": _prepare_mlx,
     "gguf-tts.cpp": _prepare_tts_cpp,
+    "onnx": _prepare_onnx,
 }
 OTHER_LAYOUTS = tuple(_PREPARE)
 QUANTIZED_LAYOUTS = ("gguf-tts.cpp", "mlx")

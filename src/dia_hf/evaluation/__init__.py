@@ -5,10 +5,10 @@ The command is `dia-hf evaluate`. Needs `pip install "dia-hf[evaluate]"`, and fo
 """
 
 from ..asr.recognizers import HeardWord
-from .evaluate import evaluate
+from .evaluate import evaluate, evaluate_audio
 from .metrics import METRICS, Measure, Metric
 from .results import EvaluationReport, SentenceReport, SourceReport
-from .sentences import Sentence, read_sentences
+from .sentences import Prompt, Sentence, read_sentences
 
 __all__ = [
     "METRICS",
@@ -16,9 +16,11 @@ __all__ = [
     "HeardWord",
     "Measure",
     "Metric",
+    "Prompt",
     "Sentence",
     "SentenceReport",
     "SourceReport",
     "evaluate",
+    "evaluate_audio",
     "read_sentences",
 ]

@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,9 @@ def evaluate(
         seed (`int`, defaults to 0): Random seed; sentence i has `seed + i`.
         batch_size (`int`, defaults to 8): Sentences per batch.
         max_seconds (`float`, *optional*): Maximum duration of a sentence; by default that of the checkpoint.
-        folder (`str` or `os.PathLike`, *optional*): Output folder for the speech: 0000.wav, 0001.wav, … It must be new,
-            empty or of an earlier evaluation, whose files are replaced.
+        folder (`str` or `os.PathLike`, *optional*): Output folder for the speech: 0000.wav, 0001.wav, …; and with
+            references what the codec leaves of them, 0000.codec.wav. It must be new, empty or of an earlier evaluation,
+            whose files are replaced.
         verbose (`bool`, defaults to `False`): Whether to show a progress bar.
 
     Returns:
@@ -340,6 +342,9 @@ def _score(
     if wanted is not None:
         floor = Clip(codec.decode([wanted])[0].numpy(), codec.sampling_rate)
         seconds = len(wanted) / codec.frame_rate
+    if floor is not None and file is not None:
+        floor = replace(floor, file=file.with_suffix(".codec.wav"))
+        write_audio(floor.file, floor.waveform, codec.sampling_rate)
     spoken = Clip(speech.waveform, codec.sampling_rate, file)
     clips = {"reference": reference, "codec": floor, "model": spoken}
     judged = judge.judge(sentence.text, clips, {**shared, **_load_prompts(sentence)})

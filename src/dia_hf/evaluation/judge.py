@@ -132,7 +132,11 @@ class Judge:
     ) -> tuple[SourceReport, list[tuple[float, float] | None] | None]:
         """Judge what needs no voices, and find the beginning and end of each turn."""
         normalize = NORMALIZERS[str(self.normalizer)]
-        heard, timed = recognize(self.recognizer, clip.waveform, clip.sampling_rate)
+        timed: list[HeardWord] | None = None
+        if self.speaker_model is None:
+            heard = self.recognizer.transcribe(clip.waveform, clip.sampling_rate)
+        else:
+            heard, timed = recognize(self.recognizer, clip.waveform, clip.sampling_rate)
         measures = measure_timing(clip.waveform, clip.sampling_rate, sum(len(turn.words) for turn in turns))
         if said := normalize(text):
             measures["truncated"] = Measure(float(align_words(said, normalize(heard))[-1][1] is None))

@@ -180,20 +180,25 @@ class PathSearch:
             self._score = score + row
             self._best.append(int(self._score.argmax()))
 
-    def path(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
+    def path(self, begin: int = 0) -> torch.Tensor:
         """Return the most probable path of the frames so far: `torch.LongTensor` of shape `[T]`, not decreasing.
 
         Args:
             begin (`int`, defaults to 0): Frames to leave out at its beginning.
-            end (`int`, *optional*): Frames of the path, as it was when it had no more; all unless given.
         """
-        end = len(self._best) if end is None else end
-        path = np.zeros(end - begin, dtype=np.int64)
-        place = self._best[end - 1] if end else 0
-        for frame in range(end - 1, begin - 1, -1):
-            path[frame - begin] = place
-            place = self._came_from[frame][place]
-        return torch.from_numpy(path)
+        path = []
+        place = self._best[-1] if self._best else 0
+        for frame in range(len(self._best) - 1, begin - 1, -1):
+            path.append(place)
+            place = self._came_from[frame].item(place)
+        return torch.tensor(path[::-1], dtype=torch.long)
+
+    def place_at(self, frame: int, last: int) -> int:
+        """Return the byte of a frame in the most probable path up to a later one, as it was then."""
+        place = self._best[last]
+        for later in range(last, frame, -1):
+            place = self._came_from[later].item(place)
+        return place
 
 
 def find_path(weights: torch.Tensor, is_pause: Sequence[bool] | np.ndarray | None = None) -> torch.Tensor:

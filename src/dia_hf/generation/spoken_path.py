@@ -58,17 +58,16 @@ class PathFollower:
         self._num_added += len(weights)
         settled = []
         while self._num_settled + self._lag < self._num_added:
-            end = self._num_settled + self._lag + 1
-            settled += self._settle(self._search.path(self._num_settled, end)[:1])
+            settled += self._settle([self._search.place_at(self._num_settled, self._num_settled + self._lag)])
         return settled
 
     def finish(self) -> list[int]:
         """Return the bytes of all remaining frames."""
-        return self._settle(self._search.path(self._num_settled))
+        return self._settle(self._search.path(self._num_settled).tolist())
 
-    def _settle(self, places: torch.Tensor) -> list[int]:
+    def _settle(self, places: list[int]) -> list[int]:
         settled = []
-        for place in places.tolist():
+        for place in places:
             self._place = max(self._place, place)
             settled.append(self._place)
         self._num_settled += len(settled)

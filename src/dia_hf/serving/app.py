@@ -20,7 +20,7 @@ from ..speech.live_timeline import Unit
 from ..text_files import shortened
 from .adapters import AdapterEngines, find_engine
 from .body import SpeechResponse
-from .captions import CaptionedSpeech, CharacterAlignment, Shape, split_output_format
+from .captions import CaptionedSpeech, CharacterAlignment, Shape, split_output_format, subtitles_of
 from .errors import ApiError, error_of
 from .gate import Gate
 from .metrics import Metrics
@@ -31,6 +31,7 @@ from .requests import (
     parse_json,
     parse_script_body,
     parse_speech_as,
+    parse_subtitles,
     read_form,
     read_json,
 )
@@ -46,6 +47,7 @@ _MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 _LARGE = 2**16  # bytes of JSON, a recording in base64; it is parsed in a thread
 _EXPOSED = ("x-request-id", "x-seed", "x-sample-rate", "x-finish-reason", "x-input-tokens", "x-output-tokens")
 _GET = ["GET", "HEAD"]
+_SUBTITLES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 # Ends of ElevenLabs' routes, whether they stream, and whether they tell times.
 _ELEVENLABS = (
     ("", False, False),
@@ -128,6 +130,7 @@ class _Routes:
             handler = self._aligned(is_streamed, is_timed)
             router.add_api_route(f"/text-to-speech/{{voice_id}}{path}", handler, methods=["POST"])
         router.add_api_route("/audio/script", self.check_script, methods=["POST"])
+        router.add_api_route("/audio/subtitles", self.make_subtitles, methods=["POST"])
         router.add_api_websocket_route("/audio/speech/stream", self.stream)
         router.add_api_route("/audio/voices", self.list_or_add_voices, methods=[*_GET, "POST"])
         router.add_api_route("/audio/voices/{voice_id}", self.delete_voice, methods=["DELETE"])
@@ -186,6 +189,13 @@ class _Routes:
         """Check a text without generating: turns, issues with their places, chunks with estimated durations."""
         body = parse_script_body(await read_json(request, self.settings), self.settings)
         return JSONResponse(await asyncio.to_thread(describe_script, self.engine.dia, body.input))
+
+    async def make_subtitles(self, request: Request) -> Response:
+        """Make subtitles of words, such as those of a stream."""
+        content = await read_json(request, self.settings)
+        body = await asyncio.to_thread(parse_subtitles, content)
+        subtitles = await asyncio.to_thread(subtitles_of, body)
+        return Response(subtitles, media_type=f"{_SUBTITLES[body.response_format]}; charset=utf-8")
 
     async def stream(self, socket: WebSocket) -> None:
         """Generate speech of text that comes in pieces."""

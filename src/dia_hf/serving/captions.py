@@ -16,8 +16,10 @@ from weakref import WeakKeyDictionary
 from ..audio.encoders import FORMATS
 from ..speech.dia import Dia
 from ..speech.options import LIMITS
+from ..speech.subtitles import format_subtitles
 from ..speech.timestamps import TimedText
 from .errors import ApiError
+from .requests import SubtitlesBody
 
 __all__ = [
     "CaptionedSpeech",
@@ -26,6 +28,7 @@ __all__ = [
     "TimestampModels",
     "describe_words",
     "split_output_format",
+    "subtitles_of",
 ]
 
 _OUTPUT_FORMAT = re.compile(r"(mp3|pcm|opus|wav)_(\d{4,6})(?:_\d{2,3})?", re.ASCII)
@@ -125,6 +128,12 @@ class CharacterAlignment:
         }
 
 
+def subtitles_of(body: SubtitlesBody) -> str:
+    """Return the subtitles of words, see `format_subtitles`."""
+    words = [TimedText(one.word, one.start, one.end, one.start_char, one.end_char, one.speaker) for one in body.words]
+    return format_subtitles(words, f".{body.response_format}")
+
+
 def split_output_format(name: str) -> tuple[str, int]:
     """Return format and sampling rate of ElevenLabs' `output_format`, such as "mp3_44100_128"; the bit rate is ours.
 
@@ -150,7 +159,7 @@ class TimestampModels:
     """
 
     def __init__(self) -> None:
-        self._found: WeakKeyDictionary[Dia, asyncio.Future[Any]] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[Dia, asyncio.Future[str | None]] = WeakKeyDictionary()  # why there are none
 
     async def prepare(self, dia: Dia) -> None:
         """Wait until the heads of a model are known.
@@ -159,9 +168,17 @@ class TimestampModels:
             ApiError: If no head follows the text.
         """
         if dia not in self._found:
-            self._found[dia] = asyncio.ensure_future(asyncio.to_thread(dia.alignment_heads))
-        try:
-            await asyncio.shield(self._found[dia])  # which goes on if this client leaves
-        except ValueError as error:
-            message = f"this model has no times of words: {error}"
-            raise ApiError(400, message, param="word_timestamps", code="no_timestamps") from None
+            self._found[dia] = asyncio.ensure_future(asyncio.to_thread(_find_heads, dia))
+        reason = await asyncio.shield(self._found[dia])  # which goes on if this client leaves
+        if reason is not None:
+            message = f"this model has no times of words: {reason}"
+            raise ApiError(400, message, param="word_timestamps", code="no_timestamps")
+
+
+def _find_heads(dia: Dia) -> str | None:
+    """Have the heads of a model found; return why there are none."""
+    try:
+        dia.alignment_heads()
+    except ValueError as error:
+        return str(error)
+    return None

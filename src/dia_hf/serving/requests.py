@@ -40,17 +40,20 @@ __all__ = [
     "SessionFields",
     "SpeechBody",
     "SpeechFields",
+    "SubtitlesBody",
     "parse_json",
     "parse_script_body",
     "parse_session",
     "parse_speech",
     "parse_speech_as",
+    "parse_subtitles",
     "read_form",
     "read_json",
 ]
 
 _MAX_JSON = 2**20  # bytes, without a recording
 _MAX_FORM_FIELD = 2**16  # bytes
+_MAX_SECONDS = 1e6  # of a subtitle
 _PCM_RATE = 24_000  # hertz; clients of OpenAI's API play raw PCM at this rate
 
 
@@ -215,6 +218,36 @@ class ScriptBody(BaseModel):
     input: str
 
 
+class _SubtitleWord(BaseModel):
+    """A word as the events of a stream have it."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    word: str = Field(pattern=r"^\S+$", max_length=1000)
+    start: float = Field(ge=0, le=_MAX_SECONDS)
+    end: float = Field(ge=0, le=_MAX_SECONDS)
+    start_char: int = Field(ge=0)
+    end_char: int = Field(ge=0)
+    speaker: str | None = Field(None, pattern=r"^[^\s<>&]+$", max_length=64)
+
+
+class SubtitlesBody(BaseModel):
+    """Body of `POST /audio/subtitles`: words in order, as the events of a stream have them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    words: list[_SubtitleWord]
+    response_format: Literal["srt", "vtt"] = "srt"
+
+    @field_validator("words")
+    @classmethod
+    def _check_words(cls, words: list[_SubtitleWord]) -> list[_SubtitleWord]:
+        times = [time for word in words for time in (word.start, word.end)]
+        if times != sorted(times):
+            raise ValueError("a word ends before it begins, or before the one before it; give them in order")
+        return words
+
+
 _Speech = TypeVar("_Speech", SpeechBody, CaptionBody, ElevenLabsBody)
 _Body = TypeVar("_Body", SpeechBody, CaptionBody, ElevenLabsBody, ScriptBody)
 
@@ -362,6 +395,21 @@ def _limit_seconds(fields: SpeechFields, settings: ServerSettings) -> None:
         message = f"`max_seconds` is {fields.max_seconds:g}; this server generates at most {settings.max_seconds:g} s."
         raise ApiError(400, message, param="max_seconds", code="invalid_value")
     fields.max_seconds = fields.max_seconds or settings.max_seconds
+
+
+def parse_subtitles(content: bytes) -> SubtitlesBody:
+    """Parse and check a body of `POST /audio/subtitles`.
+
+    Args:
+        content (`bytes`): The body.
+
+    Raises:
+        ApiError: If it is no JSON object, or a field is wrong; it names the field.
+    """
+    try:
+        return SubtitlesBody.model_validate(parse_json(content))
+    except ValidationError as error:
+        raise field_error(error) from None
 
 
 def parse_script_body(content: bytes, settings: ServerSettings) -> ScriptBody:

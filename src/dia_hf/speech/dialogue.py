@@ -9,30 +9,24 @@ Legend: T frames, C channels, N samples.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import secrets
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from ..atomic_write import atomic_write, is_leftover
 from ..engine import Engine
-from ..generation import DiaCodesStreamer, attend_to_text
+from ..generation import DiaCodesStreamer
 from ..modeling_dia import DiaForConditionalGeneration
 from ..processing_dia import DiaProcessor
-from ..text_files import first_line, read_json, shortened
-from .doubts import SpeechStats, find_doubt, tell
+from .chunk_folder import ChunkFolder
+from .dialogue_run import DialogueRun, Segment
+from .doubts import SpeechStats, tell
+from .fingerprints import fingerprint_of_model, fingerprint_of_voice
 from .progress import spoken_bar
 from .script import (
     Turn,
@@ -48,24 +42,7 @@ from .script import (
 from .timestamps import Timeline
 from .voices import Voice
 
-__all__ = [
-    "Dialogue",
-    "DialogueError",
-    "DialogueRun",
-    "fingerprint_of_model",
-    "fingerprint_of_voice",
-    "remove_chunks",
-]
-
-
-def remove_chunks(folder: Path) -> None:
-    """Remove a dialogue's files from a folder, and the folder if it is empty then."""
-    dialogue = folder / "dialogue.json"
-    if dialogue.is_file():
-        for file in [*folder.glob("chunk-?????.safetensors"), dialogue]:
-            file.unlink(missing_ok=True)
-        with suppress(OSError):
-            folder.rmdir()
+__all__ = ["Dialogue", "DialogueError"]
 
 
 class DialogueError(RuntimeError):
@@ -76,43 +53,6 @@ class DialogueError(RuntimeError):
     """
 
     waveform: np.ndarray
-
-
-# Factor by which a chunk may exceed its estimate; a prompt leaves room for that.
-_PACE_RESERVE = 1.5
-
-
-@dataclass(frozen=True, eq=False)
-class _Segment:
-    """Speech as a prompt for later chunks."""
-
-    order: int  # voices: below 0; chunks: their index
-    turns: list[Turn]
-    codes: torch.Tensor
-
-
-def _seed_of_chunk(seed: int, index: int, attempt: int = 0) -> int:
-    """Derive a seed for each chunk and attempt; the first one has the dialogue's, as a single call would."""
-    if index == attempt == 0:
-        return seed
-    name = f"{seed}/{index}/{attempt}" if attempt else f"{seed}/{index}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
-
-
-def fingerprint_of_model(model: torch.nn.Module) -> str:
-    """Return a fingerprint of the weights: sixteen values of each, dtype and class. A name does not identify them."""
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        digest.update(f"{name} {type(weight.data).__name__} {weight.dtype} {tuple(weight.shape)}".encode())
-        if type(weight.data) is torch.Tensor:  # not quantized
-            values = weight.detach().flatten()[:: max(1, weight.numel() // 16)][:16]
-            digest.update(values.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def fingerprint_of_voice(voice: Voice) -> str:
-    """Return a fingerprint of a voice: its codes and its transcript."""
-    return hashlib.sha256(voice.codes.numpy().tobytes() + voice.transcript.encode()).hexdigest()[:16]
 
 
 class Dialogue:
@@ -207,16 +147,16 @@ class Dialogue:
         self.issues: list[str] = []
         self.chunks: list[list[Turn]] = []
         self.expected_seconds: list[float] = []
-        self.voices: dict[str, _Segment] = {}
+        self.voices: dict[str, Segment] = {}
         self._read_script(script, voices, chunk_length_s, language)
         self.script = script
         self.alignment_heads = alignment_heads
         self.timeline: Timeline | None = None
         self.num_frames: list[int] = []
         self.seed = seed if seed is not None else secrets.randbits(31)
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else ChunkFolder(folder, self.codec)
         if self.folder is not None:
-            self._open_folder(script, voices, seed)
+            self._open_folder(voices, seed)
 
     def _read_script(
         self,
@@ -242,7 +182,7 @@ class Dialogue:
         ]
         self.chunks += chunks  # last, as another thread may read it
 
-    def _take_voices(self, voices: Mapping[str, Voice] | Voice | None) -> dict[str, _Segment]:
+    def _take_voices(self, voices: Mapping[str, Voice] | Voice | None) -> dict[str, Segment]:
         """Make one segment for each speaker; a voice of several speakers is the same segment for each."""
         if voices is None:
             return {}
@@ -251,12 +191,12 @@ class Dialogue:
         if isinstance(voices, Voice) and len(speakers := voices.speakers_of(self.speaker_tokens)) < 2:
             voices = {speakers[0] if speakers else self.speaker_tokens[0]: voices}
         if isinstance(voices, Voice):
-            whole = _Segment(-1, parse_part(voices.transcript, *tags, self.prefix), voices.codes)
+            whole = Segment(-1, parse_part(voices.transcript, *tags, self.prefix), voices.codes)
             segments = dict.fromkeys(speakers, whole)
         else:
             for order, (speaker, voice) in enumerate(voices.items(), start=-len(voices)):
                 transcript = voice.transcript_as(speaker, self.speaker_tokens)
-                segments[speaker] = _Segment(order, parse_part(transcript, *tags, self.prefix), voice.codes)
+                segments[speaker] = Segment(order, parse_part(transcript, *tags, self.prefix), voice.codes)
         for speaker in segments:
             if speaker not in self.speaker_tokens:
                 raise ValueError(f"a voice is given to {speaker!r}; the speakers are {', '.join(self.speaker_tokens)}.")
@@ -296,11 +236,11 @@ class Dialogue:
 
     # --- chunks in the folder ---
 
-    def _open_folder(self, script: str, voices: Mapping[str, Voice] | Voice | None, seed: int | None) -> None:
+    def _open_folder(self, voices: Mapping[str, Voice] | Voice | None, seed: int | None) -> None:
         assert self.folder is not None
         held = {"": voices} if isinstance(voices, Voice) else dict(voices or {})
-        dialogue = {
-            "script": script,
+        content = {
+            "script": self.script,
             "chunks": [render(turns) for turns in self.chunks],
             "closing_tag": self.closing_tag,
             "max_frames": self.max_frames,
@@ -310,69 +250,17 @@ class Dialogue:
             "weights": fingerprint_of_model(self.model),
             "codec": self.codec.fingerprint,
         }
-        file = self.folder / "dialogue.json"
-        if file.exists():
-            before = read_json(file)
-            if not isinstance(before.get("seed"), int):
-                raise ValueError(
-                    f"{str(file)!r} has the `seed` {shortened(before.get('seed'))}; remove the folder to begin anew."
-                )
-            changed = [name for name in dialogue if before.get(name) != dialogue[name]]
-            if seed is not None and before.get("seed") != seed:
-                changed.append("seed")
-            if changed:
-                raise ValueError(
-                    f"{str(self.folder)!r} holds a dialogue that differs in {', '.join(changed)}; choose another "
-                    "folder, or remove this one (`dia-hf generate --force` does so) to begin anew."
-                )
-            self.seed = before["seed"]
-        else:
-            if self.folder.is_dir() and not all(map(is_leftover, self.folder.iterdir())):
-                raise ValueError(
-                    f"{str(self.folder)!r} is not empty and holds no dialogue; its files could be taken for chunks, "
-                    "and be removed. Choose another folder, or empty it."
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(dialogue | {"seed": self.seed}, indent=1, ensure_ascii=False)
-            with atomic_write(file) as beside:
-                beside.write_text(text, "utf-8")
+        self.seed = self.folder.open(content, seed, self.seed)
 
     @property
     def num_kept(self) -> int:
         """Number of chunks in the folder, which are not generated again."""
-        files = (self._chunk_file(index) for index in range(len(self.chunks)))
-        return sum(file is not None and file.exists() for file in files)
+        return 0 if self.folder is None else sum(map(self.folder.has, range(len(self.chunks))))
 
     def remove_kept(self) -> None:
         """Remove this dialogue's files from the folder, and the folder if it is empty then."""
         if self.folder is not None:
-            remove_chunks(self.folder)
-
-    def _chunk_file(self, index: int) -> Path | None:
-        return None if self.folder is None else self.folder / f"chunk-{index + 1:05}.safetensors"
-
-    def _load_chunk(self, index: int) -> torch.Tensor | None:
-        file = self._chunk_file(index)
-        if file is None or not file.exists():
-            return None
-        try:
-            with safe_open(file, "pt") as tensors:
-                codes = tensors.get_tensor("codes")
-            shape, is_code = tuple(codes.shape), codes.dtype == torch.int16
-            if not is_code or codes.ndim != 2 or shape[1] != self.codec.num_codebooks:
-                raise ValueError(f"{codes.dtype} of shape {shape}, and no codes of {self.codec.num_codebooks} channels")
-            if codes.numel() and not 0 <= codes.min() <= codes.max() < self.codec.codebook_size:
-                raise ValueError(f"codes from {codes.min()} to {codes.max()}; there are {self.codec.codebook_size}")
-        except (SafetensorError, ValueError, OSError) as error:
-            raise ValueError(
-                f"{str(file)!r} is damaged ({first_line(error)}); remove it to generate it again."
-            ) from error
-        return codes.long()
-
-    def _save_chunk(self, index: int, codes: torch.Tensor) -> None:
-        if (file := self._chunk_file(index)) is not None:
-            with atomic_write(file) as beside:
-                beside.write_bytes(save({"codes": codes.to(torch.int16)}))
+            self.folder.remove()
 
     # --- generation ---
 
@@ -417,7 +305,7 @@ class Dialogue:
             while not run.is_complete:
                 if len(self.chunks) > 1:
                     bar.set_description_str(f"speaking, chunk {run.index + 1} of {len(self.chunks)}")
-                codes = self._load_chunk(run.index)
+                codes = None if self.folder is None else self.folder.load(run.index)
                 weights = torch.zeros(0, 0)
                 if codes is not None:
                     clip.push(codes)
@@ -437,13 +325,15 @@ class Dialogue:
                                 yield from ready()
                     except Exception as error:
                         yield from ready(is_last=True)
-                        is_kept = self.folder is not None and self.num_kept > 0
-                        advice = f". Those before it are kept in {str(self.folder)!r}." if is_kept else ""
+                        advice = ""
+                        if self.folder is not None and self.num_kept > 0:
+                            advice = f". Those before it are kept in {str(self.folder.path)!r}."
                         raise DialogueError(
                             f"chunk {run.index + 1} of {len(self.chunks)} failed: {error}{advice}"
                         ) from error
                     codes, weights = torch.cat(frames), streamer.alignment.take()
-                    self._save_chunk(run.index, codes)
+                    if self.folder is not None:
+                        self.folder.save(run.index, codes)
                 if self.timeline is not None:
                     self.timeline.add(*run.next_texts(), weights[: len(codes)])
                 run.add(codes)
@@ -470,190 +360,3 @@ class Dialogue:
             error.waveform = np.concatenate(parts)
             raise
         return np.concatenate(parts)
-
-
-class DialogueRun:
-    """One pass over the chunks of a dialogue: what has been generated, and the next call of `generate()`.
-
-    Args:
-        dialogue (`Dialogue`): The chunks.
-
-    Attributes:
-        num_frames (`list[int]`): Frames of each chunk that has been added.
-        is_cut (`bool`): Whether the dialogue's `max_seconds` has cut it.
-    """
-
-    def __init__(self, dialogue: Dialogue) -> None:
-        self.dialogue = dialogue
-        self.num_frames: list[int] = []
-        self.is_cut = False
-        self._prompts: dict[str, list[_Segment]] = {}  # of each speaker, from what was generated
-        self._has_warned = False
-
-    @property
-    def index(self) -> int:
-        """Index of the next chunk."""
-        return len(self.num_frames)
-
-    @property
-    def has_next(self) -> bool:
-        """Whether the next chunk is there."""
-        return self.index < len(self.dialogue.chunks)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether no chunk is left to generate, or no time for it."""
-        is_open = self.dialogue.is_open  # before the chunks, which another thread may add
-        if self.index == len(self.dialogue.chunks) and not is_open:
-            return True
-        left = self._frames_left()
-        self.is_cut = self.is_cut or (left is not None and left <= 0)
-        return self.is_cut
-
-    def _frames_left(self) -> int | None:
-        limit = self.dialogue.max_frames
-        return None if limit is None else limit - sum(self.num_frames)
-
-    def next_call(self, attempt: int = 0) -> dict[str, Any]:
-        """Make the arguments of `generate()` for the next chunk.
-
-        Args:
-            attempt (`int`, defaults to 0): Number of earlier attempts at this chunk; each has another seed.
-        """
-        dialogue = self.dialogue
-        model, processor = dialogue.model, dialogue.processor
-        text, prompt = self.next_input()
-        inputs = processor(text=[text], audio=[prompt]).to(model.device)
-        options, max_frames = dict(dialogue.options), self._frames_left()
-        if max_frames is not None or prompt is not None:
-            # `max_length` of the checkpoint limits new frames; the positions limit prompt and new frames together.
-            room = dialogue.frame_limit - 1 - (0 if prompt is None else len(prompt))
-            limits = [room, max_frames, model.generation_config.max_length]
-            num_frames = min(limit for limit in limits if limit is not None)
-            options["max_new_tokens"] = model.config.steps_for_frames(num_frames)
-        seed = _seed_of_chunk(dialogue.seed, self.index, attempt)
-        generator = torch.Generator(model.device).manual_seed(seed)
-        if dialogue.alignment_heads is not None:
-            options |= {"return_alignment": True, "alignment_heads": dialogue.alignment_heads}
-        return {**inputs, **options, "generator": generator, "engine": dialogue.engine}
-
-    def next_input(self) -> tuple[str, torch.Tensor | None]:
-        """Return the text that the model reads for the next chunk, transcripts of its prompt first, and the prompt."""
-        turns, prompt = self._choose_prompt()
-        return self.dialogue.render([*turns, *self.dialogue.chunks[self.index]]), prompt
-
-    def next_texts(self) -> tuple[str, str]:
-        """Return the text that the model reads for the next chunk, and the chunk's own text at its end."""
-        return self.next_input()[0], self.dialogue.render(self.dialogue.chunks[self.index])
-
-    def attend(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return the mean weights `[T, S]` of the alignment heads for codes `[T, C]` of the next chunk."""
-        dialogue, (text, prompt) = self.dialogue, self.next_input()
-        assert dialogue.alignment_heads is not None
-        whole = codes if prompt is None else torch.cat([prompt, codes])
-        inputs = dialogue.processor(text=[text], audio=[whole])
-        frames = inputs["decoder_input_ids"]
-        weights = attend_to_text(dialogue.model, inputs["input_ids"], frames, dialogue.alignment_heads)
-        return weights[0, len(whole) - len(codes) : len(whole)].mean(1).cpu()
-
-    def _choose_prompt(self) -> tuple[list[Turn], torch.Tensor | None]:
-        """Choose the last segment of each speaker, the chunk's own speakers first, as far as there is room."""
-        dialogue, index = self.dialogue, self.index
-        turns, frame_rate = dialogue.chunks[index], dialogue.codec.frame_rate
-        seconds = _PACE_RESERVE * dialogue.expected_seconds[index] + 1
-        max_frames = max(dialogue.max_prompt_frames, dialogue.frame_limit - int(seconds * frame_rate))
-        chosen: list[_Segment] = []
-        speakers = dict.fromkeys([*(turn.speaker for turn in turns), *dialogue.voices, *self._prompts])
-        for speaker, segment in [(one, segment) for one in speakers for segment in self._segments_of(one)]:
-            if segment in chosen:
-                continue
-            trial = sorted([*chosen, segment], key=lambda segment: segment.order)
-            num_frames = sum(len(segment.codes) for segment in trial)
-            num_ids = dialogue.num_ids([*(turn for segment in trial for turn in segment.turns), *turns])
-            if num_frames <= max_frames and num_ids <= dialogue.text_limit:
-                chosen = trial
-            elif not self._has_warned and any(turn.speaker == speaker for turn in turns):
-                self._has_warned = True
-                warnings.warn(
-                    f"chunk {index + 1}: what {speaker} said last ({len(segment.codes) / frame_rate:.1f} s) "
-                    "does not fit into the prompt, and the voice may change; a voice for each speaker prevents that. "
-                    "Shown once a dialogue.",
-                    stacklevel=4,
-                )
-        if not chosen:
-            return [], None
-        turns = [turn for segment in chosen for turn in segment.turns]
-        return turns, torch.cat([segment.codes for segment in chosen])
-
-    def _segments_of(self, speaker: str) -> list[_Segment]:
-        """Return the speech of a speaker to prompt with, the most important first."""
-        voice = self.dialogue.voices.get(speaker)
-        return [voice] if voice is not None else self._prompts.get(speaker, [])
-
-    def kept_voices(self) -> dict[str, Voice]:
-        """Return the speech of each speaker to prompt with, after its voice if that is short, for another dialogue.
-
-        A voice of `min_prompt_seconds` or more is returned as it is, so that it does not change from one to the next.
-        """
-        dialogue, codec, voices = self.dialogue, self.dialogue.codec, {}
-        for speaker, segments in self._prompts.items():
-            given = dialogue.voices.get(speaker)
-            if given is not None:
-                is_long = len(given.codes) >= dialogue.min_prompt_seconds * codec.frame_rate
-                segments = [given] if is_long else [given, *segments]
-            segments = [one for one in segments if {turn.speaker for turn in one.turns} == {speaker}]
-            while sum(len(one.codes) for one in segments) > dialogue.max_prompt_frames:
-                segments = segments[1:]
-            if segments:
-                transcript = render([turn for one in segments for turn in one.turns])
-                codes = torch.cat([one.codes for one in segments])
-                voices[speaker] = Voice(codes, transcript, codec.fingerprint, codec.sampling_rate, codec.hop_length)
-        return voices
-
-    def would_cut(self, num_frames: int) -> bool:
-        """Return whether a next chunk of this length would be cut by the dialogue's `max_seconds`."""
-        left = self._frames_left()
-        return left is not None and num_frames >= left
-
-    def add(self, codes: torch.Tensor) -> None:
-        """Add the codes `[T, C]` of the next chunk."""
-        turns = self.dialogue.chunks[self.index]
-        self.is_cut = self.is_cut or self.would_cut(len(codes))
-        if len(codes) > 0:
-            segment = _Segment(self.index, turns, codes)
-            needed = self.dialogue.min_prompt_seconds * self.dialogue.codec.frame_rate
-            for speaker in {turn.speaker for turn in turns}:
-                before = self._prompts.get(speaker, [])
-                if needed == 0:
-                    self._prompts[speaker] = [segment]
-                elif sum(len(one.codes) for one in before) < needed:
-                    self._prompts[speaker] = [*before, segment]
-        self.num_frames.append(len(codes))
-
-    def find_chunk_doubt(self, index: int, num_frames: int) -> str | None:
-        """Describe why the length of a chunk is implausible for its text; see `find_doubt`."""
-        one = SpeechStats(self.dialogue.codec.sampling_rate)
-        one.seconds = one.sounding = num_frames / self.dialogue.codec.frame_rate
-        cut_at = "the limit of one call of the model" if num_frames >= self.dialogue.most_frames else None
-        return find_doubt(one, self.dialogue.expected_seconds[index], cut_at=cut_at)
-
-    def find_doubts(self, heard: SpeechStats) -> list[str]:
-        """Describe why the whole, or chunks, are implausible for their text.
-
-        Args:
-            heard (`SpeechStats`): Of the whole.
-        """
-        dialogue, number = self.dialogue, len(self.dialogue.chunks)
-        limit = None
-        if self.is_cut and dialogue.max_seconds is not None:
-            limit = f"`max_seconds` ({dialogue.max_seconds:g})"
-            if number > 1:
-                limit += f": {len(self.num_frames)} of {number} chunks"
-        elif number == 1 and sum(self.num_frames) >= dialogue.most_frames:
-            limit = "the limit of one call of the model"
-        if number == 0:
-            return []
-        if (doubt := find_doubt(heard, sum(dialogue.expected_seconds), cut_at=limit)) is not None:
-            return [doubt]
-        doubts = (self.find_chunk_doubt(index, num_frames) for index, num_frames in enumerate(self.num_frames))
-        return [f"chunk {index + 1} of {number}: {doubt}" for index, doubt in enumerate(doubts) if doubt is not None]

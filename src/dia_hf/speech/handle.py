@@ -24,8 +24,9 @@ from transformers.utils import logging
 
 from ..configuration_dia import DiaConfig
 from ..delay_pattern import valid_codes
-from ..generation import SpokenWeights, audio_lag
-from .dialogue import Dialogue, DialogueRun
+from ..generation.spoken_path import SpokenWeights, audio_lag
+from .dialogue import Dialogue
+from .dialogue_run import DialogueRun
 from .doubts import SpeechStats
 from .live_timeline import LiveTimeline, Unit
 from .text_stream import StreamedDialogue, TextStream

@@ -259,9 +259,7 @@ def _open_prepared(folders: Sequence[str], processor: DiaProcessor) -> list[data
             language_tokens=about.get("language_tokens"),
         )
         try:
-            tokenizer = theirs.with_tags(
-                tokenizer.speaker_ids | tokenizer.language_ids, {*theirs.speaker_tokens, *tokenizer.speaker_tokens}
-            )
+            tokenizer = tokenizer.with_tags(theirs.speaker_ids | theirs.language_ids, theirs.speaker_tokens)
         except ValueError as error:
             if found:
                 raise ValueError(

@@ -85,6 +85,7 @@ def _about(dia: Dia, settings: ServerSettings) -> dict[str, Any]:
         "speakers": dia.processor.tokenizer.speaker_tokens,
         "sounds": NON_VERBAL_TAGS,
         "formats": list(FORMATS),
+        "hasTimes": bool(getattr(dia.model.generation_config, "alignment_heads", None)),
         "maxInput": settings.max_input,
         "defaults": sampling_defaults(dia),
     }

@@ -89,7 +89,8 @@ class SampleReader {
 /**
  * Generate speech, and hand it on as it comes.
  * @param {Object} request Body of `POST /v1/audio/speech`, without the format.
- * @param {Object} on `signal`; and listeners: `seed(text)`, `samples(Int16Array)`, `progress({chunk, num_chunks})`.
+ * @param {Object} on `signal`; and listeners: `seed(text)`, `samples(Int16Array)`, `words(list)` of those that end in the
+ *   samples that follow, `progress({chunk, num_chunks})`.
  * @returns The last event: `finish_reason`, `doubt`, `seed`.
  * @throws {Error} With a message for the user; an `AbortError` where the signal says so.
  */
@@ -107,6 +108,7 @@ export async function stream(request, on) {
   try {
     for await (const event of eventsOf(response)) {
       if (event.type === "speech.audio.delta") on.samples(samples.read(event.audio));
+      if (event.type === "speech.audio.words") on.words(event.words);
       if (event.type === "speech.audio.progress") on.progress(event);
       if (event.type === "speech.audio.done") return event;
       if (event.type === "error") throw Object.assign(new Error(sentence(event.error.message)), { isTold: true });
@@ -115,6 +117,11 @@ export async function stream(request, on) {
     if (error.name === "AbortError" || error.isTold) throw error;
   }
   throw new Error(CUT);
+}
+
+/** Make subtitles of words. */
+export async function subtitles(words, format) {
+  return (await call("audio/subtitles", { method: "POST", json: { words, response_format: format } })).blob();
 }
 
 /** Check a script: its turns, issues with their places, chunks with estimated seconds. */

@@ -26,6 +26,7 @@ function endOf(text, begin) {
 export class Editor extends Piece {
   build() {
     this.issues = [];
+    this.heard = null;
     this.colors = make("div", { class: "dia-colors", "aria-hidden": "true" });
     this.area = make("textarea", {
       id: "dia-script",
@@ -94,6 +95,7 @@ export class Editor extends Piece {
 
   changed() {
     this.issues = [];
+    this.heard = null;
     this.color();
     sessionStorage.setItem(DRAFT, this.value);
     clearTimeout(this.timer);
@@ -143,6 +145,13 @@ export class Editor extends Piece {
     this.area.setSelectionRange(begin, end);
   }
 
+  /** Mark the word that is heard, by its place in UTF-16 units; `null` for none. */
+  mark(place) {
+    if (place?.begin === this.heard?.begin) return;
+    this.heard = place;
+    this.color();
+  }
+
   /** Show the text again under the transparent one of the text area, in color. */
   color() {
     const text = this.value;
@@ -151,12 +160,13 @@ export class Editor extends Piece {
       end: found.index + found[0].length,
       kind: found[0][0] === "[" ? `dia-${found[0].slice(1, -1).toLowerCase()}` : "dia-sound",
     }));
-    const edges = [0, text.length, ...[...marks, ...this.issues].flatMap(({ begin, end }) => [begin, end])];
+    const heard = this.heard ? [this.heard] : [];
+    const edges = [0, text.length, ...[...marks, ...this.issues, ...heard].flatMap(({ begin, end }) => [begin, end])];
     const sorted = [...new Set(edges)].sort((a, b) => a - b);
     const parts = [];
     for (let i = 0; i + 1 < sorted.length; i++) {
       const holds = ({ begin, end }) => begin <= sorted[i] && sorted[i + 1] <= end;
-      const kinds = [marks.find(holds)?.kind, this.issues.some(holds) && "dia-wrong"].filter(Boolean);
+      const kinds = [marks.find(holds)?.kind, this.issues.some(holds) && "dia-wrong", heard.some(holds) && "dia-heard"].filter(Boolean);
       const part = text.slice(sorted[i], sorted[i + 1]);
       parts.push(kinds.length ? make("mark", { class: kinds.join(" ") }, part) : part);
     }

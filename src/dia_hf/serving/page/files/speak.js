@@ -1,11 +1,13 @@
 // Speaking a script: the request, playback while it is generated, and the result.
-import { call, stream } from "./api.js";
+import { call, stream, subtitles } from "./api.js";
+import { Captions } from "./captions.js";
 import { Clip } from "./clip.js";
 import { Alert, Piece, button, clock, make, saveFile } from "./dom.js";
 import { Player } from "./player.js";
 import { Plots } from "./plots.js";
 import { about, bus, cast, currentSettings, requestOf, tell } from "./state.js";
 
+const SUBTITLES = ["srt", "vtt"];
 const REASONS = { length: "cut at the limit", implausible: "this may not be what the script says" };
 
 export class Speak extends Piece {
@@ -43,6 +45,8 @@ export class Speak extends Piece {
     this.format = make("select", { "aria-label": "Format of the file", id: "dia-format" });
     this.format.append(...about.formats.map((name) => make("option", { value: name }, name)));
     this.format.value = "wav";
+    this.format.append(...SUBTITLES.map((name) => make("option", { value: name }, name)));
+    this.wantsCaptions = make("input", { type: "checkbox", id: "dia-captions", checked: about.hasTimes });
     this.save = button("Download", () => this.download(), { id: "dia-download" });
     return make(
       "div",
@@ -51,10 +55,15 @@ export class Speak extends Piece {
       make(
         "div",
         { class: "dia-row dia-spread" },
-        make("div", { class: "dia-row" }, this.toggle, this.time),
+        make("div", { class: "dia-row" }, this.toggle, this.time, this.makeCaptionsBox()),
         make("div", { class: "dia-row" }, this.format, this.save),
       ),
     );
+  }
+
+  makeCaptionsBox() {
+    const hint = about.hasTimes ? "" : "At the first use, the model speaks four sentences to find the times of words.";
+    return make("label", { class: "dia-row dia-hint", title: hint }, this.wantsCaptions, "Captions");
   }
 
   onKey(event) {
@@ -71,6 +80,7 @@ export class Speak extends Piece {
   draw() {
     if (this.plots.canvas.clientWidth) {
       this.plots.draw();
+      this.editor.mark(this.captions?.placeAt(this.player.position, this.editor.value) ?? null);
       this.time.textContent = `${clock(this.player.position)} / ${clock(this.clip?.seconds ?? 0)}`;
     }
     requestAnimationFrame(() => this.draw());
@@ -103,7 +113,9 @@ export class Speak extends Piece {
       this.alert.show(error);
       return;
     }
+    if (this.wantsCaptions.checked) request.word_timestamps = true;
     const clip = (this.clip = new Clip(about.sampleRate));
+    this.captions = new Captions(script);
     this.made = { script, request, cast: { ...cast }, settings: currentSettings(), clip, seed: null, isWhole: false };
     this.running = new AbortController();
     this.player.start(clip);
@@ -140,6 +152,7 @@ export class Speak extends Piece {
           this.update();
         }
       },
+      words: (words) => this.captions.add(words),
       progress: ({ chunk, num_chunks: numChunks }) => {
         if (numChunks === 1) return;
         this.progress.hidden = false;
@@ -160,11 +173,15 @@ export class Speak extends Piece {
   async download() {
     const { clip, request, seed, isWhole } = this.made;
     const format = this.format.value;
+    this.alert.show(null);
+    if (SUBTITLES.includes(format)) {
+      await this.downloadSubtitles(format);
+      return;
+    }
     if (format === "wav") {
       saveFile(clip.wav(), `dia-${seed}.wav`);
       return;
     }
-    this.alert.show(null);
     if (!isWhole) {
       this.alert.show(new Error(`The speech is not complete. What has come can be saved as wav, not as ${format}.`));
       return;
@@ -172,7 +189,8 @@ export class Speak extends Piece {
     this.save.disabled = true;
     this.save.textContent = "Encoding …";
     try {
-      const json = { ...request, seed, response_format: format, stream: false };
+      const { word_timestamps: _, ...rest } = request;
+      const json = { ...rest, seed, response_format: format, stream: false };
       const response = await call("audio/speech", { method: "POST", json });
       saveFile(await response.blob(), `dia-${seed}.${format}`);
     } catch (error) {
@@ -180,6 +198,16 @@ export class Speak extends Piece {
     }
     this.save.textContent = "Download";
     this.update();
+  }
+
+  async downloadSubtitles(format) {
+    const { words } = this.captions;
+    try {
+      if (!words.length) throw new Error("There are no times of words. Check Captions, and speak again.");
+      saveFile(await subtitles(words, format), `dia-${this.made.seed}.${format}`);
+    } catch (error) {
+      this.alert.show(error);
+    }
   }
 }
 
