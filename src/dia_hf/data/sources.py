@@ -19,11 +19,11 @@ import numpy as np
 from .._extras import import_extra
 from ..text_files import read_text
 from .annotations import SUFFIXES, find_annotation, find_text, read_annotation, speaker_at
-from .clips import AUDIO_SUFFIXES, file_of, find_clip
+from .clips import AUDIO_SUFFIXES, file_of, find_audio
 from .corpora import find_corpus, select_split
 from .dialogues import expand_turns
 from .rows import Row, RowError, is_missing
-from .segments import Segment
+from .segments import Segment, find_segment
 from .tables import TABLES, USUAL_COLUMNS, Table, columns_of, open_file, peek_columns, reading_as
 
 __all__ = ["RowSource", "open_source"]
@@ -355,10 +355,14 @@ def _read_rows(
         spare = {column: value for column, value in record.items() if column not in taken}
         has_turns = not isinstance(text, str) and isinstance(text, _LISTS)
         of_clip = {column: value for column, value in spare.items() if not (has_turns and isinstance(value, _LISTS))}
+        recording = None
         try:
-            audio = find_clip(values["audio"], table.folder or Path(), of_clip, root)
+            recording = find_audio(values["audio"], table.folder or Path(), root)
+            audio = find_segment(recording, of_clip)
         except RowError as error:
             audio = error
+        if table.is_timed and isinstance(audio, Segment):
+            audio = replace(audio, is_placed=True)
         if named["speaker"] is None and isinstance(audio, Segment) and not isinstance(text, RowError):
             try:
                 named["speaker"] = _speaker_of(audio)
@@ -370,10 +374,11 @@ def _read_rows(
             if isinstance(audio, Segment) and audio.begin is not None:
                 name = f"{name}@{audio}"
         name = name or f"{table.id_prefix}{number:06d}"
-        if session is None and isinstance(audio, Segment) and audio.begin is not None and (file := file_of(audio)):
+        is_part = isinstance(audio, RowError) or (isinstance(audio, Segment) and audio.begin is not None)
+        if session is None and is_part and (file := file_of(recording)):
             session = file if table.root is None else Path(os.path.relpath(file, table.root)).as_posix()
         row = Row(source, number, name, audio, text, named["speaker"], named["language"], session)
-        row = replace(row, is_timed=table.is_timed and isinstance(audio, Segment))
+        row = replace(row, is_timed=table.is_timed and isinstance(audio, Segment | RowError))
         yield from expand_turns(row, text, values["speaker"], spare, tags)
 
 
