@@ -48,11 +48,7 @@ def test_public_names():
         "DiaRunningSamplesLogitsProcessor",
         "DiaSampleStoppingCriteria",
         "DiaSeededSamplingLogitsProcessor",
-        "PathFollower",
-        "PathSearch",
-        "SpokenWeights",
         "attend_to_text",
-        "audio_lag",
         "find_alignment_heads",
         "find_path",
     }
