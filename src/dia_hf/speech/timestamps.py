@@ -117,9 +117,7 @@ class Timeline:
         self._ends += (begin + np.searchsorted(path, [character.next_id for character in spoken])).tolist()
         self._limits += self._limits_of(text, spoken, starts, len(path) > 0)
 
-    def _limits_of(
-        self, text: str, spoken: Sequence[_Character], starts: Sequence[int], is_spoken: bool
-    ) -> list[int]:
+    def _limits_of(self, text: str, spoken: Sequence[_Character], starts: Sequence[int], is_spoken: bool) -> list[int]:
         """Return the frames before which characters of a chunk begin if they were spoken.
 
         The path ends with the audio, which need not go on to marks: they are spoken if the letter before them is, or
