@@ -328,6 +328,7 @@ def convert_checkpoint(
     if dry_run:
         return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
 
+    note = ""
     with _written_beside(dest, force) as folder:
         if output is not None:
             output.write(folder, opened, targets)
@@ -341,4 +342,6 @@ def convert_checkpoint(
             _write_rest(opened, processor, folder, dest, target_dtype)
             write_shards(opened, targets, folder, target_dtype, limit, verbose)
             _write_card(source, opened, folder, to, kind, _describe_codec(network), adapter)
-    return "\n".join([*rows, summary, f"{dest} was written."])
+            if network is None:
+                note = " It has no codec, and loads that of descript from the Hub; `codec` (`--codec`) puts one inside."
+    return "\n".join([*rows, summary, f"{dest} was written.{note}"])
