@@ -332,7 +332,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"dtype": "int8"}, "int8"), ({"max_shard_size": "big"}, "'big'"), ({"to": "onnx"}, "'onnx'")],
+    [({"dtype": "int8"}, "int8"), ({"max_shard_size": "big"}, "'big'"), ({"to": "ggml"}, "'ggml'")],
 )
 def test_unknown_options(tmp_path, options, word):
     """A mistyped option was taken for the default."""
