@@ -56,6 +56,12 @@ def test_times_are_written_by_the_ending(recording, tmp_path, capsys, kind):
         assert 'text = "morning,"' in content
 
 
+def test_a_transcript_in_another_form_of_unicode(recording, tmp_path):
+    """The transcript "é.txt" was not beside "é.wav" if one of the two names came from macOS."""
+    recording.with_suffix(".txt").rename(tmp_path / "e\u0301.TXT")
+    assert align(recording.rename(tmp_path / "\u00e9.wav"), "-o", tmp_path / "times.json", "--quiet") == 0
+
+
 def test_the_result_is_told(recording, capsys):
     """`--json` lacked what was found."""
     assert (

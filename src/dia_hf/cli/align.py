@@ -48,11 +48,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _find_text(args: argparse.Namespace) -> str:
+    from ..data.annotations import find_text
+
     if args.text is not None:
         return args.text
-    file = Path(args.source).with_suffix(".txt") if args.text_file is None else Path(args.text_file)
-    if args.text_file is None and not file.is_file():
-        raise ValueError(f"there is no transcript {str(file)!r} beside the recording; give --text or --text-file.")
+    if args.text_file is not None:
+        return read_text(args.text_file)
+    source = Path(args.source)
+    file = find_text(source) if source.parent.is_dir() else None
+    if file is None or not file.is_file():
+        name = str(source.with_suffix(".txt"))
+        raise ValueError(f"there is no transcript {name!r} beside the recording; give --text or --text-file.")
     return read_text(file)
 
 

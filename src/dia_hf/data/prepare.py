@@ -267,6 +267,9 @@ def prepare_dataset(
         if settings.join_turns is None and (number := _count_conversations(report.clips)):
             note = f"{number} sessions have several speakers: `join_turns` (--join-turns) makes dialogues of them."
             report = replace(report, notes=[note])
+        if settings.join_turns and not counts.num_turns:
+            note = "nothing was joined (--join-turns): no row has a session, or is a segment of a recording."
+            report = replace(report, notes=[note])
         if not report.clips:
             write_jsonl(folder / "rejected.jsonl", report.rejected)
             raise ValueError(_explain_nothing(report, folder))
