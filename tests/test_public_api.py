@@ -48,20 +48,22 @@ def test_public_names():
         "DiaRunningSamplesLogitsProcessor",
         "DiaSampleStoppingCriteria",
         "DiaSeededSamplingLogitsProcessor",
-        "PathFollower",
-        "PathSearch",
-        "SpokenWeights",
         "attend_to_text",
-        "audio_lag",
         "find_alignment_heads",
         "find_path",
     }
     assert set(importlib.import_module("dia_hf.evaluation").__all__) == {
+        "METRICS",
         "EvaluationReport",
-        "Transcript",
+        "HeardWord",
+        "Measure",
+        "Metric",
+        "Prompt",
         "Sentence",
         "SentenceReport",
+        "SourceReport",
         "evaluate",
+        "evaluate_audio",
         "read_sentences",
     }
     assert set(importlib.import_module("dia_hf.data").__all__) == {"PrepareConfig", "load_prepared", "prepare_dataset"}
