@@ -122,6 +122,7 @@ def test_transcripts_that_do_not_fit_are_listed(tmp_path, spoken, capsys):
         (["missing.wav", "-o", "a.srt", "--text", "Hello."], "there is no audio file"),
         (["other.wav", "-o", "a.srt"], "give --text or --text-file"),
         (["speech.wav", "--clips", "."], "exists; give a new folder"),
+        (["table.csv", "-o", "out.srt"], "must be a new folder"),
         (["table.csv", "-o", "out", "--text", "Hello."], "--text is for one recording"),
     ],
 )

@@ -31,6 +31,7 @@ _MOST_SHOWN = 20  # suspects on the screen
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf align`."""
     from ..data.clips import AUDIO_SUFFIXES
+    from ..speech.subtitles import SUBTITLE_FORMATS
 
     is_recording = Path(args.source).suffix.lower() in AUDIO_SUFFIXES and not Path(args.source).is_dir()
     if args.output is None and args.clips is None:
@@ -43,6 +44,11 @@ def run(args: argparse.Namespace) -> None:
     for option, value in (("--text", args.text), ("--text-file", args.text_file), ("--clips", args.clips)):
         if value is not None:
             raise ValueError(f"{option} is for one recording, and {args.source!r} is no audio file; leave it out.")
+    if (suffix := Path(args.output).suffix.lower()) in SUBTITLE_FORMATS:
+        raise ValueError(
+            f"--output {args.output!r} must be a new folder, because {args.source!r} is no audio file; for files "
+            f"that end in {suffix}, give --format."
+        )
     _check_new_folder("--output", args.output)
     _align_many(args)
 

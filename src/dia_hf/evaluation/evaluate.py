@@ -255,7 +255,8 @@ def find_recordings(sentences: Sequence[Sentence], folder: str | os.PathLike) ->
         found = next((path for path in paths if path.is_file()), None)
         if found is None:
             listed = " or ".join(repr(f"{name}.wav") for name in names)
-            raise ValueError(f"{str(root)!r} has no audio for sentence {place + 1}; it is named {listed}.")
+            other = "" if sentence.id else ", or give the name of its file in the column `id` of a table"
+            raise ValueError(f"{str(root)!r} has no audio for sentence {place + 1}; name it {listed}{other}.")
         files.append(found)
     return files
 
