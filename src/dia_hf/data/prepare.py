@@ -244,6 +244,7 @@ def prepare_dataset(
         audio_root=settings.audio_root,
         tiers=settings.tiers,
         tags=texts.tokenizer.speaker_tokens,
+        speaker_tags=settings.speaker_tags,
     )
     if isinstance(source, str | os.PathLike) and find_held(folder, [source]) is not None:
         raise ValueError(
