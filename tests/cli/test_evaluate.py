@@ -225,7 +225,10 @@ def test_voices(sentences, option, monkeypatch):
     ("args", "error"),
     [
         (["--audio", "nowhere"], "'nowhere' is no folder"),
-        (["--audio", "clips"], "sentence 1; name it '0000.wav', or give the name of its file in the column `id` of a table"),
+        (
+            ["--audio", "clips"],
+            "sentence 1; name it '0000.wav', or give the name of its file in the column `id` of a table",
+        ),
         (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
         (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
         (["--audio-prompt", "clips/a.wav"], "go together; give both"),
