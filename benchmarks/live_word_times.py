@@ -24,7 +24,8 @@ import torch
 from tqdm import tqdm
 
 from dia_hf import Dia
-from dia_hf.generation import PathFollower, PathSearch, audio_lag
+from dia_hf.generation.alignment import PathSearch
+from dia_hf.generation.spoken_path import PathFollower, audio_lag
 from dia_hf.speech import SpeechEngine, SpeechRequest
 from word_times import draw_clips
 

@@ -53,11 +53,17 @@ def test_public_names():
         "find_path",
     }
     assert set(importlib.import_module("dia_hf.evaluation").__all__) == {
+        "METRICS",
         "EvaluationReport",
-        "Transcript",
+        "HeardWord",
+        "Measure",
+        "Metric",
+        "Prompt",
         "Sentence",
         "SentenceReport",
+        "SourceReport",
         "evaluate",
+        "evaluate_audio",
         "read_sentences",
     }
     assert set(importlib.import_module("dia_hf.data").__all__) == {"PrepareConfig", "load_prepared", "prepare_dataset"}

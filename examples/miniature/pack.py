@@ -117,7 +117,7 @@ def make_judgements(metrics: dict[str, Any]) -> str:
     """Lay out what the judges say of the recordings, of these through the codec, and of the miniature, greedy."""
     rows = [["", "flite itself", "its codes through the codec", "the miniature, greedy"], ["---"] * 4]
     for name in JUDGED:
-        title = METRICS[name].heading + (" by Whisper tiny.en" if name == "wer" else "")
+        title = METRICS[name].heading + (", by Whisper tiny.en" if name == "wer" else "")
         rows.append([title, *(interval(name, metrics["measures"][name][source]) for source in SOURCES)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

@@ -371,6 +371,16 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
     assert "`nari-labs/Dia-1.6B-0626`" in (tmp_path / "dest" / "README.md").read_text("utf-8")
 
 
+def test_the_card_of_a_source_without_a_name(tmp_path, monkeypatch):
+    """`dia-hf convert . dest` wrote a card of a source without a name."""
+    (tmp_path / "mine").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(PACK / name, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    convert_checkpoint(".", tmp_path / "dest")
+    assert "| source | `mine` |" in (tmp_path / "dest" / "README.md").read_text("utf-8")
+
+
 def test_own_tokenizer_and_codec_come_along(tmp_path):
     """A fine-tuned checkpoint's additional speaker tags were replaced by the defaults."""
     source = tmp_path / "source"

@@ -1,11 +1,14 @@
 """Sources that do not exist, that are ambiguous, and on the Hub."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from conftest import REFERENCE
-from dia_hf import MINIATURE, Dia, cli
+from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, cli
 from dia_hf.conversion import convert_checkpoint, load_checkpoint
 from dia_hf.conversion import locate as locate_module
 from dia_hf.conversion.locate import needs_conversion
@@ -53,6 +56,39 @@ HUB = {
     "cstr/dia-1.6b-GGUF": (["README.md", "dac-44khz.gguf", "dia-1.6b-f16.gguf"], [".gguf"]),
     "somebody/adapters": (["config.json", "anna/model.safetensors", "dia.pth"], [".pth", ".pt", ".bin"]),
 }
+
+
+@pytest.mark.parametrize("kind", ["named", "nested", "distributed", "compiled", "several", "float8"])
+def test_folders_of_training_scripts(tmp_path, checkpoint, kind):
+    """`Dia.from_pretrained` of a folder refused weights that it reads as a file, and advised `Dia.from_pretrained`."""
+    state = load_file(Path(checkpoint, "model.safetensors"))
+    folder = tmp_path / kind
+    folder.mkdir()
+    shutil.copy(Path(checkpoint, "config.json"), folder)
+    wrapped = {f"_orig_mod.{name}": tensor for name, tensor in state.items()}
+    if kind == "named":
+        save_file(state, folder / "dia.safetensors")
+    elif kind == "nested":
+        torch.save({"model": state, "step": 3}, folder / "last.pt")
+    elif kind == "distributed":
+        torch.save({f"module.{name}": tensor for name, tensor in state.items()}, folder / "pytorch_model.bin")
+    elif kind == "compiled":
+        save_file(wrapped, folder / "model.safetensors")
+    elif kind == "float8":
+        torch.save({name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items()}, folder / "dia.pth")
+    else:
+        for number in (1, 2):
+            torch.save(state, folder / f"step-{number}.pth")
+    if kind in ("several", "float8"):
+        message = (
+            r"several weight files \(step-1\.pth" if kind == "several" else r"loaded in \(float8_e4m3fn\); choose one"
+        )
+        with pytest.raises(ValueError, match=message):
+            Dia.from_pretrained(folder, device="cpu", load_dac=False)
+    else:
+        model = Dia.from_pretrained(folder, device="cpu", load_dac=False).model
+        expected = DiaForConditionalGeneration.from_pretrained(checkpoint).state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", HUB)

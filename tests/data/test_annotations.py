@@ -72,6 +72,12 @@ def test_subtitles(tmp_path):
     assert read(tmp_path, "b.vtt", by_whisperx) == [(0.5, 1.5, "SPEAKER_00", "Yes."), (2.0, 3.0, "SPEAKER_01", "No.")]
 
 
+def test_angles_that_are_no_markup(tmp_path):
+    """Words between two angles were cut out of the text."""
+    (found,) = read(tmp_path, "a.srt", "1\n00:00:01,000 --> 00:00:02,000\n<i>If a < b, then c</i> > d.\n")
+    assert found[-1] == "If a < b, then c > d."
+
+
 def test_substation_alpha(tmp_path):
     """The speakers of lines were lost, and comments were read as speech."""
     head = "[Script Info]\nScriptType: v4.00+\n\n[Events]\n"

@@ -224,6 +224,58 @@ def test_cut_clips_are_mixed_at_their_times(talk):
         read_clip(row.audio, 1.0)
 
 
+def test_one_cut_clip_alone(tmp_path):
+    """A joined clip of a single utterance of AMI asked for 0.1 s around it, which its file does not have."""
+    sf.write(tmp_path / "a.wav", np.full(2 * RATE, 0.1), RATE)
+    cells = [
+        {"audio": str(tmp_path / "a.wav"), "text": "One.", "start": t, "end": t + 2, "session": "s"} for t in (9, 20)
+    ]
+    assert [read_clip(row.audio)[0].shape for row in join(open_source(cells).rows)] == [(1, 2 * RATE)] * 2
+
+
+@pytest.mark.parametrize(
+    ("form", "session"),
+    [("times", {}), ("line", {}), *((form, {"session": "s"}) for form in ("times", "line", "file"))],
+)
+def test_rows_that_cannot_be_read_end_a_clip(talk, tmp_path, form, session):
+    """The speech of a row without usable times, or of a broken line, was inside of a clip whose text lacks it."""
+    lines = [
+        json.dumps({"file_name": "talk.wav", "start": begin, "end": end, "text": text, **session})
+        for begin, end, text in ((1, 2, "One."), (2, 3, "Two."), (3, 4, "Three."))
+    ]
+    broken = {"times": ('"end": 3', '"end": "x"'), "file": ("talk", "gone"), "line": ("{", "")}
+    lines[1] = lines[1].replace(*broken[form])
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    rows = join(open_source(tmp_path / "metadata.jsonl").rows)
+    code = {"times": "unclear_segment", "file": "missing_file", "line": "unreadable_row"}[form]
+    assert [getattr(row.text, "code", row.text) for row in rows] == ["[S1] One.", code, "[S1] Three."]
+    assert str(rows[0].audio) == "0.900-2.000"
+
+
+def test_cues_beyond_the_end(tmp_path):
+    """A cue after the end of its recording, as long as all of it, was trained on as the text of the whole recording."""
+    sf.write(tmp_path / "a.wav", np.full(10 * RATE, 0.1), RATE)
+    (tmp_path / "a.srt").write_text(
+        "1\n00:00:01,000 --> 00:00:04,000\nOne.\n\n2\n00:00:04,000 --> 00:00:14,000\nTwo.\n"
+    )
+    for wanted in (None, False):
+        one, two = join(open_source(tmp_path).rows, join_turns=wanted)
+        assert read_clip(one.audio)[0].shape[1] >= 3 * RATE
+        with pytest.raises(RowError, match="not within its recording"):
+            read_clip(two.text if isinstance(two.text, RowError) else two.audio)
+
+
+def test_a_cue_of_no_length(tmp_path):
+    """One cue that ends where it begins made all subtitles of its recording unusable."""
+    sf.write(tmp_path / "a.wav", np.full(10 * RATE, 0.1), RATE)
+    cues = [(1, 3, "One."), (3, 3, "Two."), (4, 6, "Three.")]
+    (tmp_path / "a.srt").write_text(
+        "\n\n".join(f"{n}\n00:00:0{a},000 --> 00:00:0{b},000\n{cue}" for n, (a, b, cue) in enumerate(cues))
+    )
+    rows = join(open_source(tmp_path).rows, join_turns=None)
+    assert [getattr(row.text, "code", row.text) for row in rows] == ["[S1] One.", "unclear_segment", "[S1] Three."]
+
+
 def test_utterances_without_times(talk, tmp_path):
     """Utterances of a conversation in their order (MultiDialog) could not be joined."""
     for number, seconds in enumerate((1.0, 0.5)):
@@ -284,6 +336,9 @@ def test_rows_that_are_dialogues(talk, cells):
         ({"turns": [{"who": "a", "what": "b"}]}, "unclear_turns"),
         ({"turns": {"text": "One."}}, "unclear_turns"),
         ({"turns": {"text": ["One."], "speaker": []}}, "unclear_turns"),
+        ({"texts": ["One.", 2]}, "text_not_string"),
+        ({"texts": ["One.", ["Two."]], "speakers": list("ab")}, "text_not_string"),
+        ({"texts": ["One.", "[S2] Two."], "speakers": list("ab")}, "tag_in_turn"),
         ({"turns": [{"text": "One.", "start": "x", "end": 1}]}, "unclear_segment"),
         ({"turns": [{"text": "One.", "start": 2, "end": 1}]}, "unclear_segment"),
     ],
@@ -292,6 +347,26 @@ def test_dialogues_that_cannot_be(talk, cells, code):
     """A wrong list of turns ended the run, or became a dialogue with the wrong speakers."""
     (row,) = open_source([{"audio": str(talk), **cells}]).rows
     assert isinstance(row.text, RowError) and row.text.code == code
+
+
+def test_dialogues_by_the_tags_of_their_speakers(talk, processor, tmp_path):
+    """`--speaker-tag anna=S2` had no effect on rows that are dialogues, nor a list of speakers beside a speaker."""
+    dialogue = {"audio": str(talk), "texts": ["This is what I said.", "Oh no, that it is not."]}
+    rows = [{**dialogue, "speakers": names} for names in (["anna", "ben"], ["anna", "carl"])]
+    rows += [{**dialogue, "speaker": "show", "speakers": ["ben", "anna"]}]
+    settings = PrepareConfig(speaker_tags={"anna": "[S2]", "ben": "[S1]"}, loudness=None, keep_silence=None)
+    report = prepare_dataset(rows, tmp_path / "x", processor, settings)
+    assert [(clip.row, clip.text) for clip in report.clips] == [
+        (1, "[S2] This is what I said. [S1] Oh no, that it is not."),
+        (3, "[S1] This is what I said. [S2] Oh no, that it is not."),
+    ]
+    assert [(issue.row, issue.code) for issue in report.rejected] == [(2, "speaker_without_tag")]
+
+
+def test_texts_with_tags_of_their_own(talk):
+    """A list of texts that begin with tags got a second tag in front."""
+    (row,) = open_source([{"audio": str(talk), "texts": ["[S1] One. ", "[S2] Two."]}]).rows
+    assert row.text == "[S1] One. [S2] Two."
 
 
 @pytest.mark.parametrize(
@@ -371,7 +446,7 @@ def test_subtitles_end_to_end(processor, tone, tmp_path):
     ]
     assert [issue.code for issue in report.rejected] == ["unreadable_annotation"]
     (row,) = [row for row in open_source(tmp_path).rows if row.number == 3]
-    assert row.audio == Segment(str(tmp_path / "talk.wav"), 7.0, 1.5)
+    assert row.audio == Segment(str(tmp_path / "talk.wav"), 7.0, 1.5, True)
 
 
 def test_annotations_of_recordings_elsewhere(tone, tmp_path):
@@ -383,7 +458,7 @@ def test_annotations_of_recordings_elsewhere(tone, tmp_path):
     with pytest.raises(ValueError, match="no clips"):
         open_source(tmp_path / "notes")
     (row,) = open_source(tmp_path / "notes", audio_root=tmp_path / "rec").rows
-    assert (row.text, row.audio) == ("Hello.", Segment(str(tmp_path / "rec" / "a" / "talk.1.wav"), 0.0, 1.0))
+    assert (row.text, row.audio) == ("Hello.", Segment(str(tmp_path / "rec" / "a" / "talk.1.wav"), 0.0, 1.0, True))
 
 
 def test_a_dataset_of_dialogues(processor, tone, tmp_path):

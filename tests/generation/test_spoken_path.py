@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
-from dia_hf.generation import DiaCodesStreamer, PathFollower, PathSearch, SpokenWeights, audio_lag, find_path
+from dia_hf.generation import DiaCodesStreamer, find_path
+from dia_hf.generation.alignment import PathSearch
+from dia_hf.generation.spoken_path import PathFollower, SpokenWeights, audio_lag
 
 
 def random_weights(num_frames, num_bytes, seed):

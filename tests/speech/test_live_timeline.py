@@ -1,6 +1,7 @@
 """Times of words while they are spoken."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dia_hf import Dia
-from dia_hf.speech import SpeechEngine, SpeechRequest, TextStream, Voice
+from dia_hf.speech import SpeechEngine, SpeechRequest, SpeechWarning, TextStream, Voice
 from dia_hf.speech.live_timeline import LiveTimeline
 from dia_hf.speech.script import parse_script, render
 from dia_hf.speech.timestamps import Timeline
@@ -126,6 +127,14 @@ def test_an_iterator_of_text(dia):
     words, text = [one for _, words in timed for one in words], "".join(pieces)
     assert as_sent(words, text) == spoken_words(text.replace("]", "] "))
     assert [word.speaker for word in words] == ["[S1]"] * 6 + ["[S2]"] * 2
+
+
+def test_a_warning_names_the_line_of_the_caller(dia):
+    """A warning about a stream with times named a line of this package."""
+    with pytest.warns(SpeechWarning, match="is cut at") as caught:
+        for _ in dia.stream(TEXT, seed=1, max_seconds=0.5, return_timestamps="word"):
+            pass
+    assert [Path(warning.filename).name for warning in caught] == ["test_live_timeline.py"]
 
 
 def test_an_unknown_unit_is_refused(dia):

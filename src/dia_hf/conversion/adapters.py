@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -133,11 +134,12 @@ def _check_complete(wrapped: PeftModel, folder: Path) -> None:
 
 
 class _MergedWeights:
-    """The tensors of a merged model, which is made when the first one is read."""
+    """The tensors of a merged model, which is made when the first one is read; each is released after its last read."""
 
     def __init__(self, source: Checkpoint, adapter: Path, name: str | os.PathLike) -> None:
         self._source, self._adapter, self._name = source, adapter, name
         self.targets = plan(source, "huggingface")
+        self.num_reads: Counter[str] = Counter()
 
     @cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -145,16 +147,18 @@ class _MergedWeights:
         return merge_adapter(model, self._adapter).state_dict()
 
     def read(self, name: str, _: list[torch.Tensor]) -> torch.Tensor:
-        return self._tensors[name]
+        self.num_reads[name] -= 1
+        return self._tensors[name] if self.num_reads[name] > 0 else self._tensors.pop(name)
 
 
-def merged_checkpoint(source: Checkpoint, adapter: Path, name: str | os.PathLike) -> Checkpoint:
+def merged_checkpoint(source: Checkpoint, adapter: Path, name: str | os.PathLike, to: str) -> Checkpoint:
     """Return a checkpoint in the Hugging Face layout, whose tensors are those of the merged model, float32 in memory.
 
     Args:
         source (`Checkpoint`): Base model.
         adapter (`Path`): Folder of the adapter.
         name (`str` or `os.PathLike`): Name of the base model.
+        to (`str`): Layout whose tensors will be made of it, each once.
 
     Raises:
         ValueError: If a tensor of the base model is missing, unexpected or of another shape; and when the first tensor
@@ -164,4 +168,6 @@ def merged_checkpoint(source: Checkpoint, adapter: Path, name: str | os.PathLike
     weights.files = source.weights.files
     for target in merged.targets:
         weights.derive(target.name, target.shape, torch.float32, (), partial(merged.read, target.name))
-    return replace(source, weights=weights, layout="huggingface")
+    checkpoint = replace(source, weights=weights, layout="huggingface")
+    merged.num_reads.update(name for target in plan(checkpoint, to) for name in target.sources)
+    return checkpoint

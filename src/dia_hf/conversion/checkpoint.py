@@ -259,7 +259,7 @@ def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:
     """Return the requested dtype, or else that of all tensors; of GGUF, whose tensors differ, one that holds them all.
 
     Raises:
-        ValueError: If none is requested and the tensors have several.
+        ValueError: If none is requested and the tensors have several, or one that is none of a model.
     """
     if asked is not None:
         return asked
@@ -268,9 +268,10 @@ def choose_dtype(weights: Weights, asked: torch.dtype | None) -> torch.dtype:
         return torch.float32
     dtype = next(iter(dtypes))
     if len(dtypes) > 1 or dtype is None:
-        found = ", ".join(sorted("no floating-point" if d is None else str(d).removeprefix("torch.") for d in dtypes))
+        found = sorted({str(weights.dtype(name) or weights.kind(name)).removeprefix("torch.") for name in weights})
+        several = "several dtypes" if len(found) > 1 else "a dtype that a model is not loaded in"
         raise ValueError(
-            f"{weights.files[0]} has tensors of several dtypes ({found}); choose one: `dtype` (`--dtype`)."
+            f"{weights.files[0]} has tensors of {several} ({', '.join(found)}); choose one: `dtype` (`--dtype`)."
         )
     return dtype
 

@@ -103,7 +103,7 @@ programs do that read it. Sizes that it does not store are those of its tensors.
 
 def _public_name(given: str | os.PathLike) -> str:
     """Return a Hub id, or the name of a file or folder without its path on this machine."""
-    return f"`{Path(given).name if Path(given).exists() else given}`"
+    return f"`{os.path.basename(os.path.abspath(given)) if Path(given).exists() else given}`"
 
 
 def _write_card(
@@ -209,7 +209,7 @@ def _export_codec(
     with _written_beside(dest, force) as folder:
         write_onnx_codec(network, folder)
         facts = {
-            "source": f"`{Path(codec).name if Path(codec).exists() else codec}`",
+            "source": _public_name(codec),
             "SHA-256 of its codebooks' signs": f"`{as_codec(network).fingerprint}`",
             "layout of this folder": "onnx-codec",
             "dtype": "float32",
@@ -313,7 +313,7 @@ def convert_checkpoint(
         asked_dtype = torch.float32  # of what is not quantized
     target_dtype = choose_dtype(opened.weights, asked_dtype)
     if adapter_folder is not None:
-        opened = merged_checkpoint(opened, adapter_folder, source)
+        opened = merged_checkpoint(opened, adapter_folder, source, to)
     targets = plan(opened, to)
     check_sums(files)
     kind = str(target_dtype).removeprefix("torch.")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 from ..hub import check_model, is_hub_id, is_nari_name
@@ -18,9 +17,11 @@ from ..text_files import read_json
 from .gguf_file import GGUF_SUFFIX
 from .gguf_model import is_gguf_model
 from .nari import is_nari_config
-from .weights import WEIGHT_KINDS, WEIGHT_SUFFIXES, Weights, find_weight_files
+from .weights import INDICES, WEIGHT_KINDS, WEIGHT_SUFFIXES, Weights, find_weight_files
 
 __all__ = ["locate", "needs_conversion"]
+
+_USUAL_FILES = (*INDICES, "model.safetensors", "pytorch_model.bin")  # that `from_pretrained` of transformers reads
 
 
 def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
@@ -100,10 +101,15 @@ def needs_conversion(source: str | os.PathLike) -> bool:
         config = path / "config.json"
         if config.is_file() and _is_other_config(config):
             return True
-        weights = Weights(_find_files(path))
-        return weights.is_gguf or any(map(is_nari_name, weights))
+        if not any((path / name).is_file() for name in _USUAL_FILES):
+            return any(file.suffix in WEIGHT_SUFFIXES for file in path.iterdir())
+        return _has_other_names(Weights(_find_files(path)))
     except (OSError, ValueError):
         return False
+
+
+def _has_other_names(weights: Weights) -> bool:
+    return weights.is_gguf or weights.is_wrapped or any(map(is_nari_name, weights))
 
 
 def _is_other_config(file: str | os.PathLike) -> bool:
@@ -121,11 +127,7 @@ def _needs_conversion_on_hub(name: str) -> bool:
     if config is None or _is_other_config(config):
         return True
     if (file := find("model.safetensors")) is not None:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                return any(map(is_nari_name, opened.keys()))
-        except SafetensorError:
-            return False
+        return _has_other_names(Weights([Path(file)]))
     if (file := find("model.safetensors.index.json")) is not None:
         return any(map(is_nari_name, read_json(file).get("weight_map", ())))
     return find("pytorch_model.bin") is None and find("pytorch_model.bin.index.json") is None

@@ -22,9 +22,19 @@ from safetensors import SafetensorError, safe_open
 from ..text_files import first_line, read_json, shortened
 from .gguf_file import GGUF_SUFFIX, GgufFile, is_gguf
 
-__all__ = ["WEIGHT_KINDS", "WEIGHT_SUFFIXES", "Weights", "check_sums", "find_weight_files", "hash_files", "read_index"]
+__all__ = [
+    "INDICES",
+    "WEIGHT_KINDS",
+    "WEIGHT_SUFFIXES",
+    "Weights",
+    "check_sums",
+    "find_weight_files",
+    "hash_files",
+    "read_index",
+]
 
-_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""Names of indices of weight files."""
 _PICKLES = (".pth", ".pt", ".bin")
 WEIGHT_KINDS = ((".safetensors",), _PICKLES, (GGUF_SUFFIX,))
 """Suffixes of weight files, the kind that has precedence first."""
@@ -65,7 +75,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: If there is none, a file of the index is missing, or it is ambiguous which file to use.
     """
-    for name in _INDICES:
+    for name in INDICES:
         if (folder / name).is_file():
             return read_index(folder / name)
     for suffixes in WEIGHT_KINDS:
@@ -135,9 +145,9 @@ def _load_pickle(file: Path, mmap: bool = True) -> Any:
         ) from error
 
 
-def _load_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return a pickle's tensors by name, and its `metadata`."""
-    content = _load_pickle(file)
+def _load_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], bool]:
+    """Return a pickle's tensors by name, its `metadata`, and whether they are under a key or have other names there."""
+    content = whole = _load_pickle(file)
     metadata: Any = {}
     for _ in range(_MOST_KEYS):
         key = next((key for key in _STATE_KEYS if isinstance(content, dict) and key in content), None)
@@ -158,7 +168,7 @@ def _load_state_dict(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any
         if own_name in tensors:
             raise ValueError(f"{file} contains {own_name!r} twice, once as {name!r}; save one of them.")
         tensors[own_name] = tensor
-    return tensors, metadata
+    return tensors, metadata, content is not whole or tensors.keys() != content.keys()
 
 
 @dataclass(frozen=True)
@@ -179,6 +189,8 @@ class Weights:
     Attributes:
         metadata (`dict`): Metadata of a pickle beside its `state_dict` (descript's `metadata`), or the key-value pairs
             of a GGUF file.
+        is_wrapped (`bool`): Whether tensors are under a key of a training script, or have the names of a compiled or
+            distributed module.
 
     Raises:
         ValueError: If a file is truncated, refused, or not a weight file.
@@ -188,6 +200,7 @@ class Weights:
     def __init__(self, files: list[Path]) -> None:
         self.files = files
         self.metadata: dict[str, Any] = {}
+        self.is_wrapped = False
         self._file_of: dict[str, Path] = {}
         self._name_in_file: dict[str, str] = {}
         self._shape_of: dict[str, tuple[int, ...]] = {}
@@ -220,6 +233,7 @@ class Weights:
                         tensor = opened.get_slice(name)
                         own_name = _WRAPPERS.sub("", name)
                         self._name_in_file[own_name] = name
+                        self.is_wrapped |= own_name != name
                         kind = tensor.get_dtype()
                         yield own_name, tuple(tensor.get_shape()), _DTYPES.get(kind), kind
             except (SafetensorError, OSError) as error:
@@ -227,9 +241,10 @@ class Weights:
                     f"{file} cannot be read: it is truncated or not a safetensors file ({error})."
                 ) from error
             return
-        tensors, self.metadata = _load_state_dict(file)
+        tensors, self.metadata, is_wrapped = _load_state_dict(file)
+        self.is_wrapped |= is_wrapped
         for name, tensor in tensors.items():
-            dtype = tensor.dtype if tensor.is_floating_point() else None
+            dtype = tensor.dtype if tensor.dtype in _DTYPES.values() else None
             yield name, tuple(tensor.shape), dtype, str(tensor.dtype).removeprefix("torch.")
 
     def __contains__(self, name: str) -> bool:

@@ -31,7 +31,7 @@ _MAX_BYTES = 1 << 26  # a day of subtitles is 5 MB
 _MAX_SECONDS = 1e6
 _MAX_NAME = 200  # characters of a tier's name that are compared
 _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]+)>")  # WebVTT's voice span
-_MARKUP = re.compile(r"<[^<>]*>")
+_MARKUP = re.compile(r"<[/\w][^<>]*>")  # of HTML and WebVTT, but not in "a < b > c"
 _DASH = re.compile(r"[-‐‑–—]\s*\S")  # a line of one of several speakers
 # A label of WhisperX ("[SPEAKER_00]: "), or a name in capitals and a colon.
 _LABEL = re.compile(r"(?:\[?((?i:speaker|spk)[ _-]?\d+)\]?:|([A-ZÀ-Þ][A-ZÀ-Þ0-9 .'’-]{0,30}):)\s+(?=\S)")
@@ -151,7 +151,7 @@ def read_annotation(path: Path, tiers: Sequence[str] = ()) -> list[Turn]:
         else:
             turns = list(_read_subtitles(read_text(path), suffix[1:]))
         for turn in turns:
-            if turn.end is not None and not 0 <= turn.begin < turn.end <= _MAX_SECONDS:
+            if turn.end is not None and not 0 <= turn.begin <= turn.end <= _MAX_SECONDS:
                 raise ValueError(f"a text lasts from {turn.begin:g} to {turn.end:g} s")
         if not turns:
             raise ValueError("it has no timed texts")

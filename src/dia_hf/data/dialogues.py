@@ -68,7 +68,14 @@ class JoinCounts:
         return {**counts, "pauses": {name: round(float(value), 3) for name, value in spread.items()}}
 
 
-def expand_turns(row: Row, text: Any, speakers: Any, spare: Mapping[str, Any], tags: Sequence[str]) -> Iterator[Row]:
+def expand_turns(
+    row: Row,
+    text: Any,
+    speakers: Any,
+    spare: Mapping[str, Any],
+    tags: Sequence[str],
+    speaker_tags: Mapping[str, str] | None = None,
+) -> Iterator[Row]:
     """Yield the rows of a row whose text is a list of turns: one for each turn with times, else the whole dialogue.
 
     Args:
@@ -78,6 +85,7 @@ def expand_turns(row: Row, text: Any, speakers: Any, spare: Mapping[str, Any], t
         speakers: Speaker of each text, unless the turns have them.
         spare (`Mapping[str, Any]`): The other cells, where lists of begins and ends may be.
         tags (`Sequence[str]`): Speaker tags, taken in the order in which the speakers appear.
+        speaker_tags (`Mapping[str, str]`, *optional*): Tag of each speaker instead.
     """
     try:
         turns = _as_turns(text, speakers, spare)
@@ -97,12 +105,22 @@ def expand_turns(row: Row, text: Any, speakers: Any, spare: Mapping[str, Any], t
                 )
             return
         names = tuple(dict.fromkeys(name or row.speaker or "" for name, _, _ in turns))
-        _check_number(names, tags)
-        tag_of = dict(zip(names, tags, strict=False))
+        if speaker_tags and any(names):
+            if without := next((name for name in names if name not in speaker_tags), None):
+                raise _without_tag(without)
+            tag_of = dict(speaker_tags)
+        else:
+            _check_number(names, tags)
+            tag_of = dict(zip(names, tags, strict=False))
         if any(is_missing(said) for _, said, _ in turns):
             raise RowError("empty_text", "a turn of the dialogue has no text.")
-        said = _join_texts([(tag_of[name or row.speaker or ""], said) for name, said, _ in turns])
         named = tuple(name for name in names if name)
+        for name, said, _ in turns:
+            _check_text(said, name or row.speaker, bool(named))
+        if not named and _speaker_tags_in(turns[0][1]):  # the texts have their own
+            said = " ".join(said.strip() for _, said, _ in turns)
+        else:
+            said = _join_texts([(tag_of[name or row.speaker or ""], said) for name, said, _ in turns])
         yield replace(row, text=said, speaker=_joint_name(named), speakers=named)
     except RowError as error:
         yield replace(row, text=error)
@@ -146,6 +164,11 @@ def _as_turns(text: Any, speakers: Any, spare: Mapping[str, Any]) -> list[_Liste
             for turn, item in zip(turns, value, strict=True):
                 turn[2].setdefault(str(column).removesuffix("s"), item)
                 turn[2].setdefault(str(column), item)
+    if all(name is None for name, _, _ in turns):  # of a list in another column than the row's speaker
+        turns = [
+            (next((_name(more[key]) for key in _SPEAKER_KEYS if key in more), None), said, more)
+            for _, said, more in turns
+        ]
     named = [name is not None for name, _, _ in turns]
     if any(named) and not all(named):
         raise RowError("no_speaker", f"turn {named.index(False) + 1} of the dialogue has no speaker.")
@@ -219,9 +242,13 @@ def join_turns(
     """
     groups: dict[str, list[Row]] = {}
     done: set[str] = set()
+    last: str | None = None
     for row in rows:
         wanted = row.is_timed if settings.join_turns is None else settings.join_turns
         session = row.session if wanted else None
+        if session is None and row.audio is None and isinstance(row.text, RowError):
+            session = last  # a row that cannot be read is taken for a turn of the conversation around it
+        last = session
         if session is None:
             yield row
             continue
@@ -252,7 +279,13 @@ def _join_session(
     is_timed = any(_begin_of(row) is not None for row in rows)
     has_speakers = any(row.speaker is not None for row in rows)
     if is_timed:
-        rows = sorted(rows, key=lambda row: _begin_of(row) or 0.0)
+        # A row without a begin stays behind the one before it: its speech must not be within a clip.
+        last, placed = 0.0, []
+        for row in rows:
+            begin = _begin_of(row)
+            last = last if begin is None else begin
+            placed.append((last, row))
+        rows = [row for _, row in sorted(placed, key=lambda pair: pair[0])]
     now = 0.0
     for row in rows:
         try:
@@ -261,7 +294,7 @@ def _join_session(
             turns.append(_Turn(row, now, now, error))
             continue
         turns.append(_Turn(row, begin, end, _error_of(row, settings, has_speakers)))
-        now = end + settings.turn_gap
+        now = end if is_timed else end + settings.turn_gap
     turns = _mark_overlaps(turns, settings.max_overlap)
     for is_usable, run in groupby(turns, lambda turn: turn.error is None):
         if not is_usable:
@@ -294,12 +327,16 @@ def _begin_of(row: Row) -> float | None:
 def _times_of(row: Row, is_timed: bool, now: float) -> tuple[float, float]:
     if isinstance(row.audio, RowError):
         raise row.audio
+    if row.audio is None and isinstance(row.text, RowError):
+        raise row.text
     if not is_timed:
         return now, now + clip_seconds(row.audio)
     begin = _begin_of(row)
     if begin is None:
         raise RowError("unclear_segment", "the row has no begin, unlike others of its session; add it.")
     duration = row.audio.duration
+    if row.audio.is_placed:
+        clip_seconds(row.audio)  # raises beyond the end of the recording
     return begin, begin + (clip_seconds(row.audio) if duration is None else duration)
 
 
@@ -309,17 +346,27 @@ def _error_of(row: Row, settings: PrepareConfig, has_speakers: bool) -> RowError
         return row.text
     if is_missing(row.text):
         return RowError("empty_text", "the turn has no transcript, so that no clip can contain it.")
-    if not isinstance(row.text, str):
-        return RowError("text_not_string", f"the transcript is a {type(row.text).__name__}; it must be a string.")
     if row.speaker is None and has_speakers:
         return RowError("no_speaker", "the turn has no speaker, unlike others of its session.")
     if settings.speaker_tags and row.speaker not in settings.speaker_tags:
-        return RowError(
-            "speaker_without_tag", f"the speaker {row.speaker!r} has no tag: `speaker_tags` (--speaker-tag)."
-        )
-    if has_speakers and (inside := _speaker_tags_in(row.text)):
-        return RowError("tag_in_turn", f"the turn of {row.speaker!r} contains {inside[0]}; give each turn one speaker.")
+        return _without_tag(row.speaker)
+    try:
+        _check_text(row.text, row.speaker, has_speakers)
+    except RowError as error:
+        return error
     return None
+
+
+def _without_tag(speaker: str | None) -> RowError:
+    return RowError("speaker_without_tag", f"the speaker {speaker!r} has no tag: `speaker_tags` (--speaker-tag).")
+
+
+def _check_text(text: Any, speaker: str | None, has_speakers: bool) -> None:
+    """Raise `RowError` if the text of a turn is no string, or has a speaker of its own."""
+    if not isinstance(text, str):
+        raise RowError("text_not_string", f"the transcript is a {type(text).__name__}; it must be a string.")
+    if has_speakers and (inside := _speaker_tags_in(text)):
+        raise RowError("tag_in_turn", f"the turn of {speaker!r} contains {inside[0]}; give each turn one speaker.")
 
 
 def _speaker_tags_in(text: str) -> list[str]:
@@ -433,6 +480,14 @@ def _as_row(clip: Sequence[_Turn], settings: PrepareConfig, tags: Sequence[str],
     return replace(rows[0], id=row_id, audio=audio, text=text, speaker=_joint_name(names), speakers=names)
 
 
+def _is_whole(audio: Segment) -> bool:
+    """Whether a recording has nothing around a segment, as one that was cut out of a longer recording."""
+    try:
+        return clip_seconds(audio) >= clip_seconds(audio.audio)
+    except RowError:
+        return False
+
+
 def _audio_of(clip: Sequence[_Turn]) -> tuple[Any, str]:
     """Return the audio of a clip and its id: a longer segment of the recording, or a mix of several."""
     first, last = clip[0].row, clip[-1].row
@@ -441,9 +496,11 @@ def _audio_of(clip: Sequence[_Turn]) -> tuple[Any, str]:
         (len(files) == 1 and files != {None}) or len({id(turn.row.audio.audio) for turn in clip}) == 1
     )
     if is_one:
+        if len(clip) == 1 and _is_whole(first.audio):
+            return first.audio, first.id
         begin = max(0.0, clip[0].begin - max(0.0, min(_KEPT_PAUSE, clip[0].free_before / 2)))
         end = max(turn.end for turn in clip) + max(0.0, min(_KEPT_PAUSE, clip[-1].free_after / 2))
-        whole = Segment(first.audio.audio, begin, end - begin)
+        whole = replace(first.audio, begin=begin, duration=end - begin)
         base = first.id.removesuffix(f"@{first.audio}")
         if base != first.id:
             return whole, f"{base}@{whole}"

@@ -50,11 +50,14 @@ class Segment:
         begin (`float`, *optional*): Begin in seconds. `None` if the row has a duration but no begin; the segment must
             then be the whole recording.
         duration (`float`, *optional*): Duration in seconds; by default to the end of the recording.
+        is_placed (`bool`): Whether the begin is certainly one in this recording, as in subtitles beside it; otherwise a
+            recording of the segment's duration is the segment itself, cut out of a longer recording.
     """
 
     audio: Any
     begin: float | None
     duration: float | None
+    is_placed: bool = False
 
     def __str__(self) -> str:
         begin = self.begin or 0.0
@@ -183,7 +186,7 @@ def locate(segment: Segment, seconds: float) -> tuple[float, float | None]:
         RowError: "unclear_segment" if the segment does not lie within the recording, or has no begin and is shorter.
     """
     begin, duration = segment.begin, segment.duration
-    if duration is not None and abs(duration - seconds) <= _SAME_SECONDS:
+    if duration is not None and abs(duration - seconds) <= _SAME_SECONDS and not segment.is_placed:
         return 0.0, None  # the file is the segment itself, cut out of a longer recording
     if begin is None:
         assert duration is not None

@@ -19,11 +19,11 @@ import numpy as np
 from .._extras import import_extra
 from ..text_files import read_text
 from .annotations import SUFFIXES, find_annotation, find_text, read_annotation, speaker_at
-from .clips import AUDIO_SUFFIXES, file_of, find_clip
+from .clips import AUDIO_SUFFIXES, file_of, find_audio
 from .corpora import find_corpus, select_split
 from .dialogues import expand_turns
 from .rows import Row, RowError, is_missing
-from .segments import Segment
+from .segments import Segment, find_segment
 from .tables import TABLES, USUAL_COLUMNS, Table, columns_of, open_file, peek_columns, reading_as
 
 __all__ = ["RowSource", "open_source"]
@@ -58,6 +58,7 @@ def open_source(
     audio_root: str | os.PathLike | None = None,
     tiers: Sequence[str] = (),
     tags: Sequence[str] = ("[S1]", "[S2]"),
+    speaker_tags: Mapping[str, str] | None = None,
 ) -> RowSource:
     """Open a source of recordings and their transcripts.
 
@@ -81,6 +82,7 @@ def open_source(
         audio_root (`str` or `os.PathLike`, *optional*): Folder of the recordings, as in `find_audio`.
         tiers (`Sequence[str]`, *optional*): Tiers of TextGrids, as in `read_annotation`.
         tags (`Sequence[str]`, *optional*): Speaker tags for rows that are dialogues, as in `expand_turns`.
+        speaker_tags (`Mapping[str, str]`, *optional*): Tag of each speaker instead, as in `expand_turns`.
 
     Returns:
         `RowSource`: Rows are read lazily; their audio is read by `dia_hf.data.clips.read_clip`.
@@ -126,7 +128,7 @@ def open_source(
     found = [(table, _find_columns(table, columns)) for table in tables]
     counts = [table.num_rows for table in tables]
     num_rows = None if None in counts else sum(count or 0 for count in counts)
-    rows = chain.from_iterable(_read_rows(table, where, root, tags) for table, where in found)
+    rows = chain.from_iterable(_read_rows(table, where, root, tags, speaker_tags) for table, where in found)
     return RowSource(name, rows, num_rows, "; ".join(dict.fromkeys(_describe(*pair) for pair in found)))
 
 
@@ -342,7 +344,11 @@ def _find_columns(table: Table, given: Mapping[str, str | None]) -> dict[str, st
 
 
 def _read_rows(
-    table: Table, columns: Mapping[str, str | None], root: Path | None, tags: Sequence[str]
+    table: Table,
+    columns: Mapping[str, str | None],
+    root: Path | None,
+    tags: Sequence[str],
+    speaker_tags: Mapping[str, str] | None,
 ) -> Iterator[Row]:
     for source, number, record in table.records:
         if isinstance(record, RowError):
@@ -355,10 +361,14 @@ def _read_rows(
         spare = {column: value for column, value in record.items() if column not in taken}
         has_turns = not isinstance(text, str) and isinstance(text, _LISTS)
         of_clip = {column: value for column, value in spare.items() if not (has_turns and isinstance(value, _LISTS))}
+        recording = None
         try:
-            audio = find_clip(values["audio"], table.folder or Path(), of_clip, root)
+            recording = find_audio(values["audio"], table.folder or Path(), root)
+            audio = find_segment(recording, of_clip)
         except RowError as error:
             audio = error
+        if table.is_timed and isinstance(audio, Segment):
+            audio = replace(audio, is_placed=True)
         if named["speaker"] is None and isinstance(audio, Segment) and not isinstance(text, RowError):
             try:
                 named["speaker"] = _speaker_of(audio)
@@ -370,11 +380,12 @@ def _read_rows(
             if isinstance(audio, Segment) and audio.begin is not None:
                 name = f"{name}@{audio}"
         name = name or f"{table.id_prefix}{number:06d}"
-        if session is None and isinstance(audio, Segment) and audio.begin is not None and (file := file_of(audio)):
+        is_part = isinstance(audio, RowError) or (isinstance(audio, Segment) and audio.begin is not None)
+        if session is None and is_part and (file := file_of(recording)):
             session = file if table.root is None else Path(os.path.relpath(file, table.root)).as_posix()
         row = Row(source, number, name, audio, text, named["speaker"], named["language"], session)
-        row = replace(row, is_timed=table.is_timed and isinstance(audio, Segment))
-        yield from expand_turns(row, text, values["speaker"], spare, tags)
+        row = replace(row, is_timed=table.is_timed and isinstance(audio, Segment | RowError))
+        yield from expand_turns(row, text, values["speaker"], spare, tags, speaker_tags)
 
 
 def _speaker_of(segment: Segment) -> str | None:

@@ -6,7 +6,7 @@ of this package. `arguments` checks calls, `per_sample` reads lists of parameter
 while they are generated.
 """
 
-from .alignment import PathSearch, attend_to_text, find_alignment_heads, find_path
+from .alignment import attend_to_text, find_alignment_heads, find_path
 from .generation_dia import DiaGenerateOutput, DiaGenerationMixin
 from .logits_process import (
     DiaClassifierFreeGuidanceLogitsProcessor,
@@ -20,7 +20,6 @@ from .logits_process import (
     DiaSeededSamplingLogitsProcessor,
 )
 from .running_samples import DiaRunningSamplesLogitsProcessor
-from .spoken_path import PathFollower, SpokenWeights, audio_lag
 from .stopping_criteria import DiaCancelStoppingCriteria, DiaSampleStoppingCriteria
 from .streaming import DiaAudioStreamer, DiaCodesStreamer
 
@@ -41,11 +40,7 @@ __all__ = [
     "DiaRunningSamplesLogitsProcessor",
     "DiaSampleStoppingCriteria",
     "DiaSeededSamplingLogitsProcessor",
-    "PathFollower",
-    "PathSearch",
-    "SpokenWeights",
     "attend_to_text",
-    "audio_lag",
     "find_alignment_heads",
     "find_path",
 ]

@@ -452,7 +452,8 @@ class Dia:
         is_list = not isinstance(text, str)
         if times is None:
             return self._checked(chunks, check, is_list)
-        return times.add(self._checked(chunks, check, is_list=True), streamer.alignment, is_list)
+        checked = self._checked(chunks, check, is_list=True, stacklevel=3)
+        return times.add(checked, streamer.alignment, is_list)
 
     def _stream_pieces(
         self, pieces: Iterator[str], voice: Any, split: str, language: str, sampling: dict[str, Any]
@@ -465,7 +466,7 @@ class Dia:
         return stream_text(self, pieces, text, SpeechRequest(text, voices=_load_voices(voice), **sampling))
 
     def _checked(
-        self, chunks: Generator[Any, None, None], check: SpeechCheck, is_list: bool
+        self, chunks: Generator[Any, None, None], check: SpeechCheck, is_list: bool, stacklevel: int = 2
     ) -> Generator[Any, None, None]:
         """Yield audio chunks, as lists if `is_list`, and warn at the end of implausible audio."""
         with closing(chunks):
@@ -473,7 +474,7 @@ class Dia:
                 parts = chunk if isinstance(chunk, list) else [chunk]
                 check.add(parts)
                 yield parts if is_list else chunk
-        check.warn(stacklevel=2)
+        check.warn(stacklevel=stacklevel)
 
     def _check_of(
         self,

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from ..configuration_dia import DiaConfig
 from ..delay_pattern import valid_codes
-from ..generation import SpokenWeights, audio_lag
+from ..generation.spoken_path import SpokenWeights, audio_lag
 from .dialogue import Dialogue
 from .dialogue_run import DialogueRun
 from .doubts import SpeechStats

@@ -13,7 +13,8 @@ from typing import Literal
 
 import torch
 
-from ..generation import PathFollower, PathSearch
+from ..generation.alignment import PathSearch
+from ..generation.spoken_path import PathFollower
 from .timestamps import TimedText, Timeline
 
 __all__ = ["LiveTimeline", "Unit"]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase
 
-from ..generation import SpokenWeights, attend_to_text, audio_lag
+from ..generation import attend_to_text
+from ..generation.spoken_path import SpokenWeights, audio_lag
 from .live_timeline import LiveTimeline, Unit
 
 __all__ = ["StreamTimes", "texts_of"]
