@@ -332,7 +332,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"dtype": "int8"}, "int8"), ({"max_shard_size": "big"}, "'big'"), ({"to": "onnx"}, "'onnx'")],
+    [({"dtype": "int8"}, "int8"), ({"max_shard_size": "big"}, "'big'"), ({"to": "torchscript"}, "'torchscript'")],
 )
 def test_unknown_options(tmp_path, options, word):
     """A mistyped option was taken for the default."""
@@ -379,6 +379,17 @@ def test_the_card_of_a_source_without_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "mine")
     convert_checkpoint(".", tmp_path / "dest")
     assert "| source | `mine` |" in (tmp_path / "dest" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("arguments", [("", "dest"), (str(PACK), ""), (str(PACK), "dest", "--codec", "")])
+def test_empty_names(tmp_path, monkeypatch, capsys, arguments):
+    """`convert model "$UNSET" --force` replaced the current folder, and an empty source or codec was read from it."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(PACK / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["convert", *arguments, "--force"]) == 2
+    assert "is empty; give" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_own_tokenizer_and_codec_come_along(tmp_path):
