@@ -64,6 +64,12 @@ def test_control_characters_that_mean_tags_raise(character):
         OURS(f"a{character}b")
 
 
+def test_half_of_a_surrogate_pair_raises():
+    """Half of an emoji, which JSON can hold, ended in an error of Python's encoder."""
+    with pytest.raises(ValueError, match=r"^the text holds U\+D83D, half of a surrogate pair"):
+        OURS("[S1] a \ud83d b")
+
+
 def test_further_speakers(tmp_path):
     """Fine-tuned models with [S3] and [S4] lost these tags when saved and loaded."""
     tokenizer = DiaTokenizer(speaker_tokens=["[S1]", "[S2]", "[S3]", "[S4]"])

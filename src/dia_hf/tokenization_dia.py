@@ -265,12 +265,17 @@ class DiaTokenizer(PreTrainedTokenizer):
         return {self.convert_ids_to_tokens(i): i for i in range(self.vocab_size)} | self.added_tokens_encoder
 
     def check_text(self, text: str) -> None:
-        """Check that a text has no control characters that stand for padding or a tag.
+        """Check that a text has no control characters that stand for padding or a tag, and no lone surrogates.
 
         Raises:
             ValueError: If it has one.
         """
         for character in set(text):
+            if "\ud800" <= character <= "\udfff":
+                raise ValueError(
+                    f"the text holds U+{ord(character):04X}, half of a surrogate pair, which is no character and not "
+                    "in UTF-8; remove it, or give the whole character."
+                )
             if ord(character) < 128 and ord(character) in self._added_tokens_decoder:
                 tag = self._added_tokens_decoder[ord(character)].content
                 raise ValueError(

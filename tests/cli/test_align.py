@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pysubs2
@@ -122,6 +123,7 @@ def test_transcripts_that_do_not_fit_are_listed(tmp_path, spoken, capsys):
         (["missing.wav", "-o", "a.srt", "--text", "Hello."], "there is no audio file"),
         (["other.wav", "-o", "a.srt"], "give --text or --text-file"),
         (["speech.wav", "--clips", "."], "exists; give a new folder"),
+        (["table.csv", "-o", "out.srt"], "must be a new folder"),
         (["table.csv", "-o", "out", "--text", "Hello."], "--text is for one recording"),
     ],
 )
@@ -136,3 +138,26 @@ def test_a_recording_of_something_else_is_told(recording, capsys):
     """Subtitles of a wrong transcript were written without a word."""
     assert align(recording, "-o", recording.with_suffix(".srt"), "--text", "[S1] The green bread was cold. " * 3) == 0
     assert "the transcript does not fit the recording" in capsys.readouterr().err
+
+
+def test_names_that_are_not_in_unicode(tmp_path, spoken, monkeypatch, capsys):
+    """A file name in an old encoding ended the alignment of a whole folder at its end, and nothing was written."""
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        write_audio(f"{name}/{name}.wav", spoken[0][0], spoken[1])
+    except OSError:
+        pytest.skip("the file system has names in Unicode alone")
+    (tmp_path / name / f"{name}.txt").write_text(TEXT, "utf-8")
+    assert align(name, "-o", "all", "--quiet") == 0
+    (line,) = (tmp_path / "all/alignment.jsonl").read_text("utf-8").splitlines()
+    assert name in json.loads(line)["audio"]
+    assert align(f"{name}/{name}.wav", "--clips", "clips", "--quiet") == 0
+    assert "caf\\udce9.wav" in (tmp_path / "clips/metadata.csv").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("output", "clips"), [("new/all.json", "new"), ("new.json", "new.json")])
+def test_outputs_that_would_replace_each_other(recording, tmp_path, capsys, output, clips):
+    """The folder of the clips replaced the file of the words."""
+    assert align(recording, "-o", tmp_path / output, "--clips", tmp_path / clips) == 2
+    assert "are one place; give two" in capsys.readouterr().err.splitlines()[-1]

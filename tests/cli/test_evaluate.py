@@ -1,6 +1,7 @@
 """`dia-hf evaluate`, run on a trained model."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_evaluate(sentences, capsys):
     rows = [line.split("|")[1].strip() for line in captured.out.splitlines() if line.startswith("|")]
     assert rows[2:5] == ["reference", "codec", "model"]
     assert "× real time" in captured.out and "evaluating" not in captured.out
-    assert "evaluating: 100%" in captured.err and "new/report.json: all figures" in captured.err
+    assert "evaluating: 100%" in captured.err and "new/report.json: all metrics" in captured.err
     report = json.loads(Path("new/report.json").read_text("utf-8"))
     expected = {"model": "miniature", "sentences": "table.csv", "asr": "pocketsphinx", "vocabulary": None, "seed": 1}
     assert expected.items() <= report["settings"].items()
@@ -224,7 +225,10 @@ def test_voices(sentences, option, monkeypatch):
     ("args", "error"),
     [
         (["--audio", "nowhere"], "'nowhere' is no folder"),
-        (["--audio", "clips"], "'clips' has no audio for sentence 1; it is named '0000.wav'"),
+        (
+            ["--audio", "clips"],
+            "sentence 1; name it '0000.wav', or give the name of its file in the column `id` of a table",
+        ),
         (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
         (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
         (["--audio-prompt", "clips/a.wav"], "go together; give both"),
@@ -241,3 +245,50 @@ def test_judging_that_cannot_begin(sentences, args, error, capsys, monkeypatch):
     monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
     assert run("evaluate", "--sentences", sentences, *ASR, *args) == 2
     assert error in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--report", "new.html", "-o", "./new.html"],
+        ["--keep", "new", "-o", "new"],
+        ["--keep", "new.html", "--report", "new.html"],
+        ["--keep", "new", "-o", "new/0000.wav"],
+        ["--report", "new.html", "-o", "new.html/all.json"],
+    ],
+)
+def test_outputs_that_would_replace_each_other(sentences, args, capsys, monkeypatch):
+    """A new file was two outputs: the second replaced the first, or could not be written after all the work."""
+    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    assert run("evaluate", "--sentences", sentences, *ASR, *args) == 2
+    assert "are one place; give two" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_names_that_are_not_in_unicode(tone, tmp_path, monkeypatch, capsys):
+    """A file name in an old encoding ended the evaluation when all was done, and its results were lost."""
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        write_audio(f"{name}/0000.wav", tone(0.4, 16000), 16000)
+    except OSError:
+        pytest.skip("the file system has names in Unicode alone")
+    Path(f"{name}.txt").write_text("[S1] Hello there.", "utf-8")
+    args = ["--sentences", f"{name}.txt", *ASR, "--audio", name, "--json"]
+    assert run("evaluate", *args, "-o", "all.json", "--report", "all.html") == 0
+    assert json.loads(Path("all.json").read_text("utf-8"))["settings"]["audio"] == name
+    assert json.loads(capsys.readouterr().out)["path"] == "all.json" and Path("all.html").is_file()
+    assert run("evaluate", *args, "--quiet", "-o", f"{name}.json") == 0
+    assert json.loads(capsys.readouterr().out)["path"] == f"{name}.json"
+
+
+def test_a_closed_pipe_loses_nothing(sentences, monkeypatch):
+    """`dia-hf evaluate … | head -1` ended before the results were written."""
+
+    def close(*args):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("dia_hf.cli.evaluate.print_result", close)
+    run("evaluate", "--sentences", sentences, *ASR, *FAST, "-o", "all.json", "--report", "all.html")
+    assert Path("all.json").is_file() and Path("all.html").is_file()
+    run("evaluate", "--compare", "all.json", "all.json", "-o", "both.json")
+    assert Path("both.json").is_file()

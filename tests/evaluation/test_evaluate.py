@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from dia_hf import MINIATURE, DiaForConditionalGeneration
@@ -292,7 +293,7 @@ def test_audio_of_another_system(tmp_path, tone):
     ears = Ears("hello there", "good bye")
     sentences = [Sentence(TEXTS[0], id="utt7"), Sentence(TEXTS[1])]
     write_audio(tmp_path / "utt7.flac", tone(0.3, 8000), 8000)
-    with pytest.raises(ValueError, match=r"no audio for sentence 2; it is named '0001\.wav'"):
+    with pytest.raises(ValueError, match=r"no audio for sentence 2; name it '0001\.wav'"):
         evaluate_audio(sentences, tmp_path, ears)
     write_audio(tmp_path / "0001.wav", tone(0.4, 16000), 16000)
     report = evaluate_audio(sentences, tmp_path, ears)
@@ -302,3 +303,38 @@ def test_audio_of_another_system(tmp_path, tone):
     assert report.sentences[0].model.file == str(tmp_path / "utt7.flac") and report.sentences[0].seed is None
     with pytest.raises(ValueError, match="is no folder"):
         evaluate_audio(sentences, tmp_path / "nowhere", ears)
+
+
+def test_two_sentences_are_not_one_recording(tmp_path, tone):
+    """A sentence called "0001" and the second one, which has no name, were judged by the same audio."""
+    write_audio(tmp_path / "0001.wav", tone(0.3, 8000), 8000)
+    with pytest.raises(ValueError, match=r"0001\.wav' is the audio of the sentences 1 and 2"):
+        evaluate_audio([Sentence(TEXTS[0], id="0001"), Sentence(TEXTS[1])], tmp_path, Ears("hello there"))
+
+
+@pytest.mark.parametrize("part", ["audio", "reference", "prompt"])
+def test_audio_that_cannot_be_judged_is_found_before_the_work(dia, tmp_path, tone, part):
+    """One recording with NaN ended an evaluation when its turn came, and the error did not say which one."""
+    ears, broken = Ears("hello there"), np.array([0.1, np.nan], np.float32)
+    write_audio(tmp_path / "0000.wav", tone(0.3, 8000), 8000)
+    write_audio(tmp_path / "0001.wav", tone(0.3, 8000), 8000)
+    if part == "audio":
+        soundfile.write(tmp_path / "0001.wav", broken, 8000, subtype="FLOAT")
+    clip = {"array": broken, "sampling_rate": 8000}
+    given = {"audio": {}, "reference": {"audio": clip}, "prompt": {"prompts": {"[S1]": Prompt(clip)}}}[part]
+    sentences = [Sentence(TEXTS[0]), Sentence(TEXTS[1], **given)]
+    message = "sentence 2: .*the audio holds 1 samples that are NaN"
+    with pytest.raises(ValueError, match=r"0001\.wav': the audio" if part == "audio" else message):
+        evaluate_audio(sentences, tmp_path, ears)
+    if part != "audio":
+        with pytest.raises(ValueError, match=message):
+            evaluate(dia, sentences, ears, **GREEDY, batch_size=1)
+    assert not ears.clips
+
+
+def test_a_text_that_no_model_reads_is_found_before_the_work(dia):
+    """A control character in the last sentence ended the evaluation when all others were done."""
+    ears = Ears("hello there")
+    with pytest.raises(ValueError, match=r"sentence 2: the text holds the control character U\+0001"):
+        evaluate(dia, [TEXTS[0], "[S1] Good\x01 bye."], ears, **GREEDY, batch_size=1)
+    assert not ears.clips

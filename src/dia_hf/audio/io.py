@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,7 +99,10 @@ def _reading(source: str | os.PathLike | bytes) -> Iterator[tuple[Any, list[Any]
         raise FileNotFoundError(f"there is no audio file at {shortened(str(source), 300)}.")
     try:
         with _held_interrupts() as interrupts:
-            yield (_Content(source) if isinstance(source, bytes) else source), interrupts
+            if isinstance(source, bytes):
+                yield _Content(source), interrupts
+            else:  # soundfile 0.14 refuses names that are not in UTF-8, unless they are bytes
+                yield (source if sys.platform == "win32" else os.fsencode(source)), interrupts
     except sf.LibsndfileError as error:
         raise ValueError(
             f"{_name_of(source)} cannot be read as audio ({error.error_string.strip()}); give a wav, flac, mp3, ogg or "

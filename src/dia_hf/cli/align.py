@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write, atomic_write_folder, find_held
 from ..text_files import read_text
-from .arguments import MINIATURE_NOTE, check_apart, check_writable, print_result
+from .arguments import MINIATURE_NOTE, check_apart, check_outputs_apart, check_writable, print_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ _MOST_SHOWN = 20  # suspects on the screen
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf align`."""
     from ..data.clips import AUDIO_SUFFIXES
+    from ..speech.subtitles import SUBTITLE_FORMATS
 
     is_recording = Path(args.source).suffix.lower() in AUDIO_SUFFIXES and not Path(args.source).is_dir()
     if args.output is None and args.clips is None:
@@ -43,6 +44,11 @@ def run(args: argparse.Namespace) -> None:
     for option, value in (("--text", args.text), ("--text-file", args.text_file), ("--clips", args.clips)):
         if value is not None:
             raise ValueError(f"{option} is for one recording, and {args.source!r} is no audio file; leave it out.")
+    if (suffix := Path(args.output).suffix.lower()) in SUBTITLE_FORMATS:
+        raise ValueError(
+            f"--output {args.output!r} must be a new folder, because {args.source!r} is no audio file; for files "
+            f"that end in {suffix}, give --format."
+        )
     _check_new_folder("--output", args.output)
     _align_many(args)
 
@@ -72,6 +78,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_apart("--output", args.output, {"SOURCE": args.source, "--text-file": args.text_file})
     if args.clips is not None:
         _check_new_folder("--clips", args.clips)
+    check_outputs_apart({"--output": args.output, "--clips": args.clips})
 
 
 def _check_new_folder(option: str, folder: str) -> None:
@@ -143,7 +150,7 @@ def _write_clips(
     from ..audio.io import write_audio
 
     with atomic_write_folder(folder) as beside:
-        with open(beside / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+        with open(beside / "metadata.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table = csv.writer(file)
             table.writerow(["file_name", "text", "source", "start", "end", "evidence"])
             for number, clip in enumerate(clips, start=1):
@@ -155,7 +162,8 @@ def _write_clips(
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(content, "utf-8", "backslashreplace")  # lone surrogates, of file names
 
 
 def _align_many(args: argparse.Namespace) -> None:

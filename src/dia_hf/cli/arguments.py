@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -84,6 +85,16 @@ def check_apart(option: str, output: str | Path, inputs: dict[str, str | None]) 
             )
 
 
+def check_outputs_apart(outputs: dict[str, str | Path | None]) -> None:
+    """Refuse outputs of which one would replace another, or lie inside it; none of them need exist."""
+    places = {name: Path(os.path.realpath(path)) for name, path in outputs.items() if path is not None}
+    for (name, place), (other, around) in itertools.permutations(places.items(), 2):
+        if around in (place, *place.parents):
+            raise ValueError(
+                f"{name} {str(outputs[name])!r} and {other} {str(outputs[other])!r} are one place; give two."
+            )
+
+
 def read_tags(options: list[str]) -> dict[str, int | None]:
     """Return the tags of `--extra-tag TAG[=ID]` with their ids; brackets, patterns to some shells, are added.
 
@@ -109,8 +120,10 @@ def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def print_result(args: argparse.Namespace, line: str, result: dict[str, Any]) -> None:
     """Print the result of a verb: with `--json` the object, otherwise the line, unless `--quiet`."""
+    encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of names and ids
     if args.json:
-        print(json.dumps(result, ensure_ascii=False))
+        content = json.dumps(result, ensure_ascii=False)
+        is_complete = content.encode(encoding, "ignore").decode(encoding) == content
+        print(content if is_complete else json.dumps(result))
     elif not args.quiet:
-        encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of names and ids
         print(line.encode(encoding, "backslashreplace").decode(encoding))

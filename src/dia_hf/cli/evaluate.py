@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..assets import MINIATURE
 from ..atomic_write import find_held
-from .arguments import check_apart, check_writable, load_voices, print_result, sampling_of
+from .arguments import check_apart, check_outputs_apart, check_writable, load_voices, print_result, sampling_of
 
 if TYPE_CHECKING:
     from ..evaluation import Sentence, SentenceReport
@@ -43,9 +43,9 @@ def _compare(args: argparse.Namespace) -> None:
     comparison = compare(*args.compare)
     better = {row.metric: row.better for row in comparison.differences if row.better is not None}
     result = {"path": args.output, "sentences": comparison.sentences, "better": better}
-    print_result(args, comparison.table(), result)
     if args.output is not None:
         comparison.save(args.output)
+    print_result(args, comparison.table(), result)
 
 
 def _evaluate(args: argparse.Namespace, folder: str | None) -> None:
@@ -117,17 +117,19 @@ def _evaluate(args: argparse.Namespace, folder: str | None) -> None:
             if summaries["model"] is not None
         },
     }
-    print_result(args, report.table(), result)
+    table = report.table()
+    # Before anything is printed, which a closed pipe or terminal would end.
     if args.report is not None:
         write_report(report, args.report, f"Evaluation of {report.settings.get('model', args.audio)}")
         if args.keep is None and args.audio is None:
             report = replace(report, sentences=[_without_files(line) for line in report.sentences])
-    if args.report is not None and not args.quiet:
-        print(f"{args.report}: metrics, and the worst sentences to hear", file=sys.stderr)
     if args.output is not None:
         report.save(args.output)
+    print_result(args, table, result)
+    if args.report is not None and not args.quiet:
+        print(f"{args.report}: metrics, and the worst sentences to hear", file=sys.stderr)
     if args.output is not None and not args.quiet:
-        print(f"{args.output}: all figures, and what was heard of each sentence", file=sys.stderr)
+        print(f"{args.output}: all metrics, and the transcripts of each sentence", file=sys.stderr)
 
 
 def _without_files(line: SentenceReport) -> SentenceReport:
@@ -144,8 +146,7 @@ def _check_options(args: argparse.Namespace) -> None:
         if Path(args.report).suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--report {args.report!r} must end in .html.")
         check_writable("--report", Path(args.report))
-        read = {"--sentences": args.sentences, "--output": args.output, "--vocabulary": args.vocabulary}
-        check_apart("--report", args.report, read)
+        check_apart("--report", args.report, {"--sentences": args.sentences, "--vocabulary": args.vocabulary})
     if args.output is not None:
         check_writable("--output", Path(args.output))
         read = {"--sentences": args.sentences, "--vocabulary": args.vocabulary, "--audio-prompt": args.audio_prompt}
@@ -158,6 +159,8 @@ def _check_options(args: argparse.Namespace) -> None:
         check_writable("--keep", Path(args.keep, "0000.wav"))
         if args.audio_prompt is not None and find_held(args.keep, [args.audio_prompt]) is not None:
             raise ValueError(f"--keep {args.keep!r} holds --audio-prompt {args.audio_prompt!r}; give another folder.")
+    kept = None if args.keep is None else Path(args.keep, "0000.wav")
+    check_outputs_apart({"--report": args.report, "--output": args.output, "--keep": kept})
     if args.voice and args.audio_prompt is not None:
         raise ValueError("give either --voice or --audio-prompt.")
     if (args.audio_prompt is None) != (args.prompt_text is None):

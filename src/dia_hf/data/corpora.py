@@ -5,6 +5,7 @@ LibriSpeech, LibriTTS, VCTK, ESD and Kaldi. Called by `sources.py`, which reads 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -157,7 +158,7 @@ def _find_esd(folder: Path, files: Sequence[Path]) -> list[Path]:
 def _is_esd(path: Path) -> bool:
     with open(path, "rb") as file:
         head = file.read(256).removeprefix(b"\xef\xbb\xbf")
-    return re.match(rb"%s_\d+[\t ]" % re.escape(path.stem.encode()), head.lstrip()) is not None
+    return re.match(rb"%s_\d+[\t ]" % re.escape(os.fsencode(path.stem)), head.lstrip()) is not None
 
 
 def _read_esd(folder: Path, lists: Sequence[Path], files: Sequence[Path]) -> _Records:

@@ -101,7 +101,8 @@ class Comparison:
             OSError: If it cannot be written; an existing file is kept then.
         """
         with atomic_write(path) as beside:
-            beside.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+            content = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+            beside.write_text(content, "utf-8", "backslashreplace")  # lone surrogates, of file names
 
 
 def compare(

@@ -26,7 +26,7 @@ from ..asr.recognizers import Recognizer
 from ..atomic_write import atomic_write, find_held, is_leftover
 from ..audio.codec import Codec
 from ..audio.io import resample, write_audio
-from ..data.clips import AUDIO_SUFFIXES
+from ..data.clips import AUDIO_SUFFIXES, file_of
 from ..feature_extraction_dia import DiaFeatureExtractor
 from ..speech import Dia
 from ..speech.voices import Voice
@@ -130,6 +130,11 @@ def evaluate(
     codec = dia.processor.codec
     for number, sentence in enumerate(given, start=1):
         _check_reference(number, sentence, codec)
+        try:
+            dia.processor.tokenizer.check_text(sentence.text)
+            _check_audio(sentence)
+        except ValueError as error:
+            raise ValueError(f"sentence {number}: {error}") from error
     if folder is not None:
         check_folder(folder)
         recordings = [sentence.audio for sentence in given] + [
@@ -216,6 +221,11 @@ def evaluate_audio(
     given = _check_sentences(sentences)
     judge = Judge(recognizer, speaker_model, quality, aligner, normalizer)
     files = find_recordings(given, audio)
+    for number, (sentence, file) in enumerate(zip(given, files, strict=True), start=1):
+        try:
+            _check_audio(sentence, file)
+        except ValueError as error:
+            raise ValueError(f"sentence {number}: {error}") from error
     lines = []
     for place, file in enumerate(tqdm(files, desc="judging", unit=" sentences", disable=not verbose)):
         sentence, clip = given[place], _load(str(file))
@@ -242,7 +252,7 @@ def find_recordings(sentences: Sequence[Sentence], folder: str | os.PathLike) ->
     """Find the audio of each sentence: a file named by its `id`, or else by its number, as 0000.wav.
 
     Raises:
-        ValueError: If there is no such folder, or the audio of a sentence is missing.
+        ValueError: If there is no such folder, the audio of a sentence is missing, or that of another one, too.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -255,7 +265,13 @@ def find_recordings(sentences: Sequence[Sentence], folder: str | os.PathLike) ->
         found = next((path for path in paths if path.is_file()), None)
         if found is None:
             listed = " or ".join(repr(f"{name}.wav") for name in names)
-            raise ValueError(f"{str(root)!r} has no audio for sentence {place + 1}; it is named {listed}.")
+            other = "" if sentence.id else ", or give the name of its file in the column `id` of a table"
+            raise ValueError(f"{str(root)!r} has no audio for sentence {place + 1}; name it {listed}{other}.")
+        if found in files:
+            raise ValueError(
+                f"{str(found)!r} is the audio of the sentences {files.index(found) + 1} and {place + 1}; give each an "
+                "`id` of its own, or to none."
+            )
         files.append(found)
     return files
 
@@ -309,10 +325,28 @@ def _check_reference(number: int, sentence: Sentence, codec: Codec) -> None:
         )
 
 
+def _check_audio(sentence: Sentence, *files: Path) -> None:
+    """Raise `ValueError` for audio of a sentence that cannot be judged, before the work instead of after it."""
+    audio = [sentence.audio, *(prompt.audio for prompt in sentence.prompts.values()), *map(str, files)]
+    for one in audio:
+        if one is not None:
+            _load(one)
+
+
 def _load(audio: Any) -> Clip:
-    """Read audio as one channel at its own rate."""
+    """Read audio as one channel at its own rate.
+
+    Raises:
+        ValueError: If it cannot be read, or has samples that are not finite; the error names its file.
+    """
     samples, rate = load_clip(audio)
-    (waveform,) = DiaFeatureExtractor(sampling_rate=rate).load_waveforms({"array": samples, "sampling_rate": rate})
+    given = {"array": samples, "sampling_rate": rate}
+    try:
+        (waveform,) = DiaFeatureExtractor(sampling_rate=rate).load_waveforms(given)
+    except ValueError as error:
+        if (file := file_of(os.fspath(audio) if isinstance(audio, os.PathLike) else audio)) is None:
+            raise
+        raise ValueError(f"{file!r}: {error}") from error
     return Clip(waveform, rate, audio)
 
 

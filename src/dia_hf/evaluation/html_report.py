@@ -71,7 +71,7 @@ def write_report(report: EvaluationReport, path: str | os.PathLike, title: str =
     """
     content = format_report(report, title)
     with atomic_write(path) as beside:
-        beside.write_text(content, "utf-8")
+        beside.write_text(content, "utf-8", "backslashreplace")  # lone surrogates, of file names
 
 
 def format_report(report: EvaluationReport, title: str = "Evaluation") -> str:

@@ -201,7 +201,8 @@ class EvaluationReport:
             OSError: If it cannot be written; an existing file is kept then.
         """
         with atomic_write(path) as beside:
-            beside.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+            content = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+            beside.write_text(content, "utf-8", "backslashreplace")  # lone surrogates, of file names
 
     def table(self) -> str:
         """Return Markdown tables of word errors and other metrics by reference, codec and model, and further lines."""

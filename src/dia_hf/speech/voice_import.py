@@ -28,16 +28,16 @@ class VoiceImportError(ValueError):
 
     Attributes:
         problems (`dict[str, str]`): What is wrong with each, by the name of its file.
+        summary (`str`): The message without the problems.
     """
 
     def __init__(self, problems: Mapping[str, str], num_recordings: int, num_saved: int = 0) -> None:
         self.problems = dict(problems)
-        some = "; ".join(f"{name}: {reason}" for name, reason in list(problems.items())[:_LISTED])
+        some = "; ".join(f"{name}: {reason.removesuffix('.')}" for name, reason in list(problems.items())[:_LISTED])
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         saved = "none was saved" if not num_saved else f"{num_saved} were saved"
-        super().__init__(
-            f"{len(problems)} of {num_recordings} recordings cannot be imported, and {saved}: {some}{more}"
-        )
+        self.summary = f"{len(problems)} of {num_recordings} recordings cannot be imported, and {saved}"
+        super().__init__(f"{self.summary}: {some}{more}.")
 
 
 def import_voices(
