@@ -50,6 +50,16 @@ def test_offline(monkeypatch):
         Dia.from_pretrained("no-such-owner/no-such-model")
 
 
+def test_a_codec_that_cannot_be_downloaded(tmp_path):
+    """A converted checkpoint without a codec waited half a minute for the Hub, and the error named no codec."""
+    report = convert_checkpoint(REFERENCE / "nari-0626", tmp_path / "dia")
+    assert report.endswith(
+        "It has no codec, and loads that of descript from the Hub; `codec` (`--codec`) puts one inside."
+    )
+    with pytest.raises(OSError, match=r"has no codec inside, and names 'descript/dac_44khz'.*`--codec`"):
+        DiaProcessor.from_pretrained(tmp_path / "dia")
+
+
 def test_what_is_there_is_taken(tmp_path, monkeypatch):
     """A local folder with the name of a Hub id was not used."""
     monkeypatch.chdir(tmp_path)

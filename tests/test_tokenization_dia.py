@@ -169,6 +169,9 @@ def test_further_tags():
         tokenizer.with_tags({"[nl]": 14})
     with pytest.raises(ValueError, match=r"\[xx\] are more than the 8 tags.*give further tags their ids"):
         tokenizer.with_tags(["[de]", "[fr]", "[it]", "[xx]"])
+    for wrong in ([None], {None: 3}, [7]):
+        with pytest.raises(ValueError, match="a tag is a word without spaces"):
+            tokenizer.with_tags(wrong)
 
 
 def test_added_tokens_count_and_outlive_saving(tmp_path):

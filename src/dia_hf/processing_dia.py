@@ -29,7 +29,7 @@ from .delay_pattern import apply_delay, valid_codes
 from .feature_extraction_dia import DiaFeatureExtractor, as_clips
 from .hub import check_huggingface_layout, check_model, is_hub_id
 from .loss import IGNORE_INDEX
-from .text_files import read_json, shortened
+from .text_files import first_line, read_json, shortened
 from .tokenization_dia import DiaTokenizer
 
 __all__ = ["DiaProcessor", "write_codec_reference"]
@@ -100,6 +100,14 @@ def _load_codec(checkpoint: str | os.PathLike, hub_options: dict[str, Any], **op
         )
     # The named codec is another repository: `revision` and `subfolder` of this one do not apply to it.
     elsewhere = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
+    if not elsewhere:
+        try:
+            check_model(name)
+        except OSError as error:
+            raise OSError(
+                f"{str(checkpoint)!r} has no codec inside, and names {name!r}: {first_line(error, 400)} A codec can be "
+                "given, too: `Dia.from_pretrained(..., codec=...)`, `--codec`."
+            ) from error
     return load_network(name, kind, **elsewhere, **options)
 
 

@@ -238,7 +238,7 @@ class DiaTokenizer(PreTrainedTokenizer):
                         "give further tags their ids, such as 14 to 31."
                     )
                 number = free[0]
-            is_speaker = tag in speakers or SPEAKER_TAG.fullmatch(tag) is not None
+            is_speaker = tag in speakers or SPEAKER_TAG.fullmatch(str(tag)) is not None
             ids["speakers" if is_speaker else "languages"][tag] = number
         if (ids["speakers"], ids["languages"]) == (self._speaker_ids, self._language_ids):
             return self

@@ -57,6 +57,12 @@ def test_times_are_written_by_the_ending(recording, tmp_path, capsys, kind):
         assert 'text = "morning,"' in content
 
 
+def test_a_transcript_in_another_form_of_unicode(recording, tmp_path):
+    """The transcript "é.txt" was not beside "é.wav" if one of the two names came from macOS."""
+    recording.with_suffix(".txt").rename(tmp_path / "e\u0301.TXT")
+    assert align(recording.rename(tmp_path / "\u00e9.wav"), "-o", tmp_path / "times.json", "--quiet") == 0
+
+
 def test_the_result_is_told(recording, capsys):
     """`--json` lacked what was found."""
     assert (
@@ -117,6 +123,7 @@ def test_transcripts_that_do_not_fit_are_listed(tmp_path, spoken, capsys):
         (["missing.wav", "-o", "a.srt", "--text", "Hello."], "there is no audio file"),
         (["other.wav", "-o", "a.srt"], "give --text or --text-file"),
         (["speech.wav", "--clips", "."], "exists; give a new folder"),
+        (["table.csv", "-o", "out.srt"], "must be a new folder"),
         (["table.csv", "-o", "out", "--text", "Hello."], "--text is for one recording"),
     ],
 )

@@ -32,7 +32,7 @@ def test_evaluate(sentences, capsys):
     rows = [line.split("|")[1].strip() for line in captured.out.splitlines() if line.startswith("|")]
     assert rows[2:5] == ["reference", "codec", "model"]
     assert "× real time" in captured.out and "evaluating" not in captured.out
-    assert "evaluating: 100%" in captured.err and "new/report.json: all figures" in captured.err
+    assert "evaluating: 100%" in captured.err and "new/report.json: all metrics" in captured.err
     report = json.loads(Path("new/report.json").read_text("utf-8"))
     expected = {"model": "miniature", "sentences": "table.csv", "asr": "pocketsphinx", "vocabulary": None, "seed": 1}
     assert expected.items() <= report["settings"].items()
@@ -228,7 +228,10 @@ def test_voices(sentences, option, monkeypatch):
     ("args", "error"),
     [
         (["--audio", "nowhere"], "'nowhere' is no folder"),
-        (["--audio", "clips"], "'clips' has no audio for sentence 1; it is named '0000.wav'"),
+        (
+            ["--audio", "clips"],
+            "sentence 1; name it '0000.wav', or give the name of its file in the column `id` of a table",
+        ),
         (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
         (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
         (["--audio", "clips", "--max-seconds", "3"], "--max-seconds is for generated speech"),

@@ -60,7 +60,8 @@ def test_import(library, tmp_path, tone, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert errors[0].startswith("anna.wav: there is a voice 'anna' already")
     assert errors[1].startswith("ben.wav: there is a voice 'ben' already")
-    assert errors[2].startswith("dia-hf: error: 2 of 2 recordings cannot be imported, and none was saved")
+    summary = "2 of 2 recordings cannot be imported, and none was saved; what is wrong with each is above."
+    assert errors[2:] == [f"dia-hf: error: {summary}"]
     assert run("voices", "import", str(folder), "--force") == 2
     assert "ben.wav: its transcript is missing" in capsys.readouterr().err
     assert list(library) == ["anna", "ben"]

@@ -332,7 +332,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"dtype": "int8"}, "int8"), ({"max_shard_size": "big"}, "'big'"), ({"to": "onnx"}, "'onnx'")],
+    [({"dtype": "int8"}, "int8"), ({"max_shard_size": "big"}, "'big'"), ({"to": "ggml"}, "'ggml'")],
 )
 def test_unknown_options(tmp_path, options, word):
     """A mistyped option was taken for the default."""
@@ -369,6 +369,27 @@ def test_a_source_by_its_name_on_the_hub(tmp_path, monkeypatch):
     convert_checkpoint("nari-labs/Dia-1.6B-0626", tmp_path / "dest")
     assert fetched[0][0] == "nari-labs/Dia-1.6B-0626"
     assert "`nari-labs/Dia-1.6B-0626`" in (tmp_path / "dest" / "README.md").read_text("utf-8")
+
+
+def test_the_card_of_a_source_without_a_name(tmp_path, monkeypatch):
+    """`dia-hf convert . dest` wrote a card of a source without a name."""
+    (tmp_path / "mine").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(PACK / name, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    convert_checkpoint(".", tmp_path / "dest")
+    assert "| source | `mine` |" in (tmp_path / "dest" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("arguments", [("", "dest"), (str(PACK), ""), (str(PACK), "dest", "--codec", "")])
+def test_empty_names(tmp_path, monkeypatch, capsys, arguments):
+    """`convert model "$UNSET" --force` replaced the current folder, and an empty source or codec was read from it."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(PACK / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["convert", *arguments, "--force"]) == 2
+    assert "is empty; give" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_own_tokenizer_and_codec_come_along(tmp_path):

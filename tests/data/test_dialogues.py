@@ -349,6 +349,20 @@ def test_dialogues_that_cannot_be(talk, cells, code):
     assert isinstance(row.text, RowError) and row.text.code == code
 
 
+def test_dialogues_by_the_tags_of_their_speakers(talk, processor, tmp_path):
+    """`--speaker-tag anna=S2` had no effect on rows that are dialogues, nor a list of speakers beside a speaker."""
+    dialogue = {"audio": str(talk), "texts": ["This is what I said.", "Oh no, that it is not."]}
+    rows = [{**dialogue, "speakers": names} for names in (["anna", "ben"], ["anna", "carl"])]
+    rows += [{**dialogue, "speaker": "show", "speakers": ["ben", "anna"]}]
+    settings = PrepareConfig(speaker_tags={"anna": "[S2]", "ben": "[S1]"}, loudness=None, keep_silence=None)
+    report = prepare_dataset(rows, tmp_path / "x", processor, settings)
+    assert [(clip.row, clip.text) for clip in report.clips] == [
+        (1, "[S2] This is what I said. [S1] Oh no, that it is not."),
+        (3, "[S1] This is what I said. [S2] Oh no, that it is not."),
+    ]
+    assert [(issue.row, issue.code) for issue in report.rejected] == [(2, "speaker_without_tag")]
+
+
 def test_texts_with_tags_of_their_own(talk):
     """A list of texts that begin with tags got a second tag in front."""
     (row,) = open_source([{"audio": str(talk), "texts": ["[S1] One. ", "[S2] Two."]}]).rows

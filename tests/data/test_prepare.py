@@ -208,6 +208,13 @@ def test_segments_of_one_recording(processor, tone, tmp_path, num_encoded):
     assert prepare_dataset(tmp_path / "manifest.json", tmp_path / "x", processor, settings).num_encoded == 0
 
 
+def test_nothing_to_join_is_told(processor, make_source, tmp_path):
+    """`--join-turns` on a table without sessions did nothing, and said nothing."""
+    settings = PrepareConfig(loudness=None, join_turns=True)
+    report = prepare_dataset(make_source(TEXT), tmp_path / "x", processor, settings)
+    assert any("nothing was joined (--join-turns)" in note for note in report.notes)
+
+
 def test_nothing_usable_is_an_error(processor, make_source, tmp_path):
     """An empty dataset was written, and failed hours later in a trainer without a reason."""
     source = make_source("1", "2", "")

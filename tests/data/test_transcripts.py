@@ -68,6 +68,20 @@ def test_what_is_no_tag(processor, text):
     assert Texts(processor.tokenizer, PrepareConfig()).make(text, None, None) == f"[S1] {text}"
 
 
+@pytest.mark.parametrize("text", ["... ?!", "[S1] ♪ ♪", "\u200b\u200b \u202e", "[S1] - [S2]", "😂"])
+def test_texts_without_words(processor, text):
+    """Marks, notes of music and characters that cannot be seen were the transcript of a whole clip."""
+    with pytest.raises(RowError, match="has no words") as caught:
+        Texts(processor.tokenizer, PrepareConfig()).make(text, None, None)
+    assert caught.value.code == "empty_text"
+
+
+@pytest.mark.parametrize("text", ["日本語", "नमस्ते", "שלום", "Nº 5", "(laughs)", "3 × x"])
+def test_words_of_any_script(processor, text):
+    """A text in another script, or with few letters, was taken for one without words."""
+    assert Texts(processor.tokenizer, PrepareConfig()).make(text, None, None) == f"[S1] {text}"
+
+
 def test_a_tag_that_is_declared_is_one(processor):
     """A declared tag [s1] or [SPEAKER_00] was refused as a misspelled one."""
     texts = Texts(processor.tokenizer, PrepareConfig(extra_tags=["[s1]", "[SPEAKER_00]"]))

@@ -313,7 +313,7 @@ def test_audio_of_another_system(tmp_path, tone):
     ears = Ears("hello there", "good bye")
     sentences = [Sentence(TEXTS[0], id="utt7"), Sentence(TEXTS[1])]
     write_audio(tmp_path / "utt7.flac", tone(0.3, 8000), 8000)
-    with pytest.raises(ValueError, match=r"no audio for sentence 2; it is named '0001\.wav'"):
+    with pytest.raises(ValueError, match=r"no audio for sentence 2; name it '0001\.wav'"):
         evaluate_audio(sentences, tmp_path, ears)
     write_audio(tmp_path / "0001.wav", tone(0.4, 16000), 16000)
     report = evaluate_audio(sentences, tmp_path, ears)

@@ -28,7 +28,7 @@ __all__ = ["main", "run"]
 _TRACEBACK = "DIA_HF_TRACEBACK"
 
 # Libraries whose warnings say nothing that a user of the command could act on.
-_QUIET = ("torch", "torchao", "transformers", "accelerate", "datasets", "peft")
+_QUIET = ("torch", "torchao", "transformers", "accelerate", "datasets", "huggingface_hub", "peft")
 
 
 def main(argv: list[str] | None = None) -> int:

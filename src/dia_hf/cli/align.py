@@ -31,6 +31,7 @@ _MOST_SHOWN = 20  # suspects on the screen
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf align`."""
     from ..data.clips import AUDIO_SUFFIXES
+    from ..speech.subtitles import SUBTITLE_FORMATS
 
     is_recording = Path(args.source).suffix.lower() in AUDIO_SUFFIXES and not Path(args.source).is_dir()
     if args.output is None and args.clips is None:
@@ -43,16 +44,27 @@ def run(args: argparse.Namespace) -> None:
     for option, value in (("--text", args.text), ("--text-file", args.text_file), ("--clips", args.clips)):
         if value is not None:
             raise ValueError(f"{option} is for one recording, and {args.source!r} is no audio file; leave it out.")
+    if (suffix := Path(args.output).suffix.lower()) in SUBTITLE_FORMATS:
+        raise ValueError(
+            f"--output {args.output!r} must be a new folder, because {args.source!r} is no audio file; for files "
+            f"that end in {suffix}, give --format."
+        )
     _check_new_folder("--output", args.output)
     _align_many(args)
 
 
 def _find_text(args: argparse.Namespace) -> str:
+    from ..data.annotations import find_text
+
     if args.text is not None:
         return args.text
-    file = Path(args.source).with_suffix(".txt") if args.text_file is None else Path(args.text_file)
-    if args.text_file is None and not file.is_file():
-        raise ValueError(f"there is no transcript {str(file)!r} beside the recording; give --text or --text-file.")
+    if args.text_file is not None:
+        return read_text(args.text_file)
+    source = Path(args.source)
+    file = find_text(source) if source.parent.is_dir() else None
+    if file is None or not file.is_file():
+        name = str(source.with_suffix(".txt"))
+        raise ValueError(f"there is no transcript {name!r} beside the recording; give --text or --text-file.")
     return read_text(file)
 
 

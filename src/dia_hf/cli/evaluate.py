@@ -141,7 +141,7 @@ def _evaluate(args: argparse.Namespace, folder: str | None) -> None:
     if args.report is not None and not args.quiet:
         print(f"{args.report}: metrics, and the worst sentences to hear", file=sys.stderr)
     if args.output is not None and not args.quiet:
-        print(f"{args.output}: all figures, and what was heard of each sentence", file=sys.stderr)
+        print(f"{args.output}: all metrics, and the transcripts of each sentence", file=sys.stderr)
 
 
 def _without_files(line: SentenceReport) -> SentenceReport:

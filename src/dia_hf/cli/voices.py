@@ -53,7 +53,7 @@ def _import_voices(args: argparse.Namespace) -> None:
         remove_stale_lock(library.folder / LOCK)
         for name, reason in error.problems.items():
             print(f"{name}: {one_line(reason)}", file=sys.stderr)
-        raise
+        raise ValueError(f"{error.summary}; what is wrong with each is above.") from error
     for name, voice in voices.items():
         print(f"{name}: {voice.seconds:.1f} s, {library.find(name)}")
 

@@ -103,7 +103,7 @@ programs do that read it. Sizes that it does not store are those of its tensors.
 
 def _public_name(given: str | os.PathLike) -> str:
     """Return a Hub id, or the name of a file or folder without its path on this machine."""
-    return f"`{Path(given).name if Path(given).exists() else given}`"
+    return f"`{os.path.basename(os.path.abspath(given)) if Path(given).exists() else given}`"
 
 
 def _write_card(
@@ -209,7 +209,7 @@ def _export_codec(
     with _written_beside(dest, force) as folder:
         write_onnx_codec(network, folder)
         facts = {
-            "source": f"`{Path(codec).name if Path(codec).exists() else codec}`",
+            "source": _public_name(codec),
             "SHA-256 of its codebooks' signs": f"`{as_codec(network).fingerprint}`",
             "layout of this folder": "onnx-codec",
             "dtype": "float32",
@@ -282,6 +282,8 @@ def convert_checkpoint(
         OSError: If `dest` cannot be written, for instance on a full disk. On any error or interruption `dest` is
             unchanged.
     """
+    if not os.fspath(dest):  # not the current folder
+        raise ValueError("the name of the output folder is empty; give one.")
     dest = Path(dest)
     if to not in _LAYOUTS:
         raise ValueError(f"`to` is {to!r}; it must be one of {', '.join(map(repr, _LAYOUTS))}.")
@@ -328,6 +330,7 @@ def convert_checkpoint(
     if dry_run:
         return "\n".join([*rows, summary, f"{dest} would be written (dry run)."])
 
+    note = ""
     with _written_beside(dest, force) as folder:
         if output is not None:
             output.write(folder, opened, targets)
@@ -341,4 +344,6 @@ def convert_checkpoint(
             _write_rest(opened, processor, folder, dest, target_dtype)
             write_shards(opened, targets, folder, target_dtype, limit, verbose)
             _write_card(source, opened, folder, to, kind, _describe_codec(network), adapter)
-    return "\n".join([*rows, summary, f"{dest} was written."])
+            if network is None:
+                note = " It has no codec, and loads that of descript from the Hub; `codec` (`--codec`) puts one inside."
+    return "\n".join([*rows, summary, f"{dest} was written.{note}"])

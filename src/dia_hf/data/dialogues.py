@@ -68,7 +68,14 @@ class JoinCounts:
         return {**counts, "pauses": {name: round(float(value), 3) for name, value in spread.items()}}
 
 
-def expand_turns(row: Row, text: Any, speakers: Any, spare: Mapping[str, Any], tags: Sequence[str]) -> Iterator[Row]:
+def expand_turns(
+    row: Row,
+    text: Any,
+    speakers: Any,
+    spare: Mapping[str, Any],
+    tags: Sequence[str],
+    speaker_tags: Mapping[str, str] | None = None,
+) -> Iterator[Row]:
     """Yield the rows of a row whose text is a list of turns: one for each turn with times, else the whole dialogue.
 
     Args:
@@ -78,6 +85,7 @@ def expand_turns(row: Row, text: Any, speakers: Any, spare: Mapping[str, Any], t
         speakers: Speaker of each text, unless the turns have them.
         spare (`Mapping[str, Any]`): The other cells, where lists of begins and ends may be.
         tags (`Sequence[str]`): Speaker tags, taken in the order in which the speakers appear.
+        speaker_tags (`Mapping[str, str]`, *optional*): Tag of each speaker instead.
     """
     try:
         turns = _as_turns(text, speakers, spare)
@@ -97,8 +105,13 @@ def expand_turns(row: Row, text: Any, speakers: Any, spare: Mapping[str, Any], t
                 )
             return
         names = tuple(dict.fromkeys(name or row.speaker or "" for name, _, _ in turns))
-        _check_number(names, tags)
-        tag_of = dict(zip(names, tags, strict=False))
+        if speaker_tags and any(names):
+            if without := next((name for name in names if name not in speaker_tags), None):
+                raise _without_tag(without)
+            tag_of = dict(speaker_tags)
+        else:
+            _check_number(names, tags)
+            tag_of = dict(zip(names, tags, strict=False))
         if any(is_missing(said) for _, said, _ in turns):
             raise RowError("empty_text", "a turn of the dialogue has no text.")
         named = tuple(name for name in names if name)
@@ -151,6 +164,11 @@ def _as_turns(text: Any, speakers: Any, spare: Mapping[str, Any]) -> list[_Liste
             for turn, item in zip(turns, value, strict=True):
                 turn[2].setdefault(str(column).removesuffix("s"), item)
                 turn[2].setdefault(str(column), item)
+    if all(name is None for name, _, _ in turns):  # of a list in another column than the row's speaker
+        turns = [
+            (next((_name(more[key]) for key in _SPEAKER_KEYS if key in more), None), said, more)
+            for _, said, more in turns
+        ]
     named = [name is not None for name, _, _ in turns]
     if any(named) and not all(named):
         raise RowError("no_speaker", f"turn {named.index(False) + 1} of the dialogue has no speaker.")
@@ -331,14 +349,16 @@ def _error_of(row: Row, settings: PrepareConfig, has_speakers: bool) -> RowError
     if row.speaker is None and has_speakers:
         return RowError("no_speaker", "the turn has no speaker, unlike others of its session.")
     if settings.speaker_tags and row.speaker not in settings.speaker_tags:
-        return RowError(
-            "speaker_without_tag", f"the speaker {row.speaker!r} has no tag: `speaker_tags` (--speaker-tag)."
-        )
+        return _without_tag(row.speaker)
     try:
         _check_text(row.text, row.speaker, has_speakers)
     except RowError as error:
         return error
     return None
+
+
+def _without_tag(speaker: str | None) -> RowError:
+    return RowError("speaker_without_tag", f"the speaker {speaker!r} has no tag: `speaker_tags` (--speaker-tag).")
 
 
 def _check_text(text: Any, speaker: str | None, has_speakers: bool) -> None:

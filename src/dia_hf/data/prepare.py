@@ -244,6 +244,7 @@ def prepare_dataset(
         audio_root=settings.audio_root,
         tiers=settings.tiers,
         tags=texts.tokenizer.speaker_tokens,
+        speaker_tags=settings.speaker_tags,
     )
     if isinstance(source, str | os.PathLike) and find_held(folder, [source]) is not None:
         raise ValueError(
@@ -266,6 +267,9 @@ def prepare_dataset(
         report = replace(run.report(opened.name), layout=opened.layout, joined=counts if counts.num_turns else None)
         if settings.join_turns is None and (number := _count_conversations(report.clips)):
             note = f"{number} sessions have several speakers: `join_turns` (--join-turns) makes dialogues of them."
+            report = replace(report, notes=[note])
+        if settings.join_turns and not counts.num_turns:
+            note = "nothing was joined (--join-turns): no row has a session, or is a segment of a recording."
             report = replace(report, notes=[note])
         if not report.clips:
             write_jsonl(folder / "rejected.jsonl", report.rejected)

@@ -58,6 +58,7 @@ def open_source(
     audio_root: str | os.PathLike | None = None,
     tiers: Sequence[str] = (),
     tags: Sequence[str] = ("[S1]", "[S2]"),
+    speaker_tags: Mapping[str, str] | None = None,
 ) -> RowSource:
     """Open a source of recordings and their transcripts.
 
@@ -81,6 +82,7 @@ def open_source(
         audio_root (`str` or `os.PathLike`, *optional*): Folder of the recordings, as in `find_audio`.
         tiers (`Sequence[str]`, *optional*): Tiers of TextGrids, as in `read_annotation`.
         tags (`Sequence[str]`, *optional*): Speaker tags for rows that are dialogues, as in `expand_turns`.
+        speaker_tags (`Mapping[str, str]`, *optional*): Tag of each speaker instead, as in `expand_turns`.
 
     Returns:
         `RowSource`: Rows are read lazily; their audio is read by `dia_hf.data.clips.read_clip`.
@@ -126,7 +128,7 @@ def open_source(
     found = [(table, _find_columns(table, columns)) for table in tables]
     counts = [table.num_rows for table in tables]
     num_rows = None if None in counts else sum(count or 0 for count in counts)
-    rows = chain.from_iterable(_read_rows(table, where, root, tags) for table, where in found)
+    rows = chain.from_iterable(_read_rows(table, where, root, tags, speaker_tags) for table, where in found)
     return RowSource(name, rows, num_rows, "; ".join(dict.fromkeys(_describe(*pair) for pair in found)))
 
 
@@ -342,7 +344,11 @@ def _find_columns(table: Table, given: Mapping[str, str | None]) -> dict[str, st
 
 
 def _read_rows(
-    table: Table, columns: Mapping[str, str | None], root: Path | None, tags: Sequence[str]
+    table: Table,
+    columns: Mapping[str, str | None],
+    root: Path | None,
+    tags: Sequence[str],
+    speaker_tags: Mapping[str, str] | None,
 ) -> Iterator[Row]:
     for source, number, record in table.records:
         if isinstance(record, RowError):
@@ -379,7 +385,7 @@ def _read_rows(
             session = file if table.root is None else Path(os.path.relpath(file, table.root)).as_posix()
         row = Row(source, number, name, audio, text, named["speaker"], named["language"], session)
         row = replace(row, is_timed=table.is_timed and isinstance(audio, Segment | RowError))
-        yield from expand_turns(row, text, values["speaker"], spare, tags)
+        yield from expand_turns(row, text, values["speaker"], spare, tags, speaker_tags)
 
 
 def _speaker_of(segment: Segment) -> str | None:

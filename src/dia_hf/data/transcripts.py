@@ -74,7 +74,7 @@ class Texts:
         for found in (match[0] for match in _LIKE_SPEAKER_TAG.finditer(text)):
             if found.removesuffix(":") not in self.tags:
                 raise RowError("unknown_tag", self._explain_tag(found))
-        if self.num_characters(text) == 0:
+        if not any(map(str.isalnum, self._without_tags(text))):  # but marks, "♪", or what cannot be seen
             raise RowError("empty_text", f"the transcript {text!r} has no words.")
         if language is not None:
             tag = language if TAG.fullmatch(language) else f"[{language}]"
@@ -129,6 +129,9 @@ class Texts:
 
     def num_characters(self, text: str) -> int:
         """Count the characters without tags and leading or trailing whitespace."""
+        return len(" ".join(self._without_tags(text).split()))
+
+    def _without_tags(self, text: str) -> str:
         for tag in self.tags:
             text = text.replace(tag, " ")
-        return len(" ".join(text.split()))
+        return text

@@ -19,15 +19,13 @@ import numpy as np
 
 from ..atomic_write import atomic_write
 from ..text_files import read_json, shortened
-from .metrics import METRICS
+from .metrics import CONFIDENCE, METRICS, blocks, resample
+from .results import markdown_table
 
 __all__ = ["Comparison", "Difference", "compare"]
 
-_NUM_RESAMPLES = 2000
 _NUM_EXCHANGES = 10_000
-_CONFIDENCE = (2.5, 97.5)  # percentiles
 _LEVEL = 0.05
-_BLOCK = 1 << 22  # numbers that are drawn at once
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,8 @@ class Comparison:
             change, p = metric.number(row.difference), f"{row.p:.4f}" if row.p >= 1e-4 else "< 0.0001"
             better = {"first": "A", "second": "B", None: "" if metric.better is None else "–"}[row.better]
             rows.append([metric.heading, first, second, change, f"{low} to {high}", p, better])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows.insert(1, [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])])
-        lines = [
-            " | ".join(
-                cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(cells)
-            )
-            for cells in (list(zip(row, widths, strict=True)) for row in rows)
-        ]
         head = f"A: {self.names[0]}\nB: {self.names[1]}\n{self.sentences} sentences\n\n"
-        return head + "\n".join(f"| {line} |" for line in lines)
+        return head + markdown_table(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON-serializable values."""
@@ -216,14 +206,10 @@ def _compare_metric(name: str, pairs: list[tuple[tuple[float, float], tuple[floa
 
 def _interval(measures: np.ndarray) -> tuple[float, float]:
     """Return the percentiles of the difference where sentences are drawn with replacement."""
-    draw, number = np.random.default_rng(0), len(measures)
-    differences = []
-    for size in _blocks(_NUM_RESAMPLES, number):
-        sums = measures[draw.integers(0, number, (size, number))].sum(1)
-        sums = sums[(sums[:, :, 1] > 0).all(1)]
-        values = sums[:, :, 0] / sums[:, :, 1]
-        differences.append(values[:, 1] - values[:, 0])
-    low, high = np.percentile(np.concatenate(differences), _CONFIDENCE)
+    sums = resample(measures)
+    sums = sums[(sums[:, :, 1] > 0).all(1)]
+    values = sums[:, :, 0] / sums[:, :, 1]
+    low, high = np.percentile(values[:, 1] - values[:, 0], CONFIDENCE)
     return float(low), float(high)
 
 
@@ -247,15 +233,9 @@ def _p_value(measures: np.ndarray) -> float:
         bits = (np.arange(2**number)[:, None] >> np.arange(number)) & 1
         return float((size_of(bits.astype(np.float64)) >= least).mean())
     draw, count = np.random.default_rng(0), 1
-    for size in _blocks(_NUM_EXCHANGES, number):
+    for size in blocks(_NUM_EXCHANGES, number):
         count += int((size_of(draw.integers(0, 2, (size, number)).astype(np.float64)) >= least).sum())
     return count / (_NUM_EXCHANGES + 1)
-
-
-def _blocks(number: int, width: int) -> list[int]:
-    """Divide draws into blocks that fit into the memory."""
-    rows = max(_BLOCK // (4 * max(width, 1)), 1)
-    return [min(rows, number - start) for start in range(0, number, rows)]
 
 
 def _correct(rows: list[Difference]) -> list[Difference]:

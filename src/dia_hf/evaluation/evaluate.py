@@ -269,7 +269,8 @@ def find_recordings(sentences: Sequence[Sentence], folder: str | os.PathLike) ->
         found = next((path for path in paths if path.is_file()), None)
         if found is None:
             listed = " or ".join(repr(f"{name}.wav") for name in names)
-            raise ValueError(f"{str(root)!r} has no audio for sentence {place + 1}; it is named {listed}.")
+            other = "" if sentence.id else ", or give the name of its file in the column `id` of a table"
+            raise ValueError(f"{str(root)!r} has no audio for sentence {place + 1}; name it {listed}{other}.")
         if found in files:
             raise ValueError(
                 f"{str(found)!r} is the audio of the sentences {files[found] + 1} and {place + 1}; give each an "

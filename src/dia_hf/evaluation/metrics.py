@@ -12,10 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["METRICS", "Measure", "Metric", "Summary", "summarize"]
+__all__ = ["CONFIDENCE", "METRICS", "Measure", "Metric", "Summary", "blocks", "resample", "summarize"]
+
+CONFIDENCE = (2.5, 97.5)
+"""Percentiles of a confidence interval."""
 
 _NUM_RESAMPLES = 2000
-_CONFIDENCE = (2.5, 97.5)  # percentiles
+_BLOCK = 1 << 22  # numbers that are drawn at once
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,35 @@ def summarize(measures: Iterable[Measure]) -> Summary | None:
     total, weight = pairs.sum(axis=0)
     if weight <= 0:
         return None
-    drawn = np.random.default_rng(0).integers(0, len(pairs), (_NUM_RESAMPLES, len(pairs)))
-    sums = pairs[drawn].sum(axis=1)
+    sums = resample(pairs)
     sums = sums[sums[:, 1] > 0]
-    low, high = np.percentile(sums[:, 0] / sums[:, 1], _CONFIDENCE)
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], CONFIDENCE)
     return Summary(float(total / weight), float(low), float(high), float(weight), len(pairs))
+
+
+def resample(measures: np.ndarray) -> np.ndarray:
+    """Draw sentences with replacement, as many as there are, and sum up their measures: a bootstrap, with a fixed seed.
+
+    Args:
+        measures (`np.ndarray` of shape `[sentences, ...]`): Measures of each sentence.
+
+    Returns:
+        `np.ndarray` of shape `[2000, ...]`: Their sums in each resample.
+    """
+    draw, number = np.random.default_rng(0), len(measures)
+    sizes = blocks(_NUM_RESAMPLES, number)
+    return np.concatenate([measures[draw.integers(0, number, (size, number))].sum(axis=1) for size in sizes])
+
+
+def blocks(number: int, width: int) -> list[int]:
+    """Divide rows of draws into blocks that fit into memory.
+
+    Args:
+        number (`int`): Rows.
+        width (`int`): Numbers in a row.
+
+    Returns:
+        `list[int]`: Rows of each block.
+    """
+    rows = max(_BLOCK // (4 * max(width, 1)), 1)
+    return [min(rows, number - start) for start in range(0, number, rows)]

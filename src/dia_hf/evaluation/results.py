@@ -15,7 +15,7 @@ from ..asr.wer import WordErrors
 from ..atomic_write import atomic_write
 from .metrics import METRICS, Measure, Summary, summarize
 
-__all__ = ["SOURCES", "EvaluationReport", "SentenceReport", "SourceReport"]
+__all__ = ["SOURCES", "EvaluationReport", "SentenceReport", "SourceReport", "markdown_table"]
 
 SOURCES = ("reference", "codec", "model")
 """What is judged: recordings, these through the codec, and the generated speech."""
@@ -220,9 +220,9 @@ class EvaluationReport:
                 others.append([METRICS[name].heading, *(_interval(name, summaries[source]) for source in judged)])
         end, length, codes = metrics["end"], metrics["length"], metrics["codes"]
         ended = "" if end["ended"] is None else f"; {end['ended']:.1%} ended before the limit"
-        lines = [_markdown(rows), ""]
+        lines = [markdown_table(rows), ""]
         if len(others) > 1:
-            lines += [_markdown(others), ""]
+            lines += [markdown_table(others), ""]
         lines.append(f"- {len(self.sentences)} sentences, {end['seconds']:.1f} s{ended}")
         if length is not None:
             within = "" if codes is None else f"; {length['within_a_frame']:.1%} within one frame"
@@ -275,7 +275,7 @@ def _interval(name: str, summary: dict[str, Any] | None) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Format rows as an aligned Markdown table; the first row is the header, the first column is left-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = [f":{'-' * (width - 1)}" if place == 0 else f"{'-' * (width - 1)}:" for place, width in enumerate(widths)]

@@ -17,7 +17,7 @@ from .timestamps import TimedText
 __all__ = ["SUBTITLE_FORMATS", "Cue", "format_subtitles", "make_cues"]
 
 SUBTITLE_FORMATS = (".srt", ".vtt", ".json", ".textgrid")
-"""Endings of the files that `format_subtitles` makes the content of."""
+"""Endings of the files that `format_subtitles` makes the content of, in lower case."""
 
 _MOST_CHARACTERS = 84  # of a cue: two lines of 42, as broadcasters have them
 _MOST_SECONDS = 7.0

@@ -28,16 +28,16 @@ class VoiceImportError(ValueError):
 
     Attributes:
         problems (`dict[str, str]`): What is wrong with each, by the name of its file.
+        summary (`str`): The message without the problems.
     """
 
     def __init__(self, problems: Mapping[str, str], num_recordings: int, num_saved: int = 0) -> None:
         self.problems = dict(problems)
-        some = "; ".join(f"{name}: {reason}" for name, reason in list(problems.items())[:_LISTED])
+        some = "; ".join(f"{name}: {reason.removesuffix('.')}" for name, reason in list(problems.items())[:_LISTED])
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         saved = "none was saved" if not num_saved else f"{num_saved} were saved"
-        super().__init__(
-            f"{len(problems)} of {num_recordings} recordings cannot be imported, and {saved}: {some}{more}"
-        )
+        self.summary = f"{len(problems)} of {num_recordings} recordings cannot be imported, and {saved}"
+        super().__init__(f"{self.summary}: {some}{more}.")
 
 
 def import_voices(
@@ -87,9 +87,11 @@ def import_voices(
 
     ```
     """
+    if not os.path.isdir(folder):  # nor is an empty name the current one
+        raise NotADirectoryError(
+            f"there is no folder {os.fspath(folder)!r}; give one with recordings and their transcripts."
+        )
     folder, library = Path(folder), VoiceLibrary() if library is None else library
-    if not folder.is_dir():
-        raise NotADirectoryError(f"there is no folder {str(folder)!r}; give one with recordings and their transcripts.")
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
