@@ -175,6 +175,28 @@ def test_times_of_a_request_are_those_of_a_dialogue(dia, engine):
     assert sum(mine == theirs for mine, theirs in zip(words, expected, strict=True)) >= 0.95 * len(words)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"timestamps": "words"}, "`timestamps` is 'words'; give 'word' or 'char'"),
+        ({"timestamps": "word", "script": "Hello, I am."}, "they may differ in tags and white space alone"),
+        ({"timestamps": "word", "script": ""}, "they may differ in tags and white space alone"),
+        (
+            {"timestamps": "char", "script": TEXT.replace("Hello", "Hullo")},
+            "they may differ in tags and white space alone",
+        ),
+    ],
+)
+def test_requests_for_times_of_another_text_are_refused(engine, fields, message):
+    """An unknown unit was taken for characters, and the words of another text had the times of what was spoken."""
+    with pytest.raises(ValueError, match=message):
+        engine.submit(SpeechRequest(TEXT, **fields))
+    script = TEXT.replace("[S1] ", " \n").replace(" [S2]", "\r\n[S2] ")
+    request = SpeechRequest(TEXT, timestamps="word", script=script, temperature=0, max_seconds=1.5)
+    _, words = gather(engine.submit(request), engine.dia.sampling_rate)
+    assert as_sent(words, script)[:2] == ["Hello,", "I"]
+
+
 def test_a_text_stream_has_times_of_what_was_written(dia, engine):
     """Times of later sentences counted from their own beginning; a sentence waited for the next one's words."""
     text = TextStream()

@@ -25,12 +25,13 @@ from transformers.utils import logging
 from ..configuration_dia import DiaConfig
 from ..delay_pattern import valid_codes
 from ..generation.spoken_path import SpokenWeights, audio_lag
+from ..text_files import shortened
 from .dialogue import Dialogue
 from .dialogue_run import DialogueRun
 from .doubts import SpeechStats
 from .live_timeline import LiveTimeline, Unit
 from .text_stream import StreamedDialogue, TextStream
-from .timestamps import TimedText
+from .timestamps import TimedText, Timeline
 from .voices import Voice
 
 if TYPE_CHECKING:
@@ -199,11 +200,21 @@ class SpeechHandle:
         unit = self.request.timestamps
         if unit is None:
             return None
+        if unit not in ("word", "char"):
+            raise ValueError(f"`timestamps` is {shortened(unit)}; give 'word' or 'char'.")
         given = dialogue.script if self.request.script is None else self.request.script
         script = "" if isinstance(dialogue, StreamedDialogue) else given
         lag = audio_lag(dialogue.model.config, dialogue.codec)
         tags, languages = dialogue.speaker_tokens, dialogue.language_tokens
-        return LiveTimeline(script, tags, dialogue.codec.frame_rate, lag, unit, tags[0], languages)
+        timeline = LiveTimeline(script, tags, dialogue.codec.frame_rate, lag, unit, tags[0], languages)
+        if not isinstance(dialogue, StreamedDialogue) and script != dialogue.script:
+            spoken = Timeline(dialogue.script, tags, dialogue.codec.frame_rate, languages)
+            if timeline.letters != spoken.letters:
+                raise ValueError(
+                    f"`script` is {shortened(script)}, but the text is {shortened(dialogue.script)}; they may differ "
+                    "in tags and white space alone."
+                )
+        return timeline
 
     def __iter__(self) -> SpeechHandle:
         return self

@@ -166,6 +166,11 @@ class Timeline:
         )
 
     @property
+    def letters(self) -> str:
+        """The script without white space and tags."""
+        return "".join(self.script[character.place] for character in self._characters)
+
+    @property
     def characters(self) -> list[TimedText]:
         """The characters that were spoken, in order, without white space and tags."""
         return [self._timed(i, i) for i in range(len(self._ends)) if self._was_reached(i, i)]
