@@ -230,6 +230,7 @@ def test_voices(sentences, option, monkeypatch):
             "sentence 1; name it '0000.wav', or give the name of its file in the column `id` of a table",
         ),
         (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
+        (["--audio", "clips", "--model", "mine"], "--model is for generated speech"),
         (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
         (["--audio-prompt", "clips/a.wav"], "go together; give both"),
         (["--prompt-text", "Hello."], "go together; give both"),

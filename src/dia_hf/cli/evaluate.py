@@ -166,7 +166,12 @@ def _check_options(args: argparse.Namespace) -> None:
     if (args.audio_prompt is None) != (args.prompt_text is None):
         raise ValueError("--audio-prompt and --prompt-text, its transcript, go together; give both.")
     if args.audio is not None:
-        given = {"--keep": args.keep, "--voice": args.voice or None, "--audio-prompt": args.audio_prompt}
+        given = {
+            "--model": None if args.model == MINIATURE else args.model,
+            "--keep": args.keep,
+            "--voice": args.voice or None,
+            "--audio-prompt": args.audio_prompt,
+        }
         if unused := [option for option, value in given.items() if value is not None]:
             raise ValueError(
                 f"{unused[0]} is for generated speech, and --audio {args.audio!r} is judged; leave one out."
