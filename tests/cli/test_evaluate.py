@@ -233,6 +233,7 @@ def test_voices(sentences, option, monkeypatch):
             "sentence 1; name it '0000.wav', or give the name of its file in the column `id` of a table",
         ),
         (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
+        (["--audio", "clips", "--model", "mine"], "--model is for generated speech"),
         (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
         (["--audio", "clips", "--max-seconds", "3"], "--max-seconds is for generated speech"),
         (["--audio", "clips", "--temperature", "0"], "--temperature is for generated speech"),
