@@ -164,6 +164,8 @@ def test_two_evaluations_are_compared(sentences, capsys):
     assert any(line.startswith("| word errors") for line in lines)
     row = json.loads(Path("both.json").read_text("utf-8"))["differences"][0]
     assert row["metric"] == "wer" and row["low"] <= row["difference"] <= row["high"] and row["p"] > 0.05
+    assert run("evaluate", "--compare", "a.json", "missing.json") == 2
+    assert "there is no file 'missing.json'; give a file of" in capsys.readouterr().err
     assert run("evaluate", "--compare", "a.json", "table.csv") == 2
     assert run("evaluate", "--compare", "a.json", "b.json", "--sentences", sentences) == 2
     assert "leave out --sentences" in capsys.readouterr().err
