@@ -51,12 +51,17 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument("--quality", choices=["dnsmos"], help="estimate the quality: DNSMOS, offline")
     evaluate.add_argument(
-        "--audio", metavar="DIR", help="judge the audio there, of any system, instead of generating: ID.wav or 0000.wav"
+        "--audio",
+        metavar="DIR",
+        help="judge the audio there, of any system, instead of generating: a file for each sentence, named by its id "
+        "or number, such as 0000.wav",
     )
     add_voice(evaluate)
-    evaluate.add_argument("--output", "-o", metavar="F", help="write all of it there, as JSON")
+    evaluate.add_argument("--output", "-o", metavar="F", help="write all results there, as JSON")
     evaluate.add_argument(
-        "--report", metavar="F", help="write it as an HTML file with the worst sentences to hear: ends in .html"
+        "--report",
+        metavar="F",
+        help="write an HTML file with all metrics, and the worst sentences to hear: ends in .html",
     )
     evaluate.add_argument(
         "--compare",
@@ -64,10 +69,16 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         metavar=("A", "B"),
         help="compare two files of --output for the same sentences instead of evaluating",
     )
-    evaluate.add_argument("--keep", metavar="DIR", help="keep what was said there, as WAV")
-    evaluate.add_argument("--batch-size", type=count, default=8, metavar="N", help="sentences at once (8)")
+    evaluate.add_argument("--keep", metavar="DIR", help="keep the generated speech there, as WAV")
+    evaluate.add_argument("--batch-size", type=count, default=8, metavar="N", help="sentences in a batch (8)")
     evaluate.add_argument("--max-seconds", type=positive, metavar="S", help="limit of a sentence")
-    evaluate.add_argument("--seed", type=seed, default=0, metavar="N", help="of the noise (0)")
+    evaluate.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="random seed of the first sentence (0); that of sentence i is N + i",
+    )
     add_device(evaluate)
     add_dtype(evaluate)
     add_sampling(evaluate)

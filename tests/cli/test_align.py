@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import numpy as np
 import pysubs2
@@ -112,6 +113,19 @@ def test_transcripts_that_do_not_fit_are_listed(tmp_path, spoken, capsys):
     assert [row["row"] for row in rejected] == [4, 5]
     told = capsys.readouterr().out
     assert "3 recordings" in told and "2 rejected" in told and "  c: -" in told
+
+
+def test_recordings_of_similar_names(recording, tmp_path):
+    """Of `a/x.wav` and `a_x.wav`, each the first row of a source of its own, one file replaced the other."""
+    folder = tmp_path / "many"
+    for name in ("a/x.wav", "a_x.wav"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(recording, path)
+        path.with_suffix(".txt").write_text(TEXT, "utf-8")
+    assert align(folder, "-o", tmp_path / "aligned") == 0
+    rows = [json.loads(line) for line in (tmp_path / "aligned" / "alignment.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(row["file"] for row in rows) == ["000001-a_x.json", "000002-a_x.json"]
 
 
 @pytest.mark.parametrize(

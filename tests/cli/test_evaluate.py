@@ -164,6 +164,8 @@ def test_two_evaluations_are_compared(sentences, capsys):
     assert any(line.startswith("| word errors") for line in lines)
     row = json.loads(Path("both.json").read_text("utf-8"))["differences"][0]
     assert row["metric"] == "wer" and row["low"] <= row["difference"] <= row["high"] and row["p"] > 0.05
+    assert run("evaluate", "--compare", "a.json", "missing.json") == 2
+    assert "there is no file 'missing.json'; give a file of" in capsys.readouterr().err
     assert run("evaluate", "--compare", "a.json", "table.csv") == 2
     assert run("evaluate", "--compare", "a.json", "b.json", "--sentences", sentences) == 2
     assert "leave out --sentences" in capsys.readouterr().err
@@ -233,6 +235,7 @@ def test_voices(sentences, option, monkeypatch):
             "sentence 1; name it '0000.wav', or give the name of its file in the column `id` of a table",
         ),
         (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
+        (["--audio", "clips", "--model", "mine"], "--model is for generated speech"),
         (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
         (["--audio", "clips", "--max-seconds", "3"], "--max-seconds is for generated speech"),
         (["--audio", "clips", "--temperature", "0"], "--temperature is for generated speech"),

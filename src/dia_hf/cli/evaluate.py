@@ -177,8 +177,12 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError("give either --voice or --audio-prompt.")
     if (args.audio_prompt is None) != (args.prompt_text is None):
         raise ValueError("--audio-prompt and --prompt-text, its transcript, go together; give both.")
-    if args.audio is not None and (unused := _given(args, "keep", *_OF_SPEECH)):
-        raise ValueError(f"{unused[0]} is for generated speech, and --audio {args.audio!r} is judged; leave one out.")
+    if args.audio is not None:
+        unused = ["--model"] * (args.model != MINIATURE) + _given(args, "keep", *_OF_SPEECH)
+        if unused:
+            raise ValueError(
+                f"{unused[0]} is for generated speech, and --audio {args.audio!r} is judged; leave one out."
+            )
 
 
 def _given(args: argparse.Namespace, *names: str) -> list[str]:

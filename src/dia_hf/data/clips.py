@@ -125,7 +125,8 @@ def _find_file(written: str, folder: Path, root: Path | None, is_literal: bool =
             with suppress(RowError):
                 return _find_file(other, folder, root, is_literal=False)
     if has_suffix or not re.search(r"\s", name):
-        raise RowError("missing_file", f"there is no file {str(candidates[0])!r}.")
+        places = ", ".join(_PLACES[:-1]) + f" or {_PLACES[-1]}"
+        raise RowError("missing_file", f"there is no file {str(candidates[0])!r}, nor in a folder {places} there.")
     raise RowError("audio_not_path", f"{quote(name)} is not a path to an audio file.")
 
 

@@ -149,8 +149,11 @@ def _name_of(given: Mapping[str, Any] | str | os.PathLike, name: str) -> str:
 
 def _read(given: Mapping[str, Any] | str | os.PathLike) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
     """Return the measures of each sentence, by its name and text."""
-    content = read_json(given) if isinstance(given, str | os.PathLike) else given
     name = _name_of(given, "what is given")
+    try:
+        content = read_json(given) if isinstance(given, str | os.PathLike) else given
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {name!r}; give a file of `dia-hf evaluate --output`.") from error
     measures: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
     try:
         for place, line in enumerate(content["sentences"]):
