@@ -23,8 +23,10 @@ def test_the_words_are_where_the_model_says_them(speech):
     waveform, words, rate = speech
     found = Aligner().align(spelled_words(TEXT), waveform, rate)
     assert len(found) == len(words) and all(found)
-    for word, (start, end) in zip(words, found, strict=True):
-        assert start == pytest.approx(word.start, abs=0.15) and end == pytest.approx(word.end, abs=0.15)
+    for word, (start, _) in zip(words, found, strict=True):
+        assert start == pytest.approx(word.start, abs=0.05)
+    times = [time for span in found for time in span]
+    assert times == sorted(times) and times[-1] == pytest.approx(words[-1].end, abs=0.1)
 
 
 def test_the_last_word_is_not_lost(speech):

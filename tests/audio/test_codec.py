@@ -120,7 +120,7 @@ def test_the_table_of_codecs():
     """A network of an unknown class failed inside the first encoding."""
     assert codec_class("DacModel") is codec_class("DAC") is DacCodec
     assert codec_class("ToyNetwork") is toy_codec.ToyCodec
-    with pytest.raises(ValueError, match=r"'EncodecModel'; known are 'DacModel', 'DAC'"):
+    with pytest.raises(ValueError, match=r"'EncodecModel'; known are 'DacModel', 'DacDecoder', 'DAC'"):
         codec_class("EncodecModel")
     with pytest.raises(TypeError, match=r"is a Linear; use transformers' DacModel .*register_codec"):
         as_codec(nn.Linear(2, 2))

@@ -175,3 +175,17 @@ def test_outputs_that_would_replace_each_other(recording, tmp_path, capsys, outp
     """The folder of the clips replaced the file of the words."""
     assert align(recording, "-o", tmp_path / output, "--clips", tmp_path / clips) == 2
     assert "are one place; give two" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_recordings_with_names_alike_keep_their_words(tmp_path, spoken, capsys):
+    """The words of "a b.wav" were replaced by those of "a_b.wav", and names alike in their first 80 letters."""
+    texts = {"a b": TEXT, "a_b": OTHER, "x" * 100 + "1": TEXT, "x" * 100 + "2": OTHER}
+    for name, text in texts.items():
+        write_audio(tmp_path / f"in/{name}.wav", spoken[0][text == OTHER], spoken[1])
+        (tmp_path / f"in/{name}.txt").write_text(text, "utf-8")
+    assert align(tmp_path / "in", "-o", tmp_path / "out", "--quiet") == 0
+    lines = map(json.loads, (tmp_path / "out/alignment.jsonl").read_text("utf-8").splitlines())
+    found = {line["id"]: json.loads((tmp_path / "out" / line["file"]).read_text("utf-8"))["words"] for line in lines}
+    assert {name: len(words) for name, words in found.items()} == {
+        name: len(text.split()) - text.count("[S") for name, text in texts.items()
+    }

@@ -169,6 +169,9 @@ def test_two_evaluations_are_compared(sentences, capsys):
     assert run("evaluate", "--compare", "a.json", "table.csv") == 2
     assert run("evaluate", "--compare", "a.json", "b.json", "--sentences", sentences) == 2
     assert "leave out --sentences" in capsys.readouterr().err
+    for option in (["--quality", "dnsmos"], ["--speaker-model", "x"], ["--voice", "x"], ["--top-p", "0.5"]):
+        assert run("evaluate", "--compare", "a.json", "b.json", *option) == 2
+        assert f"leave out {option[0]}" in capsys.readouterr().err
     assert run("evaluate", "--sentences", sentences) == 2
     assert "give --sentences and --asr; or --compare" in capsys.readouterr().err
 
@@ -234,6 +237,8 @@ def test_voices(sentences, option, monkeypatch):
         (["--audio", "clips", "--keep", "kept"], "--keep is for generated speech"),
         (["--audio", "clips", "--model", "mine"], "--model is for generated speech"),
         (["--audio", "clips", "--voice", "anna"], "--voice is for generated speech"),
+        (["--audio", "clips", "--max-seconds", "3"], "--max-seconds is for generated speech"),
+        (["--audio", "clips", "--temperature", "0"], "--temperature is for generated speech"),
         (["--audio-prompt", "clips/a.wav"], "go together; give both"),
         (["--prompt-text", "Hello."], "go together; give both"),
         (["--voice", "a", "--audio-prompt", "clips/a.wav", "--prompt-text", "Hi."], "either --voice or --audio-prompt"),

@@ -24,6 +24,7 @@ from dia_hf.assets import miniature_vocabulary
 from dia_hf.audio.effects import measure_loudness
 from dia_hf.audio.io import read_metadata
 from dia_hf.conversion import load_checkpoint
+from dia_hf.speech.chunk_folder import ChunkFolder
 from dia_hf.speech.dialogue import Dialogue
 from dia_hf.speech.doubts import unknown_words
 from dia_hf.speech.voices import Voice
@@ -394,17 +395,17 @@ def test_a_long_script_goes_on_where_it_was_interrupted(tmp_path, capsys, monkey
     out, options = tmp_path / "a.wav", ["--device", "cpu", "--max-seconds", "7"]
     assert run("generate", LONG, "-o", str(tmp_path / "whole.wav"), "--seed", "3", *options) == 0
     assert not list(tmp_path.glob("*.chunks"))
-    original = Dialogue._save_chunk
+    original = ChunkFolder.save
 
     def interrupt_after_the_first(self, index, codes):
         original(self, index, codes)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Dialogue, "_save_chunk", interrupt_after_the_first)
+    monkeypatch.setattr(ChunkFolder, "save", interrupt_after_the_first)
     assert run("generate", LONG, "-o", str(out), "--seed", "3", *options) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not out.exists() and len(list((tmp_path / "a.wav.chunks").iterdir())) == 2
-    monkeypatch.setattr(Dialogue, "_save_chunk", original)
+    monkeypatch.setattr(ChunkFolder, "save", original)
     assert run("generate", LONG, "-o", str(out), *options) == 0
     np.testing.assert_array_equal(sf.read(out)[0], sf.read(tmp_path / "whole.wav")[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "whole.wav"]

@@ -73,7 +73,9 @@ def test_a_closed_standard_input(capsys, monkeypatch):
 def test_the_miniature_by_its_name(tmp_path, capsys, monkeypatch):
     """`--model miniature`, the model's name in written files, was looked up on the Hub."""
     asked = []
-    monkeypatch.setattr("dia_hf.speech.Dia.from_pretrained", lambda model, **kwargs: asked.append(model) or {}["x"])
+    monkeypatch.setattr(
+        "dia_hf.speech.Dia.from_pretrained", lambda model, *args, **kwargs: asked.append(model) or {}["x"]
+    )
     monkeypatch.chdir(tmp_path)
     run("generate", "[S1] Hi.", "--model", "miniature")
     (tmp_path / "miniature").mkdir()

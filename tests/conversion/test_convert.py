@@ -381,6 +381,17 @@ def test_the_card_of_a_source_without_a_name(tmp_path, monkeypatch):
     assert "| source | `mine` |" in (tmp_path / "dest" / "README.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("arguments", [("", "dest"), (str(PACK), ""), (str(PACK), "dest", "--codec", "")])
+def test_empty_names(tmp_path, monkeypatch, capsys, arguments):
+    """`convert model "$UNSET" --force` replaced the current folder, and an empty source or codec was read from it."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(PACK / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["convert", *arguments, "--force"]) == 2
+    assert "is empty; give" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
 def test_own_tokenizer_and_codec_come_along(tmp_path):
     """A fine-tuned checkpoint's additional speaker tags were replaced by the defaults."""
     source = tmp_path / "source"

@@ -168,6 +168,31 @@ def test_speakers_by_rttm(tmp_path):
         speaker_at(str(tmp_path / "b.wav"), 0, 1)
 
 
+@given(
+    turns=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.sampled_from("abc")), min_size=1),
+    begin=st.integers(0, 40),
+    seconds=st.integers(1, 9),
+)
+def test_speakers_are_those_of_all_turns(tmp_path_factory, turns, begin, seconds):
+    """A long turn that began before many others was not looked at."""
+    path = tmp_path_factory.mktemp("rttm") / "a.rttm"
+    path.write_text("".join(f"SPEAKER a 1 {first} {length} . . {name} . .\n" for first, length, name in turns))
+    shares = dict.fromkeys("abc", 0)
+    for first, length, name in turns:
+        shares[name] += max(min(first + length, begin + seconds) - max(first, begin), 0)
+    _, next_most, most = sorted(shares.values())
+    try:
+        found = speaker_at(str(path.with_suffix(".wav")), begin, begin + seconds)
+    except RowError as error:
+        found = error.code
+    expected = {name for name, share in shares.items() if share == most}
+    if most == 0:
+        expected = {"no_speaker"}
+    elif next_most > seconds / 4:
+        expected = {"several_speakers"}
+    assert found in expected
+
+
 HOSTILE = {
     "empty.srt": "",
     "times.srt": "1\n00:00:01,000 --> 00:00:02,000\nHello.\n\n2\n00:00:0x,000 --> 00:00:04,000\nNo.\n",

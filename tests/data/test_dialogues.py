@@ -353,14 +353,14 @@ def test_dialogues_by_the_tags_of_their_speakers(talk, processor, tmp_path):
     """`--speaker-tag anna=S2` had no effect on rows that are dialogues, nor a list of speakers beside a speaker."""
     dialogue = {"audio": str(talk), "texts": ["This is what I said.", "Oh no, that it is not."]}
     rows = [{**dialogue, "speakers": names} for names in (["anna", "ben"], ["anna", "carl"])]
-    rows += [{**dialogue, "speaker": "show", "speakers": ["ben", "anna"]}]
+    rows += [{**dialogue, "speaker": "show", "speakers": ["ben", "anna"]}, dialogue]
     settings = PrepareConfig(speaker_tags={"anna": "[S2]", "ben": "[S1]"}, loudness=None, keep_silence=None)
     report = prepare_dataset(rows, tmp_path / "x", processor, settings)
     assert [(clip.row, clip.text) for clip in report.clips] == [
         (1, "[S2] This is what I said. [S1] Oh no, that it is not."),
         (3, "[S1] This is what I said. [S2] Oh no, that it is not."),
     ]
-    assert [(issue.row, issue.code) for issue in report.rejected] == [(2, "speaker_without_tag")]
+    assert [(issue.row, issue.code) for issue in report.rejected] == [(row, "speaker_without_tag") for row in (2, 4)]
 
 
 def test_texts_with_tags_of_their_own(talk):

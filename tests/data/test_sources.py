@@ -213,6 +213,13 @@ def test_two_texts_beside_a_recording(recordings):
     assert rows_of(recordings)[0].text == "Hello."
 
 
+def test_tiers_of_nothing(recordings):
+    """`--tier words` on recordings without TextGrids had no effect, and the whole texts were taken."""
+    (recordings / "0.txt").write_text("Hello.")
+    with pytest.raises(ValueError, match=r"`tiers` \(--tier\) are those of TextGrids, and 'recordings' has none"):
+        open_source(recordings, tiers=["words"])
+
+
 def test_metadata_in_several_folders(recordings):
     """Clips with the same file name in two folders were one clip."""
     for place in ("anna", "ben"):

@@ -118,10 +118,19 @@ def test_the_order_of_files_and_sentences_changes_nothing(tmp_path):
             lambda report: report["sentences"][0]["model"]["measures"].update(wer={"total": float("nan"), "weight": 1}),
             "finite",
         ),
+        (lambda report: report["sentences"].insert(0, "a"), "is no evaluation: its fields are not"),
+        *(
+            (
+                lambda report, total=total: report["sentences"][0]["model"]["measures"]["wer"].update(total=total),
+                "is no evaluation: its fields are not",
+            )
+            for total in (None, "1", 10**400)
+        ),
+        (lambda report: report["sentences"][0]["model"]["measures"]["wer"].update(weight=-1), "weights below 0"),
     ],
 )
 def test_what_cannot_be_compared_is_told(change, message):
-    """Sentences that only one side has were left out without a word."""
+    """Sentences of one side were left out without a word; a number too large, or a text, gave an error of Python's."""
     report = run([(1, 2), (1, 3)])
     change(report)
     with pytest.raises(ValueError, match=message):

@@ -77,6 +77,26 @@ def test_nothing_said_is_no_file(dia, tmp_path, monkeypatch):
     assert [(line.model.file, line.seconds) for line in report.sentences] == [(None, 0.0)] * 3
 
 
+def test_speech_of_an_earlier_evaluation_does_not_stay(dia, tmp_path, tone, monkeypatch):
+    """A sentence that said nothing kept the file of the evaluation before, which `evaluate_audio` took for its own."""
+    kept = tmp_path / "kept"
+    reference = Sentence(TEXTS[0], audio={"array": tone(0.3, 16000), "sampling_rate": 16000})
+    evaluate(dia, [reference, *TEXTS[1:]], Ears("hello"), **SAMPLED, folder=kept)
+    (kept / "notes.txt").write_text("mine", "utf-8")
+    write_audio(kept / "mine.wav", tone(0.3, 16000), 16000)
+    assert {"0000.wav", "0000.codec.wav", "0002.wav"} <= {path.name for path in kept.iterdir()}
+    nothing = Speech(torch.zeros(0, 9, dtype=torch.long), np.zeros(0, dtype=np.float32), True)
+    said = Speech(torch.zeros(9, 9, dtype=torch.long), tone(0.3, 16000), True)
+    monkeypatch.setitem(evaluate.__globals__, "speak", lambda *args: [nothing, said])
+    for _ in range(2):  # the folder is still one of an evaluation if the first sentence has no file
+        evaluate(dia, TEXTS[:2], Ears(""), **SAMPLED, folder=kept)
+        names = {path.name for path in kept.iterdir()}
+        assert names == {".dia_hf_evaluation", "0001.wav", "mine.wav", "notes.txt"}
+    new = tmp_path / "new"
+    for _ in range(2):
+        evaluate(dia, TEXTS[:2], Ears(""), **SAMPLED, folder=new)
+
+
 def test_recordings_are_not_replaced(dia, tmp_path, tone):
     """Generated files overwrote recordings of the same names: the corpus, or the references."""
     folder = tmp_path / "recordings"

@@ -190,9 +190,18 @@ def test_prompts_in_a_table(write, wavs):
     assert one.prompts["[S2]"].text is None
 
 
+@pytest.mark.parametrize("column", ["prompt_audio_speaker_1", "prompt_audio_speaker0", "prompt_text_speaker2"])
+def test_prompts_that_would_be_left_out(write, wavs, column):
+    """A prompt in a column with another name, or a transcript without recording, was left out without a word."""
+    row = {"text": "[S1] Hello.", "prompt_audio_speaker1": "wavs/a.wav", column: "wavs/b.wav"}
+    with pytest.raises(ValueError, match=rf"row 1: .*{column}"):
+        read_sentences(write("table.jsonl", json.dumps(row)))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("utt1|So.||Say this.", "prompt_text_speaker1 has the transcript of a prompt without recording"),
         ("utt1|Say this.", r"meta\.lst', row 1: the line has 2 fields; it must be name\|"),
         ("utt1|So.|nowhere.wav|Say this.", r"row 1: there is no file '.*nowhere\.wav'"),
         ("utt1|So.|wavs/a.wav|Say this.\nutt2|wavs/a.wav|wavs/c.wav|[S1] So.", r"row 2: there is no file"),

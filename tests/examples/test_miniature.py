@@ -479,9 +479,10 @@ STEPS = {
     "pack.py assemble": ("model codec decoder", "miniature"),
     "evaluate greedy.json": ("miniature evaluation.jsonl", "greedy.json"),
     "evaluate guided.json": ("miniature evaluation.jsonl", "guided.json"),
+    "evaluate judged.json": ("miniature evaluation.jsonl", "judged.json"),
     "dialogues.py": ("miniature", "dialogues.json"),
     "curves.py": ("decoder model", "curves.png"),
-    "pack.py card": ("miniature greedy.json guided.json dialogues.json", "packed"),
+    "pack.py card": ("miniature greedy.json guided.json judged.json dialogues.json", "packed"),
 }
 
 

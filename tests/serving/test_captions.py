@@ -170,7 +170,7 @@ def test_characters_of_elevenlabs(miniature, path):
 
 
 def test_fields_of_elevenlabs(fake):
-    """The voice, speed, seed, format or rate of a client of ElevenLabs was ignored."""
+    """The voice, speed, seed, format or rate of a client of ElevenLabs was ignored, or an error named another field."""
     body = {"text": "Hello.", "seed": 5, "voice_settings": {"speed": 2.0}}
     response = fake.http.post("/v1/text-to-speech/anna", params={"output_format": "wav_24000"}, json=body)
     assert fake.voices.asked == ["anna"] and fake.engine.handles[-1].request.seed == 5
@@ -183,6 +183,9 @@ def test_fields_of_elevenlabs(fake):
         assert response.status_code == 400 and told in response.json()["error"]["message"]
     missing = fake.http.post("/v1/text-to-speech/anna", json={"input": "Hello."})
     assert missing.status_code == 400 and missing.json()["error"]["param"] == "text"
+    for path, name in (("text-to-speech/anna", "text"), ("audio/speech", "input")):
+        long = fake.http.post(f"/v1/{path}", json={name: "Hello. " * 1000}).json()["error"]
+        assert long["param"] == name and f"`{name}` has 7,000 characters" in long["message"]
 
 
 def test_key_of_elevenlabs(serve):

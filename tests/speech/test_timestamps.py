@@ -103,6 +103,21 @@ def test_words_that_were_cut_have_no_time(dia):
     assert words[0].text == "Hello,"
 
 
+@pytest.mark.filterwarnings("ignore::dia_hf.speech.SpeechWarning")
+@pytest.mark.parametrize("unit", ["word", "char"])
+def test_marks_that_were_cut_have_no_time(dia, unit):
+    """Dashes and points after the end of speech that was cut were spoken at its last moment, one after the other."""
+    text = "[S1] Good morning, father. - [S2] One two three, four - five ... six. [S1] - Hello."
+    for seconds in (0.6, 1.2):
+        options = {"temperature": 0, "max_seconds": seconds, "return_timestamps": unit}
+        _, found = dia.generate(text, **options)
+        streamed = [one for _, times in dia.stream(text, **options) for one in times]
+        assert found and streamed == found
+        assert found[-1].end_char <= text.index(" -")
+    _, found = dia.generate(text, temperature=0, return_timestamps="word")
+    assert [word.text for word in found] == [word for word in text.split() if word not in ("[S1]", "[S2]")]
+
+
 @pytest.mark.parametrize(
     "text", ["[S1] Saturday green time milk girl a no love", "[S2] Ninety apple name why eighty one for."]
 )

@@ -132,6 +132,8 @@ def test_nothing_to_import(tmp_path, voices, processor):
     """A wrong folder was a success of no voices."""
     with pytest.raises(NotADirectoryError, match="there is no folder"):
         import_voices(tmp_path / "missing", processor, voices)
+    with pytest.raises(NotADirectoryError, match="there is no folder ''"):  # and not the current one
+        import_voices("", processor, voices)
     with pytest.raises(ValueError, match="no recordings"):
         import_voices(tmp_path, processor, voices)
 

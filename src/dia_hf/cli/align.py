@@ -183,7 +183,7 @@ def _align_many(args: argparse.Namespace) -> None:
         atomic_write_folder(args.output) as folder,
         tqdm(source.rows, "aligning", source.num_rows, disable=args.quiet or not sys.stderr.isatty()) as rows,
     ):
-        for number, row in enumerate(rows, start=1):  # rows are counted in each file of the source
+        for number, row in enumerate(rows, start=1):  # of its own: each file of a folder has a row 1
             name = re.sub(r"[^\w.@-]+", "_", row.id).strip(".") or "row"
             file = f"{number:06d}-{name[:80]}.{args.format}"
             place = {"id": row.id, "source": row.source, "row": row.number, "audio": file_of(row.audio)}

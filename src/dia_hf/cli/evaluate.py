@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
+_OF_JUDGES = ("vocabulary", "normalizer", "speaker_model", "quality")
+_OF_SPEECH = (
+    "voice",
+    "audio_prompt",
+    "prompt_text",
+    "max_seconds",
+    "cfg_scale",
+    "cfg_filter_top_k",
+    "temperature",
+    "top_p",
+)
+
+
 def run(args: argparse.Namespace) -> None:
     """Run `dia-hf evaluate`."""
     if args.compare is not None:
@@ -34,8 +47,7 @@ def run(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from ..evaluation.compare import compare
 
-    given = {name: getattr(args, name) for name in ("sentences", "asr", "report", "keep", "audio")}
-    if unused := [f"--{name}" for name, value in given.items() if value is not None]:
+    if unused := _given(args, "sentences", "asr", *_OF_JUDGES, "report", "keep", "audio", *_OF_SPEECH):
         raise ValueError(f"--compare reads two files of earlier evaluations; leave out {', '.join(unused)}.")
     if args.output is not None:
         check_writable("--output", Path(args.output))
@@ -166,16 +178,16 @@ def _check_options(args: argparse.Namespace) -> None:
     if (args.audio_prompt is None) != (args.prompt_text is None):
         raise ValueError("--audio-prompt and --prompt-text, its transcript, go together; give both.")
     if args.audio is not None:
-        given = {
-            "--model": None if args.model == MINIATURE else args.model,
-            "--keep": args.keep,
-            "--voice": args.voice or None,
-            "--audio-prompt": args.audio_prompt,
-        }
-        if unused := [option for option, value in given.items() if value is not None]:
+        unused = ["--model"] * (args.model != MINIATURE) + _given(args, "keep", *_OF_SPEECH)
+        if unused:
             raise ValueError(
                 f"{unused[0]} is for generated speech, and --audio {args.audio!r} is judged; leave one out."
             )
+
+
+def _given(args: argparse.Namespace, *names: str) -> list[str]:
+    """Return which of some options were given, as they are written."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, [])]
 
 
 def _load_judges(args: argparse.Namespace, sentences: Sequence[Sentence], device: Any) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def merge_adapter(
             wrapped = peft.PeftModel.from_pretrained(model.float(), os.fspath(folder))
             _check_complete(wrapped, folder)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
-        told = first_line(error, 300)
+        told = first_line(str(error).partition(":\n")[2] or error, 300)  # of PyTorch's list of errors, the first
         raise ValueError(f"the adapter {os.fspath(adapter)!r} does not fit the model: {told}") from error
     return wrapped.merge_and_unload(safe_merge=True)
 

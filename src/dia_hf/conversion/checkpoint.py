@@ -307,6 +307,8 @@ def load_codec(given: str | os.PathLike) -> DacModel:
         ValueError: If it cannot be read or is incomplete.
     """
     path = Path(given)
+    if not str(given):  # not the current folder
+        raise FileNotFoundError("the name of the codec is empty; give a folder, a file or a name on the Hub.")
     if path.is_dir() and not (path / "config.json").is_file():
         (path,) = find_weight_files(path)
     if path.is_file():

@@ -282,6 +282,8 @@ def convert_checkpoint(
         OSError: If `dest` cannot be written, for instance on a full disk. On any error or interruption `dest` is
             unchanged.
     """
+    if not os.fspath(dest):  # not the current folder
+        raise ValueError("the name of the output folder is empty; give one.")
     dest = Path(dest)
     if to not in _LAYOUTS:
         raise ValueError(f"`to` is {to!r}; it must be one of {', '.join(map(repr, _LAYOUTS))}.")

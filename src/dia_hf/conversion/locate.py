@@ -32,6 +32,8 @@ def locate(source: str | os.PathLike) -> tuple[Path, list[Path]]:
         ValueError: If a folder has no weights, or it is ambiguous which files to use.
     """
     path = Path(source)
+    if not str(source):  # not the current folder
+        raise FileNotFoundError("the name of the checkpoint is empty; give a folder, a file or a name on the Hub.")
     if not path.exists() and is_hub_id(str(source)) and path.suffix not in WEIGHT_SUFFIXES:
         check_model(source)
         path = _download(str(source))

@@ -12,9 +12,11 @@ import math
 import os
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +291,10 @@ def speaker_at(recording: str, begin: float, end: float) -> str | None:
     if turns is None:
         return None
     shares: dict[str, float] = {}
-    for first, last, speaker in turns:
+    place = bisect_left(turns, (end,))
+    while place and turns[place - 1][3] > begin:
+        place -= 1
+        first, last, speaker, _ = turns[place]
         if (shared := min(last, end) - max(first, begin)) > 0:
             shares[speaker] = shares.get(speaker, 0.0) + shared
     names = sorted(shares, key=lambda name: -shares[name])
@@ -302,8 +307,11 @@ def speaker_at(recording: str, begin: float, end: float) -> str | None:
 
 
 @lru_cache(maxsize=16)
-def _read_rttm(path: Path, changed: int) -> list[tuple[float, float, str]] | None:
-    """Read the begin, end and speaker of each turn; a changed modification time invalidates the cache."""
+def _read_rttm(path: Path, changed: int) -> list[tuple[float, float, str, float]] | None:
+    """Read the begin, end and speaker of each turn, sorted, with the latest end so far.
+
+    A changed modification time invalidates the cache.
+    """
     if not path.is_file():
         return None
     turns = []
@@ -325,4 +333,6 @@ def _read_rttm(path: Path, changed: int) -> list[tuple[float, float, str]] | Non
             reason = f"line {number} of {str(path)!r} is not `SPEAKER file channel begin duration . . speaker . .`."
             raise RowError("unreadable_annotation", reason) from error
         turns.append((begin, begin + duration, speaker))
-    return turns
+    turns.sort()
+    latest = accumulate((last for _, last, _ in turns), max)
+    return [(*turn, last) for turn, last in zip(turns, latest, strict=True)]

@@ -119,6 +119,8 @@ def expand_turns(
             _check_text(said, name or row.speaker, bool(named))
         if not named and _speaker_tags_in(turns[0][1]):  # the texts have their own
             said = " ".join(said.strip() for _, said, _ in turns)
+        elif speaker_tags and not named:
+            raise _without_tag(None)
         else:
             said = _join_texts([(tag_of[name or row.speaker or ""], said) for name, said, _ in turns])
         yield replace(row, text=said, speaker=_joint_name(named), speakers=named)

@@ -125,6 +125,8 @@ def open_source(
     else:
         tables = [_open_rows(source, split)]
         name = tables[0].name
+    if tiers and not any("textgrid" in table.layout for table in tables):
+        raise ValueError(f"`tiers` (--tier) are those of TextGrids, and {name!r} has none; leave them out.")
     found = [(table, _find_columns(table, columns)) for table in tables]
     counts = [table.num_rows for table in tables]
     num_rows = None if None in counts else sum(count or 0 for count in counts)

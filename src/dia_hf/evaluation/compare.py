@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..atomic_write import atomic_write
-from ..text_files import read_json
+from ..text_files import read_json, shortened
 from .metrics import CONFIDENCE, METRICS, blocks, resample
 from .results import markdown_table
 
@@ -161,17 +161,31 @@ def _read(given: Mapping[str, Any] | str | os.PathLike) -> dict[tuple[str, str],
             if key in measures:
                 raise ValueError(f"{name} has the sentence {key[0]!r} twice; it cannot be paired.")
             measures[key] = {
-                metric: (float(one["total"]), float(one["weight"])) for metric, one in line["model"]["measures"].items()
+                metric: (_number(one["total"]), _number(one["weight"]))
+                for metric, one in line["model"]["measures"].items()
             }
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise ValueError(
             f"{name} is no evaluation: it lacks {error}; give a file of `dia-hf evaluate --output`."
+        ) from error
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"{name} is no evaluation: its fields are not those of one ({error}); give a file of `dia-hf evaluate "
+            "--output`."
         ) from error
     if not measures:
         raise ValueError(f"{name} has no sentences.")
     if not all(math.isfinite(x) for one in measures.values() for pair in one.values() for x in pair):
         raise ValueError(f"{name} has measures that are not finite.")
+    if any(weight < 0 for one in measures.values() for _, weight in one.values()):
+        raise ValueError(f"{name} has measures with weights below 0.")
     return measures
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{shortened(value)} is no number")
+    return float(value)
 
 
 def _check_same(first: Mapping[Any, Any], second: Mapping[Any, Any], names: tuple[str, str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ from .speak import Speech, VoiceStore, speak
 __all__ = ["check_folder", "evaluate", "evaluate_audio", "find_recordings"]
 
 _MARK = ".dia_hf_evaluation"
+_SPEECH = re.compile(r"\d{4,}(\.codec)?\.wav", re.ASCII)
 _PACKAGES = (
     "dia-hf",
     "torch",
@@ -156,6 +158,7 @@ def evaluate(
     shared = {tag: Clip(samples, codec.sampling_rate) for tag, samples in store.recordings("[S1]").items()}
     lines: list[SentenceReport] = []
     elapsed = 0.0
+    has_begun = False
     with tqdm(desc="evaluating", total=len(given), unit=" sentences", disable=not verbose) as bar:
         for start in range(0, len(given), batch_size):
             batch = given[start : start + batch_size]
@@ -164,12 +167,13 @@ def evaluate(
             spoken = speak(dia, batch, own_voices[start : start + batch_size], seeds, options, num_frames)
             elapsed += time.perf_counter() - begin
             for sentence, own_seed, speech in zip(batch, seeds, spoken, strict=True):
+                if folder is not None and not has_begun:
+                    _begin_folder(Path(folder))
+                    has_begun = True
                 # A WAV file needs at least one sample.
                 is_kept = folder is not None and len(speech.waveform) > 0
                 file = Path(folder) / f"{len(lines):04d}.wav" if folder is not None and is_kept else None
                 if file is not None:
-                    if not lines:
-                        _mark(file.parent)
                     write_audio(file, speech.waveform, codec.sampling_rate)
                 name = sentence.id or f"{len(lines):04d}"
                 lines.append(_score(sentence, name, speech, own_seed, codec, judge, file, shared))
@@ -257,7 +261,7 @@ def find_recordings(sentences: Sequence[Sentence], folder: str | os.PathLike) ->
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{str(root)!r} is no folder; give one with the audio of each sentence.")
-    files: list[Path] = []
+    files: dict[Path, int] = {}
     for place, sentence in enumerate(sentences):
         number = f"{place:04d}"
         names = [name for name in (sentence.id, number) if name]
@@ -269,11 +273,11 @@ def find_recordings(sentences: Sequence[Sentence], folder: str | os.PathLike) ->
             raise ValueError(f"{str(root)!r} has no audio for sentence {place + 1}; name it {listed}{other}.")
         if found in files:
             raise ValueError(
-                f"{str(found)!r} is the audio of the sentences {files.index(found) + 1} and {place + 1}; give each an "
+                f"{str(found)!r} is the audio of the sentences {files[found] + 1} and {place + 1}; give each an "
                 "`id` of its own, or to none."
             )
-        files.append(found)
-    return files
+        files[found] = place
+    return list(files)
 
 
 def _check_sentences(sentences: Sequence[Sentence | str]) -> list[Sentence]:
@@ -298,7 +302,12 @@ def check_folder(folder: str | os.PathLike) -> None:
         )
 
 
-def _mark(folder: Path) -> None:
+def _begin_folder(folder: Path) -> None:
+    """Mark a folder as one of an evaluation, and remove the speech of an earlier one."""
+    if (folder / _MARK).is_file():
+        for path in folder.iterdir():
+            if _SPEECH.fullmatch(path.name):
+                path.unlink()
     with atomic_write(folder / _MARK) as beside:
         beside.write_text("WAV files here were written by `dia-hf evaluate`, which replaces them.\n", "utf-8")
 

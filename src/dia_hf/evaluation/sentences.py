@@ -29,7 +29,7 @@ from ..tokenization_dia import SPEAKER_TAG
 
 __all__ = ["Prompt", "Sentence", "load_clip", "read_sentences"]
 
-_PROMPT_COLUMN = re.compile(r"prompt_audio_speaker([1-9]\d*)")
+_PROMPT_COLUMN = re.compile(r"prompt_(audio|text)_speaker([1-9]\d*)", re.ASCII)
 _TABLES = (".jsonl", ".csv", ".tsv")
 
 
@@ -206,11 +206,19 @@ def _read_prompts(record: Mapping[str, Any], folder: Path) -> dict[str, Prompt]:
     root = folder if is_missing(base) else folder / str(base)
     prompts = {}
     for column, value in record.items():
-        if (match := _PROMPT_COLUMN.fullmatch(column)) is not None and not is_missing(value):
-            audio = find_audio(value, root)
-            read_clip(audio)
-            text = record.get(f"prompt_text_speaker{match[1]}")
-            prompts[f"[S{match[1]}]"] = Prompt(audio, None if is_missing(text) else str(text))
+        if not column.startswith(("prompt_audio_speaker", "prompt_text_speaker")) or is_missing(value):
+            continue
+        if (match := _PROMPT_COLUMN.fullmatch(column)) is None:
+            raise ValueError(f"the column {column!r} is that of no speaker; name it as 'prompt_audio_speaker1'.")
+        recording = f"prompt_audio_speaker{match[2]}"
+        if match[1] == "text":
+            if is_missing(record.get(recording)):
+                raise ValueError(f"{column} has the transcript of a prompt without recording; give {recording}, too.")
+            continue
+        audio = find_audio(value, root)
+        read_clip(audio)
+        text = record.get(f"prompt_text_speaker{match[2]}")
+        prompts[f"[S{match[2]}]"] = Prompt(audio, None if is_missing(text) else str(text))
     return prompts
 
 

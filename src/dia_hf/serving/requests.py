@@ -431,6 +431,7 @@ def _validate(kind: type[_Body], content: bytes, settings: ServerSettings) -> _B
     except ValidationError as error:
         raise field_error(error) from None
     if len(body.input) > settings.max_input:
-        message = f"`input` has {len(body.input):,} characters; give at most {settings.max_input:,}."
-        raise ApiError(400, message, param="input", code="string_above_max_length")
+        name = str(kind.model_fields["input"].validation_alias or "input")
+        message = f"`{name}` has {len(body.input):,} characters; give at most {settings.max_input:,}."
+        raise ApiError(400, message, param=name, code="string_above_max_length")
     return body

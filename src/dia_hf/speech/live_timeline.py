@@ -171,8 +171,10 @@ class _Chunk:
         if self._follower is not None:
             self._advance(self._follower.finish())
         timeline = self.timeline
-        timeline._starts += [timeline.num_frames] * (len(self.spoken) - self._num_started)
-        timeline._limits += [timeline.num_frames] * (len(self.spoken) - self._num_started)
+        left = self.spoken[self._num_started :]
+        starts = [timeline.num_frames] * len(left)
+        timeline._starts += starts
+        timeline._limits += timeline._limits_of(self.text, left, starts, self._num_settled > 0)
         timeline._ends += [timeline.num_frames] * (len(self.spoken) - self._num_ended)
 
     def _advance(self, places: Sequence[int]) -> None:

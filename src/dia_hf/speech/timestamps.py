@@ -76,7 +76,7 @@ class Timeline:
         # Frames, one entry for each character that a chunk has added:
         self._starts: list[int] = []
         self._ends: list[int] = []
-        self._limits: list[int] = []  # where the chunk ends
+        self._limits: list[int] = []  # before which it begins if it was spoken
 
     def _spoken(self, text: str) -> list[_Character]:
         """Return the characters that are neither white space nor part of a tag."""
@@ -112,9 +112,25 @@ class Timeline:
         if len(weights):
             is_pause = self._pauses(text, spoken, first, weights.shape[1])
             path = find_path(weights[:, first:], is_pause).numpy() + first
-        self._starts += (begin + np.searchsorted(path, [character.first_id for character in spoken])).tolist()
+        starts = (begin + np.searchsorted(path, [character.first_id for character in spoken])).tolist()
+        self._starts += starts
         self._ends += (begin + np.searchsorted(path, [character.next_id for character in spoken])).tolist()
-        self._limits += [self.num_frames] * len(spoken)
+        self._limits += self._limits_of(text, spoken, starts, len(path) > 0)
+
+    def _limits_of(self, text: str, spoken: Sequence[_Character], starts: Sequence[int], is_spoken: bool) -> list[int]:
+        """Return the frames before which characters of a chunk begin if they were spoken.
+
+        The path ends with the audio, which need not go on to marks: they are spoken if the letter before them is, or
+        without one if the chunk is (`is_spoken`).
+        """
+        limits = []
+        for character, start in zip(spoken, starts, strict=True):
+            if _is_voiced(text[character.place]):
+                is_spoken = start < self.num_frames
+                limits.append(self.num_frames)
+            else:
+                limits.append(start + is_spoken)
+        return limits
 
     def _split(self, text: str, own: str) -> tuple[list[_Character], int]:
         """Return the characters of a chunk, and the first id of the pause before them."""
@@ -198,8 +214,8 @@ class Timeline:
 
     def _was_reached(self, first: int, last: int) -> bool:
         """Return whether these characters were spoken, and not given or cut."""
-        is_mark = not any(_is_voiced(self.script[self._characters[i].place]) for i in range(first, last + 1))
-        return self._ends[last] > 0 and (is_mark or self._starts[first] < self._limits[first])
+        start, _ = self._voiced(first, last)
+        return self._ends[last] > 0 and self._starts[start] < self._limits[start]
 
 
 def _is_voiced(character: str) -> bool:

@@ -87,9 +87,11 @@ def import_voices(
 
     ```
     """
+    if not os.path.isdir(folder):  # nor is an empty name the current one
+        raise NotADirectoryError(
+            f"there is no folder {os.fspath(folder)!r}; give one with recordings and their transcripts."
+        )
     folder, library = Path(folder), VoiceLibrary() if library is None else library
-    if not folder.is_dir():
-        raise NotADirectoryError(f"there is no folder {str(folder)!r}; give one with recordings and their transcripts.")
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
