@@ -373,3 +373,10 @@ def test_words_that_make_no_subtitles(fake, words):
     """A word with lines of its own made cues, or words in a wrong order made subtitles that no player shows."""
     response = fake.http.post("/v1/audio/subtitles", json={"words": words})
     assert response.status_code == 400 and response.json()["error"]["param"] == "words"
+
+
+def test_the_word_that_is_wrong_is_named(fake):
+    """For a word without a time the error was that `words` is missing."""
+    bare = {name: value for name, value in WORD.items() if name != "start"}
+    error = fake.http.post("/v1/audio/subtitles", json={"words": [WORD, bare]}).json()["error"]
+    assert error["message"] == "`words[1].start` is missing; give it." and error["param"] == "words"

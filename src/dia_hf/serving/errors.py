@@ -87,11 +87,13 @@ def field_error(error: ValidationError) -> ApiError:
     param = str(first["loc"][0]) if first["loc"] else None
     if param is None:
         return ApiError(400, f"the body is {shortened(first['input'])}; give a JSON object.")
+    place = first["loc"][1:] if len(first["loc"]) > 1 and isinstance(first["loc"][1], int) else ()
+    name = param + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     if first["type"] == "missing":
-        return ApiError(400, f"`{param}` is missing; give it.", param=param, code="missing_required_parameter")
+        return ApiError(400, f"`{name}` is missing; give it.", param=param, code="missing_required_parameter")
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    return ApiError(400, f"`{param}` is {shortened(first['input'])}: {message}.", param=param, code="invalid_value")
+    return ApiError(400, f"`{name}` is {shortened(first['input'])}: {message}.", param=param, code="invalid_value")
 
 
 def error_of(error: BaseException, request_id: str, is_checked: bool = False) -> ApiError:
