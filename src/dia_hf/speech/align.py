@@ -31,7 +31,7 @@ from ..generation import attend_to_text
 from .script import ends_sentence, estimate_seconds, parse_script, render, split_prefix
 from .timestamps import TimedText, Timeline
 
-__all__ = ["AlignedWord", "align"]
+__all__ = ["AlignedWord", "align", "is_sentence_end"]
 
 _SPARE_TEXT = 1.2  # text of a window relative to its audio, at an even pace of the whole
 _WORDS_AFTER = 2  # that a window must have aligned after a place at which it is left
@@ -198,7 +198,7 @@ class _Aligner:
         for place in places:
             around = words[max(place - _WORDS_AFTER, 0) : place + _WORDS_AFTER]
             is_likely = all(word.evidence > 0 for word in around) and _num_good(words[:place]) > _MOSTLY * place
-            if is_likely and _ends_sentence(words[place - 1], words[place]):
+            if is_likely and is_sentence_end(words[place - 1], words[place]):
                 return place, True
         # Where the path agrees best with an even pace of the whole, at least a quarter of the window on.
         frames = [(words[place - 1].end + words[place].start) / 2 * self.frame_rate for place in places]
@@ -216,7 +216,8 @@ def _expected_shares(words: Sequence[TimedText]) -> list[float]:
     return [end / ends[-1] for end in ends[:-1]]
 
 
-def _ends_sentence(word: TimedText, after: TimedText) -> bool:
+def is_sentence_end(word: TimedText, after: TimedText) -> bool:
+    """Return whether a word ends a sentence, or the next one is another speaker's."""
     return ends_sentence(word.text) or word.speaker != after.speaker
 
 

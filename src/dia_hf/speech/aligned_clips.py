@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .align import AlignedWord
-from .script import ends_sentence
+from .align import AlignedWord, is_sentence_end
 
 __all__ = ["AlignedClip", "cut_clips", "evidence_of", "fits"]
 
@@ -90,7 +89,7 @@ def _sentences(words: Sequence[AlignedWord]) -> Iterator[list[AlignedWord]]:
     sentence: list[AlignedWord] = []
     for word, after in itertools.zip_longest(words, words[1:]):
         sentence.append(word)
-        if after is None or ends_sentence(word.text) or after.speaker != word.speaker:
+        if after is None or is_sentence_end(word, after):
             yield sentence
             sentence = []
 
