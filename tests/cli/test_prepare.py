@@ -61,6 +61,12 @@ def test_prepares_a_folder_of_texts(tmp_path, tone, monkeypatch, capsys):
     assert load_prepared("out")[0]["id"][:] == ["0", "1"]
 
 
+def test_the_tier_arrives(recordings, capsys):
+    """`--tier` was parsed and had no effect."""
+    assert run("recordings", "prepared", "--tier", "anna") == 2
+    assert "`tiers` (--tier) are those of TextGrids" in capsys.readouterr().err
+
+
 def test_options_arrive(recordings):
     """An option was parsed and had no effect."""
     args = ["recordings", "prepared", "--speaker-tag", "anna=S3", "--speaker-tag", "ben=[S1]", "--extra-tag", "S3"]
@@ -86,7 +92,7 @@ def test_options_arrive(recordings):
         "--turn-gap",
         "0",
     ]
-    turns += ["--tier", "anna", "--tier", "ben", "--session-column", "speaker", "--audio-root", "recordings"]
+    turns += ["--session-column", "speaker", "--audio-root", "recordings"]
     args += ["--characters-per-second", "1", "30", "--text-column", "text", "--audio-column", "file_name"]
     assert (
         run(*args, "--id-column", "text", "--speaker-column", "speaker", "--num-proc", "1", "--device", "cpu", *turns)
@@ -102,7 +108,7 @@ def test_options_arrive(recordings):
         "id_column": "text",
         "session_column": "speaker",
         "audio_root": "recordings",
-        "tiers": ["anna", "ben"],
+        "tiers": [],
         "join_turns": False,
         "dialogue_seconds": 20.0,
         "max_pause": 1.0,

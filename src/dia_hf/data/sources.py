@@ -97,7 +97,7 @@ def open_source(
     >>> from dia_hf.data.sources import open_source
     >>> source = open_source([{"path": "a.wav", "sentence": "Hello."}], {"text": "sentence"})
     >>> [(row.number, row.text, str(row.audio)) for row in source.rows]
-    [(1, 'Hello.', "there is no file 'a.wav'.")]
+    [(1, 'Hello.', "there is no file 'a.wav', nor in a folder wavs, wav or clips there.")]
 
     ```
     """
