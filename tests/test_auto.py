@@ -113,6 +113,8 @@ def test_every_order_of_imports(order):
         import sys
 
         left_out = {"datasets", "peft", "pocketsphinx", "jiwer", "matplotlib", "pandas", "pedalboard", "shtab"}
+        if "sklearn" in sys.modules:  # by transformers 5.17; it imports pandas
+            left_out.remove("pandas")
         assert not left_out & set(sys.modules), left_out & set(sys.modules)
         import dia_hf
 

@@ -27,7 +27,8 @@ from .options import MINIATURE
 
 __all__ = ["import_cli", "needs_all_packages", "quiet"]
 
-_OPTIONAL = ("torchao", "scipy", "accelerate")
+# scikit-learn, which transformers 5.17 imports, needs scipy.
+_OPTIONAL = ("torchao", "sklearn", "scipy", "accelerate")
 # Releases of PyTorch whose own imports are known: on any other all of it is imported, which takes longer.
 _KNOWN_TORCH = ("2.13.",)
 
