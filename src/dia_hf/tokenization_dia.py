@@ -154,13 +154,12 @@ class DiaTokenizer(PreTrainedTokenizer):
         self._added_tokens_decoder = {0: AddedToken(str(pad_token), special=True)}
         for tag, number in {**speakers, **languages}.items():
             self._added_tokens_decoder[number] = added[number] if in_file.get(tag) == number else AddedToken(tag)
-        if languages:  # the ids are in `added_tokens_decoder` of the files
-            kwargs["language_tokens"] = list(languages)
         super().__init__(
             pad_token=AddedToken(str(pad_token), special=True),
             unk_token=AddedToken(str(unk_token), special=True),
             max_length=max_length,
-            speaker_tokens=list(speakers),
+            speaker_tokens=list(speakers),  # the ids are in `added_tokens_decoder` of the files
+            language_tokens=list(languages),
             added_tokens_decoder={number: token for number, token in added.items() if not 0 < number < 256},
             token_type_ids_pattern="all_zeros",
             special_tokens_pattern="none",
