@@ -34,7 +34,7 @@ from ..text_files import shortened
 from .align import AlignedWord, align
 from .dialogue import Dialogue
 from .doubts import SpeechCheck, estimate_text, warn_unknown_words
-from .live_timeline import Unit
+from .live_timeline import Unit, check_unit
 from .loading import ComputeDtype, load_local, load_model, resolve_device
 from .options import generate_options
 from .progress import SpokenSeconds, spoken_bar
@@ -245,7 +245,7 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
-        _check_unit(return_timestamps)
+        check_unit("return_timestamps", return_timestamps)
         if audio_prompt_path is not None:
             warnings.warn("`audio_prompt_path` is deprecated; use `audio_prompt`.", FutureWarning, stacklevel=2)
             audio_prompt = audio_prompt_path
@@ -418,7 +418,7 @@ class Dia:
             UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
                 was not trained on.
         """
-        _check_unit(return_timestamps)
+        check_unit("return_timestamps", return_timestamps)
         if isinstance(text, Iterator):
             for name, value in (("max_tokens", max_tokens), ("audio_prompt", audio_prompt)):
                 if value is not None:
@@ -429,10 +429,11 @@ class Dia:
                 "cfg_scale": cfg_scale,
                 "temperature": temperature,
                 "top_p": top_p,
+                "cfg_filter_top_k": cfg_filter_top_k,
                 "seed": seed,
+                "max_seconds": max_seconds,
+                "timestamps": return_timestamps,
             }
-            parameters |= {"cfg_filter_top_k": cfg_filter_top_k, "max_seconds": max_seconds}
-            parameters |= {"timestamps": return_timestamps}
             return self._stream_pieces(text, voice, split, language, parameters)
         num_texts = len(text) if isinstance(text, Sequence) and not isinstance(text, str) else 1
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed, num_texts)
@@ -687,11 +688,6 @@ class Dia:
         is_for_all = len(voice.speakers_of(tokens)) > 1
         transcript = voice.transcript if is_for_all else voice.transcript_as(turns[0].speaker, tokens)
         return render([*parse_part(transcript, tokens, languages, prefix), *turns], prefix=prefix)
-
-
-def _check_unit(unit: Any) -> None:
-    if unit not in (None, "word", "char"):
-        raise ValueError(f"`return_timestamps` is {shortened(unit)}; give 'word' or 'char'.")
 
 
 def _load_voices(voices: Mapping[str, VoiceLike] | VoiceLike | None) -> dict[str, Voice] | Voice | None:

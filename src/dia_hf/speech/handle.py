@@ -29,7 +29,7 @@ from ..text_files import shortened
 from .dialogue import Dialogue
 from .dialogue_run import DialogueRun
 from .doubts import SpeechStats
-from .live_timeline import LiveTimeline, Unit
+from .live_timeline import LiveTimeline, Unit, check_unit
 from .text_stream import StreamedDialogue, TextStream
 from .timestamps import TimedText, Timeline
 from .voices import Voice
@@ -200,8 +200,7 @@ class SpeechHandle:
         unit = self.request.timestamps
         if unit is None:
             return None
-        if unit not in ("word", "char"):
-            raise ValueError(f"`timestamps` is {shortened(unit)}; give 'word' or 'char'.")
+        check_unit("timestamps", unit)
         given = dialogue.script if self.request.script is None else self.request.script
         script = "" if isinstance(dialogue, StreamedDialogue) else given
         lag = audio_lag(dialogue.model.config, dialogue.codec)

@@ -9,17 +9,24 @@ Legend: T frames, S text bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from ..generation.alignment import PathSearch
 from ..generation.spoken_path import PathFollower
+from ..text_files import shortened
 from .timestamps import TimedText, Timeline
 
-__all__ = ["LiveTimeline", "Unit"]
+__all__ = ["LiveTimeline", "Unit", "check_unit"]
 
 Unit = Literal["word", "char"]
+
+
+def check_unit(name: str, unit: Any) -> None:
+    """Raise `ValueError` unless an argument is a `Unit`, or `None` for no times."""
+    if unit not in (None, "word", "char"):
+        raise ValueError(f"`{name}` is {shortened(unit)}; give 'word' or 'char'.")
 
 
 class LiveTimeline(Timeline):
