@@ -34,6 +34,7 @@ PAGES = {
     "benchmarks/results/interruptions.md": "benchmarks/interruptions.md",
     "benchmarks/results/long_dialogue.md": "benchmarks/long-dialogue.md",
     "benchmarks/results/miniature.md": "benchmarks/miniature.md",
+    "benchmarks/results/open_vocabulary.md": "benchmarks/open-vocabulary.md",
     "benchmarks/results/page.md": "benchmarks/page.md",
     "benchmarks/results/quantization.md": "benchmarks/quantization.md",
     "benchmarks/results/serving.md": "benchmarks/serving.md",
@@ -45,6 +46,7 @@ PAGES = {
     "benchmarks/results/word_times.md": "benchmarks/word-times.md",
     "benchmarks/results/text_streaming.md": "benchmarks/text-streaming.md",
     "examples/miniature/README.md": "miniature/from-scratch.md",
+    "examples/open_vocabulary/README.md": "miniature/any-english.md",
     "src/dia_hf/assets/miniature/README.md": "miniature/model-card.md",
 }
 PICTURES = ("examples/miniature/curves.png", "benchmarks/results/speed-full-bfloat16.png")

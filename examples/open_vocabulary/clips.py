@@ -1,0 +1,243 @@
+"""Step 4, part of `make model`: sentences in flite's voices as codes, and clips of them to train on.
+
+A sentence is said and encoded once. Clips are put together of sentences: alone, as a dialogue of the two speakers, or
+behind another sentence of the same voice, which is given as a prompt.
+
+    python clips.py speech WORK 2400            # writes WORK/speech.npz, which the codec is trained on
+    python clips.py sentences WORK 20000        # writes WORK/sentences/, in parts of 1,000; goes on where it stopped
+    python clips.py clips WORK alone 40000      # writes WORK/clips-alone, in the form that `dia-hf prepare` writes
+
+Legend: T frames, C codebooks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from content_codec import HOP_LENGTH
+from flite import SAMPLING_RATE, VOICES, Sound, place_sounds, speak
+from texts import Texts
+from tqdm import tqdm
+from transformers import DacModel
+
+from dia_hf.audio.dac import DacCodec
+
+SEED = 0
+SPEAKERS = {"[S1]": "rms", "[S2]": "slt"}  # without a prompt
+SHARE_OF_OTHERS = 0.3  # of the sentences are in other voices, for prompts
+LEAD, TAIL = 2, 4  # frames of silence before the first sound and, at least, after the last one
+PART = 1000  # sentences a file
+MAX_FRAMES = 380  # of a clip
+# Kinds of clips in each part of the training, each with its weight.
+KINDS: dict[str, dict[str, float]] = {"alone": {"alone": 1}, "mixed": {"alone": 6, "dialogue": 2, "prompt": 2}}
+
+
+def cut(samples: np.ndarray, sounds: list[Sound]) -> tuple[np.ndarray, int]:
+    """Cut or add silence so that the first sound begins at a frame, and the sentence ends with one.
+
+    Returns:
+        `tuple`: Samples `[T · HOP_LENGTH]`, and which of the given samples is the first of them (below 0: silence).
+    """
+    hop, pauses = HOP_LENGTH, [sound.name == "pau" for sound in sounds]
+    start = sounds[0].end if pauses[0] else 0.0
+    end = sounds[-2].end if pauses[-1] and len(sounds) > 1 else sounds[-1].end
+    first, last = round(start * SAMPLING_RATE) - LEAD * hop, round(end * SAMPLING_RATE) + TAIL * hop
+    padded = np.pad(samples, (max(0, -first), max(0, last - len(samples))))
+    kept = padded[max(0, first) : max(0, -first) + last]
+    return np.pad(kept, (0, -len(kept) % hop)), first
+
+
+def find_places(text: str, sounds: list[Sound], first: int, num_frames: int) -> np.ndarray:
+    """Say which character of a text is spoken in the middle of each frame, `[T]`."""
+    ends, places = [sound.end for sound in sounds], np.array(place_sounds(text, sounds), dtype=np.int16)
+    seconds = (first + (np.arange(num_frames) + 0.5) * HOP_LENGTH) / SAMPLING_RATE
+    return places[np.searchsorted(ends, seconds).clip(max=len(sounds) - 1)]
+
+
+def write_speech(work: Path, count: int) -> None:
+    """Write speech of all voices, most of it in those of the speakers."""
+    texts, draw = Texts(work), random.Random(f"speech {SEED}")
+    weights = [6 if voice in SPEAKERS.values() else 1 for voice in VOICES]
+    spoken, voices = [], []
+    for _ in tqdm(range(count), "sentences", mininterval=5):
+        voice = draw.choices(list(VOICES), weights)[0]
+        samples, _ = speak(texts.draw(draw, "sentence"), voice)
+        spoken.append(np.rint(samples.clip(-1, 1) * 32767).astype(np.int16))
+        voices.append(list(VOICES).index(voice))
+    lengths = [len(samples) for samples in spoken]
+    np.savez(work / "speech.npz", samples=np.concatenate(spoken), lengths=lengths, voices=voices)
+
+
+class Encoder:
+    """The codec's way from samples `[N]` to codes `[T, C]`, int16."""
+
+    def __init__(self, work: Path) -> None:
+        self.codec = DacModel.from_pretrained(work / "codec", dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Encode whole frames."""
+        latents = self.codec.encoder(torch.from_numpy(samples)[None, None])
+        return self.codec.quantizer(latents)[1][0].T.numpy().astype(np.int16)
+
+
+def write_sentences(work: Path, count: int) -> None:
+    """Let flite say sentences, and write their codes."""
+    folder, texts, encoder = work / "sentences", Texts(work), Encoder(work)
+    folder.mkdir(exist_ok=True)
+    others = [voice for voice in VOICES if voice not in SPEAKERS.values()]
+    for part in tqdm(range(-(-count // PART)), f"{PART} sentences each"):
+        file, draw = folder / f"{part:04d}.npz", random.Random(f"sentences {SEED} {part}")
+        if file.exists():
+            continue
+        found: dict[str, list[Any]] = defaultdict(list)
+        while len(found["texts"]) < PART:
+            text = texts.draw(draw)
+            voice = draw.choice(others if draw.random() < SHARE_OF_OTHERS else list(SPEAKERS.values()))
+            samples, sounds = speak(text, voice)
+            if all(sound.name == "pau" for sound in sounds):
+                continue
+            samples, first = cut(samples, sounds)
+            codes = encoder(samples)
+            if len(codes) > MAX_FRAMES:
+                continue
+            places = find_places(text, sounds, first, len(codes))
+            values = {"texts": text, "voices": voice, "codes": codes, "places": places, "lengths": len(codes)}
+            for key, value in values.items():
+                found[key].append(value)
+        new = file.with_suffix(".new.npz")
+        joined: dict[str, Any] = {key: np.concatenate(found[key]) for key in ("codes", "places")}
+        np.savez(new, **{**found, **joined})
+        new.replace(file)
+
+
+class Sentence(NamedTuple):
+    """A sentence in a voice: its codes `[T, C]`, and which character is spoken in each frame, `[T]`."""
+
+    text: str
+    codes: np.ndarray
+    places: np.ndarray
+
+
+class Sentences:
+    """What `write_sentences` wrote, in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.by_voice: dict[str, list[Sentence]] = defaultdict(list)
+        for file in sorted(folder.glob("????.npz")):
+            with np.load(file) as found:
+                ends = np.cumsum(found["lengths"])[:-1]
+                codes, places = (np.split(found[key], ends) for key in ("codes", "places"))
+                rows = zip(found["voices"].tolist(), found["texts"].tolist(), codes, places, strict=True)
+                for voice, *sentence in rows:
+                    self.by_voice[voice].append(Sentence(*sentence))
+        self.voices = list(self.by_voice)
+        self.sizes = [len(self.by_voice[voice]) for voice in self.voices]
+
+    def draw(self, voice: str, draw: random.Random) -> Sentence:
+        """Draw a sentence of a voice."""
+        return draw.choice(self.by_voice[voice])
+
+
+def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str, Any]:
+    """Draw a clip."""
+    kind = draw.choices(list(KINDS[name]), list(KINDS[name].values()))[0]
+    speaker, num_prompt = draw.choice(list(SPEAKERS)), 0
+    if kind == "alone":
+        turns = [(speaker, sentences.draw(SPEAKERS[speaker], draw))]
+    elif kind == "dialogue":
+        order = list(SPEAKERS)[:: draw.choice([1, -1])]
+        speakers = [order[turn % 2] for turn in range(draw.randint(2, 4))]
+        if draw.random() < 0.3:
+            speakers = [speaker] * 2
+        turns = [(one, sentences.draw(SPEAKERS[one], draw)) for one in speakers]
+    else:
+        voice = draw.choices(sentences.voices, sentences.sizes)[0]
+        turns = [(speaker, sentences.draw(voice, draw)) for _ in range(2)]
+        num_prompt = len(turns[0][1].codes)
+    text, last, places = "", "", []
+    for one, sentence in turns:
+        text += (" " if text else "") + ("" if one == last else f"{one} ")
+        # A tag is one byte.
+        start, last = len(text) - sum(text.count(tag) * (len(tag) - 1) for tag in SPEAKERS), one
+        text += sentence.text
+        places.append(start + sentence.places)
+    return {
+        "text": text,
+        "codes": np.concatenate([sentence.codes for _, sentence in turns]),
+        "places": np.concatenate(places),
+        "prompt_frames": num_prompt,
+    }
+
+
+def clips(work: Path, name: str, count: int) -> Iterator[dict[str, Any]]:
+    """Yield rows of a prepared dataset."""
+    sentences, draw = Sentences(work / "sentences"), random.Random(f"clips {name} {SEED}")
+    for number in tqdm(range(count), "clips", mininterval=5):
+        clip = draw_clip(sentences, name, draw)
+        while len(clip["codes"]) > MAX_FRAMES:
+            clip = draw_clip(sentences, name, draw)
+        seconds = len(clip["codes"]) * HOP_LENGTH / SAMPLING_RATE
+        yield {"id": f"{name}-{number:06d}", **clip, "seconds": seconds}
+
+
+def write_clips(work: Path, name: str, count: int) -> None:
+    """Write a part's clips, which `dia-hf finetune` takes."""
+    import datasets
+
+    folder, cache = work / f"clips-{name}", work / f"cache-{name}"
+    for stale in (folder, cache):
+        shutil.rmtree(stale, ignore_errors=True)
+    features = datasets.Features(
+        {
+            "id": datasets.Value("string"),
+            "text": datasets.Value("string"),
+            "codes": datasets.Array2D((None, 9), "int16"),
+            "places": datasets.List(datasets.Value("int16")),
+            "prompt_frames": datasets.Value("int32"),
+            "seconds": datasets.Value("float32"),
+        }
+    )
+    arguments = {"work": work, "name": name, "count": count}
+    rows = datasets.Dataset.from_generator(clips, features, cache_dir=str(cache), gen_kwargs=arguments)
+    rows.save_to_disk(folder)
+    shutil.rmtree(cache)
+    codec = DacCodec(DacModel.from_pretrained(work / "codec"))
+    about = {
+        "version": 1,
+        "codec": {
+            "fingerprint": codec.fingerprint,
+            "sampling_rate": codec.sampling_rate,
+            "hop_length": codec.hop_length,
+            "num_codebooks": codec.num_codebooks,
+        },
+        "speaker_tokens": list(SPEAKERS),
+        "settings": {},
+        "num_clips": len(rows),
+        "seconds": sum(rows["seconds"]),
+    }
+    (folder / "prepared.json").write_text(json.dumps(about, indent=1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="what", required=True)
+    for what in ("speech", "sentences", "clips"):
+        command = commands.add_parser(what)
+        command.add_argument("work", type=Path)
+        if what == "clips":
+            command.add_argument("name", choices=list(KINDS))
+        command.add_argument("count", type=int)
+    torch.set_num_threads(1)
+    arguments = vars(parser.parse_args())
+    steps: dict[str, Callable[..., None]] = {"speech": write_speech, "sentences": write_sentences, "clips": write_clips}
+    steps[arguments.pop("what")](**arguments)

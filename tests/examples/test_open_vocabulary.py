@@ -1,0 +1,418 @@
+"""`examples/open_vocabulary/`: where sounds are in a text, clips, the codec's parts, and guided attention.
+
+flite is not installed where the tests run, so that a stand-in speaks: a tone for each letter.
+"""
+
+import importlib
+import json
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, DiaProcessor
+
+datasets = pytest.importorskip("datasets")
+
+FOLDER = Path(__file__).parents[2] / "examples" / "open_vocabulary"
+SCRIPTS = ("texts", "flite", "content_codec", "clips", "spelling", "guidance", "finish")
+TEXTS = ["Hello there.", "It is late, go home!", "Who is he?", "We see the sea.", "A dog.", "Come here."]
+RATE, HOP = 16000, 640
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The scripts as modules, with a small codec and few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        found = {name: importlib.import_module(name) for name in SCRIPTS}
+        codec, clips, spelling = found["content_codec"], found["clips"], found["spelling"]
+        patch.setattr(codec, "compile_snakes", lambda model: None)  # takes longer than all other steps
+        small = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "codebook_size": 32}
+        patch.setattr(codec, "SHAPE", {**codec.SHAPE, **small})
+        patch.setattr(codec, "NUM_USED", (8, 16, *7 * (32,)))
+        patch.setattr(codec, "STEPS", {"encoder": 4, "decoder": 4})
+        patch.setattr(codec, "KEEP_EVERY", 2)
+        patch.setattr(codec, "BATCH_SIZE", 2)
+        patch.setattr(codec, "NUM_FRAMES", 12)
+        patch.setattr(clips, "PART", 4)
+        patch.setattr(spelling, "BATCH_SIZE", 2)
+        for module in (clips, spelling):
+            patch.setattr(module, "Texts", StandIn)
+        patch.setattr(clips, "speak", lambda text, voice: speak(found["flite"], text, voice))
+        patch.setattr(spelling, "pronounce", lambda text: speak(found["flite"], text, "rms")[1])
+        yield SimpleNamespace(**found)
+        for name in SCRIPTS:
+            sys.modules.pop(name, None)
+
+
+class StandIn:
+    """Texts without the packages that they come from."""
+
+    def __init__(self, work: Path) -> None:
+        pass
+
+    def draw(self, draw: random.Random, kind: str = "") -> str:
+        return draw.choice(TEXTS)
+
+
+def speak(flite, text: str, voice: str) -> tuple[np.ndarray, list]:
+    """Say each letter as a tone of 90 ms, with pauses before, after and at commas, as flite tells it."""
+    time, sounds, samples, place = 0.2, [], [np.zeros(3200)], 0
+    sounds.append(flite.Sound("pau", time, 0, 1, False))
+    for token in text.split():
+        start, place = place, min(place + len(token) + 1, len(text))
+        for letter in filter(str.isalpha, token):
+            time += 0.09
+            sounds.append(flite.Sound("aa" if letter in "aeiou" else "t", time, start, place, letter == "e"))
+            pitch = (ord(letter.lower()) - 80) * 40 * (2 if voice == "slt" else 1)
+            samples.append(0.3 * np.sin(2 * np.pi * pitch * np.arange(1440) / RATE))
+        if token.endswith(",") or place == len(text):
+            time += 0.2
+            sounds.append(flite.Sound("pau", time, place - 1, place, False))
+            samples.append(np.zeros(3200))
+    return np.concatenate(samples).astype(np.float32), sounds
+
+
+@pytest.fixture(scope="module")
+def work(scripts, tmp_path_factory):
+    """A codec, sentences and clips."""
+    folder = tmp_path_factory.mktemp("open_vocabulary")
+    scripts.clips.write_speech(folder, 8)
+    scripts.content_codec.train_encoder(folder)
+    scripts.clips.write_sentences(folder, 20)
+    for name in scripts.clips.KINDS:
+        scripts.clips.write_clips(folder, name, 24)
+    (folder / "held-out.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return folder
+
+
+# --- the teacher
+
+
+def test_sounds_are_spread_over_their_token(scripts):
+    """A pause took the place of the next word, so that a head was told to look ahead of the voice."""
+    text = "Go, dog."
+    sounds = speak(scripts.flite, text, "rms")[1]
+    places = scripts.flite.place_sounds(text, sounds)
+    assert [sound.name for sound in sounds] == ["pau", "t", "aa", "pau", "t", "aa", "t", "pau"]
+    assert places == [0, 0, 2, 3, 4, 6, 7, 7]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    counts=st.lists(st.integers(1, 20), min_size=6, max_size=6),
+)
+def test_places_grow_and_stay_in_the_text(scripts, lengths, counts):
+    """A number of many sounds and few digits was placed behind the end of its token."""
+    text, sounds, start = " ".join("x" * length for length in lengths), [], 0
+    for length, count in zip(lengths, counts, strict=False):
+        end = min(start + length + 1, len(text))
+        sounds += [scripts.flite.Sound("t", len(sounds) + 1.0, start, end, False)] * count
+        start = end
+    places = scripts.flite.place_sounds(text, sounds)
+    assert places == sorted(places)
+    assert all(sound.start_of_token <= place < len(text) for sound, place in zip(sounds, places, strict=True))
+    assert all(text[place] != " " for place in places)
+
+
+def test_tags_are_not_spoken(scripts):
+    """Behind a tag, all places were as many letters early as the tag has."""
+    text = "Hi (laughs) you (coughs)"
+    spoken, kept = scripts.flite.leave_out_tags(text)
+    assert spoken == "Hi you"
+    assert "".join(text[place] for place in kept) == spoken
+    sounds = scripts.flite._in_text(speak(scripts.flite, spoken, "rms")[1], spoken, kept)
+    heard = [text[place] for place in scripts.flite.place_sounds(text, sounds)]
+    assert heard == ["H", "H", "i", "y", "o", "u", "u"]
+
+
+# --- sentences and clips
+
+
+def test_sentences_begin_at_a_frame(scripts):
+    """Sentences began anywhere in a frame, so that the same word had other codes each time."""
+    samples, sounds = speak(scripts.flite, "Go, dog.", "rms")
+    for begin in (0, 1000, 3000):  # pauses of flite that are longer and shorter than what is kept
+        moved = [scripts.flite.Sound(s.name, s.end - begin / RATE, 0, 1, False) for s in sounds]
+        cut, first = scripts.clips.cut(samples[begin:], moved)
+        assert len(cut) % HOP == 0
+        assert first == 3200 - begin - scripts.clips.LEAD * HOP
+        start = scripts.clips.LEAD * HOP
+        assert not cut[:start].any()
+        np.testing.assert_array_equal(cut[start : start + 5000], samples[3200:8200])
+        assert not cut[-(scripts.clips.TAIL * HOP - 10) :].any()
+
+
+def test_frames_know_their_letter(scripts):
+    """Frames were placed by the time before the cut, a few letters off."""
+    text = "Go, dog."
+    samples, sounds = speak(scripts.flite, text, "rms")
+    cut, first = scripts.clips.cut(samples, sounds)
+    places = scripts.clips.find_places(text, sounds, first, len(cut) // HOP)
+    heard = "".join(text[place] for place in places)
+    assert heard.startswith("GGGG") and ",,," in heard and heard.endswith("..")
+    all_places = scripts.flite.place_sounds(text, sounds)
+    ends = {round(sound.end * RATE): place for sound, place in zip(sounds, all_places, strict=True)}
+    for frame, place in enumerate(places):
+        middle = first + (frame + 0.5) * HOP
+        assert place == next((ends[end] for end in sorted(ends) if end >= middle), len(text) - 1)
+
+
+def test_sentences_go_on_where_they_stopped(scripts, work, tmp_path):
+    """Started again, other sentences were said than those that were missing."""
+    (tmp_path / "codec").symlink_to(work / "codec")
+    scripts.clips.write_sentences(tmp_path, 4)
+    kept = (tmp_path / "sentences" / "0000.npz").stat().st_mtime_ns
+    scripts.clips.write_sentences(tmp_path, 12)
+    assert (tmp_path / "sentences" / "0000.npz").stat().st_mtime_ns == kept
+    for number in range(3):
+        with (
+            np.load(work / "sentences" / f"{number:04d}.npz") as ours,
+            np.load(tmp_path / "sentences" / f"{number:04d}.npz") as theirs,
+        ):
+            assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", ["alone", "mixed"])
+def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
+    """A tag counted as four bytes, and all later turns of a dialogue were three letters off."""
+    tokenizer = DiaProcessor.from_pretrained(MINIATURE).tokenizer
+    clips = datasets.load_from_disk(work / f"clips-{name}")
+    sentences = scripts.clips.Sentences(work / "sentences")
+    known = {one.codes.tobytes(): one for voice in sentences.by_voice.values() for one in voice}
+    turns = 0
+    for clip in clips:
+        ids = tokenizer(clip["text"])["input_ids"]
+        codes, places = np.asarray(clip["codes"], dtype=np.int16), clip["places"]
+        assert len(codes) == len(places)
+        start = 0
+        while start < len(codes):
+            end = next(end for end in range(start + 1, len(codes) + 1) if codes[start:end].tobytes() in known)
+            one = known[codes[start:end].tobytes()]
+            spoken = bytes(ids[place] for place in places[start:end]).decode()
+            assert spoken == "".join(one.text[place] for place in one.places)
+            start, turns = end, turns + 1
+        assert 0 <= clip["prompt_frames"] < len(codes)
+    assert turns > len(clips) * (name == "mixed")
+
+
+# --- the codec
+
+
+def test_first_codebooks_have_the_content(scripts, work):
+    """The first codes depended on the phase of the voice, which no text tells."""
+    codec = scripts.content_codec
+    model = codec.DacModel.from_pretrained(work / "codec", dtype=torch.float32)
+    used = slice(codec.NUM_CONTENT, codec.NUM_CONTENT + codec.NUM_DETAIL)
+    for number, stage in enumerate(model.quantizer.quantizers):
+        weight, is_content = stage.out_proj.weight, number < codec.CONTENT_CODEBOOKS
+        assert weight[: codec.NUM_CONTENT].any().item() == is_content
+        assert weight[used].any().item() != is_content
+    latents = torch.randn(1, model.config.hidden_size, 400) * 3
+    latents[:, codec.NUM_CONTENT + codec.NUM_DETAIL :] = 0.0
+    codes = model.quantizer(latents)[1][0]
+    for row, num_used in zip(codes, codec.NUM_USED, strict=True):
+        assert row.max() < num_used
+
+
+def test_features_are_those_of_each_frame(scripts):
+    """A window began a frame too early, and content told what was heard before."""
+    features, sound = scripts.content_codec.Features(), torch.zeros(1, 20 * HOP)
+    sound[0, 8 * HOP : 12 * HOP] = torch.randn(4 * HOP)
+    found = features(sound)[0]
+    assert found.shape == (108, 20)
+    loud = found[:80].mean(0) > found[:80].min() + 0.2
+    assert loud.tolist() == [8 <= frame < 12 for frame in range(20)] or loud[8:12].all()
+    assert not loud[:7].any() and not loud[13:].any()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_codec_trains_on_where_it_stopped(scripts, work, tmp_path, monkeypatch):
+    """A run in two pieces drew the first batches again, and ended with another codec."""
+    (tmp_path / "speech.npz").symlink_to(work / "speech.npz")
+    codec, whole = scripts.content_codec, torch.load(work / "encoder.state.pt")
+
+    class StopError(Exception):
+        pass
+
+    def save(state, file):
+        original(state, file)
+        if state.get("step") == 2:
+            file.replace(file.with_suffix(".pt"))
+            raise StopError
+
+    original = torch.save
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(StopError):
+            codec.train_encoder(tmp_path)
+    codec.train_encoder(tmp_path)
+    again = torch.load(tmp_path / "encoder.state.pt")
+    assert again["step"] == whole["step"] == 4
+    for ours, theirs in zip(whole["parts"], again["parts"], strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# --- spelling
+
+
+def test_spelling_labels_are_at_their_bytes(scripts):
+    """The sounds of a text were a byte off from the tokens, as the tag was not counted."""
+    tokenizer = DiaProcessor.from_pretrained(MINIATURE).tokenizer
+    ids, mask, sounds = scripts.spelling.make_batch(["Go, dog.", "A dog."], tokenizer)
+    assert ids.shape == mask.shape == sounds.shape[:2]
+    names = [[scripts.spelling.SOUNDS[sound] for sound in row if sound > 0] for row in sounds[0]]
+    assert bytes(ids[0, 2:].tolist()) == b"Go, dog."
+    assert names == [[], [], ["pau", "t"], [], ["aa"], ["pau"], ["t"], [], ["aa"], ["t", "pau"]]
+    assert (sounds[1][mask[1] == 0] == -100).all() and (sounds[1][mask[1] == 1] >= 0).all()
+
+
+def test_errors_of_sounds(scripts):
+    """Sounds were compared place by place, so that one that was left out made all later ones wrong."""
+    count, right = scripts.spelling.count_errors, [1, 2, 3]
+    assert [count(found, right) for found in ([1, 2, 3], [2, 3], [1, 9, 2, 3], [])] == [0, 1, 1, 3]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_spelling_trains_on_where_it_stopped(scripts, work, tmp_path, monkeypatch):
+    """A run in two pieces had another encoder than one in one."""
+    monkeypatch.setattr(scripts.spelling, "KEEP_EVERY", 2)
+    monkeypatch.setattr(scripts.spelling, "make_model", lambda file: small_model(num_hidden_layers=1))
+    monkeypatch.setattr(scripts.spelling, "decay", lambda step, steps: 1.0)
+    results = []
+    for pieces in ([4], [2, 4]):
+        folder = tmp_path / str(len(pieces))
+        folder.mkdir()
+        (folder / "held-out.jsonl").symlink_to(work / "held-out.jsonl")
+        for steps in pieces:
+            scripts.spelling.train(folder, steps)
+        results.append(torch.load(folder / "speller.pt"))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert (tmp_path / "1" / "model-spelling" / "config.json").exists()
+
+
+def small_model(**changes: int) -> DiaForConditionalGeneration:
+    """A model of the recipe's shape, but narrower."""
+    torch.manual_seed(0)
+    config = DiaConfig.from_pretrained(MINIATURE).to_dict()
+    for part, values in yaml.safe_load((FOLDER / "recipe.yaml").read_text())["config"].items():
+        config[part] |= values | {"intermediate_size": 32} | changes
+    return DiaForConditionalGeneration(DiaConfig(**config))
+
+
+# --- guided attention
+
+
+@pytest.fixture(scope="module")
+def guided(scripts, work, tmp_path_factory):
+    """A guided trainer of a small model, and a batch of packed rows."""
+    model = small_model()
+    model.set_attn_implementation("eager")
+    processor = DiaProcessor.from_pretrained(MINIATURE)
+    collator = scripts.guidance.GuidedCollator(processor, text_dropout=0.3, frames_per_row=300)
+    collator.set_epoch(0)
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(tmp_path_factory.mktemp("run"), use_cpu=True, report_to="none", disable_tqdm=True)
+    trainer = scripts.guidance.GuidedTrainer(model, arguments, collator)
+    clips = datasets.load_from_disk(work / "clips-mixed")
+    return SimpleNamespace(trainer=trainer, collator=collator, clips=[clips[number] for number in range(16)])
+
+
+def test_guidance_is_what_the_heads_miss(scripts, guided):
+    """The guided head was told another clip's letters, where rows held several clips."""
+    batch = guided.collator(guided.clips)
+    trainer, model = guided.trainer, guided.trainer.model
+    model.train()
+    loss = trainer.compute_loss(model, dict(batch))
+    plain = {name: value for name, value in batch.items() if name != "places"}
+    alone = trainer.compute_loss(model, dict(plain))
+    total = []
+    for clip in guided.clips:  # one by one, without rows, and with attention weights from the model
+        single = guided.collator([clip])
+        places = single.pop("places")[0]
+        outputs = model(**{k: v for k, v in single.items() if "sequence" not in k}, output_attentions=True)
+        for layer in scripts.guidance.LAYERS:
+            weights = outputs.cross_attentions[layer][0, scripts.guidance.HEAD]
+            for frame, place in enumerate(places.tolist()):
+                if place:
+                    near = {min(max(place - 1 + step, 0), weights.shape[1] - 1) for step in (-1, 0, 1)}
+                    total.append((layer, -weights[frame, sorted(near)].sum().clamp(max=1).log()))
+    by_layer = [torch.stack([one for at, one in total if at == layer]).mean() for layer in scripts.guidance.LAYERS]
+    expected = scripts.guidance.WEIGHT * torch.stack(by_layer).mean()
+    torch.testing.assert_close(loss - alone, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_places_follow_the_rows(guided):
+    """In rows of several clips places pointed into the first clip's text."""
+    batch = guided.collator(guided.clips)
+    assert batch["places"].shape == batch["decoder_sequence_ids"].shape
+    for ids, of_bytes, places, of_frames in zip(
+        batch["input_ids"], batch["sequence_ids"], batch["places"], batch["decoder_sequence_ids"], strict=True
+    ):
+        known = places > 0
+        assert known.any() and (of_bytes[places[known] - 1] == of_frames[known]).all()
+        assert (ids[places[known] - 1] > 2).all()  # never a tag
+    dropped = [row for row in guided.clips if guided.collator.chance.draw("text dropout", row["id"]) < 0.3]
+    assert dropped
+    assert not guided.collator([dropped[0]])["places"].any()
+
+
+def test_details_are_hidden_by_the_clip_alone(scripts, guided):
+    """A resumed run hid other details, and a run was never the same twice."""
+    from dia_hf.training import DiaDataCollator
+
+    first, again = guided.collator(guided.clips), guided.collator(guided.clips)
+    assert torch.equal(first["decoder_input_ids"], again["decoder_input_ids"])
+    plain = DiaDataCollator(DiaProcessor.from_pretrained(MINIATURE), text_dropout=0.3, frames_per_row=300)
+    plain.set_epoch(0)
+    clear = plain(guided.clips)
+    assert torch.equal(first["labels"], clear["labels"])
+    content, special = scripts.guidance.CONTENT_CODEBOOKS, clear["decoder_input_ids"] >= 1024
+    assert torch.equal(first["decoder_input_ids"][..., :content], clear["decoder_input_ids"][..., :content])
+    assert torch.equal(first["decoder_input_ids"][special], clear["decoder_input_ids"][special])
+    changed = (first["decoder_input_ids"] != clear["decoder_input_ids"])[..., content:][~special[..., content:]]
+    assert 0.4 < changed.float().mean() < 1.0
+
+
+# --- the report
+
+
+def test_report_counts_words_by_group(scripts, tmp_path):
+    """Rare words counted among all, which have a row of their own."""
+
+    def source(wrong, words):
+        return {"errors": {"substitutions": wrong, "deletions": 0, "insertions": 0, "words": words}}
+
+    rows = [
+        {"id": "short-000", "reference": source(0, 4), "codec": source(1, 4), "model": source(2, 4)},
+        {"id": "long-001", "reference": source(1, 16), "codec": source(1, 16), "model": source(3, 16)},
+        {"id": "rare-002", "reference": source(2, 5), "codec": source(2, 5), "model": source(4, 5)},
+    ]
+    for way in scripts.finish.WAYS:
+        (tmp_path / f"{way}.json").write_text(json.dumps({"sentences": rows, "metrics": {"end": {"ended": 0.99}}}))
+    scripts.finish.write_report(tmp_path)
+    table = [line.strip("| ").split(" | ") for line in (tmp_path / "report.md").read_text().splitlines()]
+    assert table[2] == ["flite itself", "5.0 %", "0.0 %", "0.0 %", "6.2 %", "40.0 %"]
+    assert table[4][1:] == ["25.0 %", "50.0 %", "0.0 %", "18.8 %", "80.0 %", "99.0 %"]
+    assert len(table) == 6
+
+
+def test_loss_compares_only_exact_clips(scripts):
+    """Samples of clips without detail were compared, whose phase nobody knows."""
+    loss = scripts.content_codec.SpectralLoss()
+    sound = torch.randn(2, 8 * HOP) * 0.1
+    ours = sound.clone()
+    ours[1] = -sound[1]  # the same spectra, another phase
+    assert loss(ours, sound, torch.tensor([1.0, 0.0])) < 1e-4 < loss(ours, sound)
+    assert F.l1_loss(ours, sound) > 0
