@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from content_codec import HOP_LENGTH
-from flite import SAMPLING_RATE, VOICES, Sound, place_sounds, speak
-from texts import Texts
 from tqdm import tqdm
 from transformers import DacModel
 
+from content_codec import HOP_LENGTH
 from dia_hf.audio.dac import DacCodec
+from flite import SAMPLING_RATE, VOICES, Sound, place_sounds, speak
+from texts import Texts
 
 SEED = 0
 SPEAKERS = {"[S1]": "rms", "[S2]": "slt"}  # without a prompt

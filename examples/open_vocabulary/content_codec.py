@@ -28,12 +28,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from flite import SAMPLING_RATE
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import DacConfig, DacModel
 from transformers.audio_utils import mel_filter_bank
+
+from flite import SAMPLING_RATE
 
 SEED = 0
 RATIOS = [4, 4, 4, 10]  # even: a DacDecoder loses a sample at each odd one

@@ -19,14 +19,14 @@ from typing import Any
 
 import soundfile
 import torch
-from clips import SPEAKERS
-from flite import SAMPLING_RATE, speak
 from tqdm import tqdm
 from transformers import DacModel
 
+from clips import SPEAKERS
 from dia_hf import DiaForConditionalGeneration, DiaProcessor
 from dia_hf.evaluation.results import SOURCES
 from dia_hf.processing_dia import write_codec_reference
+from flite import SAMPLING_RATE, speak
 
 # Defaults of `generate()`.
 SETTINGS = {"max_length": 420, "do_sample": True, "temperature": 0.5, "top_k": 45, "top_p": 0.9, "guidance_scale": 1.5}

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from content_codec import CONTENT_CODEBOOKS
 from torch import nn
 
+from content_codec import CONTENT_CODEBOOKS
 from dia_hf import cli
 from dia_hf.rotary import apply_rotary
 from dia_hf.training import DiaDataCollator, DiaTrainer

@@ -22,8 +22,6 @@ from typing import Any
 
 import torch
 import yaml
-from flite import place_sounds, pronounce
-from texts import Texts
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -32,6 +30,8 @@ from tqdm import tqdm
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.modeling_dia import DiaEncoder
 from dia_hf.training.muon import MuonBeside
+from flite import place_sounds, pronounce
+from texts import Texts
 
 SEED = 0
 STEPS, BATCH_SIZE, KEEP_EVERY = 3000, 32, 500

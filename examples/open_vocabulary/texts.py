@@ -312,7 +312,7 @@ The children spent the whole afternoon looking for shells on the beach, but all 
 Nobody could explain why the lights in the old house went on every night at exactly the same time.
 After a long flight and a short taxi ride, we finally reached our hotel and fell asleep without unpacking.
 What would you do if you found a wallet with $500 in the street and there was no name in it?
-The train to the airport runs every 20 minutes, so we should leave the house no later than half past seven.
+The train to the airport runs every 20 minutes, so we should leave home no later than half past seven.
 """
 # Around rare words of which WordNet has no plain example.
 AROUND = split_texts("""
