@@ -5,7 +5,8 @@ behind another sentence of the same voice, which is given as a prompt.
 
     python clips.py speech WORK 2400            # writes WORK/speech.npz, which the codec is trained on
     python clips.py sentences WORK 20000        # writes WORK/sentences/, in parts of 1,000; goes on where it stopped
-    python clips.py clips WORK alone 40000      # writes WORK/clips-alone, in the form that `dia-hf prepare` writes
+    python clips.py clips WORK alone 10000      # writes WORK/clips-alone of as many sentences, the first ones, in the
+                                                # form that `dia-hf prepare` writes
 
 Legend: T frames, C codebooks.
 """
@@ -131,10 +132,10 @@ class Sentence(NamedTuple):
 class Sentences:
     """What `write_sentences` wrote, in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, count: int) -> None:
         self.by_voice: dict[str, list[Sentence]] = defaultdict(list)
-        for file in sorted(folder.glob("????.npz")):
-            with np.load(file) as found:
+        for part in range(-(-count // PART)):
+            with np.load(folder / f"{part:04d}.npz") as found:
                 ends = np.cumsum(found["lengths"])[:-1]
                 codes, places = (np.split(found[key], ends) for key in ("codes", "places"))
                 rows = zip(found["voices"].tolist(), found["texts"].tolist(), codes, places, strict=True)
@@ -181,7 +182,7 @@ def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str,
 
 def clips(work: Path, name: str, count: int) -> Iterator[dict[str, Any]]:
     """Yield rows of a prepared dataset."""
-    sentences, draw = Sentences(work / "sentences"), random.Random(f"clips {name} {SEED}")
+    sentences, draw = Sentences(work / "sentences", count), random.Random(f"clips {name} {SEED}")
     for number in tqdm(range(count), "clips", mininterval=5):
         clip = draw_clip(sentences, name, draw)
         while len(clip["codes"]) > MAX_FRAMES:

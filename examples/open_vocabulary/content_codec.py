@@ -9,8 +9,8 @@
 Both trainings draw their batches from seed and step alone, keep their state every few hundred steps, and go on from it
 when they are started again.
 
-    python content_codec.py encoder WORK    # reads WORK/speech.npz; writes WORK/encoder.pt
-    python content_codec.py decoder WORK    # writes WORK/codec, a DacModel in bfloat16
+    python content_codec.py encoder WORK --steps 2500     # reads WORK/speech.npz; writes WORK/encoder.pt
+    python content_codec.py decoder WORK --steps 12000    # writes WORK/codec, a DacModel in bfloat16
 
 Legend: B clips, T frames, N = T · HOP_LENGTH samples, D hidden size of the codec, K entries of a codebook, F features
 of a frame, P dimensions that k-means sees.
@@ -48,7 +48,6 @@ SHAPE: dict[str, Any] = {
     "codebook_size": 1024,
     "codebook_dim": 8,
 }
-STEPS = {"encoder": 2500, "decoder": 12000}
 BATCH_SIZE, NUM_FRAMES = 4, 32  # clips a step, and frames of each
 NUM_CONTENT, NUM_DETAIL = 24, 12  # values a frame
 CONTENT_CODEBOOKS = 5
@@ -305,7 +304,7 @@ def encode(codec: DacModel, sound: torch.Tensor) -> torch.Tensor:
     return codec.encoder(_whole_frames(sound)[None, None])[0].T
 
 
-def train_encoder(work: Path) -> None:
+def train_encoder(work: Path, steps: int) -> None:
     """Stages 1 and 2."""
     speech, features = Speech(work / "speech.npz"), Features()
     codec, loss = make_codec(), SpectralLoss()
@@ -329,7 +328,7 @@ def train_encoder(work: Path) -> None:
         # The power of the details has no other bound.
         return distance + CONTENT_WEIGHT * off + 0.01 * detail.square().mean(), distance.detach(), off.detach()
 
-    train("encoder", work, [codec.encoder, codec.decoder], compute_loss, STEPS["encoder"])
+    train("encoder", work, [codec.encoder, codec.decoder], compute_loss, steps)
     with torch.no_grad():
         codec.encoder.conv2.weight[num_used:] = 0.0
         codec.encoder.conv2.bias[num_used:] = 0.0
@@ -355,7 +354,7 @@ def save(work: Path) -> None:
     codec.to(torch.bfloat16).save_pretrained(work / "codec")
 
 
-def train_decoder(work: Path) -> None:
+def train_decoder(work: Path, steps: int) -> None:
     """Stage 3."""
     speech = Speech(work / "speech.npz")
     codec, loss = make_codec(), SpectralLoss()
@@ -374,14 +373,15 @@ def train_decoder(work: Path) -> None:
             given[:, detail] *= kept[:, None, None]
         return (loss(codec.decoder(given)[:, 0], clips, kept),)
 
-    train("decoder", work, [codec.decoder], compute_loss, STEPS["decoder"])
+    train("decoder", work, [codec.decoder], compute_loss, steps)
     save(work)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=list(STEPS))
+    parser.add_argument("stage", choices=["encoder", "decoder"])
     parser.add_argument("work", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    {"encoder": train_encoder, "decoder": train_decoder}[args.stage](args.work)
+    {"encoder": train_encoder, "decoder": train_decoder}[args.stage](args.work, args.steps)

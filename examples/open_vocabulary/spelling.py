@@ -4,7 +4,7 @@ Each byte of a text predicts its sounds, by a layer that is thrown away afterwar
 over its letters, as in `places` of `clips.py`. That takes minutes where learning letters from speech takes hours: a
 text has fewer positions than its speech, and each of them teaches.
 
-    python spelling.py WORK    # writes WORK/model-spelling, Dia with a trained encoder and an untrained decoder
+    python spelling.py WORK --steps 3000    # writes WORK/model-spelling: a trained encoder, an untrained decoder
 
 Legend: B texts, S bytes, K sounds a byte at most, V kinds of sounds.
 """
@@ -34,7 +34,7 @@ from flite import place_sounds, pronounce
 from texts import Texts
 
 SEED = 0
-STEPS, BATCH_SIZE, KEEP_EVERY = 3000, 32, 500
+BATCH_SIZE, KEEP_EVERY = 32, 500
 SOUNDS_PER_BYTE = 4
 LEARNING_RATE, MUON_RATE, BETAS = 5e-3, 1.5e-3, (0.9, 0.98)
 VOWELS = re.findall(r"\w+", "aa ae ah ao aw ax ay eh er ey ih iy ow oy uh uw")
@@ -179,7 +179,7 @@ def train(work: Path, steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     train(args.work, args.steps)

@@ -39,7 +39,6 @@ def scripts():
         small = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "codebook_size": 32}
         patch.setattr(codec, "SHAPE", {**codec.SHAPE, **small})
         patch.setattr(codec, "NUM_USED", (8, 16, *7 * (32,)))
-        patch.setattr(codec, "STEPS", {"encoder": 4, "decoder": 4})
         patch.setattr(codec, "KEEP_EVERY", 2)
         patch.setattr(codec, "BATCH_SIZE", 2)
         patch.setattr(codec, "NUM_FRAMES", 12)
@@ -87,10 +86,10 @@ def work(scripts, tmp_path_factory):
     """A codec, sentences and clips."""
     folder = tmp_path_factory.mktemp("open_vocabulary")
     scripts.clips.write_speech(folder, 8)
-    scripts.content_codec.train_encoder(folder)
+    scripts.content_codec.train_encoder(folder, 4)
     scripts.clips.write_sentences(folder, 20)
     for name in scripts.clips.KINDS:
-        scripts.clips.write_clips(folder, name, 24)
+        scripts.clips.write_clips(folder, name, 20)
     (folder / "held-out.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     return folder
 
@@ -188,7 +187,7 @@ def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
     """A tag counted as four bytes, and all later turns of a dialogue were three letters off."""
     tokenizer = DiaProcessor.from_pretrained(MINIATURE).tokenizer
     clips = datasets.load_from_disk(work / f"clips-{name}")
-    sentences = scripts.clips.Sentences(work / "sentences")
+    sentences = scripts.clips.Sentences(work / "sentences", 20)
     known = {one.codes.tobytes(): one for voice in sentences.by_voice.values() for one in voice}
     turns = 0
     for clip in clips:
@@ -255,8 +254,8 @@ def test_codec_trains_on_where_it_stopped(scripts, work, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
         with pytest.raises(StopError):
-            codec.train_encoder(tmp_path)
-    codec.train_encoder(tmp_path)
+            codec.train_encoder(tmp_path, 4)
+    codec.train_encoder(tmp_path, 4)
     again = torch.load(tmp_path / "encoder.state.pt")
     assert again["step"] == whole["step"] == 4
     for ours, theirs in zip(whole["parts"], again["parts"], strict=True):
