@@ -203,7 +203,7 @@ def write_clips(work: Path, name: str, count: int) -> None:
             "id": datasets.Value("string"),
             "text": datasets.Value("string"),
             "codes": datasets.Array2D((None, 9), "int16"),
-            "places": datasets.List(datasets.Value("int16")),
+            "places": datasets.Sequence(datasets.Value("int16")),
             "prompt_frames": datasets.Value("int32"),
             "seconds": datasets.Value("float32"),
         }

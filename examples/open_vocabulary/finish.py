@@ -98,7 +98,7 @@ def write_report(work: Path) -> None:
         found = count_errors(report)
         for source in SOURCES if number == 0 else SOURCES[-1:]:
             shares = [found[group, source] for group in groups]
-            rates = [f"{100 * wrong / max(words, 1):.1f} %" for wrong, words in shares]
+            rates = [f"{100 * wrong / words:.1f} %" if words else "" for wrong, words in shares]
             ended = f"{100 * report['metrics']['end']['ended']:.1f} %" if source == "model" else ""
             rows.append([names.get(source, title), *rates, ended])
     (work / "report.md").write_text("\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n", "utf-8")
