@@ -68,14 +68,13 @@ def write_speech(work: Path, count: int) -> None:
     """Write speech of all voices, most of it in those of the speakers."""
     texts, draw = Texts(work), random.Random(f"speech {SEED}")
     weights = [6 if voice in SPEAKERS.values() else 1 for voice in VOICES]
-    spoken, voices = [], []
+    spoken = []
     for _ in tqdm(range(count), "sentences", mininterval=5):
         voice = draw.choices(list(VOICES), weights)[0]
         samples, _ = speak(texts.draw(draw, "sentence"), voice)
         spoken.append(np.rint(samples.clip(-1, 1) * 32767).astype(np.int16))
-        voices.append(list(VOICES).index(voice))
     lengths = [len(samples) for samples in spoken]
-    np.savez(work / "speech.npz", samples=np.concatenate(spoken), lengths=lengths, voices=voices)
+    np.savez(work / "speech.npz", samples=np.concatenate(spoken), lengths=lengths)
 
 
 class Encoder:

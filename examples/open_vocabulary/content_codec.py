@@ -19,9 +19,7 @@ of a frame, P dimensions that k-means sees.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from transformers import DacConfig, DacModel
 from transformers.audio_utils import mel_filter_bank
 
 from flite import SAMPLING_RATE
+from resumable import train
 
 SEED = 0
 RATIOS = [4, 4, 4, 10]  # even: a DacDecoder loses a sample at each odd one
@@ -59,17 +58,15 @@ NOISE = {"content": 0.25, "detail": 0.2}  # codes are less exact than the decode
 WITHHELD = 0.25  # of the clips have no detail
 LEARNING_RATE, BETAS = 1.5e-3, (0.8, 0.99)
 WINDOWS = {2048: 80, 1024: 80, 512: 40, 256: 20, 128: 10}  # samples of each window of the loss, and mel bands
-KEEP_EVERY = 250
 KMEANS_FRAMES = 60_000
 
 
 class Speech:
-    """Sentences that `flite.py` wrote: samples, int16, of one after another."""
+    """Sentences that `clips.py` wrote: samples, int16, of one after another."""
 
     def __init__(self, file: Path) -> None:
         with np.load(file) as found:
             self.samples, lengths = torch.from_numpy(found["samples"]), found["lengths"]
-            self.voices = found["voices"].tolist()
         self.ends = np.cumsum(lengths)
         self.starts = self.ends - lengths
 
@@ -173,54 +170,24 @@ def compile_snakes(codec: DacModel) -> None:
             layer.forward = lambda hidden, layer=layer: fused(hidden, layer.alpha)
 
 
-def train(
+def train_parts(
     name: str,
     work: Path,
     parts: Sequence[nn.Module],
     compute_loss: Callable[[torch.Generator], tuple[torch.Tensor, ...]],
     steps: int,
 ) -> None:
-    """Train parts of the codec, from where an earlier run stopped; the first of the losses is what is learned."""
+    """Train parts of the codec."""
     weights = [weight for part in parts for weight in part.parameters()]
     optimizer = torch.optim.AdamW(weights, LEARNING_RATE, BETAS, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.03, cycle_momentum=False
     )
-    file, step = work / f"{name}.state.pt", 0
-    if file.exists():
-        state = torch.load(file)
-        step = state["step"]
-        for part, values in zip(parts, state["parts"], strict=True):
-            part.load_state_dict(values)
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-    losses = work / f"{name}.csv"
-    written = list(csv.reader(losses.read_text().splitlines())) if losses.exists() else []
-    start, recent = time.perf_counter(), []
-    with open(losses, "w", newline="") as journal, tqdm(total=steps, initial=step, mininterval=5) as bar:
-        rows = csv.writer(journal)
-        rows.writerows(row for row in written if int(row[0]) <= step)  # later steps were lost, and are repeated
-        while step < steps:
-            found = compute_loss(torch.Generator().manual_seed(SEED * 10**6 + step))
-            optimizer.zero_grad()
-            found[0].backward()
-            nn.utils.clip_grad_norm_(weights, 5.0)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            recent.append([value.item() for value in found])
-            bar.update()
-            if step % 25 == 0 or step == steps:
-                means = [f"{value:.4f}" for value in np.mean(recent, axis=0)]
-                rows.writerow([step, *means, f"{time.perf_counter() - start:.1f}"])
-                journal.flush()
-                bar.set_description(f"{name} {' '.join(means)}")
-                recent = []
-            if step % KEEP_EVERY == 0 or step == steps:
-                values = [part.state_dict() for part in parts]
-                kept = {"step": step, "parts": values, "optimizer": optimizer.state_dict()}
-                torch.save({**kept, "schedule": schedule.state_dict()}, file.with_suffix(".new"))
-                file.with_suffix(".new").replace(file)
+
+    def compute(step: int) -> tuple[torch.Tensor, ...]:
+        return compute_loss(torch.Generator().manual_seed(SEED * 10**6 + step))
+
+    train(name, work, parts, optimizer, schedule, compute, steps, max_norm=5.0)
 
 
 def round_weights(module: nn.Module) -> None:
@@ -328,7 +295,7 @@ def train_encoder(work: Path, steps: int) -> None:
         # The power of the details has no other bound.
         return distance + CONTENT_WEIGHT * off + 0.01 * detail.square().mean(), distance.detach(), off.detach()
 
-    train("encoder", work, [codec.encoder, codec.decoder], compute_loss, steps)
+    train_parts("encoder", work, [codec.encoder, codec.decoder], compute_loss, steps)
     with torch.no_grad():
         codec.encoder.conv2.weight[num_used:] = 0.0
         codec.encoder.conv2.bias[num_used:] = 0.0
@@ -373,7 +340,7 @@ def train_decoder(work: Path, steps: int) -> None:
             given[:, detail] *= kept[:, None, None]
         return (loss(codec.decoder(given)[:, 0], clips, kept),)
 
-    train("decoder", work, [codec.decoder], compute_loss, steps)
+    train_parts("decoder", work, [codec.decoder], compute_loss, steps)
     save(work)
 
 

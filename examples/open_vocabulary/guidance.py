@@ -39,7 +39,7 @@ class GuidedCollator(DiaDataCollator):
         places = torch.zeros(len(clip["decoder_input_ids"]), dtype=torch.long)
         if (clip["input_ids"] != self.tokenizer.pad_token_id).any():
             known = torch.from_numpy(np.asarray(feature["places"], dtype=np.int64)) + 1
-            known = torch.cat([known, known[-1:]])[: len(places)].clamp(min=0)  # EOS is of the last one
+            known = torch.cat([known, known[-1:]])[: len(places)]  # EOS is of the last one
             places[: len(known)] = known
         self._hide_details(clip["decoder_input_ids"], str(feature["id"]))
         return clip | {"places": places}

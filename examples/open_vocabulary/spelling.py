@@ -12,11 +12,9 @@ Legend: B texts, S bytes, K sounds a byte at most, V kinds of sounds.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +23,17 @@ import yaml
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, DiaProcessor
+from dia_hf.asr.wer import word_errors
 from dia_hf.modeling_dia import DiaEncoder
 from dia_hf.training.muon import MuonBeside
 from flite import place_sounds, pronounce
+from resumable import train
 from texts import Texts
 
 SEED = 0
-BATCH_SIZE, KEEP_EVERY = 32, 500
+BATCH_SIZE = 32
 SOUNDS_PER_BYTE = 4
 LEARNING_RATE, MUON_RATE, BETAS = 5e-3, 1.5e-3, (0.9, 0.98)
 VOWELS = re.findall(r"\w+", "aa ae ah ao aw ax ay eh er ey ih iy ow oy uh uw")
@@ -95,12 +94,8 @@ def make_batch(texts: list[str], tokenizer: Any) -> tuple[torch.Tensor, ...]:
 
 def count_errors(found: list[int], right: list[int]) -> int:
     """Return how many sounds have to be changed, put in or left out."""
-    row = list(range(len(right) + 1))
-    for place, one in enumerate(found, start=1):
-        last, row[0] = row[0], place
-        for other, two in enumerate(right, start=1):
-            last, row[other] = row[other], min(row[other] + 1, row[other - 1] + 1, last + (one != two))
-    return row[-1]
+    said, heard = (" ".join(map(str, sounds)) for sounds in (right, found))
+    return word_errors(said, heard, str.split).errors
 
 
 @torch.no_grad()
@@ -124,7 +119,7 @@ def decay(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 100, max(0.02, 2 * (steps - step) / steps))
 
 
-def train(work: Path, steps: int) -> None:
+def train_speller(work: Path, steps: int) -> None:
     """Train, from where an earlier run stopped, and write the model."""
     processor = DiaProcessor.from_pretrained(MINIATURE)
     tokenizer, texts = processor.tokenizer, Texts(work)
@@ -135,42 +130,18 @@ def train(work: Path, steps: int) -> None:
     optimizer = MuonBeside(optimizer, speller, MUON_RATE, 0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: decay(step, steps))
     held_out = [row["text"] for row in map(json.loads, (work / "held-out.jsonl").read_text("utf-8").splitlines())]
-    file, step, losses = work / "spelling.state.pt", 0, work / "spelling.csv"
-    if file.exists():
-        state = torch.load(file)
-        step = state["step"]
-        speller.load_state_dict(state["speller"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-    written = list(csv.reader(losses.read_text().splitlines())) if losses.exists() else []
-    start, recent = time.perf_counter(), []
-    with open(losses, "w", newline="") as journal, tqdm(total=steps, initial=step, mininterval=5) as bar:
-        rows = csv.writer(journal)
-        rows.writerows(row for row in written if int(row[0]) <= step)
-        while step < steps:
-            draw = random.Random(f"spelling {SEED} {step}")
-            ids, mask, sounds = make_batch([texts.draw(draw) for _ in range(BATCH_SIZE)], tokenizer)
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = speller(ids, mask)
-            loss = F.cross_entropy(scores.flatten(0, 2), sounds.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            recent.append(loss.item())
-            bar.update()
-            if step % 50 == 0:
-                mean, recent = sum(recent) / len(recent), []
-                wrong = f"{test(speller, held_out[:NUM_TESTED], tokenizer):.4f}" if step % KEEP_EVERY == 0 else ""
-                rows.writerow([step, f"{mean:.5f}", wrong, f"{time.perf_counter() - start:.1f}"])
-                journal.flush()
-                bar.set_description(f"spelling {mean:.3f} {wrong}")
-            if step % KEEP_EVERY == 0 or step == steps:
-                kept = {"step": step, "speller": speller.state_dict(), "optimizer": optimizer.state_dict()}
-                torch.save({**kept, "schedule": schedule.state_dict()}, file.with_suffix(".new"))
-                file.with_suffix(".new").replace(file)
+
+    def compute_loss(step: int) -> tuple[torch.Tensor]:
+        draw = random.Random(f"spelling {SEED} {step}")
+        ids, mask, sounds = make_batch([texts.draw(draw) for _ in range(BATCH_SIZE)], tokenizer)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = speller(ids, mask)
+        return (F.cross_entropy(scores.flatten(0, 2), sounds.flatten()),)
+
+    def measure() -> float:
+        return test(speller, held_out[:NUM_TESTED], tokenizer)
+
+    train("spelling", work, [speller], optimizer, schedule, compute_loss, steps, 1.0, measure)
     torch.save(speller.state_dict(), work / "speller.pt")
     model.save_pretrained(work / "model-spelling")
     processor.save_pretrained(work / "model-spelling")
@@ -182,4 +153,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    train(args.work, args.steps)
+    train_speller(args.work, args.steps)

@@ -23,7 +23,7 @@ from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, DiaProcess
 datasets = pytest.importorskip("datasets")
 
 FOLDER = Path(__file__).parents[2] / "examples" / "open_vocabulary"
-SCRIPTS = ("texts", "flite", "content_codec", "clips", "spelling", "guidance", "finish")
+SCRIPTS = ("texts", "flite", "resumable", "content_codec", "clips", "spelling", "guidance", "finish")
 TEXTS = ["Hello there.", "It is late, go home!", "Who is he?", "We see the sea.", "A dog.", "Come here."]
 RATE, HOP = 16000, 640
 
@@ -39,7 +39,7 @@ def scripts():
         small = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "codebook_size": 32}
         patch.setattr(codec, "SHAPE", {**codec.SHAPE, **small})
         patch.setattr(codec, "NUM_USED", (8, 16, *7 * (32,)))
-        patch.setattr(codec, "KEEP_EVERY", 2)
+        patch.setattr(found["resumable"], "KEEP_EVERY", 2)
         patch.setattr(codec, "BATCH_SIZE", 2)
         patch.setattr(codec, "NUM_FRAMES", 12)
         patch.setattr(clips, "PART", 4)
@@ -285,7 +285,6 @@ def test_errors_of_sounds(scripts):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_spelling_trains_on_where_it_stopped(scripts, work, tmp_path, monkeypatch):
     """A run in two pieces had another encoder than one in one."""
-    monkeypatch.setattr(scripts.spelling, "KEEP_EVERY", 2)
     monkeypatch.setattr(scripts.spelling, "make_model", lambda file: small_model(num_hidden_layers=1))
     monkeypatch.setattr(scripts.spelling, "decay", lambda step, steps: 1.0)
     results = []
@@ -294,7 +293,7 @@ def test_spelling_trains_on_where_it_stopped(scripts, work, tmp_path, monkeypatc
         folder.mkdir()
         (folder / "held-out.jsonl").symlink_to(work / "held-out.jsonl")
         for steps in pieces:
-            scripts.spelling.train(folder, steps)
+            scripts.spelling.train_speller(folder, steps)
         results.append(torch.load(folder / "speller.pt"))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     assert (tmp_path / "1" / "model-spelling" / "config.json").exists()
