@@ -253,6 +253,20 @@ def test_errors(serve, messages, told):
     assert len(errors) == 1 and told in errors[0].text
 
 
+def test_an_error_is_read_though_more_is_sent(serve):
+    """Text that came behind a mistake was never read, and the reset that TCP answers with took the error away."""
+
+    async def script(client):
+        await send(client, SynthesizeChunk("Hello."))
+        await asyncio.sleep(0.3)  # the server has told the error
+        await send(client, *[SynthesizeChunk("Hello. " * 1000)] * 20)
+        await asyncio.sleep(0.3)
+        return await receive(client, SynthesizeStopped)
+
+    events = talk(serve()[2], script)
+    assert kinds(events) == ["error"]
+
+
 @pytest.mark.parametrize(
     "content",
     [

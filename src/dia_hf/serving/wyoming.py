@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT = "default"  # the model's own voice
 _MAX_EVENT = 2**20  # bytes
+_LINGER = 5.0  # seconds that a client has to close the connection after an error
 _MOST_WAITING = 8  # utterances of a connection whose text has come while an earlier one is spoken
 _ATTRIBUTION = Attribution("dia_hf", "https://huggingface.co/nari-labs/Dia-1.6B-0626")
 
@@ -187,6 +188,7 @@ class _Handler(AsyncEventHandler):
         self._waiting: asyncio.Queue[tuple[Utterance, bool]] = asyncio.Queue()
         self._utterances: list[Utterance] = []  # that are not over
         self._speaking = asyncio.ensure_future(self._speak())
+        self._is_over = False  # after an error
 
     @property
     def is_speaking(self) -> bool:
@@ -211,6 +213,8 @@ class _Handler(AsyncEventHandler):
 
     async def handle_event(self, event: Event) -> bool:
         """Handle an event; return whether the connection stays open."""
+        if self._is_over:
+            return True  # until the client closes the connection
         try:
             if Describe.is_type(event.type):
                 await self._write(await asyncio.to_thread(self.server.describe))
@@ -232,8 +236,8 @@ class _Handler(AsyncEventHandler):
                 self._write_text(utterance, whole.text)
                 utterance.close()
         except ApiError as error:
-            await self._write(Error(error.message, error.code))
-            return False
+            await self.disconnect()
+            await self._end(Error(error.message, error.code))
         return True
 
     def _begin(self, voice: SynthesizeVoice | None, text_format: Any, is_in_pieces: bool) -> Utterance:
@@ -316,14 +320,28 @@ class _Handler(AsyncEventHandler):
         await self._write(AudioStop())
 
     async def _fail(self, error: Exception, utterance: Utterance) -> None:
-        """Tell an error, and close the connection: Home Assistant ignores errors, and would wait for the end."""
-        if not isinstance(error, OSError | asyncio.TimeoutError):
-            translated = error_of(error, hex(id(self)), is_checked=utterance.handle is not None)
-            if translated.status == 500:
-                log_error(error, hex(id(self)), self.server.settings.logs_texts)
-            with suppress(OSError, asyncio.TimeoutError):
-                await self._write(Error(translated.message, translated.code))
-        self.writer.close()
+        """Tell an error of an utterance."""
+        if isinstance(error, OSError | asyncio.TimeoutError):
+            self.writer.close()
+            return
+        translated = error_of(error, hex(id(self)), is_checked=utterance.handle is not None)
+        if translated.status == 500:
+            log_error(error, hex(id(self)), self.server.settings.logs_texts)
+        for other in self._utterances:
+            other.cancel()
+        await self._end(Error(translated.message, translated.code))
+
+    async def _end(self, error: Error) -> None:
+        """Tell an error, and end the connection: Home Assistant ignores errors, and would wait for the end.
+
+        What the client still sends is read for a while: TCP answers unread data with a reset, and the client would lose
+        the error that is on its way.
+        """
+        self._is_over = True
+        with suppress(OSError, asyncio.TimeoutError):
+            await self._write(error)
+            self.writer.write_eof()
+        asyncio.get_running_loop().call_later(_LINGER, self.writer.close)
 
     async def _write(self, message: Eventable) -> None:
         """Send an event; give up if the client takes nothing."""
