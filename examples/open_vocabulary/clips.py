@@ -27,9 +27,9 @@ import torch
 from tqdm import tqdm
 from transformers import DacModel
 
-from content_codec import HOP_LENGTH
+from content_codec import HOP_LENGTH, Coder
 from dia_hf.audio.dac import DacCodec
-from flite import SAMPLING_RATE, VOICES, Sound, place_sounds, speak
+from flite import PITCH_HOP, SAMPLING_RATE, VOICES, Sound, Speech, place_sounds, speak
 from texts import Texts
 
 SEED = 0
@@ -42,19 +42,24 @@ MAX_FRAMES = 380  # of a clip
 KINDS: dict[str, dict[str, float]] = {"alone": {"alone": 1}, "mixed": {"alone": 6, "dialogue": 2, "prompt": 2}}
 
 
-def cut(samples: np.ndarray, sounds: list[Sound]) -> tuple[np.ndarray, int]:
+def cut(speech: Speech) -> tuple[np.ndarray, np.ndarray, int]:
     """Cut or add silence so that the first sound begins at a frame, and the sentence ends with one.
 
     Returns:
-        `tuple`: Samples `[T · HOP_LENGTH]`, and which of the given samples is the first of them (below 0: silence).
+        `tuple`: Samples `[T · HOP_LENGTH]`, their pitch, and which of the given samples is the first of them (below 0:
+        silence).
     """
+    samples, sounds, pitch = speech
     hop, pauses = HOP_LENGTH, [sound.name == "pau" for sound in sounds]
     start = sounds[0].end if pauses[0] else 0.0
     end = sounds[-2].end if pauses[-1] and len(sounds) > 1 else sounds[-1].end
     first, last = round(start * SAMPLING_RATE) - LEAD * hop, round(end * SAMPLING_RATE) + TAIL * hop
     padded = np.pad(samples, (max(0, -first), max(0, last - len(samples))))
     kept = padded[max(0, first) : max(0, -first) + last]
-    return np.pad(kept, (0, -len(kept) % hop)), first
+    kept = np.pad(kept, (0, -len(kept) % hop))
+    of_pitch = (first + np.arange(PITCH_HOP // 2, len(kept), PITCH_HOP)) // PITCH_HOP
+    is_known = (of_pitch >= 0) & (of_pitch < len(pitch))
+    return kept, np.where(is_known, pitch[of_pitch.clip(0, len(pitch) - 1)], 0.0).astype(np.float32), first
 
 
 def find_places(text: str, sounds: list[Sound], first: int, num_frames: int) -> np.ndarray:
@@ -68,31 +73,20 @@ def write_speech(work: Path, count: int) -> None:
     """Write speech of all voices, most of it in those of the speakers."""
     texts, draw = Texts(work), random.Random(f"speech {SEED}")
     weights = [6 if voice in SPEAKERS.values() else 1 for voice in VOICES]
-    spoken = []
+    spoken, pitches = [], []
     for _ in tqdm(range(count), "sentences", mininterval=5):
         voice = draw.choices(list(VOICES), weights)[0]
-        samples, _ = speak(texts.draw(draw, "sentence"), voice)
+        samples, pitch, _ = cut(speak(texts.draw(draw, "sentence"), voice))
         spoken.append(np.rint(samples.clip(-1, 1) * 32767).astype(np.int16))
+        pitches.append(pitch)
     lengths = [len(samples) for samples in spoken]
-    np.savez(work / "speech.npz", samples=np.concatenate(spoken), lengths=lengths)
-
-
-class Encoder:
-    """The codec's way from samples `[N]` to codes `[T, C]`, int16."""
-
-    def __init__(self, work: Path) -> None:
-        self.codec = DacModel.from_pretrained(work / "codec", dtype=torch.float32).eval()
-
-    @torch.no_grad()
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """Encode whole frames."""
-        latents = self.codec.encoder(torch.from_numpy(samples)[None, None])
-        return self.codec.quantizer(latents)[1][0].T.numpy().astype(np.int16)
+    samples, pitch = np.concatenate(spoken), np.concatenate(pitches)
+    np.savez(work / "speech.npz", samples=samples, pitch=pitch, lengths=lengths)
 
 
 def write_sentences(work: Path, count: int) -> None:
     """Let flite say sentences, and write their codes."""
-    folder, texts, encoder = work / "sentences", Texts(work), Encoder(work)
+    folder, texts, coder = work / "sentences", Texts(work), Coder(work / "codes.pt")
     folder.mkdir(exist_ok=True)
     others = [voice for voice in VOICES if voice not in SPEAKERS.values()]
     for part in tqdm(range(-(-count // PART)), f"{PART} sentences each"):
@@ -103,14 +97,14 @@ def write_sentences(work: Path, count: int) -> None:
         while len(found["texts"]) < PART:
             text = texts.draw(draw)
             voice = draw.choice(others if draw.random() < SHARE_OF_OTHERS else list(SPEAKERS.values()))
-            samples, sounds = speak(text, voice)
-            if all(sound.name == "pau" for sound in sounds):
+            speech = speak(text, voice)
+            if all(sound.name == "pau" for sound in speech.sounds):
                 continue
-            samples, first = cut(samples, sounds)
-            codes = encoder(samples)
-            if len(codes) > MAX_FRAMES:
+            samples, pitch, first = cut(speech)
+            if len(samples) > MAX_FRAMES * HOP_LENGTH:
                 continue
-            places = find_places(text, sounds, first, len(codes))
+            codes = coder(torch.from_numpy(samples), torch.from_numpy(pitch)).numpy().astype(np.int16)
+            places = find_places(text, speech.sounds, first, len(codes))
             values = {"texts": text, "voices": voice, "codes": codes, "places": places, "lengths": len(codes)}
             for key, value in values.items():
                 found[key].append(value)

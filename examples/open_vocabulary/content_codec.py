@@ -1,19 +1,23 @@
-"""Step 2, `make codec`: a Descript Audio Codec whose first codebooks say what is spoken, and the last ones the rest.
+"""Step 2, `make codec`: a Descript Audio Codec whose codes say what is spoken, at which pitch, and at which phase.
 
-1. `encoder`: encoder and decoder learn together. Some of the encoder's values (*content*) have to be log mel spectra of
-   the frame, along their main axes; the others (*detail*) are free, and take what content does not say, such as the
-   phase of the voice's pulses. Sound has to be understood without detail, too: for some clips it is withheld.
-2. k-means finds the codebooks, the first ones for content and the last ones for detail.
-3. `decoder`: encoder and codes stay as they are, and the decoder alone learns to speak from codes.
+1. `codes`: a frame's values are computed, not learned: log mel spectra along their main axes, the pitch, and the phase
+   of the voice's pulses. k-means finds the codebooks. What is trained later neither changes codes nor waits for them.
+2. `decoder`: learns to speak from codes.
+3. `encoder`: learns to find the values in recordings, whose pitch nobody knows. Only voice prompts need it.
+
+Why phases: a decoder of convolutions turns frames that are alike into sounds that repeat with each frame, which no
+voice does, unless it is told where in its period the voice is. Phase, pitch and the next phase fit together, so that a
+model can predict them.
 
 Both trainings draw their batches from seed and step alone, keep their state every few hundred steps, and go on from it
 when they are started again.
 
-    python content_codec.py encoder WORK --steps 2500     # reads WORK/speech.npz; writes WORK/encoder.pt
-    python content_codec.py decoder WORK --steps 12000    # writes WORK/codec, a DacModel in bfloat16
+    python content_codec.py codes WORK                     # reads WORK/speech.npz; writes WORK/codes.pt
+    python content_codec.py decoder WORK --steps 12000     # writes WORK/codec, a DacModel in bfloat16
+    python content_codec.py encoder WORK --steps 4000      # likewise
 
-Legend: B clips, T frames, N = T · HOP_LENGTH samples, D hidden size of the codec, K entries of a codebook, F features
-of a frame, P dimensions that k-means sees.
+Legend: B clips, T frames, N = T · HOP_LENGTH samples, M = N / PITCH_HOP values of the pitch, C codebooks, D hidden size of
+the codec, K entries of a codebook, F features of a frame, P dimensions in which nearest entries are found.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from tqdm import tqdm
 from transformers import DacConfig, DacModel
 from transformers.audio_utils import mel_filter_bank
 
-from flite import SAMPLING_RATE
+from flite import PITCH_HOP, SAMPLING_RATE
 from resumable import train
 
 SEED = 0
@@ -41,76 +45,114 @@ HOP_LENGTH = math.prod(RATIOS)
 SHAPE: dict[str, Any] = {
     "sampling_rate": SAMPLING_RATE,
     "downsampling_ratios": RATIOS,
+    "upsampling_ratios": [8, 2, 2, 20],  # most layers at low rates, and a wide last step, as a filter bank has it
     "encoder_hidden_size": 8,
-    "decoder_hidden_size": 256,
+    "decoder_hidden_size": 384,
     "n_codebooks": 9,
     "codebook_size": 1024,
-    "codebook_dim": 8,
+    "codebook_dim": 16,
 }
-BATCH_SIZE, NUM_FRAMES = 4, 32  # clips a step, and frames of each
-NUM_CONTENT, NUM_DETAIL = 24, 12  # values a frame
-CONTENT_CODEBOOKS = 5
-# Entries of each codebook that are used. A frame's first code says which sound it is: 128 leave as little of its seven
-# dimensions as 1,024, and are learned much sooner.
-NUM_USED = (128, 512, *7 * (1024,))
-CONTENT_WEIGHT = 2.0  # of the loss that ties content to mel spectra
-NOISE = {"content": 0.25, "detail": 0.2}  # codes are less exact than the decoder's inputs in the first stage
-WITHHELD = 0.25  # of the clips have no detail
+BATCH_SIZE, NUM_FRAMES = 4, 40  # clips a step, and frames of each
+# Values of a frame, in the order of the codec's hidden dimensions; codes of pitch and phase also tell it sines of theirs.
+NUM_SPECTRAL, NUM_PITCH, NUM_PHASE = 28, 4, 2
+NUM_VALUES = NUM_SPECTRAL + NUM_PITCH + NUM_PHASE
+# Codebooks: as many of spectra, then one of pitch and one of phase.
+SPECTRAL_CODEBOOKS = 7
+PITCH_CODEBOOK, PHASE_CODEBOOK = 7, 8
+# Entries of each codebook that are used. A frame's first code says which sound it is: 128 leave hardly more of the
+# spectra's power than 1,024, and are learned much sooner.
+NUM_PHASES = 32
+NUM_USED = (128, 512, *6 * (1024,), NUM_PHASES + 1)
+REFERENCE_PITCH = 130.0  # Hz
+PITCH_WEIGHTS = (2.0, 4.0)  # of being voiced, and of an octave, in the distance of pitches
+DELAYS = (1.25e-3, 5e-3)  # seconds for which the decoder is told the change of phase at a pitch
+SHIFTED = 0.25  # of the clips have phases that are off by some codes, as those of a model will be
 LEARNING_RATE, BETAS = 1.5e-3, (0.8, 0.99)
 WINDOWS = {2048: 80, 1024: 80, 512: 40, 256: 20, 128: 10}  # samples of each window of the loss, and mel bands
 KMEANS_FRAMES = 60_000
 
 
 class Speech:
-    """Sentences that `clips.py` wrote: samples, int16, of one after another."""
+    """Sentences that `clips.py` wrote: samples, int16, and pitch, of one after another, in whole frames."""
 
     def __init__(self, file: Path) -> None:
         with np.load(file) as found:
-            self.samples, lengths = torch.from_numpy(found["samples"]), found["lengths"]
+            self.samples, self.pitch = torch.from_numpy(found["samples"]), torch.from_numpy(found["pitch"])
+            lengths = found["lengths"]
         self.ends = np.cumsum(lengths)
         self.starts = self.ends - lengths
 
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, number: int) -> torch.Tensor:
-        return self.samples[self.starts[number] : self.ends[number]].float() / 32767
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return samples `[N]` and pitch `[M]` of a sentence."""
+        start, end = self.starts[number], self.ends[number]
+        return self.samples[start:end].float() / 32767, self.pitch[start // PITCH_HOP : end // PITCH_HOP].float()
 
-    def draw(self, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw a part of a sentence `[N]`, which may begin before it and end after it."""
-        sentence = self[int(torch.randint(len(self), (1,), generator=generator))]
-        margin = num_samples // 4
-        padded = F.pad(sentence, (margin, max(margin, num_samples - len(sentence))))
-        start = int(torch.randint(len(padded) - num_samples + 1, (1,), generator=generator))
-        return padded[start : start + num_samples]
+    def draw(self, unit: int, generator: torch.Generator) -> tuple[int, int]:
+        """Draw a sentence, and where in it a clip of NUM_FRAMES begins: a multiple of a unit of samples.
+
+        The clip may begin before the sentence, and end after it.
+        """
+        number = int(torch.randint(len(self), (1,), generator=generator))
+        length, margin = int(self.ends[number] - self.starts[number]), NUM_FRAMES // 4 * HOP_LENGTH
+        last = max(length + margin - NUM_FRAMES * HOP_LENGTH, 0)
+        return number, unit * int(torch.randint(-margin // unit, last // unit + 1, (1,), generator=generator))
+
+
+def part_of(values: torch.Tensor, start: int, length: int, filler: float = 0.0) -> torch.Tensor:
+    """Return a part of values `[N, ...]` that may begin before and end after them."""
+    part = values.new_full((length, *values.shape[1:]), filler)
+    first, last = max(start, 0), min(start + length, len(values))
+    part[first - start : max(last - start, 0)] = values[first : max(last, first)]
+    return part
 
 
 class Features(nn.Module):
-    """What is heard in a frame: log mel spectra of its halves, and the low harmonics over all of it, `[B, F, T]`."""
+    """What is heard in a frame: log mel spectra of its halves, pitch, and phase."""
 
     filters: torch.Tensor
+    window: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
         filters = mel_filter_bank(257, 40, 0.0, SAMPLING_RATE / 2, SAMPLING_RATE, None, "slaney")
         self.register_buffer("filters", torch.from_numpy(filters).float())
-        for size in (512, 1024):
-            window = torch.hann_window(size)
-            self.register_buffer(f"window_{size}", window / window.square().sum().sqrt())
+        window = torch.hann_window(512)
+        self.register_buffer("window", window / window.square().sum().sqrt())
 
-    def _spectrum(self, sound: torch.Tensor, size: int, hop: int) -> torch.Tensor:
-        """Magnitudes of windows in the middle of each hop, `[B, size // 2 + 1, N // hop]`."""
-        side = (size - hop) // 2
-        padded = F.pad(sound, (side, side + size % 2))
-        window = getattr(self, f"window_{size}")
-        return torch.stft(padded, size, hop, window=window, center=False, return_complex=True).abs()
+    def spectra(self, sound: torch.Tensor) -> torch.Tensor:
+        """Return log mel spectra `[B, F, T]` of sound `[B, N]`, in windows around the middle of each half of a frame."""
+        hop = HOP_LENGTH // 2
+        padded = F.pad(sound, ((512 - hop) // 2,) * 2)
+        spectrum = torch.stft(padded, 512, hop, window=self.window, center=False, return_complex=True).abs()
+        halves = (self.filters.mT @ spectrum).clamp(min=2e-3).log10()  # [B, 40, 2T]
+        return halves.unflatten(2, (-1, 2)).transpose(2, 3).flatten(1, 2)
 
-    def forward(self, sound: torch.Tensor) -> torch.Tensor:
-        """Look at sound `[B, N]`."""
-        halves = (self.filters.mT @ self._spectrum(sound, 512, HOP_LENGTH // 2)).clamp(min=2e-3).log10()  # [B, 40, 2T]
-        halves = halves.unflatten(2, (-1, 2)).transpose(2, 3).flatten(1, 2)  # [B, 80, T]
-        low = self._spectrum(sound, 1024, HOP_LENGTH)[:, 4:32].clamp(min=1e-2).log10()
-        return torch.cat([halves, 0.7 * low], dim=1)
+    @staticmethod
+    def pitches(pitch: torch.Tensor) -> torch.Tensor:
+        """Return whether the halves of each frame are voiced, and the octaves above `REFERENCE_PITCH`, `[B, 4, T]`."""
+        by_half = pitch.unflatten(1, (-1, 2, HOP_LENGTH // 2 // PITCH_HOP))  # [B, T, 2, M / 2T]
+        is_voiced = by_half > 0
+        number = is_voiced.sum(3)
+        octaves = torch.where(is_voiced, by_half / REFERENCE_PITCH, 1.0).log2().sum(3) / number.clamp(min=1)
+        enough = (number >= by_half.shape[3] // 2).float()
+        voicing, octave = PITCH_WEIGHTS
+        return torch.cat([voicing * enough, octave * octaves * enough], dim=2).mT
+
+    @staticmethod
+    def phases(sound: torch.Tensor, pitch: torch.Tensor) -> torch.Tensor:
+        """Return cosine and sine of the voice's phase in the middle of each frame `[B, 2, T]`; 0 without a voice."""
+        size = 512
+        middle = pitch[:, HOP_LENGTH // 2 // PITCH_HOP :: HOP_LENGTH // PITCH_HOP]  # [B, T]
+        frames = F.pad(sound, (size // 2 - HOP_LENGTH // 2,) * 2) if size > HOP_LENGTH else sound
+        frames = frames.unfold(1, max(size, HOP_LENGTH), HOP_LENGTH)
+        side = (frames.shape[2] - size) // 2
+        frames = frames[..., side : side + size] * torch.hann_window(size)  # [B, T, size]
+        angle = 2 * torch.pi * middle[..., None] * (torch.arange(size) - size // 2) / SAMPLING_RATE
+        found = torch.stack([(frames * angle.cos()).sum(2), -(frames * angle.sin()).sum(2)], dim=1)
+        return F.normalize(found, dim=1) * (middle > 0)[:, None]
 
 
 class SpectralLoss(nn.Module):
@@ -154,7 +196,7 @@ def make_codec() -> DacModel:
             if type(unit).__name__ == "DacResidualUnit":
                 unit.conv2.weight *= 0.3  # or each of twelve units would double its input
         codec.decoder.conv2.weight *= 0.1  # its tanh would saturate from the beginning
-        codec.encoder.conv2.weight[NUM_CONTENT + NUM_DETAIL :] = 0.0  # values that nothing uses
+        codec.encoder.conv2.weight[NUM_VALUES:] = 0.0  # values that nothing uses
     return codec
 
 
@@ -210,145 +252,199 @@ def k_means(points: torch.Tensor, num_centers: int, generator: torch.Generator, 
     return centers
 
 
-@torch.no_grad()
-def find_codes(codec: DacModel, latents: torch.Tensor) -> None:
-    """Set the codec's quantizer for latents `[M, D]`.
+def set_codebook(
+    stage: nn.Module, axes: torch.Tensor, mean: torch.Tensor, entries: torch.Tensor, told: torch.Tensor, first: int
+) -> None:
+    """Set a codebook: its entry is the nearest one along some axes, and may tell more than was compared.
 
-    Each stage projects what is left, of content or of detail, to its main axes and takes the nearest of K centers. DAC
-    compares directions only: a last dimension that is large and the same for all makes the nearest direction the
+    DAC compares directions only: a last dimension that is large and the same for all makes the nearest direction the
     nearest point, near ties apart.
+
+    Args:
+        axes: Orthonormal axes of the hidden dimensions `[D, P]`.
+        mean: What is taken off before `[D]`.
+        entries: Entries `[K, P]`.
+        told: What the decoder is told beside `[K, E]`; all rows are as long.
+        first: The hidden dimension where that begins.
     """
-    generator = torch.Generator().manual_seed(SEED)
-    rest = latents.clone()
-    for number, stage in enumerate(codec.quantizer.quantizers):
-        is_content = number < CONTENT_CODEBOOKS
-        part = slice(0, NUM_CONTENT) if is_content else slice(NUM_CONTENT, NUM_CONTENT + NUM_DETAIL)
-        mean = torch.zeros(rest.shape[1])
-        mean[part] = rest[:, part].mean(0)
+    num_used, num_axes, num_told = len(entries), axes.shape[1], told.shape[1]
+    lift = 2.0 ** (entries.norm(dim=1).max() * 4).log2().ceil().item()
+    for weight in stage.parameters():
+        weight.zero_()
+    stage.in_proj.weight[:num_axes, :, 0] = axes.T
+    stage.in_proj.bias[:num_axes] = -(axes.T @ mean)
+    stage.in_proj.bias[-1] = lift
+    stage.codebook.weight[:num_used, :num_axes] = entries
+    stage.codebook.weight[:num_used, num_axes : num_axes + num_told] = told
+    stage.codebook.weight[:num_used, -1] = lift
+    stage.codebook.weight[num_used:, -1] = -lift  # opposite to all points, so that they are never the nearest
+    stage.out_proj.weight[:, :num_axes, 0] = axes
+    stage.out_proj.weight[first : first + num_told, num_axes : num_axes + num_told, 0] = torch.eye(num_told)
+    stage.out_proj.bias[:] = mean
+    round_weights(stage)
+
+
+def waves_of_pitch(entries: torch.Tensor) -> torch.Tensor:
+    """Return how a period goes on after `DELAYS` at pitches `[K, 4]`: cosines and sines, `[K, 8]`."""
+    is_voiced, octaves = entries[:, :2] > PITCH_WEIGHTS[0] / 2, entries[:, 2:] / PITCH_WEIGHTS[1]
+    periods = torch.where(is_voiced, REFERENCE_PITCH * octaves.exp2(), 0.0)[..., None] * torch.tensor(DELAYS)
+    return torch.stack([(2 * torch.pi * periods).cos(), (2 * torch.pi * periods).sin()], dim=3).flatten(1)
+
+
+@torch.no_grad()
+def find_codes(codec: DacModel, values: torch.Tensor) -> None:
+    """Set the codec's quantizer for values of frames `[M, D]`."""
+    generator, stages = torch.Generator().manual_seed(SEED), codec.quantizer.quantizers
+    size, rest = codec.config.hidden_size, values.clone()
+    spectral = slice(0, NUM_SPECTRAL)
+    for number in range(SPECTRAL_CODEBOOKS):
+        mean = torch.zeros(size)
+        mean[spectral] = rest[:, spectral].mean(0)
         centered = torch.zeros_like(rest)
-        centered[:, part] = (rest - mean)[:, part]
+        centered[:, spectral] = (rest - mean)[:, spectral]
         axes = torch.linalg.eigh(centered.T @ centered)[1].flip(1)[:, : SHAPE["codebook_dim"] - 1]  # [D, P]
-        points = centered @ axes
-        num_used = min(NUM_USED[number], SHAPE["codebook_size"])
-        centers = k_means(points, num_used, generator)
-        lift = 2.0 ** (points.norm(dim=1).max() * 2).log2().ceil().item()
-        for weight in stage.parameters():
-            weight.zero_()
-        stage.in_proj.weight[:-1, :, 0] = axes.T
-        stage.in_proj.bias[:-1] = -(axes.T @ mean)
-        stage.in_proj.bias[-1] = lift
-        stage.codebook.weight[:num_used, :-1] = centers
-        stage.codebook.weight[:num_used, -1] = lift
-        stage.codebook.weight[num_used:, -1] = -lift  # opposite to all points, so that they are never the nearest
-        stage.out_proj.weight[:, :-1, 0] = axes
-        stage.out_proj.bias[:] = mean
-        round_weights(stage)
-        rest = (rest[None].mT - stage(rest[None].mT)[0])[0].mT
-        left = rest[:, part].square().sum() / (latents[:, part] - latents[:, part].mean(0)).square().sum()
-        print(f"codebook {number}, {num_used} codes: {left:.4f} of the power left", flush=True)
+        entries = k_means(centered @ axes, NUM_USED[number], generator)
+        set_codebook(stages[number], axes, mean, entries, torch.empty(len(entries), 0), 0)
+        rest = (rest[None].mT - stages[number](rest[None].mT)[0])[0].mT
+        left = rest[:, spectral].square().sum() / (values - values.mean(0))[:, spectral].square().sum()
+        print(f"codebook {number}, {NUM_USED[number]} codes: {left:.4f} of the power left", flush=True)
+    axes = torch.eye(size)[:, NUM_SPECTRAL : NUM_SPECTRAL + NUM_PITCH]
+    entries = k_means(values @ axes, NUM_USED[PITCH_CODEBOOK], generator)
+    set_codebook(stages[PITCH_CODEBOOK], axes, torch.zeros(size), entries, waves_of_pitch(entries), NUM_VALUES)
+    axes = torch.eye(size)[:, NUM_SPECTRAL + NUM_PITCH : NUM_VALUES]
+    angles = torch.arange(NUM_PHASES) * (2 * torch.pi / NUM_PHASES)
+    entries = torch.stack([angles.cos(), angles.sin()], dim=1)
+    told = torch.stack([(2 * angles).cos(), (2 * angles).sin(), torch.zeros(NUM_PHASES)], dim=1)
+    entries, told = F.pad(entries, (0, 0, 0, 1)), F.pad(told, (0, 0, 0, 1))  # the last one: no voice
+    told[-1, -1] = 1.0
+    first = NUM_VALUES + waves_of_pitch(torch.zeros(1, NUM_PITCH)).shape[1]
+    set_codebook(stages[PHASE_CODEBOOK], axes, torch.zeros(size), entries, told, first)
+
+
+class Coder:
+    """Speech of a known pitch as codes, without the codec's encoder."""
+
+    def __init__(self, file: Path) -> None:
+        state = torch.load(file)
+        self.axes, self.mean, self.scale = state["axes"], state["mean"], state["scale"]
+        self.features, self.quantizer = Features(), make_codec().quantizer
+        self.quantizer.load_state_dict(state["quantizer"])
+        self.quantizer.requires_grad_(False)
+
+    @torch.no_grad()
+    def values(self, sound: torch.Tensor, pitch: torch.Tensor) -> torch.Tensor:
+        """Return the values `[B, V, T]` of sound `[B, N]` and its pitch `[B, M]`."""
+        spectral = (self.axes @ (self.features.spectra(sound) - self.mean[:, None])) / self.scale
+        return torch.cat([spectral, self.features.pitches(pitch), self.features.phases(sound, pitch)], dim=1)
+
+    @torch.no_grad()
+    def __call__(self, sound: torch.Tensor, pitch: torch.Tensor) -> torch.Tensor:
+        """Return codes `[T, C]` of a sound `[N]` and its pitch `[M]`."""
+        values = self.values(sound[None], pitch[None])
+        return self.quantizer(F.pad(values, (0, 0, 0, self.hidden_size - NUM_VALUES)))[1][0].T
+
+    @property
+    def hidden_size(self) -> int:
+        """Dimensions of the codec's latents."""
+        return self.quantizer.quantizers[0].in_proj.in_channels
 
 
 @torch.no_grad()
-def find_axes(speech: Speech, features: Features) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Return the main axes of the features `[NUM_CONTENT, F]`, their mean `[F]`, and the scale along them."""
-    seen = [features(_whole_frames(speech[number])[None])[0].T for number in range(min(len(speech), 400))]
-    values = torch.cat(seen)
-    mean = values.mean(0)
-    size, axes = torch.linalg.eigh((values - mean).T @ (values - mean) / len(values))
-    share = size[-NUM_CONTENT:].sum() / size.sum()
-    print(f"{NUM_CONTENT} axes have {share:.3f} of the features' variance", flush=True)
-    return axes.flip(1)[:, :NUM_CONTENT].T, mean, size[-NUM_CONTENT:].mean().sqrt().item()
-
-
-def _whole_frames(sound: torch.Tensor) -> torch.Tensor:
-    """Add silence up to a whole number of frames."""
-    return F.pad(sound, (0, -len(sound) % HOP_LENGTH))
-
-
-@torch.no_grad()
-def encode(codec: DacModel, sound: torch.Tensor) -> torch.Tensor:
-    """Return latents `[T, D]` of a sound `[N]`."""
-    return codec.encoder(_whole_frames(sound)[None, None])[0].T
-
-
-def train_encoder(work: Path, steps: int) -> None:
-    """Stages 1 and 2."""
-    speech, features = Speech(work / "speech.npz"), Features()
-    codec, loss = make_codec(), SpectralLoss()
-    axes, mean, scale = find_axes(speech, features)
-    compile_snakes(codec)
-    num_used, num_samples = NUM_CONTENT + NUM_DETAIL, NUM_FRAMES * HOP_LENGTH
-
-    def compute_loss(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        clips = torch.stack([speech.draw(num_samples, generator) for _ in range(BATCH_SIZE)])
-        latents = codec.encoder(clips[:, None])[:, :num_used]
-        content, detail = latents.split([NUM_CONTENT, NUM_DETAIL], dim=1)
-        target = (axes @ (features(clips) - mean[:, None])) / scale
-        off = (content - target).square().mean()
-        # Content is what spectra say, and not what the decoder would like it to be.
-        content = content.detach() + NOISE["content"] * torch.randn(content.shape, generator=generator)
-        detail = detail + NOISE["detail"] * detail.detach().std() * torch.randn(detail.shape, generator=generator)
-        kept = (torch.rand(BATCH_SIZE, generator=generator) >= WITHHELD).float()
-        given = torch.cat([content, detail * kept[:, None, None]], dim=1)
-        given = F.pad(given, (0, 0, 0, codec.config.hidden_size - num_used))
-        distance = loss(codec.decoder(given)[:, 0], clips, kept)
-        # The power of the details has no other bound.
-        return distance + CONTENT_WEIGHT * off + 0.01 * detail.square().mean(), distance.detach(), off.detach()
-
-    train_parts("encoder", work, [codec.encoder, codec.decoder], compute_loss, steps)
-    with torch.no_grad():
-        codec.encoder.conv2.weight[num_used:] = 0.0
-        codec.encoder.conv2.bias[num_used:] = 0.0
-    round_weights(codec.encoder)
-    codec.eval()
-    latents, frames = [], 0
-    for number in tqdm(range(len(speech)), "encode", mininterval=5):
-        latents.append(encode(codec, speech[number]))
-        frames += len(latents[-1])
-        if frames > KMEANS_FRAMES:
-            break
-    find_codes(codec, torch.cat(latents))
-    torch.save(codec.state_dict(), work / "encoder.pt")
+def write_codes(work: Path) -> None:
+    """Stage 1."""
+    speech, features, codec = Speech(work / "speech.npz"), Features(), make_codec()
+    order = torch.randperm(len(speech), generator=torch.Generator().manual_seed(SEED)).tolist()
+    chosen, frames = [], 0
+    while frames < KMEANS_FRAMES and order:
+        chosen.append(speech[order.pop()])
+        frames += len(chosen[-1][0]) // HOP_LENGTH
+    spectra = torch.cat([features.spectra(sound[None])[0].T for sound, _ in chosen])
+    mean = spectra.mean(0)
+    size, axes = torch.linalg.eigh((spectra - mean).T @ (spectra - mean) / len(spectra))
+    print(f"{NUM_SPECTRAL} axes have {size[-NUM_SPECTRAL:].sum() / size.sum():.3f} of the variance", flush=True)
+    axes, scale = axes.flip(1)[:, :NUM_SPECTRAL].T, size[-NUM_SPECTRAL:].mean().sqrt().item()
+    state = {"axes": axes, "mean": mean, "scale": scale, "quantizer": codec.quantizer.state_dict()}
+    torch.save(state, work / "codes.pt")
+    coder = Coder(work / "codes.pt")
+    values = torch.cat([coder.values(sound[None], pitch[None])[0].T for sound, pitch in chosen])
+    find_codes(codec, F.pad(values, (0, codec.config.hidden_size - NUM_VALUES)))
+    torch.save(state | {"quantizer": codec.quantizer.state_dict()}, work / "codes.pt")
     save(work)
 
 
 def save(work: Path) -> None:
     """Write the codec as it is by now."""
-    codec = DacModel(DacConfig(**SHAPE))
-    codec.load_state_dict(torch.load(work / "encoder.pt"))
-    if (work / "decoder.state.pt").exists():
-        codec.decoder.load_state_dict(torch.load(work / "decoder.state.pt")["parts"][0])
+    codec = make_codec()
+    codec.quantizer.load_state_dict(torch.load(work / "codes.pt")["quantizer"])
+    for part in ("encoder", "decoder"):
+        if (work / f"{part}.state.pt").exists():
+            getattr(codec, part).load_state_dict(torch.load(work / f"{part}.state.pt")["parts"][0])
     codec.to(torch.bfloat16).save_pretrained(work / "codec")
 
 
+def shift_phases(codes: torch.Tensor, generator: torch.Generator) -> None:
+    """Move the phases of codes `[T, C]` by up to some codes, each by another number."""
+    reach = int(torch.randint(1, NUM_PHASES // 2 + 1, (1,), generator=generator))
+    phases = codes[:, PHASE_CODEBOOK]
+    moved = (phases + torch.randint(-reach, reach + 1, phases.shape, generator=generator)) % NUM_PHASES
+    codes[:, PHASE_CODEBOOK] = torch.where(phases < NUM_PHASES, moved, phases)
+
+
 def train_decoder(work: Path, steps: int) -> None:
-    """Stage 3."""
-    speech = Speech(work / "speech.npz")
+    """Stage 2."""
+    speech, coder = Speech(work / "speech.npz"), Coder(work / "codes.pt")
     codec, loss = make_codec(), SpectralLoss()
-    codec.load_state_dict(torch.load(work / "encoder.pt"))
-    codec.requires_grad_(False)
-    codec.decoder.requires_grad_(True)
     compile_snakes(codec)
-    num_samples = NUM_FRAMES * HOP_LENGTH
+    codes = [coder(*speech[number]) for number in tqdm(range(len(speech)), "codes", mininterval=5)]
+    silence = coder(torch.zeros(HOP_LENGTH), torch.zeros(HOP_LENGTH // PITCH_HOP))
 
     def compute_loss(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        clips = torch.stack([speech.draw(num_samples, generator) for _ in range(BATCH_SIZE)])
-        with torch.no_grad():
-            given = codec.quantizer(codec.encoder(clips[:, None]))[0]
-            kept = (torch.rand(BATCH_SIZE, generator=generator) >= WITHHELD / 2).float()
-            detail = slice(NUM_CONTENT, NUM_CONTENT + NUM_DETAIL)
-            given[:, detail] *= kept[:, None, None]
-        return (loss(codec.decoder(given)[:, 0], clips, kept),)
+        clips, given, exact = [], [], torch.rand(BATCH_SIZE, generator=generator) >= SHIFTED
+        for is_exact in exact:
+            number, start = speech.draw(HOP_LENGTH, generator)
+            clips.append(part_of(speech[number][0], start, NUM_FRAMES * HOP_LENGTH))
+            padded = torch.cat([codes[number], silence.expand(NUM_FRAMES, -1)])
+            padded = torch.cat([silence.expand(NUM_FRAMES, -1), padded])
+            clip = padded[NUM_FRAMES + start // HOP_LENGTH :][:NUM_FRAMES].clone()
+            if not is_exact:
+                shift_phases(clip, generator)
+            given.append(clip.T)
+        latents = coder.quantizer.from_codes(torch.stack(given))[0]
+        return (loss(codec.decoder(latents)[:, 0], torch.stack(clips), exact.float()),)
 
     train_parts("decoder", work, [codec.decoder], compute_loss, steps)
     save(work)
 
 
+def train_encoder(work: Path, steps: int) -> None:
+    """Stage 3."""
+    speech, coder, codec = Speech(work / "speech.npz"), Coder(work / "codes.pt"), make_codec()
+    compile_snakes(codec)
+
+    def compute_loss(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        parts = []
+        for _ in range(BATCH_SIZE):
+            number, start = speech.draw(PITCH_HOP, generator)
+            sound, pitch = speech[number]
+            clip = part_of(sound, start, NUM_FRAMES * HOP_LENGTH)
+            parts.append((clip, part_of(pitch, start // PITCH_HOP, NUM_FRAMES * HOP_LENGTH // PITCH_HOP)))
+        clips, pitches = (torch.stack(values) for values in zip(*parts, strict=True))
+        off = (codec.encoder(clips[:, None])[:, :NUM_VALUES] - coder.values(clips, pitches)).square()
+        off = off.mean((0, 2)).split([NUM_SPECTRAL, NUM_PITCH, NUM_PHASE])
+        return sum(part.mean() for part in off), *(part.mean().detach() for part in off)
+
+    train_parts("encoder", work, [codec.encoder], compute_loss, steps)
+    save(work)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["encoder", "decoder"])
+    parser.add_argument("stage", choices=["codes", "decoder", "encoder"])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    {"encoder": train_encoder, "decoder": train_decoder}[args.stage](args.work, args.steps)
+    if args.stage == "codes":
+        write_codes(args.work)
+    else:
+        {"encoder": train_encoder, "decoder": train_decoder}[args.stage](args.work, args.steps)

@@ -1,6 +1,6 @@
-"""The teacher: flite says any text, in process, and tells which sound is heard when, and for which word.
+"""The teacher: flite says any text, in process, and tells which sound is heard when, for which word, and at which pitch.
 
-    samples, sounds = speak("Dr. Smith paid $4.50.", "rms")
+    spoken = speak("Dr. Smith paid $4.50.", "rms")
 
 It needs Debian's `flite` (2.2). A voice is one of flite's statistical voices, as it is or warped: resampled, so that
 pitch and timbre change, and spoken slower or faster by as much. Tags such as "(laughs)" are not spoken.
@@ -13,7 +13,7 @@ import functools
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -21,6 +21,7 @@ import soxr
 from dia_hf.speech.script import NON_VERBAL_TAGS
 
 SAMPLING_RATE = 16_000  # Hz, of flite's voices
+PITCH_HOP = 80  # samples, from one value of the pitch to the next
 # Name of a voice, flite's voice, how much higher it is than that, and its gain: all have a root mean square of 0.08.
 VOICES: dict[str, tuple[str, float, float]] = {
     "rms": ("rms", 1.0, 0.9),
@@ -49,6 +50,18 @@ class _Wave(ctypes.Structure):
     ]
 
 
+class _Track(ctypes.Structure):
+    """flite's `cst_track`."""
+
+    _fields_ = [
+        ("type", ctypes.c_char_p),
+        ("num_frames", ctypes.c_int),
+        ("num_channels", ctypes.c_int),
+        ("times", ctypes.POINTER(ctypes.c_float)),
+        ("frames", ctypes.POINTER(ctypes.POINTER(ctypes.c_float))),
+    ]
+
+
 @dataclass(frozen=True)
 class Sound:
     """A sound of speech: flite's name of it, its end in seconds, and which characters of the text it is of.
@@ -63,13 +76,22 @@ class Sound:
     stressed: bool
 
 
+class Speech(NamedTuple):
+    """What flite said: samples `[N]`, the sounds, and the pitch in Hz every `PITCH_HOP` samples, 0 where there is none."""
+
+    samples: np.ndarray
+    sounds: list[Sound]
+    pitch: np.ndarray
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
     flite = ctypes.CDLL("libflite.so.1", mode=ctypes.RTLD_GLOBAL)
     for name in ("usenglish", "cmulex"):
         ctypes.CDLL(f"libflite_{name}.so.1", mode=ctypes.RTLD_GLOBAL)
-    pointers = ("flite_synth_text", "utt_relation", "relation_head", "item_next")
-    results: dict[str, Any] = dict.fromkeys(pointers, ctypes.c_void_p) | {"utt_wave": ctypes.POINTER(_Wave)}
+    pointers = ("flite_synth_text", "utt_relation", "relation_head", "item_next", "feat_val")
+    results: dict[str, Any] = dict.fromkeys(pointers, ctypes.c_void_p)
+    results |= {"utt_wave": ctypes.POINTER(_Wave), "val_track": ctypes.POINTER(_Track)}
     results |= dict.fromkeys(("item_feat_string", "flite_ffeature_string"), ctypes.c_char_p)
     results |= {"item_feat_float": ctypes.c_float, "flite_ffeature_int": ctypes.c_int}
     for name, result in results.items():
@@ -133,8 +155,16 @@ def pronounce(text: str) -> list[Sound]:
     return _in_text(sounds, spoken, kept)
 
 
-def speak(text: str, voice: str) -> tuple[np.ndarray, list[Sound]]:
-    """Let flite say a text: samples `[N]`, float32, and the sounds."""
+def _pitch(utterance: ctypes.c_void_p) -> np.ndarray:
+    """Return the pitch that a statistical voice spoke at; it is the first of the values that flite predicts."""
+    flite = _library()
+    features = ctypes.cast(utterance, ctypes.POINTER(ctypes.c_void_p))[0]
+    track = flite.val_track(ctypes.c_void_p(flite.feat_val(ctypes.c_void_p(features), b"param_track"))).contents
+    return np.array([track.frames[number][0] for number in range(track.num_frames)], dtype=np.float32)
+
+
+def speak(text: str, voice: str) -> Speech:
+    """Let flite say a text."""
     flite, (spoken, kept) = _library(), leave_out_tags(text)
     name, warp, gain = VOICES[voice]
     utterance = ctypes.c_void_p(flite.flite_synth_text(spoken.encode("ascii", "ignore"), _voice(name)))
@@ -142,11 +172,13 @@ def speak(text: str, voice: str) -> tuple[np.ndarray, list[Sound]]:
     if wave.sampling_rate != SAMPLING_RATE:
         raise ValueError(f"flite's voice {name!r} has {wave.sampling_rate} Hz; expected {SAMPLING_RATE}.")
     samples = np.ctypeslib.as_array(wave.samples, (wave.num_samples,)).astype(np.float32) / 2**15
+    pitch = _pitch(utterance)
     flite.delete_utterance(utterance)
     if warp != 1.0:
         samples = soxr.resample(samples, SAMPLING_RATE * warp, SAMPLING_RATE)
         sounds = [replace(sound, end=sound.end / warp) for sound in sounds]
-    return samples * gain, sounds
+        pitch = warp * pitch[(np.arange(int(len(pitch) / warp)) * warp).astype(int)]
+    return Speech(samples * gain, sounds, pitch)
 
 
 def place_sounds(text: str, sounds: list[Sound]) -> list[int]:

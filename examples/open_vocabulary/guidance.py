@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from content_codec import CONTENT_CODEBOOKS
+from content_codec import NUM_PHASES, PHASE_CODEBOOK, SPECTRAL_CODEBOOKS
 from dia_hf import cli
 from dia_hf.rotary import apply_rotary
 from dia_hf.training import DiaDataCollator, DiaTrainer
 
 LAYERS, HEAD = (1, 2, 3), 0  # the guided head of each of these layers
 WEIGHT = 0.5  # of the guidance, in the sum of all losses
-HIDDEN = 0.8  # of the clips
+HIDDEN = 0.8  # of the clips have other codes than their own in the input of these channels
+DETAILS = slice(4, SPECTRAL_CODEBOOKS)
 REACH = 1  # bytes before and behind the right one that are right, too
 
 
@@ -41,17 +42,23 @@ class GuidedCollator(DiaDataCollator):
             known = torch.from_numpy(np.asarray(feature["places"], dtype=np.int64)) + 1
             known = torch.cat([known, known[-1:]])[: len(places)]  # EOS is of the last one
             places[: len(known)] = known
-        self._hide_details(clip["decoder_input_ids"], str(feature["id"]))
+        clip_id = str(feature["id"])
+        self._hide_details(clip["decoder_input_ids"], clip_id)
+        shift = int(NUM_PHASES * self.chance.draw("phase", clip_id))
+        for codes in (clip["decoder_input_ids"], clip["labels"]):
+            phases = codes[:, PHASE_CODEBOOK]
+            is_phase = (phases >= 0) & (phases < NUM_PHASES)
+            phases.copy_(torch.where(is_phase, (phases + shift) % NUM_PHASES, phases))
         return clip | {"places": places}
 
     def _hide_details(self, inputs: torch.Tensor, clip_id: str) -> None:
-        """Replace the input codes of detail `[T, C]` of most clips by random ones.
+        """Replace the details of most clips' input codes `[T, C]` by random ones.
 
-        Details are as good as random, so that a few of them tell which clip it is, and the model would learn clips by
-        heart instead of reading.
+        A few of them tell which clip it is, and the model would learn clips by heart instead of reading. Phases would
+        tell it, too, but all of a clip can be moved by the same angle, for the input and for what is learned.
         """
         if self.chance.draw("hidden details", clip_id) < HIDDEN:
-            details = inputs[:, CONTENT_CODEBOOKS:]
+            details = inputs[:, DETAILS]
             num_codes = self.config.decoder_config.eos_token_id
             generator = torch.Generator().manual_seed(int(2**48 * self.chance.draw("details", clip_id)))
             others = torch.randint(num_codes, details.shape, generator=generator)

@@ -36,9 +36,9 @@ def scripts():
         found = {name: importlib.import_module(name) for name in SCRIPTS}
         codec, clips, spelling = found["content_codec"], found["clips"], found["spelling"]
         patch.setattr(codec, "compile_snakes", lambda model: None)  # takes longer than all other steps
-        small = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "codebook_size": 32}
+        small = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "codebook_size": 64}
         patch.setattr(codec, "SHAPE", {**codec.SHAPE, **small})
-        patch.setattr(codec, "NUM_USED", (8, 16, *7 * (32,)))
+        patch.setattr(codec, "NUM_USED", (8, 16, *5 * (64,), 48, codec.NUM_PHASES + 1))
         patch.setattr(found["resumable"], "KEEP_EVERY", 2)
         patch.setattr(codec, "BATCH_SIZE", 2)
         patch.setattr(codec, "NUM_FRAMES", 12)
@@ -47,7 +47,7 @@ def scripts():
         for module in (clips, spelling):
             patch.setattr(module, "Texts", StandIn)
         patch.setattr(clips, "speak", lambda text, voice: speak(found["flite"], text, voice))
-        patch.setattr(spelling, "pronounce", lambda text: speak(found["flite"], text, "rms")[1])
+        patch.setattr(spelling, "pronounce", lambda text: speak(found["flite"], text, "rms").sounds)
         yield SimpleNamespace(**found)
         for name in SCRIPTS:
             sys.modules.pop(name, None)
@@ -63,22 +63,24 @@ class StandIn:
         return draw.choice(TEXTS)
 
 
-def speak(flite, text: str, voice: str) -> tuple[np.ndarray, list]:
+def speak(flite, text: str, voice: str):
     """Say each letter as a tone of 90 ms, with pauses before, after and at commas, as flite tells it."""
-    time, sounds, samples, place = 0.2, [], [np.zeros(3200)], 0
+    time, sounds, samples, pitches, place = 0.2, [], [np.zeros(3200)], [np.zeros(40)], 0
     sounds.append(flite.Sound("pau", time, 0, 1, False))
     for token in text.split():
         start, place = place, min(place + len(token) + 1, len(text))
         for letter in filter(str.isalpha, token):
             time += 0.09
             sounds.append(flite.Sound("aa" if letter in "aeiou" else "t", time, start, place, letter == "e"))
-            pitch = (ord(letter.lower()) - 80) * 40 * (2 if voice == "slt" else 1)
+            pitch = (ord(letter.lower()) - 80) * 5 * (2 if voice == "slt" else 1)
             samples.append(0.3 * np.sin(2 * np.pi * pitch * np.arange(1440) / RATE))
+            pitches.append(np.full(18, pitch))
         if token.endswith(",") or place == len(text):
             time += 0.2
             sounds.append(flite.Sound("pau", time, place - 1, place, False))
             samples.append(np.zeros(3200))
-    return np.concatenate(samples).astype(np.float32), sounds
+            pitches.append(np.zeros(40))
+    return flite.Speech(np.concatenate(samples).astype(np.float32), sounds, np.concatenate(pitches).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,8 @@ def work(scripts, tmp_path_factory):
     """A codec, sentences and clips."""
     folder = tmp_path_factory.mktemp("open_vocabulary")
     scripts.clips.write_speech(folder, 8)
-    scripts.content_codec.train_encoder(folder, 4)
+    scripts.content_codec.write_codes(folder)
+    scripts.content_codec.train_decoder(folder, 4)
     scripts.clips.write_sentences(folder, 20)
     for name in scripts.clips.KINDS:
         scripts.clips.write_clips(folder, name, 20)
@@ -100,7 +103,7 @@ def work(scripts, tmp_path_factory):
 def test_sounds_are_spread_over_their_token(scripts):
     """A pause took the place of the next word, so that a head was told to look ahead of the voice."""
     text = "Go, dog."
-    sounds = speak(scripts.flite, text, "rms")[1]
+    sounds = speak(scripts.flite, text, "rms").sounds
     places = scripts.flite.place_sounds(text, sounds)
     assert [sound.name for sound in sounds] == ["pau", "t", "aa", "pau", "t", "aa", "t", "pau"]
     assert places == [0, 0, 2, 3, 4, 6, 7, 7]
@@ -130,7 +133,7 @@ def test_tags_are_not_spoken(scripts):
     spoken, kept = scripts.flite.leave_out_tags(text)
     assert spoken == "Hi you"
     assert "".join(text[place] for place in kept) == spoken
-    sounds = scripts.flite._in_text(speak(scripts.flite, spoken, "rms")[1], spoken, kept)
+    sounds = scripts.flite._in_text(speak(scripts.flite, spoken, "rms").sounds, spoken, kept)
     heard = [text[place] for place in scripts.flite.place_sounds(text, sounds)]
     assert heard == ["H", "H", "i", "y", "o", "u", "u"]
 
@@ -140,23 +143,27 @@ def test_tags_are_not_spoken(scripts):
 
 def test_sentences_begin_at_a_frame(scripts):
     """Sentences began anywhere in a frame, so that the same word had other codes each time."""
-    samples, sounds = speak(scripts.flite, "Go, dog.", "rms")
-    for begin in (0, 1000, 3000):  # pauses of flite that are longer and shorter than what is kept
+    samples, sounds, pitch = speak(scripts.flite, "Go, dog.", "rms")
+    for begin in (0, 800, 3040):  # pauses of flite that are longer and shorter than what is kept
         moved = [scripts.flite.Sound(s.name, s.end - begin / RATE, 0, 1, False) for s in sounds]
-        cut, first = scripts.clips.cut(samples[begin:], moved)
+        given = scripts.flite.Speech(samples[begin:], moved, pitch[begin // 80 :])
+        cut, cut_pitch, first = scripts.clips.cut(given)
         assert len(cut) % HOP == 0
         assert first == 3200 - begin - scripts.clips.LEAD * HOP
         start = scripts.clips.LEAD * HOP
-        assert not cut[:start].any()
+        assert not cut[:start].any() and not cut_pitch[: start // 80].any()
         np.testing.assert_array_equal(cut[start : start + 5000], samples[3200:8200])
+        np.testing.assert_array_equal(cut_pitch[start // 80 :][:62], pitch[40:102])
         assert not cut[-(scripts.clips.TAIL * HOP - 10) :].any()
+        assert len(cut_pitch) == len(cut) // 80
 
 
 def test_frames_know_their_letter(scripts):
     """Frames were placed by the time before the cut, a few letters off."""
     text = "Go, dog."
-    samples, sounds = speak(scripts.flite, text, "rms")
-    cut, first = scripts.clips.cut(samples, sounds)
+    speech = speak(scripts.flite, text, "rms")
+    sounds = speech.sounds
+    cut, _, first = scripts.clips.cut(speech)
     places = scripts.clips.find_places(text, sounds, first, len(cut) // HOP)
     heard = "".join(text[place] for place in places)
     assert heard.startswith("GGGG") and ",,," in heard and heard.endswith("..")
@@ -169,7 +176,7 @@ def test_frames_know_their_letter(scripts):
 
 def test_sentences_go_on_where_they_stopped(scripts, work, tmp_path):
     """Started again, other sentences were said than those that were missing."""
-    (tmp_path / "codec").symlink_to(work / "codec")
+    (tmp_path / "codes.pt").symlink_to(work / "codes.pt")
     scripts.clips.write_sentences(tmp_path, 4)
     kept = (tmp_path / "sentences" / "0000.npz").stat().st_mtime_ns
     scripts.clips.write_sentences(tmp_path, 12)
@@ -208,38 +215,64 @@ def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
 # --- the codec
 
 
-def test_first_codebooks_have_the_content(scripts, work):
-    """The first codes depended on the phase of the voice, which no text tells."""
-    codec = scripts.content_codec
-    model = codec.DacModel.from_pretrained(work / "codec", dtype=torch.float32)
-    used = slice(codec.NUM_CONTENT, codec.NUM_CONTENT + codec.NUM_DETAIL)
-    for number, stage in enumerate(model.quantizer.quantizers):
-        weight, is_content = stage.out_proj.weight, number < codec.CONTENT_CODEBOOKS
-        assert weight[: codec.NUM_CONTENT].any().item() == is_content
-        assert weight[used].any().item() != is_content
-    latents = torch.randn(1, model.config.hidden_size, 400) * 3
-    latents[:, codec.NUM_CONTENT + codec.NUM_DETAIL :] = 0.0
-    codes = model.quantizer(latents)[1][0]
-    for row, num_used in zip(codes, codec.NUM_USED, strict=True):
-        assert row.max() < num_used
-
-
 def test_features_are_those_of_each_frame(scripts):
-    """A window began a frame too early, and content told what was heard before."""
+    """A window began a frame too early, and spectra told what was heard before."""
     features, sound = scripts.content_codec.Features(), torch.zeros(1, 20 * HOP)
     sound[0, 8 * HOP : 12 * HOP] = torch.randn(4 * HOP)
-    found = features(sound)[0]
-    assert found.shape == (108, 20)
-    loud = found[:80].mean(0) > found[:80].min() + 0.2
-    assert loud.tolist() == [8 <= frame < 12 for frame in range(20)] or loud[8:12].all()
-    assert not loud[:7].any() and not loud[13:].any()
+    found = features.spectra(sound)[0]
+    assert found.shape == (80, 20)
+    loud = found.mean(0) > found.min() + 0.2
+    assert loud[8:12].all() and not loud[:7].any() and not loud[13:].any()
+    pitch = torch.zeros(1, 3 * 8)
+    pitch[0, 4:16] = torch.tensor([260.0, 260, 260, 260, 130, 130, 130, 130, 0, 0, 65, 65])
+    assert features.pitches(pitch)[0].T.tolist() == [[0, 2, 0, 4], [2, 2, 0, -4], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("pitch", [90.0, 121.0, 200.0, 333.0])
+def test_phases_go_on_with_the_pitch(scripts, pitch):
+    """Phases turned backward, or were those of a frame's beginning, and no decoder can join such frames."""
+    start = 0.3
+    sound = torch.cos(2 * torch.pi * (pitch * torch.arange(12 * HOP) / RATE + start))[None]
+    track = torch.full((1, 12 * 8), pitch)
+    track[:, 80:] = 0
+    found = scripts.content_codec.Features.phases(sound, track)[0]
+    middle = (torch.arange(12) + 0.5) * HOP / RATE
+    expected = 2 * torch.pi * (pitch * middle + start)
+    right = torch.stack([expected.cos(), expected.sin()]) * (torch.arange(12) < 10)
+    torch.testing.assert_close(found, right, atol=0.06, rtol=0)  # its negative frequency is near at 90 Hz
+
+
+def test_codes_are_the_nearest(scripts, work):
+    """Codes that tell the decoder more than what is compared were preferred, or shunned, for it."""
+    codec = scripts.content_codec
+    coder = codec.Coder(work / "codes.pt")
+    stages, phases = coder.quantizer.quantizers, torch.rand(200) * 2 * torch.pi
+    values = torch.randn(1, codec.NUM_VALUES, 200) * 3
+    values[0, -2:] = torch.stack([phases.cos(), phases.sin()]) * (torch.arange(200) % 4 > 0)
+    latents = F.pad(values, (0, 0, 0, coder.hidden_size - codec.NUM_VALUES))
+    codes = coder.quantizer(latents)[1][0]
+    for row, num_used in zip(codes, codec.NUM_USED, strict=True):
+        assert row.max() < num_used
+    is_voiced, found = torch.arange(200) % 4 > 0, codes[codec.PHASE_CODEBOOK]
+    assert torch.equal(found < codec.NUM_PHASES, is_voiced)
+    off = (phases / (2 * torch.pi) * codec.NUM_PHASES - found)[is_voiced].remainder(codec.NUM_PHASES)
+    assert torch.minimum(off, codec.NUM_PHASES - off).max() < 0.6  # near ties: codebooks are in bfloat16
+    pitches = stages[codec.PITCH_CODEBOOK].codebook.weight[: codec.NUM_USED[codec.PITCH_CODEBOOK], :4]
+    found = values[0, codec.NUM_SPECTRAL : -2].T
+    best = torch.cdist(found, pitches).min(1).values
+    chosen = (found - pitches[codes[codec.PITCH_CODEBOOK]]).norm(dim=1)
+    assert (chosen < best * 1.02 + 1e-3).float().mean() > 0.98
+    again = coder.quantizer.from_codes(codes[None])[0][0]
+    lengths = again[codec.NUM_VALUES :].norm(dim=0)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 5**0.5), atol=0.05, rtol=0)  # 4 waves and one of the phase
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_codec_trains_on_where_it_stopped(scripts, work, tmp_path, monkeypatch):
     """A run in two pieces drew the first batches again, and ended with another codec."""
-    (tmp_path / "speech.npz").symlink_to(work / "speech.npz")
-    codec, whole = scripts.content_codec, torch.load(work / "encoder.state.pt")
+    for name in ("speech.npz", "codes.pt"):
+        (tmp_path / name).symlink_to(work / name)
+    codec, whole = scripts.content_codec, torch.load(work / "decoder.state.pt")
 
     class StopError(Exception):
         pass
@@ -254,9 +287,9 @@ def test_codec_trains_on_where_it_stopped(scripts, work, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
         with pytest.raises(StopError):
-            codec.train_encoder(tmp_path, 4)
-    codec.train_encoder(tmp_path, 4)
-    again = torch.load(tmp_path / "encoder.state.pt")
+            codec.train_decoder(tmp_path, 4)
+    codec.train_decoder(tmp_path, 4)
+    again = torch.load(tmp_path / "decoder.state.pt")
     assert again["step"] == whole["step"] == 4
     for ours, theirs in zip(whole["parts"], again["parts"], strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -375,12 +408,32 @@ def test_details_are_hidden_by_the_clip_alone(scripts, guided):
     plain = DiaDataCollator(DiaProcessor.from_pretrained(MINIATURE), text_dropout=0.3, frames_per_row=300)
     plain.set_epoch(0)
     clear = plain(guided.clips)
-    assert torch.equal(first["labels"], clear["labels"])
-    content, special = scripts.guidance.CONTENT_CODEBOOKS, clear["decoder_input_ids"] >= 1024
-    assert torch.equal(first["decoder_input_ids"][..., :content], clear["decoder_input_ids"][..., :content])
+    assert torch.equal(first["labels"][..., :8], clear["labels"][..., :8])
+    details, special = torch.arange(9)[scripts.guidance.DETAILS], clear["decoder_input_ids"] >= 1024
+    others = [channel for channel in range(8) if channel not in details]
+    assert torch.equal(first["decoder_input_ids"][..., others], clear["decoder_input_ids"][..., others])
     assert torch.equal(first["decoder_input_ids"][special], clear["decoder_input_ids"][special])
-    changed = (first["decoder_input_ids"] != clear["decoder_input_ids"])[..., content:][~special[..., content:]]
+    changed = (first["decoder_input_ids"] != clear["decoder_input_ids"])[..., details][~special[..., details]]
     assert 0.4 < changed.float().mean() < 1.0
+
+
+def test_phases_of_a_clip_turn_together(scripts, guided):
+    """Labels kept their phases, and the model learned that phases do not follow from the ones before."""
+    clip = next(clip for clip in guided.clips if not clip["prompt_frames"])
+    phases = np.asarray(clip["codes"])[:, scripts.content_codec.PHASE_CODEBOOK]
+    shifts = set()
+    for epoch in range(4):
+        guided.collator.set_epoch(epoch)
+        batch = guided.collator([clip])
+        delay = guided.collator.config.delay_pattern[-1]
+        for name, first in (("decoder_input_ids", 1), ("labels", 0)):
+            turned = batch[name][0, first + delay :][: len(phases), -1].numpy()
+            is_voiced = phases < scripts.content_codec.NUM_PHASES
+            assert (turned[~is_voiced] == scripts.content_codec.NUM_PHASES).all()
+            (shift,) = set((turned - phases)[is_voiced] % scripts.content_codec.NUM_PHASES)
+            shifts.add((epoch, int(shift)))
+    guided.collator.set_epoch(0)
+    assert len(shifts) == 4 and len({shift for _, shift in shifts}) > 1
 
 
 # --- the report
