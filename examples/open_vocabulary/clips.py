@@ -156,8 +156,10 @@ def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str,
         turns = [(one, sentences.draw(SPEAKERS[one], draw)) for one in speakers]
     else:
         voice = draw.choices(sentences.voices, sentences.sizes)[0]
-        turns = [(speaker, sentences.draw(voice, draw)) for _ in range(2)]
-        num_prompt = len(turns[0][1].codes)
+        prompt, sentence = (sentences.draw(voice, draw) for _ in range(2))
+        kept = slice(draw.randint(0, LEAD), len(prompt.codes) - draw.randint(0, TAIL))  # recordings have no silence
+        prompt = prompt._replace(codes=prompt.codes[kept], places=prompt.places[kept])
+        turns, num_prompt = [(speaker, prompt), (speaker, sentence)], len(prompt.codes)
     text, last, places = "", "", []
     for one, sentence in turns:
         text += (" " if text else "") + ("" if one == last else f"{one} ")

@@ -27,6 +27,7 @@ from dia_hf import DiaForConditionalGeneration, DiaProcessor
 from dia_hf.evaluation.results import SOURCES
 from dia_hf.processing_dia import write_codec_reference
 from flite import SAMPLING_RATE, speak
+from guidance import HEAD, LAYERS
 
 # Defaults of `generate()`.
 SETTINGS = {"max_length": 420, "do_sample": True, "temperature": 0.5, "top_k": 45, "top_p": 0.9, "guidance_scale": 1.5}
@@ -42,7 +43,7 @@ def write_evaluation(work: Path) -> None:
         for number, row in enumerate(tqdm(rows, "flite", mininterval=5)):
             tag, voice = list(SPEAKERS.items())[number % len(SPEAKERS)]
             name = f"{row['group']}-{number:03d}"
-            soundfile.write(folder / f"{name}.wav", speak(row["text"], voice)[0], SAMPLING_RATE)
+            soundfile.write(folder / f"{name}.wav", speak(row["text"], voice).samples, SAMPLING_RATE)
             line = {"id": name, "text": f"{tag} {row['text']}", "audio": f"evaluation/{name}.wav"}
             table.write(json.dumps(line) + "\n")
 
@@ -63,7 +64,8 @@ def assemble(work: Path) -> None:
     processor = DiaProcessor.from_pretrained(work / "model", audio_tokenizer=codec)
     model.to(torch.bfloat16)
     model.config.channel_loss_weights = None
-    for name, value in SETTINGS.items():
+    heads = [[layer, HEAD] for layer in LAYERS]  # which were told the letters that are spoken
+    for name, value in {**SETTINGS, "alignment_heads": heads}.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(dest)
     processor.save_pretrained(dest)

@@ -196,6 +196,12 @@ def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
     clips = datasets.load_from_disk(work / f"clips-{name}")
     sentences = scripts.clips.Sentences(work / "sentences", 20)
     known = {one.codes.tobytes(): one for voice in sentences.by_voice.values() for one in voice}
+    prompts = {}
+    for one in known.values():
+        for lead in range(scripts.clips.LEAD + 1):  # prompts are cut
+            for end in range(len(one.codes) - scripts.clips.TAIL, len(one.codes) + 1):
+                part = one._replace(codes=one.codes[lead:end], places=one.places[lead:end])
+                prompts.setdefault(part.codes.tobytes(), part)
     turns = 0
     for clip in clips:
         ids = tokenizer(clip["text"])["input_ids"]
@@ -203,8 +209,10 @@ def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
         assert len(codes) == len(places)
         start = 0
         while start < len(codes):
-            end = next(end for end in range(start + 1, len(codes) + 1) if codes[start:end].tobytes() in known)
-            one = known[codes[start:end].tobytes()]
+            end = clip["prompt_frames"]
+            if start >= end:
+                end = next(end for end in range(start + 1, len(codes) + 1) if codes[start:end].tobytes() in known)
+            one = (known if start or not clip["prompt_frames"] else prompts)[codes[start:end].tobytes()]
             spoken = bytes(ids[place] for place in places[start:end]).decode()
             assert spoken == "".join(one.text[place] for place in one.places)
             start, turns = end, turns + 1
