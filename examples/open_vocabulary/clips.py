@@ -40,6 +40,7 @@ PART = 1000  # sentences a file
 MAX_FRAMES = 380  # of a clip
 # Kinds of clips in each part of the training, each with its weight.
 KINDS: dict[str, dict[str, float]] = {"alone": {"alone": 1}, "mixed": {"alone": 6, "dialogue": 2, "prompt": 2}}
+NUM_CLIPS = {"alone": 1, "mixed": 3}  # for each sentence
 
 
 def cut(speech: Speech) -> tuple[np.ndarray, np.ndarray, int]:
@@ -178,7 +179,7 @@ def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str,
 def clips(work: Path, name: str, count: int) -> Iterator[dict[str, Any]]:
     """Yield rows of a prepared dataset."""
     sentences, draw = Sentences(work / "sentences", count), random.Random(f"clips {name} {SEED}")
-    for number in tqdm(range(count), "clips", mininterval=5):
+    for number in tqdm(range(count * NUM_CLIPS[name]), "clips", mininterval=5):
         clip = draw_clip(sentences, name, draw)
         while len(clip["codes"]) > MAX_FRAMES:
             clip = draw_clip(sentences, name, draw)

@@ -16,8 +16,8 @@ when they are started again.
     python content_codec.py decoder WORK --steps 12000     # writes WORK/codec, a DacModel in bfloat16
     python content_codec.py encoder WORK --steps 4000      # likewise
 
-Legend: B clips, T frames, N = T · HOP_LENGTH samples, M = N / PITCH_HOP values of the pitch, C codebooks, D hidden size of
-the codec, K entries of a codebook, F features of a frame, P dimensions in which nearest entries are found.
+Legend: B clips, T frames, N = T · HOP_LENGTH samples, M = N / PITCH_HOP values of the pitch, C codebooks, D hidden size
+of the codec, K entries of a codebook, F features of a frame, P dimensions in which nearest entries are found.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SHAPE: dict[str, Any] = {
     "codebook_dim": 16,
 }
 BATCH_SIZE, NUM_FRAMES = 4, 40  # clips a step, and frames of each
-# Values of a frame, in the order of the codec's hidden dimensions; codes of pitch and phase also tell it sines of theirs.
+# Values of a frame, in the order of the hidden dimensions; codes of pitch and phase tell the decoder sines, too.
 NUM_SPECTRAL, NUM_PITCH, NUM_PHASE = 28, 4, 2
 NUM_VALUES = NUM_SPECTRAL + NUM_PITCH + NUM_PHASE
 # Codebooks: as many of spectra, then one of pitch and one of phase.
@@ -123,7 +123,7 @@ class Features(nn.Module):
         self.register_buffer("window", window / window.square().sum().sqrt())
 
     def spectra(self, sound: torch.Tensor) -> torch.Tensor:
-        """Return log mel spectra `[B, F, T]` of sound `[B, N]`, in windows around the middle of each half of a frame."""
+        """Return log mel spectra `[B, F, T]` of sound `[B, N]`, around the middle of each half of a frame."""
         hop = HOP_LENGTH // 2
         padded = F.pad(sound, ((512 - hop) // 2,) * 2)
         spectrum = torch.stft(padded, 512, hop, window=self.window, center=False, return_complex=True).abs()
@@ -144,12 +144,9 @@ class Features(nn.Module):
     @staticmethod
     def phases(sound: torch.Tensor, pitch: torch.Tensor) -> torch.Tensor:
         """Return cosine and sine of the voice's phase in the middle of each frame `[B, 2, T]`; 0 without a voice."""
-        size = 512
+        size, side = 512, (HOP_LENGTH - 512) // 2
         middle = pitch[:, HOP_LENGTH // 2 // PITCH_HOP :: HOP_LENGTH // PITCH_HOP]  # [B, T]
-        frames = F.pad(sound, (size // 2 - HOP_LENGTH // 2,) * 2) if size > HOP_LENGTH else sound
-        frames = frames.unfold(1, max(size, HOP_LENGTH), HOP_LENGTH)
-        side = (frames.shape[2] - size) // 2
-        frames = frames[..., side : side + size] * torch.hann_window(size)  # [B, T, size]
+        frames = sound.unflatten(1, (-1, HOP_LENGTH))[..., side : side + size] * torch.hann_window(size)
         angle = 2 * torch.pi * middle[..., None] * (torch.arange(size) - size // 2) / SAMPLING_RATE
         found = torch.stack([(frames * angle.cos()).sum(2), -(frames * angle.sin()).sum(2)], dim=1)
         return F.normalize(found, dim=1) * (middle > 0)[:, None]
@@ -253,7 +250,7 @@ def k_means(points: torch.Tensor, num_centers: int, generator: torch.Generator, 
 
 
 def set_codebook(
-    stage: nn.Module, axes: torch.Tensor, mean: torch.Tensor, entries: torch.Tensor, told: torch.Tensor, first: int
+    stage: Any, axes: torch.Tensor, mean: torch.Tensor, entries: torch.Tensor, told: torch.Tensor, first: int
 ) -> None:
     """Set a codebook: its entry is the nearest one along some axes, and may tell more than was compared.
 

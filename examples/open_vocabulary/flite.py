@@ -1,4 +1,4 @@
-"""The teacher: flite says any text, in process, and tells which sound is heard when, for which word, and at which pitch.
+"""The teacher: flite says any text, in process, and tells which sound is heard when, at which pitch, for which word.
 
     spoken = speak("Dr. Smith paid $4.50.", "rms")
 
@@ -77,7 +77,7 @@ class Sound:
 
 
 class Speech(NamedTuple):
-    """What flite said: samples `[N]`, the sounds, and the pitch in Hz every `PITCH_HOP` samples, 0 where there is none."""
+    """What flite said: samples `[N]`, the sounds, and the pitch in Hz every `PITCH_HOP` samples, 0 without a voice."""
 
     samples: np.ndarray
     sounds: list[Sound]

@@ -54,8 +54,8 @@ class GuidedCollator(DiaDataCollator):
     def _hide_details(self, inputs: torch.Tensor, clip_id: str) -> None:
         """Replace the details of most clips' input codes `[T, C]` by random ones.
 
-        A few of them tell which clip it is, and the model would learn clips by heart instead of reading. Phases would
-        tell it, too, but all of a clip can be moved by the same angle, for the input and for what is learned.
+        A few of them tell which clip it is, and the model would memorize clips instead of reading. Phases would tell
+        it, too, but all of a clip can be moved by the same angle, for the input and for what is learned.
         """
         if self.chance.draw("hidden details", clip_id) < HIDDEN:
             details = inputs[:, DETAILS]

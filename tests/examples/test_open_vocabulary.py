@@ -23,7 +23,7 @@ from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, DiaProcess
 datasets = pytest.importorskip("datasets")
 
 FOLDER = Path(__file__).parents[2] / "examples" / "open_vocabulary"
-SCRIPTS = ("texts", "flite", "resumable", "content_codec", "clips", "spelling", "guidance", "finish")
+SCRIPTS = ("texts", "flite", "resumable", "content_codec", "clips", "spelling", "circles", "guidance", "finish")
 TEXTS = ["Hello there.", "It is late, go home!", "Who is he?", "We see the sea.", "A dog.", "Come here."]
 RATE, HOP = 16000, 640
 
@@ -271,8 +271,8 @@ def test_codes_are_the_nearest(scripts, work):
     chosen = (found - pitches[codes[codec.PITCH_CODEBOOK]]).norm(dim=1)
     assert (chosen < best * 1.02 + 1e-3).float().mean() > 0.98
     again = coder.quantizer.from_codes(codes[None])[0][0]
-    lengths = again[codec.NUM_VALUES :].norm(dim=0)
-    torch.testing.assert_close(lengths, torch.full_like(lengths, 5**0.5), atol=0.05, rtol=0)  # 4 waves and one of the phase
+    lengths = again[codec.NUM_VALUES :].norm(dim=0)  # 4 waves of the pitch and one of the phase
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 5**0.5), atol=0.05, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -347,6 +347,32 @@ def small_model(**changes: int) -> DiaForConditionalGeneration:
     for part, values in yaml.safe_load((FOLDER / "recipe.yaml").read_text())["config"].items():
         config[part] |= values | {"intermediate_size": 32} | changes
     return DiaForConditionalGeneration(DiaConfig(**config))
+
+
+# --- phases
+
+
+def test_pitches_turn_phases(scripts):
+    """A pitch turned phases by another angle than the next frame has, which had to be unlearned first."""
+    codec, circles, model = scripts.content_codec, scripts.circles, small_model()
+    pitch = 123.4
+    sound = torch.sin(2 * torch.pi * pitch * torch.arange(6 * HOP) / RATE)[None]
+    track = torch.full((1, 6 * 8), pitch)
+    found = codec.Features.phases(sound, track)[0]
+    turned = torch.atan2(found[1, 3], found[0, 3]) - torch.atan2(found[1, 2], found[0, 2])
+    halves = circles.angles_of_pitch(codec.Features.pitches(track)[0, :, 2][None])
+    assert abs(torch.remainder(turned - halves.sum() + torch.pi, 2 * torch.pi) - torch.pi) < 0.05
+
+    before = model.model.decoder.embeddings.embed.weight.detach().clone()
+    entries = torch.tensor([[2.0, 2.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    circles.put_on_circles(model, entries)
+    size, embed = model.config.decoder_config.vocab_size, model.model.decoder.embeddings.embed.weight
+    first = codec.PHASE_CODEBOOK * size
+    products = embed[first : first + codec.NUM_PHASES] @ embed[first : first + codec.NUM_PHASES].T
+    for shift in range(codec.NUM_PHASES):  # alike from every phase
+        torch.testing.assert_close(products.roll((-shift, -shift), (0, 1)), products, atol=1e-4, rtol=0)
+    changed = (embed != before).any(1).nonzero()[:, 0].tolist()
+    assert changed == [codec.PITCH_CODEBOOK * size, *range(first, first + codec.NUM_PHASES)]  # none without a voice
 
 
 # --- guided attention
