@@ -37,7 +37,7 @@ from transformers import DacConfig, DacModel
 from transformers.audio_utils import mel_filter_bank
 
 from flite import PITCH_HOP, SAMPLING_RATE
-from resumable import train
+from resumable import DEVICE, train
 
 SEED = 0
 RATIOS = [4, 4, 4, 10]  # even: a DacDecoder loses a sample at each odd one
@@ -375,7 +375,8 @@ def save(work: Path) -> None:
     codec.quantizer.load_state_dict(torch.load(work / "codes.pt")["quantizer"])
     for part in ("encoder", "decoder"):
         if (work / f"{part}.state.pt").exists():
-            getattr(codec, part).load_state_dict(torch.load(work / f"{part}.state.pt")["parts"][0])
+            state = torch.load(work / f"{part}.state.pt", map_location="cpu")
+            getattr(codec, part).load_state_dict(state["parts"][0])
     codec.to(torch.bfloat16).save_pretrained(work / "codec")
 
 
@@ -390,7 +391,7 @@ def shift_phases(codes: torch.Tensor, generator: torch.Generator) -> None:
 def train_decoder(work: Path, steps: int) -> None:
     """Stage 2."""
     speech, coder = Speech(work / "speech.npz"), Coder(work / "codes.pt")
-    codec, loss = make_codec(), SpectralLoss()
+    codec, loss = make_codec().to(DEVICE), SpectralLoss().to(DEVICE)
     compile_snakes(codec)
     codes = [coder(*speech[number]) for number in tqdm(range(len(speech)), "codes", mininterval=5)]
     silence = coder(torch.zeros(HOP_LENGTH), torch.zeros(HOP_LENGTH // PITCH_HOP))
@@ -406,8 +407,8 @@ def train_decoder(work: Path, steps: int) -> None:
             if not is_exact:
                 shift_phases(clip, generator)
             given.append(clip.T)
-        latents = coder.quantizer.from_codes(torch.stack(given))[0]
-        return (loss(codec.decoder(latents)[:, 0], torch.stack(clips), exact.float()),)
+        latents = coder.quantizer.from_codes(torch.stack(given))[0].to(DEVICE)
+        return (loss(codec.decoder(latents)[:, 0], torch.stack(clips).to(DEVICE), exact.float().to(DEVICE)),)
 
     train_parts("decoder", work, [codec.decoder], compute_loss, steps)
     save(work)
@@ -415,7 +416,7 @@ def train_decoder(work: Path, steps: int) -> None:
 
 def train_encoder(work: Path, steps: int) -> None:
     """Stage 3."""
-    speech, coder, codec = Speech(work / "speech.npz"), Coder(work / "codes.pt"), make_codec()
+    speech, coder, codec = Speech(work / "speech.npz"), Coder(work / "codes.pt"), make_codec().to(DEVICE)
     compile_snakes(codec)
 
     def compute_loss(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
@@ -426,7 +427,8 @@ def train_encoder(work: Path, steps: int) -> None:
             clip = part_of(sound, start, NUM_FRAMES * HOP_LENGTH)
             parts.append((clip, part_of(pitch, start // PITCH_HOP, NUM_FRAMES * HOP_LENGTH // PITCH_HOP)))
         clips, pitches = (torch.stack(values) for values in zip(*parts, strict=True))
-        off = (codec.encoder(clips[:, None])[:, :NUM_VALUES] - coder.values(clips, pitches)).square()
+        found = codec.encoder(clips[:, None].to(DEVICE))[:, :NUM_VALUES]
+        off = (found - coder.values(clips, pitches).to(DEVICE)).square()
         off = off.mean((0, 2)).split([NUM_SPECTRAL, NUM_PITCH, NUM_PHASE])
         return sum(part.mean() for part in off), *(part.mean().detach() for part in off)
 

@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 LOG_EVERY, KEEP_EVERY = 25, 250  # steps
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
     weights = [weight for part in parts for weight in part.parameters()]
     file, step = work / f"{name}.state.pt", 0
     if file.exists():
-        state = torch.load(file)
+        state = torch.load(file, map_location=DEVICE)
         step = state["step"]
         for part, values in zip(parts, state["parts"], strict=True):
             part.load_state_dict(values)

@@ -29,7 +29,7 @@ from dia_hf.asr.wer import word_errors
 from dia_hf.modeling_dia import DiaEncoder
 from dia_hf.training.muon import MuonBeside
 from flite import place_sounds, pronounce
-from resumable import train
+from resumable import DEVICE, train
 from texts import Texts
 
 SEED = 0
@@ -89,7 +89,8 @@ def make_batch(texts: list[str], tokenizer: Any) -> tuple[torch.Tensor, ...]:
         spelled = spell(text)
         sounds.append(F.pad(spelled, (0, 0, len(ids[-1]) - len(spelled), 0)))  # the tag has no sound
     mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
-    return pad_sequence(ids, batch_first=True), mask, pad_sequence(sounds, batch_first=True, padding_value=-100)
+    padded = pad_sequence(ids, batch_first=True), mask, pad_sequence(sounds, batch_first=True, padding_value=-100)
+    return tuple(tensor.to(DEVICE) for tensor in padded)
 
 
 def count_errors(found: list[int], right: list[int]) -> int:
@@ -124,7 +125,7 @@ def train_speller(work: Path, steps: int) -> None:
     processor = DiaProcessor.from_pretrained(MINIATURE)
     tokenizer, texts = processor.tokenizer, Texts(work)
     model = make_model(Path(__file__).with_name("recipe.yaml"))
-    speller = Speller(model.model.encoder).train()
+    speller = Speller(model.model.encoder).to(DEVICE).train()
     weights = list(speller.parameters())
     optimizer: Any = torch.optim.AdamW(weights, LEARNING_RATE, BETAS, weight_decay=0.01)
     optimizer = MuonBeside(optimizer, speller, MUON_RATE, 0.01)
@@ -134,7 +135,7 @@ def train_speller(work: Path, steps: int) -> None:
     def compute_loss(step: int) -> tuple[torch.Tensor]:
         draw = random.Random(f"spelling {SEED} {step}")
         ids, mask, sounds = make_batch([texts.draw(draw) for _ in range(BATCH_SIZE)], tokenizer)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             scores = speller(ids, mask)
         return (F.cross_entropy(scores.flatten(0, 2), sounds.flatten()),)
 
