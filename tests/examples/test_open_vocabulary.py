@@ -36,6 +36,7 @@ def scripts():
         found = {name: importlib.import_module(name) for name in SCRIPTS}
         codec, clips, spelling = found["content_codec"], found["clips"], found["spelling"]
         patch.setattr(codec, "compile_snakes", lambda model: None)  # takes longer than all other steps
+        patch.setattr(found["guidance"], "COMPILES", False)
         small = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "codebook_size": 64}
         patch.setattr(codec, "SHAPE", {**codec.SHAPE, **small})
         patch.setattr(codec, "NUM_USED", (8, 16, *5 * (64,), 48, codec.NUM_PHASES + 1))
