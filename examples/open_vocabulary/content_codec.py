@@ -101,9 +101,9 @@ class Speech:
         return number, unit * int(torch.randint(-margin // unit, last // unit + 1, (1,), generator=generator))
 
 
-def part_of(values: torch.Tensor, start: int, length: int, filler: float = 0.0) -> torch.Tensor:
-    """Return a part of values `[N, ...]` that may begin before and end after them."""
-    part = values.new_full((length, *values.shape[1:]), filler)
+def part_of(values: torch.Tensor, start: int, length: int) -> torch.Tensor:
+    """Return a part of values `[N]` that may begin before and end after them, where it is 0."""
+    part = values.new_zeros(length)
     first, last = max(start, 0), min(start + length, len(values))
     part[first - start : max(last - start, 0)] = values[first : max(last, first)]
     return part
