@@ -502,3 +502,24 @@ def test_loss_compares_only_exact_clips(scripts):
     ours[1] = -sound[1]  # the same spectra, another phase
     assert loss(ours, sound, torch.tensor([1.0, 0.0])) < 1e-4 < loss(ours, sound)
     assert F.l1_loss(ours, sound) > 0
+
+
+# --- the checkpoint so far
+
+
+def test_the_checkpoint_is_a_dia(scripts):
+    """Only this package could load it, its codes were not those of `codes.pt`, or a sentence did not end."""
+    from transformers.models.dia.modeling_dia import DiaForConditionalGeneration as TheirModel
+
+    folder = FOLDER / "trained" / "english"
+    ours = DiaForConditionalGeneration.from_pretrained(folder)
+    processor = DiaProcessor.from_pretrained(folder)
+    inputs = processor(text=["[S1] Any sentence will do."], return_tensors="pt")
+    options = {"do_sample": False, "guidance_scale": None, "max_new_tokens": 120}
+    found = ours.generate(**inputs, **options)
+    assert torch.equal(found, TheirModel.from_pretrained(folder).generate(**inputs, **options))
+    assert (found[0, :, 0] == ours.config.decoder_config.eos_token_id).any()
+    quantizer = torch.load(FOLDER / "trained" / "codes.pt")["quantizer"]
+    for name, value in processor.codec.model.quantizer.state_dict().items():
+        assert torch.equal(value, quantizer[name]), name
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 20e6
