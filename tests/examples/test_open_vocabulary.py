@@ -23,7 +23,18 @@ from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, DiaProcess
 datasets = pytest.importorskip("datasets")
 
 FOLDER = Path(__file__).parents[2] / "examples" / "open_vocabulary"
-SCRIPTS = ("texts", "flite", "resumable", "content_codec", "clips", "spelling", "circles", "guidance", "finish")
+SCRIPTS = (
+    "texts",
+    "flite",
+    "resumable",
+    "content_codec",
+    "clips",
+    "spelling",
+    "circles",
+    "guidance",
+    "finish",
+    "measure",
+)
 TEXTS = ["Hello there.", "It is late, go home!", "Who is he?", "We see the sea.", "A dog.", "Come here."]
 RATE, HOP = 16000, 640
 
@@ -472,6 +483,15 @@ def test_phases_of_a_clip_turn_together(scripts, guided):
 
 
 # --- the report
+
+
+def test_voices_are_compared_by_direction(scripts):
+    """The loudest mean was nearest to all sounds."""
+    means = {"low": np.array([1.0, 0.0]), "high": np.array([0.0, 0.9])}
+    judge = SimpleNamespace(embed=lambda sound, rate: sound[:2])
+    sounds = [np.array(pair, dtype=np.float32) for pair in ([5, 1], [1, 5], [0.5, 0.1], [2, 3])]
+    assert scripts.measure.share_of_nearest(sounds, ["low", "high", "low", "high"], means, judge) == 1.0
+    assert scripts.measure.share_of_nearest(sounds, ["low", "high", "high", "low"], means, judge) == 0.5
 
 
 def test_report_counts_words_by_group(scripts, tmp_path):
