@@ -22,12 +22,11 @@ from content_codec import (
     NUM_PHASES,
     PHASE_CODEBOOK,
     PITCH_CODEBOOK,
-    PITCH_WEIGHTS,
-    REFERENCE_PITCH,
-    SAMPLING_RATE,
     Coder,
+    hertz_of,
 )
 from dia_hf import DiaForConditionalGeneration
+from flite import SAMPLING_RATE
 
 SEED = 0
 MULTIPLES = 3  # of an angle: once, twice, three times round
@@ -42,8 +41,7 @@ def circles(angles: torch.Tensor) -> torch.Tensor:
 
 def angles_of_pitch(entries: torch.Tensor) -> torch.Tensor:
     """Return by how much each half of a frame turns the phase at pitches `[K, 4]`, `[K, 2]`."""
-    octaves = entries[:, 2:] / PITCH_WEIGHTS[1]
-    return 2 * torch.pi * REFERENCE_PITCH * octaves.exp2() * (HOP_LENGTH / 2 / SAMPLING_RATE)
+    return 2 * torch.pi * hertz_of(entries) * (HOP_LENGTH / 2 / SAMPLING_RATE)
 
 
 @torch.no_grad()
@@ -61,17 +59,18 @@ def put_on_circles(model: DiaForConditionalGeneration, pitches: torch.Tensor) ->
     first = PHASE_CODEBOOK * config.vocab_size
     for weight in (embed, logits):
         weight[first : first + NUM_PHASES] = RADIUS * phases @ axes(phases.shape[1])
-    is_voiced = (pitches[:, :2] > PITCH_WEIGHTS[0] / 2).float()
-    turns = circles(angles_of_pitch(pitches)[..., None]) * is_voiced[..., None]  # [K, 2, 2 · MULTIPLES]
+    angles = angles_of_pitch(pitches)[..., None]
+    turns = circles(angles) * (angles > 0)  # [K, 2, 2 · MULTIPLES]
     first = PITCH_CODEBOOK * config.vocab_size
     embed[first : first + len(pitches)] += RADIUS * turns.flatten(1) @ axes(turns[0].numel())
 
 
-def write_beginning(work: Path, source: Path, dest: Path) -> None:
+def write_beginning(work: Path) -> None:
     """Write the model that training begins with."""
+    source, dest = work / "model-spelling", work / "model-begin"
     shutil.copytree(source, dest, dirs_exist_ok=True)
     model = DiaForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-    stage = Coder(work / "codes.pt").quantizer.quantizers[PITCH_CODEBOOK]
+    stage = Coder.load(work).quantizer.quantizers[PITCH_CODEBOOK]
     put_on_circles(model, stage.codebook.weight[:, :4])
     model.save_pretrained(dest)
 
@@ -79,5 +78,4 @@ def write_beginning(work: Path, source: Path, dest: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    folder = parser.parse_args().work
-    write_beginning(folder, folder / "model-spelling", folder / "model-begin")
+    write_beginning(parser.parse_args().work)

@@ -87,7 +87,7 @@ def write_speech(work: Path, count: int) -> None:
 
 def write_sentences(work: Path, count: int) -> None:
     """Let flite say sentences, and write their codes."""
-    folder, texts, coder = work / "sentences", Texts(work), Coder(work / "codes.pt")
+    folder, texts, coder = work / "sentences", Texts(work), Coder.load(work)
     folder.mkdir(exist_ok=True)
     others = [voice for voice in VOICES if voice not in SPEAKERS.values()]
     for part in tqdm(range(-(-count // PART)), f"{PART} sentences each"):

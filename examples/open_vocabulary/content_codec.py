@@ -281,10 +281,15 @@ def set_codebook(
     round_weights(stage)
 
 
+def hertz_of(entries: torch.Tensor) -> torch.Tensor:
+    """Return pitches `[K, 4]` in Hz for each half of a frame, 0 without a voice, `[K, 2]`."""
+    is_voiced, octaves = entries[:, :2] > PITCH_WEIGHTS[0] / 2, entries[:, 2:] / PITCH_WEIGHTS[1]
+    return torch.where(is_voiced, REFERENCE_PITCH * octaves.exp2(), 0.0)
+
+
 def waves_of_pitch(entries: torch.Tensor) -> torch.Tensor:
     """Return how a period goes on after `DELAYS` at pitches `[K, 4]`: cosines and sines, `[K, 8]`."""
-    is_voiced, octaves = entries[:, :2] > PITCH_WEIGHTS[0] / 2, entries[:, 2:] / PITCH_WEIGHTS[1]
-    periods = torch.where(is_voiced, REFERENCE_PITCH * octaves.exp2(), 0.0)[..., None] * torch.tensor(DELAYS)
+    periods = hertz_of(entries)[..., None] * torch.tensor(DELAYS)
     return torch.stack([(2 * torch.pi * periods).cos(), (2 * torch.pi * periods).sin()], dim=3).flatten(1)
 
 
@@ -321,12 +326,16 @@ def find_codes(codec: DacModel, values: torch.Tensor) -> None:
 class Coder:
     """Speech of a known pitch as codes, without the codec's encoder."""
 
-    def __init__(self, file: Path) -> None:
-        state = torch.load(file)
+    def __init__(self, state: dict[str, Any]) -> None:
         self.axes, self.mean, self.scale = state["axes"], state["mean"], state["scale"]
         self.features, self.quantizer = Features(), make_codec().quantizer
         self.quantizer.load_state_dict(state["quantizer"])
         self.quantizer.requires_grad_(False)
+
+    @classmethod
+    def load(cls, work: Path) -> Coder:
+        """Load what `write_codes` wrote."""
+        return cls(torch.load(work / "codes.pt"))
 
     @torch.no_grad()
     def values(self, sound: torch.Tensor, pitch: torch.Tensor) -> torch.Tensor:
@@ -361,8 +370,7 @@ def write_codes(work: Path) -> None:
     print(f"{NUM_SPECTRAL} axes have {size[-NUM_SPECTRAL:].sum() / size.sum():.3f} of the variance", flush=True)
     axes, scale = axes.flip(1)[:, :NUM_SPECTRAL].T, size[-NUM_SPECTRAL:].mean().sqrt().item()
     state = {"axes": axes, "mean": mean, "scale": scale, "quantizer": codec.quantizer.state_dict()}
-    torch.save(state, work / "codes.pt")
-    coder = Coder(work / "codes.pt")
+    coder = Coder(state)
     values = torch.cat([coder.values(sound[None], pitch[None])[0].T for sound, pitch in chosen])
     find_codes(codec, F.pad(values, (0, codec.config.hidden_size - NUM_VALUES)))
     torch.save(state | {"quantizer": codec.quantizer.state_dict()}, work / "codes.pt")
@@ -390,20 +398,21 @@ def shift_phases(codes: torch.Tensor, generator: torch.Generator) -> None:
 
 def train_decoder(work: Path, steps: int) -> None:
     """Stage 2."""
-    speech, coder = Speech(work / "speech.npz"), Coder(work / "codes.pt")
+    speech, coder = Speech(work / "speech.npz"), Coder.load(work)
     codec, loss = make_codec().to(DEVICE), SpectralLoss().to(DEVICE)
     compile_snakes(codec)
-    codes = [coder(*speech[number]) for number in tqdm(range(len(speech)), "codes", mininterval=5)]
-    silence = coder(torch.zeros(HOP_LENGTH), torch.zeros(HOP_LENGTH // PITCH_HOP))
+    silence = coder(torch.zeros(HOP_LENGTH), torch.zeros(HOP_LENGTH // PITCH_HOP)).expand(NUM_FRAMES, -1)
+    codes = [
+        torch.cat([silence, coder(*speech[number]), silence])
+        for number in tqdm(range(len(speech)), "codes", mininterval=5)
+    ]
 
     def compute_loss(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         clips, given, exact = [], [], torch.rand(BATCH_SIZE, generator=generator) >= SHIFTED
         for is_exact in exact:
             number, start = speech.draw(HOP_LENGTH, generator)
             clips.append(part_of(speech[number][0], start, NUM_FRAMES * HOP_LENGTH))
-            padded = torch.cat([codes[number], silence.expand(NUM_FRAMES, -1)])
-            padded = torch.cat([silence.expand(NUM_FRAMES, -1), padded])
-            clip = padded[NUM_FRAMES + start // HOP_LENGTH :][:NUM_FRAMES].clone()
+            clip = codes[number][NUM_FRAMES + start // HOP_LENGTH :][:NUM_FRAMES].clone()
             if not is_exact:
                 shift_phases(clip, generator)
             given.append(clip.T)
@@ -416,7 +425,7 @@ def train_decoder(work: Path, steps: int) -> None:
 
 def train_encoder(work: Path, steps: int) -> None:
     """Stage 3."""
-    speech, coder, codec = Speech(work / "speech.npz"), Coder(work / "codes.pt"), make_codec().to(DEVICE)
+    speech, coder, codec = Speech(work / "speech.npz"), Coder.load(work), make_codec().to(DEVICE)
     compile_snakes(codec)
 
     def compute_loss(generator: torch.Generator) -> tuple[torch.Tensor, ...]:

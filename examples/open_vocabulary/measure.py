@@ -69,9 +69,8 @@ def measure_voices(dia: Dia, texts: list[str]) -> dict[str, float]:
     }
     tags = [list(SPEAKERS)[number % len(SPEAKERS)] for number in range(len(spoken))]
     right = [SPEAKERS[tag] for tag in tags]
-    sounds = dia.generate(
-        [f"{tag} {text}" for tag, text in zip(tags, spoken, strict=True)], seed=SEED, max_batch_size=BATCH_SIZE
-    )
+    scripts = [f"{tag} {text}" for tag, text in zip(tags, spoken, strict=True)]
+    sounds = dia.generate(scripts, seed=SEED, max_batch_size=BATCH_SIZE)
     of_speakers = {voice: means[voice] for voice in SPEAKERS.values()}
     result["speakers"] = share_of_nearest(sounds, right, of_speakers, judge)
     prompts = draw_prompts(known[NUM_KNOWN:], len(spoken))
@@ -82,12 +81,7 @@ def measure_voices(dia: Dia, texts: list[str]) -> dict[str, float]:
         Voice.from_audio(sound, f"{tag} {text}", dia.processor, SAMPLING_RATE)
         for tag, (_, text, sound) in zip(tags, prompts, strict=True)
     ]
-    sounds = dia.generate(
-        [f"{tag} {text}" for tag, text in zip(tags, spoken, strict=True)],
-        voice=voices,
-        seed=SEED,
-        max_batch_size=BATCH_SIZE,
-    )
+    sounds = dia.generate(scripts, voice=voices, seed=SEED, max_batch_size=BATCH_SIZE)
     result["clones"] = share_of_nearest(sounds, [voice for voice, *_ in prompts], means, judge)
     return result
 

@@ -265,7 +265,7 @@ def test_phases_go_on_with_the_pitch(scripts, pitch):
 def test_codes_are_the_nearest(scripts, work):
     """Codes that tell the decoder more than what is compared were preferred, or shunned, for it."""
     codec = scripts.content_codec
-    coder = codec.Coder(work / "codes.pt")
+    coder = codec.Coder.load(work)
     stages, phases = coder.quantizer.quantizers, torch.rand(200) * 2 * torch.pi
     values = torch.randn(1, codec.NUM_VALUES, 200) * 3
     values[0, -2:] = torch.stack([phases.cos(), phases.sin()]) * (torch.arange(200) % 4 > 0)

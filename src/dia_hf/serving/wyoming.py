@@ -193,7 +193,7 @@ class _Handler(AsyncEventHandler):
     @property
     def is_speaking(self) -> bool:
         """Whether the audio of a text is not sent."""
-        return any(utterance.handle is not None for utterance in self._utterances)
+        return not self._is_over and any(utterance.handle is not None for utterance in self._utterances)
 
     async def run(self) -> None:
         """Handle events until one side closes the connection."""
