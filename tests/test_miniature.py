@@ -1,7 +1,6 @@
-"""The embedded miniature generates: text, delay, loss, EOS, guidance and codec agree from end to end.
+"""The embedded miniature generates: text, delay, EOS, guidance and codec agree from end to end.
 
-`tests/reference/miniature.jsonl` holds the demo and the first six of its evaluation sentences, whose pairs of words
-were held out of its training, with the codes of flite's units for them: the training targets.
+`tests/reference/miniature.jsonl` holds texts and the codes that transformers' own Dia says (`make_references.py`).
 """
 
 import json
@@ -15,13 +14,14 @@ from transformers.models.dia.modeling_dia import DiaForConditionalGeneration as 
 
 from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.asr.recognizers import load_recognizer
-from dia_hf.asr.wer import read_vocabulary, word_errors, words_of
-from dia_hf.assets import miniature_vocabulary
-from dia_hf.delay_pattern import revert_delay
+from dia_hf.asr.wer import english_words_of, word_errors
+from make_references import spoken_codes
 
 REFERENCES = [json.loads(line) for line in Path(__file__).with_name("reference").joinpath("miniature.jsonl").open()]
-DEMO = "[S1] Hello, I am Dia. [S2] Welcome, Dia."
+TEXTS = [reference["text"] for reference in REFERENCES]
+DEMO = TEXTS[0]
 GREEDY = {"temperature": 0, "cfg_scale": 1}
+WAYS = pytest.mark.parametrize("options", [GREEDY, {"seed": 7}], ids=["greedy", "as it comes"])
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +31,14 @@ def dia():
 
 @pytest.fixture(scope="module")
 def recognizer():
-    return load_recognizer("pocketsphinx", *read_vocabulary(Path(MINIATURE) / "vocabulary.txt"))
+    pytest.importorskip("faster_whisper")
+    return load_recognizer("whisper-tiny.en")
 
 
-def greedy_codes(model, processor, texts):
-    """Generate greedily; return each text's codes `[T, C]` in time, without EOS and delay."""
-    inputs = processor(text=texts, padding=True, return_tensors="pt")
-    delayed = model.generate(**inputs, do_sample=False, guidance_scale=1.0, max_length=300)
-    config = model.config.decoder_config
-    spoken = []
-    for row in delayed:
-        ends = (row[:, 0] == config.eos_token_id).nonzero()
-        assert len(ends) > 0, "it does not end"
-        num_frames = int(ends[0]) - 1
-        spoken.append(revert_delay(row[None], model.config.delay_pattern)[0][1 : num_frames + 1])
-    return spoken
-
-
-def test_it_says_the_codes_that_it_was_taught(dia):
-    """An error in delay, positions, masks or token ids of training or generation changes the codes."""
-    texts = [reference["text"] for reference in REFERENCES]
-    for codes, reference in zip(greedy_codes(dia.model, dia.processor, texts), REFERENCES, strict=True):
-        taught = torch.tensor(reference["codes"])
-        assert torch.equal(codes[:, 0], taught[:, 0]), reference["text"]
-        assert (codes == taught).float().mean() > 0.98, reference["text"]
+def test_it_says_the_codes_of_the_reference(dia):
+    """An error in delay, positions, masks or token ids of a batch changes the codes."""
+    for codes, reference in zip(spoken_codes(dia.model, dia.processor, TEXTS), REFERENCES, strict=True):
+        assert codes.tolist() == reference["codes"], reference["text"]
 
 
 def test_transformers_says_the_same():
@@ -63,20 +47,23 @@ def test_transformers_says_the_same():
     ours = DiaForConditionalGeneration.from_pretrained(MINIATURE)
     processor = DiaProcessor.from_pretrained(MINIATURE)
     inputs = processor(text=[DEMO], return_tensors="pt")
-    options = {"do_sample": False, "guidance_scale": None, "max_new_tokens": 200}
+    options = {"do_sample": False, "guidance_scale": None, "max_new_tokens": 120}
     assert torch.equal(ours.generate(**inputs, **options), theirs.generate(**inputs, **options))
 
 
-@pytest.mark.parametrize("options", [GREEDY, {"seed": 7}], ids=["greedy", "as it comes"])
-def test_the_demo_is_understood(dia, recognizer, options):
+@WAYS
+def test_sentences_are_understood(dia, recognizer, options):
     """`make demo` wrote unintelligible speech, and all tests passed."""
-    taught = next(reference["codes"] for reference in REFERENCES if reference["text"] == DEMO)
-    (best,) = dia.processor.codec.decode([torch.tensor(taught)])
-    errors = [
-        word_errors(DEMO, recognizer.transcribe(np.asarray(sound), dia.sampling_rate)).errors
-        for sound in (dia.generate(DEMO, **options), best)
-    ]
-    assert errors[0] <= errors[1] <= 1, "the recognizer takes the codec's I for like"
+    spoken = dia.generate(TEXTS, **options)
+    heard = recognizer.transcribe(np.concatenate(spoken), dia.sampling_rate)
+    errors = word_errors(" ".join(TEXTS), heard, english_words_of)
+    assert errors.errors <= 0.2 * errors.words, heard
+
+
+def test_sentences_end(dia):
+    """Speech went on to the limit of frames."""
+    longest = dia.model.generation_config.max_length * dia.processor.codec.hop_length
+    assert max(map(len, dia.generate(TEXTS, seed=1))) < longest / 2
 
 
 def test_a_stream_says_the_same(dia):
@@ -87,34 +74,20 @@ def test_a_stream_says_the_same(dia):
 
 def test_a_dialogue_of_several_passes_is_understood(dia, recognizer):
     """Each chunk is the prompt of the next: words were lost, repeated or moved to the next chunk at a boundary."""
-    script = " ".join(
-        f"[S{number % 2 + 1}] {' '.join(words_of(reference['text'])).capitalize()}."
-        for number, reference in enumerate(2 * REFERENCES)
-    )
-    dialogue = dia.dialogue(script, **GREEDY)
+    script = "\n".join(f"[S{number % 2 + 1}] {text.split('] ')[-1]}" for number, text in enumerate(TEXTS))
+    dialogue = dia.dialogue(script, max_seconds=8, **GREEDY)
     assert len(dialogue.chunks) > 2
-    errors = word_errors(script, recognizer.transcribe(dialogue.generate(), dia.sampling_rate))
-    alone = [recognizer.transcribe(dia.generate(one["text"], **GREEDY), dia.sampling_rate) for one in REFERENCES]
-    one_by_one = sum(word_errors(one["text"], heard).errors for one, heard in zip(REFERENCES, alone, strict=True))
-    assert errors.errors <= 2 * one_by_one + 0.03 * errors.words
+    errors = word_errors(script, recognizer.transcribe(dialogue.generate(), dia.sampling_rate), english_words_of)
+    assert errors.errors <= 0.25 * errors.words
 
 
 def test_it_ships():
     """Weights were saved as float32, or the codec was missing or named by a path of another machine."""
     files = [file for file in Path(MINIATURE).rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) <= 10_000_000
+    assert sum(file.stat().st_size for file in files) <= 20_000_000
     for file in files:
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as weights:
                 assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}  # noqa: SIM118
         elif file.suffix == ".json":
             assert "/" not in file.read_text("utf-8").replace("DacModel", "")
-    card = (Path(MINIATURE) / "README.md").read_text("utf-8")
-    assert all(word in card for word in miniature_vocabulary())
-
-
-def test_it_knows_enough_words():
-    """The vocabulary was too small for a sentence."""
-    words = {word.lower() for word in miniature_vocabulary()}
-    assert len(words) >= 200
-    assert set(words_of(DEMO)) <= words

@@ -2,6 +2,7 @@
 
     python finish.py sentences WORK   # writes WORK/evaluation.jsonl: held-out sentences, and flite's audio of them
     python finish.py assemble WORK    # writes WORK/english: model, tokenizer, codec, settings
+    python finish.py embed WORK       # copies WORK/english and WORK/codes.pt to where the package and this folder have them
     python finish.py report WORK      # writes WORK/report.md, of WORK/greedy.json and WORK/sampled.json
 
 Weights are stored in bfloat16 and, as the configs say, loaded as float32: small to ship, and the same on every CPU.
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from transformers import DacModel
 
 from clips import SPEAKERS
-from dia_hf import DiaForConditionalGeneration, DiaProcessor
+from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
 from dia_hf.evaluation.results import SOURCES
 from dia_hf.processing_dia import write_codec_reference
 from flite import SAMPLING_RATE, speak
@@ -72,6 +73,13 @@ def assemble(work: Path) -> None:
     write_codec_reference(dest, "audio_tokenizer")  # the codec is inside; its local path has no meaning elsewhere
     for config in (dest / "config.json", dest / "audio_tokenizer" / "config.json"):
         load_as_float32(config)
+    (dest / "README.md").unlink()  # a card that any checkpoint gets
+
+
+def embed(work: Path) -> None:
+    """Replace the embedded checkpoint, except its model card, and the codes that it was trained with."""
+    shutil.copytree(work / "english", MINIATURE, dirs_exist_ok=True)
+    shutil.copy(work / "codes.pt", Path(__file__).parent)
 
 
 def count_errors(report: dict[str, Any]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -111,6 +119,7 @@ if __name__ == "__main__":
     steps: dict[str, Callable[[Path], None]] = {
         "sentences": write_evaluation,
         "assemble": assemble,
+        "embed": embed,
         "report": write_report,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,4 +1,4 @@
-"""`examples/open_vocabulary/`: where sounds are in a text, clips, the codec's parts, and guided attention.
+"""`examples/miniature/`: where sounds are in a text, clips, the codec's parts, and guided attention.
 
 flite is not installed where the tests run, so that a stand-in speaks: a tone for each letter.
 """
@@ -22,7 +22,7 @@ from dia_hf import MINIATURE, DiaConfig, DiaForConditionalGeneration, DiaProcess
 
 datasets = pytest.importorskip("datasets")
 
-FOLDER = Path(__file__).parents[2] / "examples" / "open_vocabulary"
+FOLDER = Path(__file__).parents[2] / "examples" / "miniature"
 SCRIPTS = (
     "texts",
     "flite",
@@ -98,7 +98,7 @@ def speak(flite, text: str, voice: str):
 @pytest.fixture(scope="module")
 def work(scripts, tmp_path_factory):
     """A codec, sentences and clips."""
-    folder = tmp_path_factory.mktemp("open_vocabulary")
+    folder = tmp_path_factory.mktemp("miniature")
     scripts.clips.write_speech(folder, 8)
     scripts.content_codec.write_codes(folder)
     scripts.content_codec.train_decoder(folder, 4)
@@ -524,22 +524,11 @@ def test_loss_compares_only_exact_clips(scripts):
     assert F.l1_loss(ours, sound) > 0
 
 
-# --- the checkpoint so far
+# --- the embedded checkpoint
 
 
-def test_the_checkpoint_is_a_dia(scripts):
-    """Only this package could load it, its codes were not those of `codes.pt`, or a sentence did not end."""
-    from transformers.models.dia.modeling_dia import DiaForConditionalGeneration as TheirModel
-
-    folder = FOLDER / "trained" / "english"
-    ours = DiaForConditionalGeneration.from_pretrained(folder)
-    processor = DiaProcessor.from_pretrained(folder)
-    inputs = processor(text=["[S1] Any sentence will do."], return_tensors="pt")
-    options = {"do_sample": False, "guidance_scale": None, "max_new_tokens": 120}
-    found = ours.generate(**inputs, **options)
-    assert torch.equal(found, TheirModel.from_pretrained(folder).generate(**inputs, **options))
-    assert (found[0, :, 0] == ours.config.decoder_config.eos_token_id).any()
-    quantizer = torch.load(FOLDER / "trained" / "codes.pt")["quantizer"]
-    for name, value in processor.codec.model.quantizer.state_dict().items():
+def test_codes_of_the_embedded_codec():
+    """Training that goes on from the embedded model with `codes.pt` had other codes than the model."""
+    quantizer = torch.load(FOLDER / "codes.pt")["quantizer"]
+    for name, value in DiaProcessor.from_pretrained(MINIATURE).codec.model.quantizer.state_dict().items():
         assert torch.equal(value, quantizer[name]), name
-    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 20e6

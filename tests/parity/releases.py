@@ -1,11 +1,7 @@
 """Results that must be equal on every release of transformers and PyTorch: codes by each path, loss and gradients.
 
-`python tests/parity/releases.py` prints the content of tests/reference/releases.json. That file was made with
-transformers 5.23.0 and PyTorch 2.13.0.
+`tests/make_references.py` writes them to `tests/reference/releases.json`.
 """
-
-import json
-import sys
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, pipeline
@@ -68,15 +64,3 @@ def train(checkpointing: bool) -> dict[str, float]:
     picked = ("encoder.embedding.weight", "decoder.layers.0.self_attention.k_proj.weight", "decoder.norm.weight")
     norms = {name: model.get_parameter(f"model.{name}").grad.norm().item() for name in picked}
     return {"loss": loss.item(), **norms}
-
-
-def main() -> None:
-    """Print the figures of the installed releases."""
-    model, processor = DiaForConditionalGeneration.from_pretrained(MINIATURE), DiaProcessor.from_pretrained(MINIATURE)
-    codes = {draw: speak(draw, "fast loop", model, processor).tolist() for draw in DRAWS}
-    json.dump({"codes": codes, "training": train(checkpointing=False)}, sys.stdout)
-    print()
-
-
-if __name__ == "__main__":
-    main()
