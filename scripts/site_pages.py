@@ -46,10 +46,9 @@ PAGES = {
     "benchmarks/results/word_times.md": "benchmarks/word-times.md",
     "benchmarks/results/text_streaming.md": "benchmarks/text-streaming.md",
     "examples/miniature/README.md": "miniature/from-scratch.md",
-    "examples/open_vocabulary/README.md": "miniature/any-english.md",
     "src/dia_hf/assets/miniature/README.md": "miniature/model-card.md",
 }
-PICTURES = ("examples/miniature/curves.png", "benchmarks/results/speed-full-bfloat16.png")
+PICTURES = ("benchmarks/results/speed-full-bfloat16.png",)
 LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
 FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
