@@ -2,7 +2,7 @@
 
     python finish.py sentences WORK   # writes WORK/evaluation.jsonl: held-out sentences, and flite's audio of them
     python finish.py assemble WORK    # writes WORK/english: model, tokenizer, codec, settings
-    python finish.py embed WORK       # copies WORK/english and WORK/codes.pt to where the package and this folder have them
+    python finish.py embed WORK       # copies WORK/english into the package, and WORK/codes.pt to this folder
     python finish.py report WORK      # writes WORK/report.md, of WORK/greedy.json and WORK/sampled.json
 
 Weights are stored in bfloat16 and, as the configs say, loaded as float32: small to ship, and the same on every CPU.
@@ -66,6 +66,7 @@ def assemble(work: Path) -> None:
     model.to(torch.bfloat16)
     model.config.channel_loss_weights = None
     heads = [[layer, HEAD] for layer in LAYERS]  # which were told the letters that are spoken
+    model.generation_config._from_model_config = False  # else transformers leaves out the heads when it loads them
     for name, value in {**SETTINGS, "alignment_heads": heads}.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(dest)
