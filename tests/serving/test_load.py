@@ -19,7 +19,7 @@ from serving.conftest import start
 from waiting import wait_for
 
 TEXTS = ["Hello, I am Dia.", "[S1] Hello. [S2] Welcome, Dia.", "[S2] Welcome."]
-LONG = " ".join(f"[S{1 + i % 2}] Hello, I am Dia. Welcome, Dia." for i in range(5))
+LONG = " ".join(f"[S{1 + i % 2}] {text}" for i, text in enumerate(["Hello, I am Dia.", "Welcome, Dia."] * 3))
 LOSSLESS = ["pcm", "wav", "flac"]
 
 

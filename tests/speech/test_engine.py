@@ -26,7 +26,7 @@ SHORT = "[S1] Hello, I am Dia."
 TEXTS = [SHORT, "[S1] Welcome, Dia. [S2] Hello.", "[S2] Yes.", "[S1] Hello, Dia. [S2] Welcome, I am Dia. [S1] Hello."]
 LONG = (
     "[S1] It rained all day. [S2] Then we should stay at home. [S1] Where did you put the keys? [S2] They are in the "
-    "kitchen."
+    "kitchen. [S1] The old house was sold. [S2] Who bought it?"
 )
 
 
@@ -35,6 +35,7 @@ def dia():
     dia = Dia.from_pretrained()
     dia.model.double()
     dia.processor.codec.model.double()
+    dia.model.generation_config.max_length = 200  # frames: so that a short text has several chunks
     return dia
 
 
