@@ -27,16 +27,16 @@ from dia_hf import Dia
 from dia_hf.generation.alignment import PathSearch
 from dia_hf.generation.spoken_path import PathFollower, audio_lag
 from dia_hf.speech import SpeechEngine, SpeechRequest
-from word_times import draw_clips
+from word_times import draw_texts
 
 
 def compare_times(dia: Dia, number: int) -> dict[str, Any]:
     """Compare the words of streams with those of the whole, and note how long before a word's last audio it is told."""
     num_words, differences, is_missing = 0, [], 0
-    for seed, clip in enumerate(tqdm(draw_clips(number, 99), "times")):
+    for seed, text in enumerate(tqdm(draw_texts(number, 99), "times")):
         options: dict[str, Any] = {"seed": seed, "temperature": 0 if seed % 2 else None, "return_timestamps": "word"}
-        whole = {word.start_char: word for word in dia.generate(clip.text, **options)[1]}
-        streamed = {word.start_char: word for _, words in dia.stream(clip.text, **options) for word in words}
+        whole = {word.start_char: word for word in dia.generate(text, **options)[1]}
+        streamed = {word.start_char: word for _, words in dia.stream(text, **options) for word in words}
         is_missing += len(whole.keys() ^ streamed.keys())
         num_words += len(whole)
         for place in whole.keys() & streamed.keys():
@@ -75,7 +75,7 @@ def ratio_of(plain: Callable[[], None], timed: Callable[[], None], rounds: int) 
 
 def measure_cost(dia: Dia, size: int, rounds: int) -> dict[str, Any]:
     """Measure streams and batches with and without times."""
-    texts = [clip.text for clip in draw_clips(size, 7)]
+    texts = draw_texts(size, 7)
 
     def stream(unit: Any) -> None:
         for _ in dia.stream(texts[0], seed=3, return_timestamps=unit):

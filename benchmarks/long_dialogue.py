@@ -31,7 +31,7 @@ def speak(num_turns: int) -> None:
     warnings.simplefilter("ignore")
     dia = Dia.from_pretrained(device="cpu")
     script = " ".join(f"[S{1 + i % 2}] This is what I say today, and it is not very fast." for i in range(num_turns))
-    # Short chunks: the miniature was trained on clips of at most 12 s, prompts included.
+    # Short chunks: the miniature was trained on clips of at most 15 s, prompts included.
     dialogue = dia.dialogue(script, chunk_length_s=(2, 4), seed=0)
     start, num_samples, early, last = time.perf_counter(), 0, None, 0.0
     at_joins, within = 0.0, 0.0

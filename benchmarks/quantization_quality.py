@@ -3,8 +3,8 @@
 Usage: python benchmarks/quantization_quality.py [--frames N] [--width-layers N] [--memory FOLDER]
 
 Accuracy: logits against float32 by `dia_hf.bench.parity`, on a random model of size "mid" with the kernels, and on the
-embedded miniature, whose width of 112 does not divide by 32: there groups have 16 weights, and the rounded values are
-multiplied in float32. All ways round the same weights in the same run, and none is calibrated on texts of the report.
+embedded miniature: there groups have 16 weights, as its layers are narrow, and the rounded values are multiplied in
+float32. All ways round the same weights in the same run, and none is calibrated on texts of the report.
 
 Time: rounding and calibration at the published widths, with `--width-layers` decoder layers.
 
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import wordfreq
 from torch import nn
 from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 from torchao.quantization.quantize_.workflows import Int4ChooseQParamsAlgorithm
@@ -118,8 +119,7 @@ def miniature(num_frames: int) -> None:
     processor = DiaProcessor.from_pretrained(MINIATURE)
     inputs = dict(processor(MINIATURE_REPORT))
     reference = record_reference(model, inputs, num_frames, do_sample=True)
-    words = (Path(MINIATURE) / "vocabulary.txt").read_text("utf-8").splitlines()
-    words = [line.split()[0] for line in words if line and not line.startswith("#")]
+    words = wordfreq.top_n_list("en", 219)
     order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
     texts = ["[S1] " + " ".join(words[i] for i in order[start : start + 6]) + "." for start in range(0, 192, 6)]
     moments = list(input_moments(model, texts))

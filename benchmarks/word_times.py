@@ -1,18 +1,15 @@
 """Measure the times of words, and wrong words of transcripts, on the embedded miniature.
 
-    make -C examples/miniature corpus embedded WORK=build     # flite's units, 1 minute; needs Debian's flite
-    python benchmarks/word_times.py examples/miniature/build --output word_times.json
+    python benchmarks/word_times.py --output word_times.json     # needs Debian's flite, and the extra dev
 
-The miniature speaks 200 sentences whose pairs of words were all held out from its training, greedily. Their audio is
-made of flite's units, so that the times of the words are known: a unit begins and ends where its samples do. Then
-transcripts, three of four with one word replaced, added or left out, are aligned with codes of the right text.
-Recordings of flite are aligned with their own transcripts and others, and 40 of them as one.
+flite says 200 sentences of frequent words, and tells when each sound is heard. They are aligned with their own
+transcripts and others, and 40 of them as one. Then transcripts, three of four with one word replaced, added or left
+out, are aligned with codes that the miniature spoke of the right text.
 
 With --others N: the times of N of these sentences also by Whisper tiny.en (faster-whisper) and by pocketsphinx's forced
 alignment, on the same audio (dia-hf[judges]).
 
-With --cost instead of the folder: steps of the published size (random weights, int8) with and without recording, in
-turns.
+With --cost instead: steps of the published size (random weights, int8) with and without recording, in turns.
 """
 
 from __future__ import annotations
@@ -30,72 +27,106 @@ from typing import Any
 
 import numpy as np
 import torch
+import wordfreq
 from tqdm import tqdm
 
 from cpu_context import Steps
 from dia_hf import Dia
-from dia_hf.asr.wer import read_vocabulary
+from dia_hf.asr.wer import spelled_words
 from dia_hf.bench import make_config, make_model
 from dia_hf.engine import make_frame_decoder
 from dia_hf.quantization import quantize_model
 from dia_hf.speech.aligned_clips import fits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "miniature"))
-import compose
-from codec import read_codes, read_sounds
+from clips import SPEAKERS, cut
+from flite import SAMPLING_RATE, speak
 
 _WORD = re.compile(r"(?<![\w\[])[A-Za-z']+(?![\w\]])")
-_LEAD = 128 / 16000  # seconds of silence at the beginning of a unit, see `teacher.py`
+_NUM_WORDS = 2000  # most frequent ones, of which sentences are made
+_TURN = re.compile(r"(\[S\d\]) ([^\[]+)")
 
 
-def draw_clips(number: int, seed: int) -> list[compose.Clip]:
-    """Draw sentences of held-out pairs of words, as `compose.write_evaluation` does."""
-    words, _ = read_vocabulary(compose.VOCABULARY)
-    draw = random.Random(seed)
-    clips = []
+def frequent_words() -> list[str]:
+    """Return the words that sentences are made of."""
+    found = wordfreq.top_n_list("en", 2 * _NUM_WORDS)
+    return [word for word in found if word.isascii() and word.isalpha() and len(word) > 2][:_NUM_WORDS]
+
+
+def draw_texts(number: int, seed: int) -> list[str]:
+    """Draw sentences of 3 to 8 words in up to three turns."""
+    words, draw, texts = frequent_words(), random.Random(seed), []
     for _ in range(number):
         num_turns = draw.choices([1, 2, 3], [6, 3, 1])[0]
-        clips.append(compose.draw_clip(words, draw.randint(3, 8), num_turns, draw, only_held_out=True))
-    return clips
+        said = draw.sample(words, draw.randint(3, 8))
+        cuts = [0, *sorted(draw.sample(range(1, len(said)), num_turns - 1)), len(said)]
+        first, turns = draw.randrange(2), []
+        for place in range(num_turns):
+            turn = " ".join(said[cuts[place] : cuts[place + 1]]).capitalize()
+            turns.append(f"{list(SPEAKERS)[(first + place) % 2]} {turn}.")
+        texts.append(" ".join(turns))
+    return texts
 
 
-def true_times(clip: compose.Clip, units: Any, codes: Any, frame_rate: float) -> tuple[list[tuple[float, float]], int]:
-    """Return begin and end of each word in seconds, and the frames of the whole."""
-    times, frame = [], 0
-    for unit in clip.units:
-        if unit >= 0:
-            last = int(units[unit].numpy().nonzero()[0][-1]) + 1
-            times.append((frame / frame_rate + _LEAD, frame / frame_rate + last / compose.SAMPLING_RATE))
-        frame += 1 if unit < 0 else len(codes[unit])
-    return times, frame
+def record(text: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Let flite say a text; return the samples, and begin and end of each word in seconds."""
+    parts, times, begin = [], [], 0.0
+    for tag, turn in _TURN.findall(text):
+        speech = speak(turn.strip(), SPEAKERS[tag])
+        samples, _, first = cut(speech)
+        offset, before, spans = begin - first / SAMPLING_RATE, 0.0, {}
+        for sound in speech.sounds:
+            if sound.name != "pau":
+                start, _ = spans.get(sound.start_of_token, (before, 0.0))
+                spans[sound.start_of_token] = start, sound.end
+            before = sound.end
+        times += [(start + offset, end + offset) for start, end in spans.values()]
+        parts.append(samples)
+        begin += len(samples) / SAMPLING_RATE
+    return np.concatenate(parts), times
 
 
-def measure_boundaries(dia: Dia, work: Path, number: int) -> dict[str, Any]:
-    """Compare the times of words with those of flite's units."""
-    units, (codes, _) = read_sounds(work / "units.npz"), read_codes(work / "codes.npz")
-    begins, ends, num_equal, num_missing, plain, timed = [], [], 0, 0, 0.0, 0.0
-    for clip in tqdm(draw_clips(number, compose.SEED + 1), "times"):
-        begin = time.perf_counter()
-        dia.generate(clip.text, temperature=0)
-        middle = time.perf_counter()
-        waveform, words = dia.generate(clip.text, temperature=0, return_timestamps="word")
-        plain, timed = plain + middle - begin, timed + time.perf_counter() - middle
-        truth, num_frames = true_times(clip, units, codes, dia.processor.codec.frame_rate)
-        if len(waveform) // dia.processor.codec.hop_length != num_frames:
-            continue  # another word was said, whose time is not known
-        num_equal += 1
-        spoken = {word.start_char: word for word in words}
-        for place, (start, end) in zip((match.start() for match in _WORD.finditer(clip.text)), truth, strict=True):
-            word = spoken.get(place)
-            num_missing += word is None
-            if word is not None:
-                begins.append(word.start - start)
-                ends.append(word.end - end)
-    result: dict[str, Any] = {"sentences": number, "of the right length": num_equal, "missing words": num_missing}
-    for name, errors in (("begin", begins), ("end", ends), ("both", begins + ends)):
-        result[name] = _summary(errors)
-    result["time with timestamps, of that without"] = round(timed / plain, 3)
-    return result
+def times_in(text: str, words: list[Any]) -> list[tuple[float, float] | None]:
+    """Return the time of each word of a text, None where it has none."""
+    found = {word.start_char: (word.start, word.end) for word in words}
+    return [found.get(match.start()) for match in _WORD.finditer(text)]
+
+
+def compare(found: list[tuple[float, float] | None], right: list[tuple[float, float]]) -> list[float]:
+    """Return the errors of the boundaries that are there."""
+    pairs = [pair for pair in zip(found, right, strict=True) if pair[0] is not None]
+    return [mine - true for ours, theirs in pairs for mine, true in zip(ours, theirs, strict=True)]
+
+
+def measure_recordings(dia: Dia, number: int) -> dict[str, Any]:
+    """Align recordings of flite: with their transcripts and others, and 40 sentences as one."""
+    texts = draw_texts(number, 1)
+    counts = {"right transcripts": 0, "told not to fit": 0, "others": 0, "others told not to fit": 0}
+    errors, num_missing = [], 0
+    for text, other in zip(tqdm(texts, "recordings"), [*texts[1:], texts[0]], strict=True):
+        samples, right = record(text)
+        words = dia.align(text, samples, SAMPLING_RATE)
+        found = times_in(text, words)
+        num_missing += found.count(None)
+        errors += compare(found, right)
+        counts["right transcripts"] += 1
+        counts["told not to fit"] += not fits(words)
+        counts["others"] += 1
+        counts["others told not to fit"] += not fits(dia.align(other, samples, SAMPLING_RATE))
+    parts, right, begin = [], [], 0.0
+    for text in texts[:40]:
+        samples, times = record(text)
+        parts.append(samples)
+        right += [(start + begin, end + begin) for start, end in times]
+        begin += len(samples) / SAMPLING_RATE
+    whole = "\n".join(texts[:40])
+    long = compare(times_in(whole, dia.align(whole, np.concatenate(parts), SAMPLING_RATE)), right)
+    return {
+        "sentences": _summary(errors) | {"missing words": num_missing},
+        "transcripts": counts,
+        "seconds of 40 sentences": round(begin, 1),
+        "40 sentences as one": _summary(long),
+    }
 
 
 def spoil(text: str, kind: str, draw: random.Random, words: list[str]) -> tuple[str, int]:
@@ -113,13 +144,13 @@ def spoil(text: str, kind: str, draw: random.Random, words: list[str]) -> tuple[
 
 def measure_errors(dia: Dia, number: int) -> dict[str, Any]:
     """Find wrong words by their evidence."""
-    words, _ = read_vocabulary(compose.VOCABULARY)
+    words = frequent_words()
     draw = random.Random(5)
     counts = {"errors": 0, "found": 0, "found within one word": 0, "right transcripts": 0, "wrongly flagged": 0}
-    for clip in tqdm(draw_clips(number, 5), "transcripts"):
-        codes = dia.generate(clip.text, temperature=0, return_codes=True)[1]
+    for right in tqdm(draw_texts(number, 5), "transcripts"):
+        codes = dia.generate(right, temperature=0, return_codes=True)[1]
         kind = draw.choice(["right", "replaced", "added", "left out"])
-        text, place = (clip.text, None) if kind == "right" else spoil(clip.text, kind, draw, words)
+        text, place = (right, None) if kind == "right" else spoil(right, kind, draw, words)
         aligned = dia.align(text, codes)
         flagged = [index for index, word in enumerate(aligned) if word.evidence < 0]
         if place is None:
@@ -144,87 +175,39 @@ def _summary(errors: list[float]) -> dict[str, Any]:
     }
 
 
-def measure_others(dia: Dia, work: Path, number: int) -> dict[str, Any]:
-    """Compare the times of words by other aligners with those of flite's units, and with the model's own."""
+def measure_others(dia: Dia, number: int) -> dict[str, Any]:
+    """Compare the times of words by the model and by other aligners with flite's own."""
     from dia_hf.asr.alignment import Aligner
     from dia_hf.asr.recognizers import load_recognizer, recognize
 
-    units, (codes, _) = read_sounds(work / "units.npz"), read_codes(work / "codes.npz")
-    _, pronunciations = read_vocabulary(compose.VOCABULARY)
-    whisper, sphinx = load_recognizer("whisper-tiny.en"), Aligner(pronunciations)
+    whisper, sphinx = load_recognizer("whisper-tiny.en"), Aligner()
     errors: dict[str, list[float]] = {"attention": [], "whisper": [], "pocketsphinx": []}
-    apart: dict[str, list[float]] = {"whisper": [], "pocketsphinx": []}
     seconds, num_words = dict.fromkeys(errors, 0.0), 0
-    for clip in tqdm(draw_clips(number, compose.SEED + 1), "others"):
+    for text in tqdm(draw_texts(number, 1), "others"):
+        samples, right = record(text)
         begin = time.perf_counter()
-        waveform, words = dia.generate(clip.text, temperature=0, return_timestamps="word")
-        truth, num_frames = true_times(clip, units, codes, dia.processor.codec.frame_rate)
-        if len(waveform) // dia.processor.codec.hop_length != num_frames:
-            continue
-        seconds["attention"] += time.perf_counter() - begin  # of speaking, too
-        spoken = [match[0].lower() for match in _WORD.finditer(clip.text)]
-        own = {word.start_char: (word.start, word.end) for word in words}
-        places = [match.start() for match in _WORD.finditer(clip.text)]
-        found: dict[str, list[tuple[float, float] | None]] = {"attention": [own.get(place) for place in places]}
+        found = {"attention": times_in(text, dia.align(text, samples, SAMPLING_RATE))}
+        seconds["attention"] += time.perf_counter() - begin
         begin = time.perf_counter()
-        heard = recognize(whisper, waveform, dia.sampling_rate)[1] or []
+        heard = recognize(whisper, samples, SAMPLING_RATE)[1] or []
         seconds["whisper"] += time.perf_counter() - begin
-        plain = [re.sub(r"[^a-z']", "", word.text.lower()) for word in heard]
+        spoken, plain = spelled_words(text), [re.sub(r"[^a-z']", "", word.text.lower()) for word in heard]
         found["whisper"] = [None] * len(spoken)
         for first, second, size in SequenceMatcher(None, spoken, plain, autojunk=False).get_matching_blocks():
             for place in range(size):
                 word = heard[second + place]
                 found["whisper"][first + place] = word.start, word.end
         begin = time.perf_counter()
-        found["pocketsphinx"] = sphinx.align(spoken, waveform, dia.sampling_rate)
+        found["pocketsphinx"] = sphinx.align(spoken, samples, SAMPLING_RATE)
         seconds["pocketsphinx"] += time.perf_counter() - begin
         num_words += len(spoken)
         for name, times in found.items():
-            for mine, theirs, right in zip(found["attention"], times, truth, strict=True):
-                if theirs is not None:
-                    errors[name] += [theirs[0] - right[0], theirs[1] - right[1]]
-                    if name != "attention" and mine is not None:
-                        apart[name] += [theirs[0] - mine[0], theirs[1] - mine[1]]
+            errors[name] += compare(times, right)
     return {
         "words": num_words,
         "errors": {name: _summary(one) for name, one in errors.items()},
-        "from the model's own": {name: _summary(one) for name, one in apart.items()},
         "seconds": {name: round(one, 1) for name, one in seconds.items()},
     }
-
-
-def measure_recordings(dia: Dia, work: Path) -> dict[str, Any]:
-    """Align recordings of flite: with their transcripts and others, and 40 sentences as one."""
-    units, (codes, silence) = read_sounds(work / "units.npz"), read_codes(work / "codes.npz")
-    quiet = np.zeros(compose.HOP_LENGTH)
-
-    def record(clip: compose.Clip) -> np.ndarray:
-        parts = [quiet if unit < 0 else units[unit].numpy() for unit in clip.units]
-        return np.concatenate(parts).astype(np.float32)
-
-    clips = [draw_clips(1, seed)[0] for seed in range(200, 260)]
-    counts = {"right transcripts": 0, "told not to fit": 0, "others": 0, "others told not to fit": 0}
-    for clip, other in zip(tqdm(clips, "recordings"), [*clips[1:], clips[0]], strict=True):
-        for name, text in (("right transcripts", clip.text), ("others", other.text)):
-            words = dia.align(text, record(clip), compose.SAMPLING_RATE)
-            counts[name] += 1
-            counts["told not to fit" if name == "right transcripts" else "others told not to fit"] += not fits(words)
-    sentences, times, begin = draw_clips(40, 4), [], 0.0
-    for clip in sentences:
-        times += [
-            (start + begin, end + begin)
-            for start, end in true_times(clip, units, codes, dia.processor.codec.frame_rate)[0]
-        ]
-        begin += len(record(clip)) / compose.SAMPLING_RATE
-    text = "\n".join(clip.text for clip in sentences)
-    all_codes = torch.cat([silence if unit < 0 else codes[unit] for clip in sentences for unit in clip.units]).long()
-    long = {}
-    for name, audio in (("codes", all_codes), ("recording", np.concatenate([record(clip) for clip in sentences]))):
-        found = {word.start_char: word for word in dia.align(text, audio, compose.SAMPLING_RATE)}
-        own = [found[match.start()] for match in _WORD.finditer(text)]
-        pairs = zip(own, times, strict=True)
-        long[name] = _summary([error for word, (a, b) in pairs for error in (word.start - a, word.end - b)])
-    return {"transcripts": counts, "seconds of 40 sentences": round(begin, 1), "40 sentences as one": long}
 
 
 def measure_cost(text_bytes: int = 200, frames: int = 800, num_heads: int = 6, rounds: int = 60) -> dict[str, Any]:
@@ -253,8 +236,7 @@ def measure_cost(text_bytes: int = 200, frames: int = 800, num_heads: int = 6, r
 def main() -> None:
     """Run the measurements, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, nargs="?", help="folder of the miniature's corpus")
-    parser.add_argument("--cost", action="store_true", help="measure the cost of recording at the published size")
+    parser.add_argument("--cost", action="store_true", help="only measure the cost of recording at the published size")
     parser.add_argument("--others", type=int, metavar="N", help="only compare with other aligners, on N sentences")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sentences", type=int, default=200)
@@ -262,20 +244,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.cost == (args.work is not None):
-        parser.error("give either a folder or --cost")
     result: dict[str, Any]
     if args.cost:
         result = {"cost": measure_cost()}
     elif args.others is not None:
-        result = {"others": measure_others(Dia.from_pretrained(), args.work, args.others)}
+        result = {"others": measure_others(Dia.from_pretrained(), args.others)}
     else:
         dia = Dia.from_pretrained()
         result = {
             "heads": dia.alignment_heads(),
-            "times": measure_boundaries(dia, args.work, args.sentences),
+            "recordings": measure_recordings(dia, args.sentences),
             "wrong words": measure_errors(dia, args.transcripts),
-            "recordings": measure_recordings(dia, args.work),
         }
     text = json.dumps(result, indent=1) + "\n"
     print(text, end="")

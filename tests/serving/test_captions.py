@@ -135,7 +135,7 @@ def test_captioned_speech(miniature, stream):
     plain = miniature.speak(input=TEXT, response_format="wav", seed=7, stream=stream).content
     assert audio == plain
     samples, rate = decode(audio, "wav")
-    assert 0 < words[0]["start_time"] < words[-1]["end_time"] <= len(samples) / rate
+    assert 0 <= words[0]["start_time"] < words[-1]["end_time"] <= len(samples) / rate
     without = miniature.http.post("/v1/dev/captioned_speech", json={**body, "return_timestamps": False})
     assert all(part["timestamps"] == [] for part in lines_of(without))
 

@@ -325,7 +325,7 @@ def store_heads(folder: str | os.PathLike, heads: Sequence[Sequence[int]]) -> No
         raise ValueError(f"there is no {str(file)!r}; give the folder of a checkpoint in Hugging Face's layout.")
     config = read_json(file)
     config["alignment_heads"] = [list(map(int, pair)) for pair in heads]
-    # With this flag, as in a checkpoint that was trained from scratch, transformers does not load fields that it does not know.
+    # With this flag, as a training from scratch leaves it, transformers does not load fields that it does not know.
     config.pop("_from_model_config", None)
     with atomic_write(file) as beside:
         beside.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

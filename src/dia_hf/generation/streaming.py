@@ -253,7 +253,7 @@ class DiaAudioStreamer(DiaCodesStreamer):
     >>> options = {**processor("[S1] Hello."), "max_new_tokens": 40, "min_new_tokens": 24, "streamer": streamer}
     >>> Thread(target=model.generate, kwargs=options).start()
     >>> sum(len(waveform) for waveform in streamer)
-    12288
+    15360
 
     ```
     """

@@ -49,7 +49,7 @@ def attach_lora(model: DiaForConditionalGeneration, settings: Mapping[str, Any] 
     >>> from dia_hf.training.lora import attach_lora
     >>> model = attach_lora(DiaForConditionalGeneration.from_pretrained(MINIATURE), {"r": 4})
     >>> model.get_nb_trainable_parameters()
-    (64256, 3218128)
+    (114432, 5714560)
 
     ```
     """
