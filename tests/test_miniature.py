@@ -21,7 +21,6 @@ REFERENCES = [json.loads(line) for line in Path(__file__).with_name("reference")
 TEXTS = [reference["text"] for reference in REFERENCES]
 DEMO = TEXTS[0]
 GREEDY = {"temperature": 0, "cfg_scale": 1}
-WAYS = pytest.mark.parametrize("options", [GREEDY, {"seed": 7}], ids=["greedy", "as it comes"])
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +50,14 @@ def test_transformers_says_the_same():
     assert torch.equal(ours.generate(**inputs, **options), theirs.generate(**inputs, **options))
 
 
-@WAYS
-def test_sentences_are_understood(dia, recognizer, options):
+def test_sentences_are_understood(dia, recognizer):
     """`make demo` wrote unintelligible speech, and all tests passed."""
-    spoken = dia.generate(TEXTS, **options)
+    spoken = dia.generate(TEXTS, seed=7)
+    longest = dia.model.generation_config.max_length * dia.processor.codec.hop_length
+    assert max(map(len, spoken)) < longest / 2, "one did not end"
     heard = recognizer.transcribe(np.concatenate(spoken), dia.sampling_rate)
     errors = word_errors(" ".join(TEXTS), heard, english_words_of)
     assert errors.errors <= 0.2 * errors.words, heard
-
-
-def test_sentences_end(dia):
-    """Speech went on to the limit of frames."""
-    longest = dia.model.generation_config.max_length * dia.processor.codec.hop_length
-    assert max(map(len, dia.generate(TEXTS, seed=1))) < longest / 2
 
 
 def test_a_stream_says_the_same(dia):
@@ -75,7 +69,7 @@ def test_a_stream_says_the_same(dia):
 def test_a_dialogue_of_several_passes_is_understood(dia, recognizer):
     """Each chunk is the prompt of the next: words were lost, repeated or moved to the next chunk at a boundary."""
     script = "\n".join(f"[S{number % 2 + 1}] {text.split('] ')[-1]}" for number, text in enumerate(TEXTS))
-    dialogue = dia.dialogue(script, max_seconds=8, **GREEDY)
+    dialogue = dia.dialogue(script, chunk_length_s=(2, 5), **GREEDY)
     assert len(dialogue.chunks) > 2
     errors = word_errors(script, recognizer.transcribe(dialogue.generate(), dia.sampling_rate), english_words_of)
     assert errors.errors <= 0.25 * errors.words

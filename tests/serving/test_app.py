@@ -9,6 +9,7 @@ import openai
 import pytest
 import soundfile as sf
 
+from dia_hf import Dia
 from dia_hf.serving.settings import ServerSettings
 from dia_hf.serving.voices import OPENAI_VOICES
 from serving.fakes import FULL, Script
@@ -304,9 +305,10 @@ def test_the_sdk_speaks(miniature, tmp_path):
     done = events[-1]
     num_frames = done["usage"]["output_tokens"]
     assert done["finish_reason"] == "stop" and done["seed"] == 7
-    assert len(whole) // 2 == num_frames * 24000 * 512 // 16000
+    codec = Dia.from_pretrained().processor.codec
+    assert len(whole) // 2 == num_frames * 24000 * codec.hop_length // codec.sampling_rate
     flac = speech.create(**{**options, "extra_body": {"seed": 7, "stream": False}}, response_format="flac").content
-    assert sf.info(io.BytesIO(flac)).duration == num_frames * 512 / 16000
+    assert sf.info(io.BytesIO(flac)).duration == num_frames / codec.frame_rate
 
 
 def test_the_sdk_creates_a_voice(miniature):

@@ -6,6 +6,7 @@ Each class is a client: its requests and its way of reading, as of the release t
 
 import asyncio
 import base64
+import functools
 import io
 import json
 import runpy
@@ -22,11 +23,14 @@ import pytest
 from openai import APIError, APIStatusError, AsyncOpenAI, BadRequestError, Stream
 from openai.helpers import LocalAudioPlayer
 
+from dia_hf import Dia
 from dia_hf.audio.io import write_audio
+from dia_hf.serving.voices import ServedVoices
+from dia_hf.speech.engine import SpeechEngine
+from serving.conftest import start
 from serving.fakes import Script
 
 TEXT = "[S1] Hello, I am Dia. [S2] Welcome, Dia."
-NUM_SAMPLES = 69_120  # of it at 24 kHz: the miniature needs 90 frames for it, whatever the seed
 RATE = 16_000  # of the miniature
 LOW_LATENCY = {"probesize": "32", "analyzeduration": "0", "fflags": "nobuffer+flush_packets", "flags": "low_delay"}
 """How LiveKit opens a stream with libav."""
@@ -43,10 +47,33 @@ def decode(content: bytes, form: str | None = None, **options: str) -> tuple[flo
     return len(samples) / frames[0].sample_rate, samples
 
 
-def check_speech(content: bytes, form: str | None = None, seconds: float = 2.88, **options: str) -> None:
+@functools.cache
+def load_greedy() -> Dia:
+    """Load a miniature that needs the same time for a text whatever the seed."""
+    dia = Dia.from_pretrained()
+    dia.model.generation_config.do_sample = False
+    return dia
+
+
+@functools.cache
+def num_samples(rate: int = 24_000) -> int:
+    """Return how many samples the text has, at a rate."""
+    return len(load_greedy().generate(TEXT)) * rate // RATE
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """A server of that miniature."""
+    dia = load_greedy()
+    running = start(SpeechEngine(dia, max_batch_size=4), ServedVoices(dia, tmp_path_factory.mktemp("voices")))
+    yield running
+    running.stop()
+
+
+def check_speech(content: bytes, form: str | None = None, **options: str) -> None:
     """Check that encoded audio has the duration of the text, but for the padding of mp3 and aac, and is no silence."""
     duration, samples = decode(content, form, **options)
-    assert duration == pytest.approx(seconds, abs=0.25)
+    assert duration == pytest.approx(num_samples(RATE) / RATE, abs=0.25)
     assert np.abs(samples).max() > 0.1
 
 
@@ -60,7 +87,7 @@ class TestOpenAIPython:
         )
         with request as response:
             samples = asyncio.run(LocalAudioPlayer()._tts_response_to_buffer(response))
-        assert samples.shape == (NUM_SAMPLES, 1)
+        assert samples.shape == (num_samples(), 1)
         assert 0.1 < np.abs(samples).max() <= 1
 
     @pytest.mark.parametrize("form", FORMATS[:-1])
@@ -119,12 +146,12 @@ class TestPipecat:
         """A frame ended within a sample: all frames after it were noise."""
         chunks = asyncio.run(self.run_tts(miniature.url, instructions="Speak calmly."))
         assert all(len(chunk) % 2 == 0 for chunk in chunks)
-        assert len(b"".join(chunks)) == 2 * NUM_SAMPLES
+        assert len(b"".join(chunks)) == 2 * num_samples()
 
     def test_speed_works_with_streaming(self, miniature):
         """`speed` was ignored, or refused, in a stream."""
         chunks = asyncio.run(self.run_tts(miniature.url, speed=2.0))
-        assert len(b"".join(chunks)) / 2 == pytest.approx(NUM_SAMPLES / 2, rel=0.02)
+        assert len(b"".join(chunks)) / 2 == pytest.approx(num_samples() / 2, rel=0.02)
 
     def test_a_wrong_field_is_a_bad_request(self, miniature):
         """A wrong field had status 422: Pipecat handles only `BadRequestError`, and its pipeline broke."""
@@ -162,7 +189,7 @@ class TestLiveKit:
 
     def check(self, audio: bytes, form: str) -> None:
         if form == "pcm":
-            assert len(audio) == 2 * NUM_SAMPLES
+            assert len(audio) == 2 * num_samples()
         elif form == "wav":  # its own reader takes everything after the header
             assert audio[:4] + audio[8:16] == b"RIFFWAVEfmt "
             assert (
@@ -170,7 +197,7 @@ class TestLiveKit:
                 == b"\x01\0\x01\0" + RATE.to_bytes(4, "little") + (2 * RATE).to_bytes(4, "little") + b"\2\0\x10\0"
             )
             assert audio[36:40] == b"data"
-            assert len(audio) - 44 == 2 * NUM_SAMPLES * RATE // 24_000
+            assert len(audio) - 44 == 2 * num_samples(RATE)
         else:
             check_speech(audio, "ogg" if form == "opus" else form, **LOW_LATENCY)
 
@@ -232,13 +259,13 @@ class TestWyomingOpenAI:
         """The header came late, or had a size that ended the audio before its end."""
         parameters, audio = self.speak(miniature)
         assert (parameters.nchannels, parameters.sampwidth, parameters.framerate) == (1, 2, RATE)
-        assert len(audio) == 2 * NUM_SAMPLES * RATE // 24_000
+        assert len(audio) == 2 * num_samples(RATE)
 
     def test_three_sentences_in_parallel(self, miniature):
         """Sentences of one answer, which it requests at once, waited for each other or were refused."""
         with ThreadPoolExecutor(3) as pool:
             spoken = list(pool.map(lambda _: self.speak(miniature)[1], range(3)))
-        assert {len(audio) for audio in spoken} == {2 * NUM_SAMPLES * RATE // 24_000}
+        assert {len(audio) for audio in spoken} == {2 * num_samples(RATE)}
 
     def test_voices_are_found(self, miniature):
         """With the backend KOKORO_FASTAPI, the list of voices was not understood."""
@@ -267,7 +294,7 @@ class TestHomeAssistant:
 
         audio = asyncio.run(get_audio())
         if form == "pcm":
-            assert len(audio) == 2 * NUM_SAMPLES
+            assert len(audio) == 2 * num_samples()
         else:
             check_speech(audio)
 
@@ -350,12 +377,12 @@ class TestExamples:
         monkeypatch.setitem(sys.modules, "sounddevice", sounddevice)
         run("play")
         assert played[0] == (24_000, 1, "int16")
-        assert sum(map(len, played[1:])) == NUM_SAMPLES
+        assert sum(map(len, played[1:])) == num_samples()
 
     def test_events(self, run, capsys):
         """The example did not understand an event."""
         run("events")
-        assert "2.88 s of audio" in capsys.readouterr().out
+        assert f"{num_samples() / 24_000:.2f} s of audio" in capsys.readouterr().out
 
     def test_voice(self, run, tone):
         """The example's voice was refused, or it stayed on the server."""
