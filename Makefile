@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-oldest test-clients test-ui test-ray test-peer test-wheel test-descript test-gpu fuzz docs notebooks check \
+.PHONY: demo test test-oldest test-clients test-ui test-ray test-peer test-wheel test-descript test-gpu fuzz docs notebooks references check \
 	format clean
 
 demo: .venv/installed  ## say something with the embedded miniature
@@ -62,6 +62,11 @@ test-gpu:  ## what needs a CUDA device, in this environment
 # Strict: a link or a reference that leads nowhere is an error. Reads the source without importing it.
 docs: .venv/installed-docs  ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+references: .venv/installed-dev demo  ## after the embedded checkpoint was replaced: what tests and README show of it
+	$(BIN)/python tests/make_references.py
+	$(BIN)/python scripts/plot_speech.py demo.wav docs/images/demo.png
+	$(BIN)/python -c "from dia_hf.audio.io import *; write_audio('docs/sounds/demo.mp3', *read_audio('demo.wav'))"
 
 notebooks: .venv/installed-dev  ## run the notebooks and store them with their outputs
 	$(BIN)/python scripts/run_notebooks.py

@@ -1,6 +1,6 @@
 """Write what the tests expect of the embedded miniature. To be run when its weights were replaced.
 
-    python tests/make_references.py
+    make references    # or: python tests/make_references.py
 
 `tests/reference/miniature.jsonl` has texts and the codes `[T, C]` that transformers' own Dia says greedily, in time,
 without BOS and EOS. `tests/reference/releases.json` has results that are equal on every release of transformers and

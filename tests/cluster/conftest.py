@@ -19,7 +19,7 @@ from dia_hf.serving.ray import AppArguments
 from dia_hf.training.lora import attach_lora
 from waiting import wait_for
 
-LONG = " ".join(["[S1] My brother and my sister read a book of a happy lion in the snow."] * 12)
+LONG = " ".join(["[S1] It rained all day. [S2] Then we should stay at home."] * 4)
 """A text whose speech takes about a second to generate."""
 
 
