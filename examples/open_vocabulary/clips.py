@@ -1,7 +1,8 @@
 """Step 4, part of `make model`: sentences in flite's voices as codes, and clips of them to train on.
 
-A sentence is said and encoded once. Clips are put together of sentences: alone, as a dialogue of the two speakers, or
-behind another sentence of the same voice, which is given as a prompt.
+A sentence is said and encoded once. Clips are put together of sentences: alone, as a dialogue of the two speakers, as a
+passage of one of them, or behind sentences of the same voice, which are given as a prompt. Dialogues and passages may
+begin with a prompt, too, as the chunks of a long text do.
 
     python clips.py speech WORK 2400            # writes WORK/speech.npz, which the codec is trained on
     python clips.py sentences WORK 20000        # writes WORK/sentences/, in parts of 1,000; goes on where it stopped
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -39,8 +41,15 @@ LEAD, TAIL = 2, 4  # frames of silence before the first sound and, at least, aft
 PART = 1000  # sentences a file
 MAX_FRAMES = 380  # of a clip
 # Kinds of clips in each part of the training, each with its weight.
-KINDS: dict[str, dict[str, float]] = {"alone": {"alone": 1}, "mixed": {"alone": 6, "dialogue": 2, "prompt": 2}}
+KINDS: dict[str, dict[str, float]] = {
+    "alone": {"alone": 1},
+    "mixed": {"alone": 4, "dialogue": 2, "passage": 2, "prompt": 2},
+}
+SHARE_OF_CHUNKS = 0.5  # of dialogues and passages begin with a prompt
+SHARE_OF_CLAUSES = 0.3  # of passages are cut inside of sentences, too
 NUM_CLIPS = {"alone": 1, "mixed": 3}  # for each sentence
+
+_CLAUSE_END = re.compile(r"(?<=[,;:]) ")
 
 
 def cut(speech: Speech) -> tuple[np.ndarray, np.ndarray, int]:
@@ -143,24 +152,50 @@ class Sentences:
         return draw.choice(self.by_voice[voice])
 
 
+def cut_at_clause(sentence: Sentence) -> list[Sentence]:
+    """Cut a sentence behind its first comma, colon or dash, where the teacher pauses, too; or leave it whole."""
+    text, codes, places = sentence
+    for match in _CLAUSE_END.finditer(text):
+        frame = int((places < match.end()).sum())
+        first, second = places[:frame], places[frame:] - match.end()
+        if len(first) and len(second) and first.max() < match.end() and second.min() >= 0:
+            first = first.clip(max=match.start() - 1)  # a pause is of the space
+            clauses = text[: match.start()], text[match.end() :]
+            return [Sentence(clauses[0], codes[:frame], first), Sentence(clauses[1], codes[frame:], second)]
+    return [sentence]
+
+
+def draw_turns(sentences: Sentences, kind: str, draw: random.Random) -> list[tuple[str, Sentence]]:
+    """Draw the sentences of a clip, or clauses, each with its speaker."""
+    speaker = draw.choice(list(SPEAKERS))
+    speakers, voices = [speaker], SPEAKERS
+    if kind == "dialogue":
+        others = [one for one in SPEAKERS if one != speaker]
+        order = [(speaker, *others)[turn % 2] for turn in range(draw.randint(2, 4))]
+        speakers = [one for one in order for _ in range(draw.choice([1, 1, 2]))]
+    elif kind == "passage":
+        speakers *= draw.randint(2, 6)
+    elif kind == "prompt":
+        speakers *= draw.choice([2, 2, 3])
+        voices = dict.fromkeys(SPEAKERS, draw.choices(sentences.voices, sentences.sizes)[0])
+    turns = [(one, sentences.draw(voices[one], draw)) for one in speakers]
+    if kind == "passage" and draw.random() < SHARE_OF_CLAUSES:
+        turns = [(one, part) for one, sentence in turns for part in cut_at_clause(sentence)]
+        turns = turns[: max(1, len(turns) - draw.randint(0, 1))]
+    return turns
+
+
 def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str, Any]:
-    """Draw a clip."""
+    """Draw a clip. Its first sentences may be a prompt: a chunk of a long text, or a recording of a voice."""
     kind = draw.choices(list(KINDS[name]), list(KINDS[name].values()))[0]
-    speaker, num_prompt = draw.choice(list(SPEAKERS)), 0
-    if kind == "alone":
-        turns = [(speaker, sentences.draw(SPEAKERS[speaker], draw))]
-    elif kind == "dialogue":
-        order = list(SPEAKERS)[:: draw.choice([1, -1])]
-        speakers = [order[turn % 2] for turn in range(draw.randint(2, 4))]
-        if draw.random() < 0.3:
-            speakers = [speaker] * 2
-        turns = [(one, sentences.draw(SPEAKERS[one], draw)) for one in speakers]
-    else:
-        voice = draw.choices(sentences.voices, sentences.sizes)[0]
-        prompt, sentence = (sentences.draw(voice, draw) for _ in range(2))
-        kept = slice(draw.randint(0, LEAD), len(prompt.codes) - draw.randint(0, TAIL))  # recordings have no silence
-        prompt = prompt._replace(codes=prompt.codes[kept], places=prompt.places[kept])
-        turns, num_prompt = [(speaker, prompt), (speaker, sentence)], len(prompt.codes)
+    turns, num_prompt = draw_turns(sentences, kind, draw), 0
+    if kind == "prompt" or (kind != "alone" and len(turns) > 1 and draw.random() < SHARE_OF_CHUNKS):
+        num_prompt = draw.randint(1, len(turns) - 1)
+    if kind == "prompt":  # recordings have no silence around them
+        trims = (0, slice(draw.randint(0, LEAD), None)), (num_prompt - 1, slice(-draw.randint(0, TAIL) or None))
+        for turn, kept in trims:
+            speaker, sentence = turns[turn]
+            turns[turn] = speaker, Sentence(sentence.text, sentence.codes[kept], sentence.places[kept])
     text, last, places = "", "", []
     for one, sentence in turns:
         text += (" " if text else "") + ("" if one == last else f"{one} ")
@@ -172,7 +207,7 @@ def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str,
         "text": text,
         "codes": np.concatenate([sentence.codes for _, sentence in turns]),
         "places": np.concatenate(places),
-        "prompt_frames": num_prompt,
+        "prompt_frames": sum(len(sentence.codes) for _, sentence in turns[:num_prompt]),
     }
 
 
