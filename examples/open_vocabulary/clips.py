@@ -9,6 +9,8 @@ begin with a prompt, too, as the chunks of a long text do.
     python clips.py clips WORK alone 10000      # writes WORK/clips-alone of as many sentences, the first ones, in the
                                                 # form that `dia-hf prepare` writes
 
+`--seed` draws others.
+
 Legend: T frames, C codebooks.
 """
 
@@ -34,7 +36,6 @@ from dia_hf.audio.dac import DacCodec
 from flite import PITCH_HOP, SAMPLING_RATE, VOICES, Sound, Speech, place_sounds, speak
 from texts import Texts
 
-SEED = 0
 SPEAKERS = {"[S1]": "rms", "[S2]": "slt"}  # without a prompt
 SHARE_OF_OTHERS = 0.3  # of the sentences are in other voices, for prompts
 LEAD, TAIL = 2, 4  # frames of silence before the first sound and, at least, after the last one
@@ -79,9 +80,9 @@ def find_places(text: str, sounds: list[Sound], first: int, num_frames: int) -> 
     return places[np.searchsorted(ends, seconds).clip(max=len(sounds) - 1)]
 
 
-def write_speech(work: Path, count: int) -> None:
+def write_speech(work: Path, count: int, seed: int = 0) -> None:
     """Write speech of all voices, most of it in those of the speakers."""
-    texts, draw = Texts(work), random.Random(f"speech {SEED}")
+    texts, draw = Texts(work), random.Random(f"speech {seed}")
     weights = [6 if voice in SPEAKERS.values() else 1 for voice in VOICES]
     spoken, pitches = [], []
     for _ in tqdm(range(count), "sentences", mininterval=5):
@@ -94,13 +95,13 @@ def write_speech(work: Path, count: int) -> None:
     np.savez(work / "speech.npz", samples=samples, pitch=pitch, lengths=lengths)
 
 
-def write_sentences(work: Path, count: int) -> None:
+def write_sentences(work: Path, count: int, seed: int = 0) -> None:
     """Let flite say sentences, and write their codes."""
     folder, texts, coder = work / "sentences", Texts(work), Coder.load(work)
     folder.mkdir(exist_ok=True)
     others = [voice for voice in VOICES if voice not in SPEAKERS.values()]
     for part in tqdm(range(-(-count // PART)), f"{PART} sentences each"):
-        file, draw = folder / f"{part:04d}.npz", random.Random(f"sentences {SEED} {part}")
+        file, draw = folder / f"{part:04d}.npz", random.Random(f"sentences {seed} {part}")
         if file.exists():
             continue
         found: dict[str, list[Any]] = defaultdict(list)
@@ -211,9 +212,9 @@ def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str,
     }
 
 
-def clips(work: Path, name: str, count: int) -> Iterator[dict[str, Any]]:
+def clips(work: Path, name: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
     """Yield rows of a prepared dataset."""
-    sentences, draw = Sentences(work / "sentences", count), random.Random(f"clips {name} {SEED}")
+    sentences, draw = Sentences(work / "sentences", count), random.Random(f"clips {name} {seed}")
     for number in tqdm(range(count * NUM_CLIPS[name]), "clips", mininterval=5):
         clip = draw_clip(sentences, name, draw)
         while len(clip["codes"]) > MAX_FRAMES:
@@ -222,7 +223,7 @@ def clips(work: Path, name: str, count: int) -> Iterator[dict[str, Any]]:
         yield {"id": f"{name}-{number:06d}", **clip, "seconds": seconds}
 
 
-def write_clips(work: Path, name: str, count: int) -> None:
+def write_clips(work: Path, name: str, count: int, seed: int = 0) -> None:
     """Write a part's clips, which `dia-hf finetune` takes."""
     import datasets
 
@@ -239,7 +240,7 @@ def write_clips(work: Path, name: str, count: int) -> None:
             "seconds": datasets.Value("float32"),
         }
     )
-    arguments = {"work": work, "name": name, "count": count}
+    arguments = {"work": work, "name": name, "count": count, "seed": seed}
     rows = datasets.Dataset.from_generator(clips, features, cache_dir=str(cache), gen_kwargs=arguments)
     rows.save_to_disk(folder)
     shutil.rmtree(cache)
@@ -269,6 +270,7 @@ if __name__ == "__main__":
         if what == "clips":
             command.add_argument("name", choices=list(KINDS))
         command.add_argument("count", type=int)
+        command.add_argument("--seed", type=int, default=0)
     torch.set_num_threads(1)
     arguments = vars(parser.parse_args())
     steps: dict[str, Callable[..., None]] = {"speech": write_speech, "sentences": write_sentences, "clips": write_clips}
