@@ -1,12 +1,15 @@
 """Step 4, part of `make model`: sentences in flite's voices as codes, and clips of them to train on.
 
-A sentence is said and encoded once. Clips are put together of sentences: alone, as a dialogue of the two speakers, or
-behind another sentence of the same voice, which is given as a prompt.
+A sentence is said and encoded once. Clips are put together of sentences: alone, as a dialogue of the two speakers, as a
+passage of one of them, or behind sentences of the same voice, which are given as a prompt. Dialogues and passages may
+begin with a prompt, too, as the chunks of a long text do.
 
     python clips.py speech WORK 2400            # writes WORK/speech.npz, which the codec is trained on
     python clips.py sentences WORK 20000        # writes WORK/sentences/, in parts of 1,000; goes on where it stopped
     python clips.py clips WORK alone 10000      # writes WORK/clips-alone of as many sentences, the first ones, in the
                                                 # form that `dia-hf prepare` writes
+
+`--seed` draws others.
 
 Legend: T frames, C codebooks.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -32,15 +36,21 @@ from dia_hf.audio.dac import DacCodec
 from flite import PITCH_HOP, SAMPLING_RATE, VOICES, Sound, Speech, place_sounds, speak
 from texts import Texts
 
-SEED = 0
 SPEAKERS = {"[S1]": "rms", "[S2]": "slt"}  # without a prompt
 SHARE_OF_OTHERS = 0.3  # of the sentences are in other voices, for prompts
 LEAD, TAIL = 2, 4  # frames of silence before the first sound and, at least, after the last one
 PART = 1000  # sentences a file
 MAX_FRAMES = 380  # of a clip
 # Kinds of clips in each part of the training, each with its weight.
-KINDS: dict[str, dict[str, float]] = {"alone": {"alone": 1}, "mixed": {"alone": 6, "dialogue": 2, "prompt": 2}}
+KINDS: dict[str, dict[str, float]] = {
+    "alone": {"alone": 1},
+    "mixed": {"alone": 4, "dialogue": 2, "passage": 2, "prompt": 2},
+}
+SHARE_OF_CHUNKS = 0.5  # of dialogues and passages begin with a prompt
+SHARE_OF_CLAUSES = 0.3  # of passages are cut inside of sentences, too
 NUM_CLIPS = {"alone": 1, "mixed": 3}  # for each sentence
+
+_CLAUSE_END = re.compile(r"(?<=[,;:]) ")
 
 
 def cut(speech: Speech) -> tuple[np.ndarray, np.ndarray, int]:
@@ -70,9 +80,9 @@ def find_places(text: str, sounds: list[Sound], first: int, num_frames: int) -> 
     return places[np.searchsorted(ends, seconds).clip(max=len(sounds) - 1)]
 
 
-def write_speech(work: Path, count: int) -> None:
+def write_speech(work: Path, count: int, seed: int = 0) -> None:
     """Write speech of all voices, most of it in those of the speakers."""
-    texts, draw = Texts(work), random.Random(f"speech {SEED}")
+    texts, draw = Texts(work), random.Random(f"speech {seed}")
     weights = [6 if voice in SPEAKERS.values() else 1 for voice in VOICES]
     spoken, pitches = [], []
     for _ in tqdm(range(count), "sentences", mininterval=5):
@@ -85,13 +95,13 @@ def write_speech(work: Path, count: int) -> None:
     np.savez(work / "speech.npz", samples=samples, pitch=pitch, lengths=lengths)
 
 
-def write_sentences(work: Path, count: int) -> None:
+def write_sentences(work: Path, count: int, seed: int = 0) -> None:
     """Let flite say sentences, and write their codes."""
     folder, texts, coder = work / "sentences", Texts(work), Coder.load(work)
     folder.mkdir(exist_ok=True)
     others = [voice for voice in VOICES if voice not in SPEAKERS.values()]
     for part in tqdm(range(-(-count // PART)), f"{PART} sentences each"):
-        file, draw = folder / f"{part:04d}.npz", random.Random(f"sentences {SEED} {part}")
+        file, draw = folder / f"{part:04d}.npz", random.Random(f"sentences {seed} {part}")
         if file.exists():
             continue
         found: dict[str, list[Any]] = defaultdict(list)
@@ -143,24 +153,50 @@ class Sentences:
         return draw.choice(self.by_voice[voice])
 
 
+def cut_at_clause(sentence: Sentence) -> list[Sentence]:
+    """Cut a sentence behind its first comma, colon or dash, where the teacher pauses, too; or leave it whole."""
+    text, codes, places = sentence
+    for match in _CLAUSE_END.finditer(text):
+        frame = int((places < match.end()).sum())
+        first, second = places[:frame], places[frame:] - match.end()
+        if len(first) and len(second) and first.max() < match.end() and second.min() >= 0:
+            first = first.clip(max=match.start() - 1)  # a pause is of the space
+            clauses = text[: match.start()], text[match.end() :]
+            return [Sentence(clauses[0], codes[:frame], first), Sentence(clauses[1], codes[frame:], second)]
+    return [sentence]
+
+
+def draw_turns(sentences: Sentences, kind: str, draw: random.Random) -> list[tuple[str, Sentence]]:
+    """Draw the sentences of a clip, or clauses, each with its speaker."""
+    speaker = draw.choice(list(SPEAKERS))
+    speakers, voices = [speaker], SPEAKERS
+    if kind == "dialogue":
+        others = [one for one in SPEAKERS if one != speaker]
+        order = [(speaker, *others)[turn % 2] for turn in range(draw.randint(2, 4))]
+        speakers = [one for one in order for _ in range(draw.choice([1, 1, 2]))]
+    elif kind == "passage":
+        speakers *= draw.randint(2, 6)
+    elif kind == "prompt":
+        speakers *= draw.choice([2, 2, 3])
+        voices = dict.fromkeys(SPEAKERS, draw.choices(sentences.voices, sentences.sizes)[0])
+    turns = [(one, sentences.draw(voices[one], draw)) for one in speakers]
+    if kind == "passage" and draw.random() < SHARE_OF_CLAUSES:
+        turns = [(one, part) for one, sentence in turns for part in cut_at_clause(sentence)]
+        turns = turns[: max(1, len(turns) - draw.randint(0, 1))]
+    return turns
+
+
 def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str, Any]:
-    """Draw a clip."""
+    """Draw a clip. Its first sentences may be a prompt: a chunk of a long text, or a recording of a voice."""
     kind = draw.choices(list(KINDS[name]), list(KINDS[name].values()))[0]
-    speaker, num_prompt = draw.choice(list(SPEAKERS)), 0
-    if kind == "alone":
-        turns = [(speaker, sentences.draw(SPEAKERS[speaker], draw))]
-    elif kind == "dialogue":
-        order = list(SPEAKERS)[:: draw.choice([1, -1])]
-        speakers = [order[turn % 2] for turn in range(draw.randint(2, 4))]
-        if draw.random() < 0.3:
-            speakers = [speaker] * 2
-        turns = [(one, sentences.draw(SPEAKERS[one], draw)) for one in speakers]
-    else:
-        voice = draw.choices(sentences.voices, sentences.sizes)[0]
-        prompt, sentence = (sentences.draw(voice, draw) for _ in range(2))
-        kept = slice(draw.randint(0, LEAD), len(prompt.codes) - draw.randint(0, TAIL))  # recordings have no silence
-        prompt = prompt._replace(codes=prompt.codes[kept], places=prompt.places[kept])
-        turns, num_prompt = [(speaker, prompt), (speaker, sentence)], len(prompt.codes)
+    turns, num_prompt = draw_turns(sentences, kind, draw), 0
+    if kind == "prompt" or (kind != "alone" and len(turns) > 1 and draw.random() < SHARE_OF_CHUNKS):
+        num_prompt = draw.randint(1, len(turns) - 1)
+    if kind == "prompt":  # recordings have no silence around them
+        trims = (0, slice(draw.randint(0, LEAD), None)), (num_prompt - 1, slice(-draw.randint(0, TAIL) or None))
+        for turn, kept in trims:
+            speaker, sentence = turns[turn]
+            turns[turn] = speaker, Sentence(sentence.text, sentence.codes[kept], sentence.places[kept])
     text, last, places = "", "", []
     for one, sentence in turns:
         text += (" " if text else "") + ("" if one == last else f"{one} ")
@@ -172,13 +208,13 @@ def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str,
         "text": text,
         "codes": np.concatenate([sentence.codes for _, sentence in turns]),
         "places": np.concatenate(places),
-        "prompt_frames": num_prompt,
+        "prompt_frames": sum(len(sentence.codes) for _, sentence in turns[:num_prompt]),
     }
 
 
-def clips(work: Path, name: str, count: int) -> Iterator[dict[str, Any]]:
+def clips(work: Path, name: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
     """Yield rows of a prepared dataset."""
-    sentences, draw = Sentences(work / "sentences", count), random.Random(f"clips {name} {SEED}")
+    sentences, draw = Sentences(work / "sentences", count), random.Random(f"clips {name} {seed}")
     for number in tqdm(range(count * NUM_CLIPS[name]), "clips", mininterval=5):
         clip = draw_clip(sentences, name, draw)
         while len(clip["codes"]) > MAX_FRAMES:
@@ -187,7 +223,7 @@ def clips(work: Path, name: str, count: int) -> Iterator[dict[str, Any]]:
         yield {"id": f"{name}-{number:06d}", **clip, "seconds": seconds}
 
 
-def write_clips(work: Path, name: str, count: int) -> None:
+def write_clips(work: Path, name: str, count: int, seed: int = 0) -> None:
     """Write a part's clips, which `dia-hf finetune` takes."""
     import datasets
 
@@ -204,7 +240,7 @@ def write_clips(work: Path, name: str, count: int) -> None:
             "seconds": datasets.Value("float32"),
         }
     )
-    arguments = {"work": work, "name": name, "count": count}
+    arguments = {"work": work, "name": name, "count": count, "seed": seed}
     rows = datasets.Dataset.from_generator(clips, features, cache_dir=str(cache), gen_kwargs=arguments)
     rows.save_to_disk(folder)
     shutil.rmtree(cache)
@@ -234,6 +270,7 @@ if __name__ == "__main__":
         if what == "clips":
             command.add_argument("name", choices=list(KINDS))
         command.add_argument("count", type=int)
+        command.add_argument("--seed", type=int, default=0)
     torch.set_num_threads(1)
     arguments = vars(parser.parse_args())
     steps: dict[str, Callable[..., None]] = {"speech": write_speech, "sentences": write_sentences, "clips": write_clips}

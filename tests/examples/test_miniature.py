@@ -207,29 +207,40 @@ def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
     tokenizer = DiaProcessor.from_pretrained(MINIATURE).tokenizer
     clips = datasets.load_from_disk(work / f"clips-{name}")
     sentences = scripts.clips.Sentences(work / "sentences", 20)
-    known = {one.codes.tobytes(): one for voice in sentences.by_voice.values() for one in voice}
-    prompts = {}
-    for one in known.values():
-        for lead in range(scripts.clips.LEAD + 1):  # prompts are cut
-            for end in range(len(one.codes) - scripts.clips.TAIL, len(one.codes) + 1):
-                part = one._replace(codes=one.codes[lead:end], places=one.places[lead:end])
-                prompts.setdefault(part.codes.tobytes(), part)
+    known = set()  # codes, and the letters that are spoken meanwhile
+    for whole in (one for voice in sentences.by_voice.values() for one in voice):
+        for one in [*scripts.clips.cut_at_clause(whole), whole]:
+            for lead in range(scripts.clips.LEAD + 1):  # prompts are cut
+                for end in range(len(one.codes) - scripts.clips.TAIL, len(one.codes) + 1):
+                    spoken = "".join(one.text[place] for place in one.places[lead:end])
+                    known.add((one.codes[lead:end].tobytes(), spoken))
     turns = 0
     for clip in clips:
         ids = tokenizer(clip["text"])["input_ids"]
-        codes, places = np.asarray(clip["codes"], dtype=np.int16), clip["places"]
-        assert len(codes) == len(places)
-        start = 0
+        codes = np.asarray(clip["codes"], dtype=np.int16)
+        spoken = bytes(ids[place] for place in clip["places"]).decode()
+        assert len(codes) == len(spoken)
+        start, ends = 0, []
         while start < len(codes):
-            end = clip["prompt_frames"]
-            if start >= end:
-                end = next(end for end in range(start + 1, len(codes) + 1) if codes[start:end].tobytes() in known)
-            one = (known if start or not clip["prompt_frames"] else prompts)[codes[start:end].tobytes()]
-            spoken = bytes(ids[place] for place in places[start:end]).decode()
-            assert spoken == "".join(one.text[place] for place in one.places)
+            whole = range(len(codes), start, -1)
+            end = next(end for end in whole if (codes[start:end].tobytes(), spoken[start:end]) in known)
             start, turns = end, turns + 1
-        assert 0 <= clip["prompt_frames"] < len(codes)
+            ends.append(end)
+        assert clip["prompt_frames"] in (0, *ends[:-1])
     assert turns > len(clips) * (name == "mixed")
+
+
+def test_a_sentence_is_cut_where_it_pauses(scripts):
+    """A clause had the pause of the next one, a letter beyond its text, or a comma inside of a number cut it."""
+    sentence, cut = scripts.clips.Sentence, scripts.clips.cut_at_clause
+    codes = np.arange(10, dtype=np.int16).repeat(9).reshape(10, 9)
+    first, second = cut(sentence("Yes, it is, so.", codes, np.array([0, 0, 1, 2, 4, 4, 5, 6, 8, 9])))
+    assert (first.text, second.text) == ("Yes,", "it is, so.")
+    assert first.places.tolist() == [0, 0, 1, 2, 3, 3] and second.places.tolist() == [0, 1, 3, 4]
+    assert np.array_equal(first.codes, codes[:6]) and np.array_equal(second.codes, codes[6:])
+    for text, places in [("1,200 men", range(9)), ("A, be", [0, 4, 1, 3, 3, 4, 4, 4, 4])]:
+        whole = sentence(text, codes[:9], np.array(places))
+        assert cut(whole) == [whole]
 
 
 # --- the codec

@@ -483,6 +483,29 @@ def test_shutdown(serve):
     assert not running.thread.is_alive()
 
 
+@pytest.mark.parametrize("timeout", [60, 1])
+def test_a_shutdown_while_audio_is_sent(serve, monkeypatch, timeout):
+    """Audio that was generated but not sent was lost at a shutdown; or a client that takes nothing held it up."""
+    encode = websocket.SpeechEncoding.encode
+
+    async def encode_slowly(self, chunk):
+        await asyncio.sleep(0.5 if timeout > 1 else 60)
+        return await encode(self, chunk)
+
+    monkeypatch.setattr(websocket.SpeechEncoding, "encode", encode_slowly)
+    running = serve(Script(num_chunks=3), shutdown_timeout=timeout)
+    with opened(running) as client:
+        client.configure()
+        client.say(FIRST)
+        assert client.receive("audio.start")
+        running.server.stop()
+        if timeout > 1:
+            assert client.receive()[-1]["total_sentences"] == 1
+        assert client.close_code() == 1012
+    running.thread.join(30)
+    assert not running.thread.is_alive()
+
+
 def test_a_client_that_sends_nothing(serve, monkeypatch):
     """WebSockets without a message stayed open for ever; or one was closed while it was spoken to."""
     running = serve(Script(hold_after=2), settings=ServerSettings(idle_timeout=0.3, io_timeout=0.3))

@@ -199,7 +199,9 @@ class _Routes:
 
     async def stream(self, socket: WebSocket) -> None:
         """Generate speech of text that comes in pieces."""
-        await SpeechSession(socket, self.requests, self.engine, self.settings, self.metrics).run()
+        session = SpeechSession(socket, self.requests, self.engine, self.settings, self.metrics)
+        self.status.sessions.add(session)
+        await session.run()
 
     async def list_or_add_voices(self, request: Request) -> Response:
         """Do what the method says; with a route for each, `Allow` would have the methods of the first one only."""

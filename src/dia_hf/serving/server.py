@@ -182,4 +182,7 @@ class Server(uvicorn.Server):
         while closing.is_alive() and not self.force_exit:
             await asyncio.sleep(0.02)
         # The rest of the time is for clients that read more slowly than their audio was generated.
+        sessions = self.status.sessions
+        while any(one.is_speaking for one in sessions) and not self.force_exit and time.monotonic() < end:
+            await asyncio.sleep(0.02)
         self.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from .websocket import SpeechSession
 
 __all__ = ["ServerSettings", "ServerStatus"]
 
@@ -58,7 +63,10 @@ class ServerStatus:
     Args:
         is_ready (`bool`, defaults to `True`): Whether the warm-up is over.
         is_draining (`bool`, defaults to `False`): Whether new requests are refused, because the server shuts down.
+        sessions (`WeakSet[SpeechSession]`): WebSockets, which uvicorn closes at a shutdown whatever they still have to
+            send, unlike responses.
     """
 
     is_ready: bool = True
     is_draining: bool = False
+    sessions: WeakSet[SpeechSession] = field(default_factory=WeakSet)

@@ -90,6 +90,11 @@ class SpeechSession:
         self._waiting: asyncio.Queue[tuple[Utterance, SessionFields, HeardVoices | None]] = asyncio.Queue()
         self._last_time = time.monotonic()  # of a message, or of the end of an utterance
 
+    @property
+    def is_speaking(self) -> bool:
+        """Whether the audio of a text is not sent."""
+        return any(utterance.handle is not None for utterance in self._utterances)
+
     async def run(self) -> None:
         """Serve the client until one of the two ends the session."""
         await self.socket.accept()
@@ -108,6 +113,7 @@ class SpeechSession:
         finally:
             for utterance in self._utterances:
                 utterance.cancel()
+            self._utterances.clear()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -135,8 +141,8 @@ class SpeechSession:
             try:
                 raw = await asyncio.wait_for(self.socket.receive(), limit)
             except asyncio.TimeoutError:
-                is_speaking = any(utterance is not self._open for utterance in self._utterances)
-                if is_speaking or time.monotonic() - self._last_time < limit:
+                is_working = any(utterance is not self._open for utterance in self._utterances)
+                if is_working or time.monotonic() - self._last_time < limit:
                     continue
                 await self.send_error(ApiError(408, f"no message has come for {limit:g} s.", code="timeout"))
                 raise _EndError(_POLICY) from None
