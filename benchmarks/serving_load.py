@@ -52,7 +52,7 @@ TEXTS = (
     "[S1] Today is a cold day in January. [S2] Yes, and the snow is beautiful. [S1] Come in, we have hot tea for you.",
     "[S2] Seven children play in the garden with a big brown dog. [S1] Tomorrow they learn to read in a new school.",
 )
-"""Texts of 2 to 8 s, of words that the miniature was taught."""
+"""Texts of 2 to 8 s."""
 
 
 @dataclass

@@ -52,7 +52,7 @@ SENTENCES = (
     "[S1] My brother and my sister read a book of a happy lion in the snow.",
     "[S1] I love this music. [S2] We can play it now, and sing all night.",
 )
-"""Texts of 1 to 6 s, of words that the embedded miniature was taught."""
+"""Texts of 1 to 6 s."""
 
 _FIRST_BYTES = 2048  # of a wav file, in which its header ends
 _PAUSE = 0.1  # seconds that a client of the closed loop waits after an error
