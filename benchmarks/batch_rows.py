@@ -32,10 +32,11 @@ os.environ.update(HF_HUB_OFFLINE="1", PYTHONPATH=str(HOME / "src"), RAY_worker_n
 
 
 def write_table(path: Path, num_rows: int, seed: int) -> None:
-    """Write rows of one to three words that the miniature knows."""
-    from dia_hf.assets import miniature_vocabulary
+    """Write rows of one to three words."""
+    from dia_hf.asr.wer import vocabulary_of
+    from dia_hf.bench.serving import SENTENCES
 
-    words = [line.split()[0] for line in miniature_vocabulary()]
+    words = vocabulary_of(SENTENCES)
     draw = random.Random(seed)
     with open(path, "w", encoding="utf-8") as file:
         for number in range(num_rows):
