@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import wordfreq
 from torch import nn
 from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 from torchao.quantization.quantize_.workflows import Int4ChooseQParamsAlgorithm
@@ -42,7 +41,6 @@ SENTENCES = [  # for the report; those of the calibration are in dia_hf/calibrat
     "[S1] She sells old books in a shop near the station, mostly about birds.",
     "[S1] Nobody told me that the museum closes at four. [S2] Nor me, sadly.",
 ]
-MINIATURE_REPORT = ["[S1] Hello, I am Dia. [S2] Welcome, Dia."]
 CHILD = """
 import sys, time
 def memory():
@@ -117,12 +115,9 @@ def miniature(num_frames: int) -> None:
     """Compare the rounded values on the embedded miniature."""
     model = DiaForConditionalGeneration.from_pretrained(MINIATURE).eval()
     processor = DiaProcessor.from_pretrained(MINIATURE)
-    inputs = dict(processor(MINIATURE_REPORT))
+    inputs = dict(processor(SENTENCES))
     reference = record_reference(model, inputs, num_frames, do_sample=True)
-    words = wordfreq.top_n_list("en", 219)
-    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
-    texts = ["[S1] " + " ".join(words[i] for i in order[start : start + 6]) + "." for start in range(0, 192, 6)]
-    moments = list(input_moments(model, texts))
+    moments = list(input_moments(model))
 
     def rounded(way: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Any:
         twin = copy.deepcopy(model)

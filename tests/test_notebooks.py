@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from dia_hf import MINIATURE, Dia
-from dia_hf.assets import miniature_vocabulary
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "run_notebooks.py"))
@@ -151,17 +150,6 @@ def test_is_stored_small_and_tidy(path):
         range(1, 1 + sum(cell.cell_type == "code" for cell in notebook.cells))
     ), "cells were run out of order; run `make notebooks`"
     assert path.read_text("utf-8") == nbformat.writes(notebook) + "\n"
-
-
-@each_notebook
-def test_says_words_that_the_miniature_knows(path):
-    """A notebook used words that the miniature does not know, which generate noise."""
-    known = {word.lower() for word in miniature_vocabulary()}
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            for text in re.findall(r"\[S[12]\]([^\"\n]*)", cell.source):
-                words = re.findall(r"[a-z']+", re.sub(r"\[.*?\]", "", text).lower())
-                assert set(words) <= known, f"{cell.id}: {set(words) - known}"
 
 
 @each_notebook

@@ -10,12 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia_hf.asr.wer import words_of
-from dia_hf.assets import miniature_vocabulary
 from dia_hf.bench import tables
 from dia_hf.bench.serving import (
     PCM_RATE,
-    SENTENCES,
     Answer,
     Percentiles,
     ServingReport,
@@ -194,12 +191,6 @@ def test_addresses():
         assert speech_url(url) == "http://a:1/v1/audio/speech"
     with pytest.raises(ValueError, match="'a:1' is no address"):
         speech_url("a:1")
-
-
-def test_the_miniature_knows_the_sentences():
-    """The embedded model was measured on words that it cannot say."""
-    known = {word.lower() for word in miniature_vocabulary()}
-    assert {word for text in SENTENCES for word in words_of(text)} <= known
 
 
 # --- requests to a server

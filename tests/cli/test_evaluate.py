@@ -68,7 +68,7 @@ def test_options_arrive(sentences):
 
 
 def test_a_vocabulary_with_comments(sentences, monkeypatch):
-    """The miniature's own vocabulary was refused: "#" occurs in it twice."""
+    """A vocabulary with several comments was refused: "#" occurs in it twice."""
     asked = []
     monkeypatch.setattr(
         "dia_hf.asr.recognizers.load_recognizer",

@@ -24,16 +24,6 @@ def test_turns_issues_and_chunks(dia):
     assert found["seconds"] == pytest.approx(sum(chunk["seconds"] for chunk in found["chunks"]), abs=0.01)
 
 
-def test_words_that_the_miniature_does_not_know(dia, model, processor):
-    """The miniature spoke something else for most words, and an editor did not say so."""
-    text = "[S1] Hello.\n[S2] My zebra (lauhgs) zebras zebra."
-    issues = [(issue["line"], issue["column"], issue["message"]) for issue in describe_script(dia, text)["issues"]]
-    assert [issue[:2] for issue in issues] == [(2, 9), (2, 15), (2, 24)]
-    assert "'zebra'" in issues[0][2] and "'zebras'" in issues[2][2]
-    other = Dia(model, processor)
-    assert len(describe_script(other, text)["issues"]) == 1
-
-
 def test_chunks_are_those_that_are_generated(dia):
     """The number of chunks was estimated, and differed from the one that was generated."""
     text = "[S1] I can read and I can sing. [S2] You can come home now. " * 12

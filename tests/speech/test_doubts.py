@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from dia_hf import Dia
-from dia_hf.assets import miniature_vocabulary
+from dia_hf.asr.wer import vocabulary_of
+from dia_hf.bench.serving import SENTENCES
 from dia_hf.speech import SpeechWarning
-from dia_hf.speech.doubts import SpeechStats, UnknownWordsWarning, find_doubt, warn_unknown_words
+from dia_hf.speech.doubts import SpeechStats, find_doubt
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_what_is_told(seconds, amplitude, expected, prompt, cut_at, message):
 
 def test_the_miniature_is_not_doubted(miniature):
     """Correct speech caused a warning."""
-    draw, words = random.Random(1), miniature_vocabulary()
+    draw, words = random.Random(1), vocabulary_of(SENTENCES)
     texts = ["[S1] a", "[S1] I", "[S1] Hello, I am Dia. [S2] Welcome, Dia."]
     texts += ["[S1] " + " ".join(draw.choices(words, k=number)) + "." for number in [1] * 12 + [2] * 5 + [4, 7] * 3]
     with warnings.catch_warnings():
@@ -83,34 +84,3 @@ def test_a_dialogue_that_is_cut(miniature):
     dialogue = miniature.dialogue(script, seed=1, max_seconds=1, chunk_length_s=(2, 4))
     with pytest.warns(SpeechWarning, match=r"cut at `max_seconds` \(\S+\): 1 of 8 chunks"):
         dialogue.generate()
-
-
-@pytest.mark.parametrize("method", ["generate", "generate a list", "stream", "dialogue"])
-def test_the_miniature_warns_of_unknown_words(miniature, method):
-    """`Dia.from_pretrained()` spoke gibberish for words that it does not know, without a warning."""
-    options = {"seed": 1, "max_seconds": 0.2}
-    text = "[S1] Hello, zebra. [S2] A zebra?"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if method == "generate a list":
-            miniature.generate([text, "[S1] The quokka."], **options)
-        elif method == "stream":
-            list(miniature.stream(text, **options))
-        else:
-            getattr(miniature, method)(text, **options)
-    told = [warning for warning in caught if issubclass(warning.category, UnknownWordsWarning)]
-    assert len(told) == 1
-    assert issubclass(UnknownWordsWarning, SpeechWarning)
-    assert told[0].filename == __file__
-    names = "'zebra', 'quokka'" if method == "generate a list" else "'zebra'"
-    assert f"not taught {names}, and" in str(told[0].message)
-
-
-def test_other_checkpoints_do_not_warn_of_words(checkpoint, miniature):
-    """A warning about the miniature's words for a model that has others; or for a text of words that it knows."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UnknownWordsWarning)
-        Dia.from_pretrained(checkpoint, device="cpu").generate("[S1] A zebra.", max_seconds=0.2)
-        Dia(miniature.model, miniature.processor).generate("[S1] A zebra.", max_seconds=0.2)
-        miniature.generate("[S1] Hello, Dia.", max_seconds=0.2)
-        warn_unknown_words(["[S1] Hello.", "[S2] Welcome."], stacklevel=1)

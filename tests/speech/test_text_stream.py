@@ -406,11 +406,9 @@ def test_errors_of_an_iterator(dia):
 
 
 def test_warnings_of_an_iterator(dia):
-    """Audio that was cut looked complete, or words that the miniature does not know were not told."""
-    with pytest.warns(SpeechWarning) as caught:
+    """Audio that was cut looked complete."""
+    with pytest.warns(SpeechWarning, match=r"`max_seconds` \(0\.3\)"):
         list(dia.stream(iter(["Hello, zebra."]), seed=5, max_seconds=0.3))
-    told = " ".join(str(one.message) for one in caught)
-    assert "zebra" in told and "`max_seconds` (0.3)" in told
 
 
 def test_a_consumer_that_stops(dia):

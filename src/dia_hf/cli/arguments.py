@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 MINIATURE_NOTE = f"""\
-note: this is the embedded miniature: two voices, and a few hundred words of English, one after the other.
-      For anything else, use the real model (1.6 billion parameters, downloaded at the first use):
+note: this is the embedded miniature, a small model: English in two voices, with errors here and there.
+      For natural speech, use the real model (1.6 billion parameters, downloaded at the first use):
       dia-hf generate --model {REAL_MODEL} "[S1] Hello. [S2] Hi!"
 """
 

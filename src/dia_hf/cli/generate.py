@@ -14,8 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dia_hf_command.options import REAL_MODEL
-
 from ..assets import MINIATURE
 from ..atomic_write import atomic_write
 from ..audio.io import audio_format
@@ -128,19 +126,13 @@ def _kept_chunks(dialogue: Dialogue, written: list[Path]) -> Iterator[None]:
 @contextmanager
 def _counted_doubts() -> Iterator[list[str]]:
     """Collect what is told of a sound that cannot be right, in the command line's words."""
-    from ..speech.doubts import SpeechWarning, UnknownWordsWarning
+    from ..speech.doubts import SpeechWarning
 
     doubts: list[str] = []
     show = warnings.showwarning
-    has_shown_words = False
 
     def count(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-        nonlocal has_shown_words
-        if issubclass(category, UnknownWordsWarning):  # before the model is loaded, and by `Dia` once more
-            if has_shown_words:
-                return
-            has_shown_words = True
-        elif issubclass(category, SpeechWarning):
+        if issubclass(category, SpeechWarning):
             message = re.sub(r"`max_seconds`", "--max-seconds", str(message))
             doubts.append(message)
         show(message, category, *place, **options)
@@ -190,7 +182,6 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
 
     from ..speech import Dia
     from ..speech.chunk_folder import remove_chunks
-    from ..speech.doubts import warn_unknown_words
     from ..speech.playback import import_sounddevice, open_player, open_stdout
     from ..speech.voices import Voice
 
@@ -204,14 +195,6 @@ def _speak(args: argparse.Namespace, written: list[Path]) -> None:
     logging.disable_progress_bar()
     if args.model == MINIATURE and not args.quiet:
         print(MINIATURE_NOTE, file=sys.stderr)
-    if args.model == MINIATURE:
-        warn_unknown_words([text], stacklevel=1)
-        if args.voice or args.audio_prompt is not None:
-            warnings.warn(
-                "the miniature was not trained for voice prompts: it goes on from the recording in one of its own two "
-                f"voices, and may lose words; for voices use --model {REAL_MODEL}.",
-                stacklevel=1,
-            )
     # Before the model: a recognizer or a package that is missing is an error at once, and memory holds one at a time.
     transcript = _find_transcript(args)
     parts = {"codec": args.codec, "adapter": args.adapter}

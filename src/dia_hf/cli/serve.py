@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["MINIATURE_NOTE", "load_engine", "run"]
 
 MINIATURE_NOTE = (
-    "this is the embedded miniature: two voices, and a few hundred words of English, one after the other. For anything "
-    f"else, serve the real model (1.6 billion parameters, downloaded at the first use): --model {REAL_MODEL}"
+    "this is the embedded miniature, a small model: English in two voices, with errors here and there. For natural "
+    f"speech, serve the real model (1.6 billion parameters, downloaded at the first use): --model {REAL_MODEL}"
 )
 _QUEUED_BATCHES = 4
 

@@ -156,7 +156,7 @@ class SpeechReplica:
         transformers_logging.disable_progress_bar()
         log_to_stderr()
         if not arguments.log_texts:
-            warnings.simplefilter("ignore", UserWarning)  # those about scripts and words repeat parts of the text
+            warnings.simplefilter("ignore", UserWarning)  # those about scripts repeat parts of the text
         self._settings = arguments.server_settings()
         self._has_page = arguments.ui
         options: dict[str, Any] = {"codec": arguments.codec, "quantization": arguments.quantize}

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..speech.dia import Dia
 from ..speech.dialogue import Dialogue
-from ..speech.doubts import unknown_words
 from ..speech.script import Turn, check_script, estimate_seconds, parse_script, remove_tags, split_prefix
 
 __all__ = ["describe_script"]
 
-_IN_BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 _PLACE = re.compile(r"line (\d+), column (\d+): (.*)", re.DOTALL)
 
 
 def describe_script(dia: Dia, text: str) -> dict[str, Any]:
-    """Describe a text as it would be generated; for the miniature, words that it was not trained on are issues.
+    """Describe a text as it would be generated.
 
     Args:
         dia (`Dia`): Model and processor, whose limits decide on the chunks.
@@ -46,24 +44,12 @@ def describe_script(dia: Dia, text: str) -> dict[str, Any]:
         place = _PLACE.fullmatch(issue)
         assert place is not None, issue
         issues.append({"line": int(place[1]), "column": int(place[2]), "message": place[3]})
-    if dia._is_miniature:
-        issues = sorted([*issues, *_unknown_word_issues(spoken)], key=lambda issue: (issue["line"], issue["column"]))
     return {
         "turns": _describe_turns(turns),
         "issues": issues,
         "chunks": chunks,
         "seconds": round(sum(estimate_seconds(remove_tags(turn.text, tokenizer.language_tokens)) for turn in turns), 2),
     }
-
-
-def _unknown_word_issues(text: str) -> Iterator[dict[str, Any]]:
-    """Yield an issue for each word that the miniature was not trained on, at its first place."""
-    words = _IN_BRACKETS.sub(lambda match: re.sub(r"[^\n]", " ", match.group()), text)
-    for word in unknown_words(words):
-        if match := re.search(rf"(?<!\w){re.escape(word)}(?!\w)", words, re.IGNORECASE):
-            line, column = words.count("\n", 0, match.start()) + 1, match.start() - words.rfind("\n", 0, match.start())
-            message = f"the miniature was not taught {match.group()!r}; something else will be heard"
-            yield {"line": line, "column": column, "message": message}
 
 
 def _describe_turns(turns: Sequence[Turn]) -> list[dict[str, Any]]:

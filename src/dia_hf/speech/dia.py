@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from ..processing_dia import DiaProcessor
 from ..text_files import shortened
 from .align import AlignedWord, align
 from .dialogue import Dialogue
-from .doubts import SpeechCheck, estimate_text, warn_unknown_words
+from .doubts import SpeechCheck, estimate_text
 from .live_timeline import Unit, check_unit
 from .loading import ComputeDtype, load_local, load_model, resolve_device
 from .options import generate_options
@@ -71,8 +70,6 @@ class Dia:
 
     ```
     """
-
-    _is_miniature = False  # loaded as the embedded checkpoint, which knows few words
 
     def __init__(self, model: DiaForConditionalGeneration, processor: DiaProcessor) -> None:
         self.model = model
@@ -119,7 +116,7 @@ class Dia:
 
         Args:
             model_name (`str` or `os.PathLike`, *optional*): Folder, weight file or Hub id, such as
-                "nari-labs/Dia-1.6B-0626"; the embedded miniature, which was trained on few words, unless given.
+                "nari-labs/Dia-1.6B-0626"; the embedded miniature, a small model, unless given.
             compute_dtype (`str` or `torch.dtype`, *optional*): "float32", "bfloat16" or "float16"; that of the
                 checkpoint unless given, or bfloat16 with `quantization`. The codec stays in its own.
             device (`str` or `torch.device`, *optional*): A GPU if there is one, unless given.
@@ -139,9 +136,7 @@ class Dia:
             ImportError: If `quantization` is given and torchao is missing: `pip install "dia-hf[quantize]"`; for an
                 adapter without PEFT, `"dia-hf[train]"`, and for GGUF without `gguf`, `"dia-hf[gguf]"`.
         """
-        dia = cls(*load_model(model_name, compute_dtype, device, load_dac, quantization, codec, adapter))
-        dia._is_miniature = Path(model_name) == Path(MINIATURE) and adapter is None
-        return dia
+        return cls(*load_model(model_name, compute_dtype, device, load_dac, quantization, codec, adapter))
 
     @classmethod
     def from_local(
@@ -242,8 +237,6 @@ class Dia:
         Warns:
             SpeechWarning: Once, if the audio is empty, silent, cut at a limit, or much shorter or longer than
                 `estimate_seconds` of the text.
-            UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
-                was not trained on.
         """
         check_unit("return_timestamps", return_timestamps)
         if audio_prompt_path is not None:
@@ -257,8 +250,6 @@ class Dia:
         inputs = self._prepare(text, audio_prompt, voice)
         if return_timestamps is not None:
             options |= {"return_alignment": True, "alignment_heads": self.alignment_heads()}
-        if self._is_miniature:
-            warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         check = self._check_of(text, inputs, voice, max_tokens, max_seconds)
         frame_rate, max_delay = self.processor.codec.frame_rate, self.model.config.max_delay
         with spoken_bar(max_seconds, is_shown=verbose) as bar:
@@ -415,8 +406,6 @@ class Dia:
         Warns:
             SpeechWarning: Once, if the audio is empty, silent, cut at a limit, or much shorter or longer than
                 `estimate_seconds` of the text.
-            UnknownWordsWarning: A `SpeechWarning`, before generation, if the embedded miniature is given words that it
-                was not trained on.
         """
         check_unit("return_timestamps", return_timestamps)
         if isinstance(text, Iterator):
@@ -439,8 +428,6 @@ class Dia:
         sampling = (cfg_scale, temperature, top_p, cfg_filter_top_k, use_torch_compile, seed, num_texts)
         options = self._options(sampling, max_tokens, max_seconds)
         inputs = self._prepare(text, audio_prompt, voice)
-        if self._is_miniature:
-            warn_unknown_words([text] if isinstance(text, str) else text, stacklevel=2)
         streamer = DiaAudioStreamer(self.processor, first_chunk_frames, chunk_frames)
         times: StreamTimes | None = None
         if return_timestamps is not None:
@@ -567,9 +554,6 @@ class Dia:
         Raises:
             ValueError: If the script, a voice, the folder or an option is unusable; each error names a remedy.
 
-        Warns:
-            UnknownWordsWarning: If the embedded miniature is given words that it was not trained on.
-
         Example:
         ```python
         >>> from dia_hf import Dia
@@ -596,8 +580,6 @@ class Dia:
         )
         for issue in dialogue.issues:
             warnings.warn(issue, stacklevel=2)
-        if self._is_miniature:
-            warn_unknown_words([script], stacklevel=2)
         return dialogue
 
     def load_audio(self, audio_path: str | os.PathLike) -> torch.Tensor:

@@ -6,16 +6,11 @@ and `Dialogue`.
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from ..asr.wer import words_of
-from ..assets import MINIATURE, miniature_vocabulary
 from ..audio.effects import trim_silence
 from .script import estimate_seconds, parse_script
 
@@ -23,12 +18,9 @@ __all__ = [
     "SpeechCheck",
     "SpeechStats",
     "SpeechWarning",
-    "UnknownWordsWarning",
     "estimate_text",
     "find_doubt",
     "tell",
-    "unknown_words",
-    "warn_unknown_words",
 ]
 
 # In shares of the estimate, and seconds. Speech has fewer than 30 characters a second. The seconds are for pauses, and
@@ -41,10 +33,6 @@ _SHORTEST_WORD = 0.05  # seconds; the miniature's "a", its shortest, sounds for 
 
 class SpeechWarning(UserWarning):
     """Generated audio is implausible for its text."""
-
-
-class UnknownWordsWarning(SpeechWarning):
-    """A text has words that the embedded miniature was not trained on."""
 
 
 class SpeechStats:
@@ -158,48 +146,3 @@ def tell(doubts: Sequence[str], stacklevel: int) -> None:
     if doubts:
         more = f"; and {len(doubts) - 3} more" if len(doubts) > 3 else ""
         warnings.warn(f"{'; '.join(doubts[:3])}{more}.", SpeechWarning, stacklevel=stacklevel + 1)
-
-
-@cache
-def _known_words() -> frozenset[str]:
-    """Return the miniature's words, read once for all texts."""
-    return frozenset(word for line in miniature_vocabulary() for word in words_of(line))
-
-
-def unknown_words(text: str) -> list[str]:
-    """Return the words of a text that the miniature was not trained on, each once; it knows none in CAPITALS.
-
-    Example:
-    ```python
-    >>> from dia_hf.speech.doubts import unknown_words
-    >>> unknown_words("[S1] Hello, Dia. [S2] Is it a zebra? YES.")
-    ['zebra', 'YES']
-
-    ```
-    """
-    known = _known_words()
-    said = dict.fromkeys(words_of(text))
-    capitals = [word for word in re.findall(r"[^\W\d_]{2,}", text) if word.isupper() and word.casefold() in said]
-    return [word for word in said if word not in known] + [
-        word for word in dict.fromkeys(capitals) if word.casefold() in known
-    ]
-
-
-def warn_unknown_words(texts: Iterable[str], stacklevel: int) -> None:
-    """Warn once of all words that the miniature was not trained on.
-
-    Args:
-        texts (`Iterable[str]`): Texts for the miniature.
-        stacklevel (`int`): As for `warnings.warn`; 1 is the caller.
-
-    Warns:
-        UnknownWordsWarning: If there are such words.
-    """
-    if unknown := list(dict.fromkeys(word for text in texts for word in unknown_words(text))):
-        warnings.warn(
-            f"the miniature was not taught {', '.join(map(repr, unknown))}, and something else will be heard; "
-            f"the {len(miniature_vocabulary())} words that it was taught are in "
-            f"{str(Path(MINIATURE, 'vocabulary.txt'))!r}.",
-            UnknownWordsWarning,
-            stacklevel=stacklevel + 1,
-        )

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .doubts import tell, warn_unknown_words
+from .doubts import tell
 from .engine import SpeechEngine
 from .handle import SpeechRequest
 from .text_stream import SETTLE_SECONDS, TextStream
@@ -40,7 +40,6 @@ def stream_text(dia: Dia, pieces: Iterator[str], text: TextStream, request: Spee
 
     Warns:
         SpeechWarning: Once, if the audio is implausible for its text.
-        UnknownWordsWarning: If the embedded miniature was given words that it was not trained on.
     """
     source = _Source(pieces, text)
     with SpeechEngine(dia, max_batch_size=1, engine=dia.engine) as engine:
@@ -57,8 +56,6 @@ def stream_text(dia: Dia, pieces: Iterator[str], text: TextStream, request: Spee
             handle.cancel()
     if source.error is not None:
         raise source.error
-    if dia._is_miniature:
-        warn_unknown_words(text.sentences, stacklevel=2)
     tell([handle.doubt] if handle.doubt else [], stacklevel=2)
 
 
