@@ -59,7 +59,7 @@ def test_a_checkpoint_without_heads_stays_without(dia, recwarn):
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
 def test_the_result_of_a_run_has_checked_heads(tmp_path, data, lora):
-    """Saved checkpoints lost the base's heads, or had them unchecked: the data here is noise, which few heads follow."""
+    """Saved checkpoints lost the base's heads, or had them unchecked: the data is noise, which few heads follow."""
     with pytest.warns(UserWarning, match="`alignment_heads`") as told:
         finetune(quick_recipe(data, tmp_path / "run", lora=lora))
     heads = getattr(Dia.from_pretrained(tmp_path / "run").model.generation_config, "alignment_heads", None)
