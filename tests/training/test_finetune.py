@@ -69,7 +69,8 @@ def test_a_whole_run(tmp_path, data):
     assert moved.keys() == original.keys()
     assert all(not torch.equal(moved[name], original[name]) for name in moved)
     dia = Dia.from_pretrained(tmp_path / "moved", device="cpu")
-    assert len(dia.generate("[S1] Hi.", max_seconds=0.2)) > 0
+    codes = dia.model.generate(**dia.processor("[S1] Hi."), max_new_tokens=20, min_new_tokens=20)  # it may say nothing
+    assert len(dia.processor.batch_decode(codes)[0]) > 0
     assert dia.model.config.use_cache, "`Trainer` switches it off, and a model without a cache speaks ever more slowly"
     assert dia.model.generation_config.guidance_scale == 3.0
     assert dia.processor.codec.fingerprint == DiaProcessor.from_pretrained(MINIATURE).codec.fingerprint
