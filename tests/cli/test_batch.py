@@ -69,7 +69,7 @@ def test_a_result_for_programs(capsys):
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert result.pop("speed") > 0 and captured.err == ""
-    assert result == {"path": "speech", "rows": 3, "done": 2, "failed": 1, "implausible": 2, "seconds": 0.416}
+    assert result == {"path": "speech", "rows": 3, "done": 2, "failed": 1, "implausible": 2, "seconds": 0.44}
     assert json.loads(Path("speech/failed.jsonl").read_text())["id"] == "bad"
 
 
