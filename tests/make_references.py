@@ -2,8 +2,8 @@
 
     make references    # or: python tests/make_references.py
 
-`tests/reference/miniature.jsonl` has texts and the codes `[T, C]` that transformers' own Dia says greedily, in time,
-without BOS and EOS. `tests/reference/releases.json` has results that are equal on every release of transformers and
+`tests/reference/miniature.jsonl` has texts and the codes `[T, C]` that transformers' own Dia says greedily in float64, in
+time, without BOS and EOS. `tests/reference/releases.json` has results that are equal on every release of transformers and
 PyTorch; it was made with transformers 5.24.0 and PyTorch 2.13.0.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers.models.dia.modeling_dia import DiaForConditionalGeneration as TheirModel
 
-from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
+from dia_hf import MINIATURE, DiaProcessor
 from dia_hf.delay_pattern import revert_delay
-from parity.releases import DRAWS, speak, train
+from parity.releases import DRAWS, load_exact, speak, train
 
 FOLDER = Path(__file__).parent / "reference"
 TEXTS = (
@@ -44,7 +44,7 @@ def spoken_codes(model: torch.nn.Module, processor: DiaProcessor, texts: list[st
 def main() -> None:
     """Write both files."""
     processor = DiaProcessor.from_pretrained(MINIATURE)
-    theirs, ours = TheirModel.from_pretrained(MINIATURE), DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    theirs, ours = load_exact(TheirModel), load_exact()
     lines = [{"text": text, "codes": spoken_codes(theirs, processor, [text])[0].tolist()} for text in TEXTS]
     (FOLDER / "miniature.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     codes = {draw: speak(draw, "fast loop", ours, processor).tolist() for draw in DRAWS}

@@ -12,10 +12,11 @@ import torch
 from safetensors import safe_open
 from transformers.models.dia.modeling_dia import DiaForConditionalGeneration as TheirModel
 
-from dia_hf import MINIATURE, Dia, DiaForConditionalGeneration, DiaProcessor
+from dia_hf import MINIATURE, Dia, DiaProcessor
 from dia_hf.asr.recognizers import load_recognizer
 from dia_hf.asr.wer import english_words_of, word_errors
 from make_references import spoken_codes
+from parity.releases import load_exact
 
 REFERENCES = [json.loads(line) for line in Path(__file__).with_name("reference").joinpath("miniature.jsonl").open()]
 TEXTS = [reference["text"] for reference in REFERENCES]
@@ -36,14 +37,13 @@ def recognizer():
 
 def test_it_says_the_codes_of_the_reference(dia):
     """An error in delay, positions, masks or token ids of a batch changes the codes."""
-    for codes, reference in zip(spoken_codes(dia.model, dia.processor, TEXTS), REFERENCES, strict=True):
+    for codes, reference in zip(spoken_codes(load_exact(), dia.processor, TEXTS), REFERENCES, strict=True):
         assert codes.tolist() == reference["codes"], reference["text"]
 
 
 def test_transformers_says_the_same():
     """A checkpoint that only this package can load does not have Dia's layout."""
-    theirs = TheirModel.from_pretrained(MINIATURE)
-    ours = DiaForConditionalGeneration.from_pretrained(MINIATURE)
+    theirs, ours = load_exact(TheirModel), load_exact()
     processor = DiaProcessor.from_pretrained(MINIATURE)
     inputs = processor(text=[DEMO], return_tensors="pt")
     options = {"do_sample": False, "guidance_scale": None, "max_new_tokens": 120}

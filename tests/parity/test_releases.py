@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
-from parity.releases import DRAWS, WAYS, speak, speak_in_pipeline, train
+from dia_hf import MINIATURE, DiaProcessor
+from parity.releases import DRAWS, WAYS, load_exact, speak, speak_in_pipeline, train
 from tiny import checkpoint_gradients
 
 EXPECTED = json.loads((Path(__file__).parent.parent / "reference" / "releases.json").read_text("utf-8"))
@@ -15,7 +15,7 @@ EXPECTED = json.loads((Path(__file__).parent.parent / "reference" / "releases.js
 
 @pytest.fixture(scope="module")
 def miniature():
-    return DiaForConditionalGeneration.from_pretrained(MINIATURE).eval(), DiaProcessor.from_pretrained(MINIATURE)
+    return load_exact(), DiaProcessor.from_pretrained(MINIATURE)
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -40,7 +40,7 @@ def test_loss_and_gradients_are_those_of_every_release(checkpointing):
 
 def test_speaking_while_in_training():
     """Up to transformers 5.23 a layer with gradient checkpointing dropped the cache without gradients, too."""
-    model, processor = DiaForConditionalGeneration.from_pretrained(MINIATURE), DiaProcessor.from_pretrained(MINIATURE)
+    model, processor = load_exact(), DiaProcessor.from_pretrained(MINIATURE)
     checkpoint_gradients(model)
     codes = speak("greedy", "transformers' loop", model.train(), processor)
     assert codes.tolist() == EXPECTED["codes"]["greedy"]
