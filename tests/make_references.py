@@ -2,9 +2,9 @@
 
     make references    # or: python tests/make_references.py
 
-`tests/reference/miniature.jsonl` has texts and the codes `[T, C]` that transformers' own Dia says greedily in float64, in
-time, without BOS and EOS. `tests/reference/releases.json` has results that are equal on every release of transformers and
-PyTorch; it was made with transformers 5.24.0 and PyTorch 2.13.0.
+`tests/reference/miniature.jsonl` has texts and the codes `[T, C]` that transformers' own Dia says greedily in
+float64, in time, without BOS and EOS. `tests/reference/releases.json` has results that are equal on every release of
+transformers and PyTorch; it was made with transformers 5.24.0 and PyTorch 2.13.0.
 """
 
 import json
