@@ -1,13 +1,14 @@
 # `make demo` and `make test` work on a fresh machine: they make .venv and install into it.
 PYTHON ?= python3
 BIN := .venv/bin
+TEXT ?= [S1] Hello, I am Dia. [S2] Welcome, Dia.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test test-oldest test-clients test-ui test-ray test-peer test-wheel test-descript test-gpu fuzz docs notebooks references check \
 	format clean
 
-demo: .venv/installed  ## say something with the embedded miniature
-	$(BIN)/dia-hf generate "[S1] Hello, I am Dia. [S2] Welcome, Dia." --seed 7 --output demo.wav
+demo: .venv/installed  ## say something with the embedded miniature: make demo TEXT="any sentence"
+	$(BIN)/dia-hf generate "$(TEXT)" --seed 7 --output demo.wav
 
 test: .venv/installed-dev  ## all tests, on the newest transformers that we know
 	$(BIN)/python -m pytest -n 2

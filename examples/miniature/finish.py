@@ -1,6 +1,7 @@
 """The last steps: the trained parts as one checkpoint, and what a recognizer understands of its speech.
 
-    python finish.py sentences WORK   # writes WORK/evaluation.jsonl: held-out sentences, and flite's audio of them
+    python finish.py sentences WORK   # writes WORK/evaluation.jsonl: held-out sentences, and flite's audio of them;
+                                      # WORK/texts.jsonl: the same without audio
     python finish.py assemble WORK    # writes WORK/english: model, tokenizer, codec, settings
     python finish.py embed WORK       # copies WORK/english into the package, and WORK/codes.pt to this folder
     python finish.py report WORK      # writes WORK/report.md, of WORK/greedy.json and WORK/sampled.json
@@ -21,7 +22,7 @@ from typing import Any
 import soundfile
 import torch
 from tqdm import tqdm
-from transformers import DacModel
+from transformers import DacModel, GenerationConfig
 
 from clips import SPEAKERS
 from dia_hf import MINIATURE, DiaForConditionalGeneration, DiaProcessor
@@ -31,7 +32,7 @@ from flite import SAMPLING_RATE, speak
 from guidance import HEAD, LAYERS
 
 # Defaults of `generate()`.
-SETTINGS = {"max_length": 420, "do_sample": True, "temperature": 0.5, "top_k": 45, "top_p": 0.9, "guidance_scale": 1.5}
+SETTINGS = {"max_length": 420, "do_sample": True, "temperature": 0.25, "top_k": 45, "top_p": 0.9, "guidance_scale": 1.3}
 WAYS = {"greedy": "greedy", "sampled": "as it comes"}
 
 
@@ -40,13 +41,15 @@ def write_evaluation(work: Path) -> None:
     folder = work / "evaluation"
     folder.mkdir(exist_ok=True)
     rows = [json.loads(line) for line in (work / "held-out.jsonl").read_text("utf-8").splitlines()]
-    with open(work / "evaluation.jsonl", "w", encoding="utf-8") as table:
-        for number, row in enumerate(tqdm(rows, "flite", mininterval=5)):
-            tag, voice = list(SPEAKERS.items())[number % len(SPEAKERS)]
-            name = f"{row['group']}-{number:03d}"
-            soundfile.write(folder / f"{name}.wav", speak(row["text"], voice).samples, SAMPLING_RATE)
-            line = {"id": name, "text": f"{tag} {row['text']}", "audio": f"evaluation/{name}.wav"}
-            table.write(json.dumps(line) + "\n")
+    lines = []
+    for number, row in enumerate(tqdm(rows, "flite", mininterval=5)):
+        tag, voice = list(SPEAKERS.items())[number % len(SPEAKERS)]
+        name = f"{row['group']}-{number:03d}"
+        soundfile.write(folder / f"{name}.wav", speak(row["text"], voice).samples, SAMPLING_RATE)
+        lines.append({"id": name, "text": f"{tag} {row['text']}"})
+    (work / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    spoken = [line | {"audio": f"evaluation/{line['id']}.wav"} for line in lines]
+    (work / "evaluation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in spoken), "utf-8")
 
 
 def load_as_float32(config: Path) -> None:
@@ -66,9 +69,8 @@ def assemble(work: Path) -> None:
     model.to(torch.bfloat16)
     model.config.channel_loss_weights = None
     heads = [[layer, HEAD] for layer in LAYERS]  # which were told the letters that are spoken
-    model.generation_config._from_model_config = False  # else transformers leaves out the heads when it loads them
-    for name, value in {**SETTINGS, "alignment_heads": heads}.items():
-        setattr(model.generation_config, name, value)
+    ids = {name: getattr(model.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**SETTINGS, **ids, alignment_heads=heads)
     model.save_pretrained(dest)
     processor.save_pretrained(dest)
     write_codec_reference(dest, "audio_tokenizer")  # the codec is inside; its local path has no meaning elsewhere

@@ -86,7 +86,7 @@ def test_facts_of_the_server(page):
     assert facts["formats"] == ["mp3", "opus", "aac", "flac", "wav", "pcm"]
     assert facts["speakers"] == ["[S1]", "[S2]"]
     assert facts["defaults"] == {
-        "cfg_scale": 1.5, "temperature": 0.5, "top_p": 0.9, "cfg_filter_top_k": 45.0, "speed": 1.0,
+        "cfg_scale": 1.3, "temperature": 0.25, "top_p": 0.9, "cfg_filter_top_k": 45.0, "speed": 1.0,
     }  # fmt: skip
 
 
