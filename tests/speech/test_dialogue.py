@@ -18,6 +18,7 @@ from transformers import LogitsProcessor
 
 from dia_hf import Dia, DiaTokenizer
 from dia_hf.speech.dialogue import Dialogue, DialogueError
+from dia_hf.speech.dialogue_run import DialogueRun
 from dia_hf.speech.script import Turn, estimate_seconds, render
 from dia_hf.speech.voices import Voice
 
@@ -118,6 +119,21 @@ def test_every_chunk_is_prompted_with_what_each_speaker_said_last(dia, monkeypat
     assert seen[2][0] == render([turn for turns in dialogue.chunks for turn in turns])
     assert seen[2][1].shape == (60, 9)
     assert torch.equal(seen[2][1][:30], seen[1][1])
+
+
+@pytest.mark.parametrize("wrong", [3, 900], ids=["words are missing", "does not end"])
+def test_a_chunk_that_went_wrong_is_no_prompt(dia, wrong):
+    """After one chunk that did not end, all later ones were silent: each was prompted with the one before."""
+    dialogue = make_dialogue(dia, "[S1] " + " ".join(f"This is what I say in number {i}." for i in range(5)))
+    run, codes = DialogueRun(dialogue), torch.zeros(900, 9, dtype=torch.long)
+    prompts = []
+    for num_frames in (wrong, 150, wrong, 160):
+        run.add(codes[:num_frames])
+        text, prompt = run.next_input()
+        prompts.append(len(prompt))
+        before = {150: 1, 160: 3}.get(len(prompt), 0)
+        assert text == render([*dialogue.chunks[before], *dialogue.chunks[run.index]])
+    assert prompts == [wrong, 150, 150, 160]
 
 
 def test_every_chunk_begins_with_the_language(dia, monkeypatch):

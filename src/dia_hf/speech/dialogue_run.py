@@ -189,14 +189,21 @@ class DialogueRun:
         return left is not None and num_frames >= left
 
     def add(self, codes: torch.Tensor) -> None:
-        """Add the codes `[T, C]` of the next chunk."""
+        """Add the codes `[T, C]` of the next chunk.
+
+        They are a prompt of later chunks. An implausible chunk, such as one that did not end, is none where an earlier
+        one is there: what is prompted with it fails, too.
+        """
         turns = self.dialogue.chunks[self.index]
         self.is_cut = self.is_cut or self.would_cut(len(codes))
+        is_plausible = self.find_chunk_doubt(self.index, len(codes)) is None
         if len(codes) > 0:
             segment = Segment(self.index, turns, codes)
             needed = self.dialogue.min_prompt_seconds * self.dialogue.codec.frame_rate
             for speaker in {turn.speaker for turn in turns}:
                 before = self._prompts.get(speaker, [])
+                if before and not is_plausible:
+                    continue
                 if needed == 0:
                     self._prompts[speaker] = [segment]
                 elif sum(len(one.codes) for one in before) < needed:
