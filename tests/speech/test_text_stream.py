@@ -186,18 +186,13 @@ def test_sentences_are_prompted_with_those_before(engine, monkeypatch):
         return call(self, attempt)
 
     monkeypatch.setattr(DialogueRun, "next_call", recorded)
-    texts = [f"{FIRST} ", f"{SECOND} ", "Hello. ", f"[S2] {THIRD} ", "[S1] Hello, Dia."]
+    texts = ["It is late. ", "We should go home. ", "Come on. ", "[S2] I will stay. ", "[S1] Then good night."]
     handle = engine.submit(SpeechRequest(spoken(TextStream(), texts), seed=1))
     hear(handle)
     frames = handle._run.num_frames
-    assert [words for words, _ in prompts] == [
-        [],
-        [FIRST],
-        [FIRST, SECOND],
-        [FIRST, SECOND, "Hello."],
-        [FIRST, SECOND, "Hello.", THIRD],
-    ]
-    assert [number for _, number in prompts] == [sum(frames[:count]) for count in (0, 1, 2, 3, 4)]
+    spoken_before = ["It is late.", "We should go home.", "Come on.", "I will stay."]
+    assert [words for words, _ in prompts] == [spoken_before[:count] for count in range(5)]
+    assert [number for _, number in prompts] == [sum(frames[:count]) for count in range(5)]
 
 
 def test_the_language_is_that_of_the_beginning(dia):
