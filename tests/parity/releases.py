@@ -13,7 +13,7 @@ from tiny import checkpoint_gradients
 TEXT = "[S1] Hello, I am Dia. [S2] Welcome, Dia."
 DRAWS = {
     "greedy": {"do_sample": False, "guidance_scale": 3.0, "top_k": 45},
-    "seeded": {"do_sample": True, "guidance_scale": 3.0, "top_k": 45, "temperature": 1.0, "top_p": None},
+    "seeded": {"do_sample": True, "guidance_scale": 3.0, "top_k": 45, "temperature": 1.0, "top_p": 0.95},
 }
 
 
