@@ -66,7 +66,7 @@ def test_the_word_that_is_heard_is_marked(server, visit):
         page.evaluate(SEEK, (word["start"] + word["end"]) / 2)
         expect(page.locator(HEARD)).to_have_text(re.compile(rf"^{re.escape(word['word'])}$"))
     page.evaluate(SEEK, 0)
-    expect(page.locator(HEARD)).to_have_count(0)
+    expect(page.locator(HEARD)).to_have_count(int(words[0]["start"] == 0))
     page.evaluate(WATCH)
     page.locator("#dia-toggle").click()
     page.wait_for_function(f"{POSITION} > {words[4]['end']}")

@@ -109,7 +109,7 @@ def test_narrow_screens(server, visit, width):
     """The page had to be scrolled sideways on a telephone."""
     page = visit(server, viewport={"width": width, "height": 700})
     area(page).fill("[S1] " + "Supercalifragilistic" * 10 + " (" + "unknown" * 3 + ")")
-    expect(page.get_by_label("Issues of the script").get_by_role("listitem")).to_have_count(2)
+    expect(page.get_by_label("Issues of the script").get_by_role("listitem")).to_have_count(1)
     page.locator("#dia-speak").click()
     expect(page.locator(".dia-status").first).to_contain_text("seed")
     for tab in TABS:
