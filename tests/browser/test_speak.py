@@ -203,10 +203,10 @@ def test_progress_of_a_long_script(server, visit):
     }""")
     script = "[S1] I can read and I can sing. [S2] You can come home now and eat fish.\n" * 4
     fill(page, script)
-    expect(page.locator("dia-editor")).to_contain_text("4 parts")
+    expect(page.locator("dia-editor")).to_contain_text("3 parts")
     speak(page, script)
     told = [text for text in page.evaluate("window.told") if text.startswith("Part")]
-    assert told[-1] == "Part 4 of 4 …" and len(told) >= 2
+    assert told[-1] == "Part 3 of 3 …" and len(told) >= 2
     expect(page.get_by_label("Parts of the script")).to_be_hidden()
 
 
