@@ -3,8 +3,8 @@
 Usage: python benchmarks/quantization_quality.py [--frames N] [--width-layers N] [--memory FOLDER]
 
 Accuracy: logits against float32 by `dia_hf.bench.parity`, on a random model of size "mid" with the kernels, and on the
-embedded miniature: there groups have 16 weights, as its layers are narrow, and the rounded values are multiplied in
-float32. All ways round the same weights in the same run, and none is calibrated on texts of the report.
+embedded miniature, where the rounded values are multiplied in float32. All ways round the same weights in the same run,
+and none is calibrated on texts of the report.
 
 Time: rounding and calibration at the published widths, with `--width-layers` decoder layers.
 
@@ -126,15 +126,15 @@ def miniature(num_frames: int) -> None:
         return twin
 
     def nearest(weight: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        groups = weight.unflatten(1, (-1, 16))
+        groups = weight.unflatten(1, (-1, GROUP_SIZE))
         low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
         step = (high - low) / 15
         return (low + step * ((groups - low) / step).round()).flatten(1)
 
-    print("\nminiature, groups of 16, values alone")
+    print("\nminiature, values alone")
     report("rounded to the nearest", reference, inputs, rounded(nearest))
-    report("int4", reference, inputs, rounded(lambda weight, _: round_weights(weight, 16).dequantize()))
-    report("int4, calibrated", reference, inputs, rounded(lambda w, m: round_for_inputs(w, m, 16).dequantize()))
+    report("int4", reference, inputs, rounded(lambda weight, _: round_weights(weight, GROUP_SIZE).dequantize()))
+    report("int4, calibrated", reference, inputs, rounded(lambda w, m: round_for_inputs(w, m, GROUP_SIZE).dequantize()))
 
 
 def times(num_layers: int) -> None:

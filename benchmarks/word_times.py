@@ -37,6 +37,7 @@ from dia_hf.bench import make_config, make_model
 from dia_hf.engine import make_frame_decoder
 from dia_hf.quantization import quantize_model
 from dia_hf.speech.aligned_clips import fits
+from dia_hf.speech.script import parse_script
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "miniature"))
 from clips import SPEAKERS, cut
@@ -44,7 +45,6 @@ from flite import SAMPLING_RATE, speak
 
 _WORD = re.compile(r"(?<![\w\[])[A-Za-z']+(?![\w\]])")
 _NUM_WORDS = 2000  # most frequent ones, of which sentences are made
-_TURN = re.compile(r"(\[S\d\]) ([^\[]+)")
 
 
 def frequent_words() -> list[str]:
@@ -71,8 +71,8 @@ def draw_texts(number: int, seed: int) -> list[str]:
 def record(text: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
     """Let flite say a text; return the samples, and begin and end of each word in seconds."""
     parts, times, begin = [], [], 0.0
-    for tag, turn in _TURN.findall(text):
-        speech = speak(turn.strip(), SPEAKERS[tag])
+    for turn in parse_script(text):
+        speech = speak(turn.text, SPEAKERS[turn.speaker])
         samples, _, first = cut(speech)
         offset, before, spans = begin - first / SAMPLING_RATE, 0.0, {}
         for sound in speech.sounds:

@@ -154,7 +154,7 @@ class Sentences:
 
 
 def cut_at_clause(sentence: Sentence) -> list[Sentence]:
-    """Cut a sentence behind its first comma, colon or dash, where the teacher pauses, too; or leave it whole."""
+    """Cut a sentence behind its first comma, semicolon or colon, where the teacher pauses, too; or leave it whole."""
     text, codes, places = sentence
     for match in _CLAUSE_END.finditer(text):
         frame = int((places < match.end()).sum())
