@@ -55,7 +55,7 @@ def serve(dia, tmp_path):
             server = WyomingServer(engine, ServedVoices(dia, tmp_path), settings or ServerSettings(), **options)
             server.loop = loop
             made.append(server)
-            await server.run(f"tcp://127.0.0.1:{port}", 10.0, opened.set)
+            await server.run(f"tcp://127.0.0.1:{port}", 600.0, opened.set)
 
         port = free_port()
         thread = threading.Thread(target=lambda: loop.run_until_complete(run()), daemon=True)
@@ -309,7 +309,7 @@ def test_unknown_events_are_ignored(serve):
 
 
 def test_a_disconnect_frees_the_place(serve):
-    """An answer that was interrupted was generated to its end."""
+    """An answer that was interrupted was generated to its end, or a shutdown waited for it until its time was over."""
     _, engine, port = serve()
 
     async def script(client):

@@ -208,6 +208,7 @@ class _Handler(AsyncEventHandler):
         """Free the places of a client that has gone."""
         for utterance in self._utterances:
             utterance.cancel()
+        self._utterances.clear()
         self._speaking.cancel()
         await asyncio.gather(self._speaking, return_exceptions=True)
 
