@@ -69,14 +69,17 @@ def test_verbose_shows_seconds_of_audio(dia, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_dtype_and_device(checkpoint, tmp_path):
-    """`compute_dtype="float16"`, as nari-labs writes it, and a torch device."""
+def test_dtype_and_device(checkpoint, tmp_path, monkeypatch):
+    """`compute_dtype="float16"`, as nari-labs writes it, and a torch device; `use_torch_compile` was accepted only."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda step, **options: compiled.append(step) or step)
     dia = Dia.from_pretrained(
         model_name=checkpoint, compute_dtype="bfloat16", device=torch.device("cpu"), load_dac=True
     )
     assert dia.model.dtype == torch.bfloat16
     assert dia.processor.audio_tokenizer.dtype == torch.float32, "the codec is delicate and cheap"
     wave = dia.generate("[S1] Hello.", max_seconds=0.2, use_torch_compile=True)
+    assert len(compiled) == 1
     dia.save_audio(tmp_path / "out.flac", wave)
     assert (tmp_path / "out.flac").exists()
 
