@@ -17,9 +17,9 @@ Legend: T frames, C codebooks.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -44,13 +44,11 @@ MAX_FRAMES = 380  # of a clip
 # Kinds of clips in each part of the training, each with its weight.
 KINDS: dict[str, dict[str, float]] = {
     "alone": {"alone": 1},
-    "mixed": {"alone": 4, "dialogue": 2, "passage": 2, "prompt": 2},
+    "mixed": {"alone": 3, "dialogue": 2, "passage": 3, "prompt": 2},
 }
 SHARE_OF_CHUNKS = 0.5  # of dialogues and passages begin with a prompt
-SHARE_OF_CLAUSES = 0.3  # of passages are cut inside of sentences, too
+SHARE_OF_REPEATS = 0.1  # of clips of several sentences say one of them twice
 NUM_CLIPS = {"alone": 1, "mixed": 3}  # for each sentence
-
-_CLAUSE_END = re.compile(r"(?<=[,;:]) ")
 
 
 def cut(speech: Speech) -> tuple[np.ndarray, np.ndarray, int]:
@@ -153,21 +151,8 @@ class Sentences:
         return draw.choice(self.by_voice[voice])
 
 
-def cut_at_clause(sentence: Sentence) -> list[Sentence]:
-    """Cut a sentence behind its first comma, semicolon or colon, where the teacher pauses, too; or leave it whole."""
-    text, codes, places = sentence
-    for match in _CLAUSE_END.finditer(text):
-        frame = int((places < match.end()).sum())
-        first, second = places[:frame], places[frame:] - match.end()
-        if len(first) and len(second) and first.max() < match.end() and second.min() >= 0:
-            first = first.clip(max=match.start() - 1)  # a pause is of the space
-            clauses = text[: match.start()], text[match.end() :]
-            return [Sentence(clauses[0], codes[:frame], first), Sentence(clauses[1], codes[frame:], second)]
-    return [sentence]
-
-
 def draw_turns(sentences: Sentences, kind: str, draw: random.Random) -> list[tuple[str, Sentence]]:
-    """Draw the sentences of a clip, or clauses, each with its speaker."""
+    """Draw the sentences of a clip, each with its speaker."""
     speaker = draw.choice(list(SPEAKERS))
     speakers, voices = [speaker], SPEAKERS
     if kind == "dialogue":
@@ -175,15 +160,19 @@ def draw_turns(sentences: Sentences, kind: str, draw: random.Random) -> list[tup
         order = [(speaker, *others)[turn % 2] for turn in range(draw.randint(2, 4))]
         speakers = [one for one in order for _ in range(draw.choice([1, 1, 2]))]
     elif kind == "passage":
-        speakers *= draw.randint(2, 6)
+        speakers *= draw.randint(2, 8)
     elif kind == "prompt":
-        speakers *= draw.choice([2, 2, 3])
+        speakers *= draw.choice([2, 2, 3, 4])
         voices = dict.fromkeys(SPEAKERS, draw.choices(sentences.voices, sentences.sizes)[0])
     turns = [(one, sentences.draw(voices[one], draw)) for one in speakers]
-    if kind == "passage" and draw.random() < SHARE_OF_CLAUSES:
-        turns = [(one, part) for one, sentence in turns for part in cut_at_clause(sentence)]
-        turns = turns[: max(1, len(turns) - draw.randint(0, 1))]
-    return turns
+    if len(turns) > 1 and draw.random() < SHARE_OF_REPEATS:
+        first, second = sorted(draw.sample(range(len(turns)), 2))
+        if turns[first][0] == turns[second][0]:
+            turns[second] = turns[first]
+    # All lengths are alike.
+    limit = draw.uniform(0.2, 1) * MAX_FRAMES
+    ends = itertools.accumulate(len(sentence.codes) for _, sentence in turns)
+    return turns[: max(min(2, len(turns)), sum(end <= limit for end in ends))]
 
 
 def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str, Any]:

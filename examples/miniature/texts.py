@@ -35,6 +35,7 @@ from dia_hf.speech.script import NON_VERBAL_TAGS
 SEED = 0
 # Kinds of texts to train on, each with its weight; then ways to write them.
 KINDS = {"sentence": 45, "chain": 20, "list": 20, "template": 15}
+SHARE_OF_FRAGMENTS = 0.25  # of the texts begin or end inside of a sentence, as chunks of a long text may
 SHARE_OF_TAGS = 0.04  # of the texts have a tag somewhere, such as "(laughs)", which is not spoken
 CASINGS = {"as it is": 85, "lower": 10, "upper": 2, "no mark": 3}
 MAX_WORDS = 25
@@ -590,6 +591,10 @@ class Texts:
     def draw(self, draw: random.Random, kind: str | None = None) -> str:
         """Return a text that is not held out, of a kind that is drawn unless it is given."""
         text = self._draws[kind or pick(KINDS, draw)](draw)
+        words = text.split()
+        if len(words) > 1 and draw.random() < SHARE_OF_FRAGMENTS:
+            place = draw.randint(1, len(words) - 1)
+            text = " ".join(draw.choice([words[:place], words[place:]]))
         if normalize(text) in self.held_out:
             return self.draw(draw, kind)
         casing = pick(CASINGS, draw)
