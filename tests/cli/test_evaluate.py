@@ -205,7 +205,7 @@ def test_judges_and_audio_that_exists(sentences, capsys):
         [line["seconds"] for line in theirs["sentences"]], abs=1e-3
     )
     first = ours["sentences"][0]["model"]["measures"]["dnsmos"]["value"]
-    assert first == pytest.approx(theirs["sentences"][0]["model"]["measures"]["dnsmos"]["value"], abs=0.02)
+    assert first == pytest.approx(theirs["sentences"][0]["model"]["measures"]["dnsmos"]["value"], abs=0.05)  # 16 bits
     assert "DNSMOS" in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ flite is not installed where the tests run, so that a stand-in speaks: a tone fo
 """
 
 import importlib
+import itertools
 import json
 import random
 import sys
@@ -208,12 +209,11 @@ def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
     clips = datasets.load_from_disk(work / f"clips-{name}")
     sentences = scripts.clips.Sentences(work / "sentences", 20)
     known = set()  # codes, and the letters that are spoken meanwhile
-    for whole in (one for voice in sentences.by_voice.values() for one in voice):
-        for one in [*scripts.clips.cut_at_clause(whole), whole]:
-            for lead in range(scripts.clips.LEAD + 1):  # prompts are cut
-                for end in range(len(one.codes) - scripts.clips.TAIL, len(one.codes) + 1):
-                    spoken = "".join(one.text[place] for place in one.places[lead:end])
-                    known.add((one.codes[lead:end].tobytes(), spoken))
+    for one in (one for voice in sentences.by_voice.values() for one in voice):
+        for lead in range(scripts.clips.LEAD + 1):  # prompts are cut
+            for end in range(len(one.codes) - scripts.clips.TAIL, len(one.codes) + 1):
+                spoken = "".join(one.text[place] for place in one.places[lead:end])
+                known.add((one.codes[lead:end].tobytes(), spoken))
     turns = 0
     for clip in clips:
         ids = tokenizer(clip["text"])["input_ids"]
@@ -230,17 +230,25 @@ def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
     assert turns > len(clips) * (name == "mixed")
 
 
-def test_a_sentence_is_cut_where_it_pauses(scripts):
-    """A clause had the pause of the next one, a letter beyond its text, or a comma inside of a number cut it."""
-    sentence, cut = scripts.clips.Sentence, scripts.clips.cut_at_clause
-    codes = np.arange(10, dtype=np.int16).repeat(9).reshape(10, 9)
-    first, second = cut(sentence("Yes, it is, so.", codes, np.array([0, 0, 1, 2, 4, 4, 5, 6, 8, 9])))
-    assert (first.text, second.text) == ("Yes,", "it is, so.")
-    assert first.places.tolist() == [0, 0, 1, 2, 3, 3] and second.places.tolist() == [0, 1, 3, 4]
-    assert np.array_equal(first.codes, codes[:6]) and np.array_equal(second.codes, codes[6:])
-    for text, places in [("1,200 men", range(9)), ("A, be", [0, 4, 1, 3, 3, 4, 4, 4, 4])]:
-        whole = sentence(text, codes[:9], np.array(places))
-        assert cut(whole) == [whole]
+def test_some_clips_say_a_sentence_twice(scripts, work):
+    """The model took what a prompt had said already for what it had to say, and said nothing."""
+    sentences, draw = scripts.clips.Sentences(work / "sentences", 20), random.Random(0)
+    drawn = [scripts.clips.draw_turns(sentences, "passage", draw) for _ in range(200)]
+    speakers = [{one for one, _ in turns} for turns in drawn]
+    assert all(len(one) == 1 for one in speakers) and all(len(turns) > 1 for turns in drawn)
+    lengths = [sum(len(sentence.codes) for _, sentence in turns) for turns in drawn]
+    assert max(lengths) <= scripts.clips.MAX_FRAMES or min(len(turns) for turns in drawn) == 2
+    assert any(first is second for turns in drawn for (_, first), (_, second) in itertools.combinations(turns, 2))
+
+
+def test_some_texts_begin_or_end_inside_of_a_sentence(scripts, tmp_path):
+    """Chunks that end within a sentence, where there is no comma, never ended; or a part was a held-out sentence."""
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    (tmp_path / "held-out.jsonl").write_text(json.dumps({"text": "Go home!"}))
+    texts, draw = scripts.texts.Texts(tmp_path), random.Random(0)
+    drawn = [texts.draw(draw, "sentence") for _ in range(400)]
+    assert {"It is late,", "the sea.", "Who"} < set(drawn) and not {"go home!", "GO HOME!"} & set(drawn)
+    assert 40 < sum(text not in TEXTS for text in drawn) < 240
 
 
 # --- the codec

@@ -161,7 +161,7 @@ def test_an_adapter_speaks_as_its_merged_model(tmp_path):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+                parameter.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
     model.save_pretrained(tmp_path)
     request = SpeechRequest("[S1] Hello.", seed=3, max_seconds=0.5)
 

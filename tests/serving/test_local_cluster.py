@@ -22,7 +22,7 @@ def test_replicas_fit_on_the_machine(replicas, cores, gpus):
         patch.setattr(local_cluster, "cores_of_machine", lambda: cores)
         patch.setattr(torch.cuda, "device_count", lambda: gpus)
         share = share_of_machine(replicas, None)
-        assert 0 < share["num_cpus"] * replicas <= cores
+        assert 0 < round(1000 * share["num_cpus"]) * replicas <= 1000 * cores
         if gpus:
             assert gpus * int(1 / share["num_gpus"] + 1e-9) >= replicas  # a replica is on one GPU
         assert share_of_machine(replicas, "cpu")["num_gpus"] == 0

@@ -20,7 +20,7 @@ TAGS = ["[S1]", "[S2]", "[nl]"]
 TEXT = "[S1] Hello, I am Dia. [S2] Good morning, father. One two three."
 SCRIPT = (
     "[S1] Hello, I am Dia. One two three four five six seven.\n[S2]  Good morning, father. "
-    "Sunday, Monday, Tuesday, Wednesday.\n[S1] Nine ten eleven twelve. The cat and the dog."
+    "Sunday, Monday, Tuesday, Wednesday.\n[S1] I have a cat and a dog. It is late."
 )
 
 
