@@ -57,7 +57,7 @@ def test_sentences_are_understood(dia, recognizer):
     assert max(map(len, spoken)) < longest / 2, "one did not end"
     heard = recognizer.transcribe(np.concatenate(spoken), dia.sampling_rate)
     errors = word_errors(" ".join(TEXTS), heard, english_words_of)
-    assert errors.errors <= 0.2 * errors.words, heard
+    assert errors.errors <= 0.1 * errors.words, heard
 
 
 def test_a_stream_says_the_same(dia):
@@ -72,7 +72,7 @@ def test_a_dialogue_of_several_passes_is_understood(dia, recognizer):
     dialogue = dia.dialogue(script, chunk_length_s=(2, 5), **GREEDY)
     assert len(dialogue.chunks) > 2
     errors = word_errors(script, recognizer.transcribe(dialogue.generate(), dia.sampling_rate), english_words_of)
-    assert errors.errors <= 0.25 * errors.words
+    assert errors.errors <= 0.1 * errors.words
 
 
 def test_it_ships(dia):

@@ -170,7 +170,7 @@ def test_a_dialogue_has_the_times_of_its_chunks(dia, spoken):
     for before, word in itertools.pairwise(words):
         assert before.end <= word.start
         if before.text[-1] in ".,":
-            assert np.abs(edges - before.end * rate).min() <= 0.3 * rate
+            assert np.abs(edges - before.end * rate).min() <= 0.2 * rate
     assert {word.text: word.speaker for word in words}["Sunday,"] == "[S2]"
 
 
