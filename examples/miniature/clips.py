@@ -47,7 +47,7 @@ KINDS: dict[str, dict[str, float]] = {
     "mixed": {"alone": 3, "dialogue": 2, "passage": 3, "prompt": 2},
 }
 SHARE_OF_CHUNKS = 0.5  # of dialogues and passages begin with a prompt
-SHARE_OF_REPEATS = 0.1  # of clips of several sentences say one of them twice
+SHARE_OF_REPEATS = 0.1  # of clips of several sentences, unless the place is of the other speaker, or is cut off
 NUM_CLIPS = {"alone": 1, "mixed": 3}  # for each sentence
 
 
@@ -172,7 +172,7 @@ def draw_turns(sentences: Sentences, kind: str, draw: random.Random) -> list[tup
     # All lengths are alike.
     limit = draw.uniform(0.2, 1) * MAX_FRAMES
     ends = itertools.accumulate(len(sentence.codes) for _, sentence in turns)
-    return turns[: max(min(2, len(turns)), sum(end <= limit for end in ends))]
+    return turns[: max(2, sum(end <= limit for end in ends))]
 
 
 def draw_clip(sentences: Sentences, name: str, draw: random.Random) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_mixed_requests(exact):
                     alone[key] = samples_of(client.post("/v1/audio/speech", json=fields).content, "wav")
                 np.testing.assert_array_equal(samples_of(body, name), alone[key])
                 num_compared += 1
-    assert num_compared > 30
+    assert num_compared > 36
     engine = exact.engine
     wait_for(lambda: engine.num_active == engine.num_queued == 0)
     wait_for(lambda: gc.collect() is not None and not any(type(one) is SpeechHandle for one in gc.get_objects()))
