@@ -183,7 +183,7 @@ def test_rows_are_read_as_far_as_they_are_worked_on(dia, tmp_path):
         next(results)
         assert len(taken) == 9
         results.close()
-        assert engine.num_active == 0
+        wait_for(lambda: engine.num_active == 0)
 
 
 def test_an_end_cancels_what_is_in_work(dia, tmp_path):

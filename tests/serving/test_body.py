@@ -18,6 +18,7 @@ from dia_hf.engine import EngineError
 from dia_hf.serving import body
 from dia_hf.serving.settings import ServerSettings
 from serving.fakes import FRAME, FULL, RATE, Script, tone
+from waiting import wait_for
 
 FORMATS = {
     "mp3": "audio/mpeg",
@@ -265,14 +266,10 @@ def test_a_slow_reader(serve):
         connection.connect(("127.0.0.1", server.port))
         connection.settimeout(30)
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
-        for _ in range(1000):
-            metrics = server.http.get("/metrics").text
-            if 'dia_speech_requests_total{format="wav",reason="slow_reader"} 1.0' in metrics:
-                break
-            time.sleep(0.02)
-        assert 'reason="slow_reader"} 1.0' in metrics
-        assert not server.server.server_state.connections - {*_of_client(server)}
-        assert server.engine.num_active == 0
+        counted = 'dia_speech_requests_total{format="wav",reason="slow_reader"} 1.0'
+        wait_for(lambda: counted in server.http.get("/metrics").text)
+        wait_for(lambda: not server.server.server_state.connections - {*_of_client(server)})
+        wait_for(lambda: server.engine.num_active == 0)
 
 
 def _of_client(server):
