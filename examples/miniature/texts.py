@@ -36,9 +36,11 @@ SEED = 0
 # Kinds of texts to train on, each with its weight; then ways to write them.
 KINDS = {"sentence": 45, "chain": 20, "list": 20, "template": 15}
 SHARE_OF_FRAGMENTS = 0.25  # of the texts begin or end inside of a sentence, as chunks of a long text may
+SHARE_OF_ECHOES = 0.06  # say some of their words twice
 SHARE_OF_TAGS = 0.04  # of the texts have a tag somewhere, such as "(laughs)", which is not spoken
 CASINGS = {"as it is": 85, "lower": 10, "upper": 2, "no mark": 3}
 MAX_WORDS = 25
+MAX_ECHO = 4  # words
 MAX_LIST = 12  # words of a list
 NUM_WORDS = 40_000  # most frequent ones, of which lists are made
 LIST_EXPONENT = 0.3  # a list's word of rank r is as likely as r ** -this
@@ -594,7 +596,13 @@ class Texts:
         words = text.split()
         if len(words) > 1 and draw.random() < SHARE_OF_FRAGMENTS:
             place = draw.randint(1, len(words) - 1)
-            text = " ".join(draw.choice([words[:place], words[place:]]))
+            words = draw.choice([words[:place], words[place:]])
+        if draw.random() < SHARE_OF_ECHOES:
+            first = draw.randrange(len(words))
+            end = min(first + draw.randint(1, MAX_ECHO), len(words))
+            again = draw.randint(end, len(words))
+            words[again:again] = words[first:end]
+        text = " ".join(words)
         if normalize(text) in self.held_out:
             return self.draw(draw, kind)
         casing = pick(CASINGS, draw)

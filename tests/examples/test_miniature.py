@@ -230,17 +230,70 @@ def test_places_of_a_clip_are_bytes_of_its_text(scripts, work, name):
     assert turns > len(clips) * (name == "mixed")
 
 
-def test_some_clips_say_a_sentence_twice(scripts, work):
-    """The model took what a prompt had said already for what it had to say, and said nothing."""
+def test_lengths_of_passages(scripts, work):
+    """Passages were longer than a chunk with its prompt, or had a single sentence."""
     sentences, draw = scripts.clips.Sentences(work / "sentences", 20), random.Random(0)
-    drawn = [scripts.clips.draw_turns(sentences, "passage", draw) for _ in range(200)]
-    speakers = [{one for one, _ in turns} for turns in drawn]
-    assert all(len(one) == 1 for one in speakers) and all(len(turns) > 1 for turns in drawn)
-    lengths = [sum(len(sentence.codes) for _, sentence in turns) for turns in drawn]
-    assert all(
-        length <= scripts.clips.MAX_FRAMES or len(turns) == 2 for length, turns in zip(lengths, drawn, strict=True)
-    )
-    assert any(first is second for turns in drawn for (_, first), (_, second) in itertools.combinations(turns, 2))
+    for _ in range(200):
+        turns = scripts.clips.draw_turns(sentences, "passage", draw)
+        assert len(turns) > 1 and len({speaker for speaker, _ in turns}) == 1
+        assert len(turns) == 2 or sum(len(sentence.codes) for _, sentence in turns) <= scripts.clips.MAX_FRAMES
+
+
+class Numbered:
+    """Sentences of which no two are the same."""
+
+    def __init__(self, scripts) -> None:
+        self.numbers, self.Sentence = itertools.count(), scripts.clips.Sentence
+        self.own = {("[S1]", is_open): [self.sentence(f"Own{mark}")] for is_open, mark in ((False, "."), (True, ","))}
+
+    def sentence(self, text):
+        return self.Sentence(text, np.full((3, 9), next(self.numbers)), np.zeros(3, dtype=int))
+
+    def draw(self, voice, draw):
+        return self.sentence("Whole.")
+
+    def draw_split(self, voice, draw):
+        return self.sentence("Open,"), self.sentence("going on.")
+
+
+@pytest.mark.parametrize("share", ["SHARE_OF_REPEATS", "SHARE_OF_SPLITS", "SHARE_OF_OWN"])
+def test_prompts_are_like_those_of_chunks(scripts, monkeypatch, share):
+    """Behind what was said already, a part of a sentence, or speech of its own, the model left words out."""
+    for one in ("SHARE_OF_REPEATS", "SHARE_OF_SPLITS", "SHARE_OF_OWN"):
+        monkeypatch.setattr(scripts.clips, one, float(one == share or (one == "SHARE_OF_SPLITS" and "OWN" in share)))
+    sentences, draw, drawn = Numbered(scripts), random.Random(0), []
+    for kind in 50 * ["passage", "dialogue"]:
+        turns = scripts.clips.draw_turns(sentences, kind, draw)
+        num_prompt = draw.randint(1, len(turns) - 1)
+        before = list(turns)
+        scripts.clips.vary(sentences, kind, turns, num_prompt, draw)
+        assert [speaker for speaker, _ in turns] == [speaker for speaker, _ in before]
+        drawn.append((turns, num_prompt))
+    for turns, num_prompt in drawn:
+        places = {place for place, (speaker, _) in enumerate(turns) if speaker == turns[0][0]}
+        goes_on = turns[num_prompt - 1][0] == turns[num_prompt][0]
+        texts = [sentence.text for _, sentence in turns]
+        if share == "SHARE_OF_REPEATS":
+            number = len({int(sentence.codes[0, 0]) for _, sentence in turns})
+            assert number == len(turns) - (len(places) > 1 or len(turns) - len(places) > 1)
+        elif share == "SHARE_OF_SPLITS":
+            assert texts[num_prompt - 1 : num_prompt + 1] == (["Open,", "going on."] if goes_on else 2 * ["Whole."])
+        else:
+            ends = [("Own," if goes_on and place == num_prompt - 1 else "Own.") for place in range(num_prompt)]
+            is_first = [speaker == "[S1]" for speaker, _ in turns]  # who alone has said something
+            assert all(text == end for text, end, known in zip(texts, ends, is_first, strict=False) if known)
+            assert not any(text.startswith("Own") for text in texts[num_prompt:])
+
+
+def test_the_model_says_prompts(scripts, tmp_path, monkeypatch):
+    """What the model says behind its own speech was kept with the prompt's text or frames, or learned as if flite's."""
+    monkeypatch.setattr(scripts.clips, "OWN_BATCH", 3)
+    scripts.clips.write_own(tmp_path, 9, str(MINIATURE))
+    said = list(scripts.clips.read(tmp_path / "own.npz"))
+    assert len(said) > 6 and {tag for tag, _ in said} <= set(scripts.clips.SPEAKERS)
+    for _, (text, codes, places) in said:
+        assert text in TEXTS and len(codes) < 5 * 25 and codes.shape[1] == 9 and (places == -1).all()
+        assert len(codes) > 25 * 0.03 * len(text)
 
 
 def test_some_texts_begin_or_end_inside_of_a_sentence(scripts, tmp_path):
@@ -251,6 +304,23 @@ def test_some_texts_begin_or_end_inside_of_a_sentence(scripts, tmp_path):
     drawn = [texts.draw(draw, "sentence") for _ in range(400)]
     assert {"It is late,", "the sea.", "Who"} < set(drawn) and not {"go home!", "GO HOME!"} & set(drawn)
     assert 40 < sum(text not in TEXTS for text in drawn) < 240
+
+
+def test_some_texts_say_words_twice(scripts, tmp_path, monkeypatch):
+    """The model skipped what is between two places with the same words, such as "Yes I do, indeed I do."."""
+    monkeypatch.setattr(scripts.texts, "SHARE_OF_FRAGMENTS", 0)
+    monkeypatch.setattr(scripts.texts, "SHARE_OF_ECHOES", 1)
+    monkeypatch.setattr(scripts.texts, "SHARE_OF_TAGS", 0)
+    (tmp_path / "texts.txt").write_text("Yes I do, said she.")
+    (tmp_path / "held-out.jsonl").write_text(json.dumps({"text": "Go home!"}))
+    texts, draw = scripts.texts.Texts(tmp_path), random.Random(0)
+    drawn = {texts.draw(draw, "sentence").lower().rstrip(".") for _ in range(500)}
+    words = ["yes", "i", "do,", "said", "she"]
+    for text in drawn:
+        found = text.replace("she.", "she").split()
+        ways = ((first, end, again) for again in range(6) for end in range(again + 1) for first in range(end))
+        assert any(words[:again] + words[first:end] + words[again:] == found for first, end, again in ways)
+    assert {"yes i do, said i do, she", "yes yes i do, said she"} <= drawn
 
 
 # --- the codec
