@@ -62,7 +62,9 @@ def test_the_word_that_is_heard_is_marked(server, visit):
     words = words_of(server, SCRIPT, 7)
     assert len(words) > 9 and {word["word"] for word in words} <= set(SCRIPT.split())
     page.locator("#dia-toggle").filter(has_text="Pause").click()
-    for word in words:
+    heard = [word for word in words if word["start"] < word["end"]]
+    assert {word["word"] for word in words if word not in heard} <= {"😀"}  # which may take no time
+    for word in heard:
         page.evaluate(SEEK, (word["start"] + word["end"]) / 2)
         expect(page.locator(HEARD)).to_have_text(re.compile(rf"^{re.escape(word['word'])}$"))
     page.evaluate(SEEK, 0)
