@@ -36,6 +36,7 @@ from transformers import DacModel
 from content_codec import HOP_LENGTH, Coder
 from dia_hf import Dia
 from dia_hf.audio.dac import DacCodec
+from dia_hf.speech.script import ends_sentence
 from flite import PITCH_HOP, SAMPLING_RATE, VOICES, Sound, Speech, place_sounds, speak
 from texts import Texts
 
@@ -93,8 +94,8 @@ class Sentence(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether it ends inside of a sentence."""
-        return self.text[-1].isalnum() or self.text[-1] in ",;:"
+        """Whether it ends inside of a sentence; one with a tag at its end, such as "(laughs)", is taken for whole."""
+        return not ends_sentence(self.text) and not self.text.endswith(")")
 
 
 def keep(found: list[tuple[str, Sentence]], file: Path) -> None:
